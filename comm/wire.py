@@ -1,0 +1,128 @@
+"""What travels: a small msgpack header and the raw bytes of one segment of an array.
+
+The header says which call of which operation the bytes belong to. That is what catches a
+mismatch: nothing is taken for what it is not.
+"""
+
+import math
+from typing import Any, NamedTuple, TypeAlias
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[Any]
+
+SEGMENT_BYTES = 512 * 1024
+"""Arrays are cut into segments of this many bytes: small against a link's bandwidth-delay
+product times ten, large against the cost of a message."""
+
+HEADER_BYTES = 16 * 1024
+"""No header is longer."""
+
+COLLECTIVE = -1
+"""The stream of a group's collectives; point-to-point streams are the tags, from 0 up."""
+
+CONTROL = -2
+"""The stream of notices between endpoints: hello, goodbye, waiting, mismatch."""
+
+_MAGIC = "ringlet1"
+
+
+class Signature(NamedTuple):
+    """What ranks must agree on in one call: operation, dtype and shape of the array, and detail.
+
+    `detail` is the rest as text: "sum", "root 0".
+    """
+
+    operation: str
+    dtype: str
+    shape: tuple[int, ...]
+    detail: str
+
+    def __str__(self) -> str:
+        detail = f", {self.detail}" if self.detail else ""
+        if not self.dtype:
+            return f"{self.operation}{detail}"
+        return f"{self.operation} of {self.shape} {np.dtype(self.dtype).name}{detail}"
+
+
+class Header(NamedTuple):
+    """Which call a message belongs to, and which of the call's messages from `source` it is."""
+
+    job: str
+    generation: int
+    source: int
+    group: str
+    stream: int
+    sequence: int
+    signature: Signature
+    index: int
+
+
+class Malformed(ValueError):
+    """Bytes from outside that are no header of this program."""
+
+
+def encode(header: Header) -> bytes:
+    """The header's bytes."""
+    packed: bytes = msgpack.packb((_MAGIC, *header))
+    return packed
+
+
+def decode(data: bytes | memoryview) -> Header:
+    """The header in the bytes; raises Malformed for anything else, whatever it is."""
+    if len(data) > HEADER_BYTES:
+        raise Malformed(f"a header of {len(data)} bytes")
+    try:
+        magic, *fields = msgpack.unpackb(data, use_list=False)
+        if magic != _MAGIC:
+            raise Malformed("not a header of ringlet")
+        job, generation, source, group, stream, sequence, signature, index = fields
+        operation, dtype, shape, detail = signature
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+        raise Malformed(f"not a header: {error}") from error
+    numbers = (generation, source, stream, sequence, index)
+    texts = (job, group, operation, dtype, detail)
+    if not all(type(number) is int for number in numbers):
+        raise Malformed("a field that should be a number is none")
+    if not all(type(text) is str for text in texts):
+        raise Malformed("a field that should be text is none")
+    if type(shape) is not tuple or not all(type(n) is int and n >= 0 for n in shape):
+        raise Malformed("a shape that is none")
+    signature = Signature(operation, dtype, shape, detail)
+    return Header(job, generation, source, group, stream, sequence, signature, index)
+
+
+def sendable(dtype: np.dtype[Any]) -> bool:
+    """Whether arrays of this dtype can travel as raw bytes and be understood on arrival."""
+    return dtype.kind in "biufcmMSU" and dtype.itemsize > 0
+
+
+def allocate(signature: Signature) -> Array:
+    """An array for what the signature announces; raises Malformed for a dtype that is none."""
+    try:
+        dtype = np.dtype(signature.dtype)
+    except (TypeError, ValueError, SyntaxError) as error:
+        raise Malformed(f"{signature.dtype!r} is no dtype") from error
+    if not sendable(dtype) or math.prod(signature.shape) * dtype.itemsize > 2**62:
+        raise Malformed(f"cannot hold {signature.shape} of {signature.dtype!r}")
+    return np.empty(signature.shape, dtype)
+
+
+def segments(array: Array, segment_bytes: int = SEGMENT_BYTES) -> list[Array]:
+    """The contiguous 1-D array as views of at most `segment_bytes` (at least one, even if empty)."""
+    step = max(1, segment_bytes // max(1, array.itemsize))
+    return [array[start : start + step] for start in range(0, max(1, array.size), step)]
+
+
+def size_text(nbytes: int) -> str:
+    """4 B, 1.0 KiB, 4.0 MiB."""
+    if nbytes < 1024:
+        return f"{nbytes} B"
+    value = float(nbytes)
+    for unit in ("KiB", "MiB", "GiB", "TiB"):
+        value /= 1024
+        if value < 1024:
+            break
+    return f"{value:.1f} {unit}"
