@@ -7,7 +7,7 @@ operation defines must hold exactly what it should.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -152,17 +152,25 @@ def _name(schedule: Schedule) -> str:
 
 def _before(schedule: Schedule) -> Memory:
     """What every slot holds at the start: its own contribution, or None where undefined."""
-    held = {
+    held: dict[str, Callable[[int, int], bool]] = {
         "all_gather": lambda rank, slot: slot == rank,
         "gather": lambda rank, slot: slot == rank,
         "scatter": lambda rank, slot: rank == schedule.root,
         "broadcast": lambda rank, slot: rank == schedule.root,
         "all_to_all": lambda rank, slot: slot < schedule.size,
-    }.get(schedule.operation, lambda rank, slot: True)
+    }
+    starts_with = held.get(schedule.operation, _everything)
     return [
-        [frozenset({(rank, slot)}) if held(rank, slot) else None for slot in range(schedule.slots)]
+        [
+            frozenset({(rank, slot)}) if starts_with(rank, slot) else None
+            for slot in range(schedule.slots)
+        ]
         for rank in range(schedule.size)
     ]
+
+
+def _everything(rank: int, slot: int) -> bool:
+    return True
 
 
 def _after(schedule: Schedule) -> list[dict[int, Value]]:
@@ -185,9 +193,7 @@ def _after(schedule: Schedule) -> list[dict[int, Value]]:
             {slot: one(slot, slot) for slot in ranks} if rank == root else {} for rank in ranks
         ],
         "scatter": [{rank: one(root, rank)} for rank in ranks],
-        "all_to_all": [
-            {schedule.size + peer: one(peer, rank) for peer in ranks} for rank in ranks
-        ],
+        "all_to_all": [{schedule.size + peer: one(peer, rank) for peer in ranks} for rank in ranks],
         "barrier": [{0: all_of(0)} for _ in ranks],
     }
     return promise[schedule.operation]

@@ -61,9 +61,7 @@ class Schedule:
     steps: tuple[tuple[Step, ...], ...]
 
 
-def segmented(
-    steps: Sequence[Step], segments: Callable[[int], int]
-) -> Iterator[tuple[Step, int]]:
+def segmented(steps: Sequence[Step], segments: Callable[[int], int]) -> Iterator[tuple[Step, int]]:
     """Cut every step into the segments of its slot: yields (step, segment number).
 
     A receive is interleaved with the sends of the same slot that follow it at once, so that

@@ -48,7 +48,8 @@ class Signature(NamedTuple):
 
 
 class Header(NamedTuple):
-    """Which call a message belongs to, and which of the call's messages from `source` it is."""
+    """Which call a message belongs to, and the `number` of the message
+    among those that `source` sends this rank in it."""
 
     job: str
     generation: int
@@ -57,7 +58,7 @@ class Header(NamedTuple):
     stream: int
     sequence: int
     signature: Signature
-    index: int
+    number: int
 
 
 class Malformed(ValueError):
@@ -78,20 +79,20 @@ def decode(data: bytes | memoryview) -> Header:
         magic, *fields = msgpack.unpackb(data, use_list=False)
         if magic != _MAGIC:
             raise Malformed("not a header of ringlet")
-        job, generation, source, group, stream, sequence, signature, index = fields
+        job, generation, source, group, stream, sequence, signature, number = fields
         operation, dtype, shape, detail = signature
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
         raise Malformed(f"not a header: {error}") from error
-    numbers = (generation, source, stream, sequence, index)
+    numbers = (generation, source, stream, sequence, number)
     texts = (job, group, operation, dtype, detail)
-    if not all(type(number) is int for number in numbers):
+    if not all(type(value) is int for value in numbers):
         raise Malformed("a field that should be a number is none")
     if not all(type(text) is str for text in texts):
         raise Malformed("a field that should be text is none")
     if type(shape) is not tuple or not all(type(n) is int and n >= 0 for n in shape):
         raise Malformed("a shape that is none")
     signature = Signature(operation, dtype, shape, detail)
-    return Header(job, generation, source, group, stream, sequence, signature, index)
+    return Header(job, generation, source, group, stream, sequence, signature, number)
 
 
 def sendable(dtype: np.dtype[Any]) -> bool:
@@ -111,7 +112,7 @@ def allocate(signature: Signature) -> Array:
 
 
 def segments(array: Array, segment_bytes: int = SEGMENT_BYTES) -> list[Array]:
-    """The contiguous 1-D array as views of at most `segment_bytes` (at least one, even if empty)."""
+    """The contiguous 1-D array in views of `segment_bytes` at most; at least one, even if empty."""
     step = max(1, segment_bytes // max(1, array.itemsize))
     return [array[start : start + step] for start in range(0, max(1, array.size), step)]
 
@@ -120,9 +121,5 @@ def size_text(nbytes: int) -> str:
     """4 B, 1.0 KiB, 4.0 MiB."""
     if nbytes < 1024:
         return f"{nbytes} B"
-    value = float(nbytes)
-    for unit in ("KiB", "MiB", "GiB", "TiB"):
-        value /= 1024
-        if value < 1024:
-            break
-    return f"{value:.1f} {unit}"
+    exponent = min(4, (nbytes.bit_length() - 1) // 10)
+    return f"{nbytes / 1024**exponent:.1f} {('KiB', 'MiB', 'GiB', 'TiB')[exponent - 1]}"

@@ -1,0 +1,76 @@
+"""Which arrays may be sent and combined, and their memory as contiguous 1-D arrays."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from ringlet.comm.wire import Array, sendable
+
+REDUCTIONS: dict[str, np.ufunc] = {
+    "sum": np.add,
+    "mean": np.add,
+    "prod": np.multiply,
+    "max": np.maximum,
+    "min": np.minimum,
+}
+
+
+def check_array(x: Any, *, writable: bool = False) -> None:
+    """Raise TypeError or ValueError if the array cannot be sent (or, if need be, written)."""
+    if not isinstance(x, np.ndarray):
+        raise TypeError(f"expected a NumPy array, got {type(x).__name__}")
+    if not sendable(x.dtype):
+        raise TypeError(f"an array of dtype {x.dtype} cannot be sent: it is not raw numbers")
+    if writable and not x.flags.writeable:
+        raise ValueError(f"the array of shape {x.shape} is read-only, and the result goes into it")
+
+
+def check_op(x: Array, op: str) -> None:
+    """Raise ValueError for an unknown reduction, TypeError for one that the dtype has not."""
+    if op not in REDUCTIONS:
+        raise ValueError(f"unknown reduction {op!r}; there are {', '.join(REDUCTIONS)}")
+    if op == "mean" and x.dtype.kind not in "fc":
+        raise TypeError(f"the mean of {x.dtype} is no {x.dtype}; reduce with sum and divide")
+    try:
+        result = REDUCTIONS[op].resolve_dtypes((x.dtype, x.dtype, None))[2]
+    except TypeError:
+        result = None
+    if result != x.dtype:
+        raise TypeError(f"arrays of dtype {x.dtype} have no {op}")
+
+
+def check_out(out: Array, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
+    """Raise ValueError unless `out` can take a result of this shape and dtype."""
+    check_array(out, writable=True)
+    if out.shape != tuple(shape) or out.dtype != dtype:
+        raise ValueError(
+            f"out has shape {out.shape} and dtype {out.dtype}, "
+            f"the result has {tuple(shape)} and {dtype}"
+        )
+
+
+def working_dtype(dtype: np.dtype[Any], op: str) -> np.dtype[Any]:
+    """The dtype in which partial results are held: float16 sums would lose most of their bits."""
+    if dtype == np.float16 and op in ("sum", "mean", "prod"):
+        return np.dtype(np.float32)
+    return dtype
+
+
+def flat(x: Array) -> Array:
+    """The array as contiguous 1-D memory, in C order: a view where possible, else a copy."""
+    return x.reshape(-1) if x.flags.c_contiguous else np.ascontiguousarray(x).reshape(-1)
+
+
+def parts(x: Array, count: int) -> list[Array]:
+    """The 1-D array as `count` views of nearly equal length, the same cut on every rank."""
+    bounds = [x.size * i // count for i in range(count + 1)]
+    return [x[start:stop] for start, stop in pairwise(bounds)]
+
+
+def store(x: Array, result: Array) -> None:
+    """Put a flat result into the array, unless the array's own memory is where it lies."""
+    if not np.may_share_memory(x, result):
+        with np.errstate(over="ignore"):  # a float16 result may be out of range: it is inf
+            x[...] = result.reshape(x.shape)

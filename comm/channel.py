@@ -1,0 +1,175 @@
+"""A group's stream of collectives on one rank: numbering, agreement, and its end by an error."""
+
+from collections import deque
+
+import numpy as np
+import zmq
+
+from ringlet.comm.endpoint import Endpoint, Message
+from ringlet.comm.errors import CollectiveMismatch, CommError
+from ringlet.comm.operation import Arrival, Operation, Program
+from ringlet.comm.stats import Stats, Traffic
+from ringlet.comm.wire import COLLECTIVE, Array, Header, Signature
+
+HISTORY = 64
+"""So many past collectives are remembered, for comparing with a rank that is behind."""
+
+
+class Channel:
+    """The collectives and transfers among `ranks` (world ranks); `index` is this rank's place."""
+
+    def __init__(self, endpoint: Endpoint, id: str, ranks: tuple[int, ...]) -> None:
+        self.endpoint, self.id, self.ranks = endpoint, id, ranks
+        self.index = ranks.index(endpoint.rank)
+        self.pending = 0  # asynchronous collectives that have not ended
+        self.stats = Stats()
+        self.broken: BaseException | None = None
+        self._history: deque[tuple[int, Signature]] = deque(maxlen=HISTORY)
+        self._collectives = 0
+        self._transfers: dict[tuple[str, int, int], int] = {}
+        endpoint.groups[id] = str(list(ranks))
+
+    def collective(self, signature: Signature, timeout: float, label: str) -> Operation:
+        """The group's next collective; raises what broke the group, if something did."""
+        if self.broken is not None:
+            raise self.broken
+        sequence = self._collectives
+        self._collectives += 1
+        self._history.append((sequence, signature))
+        return Operation(
+            self, signature, stream=COLLECTIVE, sequence=sequence, timeout=timeout, label=label
+        )
+
+    def transfer(self, signature: Signature, peer: int, tag: int, timeout: float) -> Operation:
+        """The next send to, or receive from, the peer (a world rank) with this tag."""
+        key = (signature.operation, peer, tag)
+        sequence = self._transfers.get(key, 0)
+        self._transfers[key] = sequence + 1
+        return Operation(self, signature, stream=tag, sequence=sequence, timeout=timeout)
+
+    def ended(self, operation: Operation, seconds: float) -> None:
+        """Count an operation that has ended; an error in a collective breaks the group.
+
+        After an error it is open which of the call's messages are still on their way: no later
+        call could tell its own from them.
+        """
+        self.stats.count(operation.signature.operation, seconds, operation.traffic)
+        error = operation.error
+        if error is not None and operation.stream == COLLECTIVE and self.broken is None:
+            if not isinstance(error, CommError):
+                error = CommError(f"{operation.text()} ended early: {error!r}")
+            self.broken = error
+
+    # -- agreement ----------------------------------------------------------------------------
+
+    def check_agreement(self, operation: Operation) -> None:
+        """Raise CollectiveMismatch if another rank found one, or says it is in another call."""
+        if self.id in self.endpoint.mismatched:
+            raise CollectiveMismatch(self.endpoint.mismatched[self.id])
+        for rank in self.ranks:
+            word = self.endpoint.waiting.get((self.id, rank))
+            if word is None or word.stream != COLLECTIVE:
+                continue
+            mine = self._mine(word.sequence, operation)
+            if mine is not None and not agree(mine, word.signature):
+                raise self._disagreement(word.sequence, mine, rank, word.signature)
+
+    def check_message(self, operation: Operation, message: Message, number: int) -> None:
+        """Raise CollectiveMismatch unless the message is the operation's next from its source."""
+        header, signature = message.header, operation.signature
+        if header.sequence == operation.sequence and header.number == number:
+            if operation.stream != COLLECTIVE or agree(signature, header.signature):
+                return
+        elif header.sequence == operation.sequence or operation.stream != COLLECTIVE:
+            raise CollectiveMismatch(
+                f"rank {self.endpoint.rank}: {operation.text()} expected segment {number} of "
+                f"rank {header.source} and met segment {header.number} of #{header.sequence}"
+            )
+        mine = self._mine(header.sequence, operation) or signature
+        raise self._disagreement(header.sequence, mine, header.source, header.signature)
+
+    def _mine(self, sequence: int, operation: Operation) -> Signature | None:
+        if sequence == operation.sequence:
+            return operation.signature
+        return next((signature for n, signature in self._history if n == sequence), None)
+
+    def _disagreement(
+        self, sequence: int, mine: Signature, rank: int, theirs: Signature
+    ) -> CollectiveMismatch:
+        """The error, with both sides; everybody in the group is told."""
+        where = f"call #{sequence} of group {self.endpoint.groups[self.id]}"
+        text = f"{where}: rank {self.endpoint.rank} called {mine}; rank {rank} called {theirs}"
+        for peer in self.ranks:
+            if peer != self.endpoint.rank:
+                self.endpoint.notify(peer, "mismatch", {"group": self.id, "text": text})
+        return CollectiveMismatch(text)
+
+
+def agree(mine: Signature, theirs: Signature) -> bool:
+    """Whether two ranks' calls fit. Only the root of a scatter knows the array's shape."""
+    if mine.operation == "scatter" == theirs.operation:
+        return mine.detail == theirs.detail
+    return mine == theirs
+
+
+class Link:
+    """The messages of one operation, counted for each peer. Peers are indices into the group."""
+
+    def __init__(self, operation: Operation) -> None:
+        self._operation = operation
+        self._channel = operation.channel
+        self.rank, self.size = self._channel.index, len(self._channel.ranks)
+        self._sent: dict[int, int] = {}
+        self._received: dict[int, int] = {}
+
+    def send(self, peer: int, piece: Array) -> "zmq.MessageTracker | None":
+        """Queue one segment; returns the tracker to wait for, or None if it was copied."""
+        operation, channel, rank = self._operation, self._channel, self._channel.ranks[peer]
+        number = self._sent.get(peer, 0)
+        self._sent[peer] = number + 1
+        endpoint = channel.endpoint
+        header = Header(
+            endpoint.job,
+            endpoint.generation,
+            endpoint.rank,
+            channel.id,
+            operation.stream,
+            operation.sequence,
+            operation.signature,
+            number,
+        )
+        traffic = operation.traffic.setdefault(rank, Traffic())
+        traffic.messages_sent += 1
+        traffic.bytes_sent += piece.nbytes
+        return endpoint.post(rank, header, piece)
+
+    def peek(self, peer: int) -> Program:
+        """Wait for the peer's next message and return its header; it stays where it is."""
+        key = (self._channel.id, self._channel.ranks[peer], self._operation.stream)
+        message: Message = yield Arrival(key, keep=True)
+        return message.header
+
+    def expect(self, header: Header) -> None:
+        """Raise CollectiveMismatch unless a peeked header is the peer's first of this call."""
+        self._channel.check_message(self._operation, Message(header, b""), 0)
+
+    def receive(self, peer: int, like: Array) -> Program:
+        """Wait for the peer's next segment; returns it as a 1-D array of the dtype of `like`.
+
+        The array is read-only and lies in the transport's memory, perhaps unaligned.
+        """
+        operation, channel, rank = self._operation, self._channel, self._channel.ranks[peer]
+        number = self._received.get(peer, 0)
+        self._received[peer] = number + 1
+        message: Message = yield Arrival((channel.id, rank, operation.stream))
+        channel.check_message(operation, message, number)
+        nbytes = memoryview(message.payload).nbytes
+        if nbytes != like.nbytes:
+            raise CollectiveMismatch(
+                f"rank {channel.endpoint.rank}: {operation.text()} expected a segment of "
+                f"{like.nbytes} bytes from rank {rank} and got {nbytes}"
+            )
+        traffic = operation.traffic.setdefault(rank, Traffic())
+        traffic.messages_received += 1
+        traffic.bytes_received += nbytes
+        return np.frombuffer(message.payload, like.dtype)

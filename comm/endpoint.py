@@ -1,0 +1,353 @@
+"""One process's end of all its connections: sockets, the mailbox, and who is gone.
+
+Every process binds one PULL socket, its inbox, and connects one PUSH socket to the inbox of
+every peer. Messages between two ranks therefore keep their order, a firewall needs one rule for
+each process, and a connection that closes names the peer that is gone.
+
+Whichever thread waits for a message reads the inbox for all (leader and followers): there is no
+receiving thread, and a waiting process sleeps in the kernel.
+"""
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import msgpack
+import zmq
+
+from ringlet.comm.liveness import Liveness
+from ringlet.comm.wire import (
+    CONTROL,
+    HEADER_BYTES,
+    SEGMENT_BYTES,
+    Array,
+    Header,
+    Malformed,
+    Signature,
+    decode,
+    encode,
+)
+
+TICK_MS = 50
+"""A waiting thread looks around this often: for lost peers, deadlines and mismatches."""
+
+ZERO_COPY_BYTES = 64 * 1024
+"""Shorter payloads are copied: a copy costs less than tracking when ZeroMQ lets go of them."""
+
+INBOX_MESSAGES = 64
+"""So many unread messages of one peer are held here; then its sending socket holds them."""
+
+WORLD = "world"
+"""The id of the group of all ranks."""
+
+Key: TypeAlias = tuple[str, int, int]
+"""(group, source's world rank, stream): messages under one key keep their order."""
+
+
+class Peer(NamedTuple):
+    """Where a rank is: the name of its host, its process id, and its inbox."""
+
+    rank: int
+    host: str
+    pid: int
+    address: str
+
+
+class Message(NamedTuple):
+    """A header and the bytes that came with it."""
+
+    header: Header
+    payload: Any  # supports the buffer protocol
+
+
+class Waiting(NamedTuple):
+    """A peer's own word on what it waits in, and when (monotonic) that word came."""
+
+    stream: int
+    sequence: int
+    signature: Signature
+    seconds: float
+    heard: float
+
+
+class Endpoint:
+    """This process's sockets. `rank` and `size` are the world's."""
+
+    def __init__(self, rank: int, size: int, job: str, generation: int) -> None:
+        self.rank, self.size, self.job, self.generation = rank, size, job, generation
+        self.peers: dict[int, Peer] = {}
+        self.dropped: Counter[str] = Counter()
+        self.last: dict[int, tuple[Header, float]] = {}
+        self.waiting: dict[tuple[str, int], Waiting] = {}
+        self.mismatched: dict[str, str] = {}
+        self.groups: dict[str, str] = {}  # id -> the ranks in words, for messages
+        self.liveness = Liveness(self._where)
+        self._greeted: set[int] = set()
+        self._looked = 0.0
+        self._mailbox: dict[Key, deque[Message]] = {}
+        self._arrived = threading.Condition()
+        self._pumping = False
+        self._context = zmq.Context()
+        self._inbox = self._make_inbox()
+        self._waker = self._context.socket(zmq.PUSH)
+        self._waker.connect("inproc://inbox")
+        self._wake_lock = threading.Lock()
+        self._outboxes: dict[int, zmq.Socket[bytes]] = {}
+        self._send_locks: dict[int, threading.Lock] = {}
+        self._monitors: dict[int, zmq.Socket[bytes]] = {}
+        self._socket_files: list[Path] = []
+
+    def _make_inbox(self) -> "zmq.Socket[bytes]":
+        inbox = self._context.socket(zmq.PULL)
+        inbox.set(zmq.RCVTIMEO, TICK_MS)
+        inbox.set(zmq.RCVHWM, INBOX_MESSAGES)
+        inbox.set(zmq.MAXMSGSIZE, max(SEGMENT_BYTES, HEADER_BYTES) + 4096)
+        inbox.set(zmq.BACKLOG, 1024)
+        inbox.set(zmq.LINGER, 0)
+        inbox.bind("inproc://inbox")
+        return inbox
+
+    # -- connecting ---------------------------------------------------------------------------
+
+    def bind_ipc(self, path: Path) -> str:
+        """Listen on a socket file, which `form` removes again; returns the address."""
+        address = f"ipc://{path}"
+        self._inbox.bind(address)
+        self._socket_files.append(path)
+        return address
+
+    def bind_tcp(self, host: str) -> str:
+        """Listen on a free port of the host's address; returns the address."""
+        self._inbox.bind(f"tcp://{host}:*")
+        address = self._inbox.get(zmq.LAST_ENDPOINT)
+        assert isinstance(address, bytes)
+        return address.decode()
+
+    def connect(self, peers: dict[int, Peer]) -> None:
+        """Open a connection to every peer's inbox."""
+        for rank, peer in peers.items():
+            outbox = self._context.socket(zmq.PUSH)
+            outbox.set(zmq.SNDHWM, 0)  # payloads are references to the callers' arrays
+            outbox.set(zmq.LINGER, 0)
+            # What was on its way when a connection broke is lost, and another process may
+            # listen on the same address by then: a closed connection is a lost peer.
+            outbox.set(zmq.RECONNECT_IVL, -1)
+            outbox.set(zmq.TCP_KEEPALIVE, 1)
+            outbox.set(zmq.TCP_KEEPALIVE_IDLE, 5)
+            outbox.set(zmq.TCP_KEEPALIVE_INTVL, 2)
+            outbox.set(zmq.TCP_KEEPALIVE_CNT, 5)
+            self._monitors[rank] = outbox.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+            outbox.connect(peer.address)
+            self._outboxes[rank] = outbox
+            self._send_locks[rank] = threading.Lock()
+        self.peers = dict(peers)
+
+    def form(self, tick: Callable[[], None]) -> None:
+        """Greet every peer and wait until all have greeted this one; then hide the socket files.
+
+        `tick` is called while waiting and may raise.
+        """
+        for rank in self.peers:
+            self.notify(rank, "hello", None)
+        self.wait(lambda: self._greeted >= set(self.peers), tick)
+        for path in self._socket_files:
+            path.unlink(missing_ok=True)
+
+    def missing(self) -> list[int]:
+        """The peers that have not greeted this process yet."""
+        return sorted(set(self.peers) - self._greeted)
+
+    # -- sending ------------------------------------------------------------------------------
+
+    def post(self, peer: int, header: Header, payload: Array) -> "zmq.MessageTracker | None":
+        """Queue one message of at most SEGMENT_BYTES for a peer; never waits.
+
+        Returns a tracker when ZeroMQ still refers to the payload's memory, which then must not
+        change until the tracker is done; None when the payload was copied.
+        """
+        data = payload.view("u1").data
+        if peer == self.rank:
+            self._deliver(Message(header, bytes(data)))
+            return None
+        copy = len(data) < ZERO_COPY_BYTES
+        try:
+            with self._send_locks[peer]:
+                outbox = self._outboxes[peer]
+                outbox.send(encode(header), zmq.SNDMORE | zmq.NOBLOCK)
+                tracker = outbox.send(data, zmq.NOBLOCK, copy=copy, track=not copy)
+        except zmq.ZMQError:
+            # The connection is closed: whoever waits for an answer will be told why.
+            self.liveness.closed(peer)
+            return None
+        return None if copy else tracker
+
+    def notify(self, peer: int, word: str, content: Any) -> None:
+        """Send a control message."""
+        signature = Signature(word, "", (), "")
+        header = Header(self.job, self.generation, self.rank, "", CONTROL, 0, signature, 0)
+        try:
+            with self._send_locks[peer]:
+                self._outboxes[peer].send_multipart(
+                    [encode(header), msgpack.packb(content)], zmq.NOBLOCK
+                )
+        except zmq.ZMQError:
+            self.liveness.closed(peer)
+
+    # -- receiving ----------------------------------------------------------------------------
+
+    def take(self, key: Key) -> Message | None:
+        """The oldest message under the key, out of the mailbox; None if there is none."""
+        queue = self._mailbox.get(key)
+        return queue.popleft() if queue else None
+
+    def peek(self, key: Key) -> Message | None:
+        """The oldest message under the key, left where it is."""
+        queue = self._mailbox.get(key)
+        return queue[0] if queue else None
+
+    def unread(self) -> dict[Key, int]:
+        """How many messages lie unread, by key."""
+        return {key: len(queue) for key, queue in self._mailbox.items() if queue}
+
+    def wait(
+        self, ready: Callable[[], bool], tick: Callable[[], None], patience_ms: int = TICK_MS
+    ) -> None:
+        """Read the inbox until `ready()`. Between messages, and every `patience_ms`, `tick()`."""
+        while not ready():
+            if self._lead(ready, patience_ms):
+                try:
+                    self._pump(patience_ms)
+                finally:
+                    with self._arrived:
+                        self._pumping = False
+                        self._arrived.notify_all()
+            if not ready():
+                tick()
+
+    def poll(self) -> None:
+        """Read what has arrived, without waiting."""
+        with self._arrived:
+            if self._pumping:
+                return
+            self._pumping = True
+        try:
+            while self._pump(0):
+                pass
+        finally:
+            with self._arrived:
+                self._pumping = False
+                self._arrived.notify_all()
+
+    def wake(self) -> None:
+        """Let every waiting thread look at its condition again."""
+        with self._wake_lock:
+            if not self._waker.closed:
+                self._waker.send(b"", zmq.NOBLOCK)
+        with self._arrived:
+            self._arrived.notify_all()
+
+    def _lead(self, ready: Callable[[], bool], patience_ms: int) -> bool:
+        """Become the thread that reads the inbox; False if another did, and something came."""
+        with self._arrived:
+            if self._pumping and not ready():
+                self._arrived.wait(patience_ms / 1000)
+            if self._pumping or ready():
+                return False
+            self._pumping = True
+            return True
+
+    def _pump(self, patience_ms: int) -> bool:
+        """Read one message, waiting up to `patience_ms`; False if none came."""
+        now = time.monotonic()
+        if now - self._looked > 4 * TICK_MS / 1000:
+            self._look(now)
+        try:
+            if patience_ms < TICK_MS and not self._inbox.poll(patience_ms):
+                raise zmq.Again
+            frames = self._inbox.recv_multipart(copy=False)
+        except zmq.Again:
+            now = time.monotonic()
+            self._look(now)
+            self.liveness.quiet(now)
+            return False
+        if len(frames) == 1 and not len(frames[0]):
+            return True  # wake()
+        self._accept(frames)
+        return True
+
+    def _accept(self, frames: list["zmq.Frame"]) -> None:
+        """Check what came from outside; what is not of this job is counted and dropped."""
+        if len(frames) != 2:
+            self.dropped["parts"] += 1
+            return
+        try:
+            header = decode(frames[0].buffer)
+            if (header.job, header.generation) != (self.job, self.generation):
+                raise Malformed("a header of another job")
+            if header.source not in self.peers:
+                raise Malformed("a header of a rank that is none")
+            if header.stream == CONTROL:
+                self._heed(header, msgpack.unpackb(frames[1].buffer, strict_map_key=False))
+                return
+        except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
+            self.dropped[str(error)[:80]] += 1
+            return
+        self._deliver(Message(header, frames[1].buffer))
+
+    def _deliver(self, message: Message) -> None:
+        header = message.header
+        self.last[header.source] = (header, time.monotonic())
+        key = (header.group, header.source, header.stream)
+        with self._arrived:
+            self._mailbox.setdefault(key, deque()).append(message)
+            self._arrived.notify_all()
+
+    def _heed(self, header: Header, content: Any) -> None:
+        """Act on a control message."""
+        source, word = header.source, header.signature.operation
+        if word == "hello":
+            self._greeted.add(source)
+        elif word == "waiting":
+            group, stream, sequence, signature, seconds = content
+            operation, dtype, shape, detail = signature
+            self.waiting[str(group), source] = Waiting(
+                int(stream),
+                int(sequence),
+                Signature(str(operation), str(dtype), tuple(shape), str(detail)),
+                float(seconds),
+                time.monotonic(),
+            )
+        elif word == "mismatch":
+            self.mismatched.setdefault(str(content["group"]), str(content["text"]))
+        elif word == "goodbye":
+            lost = {int(rank): str(cause) for rank, cause in content.items()}
+            self.liveness.departed(source, lost)
+
+    def _look(self, now: float) -> None:
+        self._looked = now
+        self.liveness.look(self._monitors, now)
+
+    def _where(self, rank: int) -> str:
+        peer = self.peers[rank]
+        return f"process {peer.pid} on host {peer.host}"
+
+    # -- leaving ------------------------------------------------------------------------------
+
+    def close(self, linger_s: float) -> None:
+        """Say goodbye to every peer, deliver what is queued for up to `linger_s`, and close."""
+        gone = self.liveness.gone()
+        for rank, outbox in self._outboxes.items():
+            if rank not in gone:
+                self.notify(rank, "goodbye", gone)
+            outbox.disable_monitor()
+            self._monitors[rank].close(0)
+            outbox.close(0 if rank in gone else int(linger_s * 1000))
+        self._inbox.close(0)
+        with self._wake_lock:
+            self._waker.close(0)
+        for path in self._socket_files:
+            path.unlink(missing_ok=True)
+        self._context.term()

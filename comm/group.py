@@ -1,0 +1,343 @@
+"""The face: a group of ranks and everything that they can do together."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, TypedDict, Unpack
+
+import numpy as np
+import numpy.typing as npt
+
+from ringlet.comm import collectives
+from ringlet.comm.arrays import check_array, check_op, check_out
+from ringlet.comm.channel import Channel, Link
+from ringlet.comm.endpoint import Endpoint
+from ringlet.comm.errors import CollectiveMismatch
+from ringlet.comm.objects import pack, unpack
+from ringlet.comm.operation import Program
+from ringlet.comm.progress import Progress
+from ringlet.comm.transfer import Transfers
+from ringlet.comm.wire import Array, Signature
+from ringlet.comm.work import ProgressWork, Work
+
+Body: TypeAlias = Callable[[Link], Program]
+
+CACHE_LINE = 64
+
+
+class Options(TypedDict, total=False):
+    """What every collective takes besides its arrays."""
+
+    async_op: bool
+    """Return a `Work` at once, and run on the progress thread."""
+
+    timeout: float | None
+    """Seconds until CommTimeout; default: the world's."""
+
+    label: str
+    """A word for error messages: which array this is."""
+
+
+class Group:
+    """Some ranks of the world. All of them must call the same collectives in the same order.
+
+    Ranks in arguments (`dst`, `src`, `root`) count within the group; ranks in errors are the
+    world's. Collectives take `timeout` in seconds (default: the world's), `async_op=True` to
+    return a `Work` at once, and a `label` for errors. Arrays keep any shape, dtype that NumPy
+    can add, and memory order; they may be written again when a call, or `wait()`, returns.
+
+    Raises (all under `CommError`): `PeerLost`, `CommTimeout`, `CollectiveMismatch`. After one of
+    them the group cannot be used any more: each later collective raises the same error.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, progress: Progress, channel: Channel, timeout: float
+    ) -> None:
+        self._endpoint, self._progress, self._channel = endpoint, progress, channel
+        self._timeout = timeout
+        self._transfers = Transfers(channel)
+        self._splits: dict[tuple[int, ...], int] = {}
+        self.rank: int = channel.index
+        self.size: int = len(channel.ranks)
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """The members' ranks in the world, in the group's order."""
+        return self._channel.ranks
+
+    def __repr__(self) -> str:
+        return f"Group(rank={self.rank}, size={self.size}, ranks={list(self.ranks)})"
+
+    # -- point to point -----------------------------------------------------------------------
+
+    def send(self, x: Array, dst: int, tag: int = 0, *, timeout: float | None = None) -> None:
+        """Send the array to rank `dst`; returns when its memory may be written again."""
+        self.isend(x, dst, tag, timeout=timeout).wait()
+
+    def recv(
+        self, src: int, tag: int = 0, *, out: Array | None = None, timeout: float | None = None
+    ) -> Array:
+        """Receive the next array that rank `src` sent with this tag: a new one, or into `out`.
+
+        Raises CollectiveMismatch if `out` has another shape or dtype; the array then waits for
+        the next call.
+        """
+        result: Array = self.irecv(src, tag, out=out, timeout=timeout).wait()
+        return result
+
+    def isend(self, x: Array, dst: int, tag: int = 0, *, timeout: float | None = None) -> Work:
+        """Start to send; the array must not change before the Work's `wait()` returns."""
+        return self._transfers.isend(x, dst, tag, self._patience(timeout))
+
+    def irecv(
+        self, src: int, tag: int = 0, *, out: Array | None = None, timeout: float | None = None
+    ) -> Work:
+        """Start to receive; `wait()` returns the array. Receives match in the order of issue."""
+        return self._transfers.irecv(src, tag, out, self._patience(timeout))
+
+    # -- collectives --------------------------------------------------------------------------
+
+    def all_reduce(
+        self,
+        x: Array,
+        op: str = "sum",
+        **options: Unpack[Options],
+    ) -> Any:
+        """Combine the ranks' arrays with sum, mean, prod, max or min; in place, returns `x`.
+
+        Every rank gets the same bits. Ring algorithm: each rank sends 2 (n - 1) / n of the
+        array. float16 is combined in float32.
+        """
+        check_array(x, writable=True)
+        check_op(x, op)
+
+        signature = Signature("all_reduce", x.dtype.str, x.shape, op)
+        return self._call(
+            signature, lambda link: collectives.all_reduce(link, x, op), x.nbytes, options
+        )
+
+    def reduce_scatter(
+        self,
+        x: Array,
+        op: str = "sum",
+        *,
+        out: Array | None = None,
+        **options: Unpack[Options],
+    ) -> Any:
+        """Combine the ranks' arrays (size * k, ...) and return this rank's part (k, ...)."""
+        check_array(x)
+        check_op(x, op)
+        shape = self._share(x)
+        if out is not None:
+            check_out(out, shape, x.dtype)
+
+        signature = Signature("reduce_scatter", x.dtype.str, x.shape, op)
+        return self._call(
+            signature, lambda link: collectives.reduce_scatter(link, x, op, out), x.nbytes, options
+        )
+
+    def all_gather(
+        self,
+        x: Array,
+        *,
+        out: Array | None = None,
+        **options: Unpack[Options],
+    ) -> Any:
+        """Return the ranks' arrays in the order of ranks: (size, *x.shape), or in `out`."""
+        check_array(x)
+        if out is not None:
+            check_out(out, (self.size, *x.shape), x.dtype)
+
+        signature = Signature("all_gather", x.dtype.str, x.shape, "")
+        return self._call(
+            signature,
+            lambda link: collectives.all_gather(link, x, out),
+            x.nbytes * self.size,
+            options,
+        )
+
+    def all_to_all(
+        self,
+        x: Array,
+        *,
+        out: Array | None = None,
+        **options: Unpack[Options],
+    ) -> Any:
+        """Send part p of `x` (size * k, ...) to rank p; return the parts received, in order."""
+        check_array(x)
+        self._share(x)
+        if out is not None:
+            check_out(out, x.shape, x.dtype)
+
+        signature = Signature("all_to_all", x.dtype.str, x.shape, "")
+        return self._call(
+            signature, lambda link: collectives.all_to_all(link, x, out), x.nbytes, options
+        )
+
+    def broadcast(
+        self,
+        x: Array,
+        root: int = 0,
+        **options: Unpack[Options],
+    ) -> Any:
+        """Copy the root's array into every rank's; in place, returns `x`."""
+        self._check_root(root)
+        check_array(x, writable=self.rank != root)
+
+        signature = Signature("broadcast", x.dtype.str, x.shape, f"root {root}")
+        return self._call(
+            signature, lambda link: collectives.broadcast(link, x, root), x.nbytes, options
+        )
+
+    def reduce(
+        self,
+        x: Array,
+        root: int = 0,
+        op: str = "sum",
+        **options: Unpack[Options],
+    ) -> Any:
+        """Combine the ranks' arrays on the root: in place there, where it returns `x`.
+
+        The other ranks' arrays stay as they are, and they get None.
+        """
+        self._check_root(root)
+        check_array(x, writable=self.rank == root)
+        check_op(x, op)
+
+        signature = Signature("reduce", x.dtype.str, x.shape, f"{op}, root {root}")
+        return self._call(
+            signature, lambda link: collectives.reduce(link, x, root, op), x.nbytes, options
+        )
+
+    def gather(
+        self,
+        x: Array,
+        root: int = 0,
+        **options: Unpack[Options],
+    ) -> Any:
+        """Return the ranks' arrays (size, *x.shape) on the root, None elsewhere."""
+        self._check_root(root)
+        check_array(x)
+
+        signature = Signature("gather", x.dtype.str, x.shape, f"root {root}")
+        return self._call(
+            signature, lambda link: collectives.gather(link, x, root), x.nbytes * self.size, options
+        )
+
+    def scatter(self, x: Array | None, root: int = 0, **options: Unpack[Options]) -> Any:
+        """Return this rank's row of the root's array (size, ...); the others pass None."""
+        self._check_root(root)
+        signature = Signature("scatter", "", (), f"root {root}")
+        if self.rank == root:
+            check_array(x)
+            assert x is not None
+            if x.ndim == 0 or x.shape[0] != self.size:
+                raise ValueError(f"scatter needs one row for each of {self.size} ranks: {x.shape}")
+            signature = signature._replace(dtype=x.dtype.str, shape=x.shape)
+        nbytes = 0 if x is None else x.nbytes
+        return self._call(
+            signature, lambda link: collectives.scatter(link, x, root), nbytes, options
+        )
+
+    def barrier(self, **options: Unpack[Options]) -> Any:
+        """Return when every rank of the group has called it."""
+        return self._call(Signature("barrier", "", (), ""), collectives.barrier, 0, options)
+
+    # -- objects, groups, memory --------------------------------------------------------------
+
+    def broadcast_object(self, obj: Any, root: int = 0, *, timeout: float | None = None) -> Any:
+        """Return the root's object on every rank.
+
+        Objects are what msgpack knows (None, bool, int, float, str, bytes, list, dict) and NumPy
+        arrays; tuples arrive as lists. Raises TypeError for others, before anything is sent.
+        """
+        data = pack(obj) if self.rank == root else np.empty(0, np.uint8)
+        length = np.array([data.size], np.int64)
+        self.broadcast(length, root, timeout=timeout, label="object's length")
+        if self.rank != root:
+            data = np.empty(int(length[0]), np.uint8)
+        self.broadcast(data, root, timeout=timeout, label="object")
+        return unpack(data)
+
+    def all_gather_object(self, obj: Any, *, timeout: float | None = None) -> list[Any]:
+        """Return every rank's object, in the order of ranks; see `broadcast_object`."""
+        data = pack(obj)
+        lengths = self.all_gather(np.array(data.size), timeout=timeout, label="objects' lengths")
+        padded = np.zeros(int(lengths.max()), np.uint8)
+        padded[: data.size] = data
+        rows = self.all_gather(padded, timeout=timeout, label="objects")
+        return [unpack(row[:length]) for row, length in zip(rows, lengths, strict=True)]
+
+    def split(self, ranks: Sequence[int], *, timeout: float | None = None) -> "Group | None":
+        """A group of these ranks (of this group), in this order; None on ranks outside it.
+
+        A collective: every rank of this group calls it. All may pass the same list, or each the
+        list of its own new group. Raises CollectiveMismatch when two ranks of one new group
+        passed different lists.
+        """
+        members = tuple(int(rank) for rank in ranks)
+        if len(set(members)) != len(members) or not all(0 <= r < self.size for r in members):
+            raise ValueError(f"{list(members)} are not different ranks of a group of {self.size}")
+        lists = self.all_gather_object(list(members), timeout=timeout)
+        for rank in members:
+            if self.rank in members and tuple(lists[rank]) != members:
+                raise CollectiveMismatch(
+                    f"split: rank {self.rank} asks for a group of {list(members)}, "
+                    f"rank {rank} for one of {lists[rank]}"
+                )
+        count = self._splits.get(members, 0)
+        self._splits[members] = count + 1
+        if self.rank not in members:
+            return None
+        name = f"{self._channel.id}/{members}/{count}"
+        id = hashlib.blake2b(name.encode(), digest_size=6).hexdigest()
+        channel = Channel(self._endpoint, id, tuple(self.ranks[rank] for rank in members))
+        return Group(self._endpoint, self._progress, channel, self._timeout)
+
+    def empty(self, shape: int | Sequence[int], dtype: npt.DTypeLike = np.float32) -> Array:
+        """Uninitialised memory for arrays that will be communicated, aligned to a cache line."""
+        kind = np.dtype(dtype)
+        dims = (shape,) if isinstance(shape, int) else tuple(shape)
+        nbytes = int(np.prod(dims, dtype=np.int64)) * kind.itemsize
+        memory = np.empty(nbytes + CACHE_LINE, np.uint8)
+        start = -memory.ctypes.data % CACHE_LINE
+        return memory[start : start + nbytes].view(kind).reshape(dims)
+
+    def stats(self) -> dict[str, Any]:
+        """What this rank sent and received in this group: by operation and by peer.
+
+        {"operations": {name: {"calls", "seconds", "messages_sent", "bytes_sent",
+        "messages_received", "bytes_received"}}, "peers": {world rank: {the last four}}}; bytes
+        are payload bytes, seconds run from a call's issue to its end.
+        """
+        return self._channel.stats.snapshot()
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _call(self, signature: Signature, body: Body, nbytes: int, options: Options) -> Any:
+        """Run a collective in this thread, or on the progress thread behind the earlier ones."""
+        async_op = options.get("async_op", False)
+        operation = self._channel.collective(
+            signature, self._patience(options.get("timeout")), options.get("label", "")
+        )
+
+        def start() -> None:
+            operation.start(body(Link(operation)), nbytes)
+
+        if async_op or self._channel.pending:
+            self._progress.submit(operation, start)
+            work = ProgressWork(operation)
+            return work if async_op else work.wait()
+        start()
+        return operation.drive()
+
+    def _share(self, x: Array) -> tuple[int, ...]:
+        if x.ndim == 0 or x.shape[0] % self.size:
+            raise ValueError(f"the first axis of {x.shape} cannot be cut into {self.size} parts")
+        return (x.shape[0] // self.size, *x.shape[1:])
+
+    def _check_root(self, root: int) -> None:
+        if not 0 <= root < self.size:
+            raise ValueError(f"there is no rank {root} in a group of {self.size}")
+
+    def _patience(self, timeout: float | None) -> float:
+        return self._timeout if timeout is None else timeout

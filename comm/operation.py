@@ -1,0 +1,254 @@
+"""One call in flight: a generator that yields what it waits for, and the errors a wait can meet.
+
+A collective or a transfer is written once, as a generator. A blocking call drives it in the
+caller's thread; the progress thread drives the asynchronous ones.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import zmq
+
+from ringlet.comm.endpoint import WORLD, Endpoint, Key, Message
+from ringlet.comm.errors import CommTimeout, PeerLost
+from ringlet.comm.stats import Traffic
+from ringlet.comm.wire import COLLECTIVE, Signature, size_text
+
+if TYPE_CHECKING:
+    from ringlet.comm.channel import Channel
+
+NOTICE_S = 0.2
+"""A wait that lasts longer tells the others what it waits in, so that they can compare."""
+
+NOTICE_EVERY_S = 5.0
+
+
+class Arrival(NamedTuple):
+    """Wait for a message; the generator is sent the message (`keep` leaves it in the mailbox)."""
+
+    key: Key
+    keep: bool = False
+
+
+class Departure(NamedTuple):
+    """Wait until ZeroMQ has let go of a payload."""
+
+    tracker: "zmq.MessageTracker"
+
+
+Awaiting: TypeAlias = Arrival | Departure
+Program: TypeAlias = Generator[Awaiting, Any, Any]
+
+
+class _PatienceOver(Exception):
+    """The caller's wait is over, the operation is not."""
+
+
+class Operation:
+    """A call in flight on a channel. `result` or `error` is set once `finished` is."""
+
+    def __init__(
+        self,
+        channel: "Channel",
+        signature: Signature,
+        *,
+        stream: int,
+        sequence: int,
+        timeout: float,
+        label: str = "",
+    ) -> None:
+        self.channel, self.signature, self.label = channel, signature, label
+        self.stream, self.sequence = stream, sequence
+        self.started = time.monotonic()
+        self.timeout, self.deadline = timeout, self.started + timeout
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.finished = threading.Event()
+        self.traffic: dict[int, Traffic] = {}
+        self._program: Program | None = None
+        self._awaiting: Awaiting | None = None
+        self._next_notice = self.started + NOTICE_S
+        self.nbytes = 0
+
+    def start(self, program: Program, nbytes: int) -> None:
+        """Run the program up to its first wait."""
+        self._program, self.nbytes = program, nbytes
+        self._advance(None)
+
+    # -- driving ------------------------------------------------------------------------------
+
+    def ready(self) -> bool:
+        """Whether `step` would get further."""
+        awaiting = self._awaiting
+        if isinstance(awaiting, Arrival):
+            return self.channel.endpoint.peek(awaiting.key) is not None
+        return awaiting is None or bool(awaiting.tracker.done)
+
+    def step(self) -> bool:
+        """Advance as far as possible without waiting; returns whether it has finished."""
+        while not self.finished.is_set() and self.ready():
+            self._advance(self._obtain())
+        return self.finished.is_set()
+
+    def drive(self, patience: float | None = None) -> Any:
+        """Advance to the end, waiting as needed; returns the result or raises the error.
+
+        After `patience` seconds CommTimeout is raised, and the operation stays in flight.
+        """
+        self.complete(patience)
+        return self.outcome()
+
+    def complete(self, patience: float | None = None) -> None:
+        """As `drive`, but leaves the operation's own result or error with it."""
+        until = None if patience is None else time.monotonic() + patience
+        while not self.step():
+            self._wait(until)
+
+    def outcome(self) -> Any:
+        """The result of a finished operation, or its error."""
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+    def fail(self, error: BaseException) -> None:
+        """End with an error; a collective's error breaks its channel for all later calls."""
+        if self._program is not None:
+            self._program.close()
+        self._end(error)
+
+    @property
+    def in_departure(self) -> bool:
+        """Whether it waits for ZeroMQ and not for a peer's message."""
+        return isinstance(self._awaiting, Departure)
+
+    def _wait(self, until: float | None) -> None:
+        def tick() -> None:
+            self.check()
+            if until is not None and time.monotonic() >= until:
+                raise _PatienceOver
+
+        try:
+            if isinstance(self._awaiting, Departure):
+                self._wait_for_departure(self._awaiting.tracker, tick)
+            else:
+                self.channel.endpoint.wait(self.ready, tick)
+        except _PatienceOver:
+            raise self.timed_out() from None
+        except BaseException as error:
+            self.fail(error)
+
+    def _wait_for_departure(self, tracker: "zmq.MessageTracker", tick: Callable[[], None]) -> None:
+        """Keep reading meanwhile: the peer may have to get rid of its messages first."""
+        while not tracker.done:
+            self.channel.endpoint.poll()
+            try:
+                tracker.wait(0.002)
+            except zmq.NotDone:
+                tick()
+
+    def _obtain(self) -> Message | None:
+        awaiting = self._awaiting
+        if not isinstance(awaiting, Arrival):
+            return None
+        get = self.channel.endpoint.peek if awaiting.keep else self.channel.endpoint.take
+        return get(awaiting.key)
+
+    def _advance(self, value: Message | None) -> None:
+        assert self._program is not None
+        try:
+            self._awaiting = self._program.send(value)
+        except StopIteration as stop:
+            self.result = stop.value
+            self._end(None)
+        except BaseException as error:
+            self._end(error)
+
+    def _end(self, error: BaseException | None) -> None:
+        self.error, self._program, self._awaiting = error, None, None
+        self.channel.ended(self, time.monotonic() - self.started)
+        self.finished.set()
+
+    # -- what a wait can meet -----------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raise if this wait cannot end well; tell the others of it if it lasts."""
+        now = time.monotonic()
+        source = self._awaiting.key[1] if isinstance(self._awaiting, Arrival) else None
+        ranks: tuple[int, ...] = () if source is None else (source,)
+        if self.stream == COLLECTIVE:
+            self.channel.check_agreement(self)
+            ranks = self.channel.ranks
+        lost = self.channel.endpoint.liveness.error(ranks, source)
+        if lost is not None:
+            raise PeerLost(f"rank {self.channel.endpoint.rank}: {self.text()} {lost}", lost.rank)
+        if now >= self.deadline:
+            raise self.timed_out()
+        if now >= self._next_notice:
+            self._next_notice = now + NOTICE_EVERY_S
+            self._tell(now)
+
+    def text(self) -> str:
+        """The operation with its size, for errors: all_reduce #42 (gradients 3/7, 4.0 MiB)."""
+        size = size_text(self.nbytes) if self.nbytes else ""
+        remarks = ", ".join(text for text in (self.label, size) if text)
+        return describe(
+            self.channel.endpoint,
+            self.channel.id,
+            self.stream,
+            self.sequence,
+            self.signature,
+            remarks,
+        )
+
+    def timed_out(self) -> CommTimeout:
+        """The error for having waited until now, with what is known of the awaited rank."""
+        seconds = time.monotonic() - self.started
+        head = f"rank {self.channel.endpoint.rank}: {self.text()} waited {seconds:.1f} s"
+        if not isinstance(self._awaiting, Arrival):
+            return CommTimeout(f"{head} for its turn")
+        source = self._awaiting.key[1]
+        return CommTimeout(f"{head} for rank {source}, {self._whereabouts(source)}", [source])
+
+    def _whereabouts(self, rank: int) -> str:
+        """What the rank last said or did, as far as this process knows."""
+        endpoint, now = self.channel.endpoint, time.monotonic()
+        words = [(w.heard, group, w) for (group, r), w in endpoint.waiting.items() if r == rank]
+        if words:
+            heard, group, word = max(words)
+            if now - heard < 2 * NOTICE_EVERY_S:
+                doing = describe(endpoint, group, word.stream, word.sequence, word.signature)
+                return f"which waits in {doing} for {word.seconds + now - heard:.1f} s"
+        if rank in endpoint.last:
+            header, heard = endpoint.last[rank]
+            did = describe(endpoint, header.group, header.stream, header.sequence, header.signature)
+            return f"whose last message, {now - heard:.1f} s ago, was of {did}"
+        return "from which nothing has come yet"
+
+    def _tell(self, now: float) -> None:
+        content = (
+            self.channel.id,
+            self.stream,
+            self.sequence,
+            self.signature,
+            now - self.started,
+        )
+        for rank in self.channel.ranks:
+            if rank != self.channel.endpoint.rank:
+                self.channel.endpoint.notify(rank, "waiting", content)
+
+
+def describe(
+    endpoint: Endpoint,
+    group: str,
+    stream: int,
+    sequence: int,
+    signature: Signature,
+    remarks: str = "",
+) -> str:
+    """A call in words: all_reduce #42 (gradients 3/7, 4.0 MiB) in group [0, 2]."""
+    tag = f"tag {stream}" if stream > 0 else ""
+    inside = ", ".join(text for text in (tag, remarks) if text)
+    where = "" if group == WORLD else f" in group {endpoint.groups.get(group, group)}"
+    return f"{signature.operation} #{sequence}{f' ({inside})' if inside else ''}{where}"

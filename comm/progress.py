@@ -1,0 +1,95 @@
+"""The progress thread: drives asynchronous collectives while the caller computes.
+
+One thread for each process. Operations of one group run in the order in which they were
+issued; those of different groups run side by side, so that no order across groups can
+deadlock.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from ringlet.comm.channel import Channel
+from ringlet.comm.endpoint import TICK_MS, Endpoint
+from ringlet.comm.errors import CommError
+from ringlet.comm.operation import Operation
+
+Start = Callable[[], None]
+"""Runs an operation up to its first wait."""
+
+
+class Progress:
+    """The queues of asynchronous collectives, one for each channel, and their thread."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._lanes: dict[Channel, deque[tuple[Operation, Start]]] = {}
+        self._heads: list[Operation] = []
+        self._changed = threading.Condition()
+        self._fresh = False
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+
+    def submit(self, operation: Operation, start: Start) -> None:
+        """Queue an operation behind the earlier ones of its channel."""
+        with self._changed:
+            self._lanes.setdefault(operation.channel, deque()).append((operation, start))
+            operation.channel.pending += 1
+            self._fresh = True
+            self._changed.notify()
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="ringlet-progress", daemon=True
+                )
+                self._thread.start()
+        self._endpoint.wake()
+
+    def stop(self) -> None:
+        """Fail what is still in flight and end the thread."""
+        with self._changed:
+            self._stopping = self._fresh = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._endpoint.wake()
+            self._thread.join()
+
+    def _run(self) -> None:
+        while self._next_round():
+            for operation in self._heads:
+                operation.step()
+            if not any(operation.finished.is_set() for operation in self._heads):
+                departing = any(operation.in_departure for operation in self._heads)
+                self._endpoint.wait(self._moved, self._check, 1 if departing else TICK_MS)
+        for operation in self._heads:
+            operation.fail(CommError(f"{operation.text()} was in flight at shutdown"))
+
+    def _next_round(self) -> bool:
+        """Take ended operations off their lanes and start the next ones; False at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._lanes) or self._stopping)
+            self._fresh = False
+            started: list[Start] = []
+            for channel, lane in list(self._lanes.items()):
+                while lane and lane[0][0].finished.is_set():
+                    lane.popleft()
+                    channel.pending -= 1
+                if not lane:
+                    del self._lanes[channel]
+                elif lane[0][0] not in self._heads:
+                    started.append(lane[0][1])
+            self._heads = [lane[0][0] for lane in self._lanes.values()]
+        for start in started:
+            start()
+        return not self._stopping
+
+    def _moved(self) -> bool:
+        return self._fresh or any(
+            operation.finished.is_set() or operation.ready() for operation in self._heads
+        )
+
+    def _check(self) -> None:
+        for operation in self._heads:
+            try:
+                operation.check()
+            except CommError as error:
+                operation.fail(error)

@@ -1,0 +1,57 @@
+"""What was sent and received: bytes, messages and seconds, by operation and by peer."""
+
+import threading
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass
+class Traffic:
+    """Payload bytes and messages (headers not counted)."""
+
+    messages_sent: int = 0
+    bytes_sent: int = 0
+    messages_received: int = 0
+    bytes_received: int = 0
+
+    def add(self, other: "Traffic") -> None:
+        """Count the other's traffic here too."""
+        self.messages_sent += other.messages_sent
+        self.bytes_sent += other.bytes_sent
+        self.messages_received += other.messages_received
+        self.bytes_received += other.bytes_received
+
+
+@dataclass
+class OperationStats(Traffic):
+    """All calls of one operation; `seconds` from issue to end, summed over the calls."""
+
+    calls: int = 0
+    seconds: float = 0.0
+
+
+class Stats:
+    """The counters of one group on this rank."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._operations: dict[str, OperationStats] = {}
+        self._peers: dict[int, Traffic] = {}
+
+    def count(self, operation: str, seconds: float, traffic: dict[int, Traffic]) -> None:
+        """Add one ended call with its traffic by peer."""
+        with self._lock:
+            total = self._operations.setdefault(operation, OperationStats())
+            total.calls += 1
+            total.seconds += seconds
+            for peer, part in traffic.items():
+                total.add(part)
+                self._peers.setdefault(peer, Traffic()).add(part)
+
+    def snapshot(self) -> dict[str, Any]:
+        """{"operations": {name: {calls, seconds, bytes_sent, ...}}, "peers": {rank: {...}}}."""
+        with self._lock:
+            return {
+                "operations": {name: asdict(part) for name, part in self._operations.items()},
+                "peers": {rank: asdict(part) for rank, part in self._peers.items()},
+            }

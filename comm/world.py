@@ -1,0 +1,185 @@
+"""The world: the group of all ranks, made once for each process, and its end."""
+
+import atexit
+import contextlib
+import os
+import socket
+import tempfile
+import time
+from pathlib import Path
+
+from ringlet.comm.channel import Channel
+from ringlet.comm.endpoint import WORLD, Endpoint, Peer
+from ringlet.comm.environment import Environment, local_address, read_environment
+from ringlet.comm.errors import CommError, CommTimeout, PeerLost
+from ringlet.comm.group import Group
+from ringlet.comm.progress import Progress
+from ringlet.comm.rendezvous import meet, ranks_text
+
+LINGER_S = 5.0
+"""At shutdown, what is queued for the peers gets so long to leave."""
+
+IPC_PATH_BYTES = 107
+"""The longest path of a Unix socket."""
+
+_world: "_World | None" = None
+_lost: dict[int, str] = {}  # deaths announced before there was a world to tell
+
+
+class _World:
+    """One process's endpoint, progress thread and group of all ranks."""
+
+    def __init__(self, environment: Environment) -> None:
+        self.endpoint = Endpoint(
+            environment.rank, environment.size, environment.job, environment.generation
+        )
+        self.endpoint.liveness.agent = environment.agent
+        self.progress = Progress(self.endpoint)
+        try:
+            if environment.size > 1:
+                _connect(self.endpoint, environment)
+        except BaseException:
+            self.endpoint.close(0)
+            raise
+        channel = Channel(self.endpoint, WORLD, tuple(range(environment.size)))
+        self.group = Group(self.endpoint, self.progress, channel, environment.timeout)
+
+    def close(self) -> None:
+        self.progress.stop()
+        self.endpoint.close(LINGER_S)
+
+
+def init(timeout: float | None = None) -> Group:
+    """Join the world that the environment describes; returns its group. A second call returns
+    the same.
+
+    Reads RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT as torchrun sets them
+    and RINGLET_*; with none of them set, a world of one. `timeout` in seconds bounds the
+    rendezvous and is the default of every later call (else RINGLET_TIMEOUT, else 300).
+
+    Raises CommTimeout naming the ranks that did not come, CommError for a wrong environment.
+    """
+    global _world
+    if _world is None:
+        environment = read_environment()
+        if timeout is not None:
+            environment = Environment(**{**vars(environment), "timeout": timeout})
+        _world = _World(environment)
+        atexit.register(shutdown)
+    return _world.group
+
+
+def shutdown() -> None:
+    """Leave the world: deliver what was sent, say goodbye, close. Also done at interpreter exit.
+
+    Peers that still wait for this rank get PeerLost. Calling it twice, or without `init`, is
+    allowed.
+    """
+    global _world
+    if _world is not None:
+        world, _world = _world, None
+        _lost.clear()
+        atexit.unregister(shutdown)
+        world.close()
+
+
+def report_lost(rank: int, cause: str) -> None:
+    """Announce that a rank has ended, and how; every wait on it raises PeerLost at once.
+
+    For launchers, which see a process end before its peers do. Callable from any thread.
+    """
+    if _world is None:
+        _lost[rank] = cause
+    else:
+        _world.endpoint.liveness.announce(rank, cause)
+        _world.endpoint.wake()
+
+
+def _connect(endpoint: Endpoint, environment: Environment) -> None:
+    """Listen, meet the others, connect to them."""
+    deadline = time.monotonic() + environment.timeout
+    addresses = {}
+    folder = None
+    if environment.transport == "auto":
+        folder = _private_folder(environment)
+        addresses["ipc"] = endpoint.bind_ipc(_socket_path(folder, environment.rank))
+    if environment.transport == "tcp" or not environment.one_host:
+        addresses["tcp"] = endpoint.bind_tcp(local_address(environment.rendezvous))
+    hello = {
+        "job": environment.job,
+        "generation": environment.generation,
+        "rank": environment.rank,
+        "size": environment.size,
+        "host": environment.host,
+        "name": socket.gethostname(),
+        "pid": os.getpid(),
+        "addresses": addresses,
+    }
+
+    def check() -> None:
+        for rank, cause in _lost.items():
+            raise PeerLost(f"rank {environment.rank}: rendezvous lost rank {rank}: {cause}", rank)
+
+    try:
+        table = meet(environment.rendezvous, hello, deadline, environment.timeout, check)
+        peers = {
+            rank: Peer(rank, entry["name"], entry["pid"], _choose(environment, entry))
+            for rank, entry in enumerate(table)
+            if rank != environment.rank
+        }
+        endpoint.connect(peers)
+
+        def tick() -> None:
+            check()
+            gone = endpoint.liveness.error(tuple(peers), None)
+            if gone is not None:
+                raise PeerLost(f"rank {environment.rank}: first greeting {gone}", gone.rank)
+            if time.monotonic() > deadline:
+                missing = endpoint.missing()
+                raise CommTimeout(
+                    f"rank {environment.rank}: no greeting from {ranks_text(missing)} within "
+                    f"{environment.timeout:.0f} s, at {[peers[rank].address for rank in missing]}",
+                    missing,
+                )
+
+        endpoint.form(tick)
+    finally:
+        if folder is not None:
+            _remove(folder)
+
+
+def _choose(environment: Environment, entry: dict[str, object]) -> str:
+    """The address for a peer: a socket file on one host, TCP between hosts."""
+    addresses = entry["addresses"]
+    assert isinstance(addresses, dict)
+    kind = "ipc" if entry["host"] == environment.host and "ipc" in addresses else "tcp"
+    if kind not in addresses:
+        raise CommError(
+            f"rank {environment.rank} and rank {entry['rank']} share no way to talk: it listens at "
+            f"{list(addresses.values())} on host {entry['name']}; RINGLET_TRANSPORT must be the "
+            "same on all ranks"
+        )
+    address: str = addresses[kind]
+    return address
+
+
+def _private_folder(environment: Environment) -> Path:
+    """A folder that only this user can enter: the launcher's, or one of this process's own."""
+    folder = environment.ipc_folder
+    if folder is None:
+        return Path(tempfile.mkdtemp(prefix="ringlet-"))
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def _socket_path(folder: Path, rank: int) -> Path:
+    path = folder / f"{rank}.inbox"
+    if len(os.fsencode(path)) > IPC_PATH_BYTES:
+        raise CommError(f"{path} is too long for a socket; set TMPDIR to a shorter folder")
+    return path
+
+
+def _remove(folder: Path) -> None:
+    """Remove the folder if this was the last rank to leave it."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
