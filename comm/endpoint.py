@@ -64,8 +64,12 @@ class Message(NamedTuple):
 
 
 class Waiting(NamedTuple):
-    """A peer's own word on what it waits in, and when (monotonic) that word came."""
+    """A peer's own word on what it waits in, for whom, and when (monotonic) that word came.
 
+    `source` is the rank that it waits for, -1 if for none.
+    """
+
+    source: int
     stream: int
     sequence: int
     signature: Signature
@@ -311,9 +315,10 @@ class Endpoint:
         if word == "hello":
             self._greeted.add(source)
         elif word == "waiting":
-            group, stream, sequence, signature, seconds = content
+            group, waited_for, stream, sequence, signature, seconds = content
             operation, dtype, shape, detail = signature
             self.waiting[str(group), source] = Waiting(
+                int(waited_for),
                 int(stream),
                 int(sequence),
                 Signature(str(operation), str(dtype), tuple(shape), str(detail)),

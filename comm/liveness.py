@@ -30,6 +30,7 @@ class Liveness:
         self._lost: dict[int, tuple[str, float]] = {}
         self._closed: dict[int, float] = {}
         self._departed: set[int] = set()
+        self._left_behind: dict[int, str] = {}
         self._quiet = 0.0
 
     def announce(self, rank: int, cause: str) -> None:
@@ -51,8 +52,8 @@ class Liveness:
         self._quiet = now
 
     def gone(self) -> dict[int, str]:
-        """The ranks that ended without a goodbye, with the causes."""
-        return {rank: cause for rank, (cause, _) in self._lost.items()}
+        """The ranks that ended too early, with the causes."""
+        return {rank: cause for rank, (cause, _) in self._lost.items()} | self._left_behind
 
     def error(self, ranks: tuple[int, ...], source: int | None) -> PeerLost | None:
         """The error if one of the ranks is lost, or `source` has shut down; else None."""
@@ -63,8 +64,9 @@ class Liveness:
                 if self._quiet > since or now - since > DRAIN_S:
                     return PeerLost(f"lost rank {rank}: {cause}", rank)
         if source is not None and source in self._departed:
-            where = self._where(source)
-            return PeerLost(f"lost rank {source}: {where} has shut down", source)
+            # Others that wait for this rank because of it shall hear who left first.
+            cause = self._left_behind.setdefault(source, f"{self._where(source)} has shut down")
+            return PeerLost(f"lost rank {source}: {cause}", source)
         return None
 
     def look(self, monitors: "dict[int, zmq.Socket[Any]]", now: float) -> None:

@@ -208,27 +208,42 @@ class Operation:
         head = f"rank {self.channel.endpoint.rank}: {self.text()} waited {seconds:.1f} s"
         if not isinstance(self._awaiting, Arrival):
             return CommTimeout(f"{head} for its turn")
-        source = self._awaiting.key[1]
-        return CommTimeout(f"{head} for rank {source}, {self._whereabouts(source)}", [source])
+        words, culprit = self._follow(self._awaiting.key[1])
+        return CommTimeout(f"{head} for {words}", [culprit])
 
-    def _whereabouts(self, rank: int) -> str:
-        """What the rank last said or did, as far as this process knows."""
+    def _follow(self, rank: int) -> tuple[str, int]:
+        """What the awaited rank does, and so on along the chain of who waits for whom."""
         endpoint, now = self.channel.endpoint, time.monotonic()
-        words = [(w.heard, group, w) for (group, r), w in endpoint.waiting.items() if r == rank]
-        if words:
-            heard, group, word = max(words)
-            if now - heard < 2 * NOTICE_EVERY_S:
-                doing = describe(endpoint, group, word.stream, word.sequence, word.signature)
-                return f"which waits in {doing} for {word.seconds + now - heard:.1f} s"
-        if rank in endpoint.last:
-            header, heard = endpoint.last[rank]
-            did = describe(endpoint, header.group, header.stream, header.sequence, header.signature)
-            return f"whose last message, {now - heard:.1f} s ago, was of {did}"
-        return "from which nothing has come yet"
+        texts, seen = [f"rank {rank}"], {endpoint.rank}
+        while rank not in seen:  # they may wait in a circle
+            seen.add(rank)
+            said = [(w.heard, group) for (group, r), w in endpoint.waiting.items() if r == rank]
+            heard, group = max(said, default=(float("-inf"), ""))
+            if now - heard > 2 * NOTICE_EVERY_S:
+                texts.append(self._last_seen(rank))
+                break
+            word = endpoint.waiting[group, rank]
+            call = describe(endpoint, group, word.stream, word.sequence, word.signature)
+            texts.append(f"which has waited {word.seconds + now - heard:.1f} s in {call}")
+            if word.source < 0:
+                break
+            texts[-1] += f" for rank {word.source}"
+            rank = word.source
+        return ", ".join(texts), rank
+
+    def _last_seen(self, rank: int) -> str:
+        endpoint = self.channel.endpoint
+        if rank not in endpoint.last:
+            return "from which nothing has come yet"
+        header, heard = endpoint.last[rank]
+        call = describe(endpoint, header.group, header.stream, header.sequence, header.signature)
+        return f"whose last message, {time.monotonic() - heard:.1f} s ago, was of {call}"
 
     def _tell(self, now: float) -> None:
+        awaiting = self._awaiting
         content = (
             self.channel.id,
+            awaiting.key[1] if isinstance(awaiting, Arrival) else -1,
             self.stream,
             self.sequence,
             self.signature,
