@@ -99,9 +99,8 @@ def _connect(endpoint: Endpoint, environment: Environment) -> None:
     """Listen, meet the others, connect to them."""
     deadline = time.monotonic() + environment.timeout
     addresses = {}
-    folder = None
+    folder = _private_folder(environment)
     if environment.transport == "auto":
-        folder = _private_folder(environment)
         addresses["ipc"] = endpoint.bind_ipc(_socket_path(folder, environment.rank))
     if environment.transport == "tcp" or not environment.one_host:
         addresses["tcp"] = endpoint.bind_tcp(local_address(environment.rendezvous))
@@ -144,8 +143,7 @@ def _connect(endpoint: Endpoint, environment: Environment) -> None:
 
         endpoint.form(tick)
     finally:
-        if folder is not None:
-            _remove(folder)
+        _remove(folder)
 
 
 def _choose(environment: Environment, entry: dict[str, object]) -> str:
