@@ -37,7 +37,7 @@ def check_op(x: Array, op: str) -> None:
         result = REDUCTIONS[op].resolve_dtypes((x.dtype, x.dtype, None))[2]
     except TypeError:
         result = None
-    if result != x.dtype:
+    if result != x.dtype.newbyteorder("="):
         raise TypeError(f"arrays of dtype {x.dtype} have no {op}")
 
 

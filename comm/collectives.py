@@ -92,7 +92,7 @@ def scatter(link: Link, x: Array | None, root: int) -> Program:
     """x: (size, *shape) on the root -> shape. The others learn shape and dtype on arrival."""
     if x is not None and link.rank == root:
         yield from _move(link, "scatter", parts(flat(x), link.size), root)
-        return x[root].copy()
+        return x[root : root + 1].reshape(x.shape[1:]).copy()  # a row of 1-D is no scalar
     header: Header = yield from link.peek(root)
     link.expect(header)
     sent = header.signature

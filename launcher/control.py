@@ -1,0 +1,92 @@
+"""The channel between a launcher and one worker: small messages over a socket pair.
+
+A message is a msgpack map behind its length in four bytes. The worker's end is inherited
+through RINGLET_CONTROL_FD; when the launcher ends, however it ends, the worker reads EOF.
+"""
+
+import os
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ringlet.comm.objects import pack, unpack
+
+Message: TypeAlias = dict[str, Any]
+
+VARIABLE = "RINGLET_CONTROL_FD"
+
+_LENGTH = struct.Struct("<I")
+
+
+class Control:
+    """One end of the channel. `send` may be called from any thread, `receive` from one."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._socket = end
+        self._lock = threading.Lock()
+        self._buffer = bytearray()
+
+    @classmethod
+    def inherited(cls) -> "Control | None":
+        """The worker's end, if a launcher started this process; the variable is used up."""
+        number = os.environ.pop(VARIABLE, None)
+        if number is None:
+            return None
+        end = socket.socket(fileno=int(number))
+        end.set_inheritable(False)
+        return cls(end)
+
+    def fileno(self) -> int:
+        """For selectors."""
+        return self._socket.fileno()
+
+    def send(self, message: Message) -> None:
+        """Send a message; a closed other end is no error, its reader will notice."""
+        data = pack(message).tobytes()
+        with self._lock:
+            try:
+                self._socket.sendall(_LENGTH.pack(len(data)) + data)
+            except OSError:
+                return
+
+    def receive(self) -> Message | None:
+        """Wait for the next message; None when the other end is closed."""
+        while True:
+            message = self._next()
+            if message is not None:
+                return message
+            if not self.fill():
+                return None
+
+    def fill(self) -> bool:
+        """Read what has come (waiting for something); False when the other end is closed."""
+        try:
+            data = self._socket.recv(1 << 16)
+        except OSError:
+            return False
+        self._buffer += data
+        return bool(data)
+
+    def messages(self) -> Iterator[Message]:
+        """The whole messages among what was read."""
+        while (message := self._next()) is not None:
+            yield message
+
+    def close(self) -> None:
+        """Close this end."""
+        self._socket.close()
+
+    def _next(self) -> Message | None:
+        start = _LENGTH.size
+        if len(self._buffer) < start:
+            return None
+        end = start + _LENGTH.unpack_from(self._buffer)[0]
+        if len(self._buffer) < end:
+            return None
+        message: Message = unpack(np.frombuffer(bytes(self._buffer[start:end]), np.uint8))
+        del self._buffer[:end]
+        return message

@@ -1,0 +1,58 @@
+"""A warm worker: joins the world once, then runs one function after another for a WorkerPool."""
+
+import faulthandler
+import importlib.util
+import signal
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ringlet import comm
+from ringlet.launcher.worker import is_echo, start_guard
+
+_modules: dict[str, tuple[float, ModuleType]] = {}
+
+
+def load(path: str) -> ModuleType:
+    """The module in the file, imported again only when the file has changed."""
+    changed = Path(path).stat().st_mtime
+    if path not in _modules or _modules[path][0] != changed:
+        spec = importlib.util.spec_from_file_location(f"_warm_{Path(path).stem}", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module.__name__] = module
+        spec.loader.exec_module(module)
+        _modules[path] = (changed, module)
+    return _modules[path][1]
+
+
+def find(path: str, name: str) -> Any:
+    """The function `name` (dots for attributes) of the file."""
+    found: Any = load(path)
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def main() -> None:
+    """Take tasks until the pool closes the channel; end after the first failure."""
+    guard = start_guard()
+    if guard is None:
+        sys.exit("a warm worker is started by a WorkerPool")
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    try:
+        world = comm.init()
+        while True:
+            task = guard.inbox.get()
+            function = find(task["path"], task["name"])
+            guard.control.send({"result": function(world, **task["arguments"])})
+    except BaseException as error:
+        guard.control.send({"failed": traceback.format_exc(), "echo": is_echo(error)})
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

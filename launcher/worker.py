@@ -1,0 +1,85 @@
+"""Inside a worker: the guard that listens to the launcher, and the start of the user's program.
+
+    python -m ringlet.launcher.worker script.py arguments...
+    python -m ringlet.launcher.worker -m module arguments...
+"""
+
+import faulthandler
+import os
+import queue
+import runpy
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+
+from ringlet import comm
+from ringlet.launcher.control import Control, Message
+
+
+class Guard:
+    """Listens to the launcher on a thread of its own.
+
+    News of lost ranks go to `comm`; other messages wait in `inbox`. When the launcher is gone,
+    however it ended, this process and everything that it started is killed.
+    """
+
+    def __init__(self, control: Control) -> None:
+        self.control = control
+        self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        threading.Thread(target=self._listen, name="ringlet-guard", daemon=True).start()
+
+    def _listen(self) -> None:
+        while (message := self.control.receive()) is not None:
+            if "lost" in message:
+                comm.report_lost(message["lost"], message["cause"])
+            else:
+                self.inbox.put(message)
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def start_guard() -> Guard | None:
+    """Start the guard if a launcher started this process."""
+    faulthandler.enable()
+    control = Control.inherited()
+    return None if control is None else Guard(control)
+
+
+def is_echo(error: BaseException | None) -> bool:
+    """Whether the error, or what led to it, is another rank's failure arriving here."""
+    while error is not None:
+        if isinstance(error, comm.PeerLost):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def run_program(arguments: list[str]) -> None:
+    """Run the script or module as __main__, as plain python would."""
+    if arguments[0] == "-m":
+        sys.argv = arguments[1:]
+        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = arguments
+        sys.path[0] = str(Path(arguments[0]).resolve().parent)
+        runpy.run_path(arguments[0], run_name="__main__")
+
+
+def main() -> None:
+    """The worker's main: run the program; tell the launcher of an exception."""
+    guard = start_guard()
+    try:
+        run_program(sys.argv[1:])
+    except Exception as error:
+        text = traceback.format_exc()
+        if guard is None:
+            raise
+        sys.stdout.flush()
+        guard.control.send({"failed": text, "echo": is_echo(error)})
+        print(text, end="", file=sys.stderr, flush=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
