@@ -40,6 +40,11 @@ def rows(world, shape, dtype, salt=0):
     return np.stack([values(rank, shape, dtype, salt) for rank in range(world.size)]).astype(dtype)
 
 
+def row(everything, rank):
+    """One rank's row; of a 1-D array too, where indexing would make a scalar of it."""
+    return everything[rank : rank + 1].reshape(everything.shape[1:])
+
+
 def same(actual, expected):
     expected = np.asarray(expected)
     assert actual.dtype == expected.dtype, (actual.dtype, expected.dtype)
@@ -126,10 +131,10 @@ def rooted(world, dtype):
     for root in range(world.size):
         for shape in SHAPES:
             everything = rows(world, shape, dtype, salt=root)
-            mine = everything[world.rank : world.rank + 1].reshape(shape)
+            mine = row(everything, world.rank)
             for x in layouts(mine):
                 assert world.broadcast(x, root) is x
-                same(x, everything[root])
+                same(x, row(everything, root))
             for x in layouts(mine):
                 gathered = world.gather(x, root)
                 assert (gathered is None) == (world.rank != root)
