@@ -373,7 +373,7 @@ def aligned_memory(world):
         x = world.empty(shape, dtype)
         assert x.shape == np.empty(shape).shape
         assert x.dtype == dtype
-        assert x.ctypes.data % 64 == 0
+        assert x.size == 0 or x.ctypes.data % 64 == 0
         x[...] = 1
         assert (world.all_reduce(x) == world.size).all()
 
