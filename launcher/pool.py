@@ -117,7 +117,9 @@ class WorkerPool:
                         if "result" in message:
                             results[worker.rank] = message["result"]
                         else:
-                            echo = "(an echo of another rank's failure)\n" if message["echo"] else ""
+                            echo = (
+                                "(an echo of another rank's failure)\n" if message["echo"] else ""
+                            )
                             failures[worker.rank] = echo + message["failed"]
         return results, failures
 

@@ -1,1 +1,45 @@
-"""ringlet.nn"""
+"""Arrays that learn: autograd, layers, models and optimizers in NumPy.
+
+Names and semantics are PyTorch's. Nothing here knows any process but its own.
+"""
+
+from ringlet.nn import functional, models, optim, random
+from ringlet.nn.flat import FlatParameters, Slot, first_nonfinite
+from ringlet.nn.gradcheck import gradcheck
+from ringlet.nn.layers import (
+    GELU,
+    CausalSelfAttention,
+    Dropout,
+    Embedding,
+    KeyValueCache,
+    LayerNorm,
+    Linear,
+)
+from ringlet.nn.module import Module, ModuleList, Parameter, Sequential
+from ringlet.nn.tensor import Operation, Tensor, is_grad_enabled, no_grad
+
+__all__ = [
+    "GELU",
+    "CausalSelfAttention",
+    "Dropout",
+    "Embedding",
+    "FlatParameters",
+    "KeyValueCache",
+    "LayerNorm",
+    "Linear",
+    "Module",
+    "ModuleList",
+    "Operation",
+    "Parameter",
+    "Sequential",
+    "Slot",
+    "Tensor",
+    "first_nonfinite",
+    "functional",
+    "gradcheck",
+    "is_grad_enabled",
+    "models",
+    "no_grad",
+    "optim",
+    "random",
+]

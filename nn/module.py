@@ -1,0 +1,201 @@
+"""Modules: parameters and other modules under names, as in PyTorch."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from ringlet.nn.random import generator
+from ringlet.nn.tensor import Array, Tensor
+
+
+class Parameter(Tensor):
+    """A tensor that a module learns. Its gradient may be a view of a flat buffer."""
+
+    __slots__ = ()
+
+    def __init__(self, data: Array) -> None:
+        super().__init__(data, requires_grad=True)
+
+
+class Module:
+    """A part of a model. Parameters and modules that are assigned as attributes are found.
+
+    Subclasses write `forward`, and `draw` for the initial values of their own parameters.
+    """
+
+    training: bool = True
+    path: str = ""
+    """Where the module is in the model: transformer.h.0.attn. Known once the model was called."""
+
+    _named = False
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the module computes."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run `forward`. An error is told the module's path on its way out."""
+        if not self._named:
+            self.assign_paths()
+        try:
+            return self.forward(*args, **kwargs)
+        except (ValueError, IndexError, TypeError) as error:
+            if not getattr(error, "__notes__", None):
+                error.add_note(f"in {self.path or 'the model'} ({type(self).__name__})")
+            raise
+
+    # -- what is in it ------------------------------------------------------------------------
+
+    def children(self) -> Iterator[tuple[str, "Module"]]:
+        """The modules right inside, with their names."""
+        for name, value in vars(self).items():
+            if isinstance(value, Module):
+                yield name, value
+
+    def own_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """The parameters of this very module, with their names."""
+        for name, value in vars(self).items():
+            if isinstance(value, Parameter):
+                yield name, value
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, "Module"]]:
+        """This module and all inside, with their paths, in the order of assignment."""
+        yield prefix, self
+        for name, child in self.children():
+            yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
+
+    def modules(self) -> Iterator["Module"]:
+        """This module and all inside."""
+        for _, module in self.named_modules():
+            yield module
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """All parameters with their paths; one that is used in two places once, by its first."""
+        seen: set[int] = set()
+        for path, module in self.named_modules():
+            for name, parameter in module.own_parameters():
+                if id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    yield f"{path}.{name}" if path else name, parameter
+
+    def parameters(self) -> Iterator[Parameter]:
+        """All parameters, each once."""
+        for _, parameter in self.named_parameters():
+            yield parameter
+
+    def num_parameters(self) -> int:
+        """How many numbers the model learns."""
+        return sum(parameter.size for parameter in self.parameters())
+
+    def assign_paths(self) -> None:
+        """Tell this module and all inside where they are; this one is the root."""
+        for path, module in self.named_modules():
+            module.path, module._named = path, True
+
+    # -- states -------------------------------------------------------------------------------
+
+    def train(self, mode: bool = True) -> "Module":
+        """Set training mode (dropout drops) for this module and all inside."""
+        for module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> "Module":
+        """Set evaluation mode."""
+        return self.train(False)
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for parameter in self.parameters():
+            parameter.zero_grad()
+
+    def initialize(self, seed: int) -> None:
+        """Draw all parameters anew. Each one depends on the seed and its path, nothing else."""
+        seen: set[int] = set()
+        for path, module in self.named_modules():
+            for name, parameter in module.own_parameters():
+                if id(parameter) in seen:
+                    continue
+                seen.add(id(parameter))
+                full = f"{path}.{name}" if path else name
+                values = module.draw(name, parameter.shape, generator(seed, full))
+                parameter.data[...] = values
+
+    def draw(self, name: str, shape: tuple[int, ...], random: np.random.Generator) -> Array:
+        """The initial values of this module's parameter `name`."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how {name} starts")
+
+    def state_dict(self) -> dict[str, Array]:
+        """All parameters' arrays (not copies) by path."""
+        return {name: parameter.data for name, parameter in self.named_parameters()}
+
+    def load_state_dict(self, state: Mapping[str, Array], strict: bool = True) -> None:
+        """Copy the arrays into the parameters.
+
+        Raises KeyError listing what is missing, unexpected or of the wrong shape, before anything
+        is copied; with `strict=False` only wrong shapes are refused.
+        """
+        own = dict(self.named_parameters())
+        missing = [name for name in own if name not in state]
+        unexpected = [name for name in state if name not in own]
+        wrong = [
+            f"{name}: {tuple(np.shape(state[name]))} for {own[name].shape}"
+            for name in own
+            if name in state and np.shape(state[name]) != own[name].shape
+        ]
+        faults = {"wrong shape": wrong}
+        if strict:
+            faults = {"missing": missing, "unexpected": unexpected, **faults}
+        text = "; ".join(f"{what}: {', '.join(names)}" for what, names in faults.items() if names)
+        if text:
+            raise KeyError(f"the state does not fit {type(self).__name__}: {text}")
+        for name, parameter in own.items():
+            if name in state:
+                np.copyto(parameter.data, state[name])
+
+    # -- for people ---------------------------------------------------------------------------
+
+    def describe(self) -> str:
+        """The module's own options, for its repr."""
+        return ""
+
+    def __repr__(self) -> str:
+        lines = [f"({name}): {child!r}" for name, child in self.children()]
+        head = f"{type(self).__name__}({self.describe()}"
+        if not lines:
+            return f"{head})"
+        body = "\n".join(lines).replace("\n", "\n  ")
+        return f"{head}\n  {body}\n)"
+
+
+class ModuleList(Module):
+    """Modules in a row, under their numbers. Iterate over it; it has no `forward`."""
+
+    def __init__(
+        self, modules: "Iterator[Module] | list[Module] | tuple[Module, ...]" = ()
+    ) -> None:
+        for number, module in enumerate(modules):
+            setattr(self, str(number), module)
+
+    def __iter__(self) -> Iterator[Any]:
+        return (child for _, child in self.children())
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self.children())
+
+    def __getitem__(self, number: int) -> Any:
+        return list(self)[number]
+
+
+class Sequential(ModuleList):
+    """Modules one after the other, each fed with the result of the one before."""
+
+    def __init__(self, *modules: Module) -> None:
+        super().__init__(modules)
+
+    def forward(self, x: Any) -> Any:
+        """The last one's result."""
+        for module in self:
+            x = module(x)
+        return x

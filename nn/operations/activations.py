@@ -1,0 +1,149 @@
+"""Activation functions. GELU works in blocks that stay in the cache: it is most of the cost of
+a transformer's layer that is not a matrix product."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+
+from ringlet.nn.tensor import Array, Gradient, Operation, Tensor
+
+BLOCK = 16 * 1024
+"""Elements for each block: a handful of them fit the second-level cache."""
+
+
+class Tanh(Operation):
+    """The hyperbolic tangent."""
+
+    def forward(self, *arrays: Array) -> Array:
+        self.y = np.tanh(arrays[0])
+        return self.y
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        return (grad * (1 - self.y * self.y),)
+
+
+class Sigmoid(Operation):
+    """1 / (1 + exp(-x)), as (1 + tanh(x / 2)) / 2, which cannot overflow."""
+
+    def forward(self, *arrays: Array) -> Array:
+        half = np.asarray(0.5, arrays[0].dtype)
+        self.y = half + half * np.tanh(half * arrays[0])
+        return self.y
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        return (grad * self.y * (1 - self.y),)
+
+
+class ReLU(Operation):
+    """max(x, 0); slope 0 at 0."""
+
+    def forward(self, *arrays: Array) -> Array:
+        self.y = np.maximum(arrays[0], 0)
+        return self.y
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        return (grad * (self.y > 0),)
+
+
+class TanhGELU(Operation):
+    """x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2.
+
+    Hendrycks and Gimpel, "Gaussian error linear units" (2016), section 2.
+    """
+
+    INNER = math.sqrt(2 / math.pi)
+    CUBIC = 0.044715
+
+    def forward(self, *arrays: Array) -> Array:
+        (self.x,) = arrays
+        self.tanh = np.empty(self.x.shape, self.x.dtype)
+        result = np.empty(self.x.shape, self.x.dtype)
+        for x, t, y in _blocks(self.x, self.tanh, result):
+            np.multiply(x, x, out=t)
+            t *= self.INNER * self.CUBIC
+            t += self.INNER
+            t *= x
+            np.tanh(t, out=t)
+            np.multiply(x, 0.5, out=y)
+            y += y * t
+        return result
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        result = np.empty(self.x.shape, self.x.dtype)
+        for x, t, g, d in _blocks(self.x, self.tanh, grad, result):
+            # slope: (1 + t) / 2 + x / 2 (1 - t^2) (INNER + 3 INNER CUBIC x^2)
+            np.multiply(x, x, out=d)
+            d *= 3 * self.INNER * self.CUBIC
+            d += self.INNER
+            d *= x
+            d *= 1 - t * t
+            d += t
+            d += 1
+            d *= 0.5
+            d *= g
+        return (result,)
+
+
+class ErfGELU(Operation):
+    """x (1 + erf(x / sqrt(2))) / 2."""
+
+    def forward(self, *arrays: Array) -> Array:
+        (self.x,) = arrays
+        self.cdf = (_erf(self.x / _like(math.sqrt(2), self.x)) + 1) * _like(0.5, self.x)
+        return self.x * self.cdf
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        x = self.x
+        density = np.exp(x * x * _like(-0.5, x)) * _like(1 / math.sqrt(2 * math.pi), x)
+        return (grad * (self.cdf + x * density),)
+
+
+def _like(value: float, x: Array) -> Array:
+    return np.asarray(value, x.dtype)
+
+
+def _erf(x: Array) -> Array:
+    """The error function: to double precision for float64, to 2e-7 for narrower dtypes."""
+    if x.dtype == np.float64:
+        exact: Callable[[Array], Array] = np.frompyfunc(math.erf, 1, 1)
+        return np.asarray(exact(x), np.float64)
+    # Abramowitz and Stegun, "Handbook of mathematical functions" (1964), 7.1.26
+    a = np.abs(x)
+    t = 1 / (1 + a * _like(0.3275911, x))
+    series = t * _like(1.061405429, x)
+    for coefficient in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
+        series = (series + _like(coefficient, x)) * t
+    return np.copysign(1 - series * np.exp(-a * a), x)
+
+
+def _blocks(*arrays: Array) -> list[tuple[Array, ...]]:
+    """The arrays, all of one size, cut into flat blocks that fit the cache together."""
+    flat = [array.reshape(-1) for array in arrays]
+    return [
+        tuple(each[start : start + BLOCK] for each in flat)
+        for start in range(0, flat[0].size, BLOCK)
+    ]
+
+
+def tanh(x: Tensor) -> Tensor:
+    """The hyperbolic tangent."""
+    return Tanh()(x)
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    """1 / (1 + exp(-x))."""
+    return Sigmoid()(x)
+
+
+def relu(x: Tensor) -> Tensor:
+    """max(x, 0)."""
+    return ReLU()(x)
+
+
+def gelu(x: Tensor, approximate: Literal["none", "tanh"] = "none") -> Tensor:
+    """The Gaussian error linear unit, exact or with the tanh approximation of GPT-2."""
+    if approximate not in ("none", "tanh"):
+        raise ValueError(f"approximate is {approximate!r}; there are 'none' and 'tanh'")
+    return TanhGELU()(x) if approximate == "tanh" else ErfGELU()(x)

@@ -1,0 +1,56 @@
+"""Rows of a table by number."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ringlet.nn.tensor import Array, Gradient, Operation, Tensor, array_of
+
+
+class RowSums:
+    """A table's gradient: each row's is the sum of those of its uses. A Deferred.
+
+    The uses are sorted by row and summed in runs, in a fixed order; np.add.at takes many times
+    as long.
+    """
+
+    def __init__(self, ids: Array, rows: Array) -> None:
+        self._ids, self._rows = ids, rows
+
+    def into(self, out: Array, add: bool) -> None:
+        """Write the gradient to `out`, or add it."""
+        if not add:
+            out.fill(0)
+        if not self._ids.size:
+            return
+        order = np.argsort(self._ids, kind="stable")
+        ids = self._ids[order]
+        starts = np.flatnonzero(np.concatenate(([True], ids[1:] != ids[:-1])))
+        out[ids[starts]] += np.add.reduceat(self._rows[order], starts, axis=0)
+
+
+class Embedding(Operation):
+    """table[ids]: (V, C) -> (*ids.shape, C)."""
+
+    def __init__(self, ids: Array) -> None:
+        self.ids = ids
+
+    def forward(self, *arrays: Array) -> Array:
+        return arrays[0][self.ids]
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        return (RowSums(self.ids.reshape(-1), grad.reshape(-1, grad.shape[-1])),)
+
+
+def embedding(ids: Tensor | Array, weight: Tensor) -> Tensor:
+    """weight[ids]: ids (...), weight (V, C) -> (..., C).
+
+    Raises IndexError naming an id that is out of range, TypeError if they are no integers.
+    """
+    numbers = np.asarray(array_of(ids))
+    if numbers.dtype.kind not in "iu":
+        raise TypeError(f"ids are integers, not {numbers.dtype}")
+    wrong = numbers[(numbers < 0) | (numbers >= weight.shape[0])]
+    if wrong.size:
+        raise IndexError(f"id {wrong[0]} is out of range for a vocabulary of {weight.shape[0]}")
+    return Embedding(numbers)(weight)

@@ -1,0 +1,57 @@
+"""Stochastic gradient descent."""
+
+import numpy as np
+
+from ringlet.nn.flat import FlatParameters
+from ringlet.nn.optim.optimizer import Decay, Optimizer
+from ringlet.nn.tensor import Array
+
+
+def everything(name: str, parameter: object) -> bool:
+    """Decay all parameters, as PyTorch's SGD does."""
+    return True
+
+
+class SGD(Optimizer):
+    """SGD with momentum as PyTorch defines it; weight decay is added to the gradient.
+
+    Sutskever et al., "On the importance of initialization and momentum in deep learning" (2013),
+    for `nesterov`.
+    """
+
+    STATE = ("momentum",)
+
+    def __init__(
+        self,
+        flat: FlatParameters,
+        learning_rate: float,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+        decay: Decay = everything,
+    ) -> None:
+        if nesterov and not momentum:
+            raise ValueError("Nesterov's method needs a momentum above 0")
+        if not momentum:
+            self.STATE = ()
+        super().__init__(flat, learning_rate, weight_decay, decay)
+        self.momentum, self.nesterov = momentum, nesterov
+
+    def update(
+        self, data: Array, grad: Array, decay: float, state: list[Array], scratch: Array
+    ) -> None:
+        """See Optimizer."""
+        change, other = scratch
+        np.multiply(data, decay, out=change)
+        change += grad
+        if self.momentum:
+            (velocity,) = state
+            velocity *= self.momentum
+            velocity += change
+            if self.nesterov:
+                np.multiply(velocity, self.momentum, out=other)
+                change += other
+            else:
+                change = velocity
+        np.multiply(change, self.learning_rate, out=other)
+        data -= other

@@ -1,0 +1,390 @@
+"""An array that remembers how it was made, and operations that know their own gradient.
+
+An operation is one small class with `forward` and `backward` side by side. Calling an instance
+on tensors runs `forward` and, where a gradient will be wanted, keeps the instance as the record
+of what happened; `engine.backward` walks these records from the result to the leaves.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from ringlet.nn.engine import Deferred
+
+Array: TypeAlias = npt.NDArray[Any]
+Gradient: TypeAlias = "Array | Deferred | None"
+Operand: TypeAlias = "Tensor | Array | float | int"
+
+
+class _Mode(threading.local):
+    grad = True
+
+
+_mode = _Mode()
+
+
+@contextlib.contextmanager
+def no_grad() -> Iterator[None]:
+    """Within it nothing is recorded: results need no gradient and hold no history."""
+    before, _mode.grad = _mode.grad, False
+    try:
+        yield
+    finally:
+        _mode.grad = before
+
+
+def is_grad_enabled() -> bool:
+    """Whether operations are being recorded in this thread."""
+    return _mode.grad
+
+
+class Operation:
+    """One operation on arrays: `forward`, and the gradient of it.
+
+    `forward` may keep what `backward` needs in attributes. `backward` takes the gradient of the
+    result and returns one for each input: in the input's shape or one that it was broadcast to
+    (the engine sums it back), or None. `needs[i]` says whether input i wants one.
+    """
+
+    inputs: "tuple[Tensor, ...] | None" = None
+    needs: tuple[bool, ...] = ()
+
+    def forward(self, *arrays: Array) -> Array:
+        """The result, from the inputs' arrays."""
+        raise NotImplementedError
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        """The inputs' gradients, from the result's. `grad` must not be written to."""
+        raise NotImplementedError
+
+    def __call__(self, *inputs: "Tensor") -> "Tensor":
+        """Run on tensors; the result remembers this operation if a gradient may be wanted."""
+        self.needs = tuple(_mode.grad and t.requires_grad for t in inputs)
+        result = Tensor(self.forward(*[t.data for t in inputs]))
+        if any(self.needs):
+            result.requires_grad = True
+            result.operation = self
+            self.inputs = inputs
+        return result
+
+    def release(self) -> None:
+        """Let go of every array that was kept for `backward`."""
+        self.__dict__.clear()
+
+
+class Tensor:
+    """An n-dimensional array with an optional gradient; PyTorch's names and semantics.
+
+    `data` is the array, `grad` the gradient after `backward()` (an array of the same shape and
+    dtype, or None). Arithmetic stays in the dtype of the tensors; Python numbers take it.
+    """
+
+    __slots__ = ("__weakref__", "_fresh", "_grad", "_hooks", "data", "operation", "requires_grad")
+
+    def __init__(self, data: npt.ArrayLike, requires_grad: bool = False) -> None:
+        self.data: Array = data if isinstance(data, np.ndarray) else np.asarray(data)
+        if requires_grad and self.data.dtype.kind not in "fc":
+            raise TypeError(f"only floating-point tensors have gradients, not {self.data.dtype}")
+        self.requires_grad = requires_grad
+        self.operation: Operation | None = None
+        self._grad: Array | None = None
+        self._fresh = False  # the gradient's memory is to be taken as zeros
+        self._hooks: list[Callable[[Any], None]] | None = None
+
+    # -- what it is ---------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The length of each axis."""
+        return self.data.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The array's dtype."""
+        return self.data.dtype
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return self.data.ndim
+
+    @property
+    def size(self) -> int:
+        """The number of elements (PyTorch's `numel()`)."""
+        return self.data.size
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __repr__(self) -> str:
+        body = np.array2string(self.data, prefix="tensor(", separator=", ", threshold=20)
+        note = ", requires_grad=True" if self.requires_grad else ""
+        return f"tensor({body}, dtype={self.dtype}{note})"
+
+    def item(self) -> Any:
+        """The only element as a Python number."""
+        return self.data.item()
+
+    def numpy(self) -> Array:
+        """The array itself, not a copy."""
+        return self.data
+
+    def detach(self) -> "Tensor":
+        """The same array without history."""
+        return Tensor(self.data)
+
+    # -- gradients ----------------------------------------------------------------------------
+
+    @property
+    def grad(self) -> Array | None:
+        """The accumulated gradient; None before the first `backward()`."""
+        if self._fresh and self._grad is not None:
+            self._grad.fill(0)
+            self._fresh = False
+        return self._grad
+
+    @grad.setter
+    def grad(self, value: Array | None) -> None:
+        self._grad, self._fresh = value, False
+
+    def zero_grad(self) -> None:
+        """Forget the gradient; its memory is kept for the next one."""
+        self._fresh = self._grad is not None
+
+    def bind_grad(self, memory: Array) -> None:
+        """Take `memory` (same shape and dtype) for the gradient from now on, as zeros."""
+        self._grad, self._fresh = memory, True
+
+    def backward(self, gradient: Array | None = None) -> None:
+        """Add the gradients of this tensor to all leaves that it was made from.
+
+        `gradient` is that of the result with respect to this tensor, in its shape; it may be
+        left out for a tensor of one element. The history is gone afterwards.
+        """
+        from ringlet.nn.engine import backward
+
+        backward(self, gradient)
+
+    def register_post_accumulate_grad_hook(self, hook: Callable[[Any], None]) -> "HookHandle":
+        """Call `hook(tensor)` in each `backward` once this leaf's gradient is final.
+
+        Final means that the last of its consumers in that pass is done; a tied weight has more
+        than one.
+        """
+        if self._hooks is None:
+            self._hooks = []
+        self._hooks.append(hook)
+        return HookHandle(self._hooks, hook)
+
+    def accumulate(self, gradient: "Array | Deferred") -> None:
+        """Add to the gradient, or write it if there is none; used by the engine."""
+        if self._grad is None:
+            self._grad, self._fresh = np.empty(self.shape, self.dtype), True
+        if not isinstance(gradient, np.ndarray):
+            gradient.into(self._grad, add=not self._fresh)
+        elif self._fresh:
+            np.copyto(self._grad, gradient)
+        else:
+            np.add(self._grad, gradient, out=self._grad)
+        self._fresh = False
+
+    def fire_hooks(self) -> None:
+        """Tell those who wait for the final gradient; used by the engine."""
+        for hook in self._hooks or ():
+            hook(self)
+
+    # -- operators ----------------------------------------------------------------------------
+
+    def __add__(self, other: Operand) -> "Tensor":
+        return ops.add(self, other)
+
+    def __radd__(self, other: Operand) -> "Tensor":
+        return ops.add(other, self)
+
+    def __sub__(self, other: Operand) -> "Tensor":
+        return ops.sub(self, other)
+
+    def __rsub__(self, other: Operand) -> "Tensor":
+        return ops.sub(other, self)
+
+    def __mul__(self, other: Operand) -> "Tensor":
+        return ops.mul(self, other)
+
+    def __rmul__(self, other: Operand) -> "Tensor":
+        return ops.mul(other, self)
+
+    def __truediv__(self, other: Operand) -> "Tensor":
+        return ops.div(self, other)
+
+    def __rtruediv__(self, other: Operand) -> "Tensor":
+        return ops.div(other, self)
+
+    def __pow__(self, exponent: float) -> "Tensor":
+        return ops.pow(self, exponent)
+
+    def __neg__(self) -> "Tensor":
+        return ops.neg(self)
+
+    def __matmul__(self, other: "Tensor") -> "Tensor":
+        return ops.matmul(self, other)
+
+    def __getitem__(self, index: Any) -> "Tensor":
+        return ops.getitem(self, index)
+
+    # Comparisons make plain tensors of bool; equality does too, so tensors hash by identity.
+    def __eq__(self, other: object) -> "Tensor":  # type: ignore[override]
+        return Tensor(np.equal(self.data, array_of(other)))
+
+    def __ne__(self, other: object) -> "Tensor":  # type: ignore[override]
+        return Tensor(np.not_equal(self.data, array_of(other)))
+
+    def __lt__(self, other: Operand) -> "Tensor":
+        return Tensor(np.less(self.data, array_of(other)))
+
+    def __le__(self, other: Operand) -> "Tensor":
+        return Tensor(np.less_equal(self.data, array_of(other)))
+
+    def __gt__(self, other: Operand) -> "Tensor":
+        return Tensor(np.greater(self.data, array_of(other)))
+
+    def __ge__(self, other: Operand) -> "Tensor":
+        return Tensor(np.greater_equal(self.data, array_of(other)))
+
+    __hash__ = object.__hash__
+    __array_ufunc__ = None  # array + tensor is a tensor, not an array of tensors
+
+    # -- methods that are operations ----------------------------------------------------------
+
+    def sum(self, dim: "ops.Axes" = None, keepdim: bool = False) -> "Tensor":
+        """The sum over all elements, or over the axes `dim`."""
+        return ops.sum(self, dim, keepdim)
+
+    def mean(self, dim: "ops.Axes" = None, keepdim: bool = False) -> "Tensor":
+        """The mean over all elements, or over the axes `dim`."""
+        return ops.mean(self, dim, keepdim)
+
+    def var(self, dim: "ops.Axes" = None, keepdim: bool = False, correction: int = 1) -> "Tensor":
+        """The variance; divides by the number of elements less `correction`."""
+        return ops.var(self, dim, keepdim, correction)
+
+    def max(self, dim: "ops.Axes" = None, keepdim: bool = False) -> "Tensor":
+        """The maximum (values only); equal maxima share the gradient."""
+        return ops.max(self, dim, keepdim)
+
+    def min(self, dim: "ops.Axes" = None, keepdim: bool = False) -> "Tensor":
+        """The minimum (values only); equal minima share the gradient."""
+        return ops.min(self, dim, keepdim)
+
+    def argmax(self, dim: int | None = None) -> "Tensor":
+        """The index of the (first) maximum; has no gradient."""
+        return Tensor(np.argmax(self.data, axis=dim))
+
+    def exp(self) -> "Tensor":
+        """e to the power of each element."""
+        return ops.exp(self)
+
+    def log(self) -> "Tensor":
+        """The natural logarithm."""
+        return ops.log(self)
+
+    def sqrt(self) -> "Tensor":
+        """The square root."""
+        return ops.sqrt(self)
+
+    def tanh(self) -> "Tensor":
+        """The hyperbolic tangent."""
+        return ops.tanh(self)
+
+    def sigmoid(self) -> "Tensor":
+        """1 / (1 + exp(-x))."""
+        return ops.sigmoid(self)
+
+    def relu(self) -> "Tensor":
+        """max(x, 0)."""
+        return ops.relu(self)
+
+    def abs(self) -> "Tensor":
+        """The absolute value."""
+        return ops.abs(self)
+
+    def clamp(self, min: float | None = None, max: float | None = None) -> "Tensor":
+        """The elements, none below `min` or above `max`."""
+        return ops.clamp(self, min, max)
+
+    def reshape(self, *shape: int) -> "Tensor":
+        """The same elements in another shape; one length may be -1."""
+        return ops.reshape(self, shape)
+
+    def transpose(self, dim0: int, dim1: int) -> "Tensor":
+        """Two axes exchanged."""
+        return ops.transpose(self, dim0, dim1)
+
+    def permute(self, *dims: int) -> "Tensor":
+        """The axes in another order."""
+        return ops.permute(self, dims)
+
+    def expand(self, *shape: int) -> "Tensor":
+        """Broadcast to the shape; -1 keeps an axis."""
+        return ops.expand(self, shape)
+
+    def squeeze(self, dim: int) -> "Tensor":
+        """Without the axis `dim` of length 1."""
+        return ops.squeeze(self, dim)
+
+    def unsqueeze(self, dim: int) -> "Tensor":
+        """With a new axis of length 1 at `dim`."""
+        return ops.unsqueeze(self, dim)
+
+    def split(self, split_size: int, dim: int = 0) -> "list[Tensor]":
+        """Pieces of `split_size` along an axis; the last may be shorter."""
+        return ops.split(self, split_size, dim)
+
+    def masked_fill(self, mask: "Tensor | Array", value: float) -> "Tensor":
+        """The elements, with `value` where `mask` is true."""
+        return ops.masked_fill(self, mask, value)
+
+    def softmax(self, dim: int = -1) -> "Tensor":
+        """exp(x) / sum(exp(x)) along an axis."""
+        return ops.softmax(self, dim)
+
+    def log_softmax(self, dim: int = -1) -> "Tensor":
+        """The logarithm of softmax."""
+        return ops.log_softmax(self, dim)
+
+
+class HookHandle:
+    """Removes a hook again."""
+
+    def __init__(self, hooks: list[Callable[[Any], None]], hook: Callable[[Any], None]) -> None:
+        self._hooks, self._hook = hooks, hook
+
+    def remove(self) -> None:
+        """Do not call the hook any more."""
+        if self._hook in self._hooks:
+            self._hooks.remove(self._hook)
+
+
+def array_of(value: Any) -> Any:
+    """The array of a tensor; anything else as it is."""
+    return value.data if isinstance(value, Tensor) else value
+
+
+def tensors(*operands: Operand) -> tuple[Tensor, ...]:
+    """The operands as tensors; Python numbers take the dtype of the tensors beside them."""
+    dtypes = [operand.dtype for operand in operands if isinstance(operand, Tensor | np.ndarray)]
+    dtype = np.result_type(*dtypes) if dtypes else None
+    return tuple(
+        operand
+        if isinstance(operand, Tensor)
+        else Tensor(operand if isinstance(operand, np.ndarray) else np.asarray(operand, dtype))
+        for operand in operands
+    )
+
+
+# Last, since the operations need the classes above.
+from ringlet.nn import operations as ops  # noqa: E402
