@@ -12,6 +12,10 @@ setup(
             for name in find_packages(include=[*FOLDERS, *(f"{folder}.*" for folder in FOLDERS)])
         ),
     ],
-    package_dir={"": "src", "ringlet": "src/ringlet", **{f"ringlet.{name}": name for name in FOLDERS}},
+    package_dir={
+        "": "src",
+        "ringlet": "src/ringlet",
+        **{f"ringlet.{name}": name for name in FOLDERS},
+    },
     package_data={"ringlet": ["py.typed"]},
 )

@@ -10,14 +10,6 @@ from pathlib import Path
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
-# Arrays of a training step are allocated and freed again and again. Without these, glibc gives
-# every large one back to the kernel and takes page faults for it at the next use.
-ALLOCATOR = {
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
-    "MALLOC_TOP_PAD_": str(64 << 20),
-}
-
 
 def cores() -> int:
     """How many cores this process may use."""
@@ -39,11 +31,10 @@ class Job:
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="ringlet-")))
 
     def environment(self, rank: int) -> dict[str, str]:
-        """The whole environment of one worker. What the user has set for BLAS and malloc stays."""
+        """The whole environment of one worker. BLAS threads that the user has set stay."""
         threads = str(max(1, cores() // self.size))
-        preset = {**dict.fromkeys(THREAD_VARIABLES, threads), **ALLOCATOR}
         variables = {
-            **preset,
+            **dict.fromkeys(THREAD_VARIABLES, threads),
             **os.environ,
             "RANK": str(rank),
             "WORLD_SIZE": str(self.size),

@@ -15,8 +15,11 @@ from ringlet.nn.layers import (
     LayerNorm,
     Linear,
 )
+from ringlet.nn.memory import keep_freed_memory
 from ringlet.nn.module import Module, ModuleList, Parameter, Sequential
 from ringlet.nn.tensor import Operation, Tensor, is_grad_enabled, no_grad
+
+keep_freed_memory()
 
 __all__ = [
     "GELU",

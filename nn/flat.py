@@ -51,6 +51,11 @@ class FlatParameters:
             start = stop
 
     @property
+    def memory_of_grad(self) -> Array:
+        """The gradients' memory as it is: stale where `grad` would be zeros."""
+        return self._grad
+
+    @property
     def grad(self) -> Array:
         """All gradients; zeros where a parameter has got none since zero_grad()."""
         for slot in self.slots:
@@ -73,6 +78,7 @@ class FlatParameters:
 def first_nonfinite(flat: FlatParameters) -> str | None:
     """The name of the first parameter whose gradient is not finite; None if all are."""
     for slot in flat.slots:
-        if not np.isfinite(slot.parameter.grad).all():
+        grad = slot.parameter.grad
+        if grad is not None and not np.isfinite(grad).all():
             return slot.name
     return None

@@ -243,16 +243,16 @@ class Tensor:
     def __ne__(self, other: object) -> "Tensor":  # type: ignore[override]
         return Tensor(np.not_equal(self.data, array_of(other)))
 
-    def __lt__(self, other: Operand) -> "Tensor":
+    def __lt__(self, other: Operand) -> "Tensor":  # type: ignore[misc]
         return Tensor(np.less(self.data, array_of(other)))
 
-    def __le__(self, other: Operand) -> "Tensor":
+    def __le__(self, other: Operand) -> "Tensor":  # type: ignore[misc]
         return Tensor(np.less_equal(self.data, array_of(other)))
 
-    def __gt__(self, other: Operand) -> "Tensor":
+    def __gt__(self, other: Operand) -> "Tensor":  # type: ignore[misc]
         return Tensor(np.greater(self.data, array_of(other)))
 
-    def __ge__(self, other: Operand) -> "Tensor":
+    def __ge__(self, other: Operand) -> "Tensor":  # type: ignore[misc]
         return Tensor(np.greater_equal(self.data, array_of(other)))
 
     __hash__ = object.__hash__

@@ -29,8 +29,9 @@ class Sigmoid(Operation):
 
     def forward(self, *arrays: Array) -> Array:
         half = np.asarray(0.5, arrays[0].dtype)
-        self.y = half + half * np.tanh(half * arrays[0])
-        return self.y
+        y: Array = half + half * np.tanh(half * arrays[0])
+        self.y = y
+        return y
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         return (grad * self.y * (1 - self.y),)
@@ -92,7 +93,8 @@ class ErfGELU(Operation):
     def forward(self, *arrays: Array) -> Array:
         (self.x,) = arrays
         self.cdf = (_erf(self.x / _like(math.sqrt(2), self.x)) + 1) * _like(0.5, self.x)
-        return self.x * self.cdf
+        result: Array = self.x * self.cdf
+        return result
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         x = self.x
@@ -115,7 +117,8 @@ def _erf(x: Array) -> Array:
     series = t * _like(1.061405429, x)
     for coefficient in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
         series = (series + _like(coefficient, x)) * t
-    return np.copysign(1 - series * np.exp(-a * a), x)
+    result: Array = np.copysign(1 - series * np.exp(-a * a), x)
+    return result
 
 
 def _blocks(*arrays: Array) -> list[tuple[Array, ...]]:

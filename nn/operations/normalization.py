@@ -19,7 +19,7 @@ class Softmax(Operation):
 
     def forward(self, *arrays: Array) -> Array:
         (x,) = arrays
-        y = np.exp(x - x.max(axis=self.dim, keepdims=True))
+        y: Array = np.exp(x - x.max(axis=self.dim, keepdims=True))
         y /= y.sum(axis=self.dim, keepdims=True)
         self.y = y
         return y
@@ -38,7 +38,7 @@ class LogSoftmax(Operation):
 
     def forward(self, *arrays: Array) -> Array:
         (x,) = arrays
-        y = x - x.max(axis=self.dim, keepdims=True)
+        y: Array = x - x.max(axis=self.dim, keepdims=True)
         y -= np.log(np.exp(y).sum(axis=self.dim, keepdims=True))
         self.y = y
         return y

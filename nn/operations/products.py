@@ -42,7 +42,7 @@ class Linear(Operation):
         x, self.weight, *bias = arrays
         self.shape = x.shape
         self.x = x.reshape(-1, x.shape[-1])  # (N, in)
-        result = np.matmul(self.x, self.weight.T)  # (N, out)
+        result: Array = np.matmul(self.x, self.weight.T)  # (N, out)
         if bias:
             result += bias[0]
         return result.reshape(*self.shape[:-1], self.weight.shape[0])
@@ -58,7 +58,8 @@ class Linear(Operation):
 
 def column_sums(x: Array) -> Array:
     """The sums over the first axis, (N, C) -> (C,), as a product: faster than a reduction."""
-    return np.matmul(np.ones(x.shape[0], x.dtype), x)
+    sums: Array = np.matmul(np.ones(x.shape[0], x.dtype), x)
+    return sums
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:

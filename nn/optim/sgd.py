@@ -19,7 +19,7 @@ class SGD(Optimizer):
     for `nesterov`.
     """
 
-    STATE = ("momentum",)
+    STATE: tuple[str, ...] = ("momentum",)
 
     def __init__(
         self,

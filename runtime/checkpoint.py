@@ -1,0 +1,251 @@
+"""Checkpoints that are whole or not there, and that tell when they are damaged.
+
+A checkpoint is a folder `step-N` with shards in safetensors and a manifest. The manifest names
+every array by its logical name and the slice of it that each shard holds, so that a run on any
+mesh can load what another saved, and has the checksum of every shard.
+
+Shards are written and synced in `step-N.tmp`; then, after a barrier, rank 0 writes the manifest
+and renames the folder. The newest checkpoint is the newest folder that verifies: there is no
+pointer that could point to a broken one.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from ringlet.comm import Group
+from ringlet.nn import FlatParameters
+from ringlet.nn.optim import Optimizer
+
+Array: TypeAlias = npt.NDArray[Any]
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+SHARD = "shard-0.safetensors"
+_NAME = re.compile(r"step-(\d+)")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint is damaged or does not fit; the message names the folder and the reason."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint: its folder and its manifest."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        """So many optimizer steps were taken."""
+        step: int = self.manifest["step"]
+        return step
+
+
+def save_checkpoint(
+    folder: Path,
+    world: Group,
+    flat: FlatParameters,
+    optimizer: Optimizer,
+    *,
+    step: int,
+    config: Mapping[str, Any],
+    extra: Mapping[str, Any] | None = None,
+    keep: int = 3,
+) -> Path:
+    """Save a checkpoint under `folder` (a collective); returns its folder.
+
+    In data parallelism every rank has the same arrays, and rank 0 writes them. Of the checkpoints
+    in `folder` the `keep` newest stay.
+    """
+    final = folder / f"step-{step:06d}"
+    if world.rank == 0:
+        temporary = final.with_suffix(".tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        arrays = _arrays(flat, optimizer)
+        _write_shard(temporary / SHARD, arrays)
+    world.barrier()
+    if world.rank == 0:
+        manifest = {
+            "format": FORMAT,
+            "step": step,
+            "mesh": {"dp": world.size},
+            "config": dict(config),
+            "optimizer": {"name": type(optimizer).__name__, "steps": optimizer.steps},
+            "arrays": {name: _entry(array) for name, array in arrays.items()},
+            "files": {SHARD: _digest(temporary / SHARD)},
+            **(extra or {}),
+        }
+        _write_synced(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
+        _sync_folder(temporary)
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+        _sync_folder(folder)
+        for old in checkpoints(folder)[:-keep]:
+            shutil.rmtree(old)
+    world.barrier()
+    return final
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints' folders, oldest first, verified or not; unfinished ones left out."""
+    if not folder.is_dir():
+        return []
+    found = [(int(match[1]), path) for path in folder.iterdir() if (match := _match(path))]
+    return [path for _, path in sorted(found)]
+
+
+def latest_checkpoint(folder: Path, warn: Any = None) -> Checkpoint | None:
+    """The newest checkpoint that verifies; `warn(text)` is told of each that does not."""
+    for path in reversed(checkpoints(folder)):
+        try:
+            return verify_checkpoint(path)
+        except CheckpointError as error:
+            if warn is not None:
+                warn(f"skipping a damaged checkpoint: {error}")
+    return None
+
+
+def verify_checkpoint(path: Path) -> Checkpoint:
+    """Read the manifest and check every file's size and checksum; raises CheckpointError."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        files = dict(manifest["files"])
+        if manifest["format"] != FORMAT or type(manifest["step"]) is not int:
+            raise CheckpointError(f"{path} has format {manifest['format']}, not {FORMAT}")
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} has no {MANIFEST}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path / MANIFEST} is damaged: {error}") from error
+    for name, expected in files.items():
+        file = path / name
+        if not file.is_file():
+            raise CheckpointError(f"{file} is missing")
+        if _digest(file) != expected:
+            raise CheckpointError(f"{file} is not what was written: its size or checksum differs")
+    return Checkpoint(path, manifest)
+
+
+def load_checkpoint(
+    checkpoint: Checkpoint | None, world: Group, flat: FlatParameters, optimizer: Optimizer
+) -> int:
+    """Load what rank 0 passes on every rank (a collective); returns the step.
+
+    Only rank 0 needs the files; the others' `checkpoint` may be None. Raises CheckpointError on
+    rank 0 if an array is missing or of another shape.
+    """
+    step = 0
+    if world.rank == 0:
+        if checkpoint is None:
+            raise CheckpointError("rank 0 has no checkpoint to load")
+        load_parameters(checkpoint, flat)
+        _load_optimizer(checkpoint, flat, optimizer)
+        step = checkpoint.step
+    counts = np.array([step, optimizer.steps], np.int64)
+    world.broadcast(counts)
+    optimizer.steps = int(counts[1])
+    world.broadcast(flat.data)
+    for array in optimizer.state.values():
+        world.broadcast(array)
+    return int(counts[0])
+
+
+def load_parameters(checkpoint: Checkpoint, flat: FlatParameters) -> None:
+    """Copy the checkpoint's parameters into the flat buffer's."""
+    arrays = _read_shard(checkpoint.folder / SHARD)
+    for slot in flat.slots:
+        array = _find(checkpoint, arrays, f"parameters/{slot.name}", slot.shape)
+        np.copyto(flat.data[slot.start : slot.stop], array.reshape(-1))
+
+
+def _load_optimizer(checkpoint: Checkpoint, flat: FlatParameters, optimizer: Optimizer) -> None:
+    saved = checkpoint.manifest["optimizer"]
+    if saved["name"] != type(optimizer).__name__:
+        raise CheckpointError(
+            f"{checkpoint.folder} was saved with {saved['name']}, not {type(optimizer).__name__}"
+        )
+    arrays = _read_shard(checkpoint.folder / SHARD)
+    optimizer.steps = saved["steps"]
+    for state, target in optimizer.state.items():
+        for slot in flat.slots:
+            array = _find(checkpoint, arrays, f"optimizer/{state}/{slot.name}", slot.shape)
+            np.copyto(target[slot.start : slot.stop], array.reshape(-1))
+
+
+def _find(
+    checkpoint: Checkpoint, arrays: Mapping[str, Array], name: str, shape: tuple[int, ...]
+) -> Array:
+    if name not in arrays:
+        raise CheckpointError(f"{checkpoint.folder} has no {name}")
+    if arrays[name].shape != shape:
+        raise CheckpointError(
+            f"{checkpoint.folder}: {name} has shape {arrays[name].shape}, the model's is {shape}"
+        )
+    return arrays[name]
+
+
+def _arrays(flat: FlatParameters, optimizer: Optimizer) -> dict[str, Array]:
+    """Every array by its logical name: parameters/NAME and optimizer/STATE/NAME."""
+    arrays = {f"parameters/{slot.name}": slot.parameter.data for slot in flat.slots}
+    for state, array in optimizer.state.items():
+        for slot in flat.slots:
+            part = array[slot.start : slot.stop].reshape(slot.shape)
+            arrays[f"optimizer/{state}/{slot.name}"] = part
+    return arrays
+
+
+def _entry(array: Array) -> dict[str, Any]:
+    """Where an array is: here, all of it in one shard."""
+    slices = [{"file": SHARD, "start": 0, "stop": array.size}]
+    return {"shape": list(array.shape), "dtype": array.dtype.str, "slices": slices}
+
+
+def _write_shard(path: Path, arrays: Mapping[str, Array]) -> None:
+    from safetensors.numpy import save
+
+    # The writer takes an array's memory as it lies, in whatever order.
+    _write_synced(path, save({name: np.ascontiguousarray(a) for name, a in arrays.items()}))
+
+
+def _read_shard(path: Path) -> dict[str, Array]:
+    from safetensors.numpy import load_file
+
+    arrays: dict[str, Array] = load_file(path)
+    return arrays
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    """Make the folder's entries durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _digest(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}
+
+
+def _match(path: Path) -> re.Match[str] | None:
+    return _NAME.fullmatch(path.name) if path.is_dir() else None

@@ -1,0 +1,167 @@
+"""What a training run is made of: every option, its default, and presets of sizes."""
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ringlet.nn.models import GPTConfig
+
+
+class ConfigError(ValueError):
+    """An option is unknown or its value is not possible; the message names it."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """All options of a run. The defaults are the preset `nano`: nanoGPT's recipe for a CPU."""
+
+    data: str = "pydoc"
+    """The built-in text, or a file."""
+    seed: int = 1337
+    steps: int = 2000
+    batch_size: int = 12
+    """Contexts for each optimizer step, over all workers and micro-batches."""
+    accumulate: int = 1
+    """Micro-batches into which each worker cuts its share of the batch."""
+
+    block_size: int = 64
+    n_layer: int = 4
+    n_head: int = 4
+    n_embd: int = 128
+    dropout: float = 0.0
+    bias: bool = True
+    vocab_size: int = 0
+    """0: as the data needs."""
+
+    optimizer: str = "adamw"
+    learning_rate: float = 1e-3
+    learning_rate_floor: float = 1e-4
+    warmup_steps: int = 100
+    beta1: float = 0.9
+    beta2: float = 0.99
+    momentum: float = 0.0
+    weight_decay: float = 0.1
+    clip: float = 1.0
+    """The largest norm of all gradients together; 0: no clipping."""
+
+    eval_every: int = 250
+    eval_windows: int = 2048
+    """At most so many contexts of the validation part are used."""
+    checkpoint_every: int = 500
+    keep: int = 3
+    """So many newest checkpoints stay."""
+
+    def gpt(self, vocab_size: int) -> GPTConfig:
+        """The model's sizes."""
+        return GPTConfig(
+            vocab_size=vocab_size,
+            block_size=self.block_size,
+            n_layer=self.n_layer,
+            n_head=self.n_head,
+            n_embd=self.n_embd,
+            dropout=self.dropout,
+            bias=self.bias,
+        )
+
+
+MODEL_FIELDS = ("block_size", "n_layer", "n_head", "n_embd", "bias", "vocab_size")
+"""What cannot change when a run goes on: the parameters would not fit."""
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {"block_size": 32, "n_embd": 64, "n_head": 4, "n_layer": 2, "batch_size": 8},
+    "nano": {"block_size": 64, "n_embd": 128, "n_head": 4, "n_layer": 4, "batch_size": 12},
+    "small": {"block_size": 128, "n_embd": 256, "n_head": 8, "n_layer": 6, "batch_size": 8},
+    "baby": {"block_size": 256, "n_embd": 384, "n_head": 6, "n_layer": 6, "batch_size": 4},
+    "wide": {"block_size": 128, "n_embd": 512, "n_head": 8, "n_layer": 4, "batch_size": 4},
+    "long": {"block_size": 1024, "n_embd": 256, "n_head": 4, "n_layer": 4, "batch_size": 1},
+}
+
+DEFAULT_PRESET = "nano"
+
+OPTIMIZERS = ("adamw", "sgd")
+
+_TYPES = {field.name: type(field.default) for field in fields(TrainConfig)}
+_POSITIVE = (
+    "steps", "batch_size", "accumulate", "block_size", "n_layer", "n_head", "n_embd",
+    "eval_every", "eval_windows", "checkpoint_every", "keep",
+)  # fmt: skip
+
+
+def make_config(
+    preset: str = DEFAULT_PRESET,
+    file: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> TrainConfig:
+    """Defaults, over them a preset, over it a TOML file, over it options that are not None.
+
+    A TOML file holds options at its top level, and may name a `preset`. Raises ConfigError.
+    """
+    from_file = {} if file is None else _read_toml(file)
+    preset = from_file.pop("preset", preset)
+    if preset not in PRESETS:
+        raise ConfigError(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}")
+    given = {name: value for name, value in (options or {}).items() if value is not None}
+    return check_config({**PRESETS[preset], **from_file, **given})
+
+
+def check_config(values: Mapping[str, Any]) -> TrainConfig:
+    """A config of these values; raises ConfigError naming what is unknown or impossible."""
+    checked = {name: _check_value(name, value) for name, value in values.items()}
+    config = TrainConfig(**checked)
+    for name in _POSITIVE:
+        if getattr(config, name) < 1:
+            raise ConfigError(f"{name} is {getattr(config, name)}; it has to be at least 1")
+    if config.n_embd % config.n_head:
+        raise ConfigError(f"n_embd {config.n_embd} cannot be cut into n_head {config.n_head} heads")
+    if config.optimizer not in OPTIMIZERS:
+        raise ConfigError(f"unknown optimizer {config.optimizer!r}; there are adamw and sgd")
+    if not 0 <= config.dropout < 1:
+        raise ConfigError(f"dropout is {config.dropout}; it has to be from 0 to below 1")
+    for name in ("learning_rate", "learning_rate_floor", "weight_decay", "clip", "warmup_steps"):
+        if not getattr(config, name) >= 0:
+            raise ConfigError(f"{name} is {getattr(config, name)}; it has to be 0 or more")
+    return config
+
+
+def check_workers(config: TrainConfig, workers: int) -> None:
+    """Raise ConfigError if the batch cannot be split over so many workers."""
+    parts = workers * config.accumulate
+    if workers < 1:
+        raise ConfigError(f"{workers} workers; there has to be at least 1")
+    if parts > config.batch_size:
+        pieces = f" with {config.accumulate} micro-batches each" if config.accumulate > 1 else ""
+        raise ConfigError(
+            f"{workers} workers{pieces} cannot share a batch of {config.batch_size}; at most "
+            f"{config.batch_size // config.accumulate} workers can"
+        )
+
+
+def changed_model_fields(config: TrainConfig, saved: Mapping[str, Any]) -> list[str]:
+    """Which of the model's sizes differ from a saved config."""
+    own = asdict(config)
+    return [name for name in MODEL_FIELDS if own[name] != saved[name]]
+
+
+def _check_value(name: str, value: Any) -> Any:
+    if name not in _TYPES:
+        near = difflib.get_close_matches(name, _TYPES, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"unknown option {name!r}{hint}")
+    wanted = _TYPES[name]
+    if wanted is float and type(value) is int:
+        value = float(value)
+    if type(value) is not wanted:
+        raise ConfigError(f"{name} is {value!r}; it has to be {wanted.__name__}")
+    return value
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is no TOML: {error}") from error

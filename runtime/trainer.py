@@ -1,0 +1,304 @@
+"""The training loop: the same on one process and on many."""
+
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ringlet.comm import Group
+from ringlet.nn import FlatParameters, first_nonfinite, no_grad
+from ringlet.nn import random as nn_random
+from ringlet.nn.models import GPT
+from ringlet.nn.optim import SGD, AdamW, Optimizer, clip_grad_norm_, warmup_cosine
+from ringlet.nn.optim.clipping import grad_norm
+from ringlet.runtime.checkpoint import (
+    CheckpointError,
+    latest_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from ringlet.runtime.config import TrainConfig
+from ringlet.runtime.data import (
+    Corpus,
+    share,
+    training_batch,
+    validation_offsets,
+    windows,
+)
+from ringlet.runtime.data_parallel import DataParallel
+
+Report: TypeAlias = Callable[[dict[str, Any]], None]
+
+METRICS = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+EVAL_BATCH = 32
+
+
+class NonFinite(ArithmeticError):
+    """A training step gave a gradient that is not a number; nothing of it was kept."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: after `step` steps; `stopped` if a signal asked for it."""
+
+    step: int
+    val_loss: float
+    stopped: bool
+    checkpoint: Path | None
+
+
+def _quiet(row: dict[str, Any]) -> None:
+    """Report to nobody."""
+
+
+class Trainer:
+    """Trains a GPT on a corpus, with data parallelism over `world`.
+
+    `folder` takes checkpoints and metrics (written by rank 0); None: nothing is written. `report`
+    gets each row of metrics on rank 0. The result depends on the config, not on how many ranks
+    share the work (up to rounding), and on nothing else: the same bits every time.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        corpus: Corpus,
+        world: Group,
+        folder: Path | None = None,
+        report: Report = _quiet,
+    ) -> None:
+        self.config, self.corpus, self.world, self.folder = config, corpus, world, folder
+        self.model = GPT(config.gpt(corpus.vocab_size), seed=config.seed)
+        self.flat = FlatParameters(self.model, allocate=world.empty)
+        self.optimizer = make_optimizer(config, self.flat)
+        self.parallel = DataParallel(self.flat, world)
+        self.step = 0
+        self.checkpoint: Path | None = None
+        self._report = report
+        self._stop = threading.Event()
+        self._elapsed_before = 0.0
+        self._first, self._count = share(config.batch_size, world.size, world.rank)
+
+    # -- the run ------------------------------------------------------------------------------
+
+    def resume(self, warn: Callable[[str], None] = print) -> int:
+        """Continue from the folder's newest checkpoint that verifies; returns its step."""
+        found = None
+        if self.world.rank == 0 and self.folder is not None:
+            found = latest_checkpoint(self.folder / CHECKPOINTS, warn)
+        if not self.world.broadcast_object(found is not None):
+            raise CheckpointError(f"there is no checkpoint that verifies in {self.folder}")
+        self.step = load_checkpoint(found, self.world, self.flat, self.optimizer)
+        if found is not None:
+            self.checkpoint = found.folder
+            self._elapsed_before = float(found.manifest.get("elapsed_s", 0.0))
+            self._cut_metrics()
+        return self.step
+
+    def stop(self) -> None:
+        """Ask for a stop: all ranks end after the same step. Callable from a signal handler."""
+        self._stop.set()
+
+    def run(self) -> Outcome:
+        """Train up to `config.steps`; evaluate, save and report on the way.
+
+        Raises NonFinite, on all ranks in the same step. SIGTERM and SIGINT stop the run after the
+        current step, if this is the main thread.
+        """
+        before = self._catch_signals()
+        started = time.perf_counter() - self._elapsed_before
+        try:
+            if not self.step:
+                self._write_metrics({"step": 0, "val_loss": self.evaluate()})
+            stopped, val_loss = False, math.nan
+            while self.step < self.config.steps and not stopped:
+                row, stopped = self._train_step()
+                row["elapsed_s"] = time.perf_counter() - started
+                last = stopped or self.step == self.config.steps
+                if last or self.step % self.config.eval_every == 0:
+                    row["val_loss"] = val_loss = self.evaluate()
+                self._write_metrics(row)
+                if last or self.step % self.config.checkpoint_every == 0:
+                    self.save(row["elapsed_s"])
+            if math.isnan(val_loss):
+                val_loss = self.evaluate()
+            return Outcome(self.step, val_loss, stopped, self.checkpoint)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def save(self, elapsed_s: float = 0.0) -> None:
+        """Write a checkpoint (a collective)."""
+        if self.folder is None:
+            return
+        self.checkpoint = save_checkpoint(
+            self.folder / CHECKPOINTS,
+            self.world,
+            self.flat,
+            self.optimizer,
+            step=self.step,
+            config=asdict(self.config),
+            extra={
+                "vocab_size": self.corpus.vocab_size,
+                "as_bytes": self.corpus.as_bytes,
+                "elapsed_s": elapsed_s,
+            },
+            keep=self.config.keep,
+        )
+
+    def evaluate(self) -> float:
+        """The loss on the validation part in nats for each token, the same on all ranks."""
+        config, size = self.config, self.config.block_size
+        offsets = validation_offsets(self.corpus, size, config.eval_windows)
+        first, count = share(len(offsets), self.world.size, self.world.rank)
+        total = np.zeros(1, np.float64)
+        self.model.eval()
+        with no_grad():
+            for start in range(first, first + count, EVAL_BATCH):
+                part = offsets[start : min(start + EVAL_BATCH, first + count)]
+                ids, targets = windows(self.corpus.validation, part, size)
+                total += self.model(ids, targets, reduction="sum").item()
+        self.model.train()
+        self.world.all_reduce(total, label="validation loss")
+        return float(total[0]) / (len(offsets) * size)
+
+    # -- one step -----------------------------------------------------------------------------
+
+    def _train_step(self) -> tuple[dict[str, Any], bool]:
+        """One optimizer step; returns its metrics and whether all ranks shall stop."""
+        config, started = self.config, time.perf_counter()
+        sent_before = self._bytes_sent()
+        learning_rate = warmup_cosine(
+            self.step,
+            peak=config.learning_rate,
+            floor=config.learning_rate_floor,
+            warmup_steps=config.warmup_steps,
+            total_steps=config.steps,
+        )
+        loss, comm_s = self._gradients()
+        word = np.array([loss, float(self._stop.is_set())])
+        waited = time.perf_counter()
+        self.world.all_reduce(word, label="loss")
+        comm_s += time.perf_counter() - waited
+        norm = self._clip()
+        self._check_finite(norm)
+        self.optimizer.learning_rate = learning_rate
+        self.optimizer.step()
+        self.step += 1
+        seconds = time.perf_counter() - started
+        tokens = config.batch_size * config.block_size
+        row = {
+            "step": self.step,
+            "loss": float(word[0]),
+            "learning_rate": learning_rate,
+            "grad_norm": norm,
+            "tokens": self.step * tokens,
+            "step_s": seconds,
+            "tokens_per_s": tokens / seconds,
+            "comm_s": comm_s,
+            "comm_bytes": self._bytes_sent() - sent_before,
+        }
+        return row, bool(word[1])
+
+    def _gradients(self) -> tuple[float, float]:
+        """Forward and backward of this rank's share; the loss's part, and seconds of waiting."""
+        config = self.config
+        scale = 1 / (config.batch_size * config.block_size)
+        total = 0.0
+        self.flat.zero_grad()
+        for number in range(config.accumulate):
+            skip, count = share(self._count, config.accumulate, number)
+            first = self._first + skip
+            ids, targets = training_batch(
+                self.corpus,
+                config.block_size,
+                config.batch_size,
+                config.seed,
+                self.step,
+                first,
+                count,
+            )
+            with nn_random.scope(seed=config.seed, step=self.step, first_sample=first):
+                loss = self.model(ids, targets, reduction="sum")
+            if number == config.accumulate - 1:
+                self.parallel.arm()
+            loss.backward(np.asarray(scale, loss.dtype))
+            total += loss.item() * scale
+        return total, self.parallel.finish()
+
+    def _clip(self) -> float:
+        if self.config.clip:
+            return clip_grad_norm_(self.flat, self.config.clip)
+        return grad_norm(self.flat.grad)
+
+    def _check_finite(self, norm: float) -> None:
+        """All ranks hold the same gradient, so all raise in the same step."""
+        if math.isfinite(norm):
+            return
+        name = first_nonfinite(self.flat) or "no single one: their norm overflowed"
+        kept = f"the last good checkpoint is {self.checkpoint}" if self.checkpoint else "none"
+        raise NonFinite(
+            f"step {self.step + 1}: the gradient is not finite, first in {name}; nothing of this "
+            f"step was kept; checkpoints: {kept}"
+        )
+
+    # -- around it ----------------------------------------------------------------------------
+
+    def _bytes_sent(self) -> int:
+        operations = self.world.stats()["operations"]
+        return sum(part["bytes_sent"] for part in operations.values())
+
+    def _write_metrics(self, row: dict[str, Any]) -> None:
+        if self.world.rank:
+            return
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with (self.folder / METRICS).open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        self._report(row)
+
+    def _cut_metrics(self) -> None:
+        """Drop the rows after the checkpoint: these steps will be taken again."""
+        assert self.folder is not None
+        path = self.folder / METRICS
+        if path.is_file():
+            rows = path.read_text().splitlines(keepends=True)
+            kept = [row for row in rows if json.loads(row)["step"] <= self.step]
+            path.write_text("".join(kept))
+
+    def _catch_signals(self) -> dict[signal.Signals, Any]:
+        if threading.current_thread() is not threading.main_thread():
+            return {}
+
+        def handler(number: int, frame: FrameType | None) -> None:
+            self.stop()
+
+        return {
+            number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)
+        }
+
+
+def make_optimizer(config: TrainConfig, flat: FlatParameters) -> Optimizer:
+    """The optimizer that the config names."""
+    if config.optimizer == "sgd":
+        return SGD(
+            flat,
+            config.learning_rate,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+        )
+    return AdamW(
+        flat,
+        config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        weight_decay=config.weight_decay,
+    )
