@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from ringlet import comm
@@ -66,19 +67,33 @@ def run_program(arguments: list[str]) -> None:
         runpy.run_path(arguments[0], run_name="__main__")
 
 
-def main() -> None:
-    """The worker's main: run the program; tell the launcher of an exception."""
-    guard = start_guard()
+def supervised(guard: Guard | None, program: Callable[[], None]) -> None:
+    """Run the program; its exception is told to the launcher, which shows it, and ends this
+    process with exit code 1."""
     try:
-        run_program(sys.argv[1:])
+        program()
     except Exception as error:
-        text = traceback.format_exc()
         if guard is None:
             raise
         sys.stdout.flush()
-        guard.control.send({"failed": text, "echo": is_echo(error)})
-        print(text, end="", file=sys.stderr, flush=True)
+        guard.control.send({"failed": _own_traceback(error), "echo": is_echo(error)})
         sys.exit(1)
+
+
+def _own_traceback(error: Exception) -> str:
+    """The traceback without the frames of this file and of runpy, which started the program."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        name = trace.tb_frame.f_code.co_filename
+        if name != __file__ and "runpy" not in name:
+            break
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(error), error, trace))
+
+
+def main() -> None:
+    """The worker's main."""
+    supervised(start_guard(), lambda: run_program(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,67 @@
+"""What people see: the workers' output line by line, and one live line under it."""
+
+import sys
+import threading
+from collections.abc import Callable
+from typing import IO
+
+ERASE_LINE = "\r\x1b[K"
+
+
+class Screen:
+    """The terminal: lines scroll, and one status line is redrawn below them.
+
+    Where the output is no terminal the status line is left out.
+    """
+
+    def __init__(self, stream: IO[str] | None = None) -> None:
+        self._stream = sys.stdout if stream is None else stream
+        self._lock = threading.Lock()
+        self._status = ""
+        self.live = self._stream.isatty()
+
+    def line(self, text: str, stream: IO[str] | None = None) -> None:
+        """Write a line (to `stream`, else to the screen's own) above the status."""
+        with self._lock:
+            if self._status:
+                self._stream.write(ERASE_LINE)
+            target = self._stream if stream is None else stream
+            target.write(text if text.endswith("\n") else text + "\n")
+            target.flush()
+            if self._status:
+                self._stream.write(self._status)
+            self._stream.flush()
+
+    def status(self, text: str) -> None:
+        """Redraw the status line; an empty text removes it."""
+        if not self.live:
+            return
+        with self._lock:
+            self._stream.write(ERASE_LINE + text if self._status or text else "")
+            self._status = text
+            self._stream.flush()
+
+
+class Lines:
+    """Cuts a stream of bytes into lines; a character cut in two stays whole."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self._rest = b""
+
+    def feed(self, data: bytes) -> None:
+        """Take what came; write the lines that are complete."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            self._write(line.decode(errors="replace"))
+
+    def flush(self) -> None:
+        """Write what is left, though no newline came."""
+        if self._rest:
+            self._write(self._rest.decode(errors="replace"))
+            self._rest = b""
+
+    @property
+    def partial(self) -> bool:
+        """Whether a line has begun and not ended."""
+        return bool(self._rest)

@@ -1,0 +1,258 @@
+"""`ringlet train`: check everything first, then start the workers and show how they get on."""
+
+import json
+import sys
+import time
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ringlet.launcher.environment import Job
+from ringlet.launcher.errors import ExitCode, UserError
+from ringlet.launcher.local import DEFAULT_GRACE_S, Supervisor
+from ringlet.launcher.output import Screen
+from ringlet.runtime.checkpoint import CheckpointError, latest_checkpoint
+from ringlet.runtime.config import (
+    DEFAULT_PRESET,
+    PRESETS,
+    ConfigError,
+    TrainConfig,
+    changed_model_fields,
+    check_config,
+    check_workers,
+    make_config,
+)
+from ringlet.runtime.data import BUILT_IN, DataError, load_corpus
+from ringlet.runtime.trainer import CHECKPOINTS, METRICS
+
+RUNS = Path("runs")
+DEFAULT_WORKERS = 2
+PLAIN_EVERY_S = 10.0
+
+_DEFAULTS = TrainConfig()
+
+
+def _option(name: str, text: str, *flags: str) -> Any:
+    """A flag that overrides the preset and the file; its help names the default."""
+    default = getattr(_DEFAULTS, name)
+    return typer.Option(*flags, help=f"{text} [default: {default}]", show_default=False)
+
+
+def train(
+    data: Annotated[
+        str | None,
+        _option("data", "A file of text (any encoding: bytes), a nanoGPT .bin (uint16), or pydoc."),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option("-n", "--workers", help="How many worker processes.")
+    ] = DEFAULT_WORKERS,
+    steps: Annotated[int | None, _option("steps", "Optimizer steps in all.")] = None,
+    preset: Annotated[
+        str, typer.Option(help=f"Sizes to start from: {', '.join(PRESETS)}.")
+    ] = DEFAULT_PRESET,
+    config: Annotated[
+        Path | None, typer.Option(help="A TOML file of options; see docs/train.md.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for checkpoints and metrics [default: runs/DATA-PRESET[-NUMBER]]"
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")
+    ] = False,
+    seed: Annotated[int | None, _option("seed", "Decides every random number.")] = None,
+    batch_size: Annotated[
+        int | None, _option("batch_size", "Contexts for each step, over all workers.")
+    ] = None,
+    accumulate: Annotated[
+        int | None, _option("accumulate", "Micro-batches for each worker and step.")
+    ] = None,
+    optimizer: Annotated[str | None, _option("optimizer", "adamw or sgd.")] = None,
+    learning_rate: Annotated[
+        float | None, _option("learning_rate", "The highest learning rate.")
+    ] = None,
+    dropout: Annotated[float | None, _option("dropout", "Dropout probability.")] = None,
+    eval_every: Annotated[int | None, _option("eval_every", "Steps between validations.")] = None,
+    checkpoint_every: Annotated[
+        int | None, _option("checkpoint_every", "Steps between checkpoints.")
+    ] = None,
+    transport: Annotated[
+        str, typer.Option(help="auto (Unix sockets on one host) or tcp (over the loopback).")
+    ] = "auto",
+    timeout: Annotated[
+        float, typer.Option(help="Seconds until a waiting operation raises CommTimeout.")
+    ] = 300.0,
+    grace: Annotated[
+        float, typer.Option(help="Seconds between a passed-on SIGINT or SIGTERM and SIGKILL.")
+    ] = DEFAULT_GRACE_S,
+    sample: Annotated[int, typer.Option(help="Tokens of the sample at the end.")] = 400,
+) -> None:
+    """Train a GPT on text with data parallelism, and show a sample of what it writes.
+
+    The defaults are nanoGPT's recipe for a CPU, on the text of Python's own documentation.
+    """
+    given = {name: value for name, value in locals().items() if name in _FIELDS}
+    if transport not in ("auto", "tcp"):
+        raise UserError(f"unknown transport {transport!r}; there are auto and tcp")
+    try:
+        if resume:
+            folder, settings = _resumed(out, given)
+        else:
+            settings = make_config(preset, config, given)
+            folder = _new_folder(out, settings, preset)
+        check_workers(settings, workers)
+        load_corpus(settings.data, settings.block_size, settings.vocab_size or None)
+    except (ConfigError, DataError, CheckpointError) as error:
+        raise UserError(str(error)) from error
+    raise typer.Exit(
+        _run(settings, folder, resume, Job(workers, transport, timeout), grace, sample)
+    )
+
+
+_FIELDS = {field.name for field in fields(TrainConfig)}
+
+
+def _resumed(out: Path | None, given: dict[str, Any]) -> tuple[Path, TrainConfig]:
+    """The run's own config, with what may change taken from the flags."""
+    if out is None:
+        raise UserError("--resume needs --out: the folder of the run that is to go on")
+    found = latest_checkpoint(out / CHECKPOINTS, warn=lambda text: print(text, file=sys.stderr))
+    if found is None:
+        raise UserError(f"there is no checkpoint to go on from in {out}")
+    saved = found.manifest["config"]
+    changes = {name: value for name, value in given.items() if value is not None}
+    settings = check_config({**saved, **changes})
+    changed = changed_model_fields(settings, saved)
+    if changed:
+        raise UserError(f"{', '.join(changed)} cannot change when a run goes on; use another --out")
+    if settings.steps <= found.step:
+        raise UserError(
+            f"{out} has taken {found.step} steps already; to go on, give --steps more than that"
+        )
+    return out, settings
+
+
+def _new_folder(out: Path | None, settings: TrainConfig, preset: str) -> Path:
+    """The folder that was asked for, if it holds no run; by default the first free name."""
+    if out is not None:
+        if _taken(out):
+            raise UserError(
+                f"{out} holds another run; go on with it with --resume, or choose another --out"
+            )
+        if out.exists() and not out.is_dir():
+            raise UserError(f"{out} is a file, and the run needs a folder")
+        return out
+    name = BUILT_IN if settings.data == BUILT_IN else Path(settings.data).stem
+    folder, number = RUNS / f"{name}-{preset}", 1
+    while _taken(folder):
+        number += 1
+        folder = RUNS / f"{name}-{preset}-{number}"
+    return folder
+
+
+def _taken(folder: Path) -> bool:
+    return (folder / METRICS).exists() or (folder / CHECKPOINTS).exists()
+
+
+def _run(
+    settings: TrainConfig, folder: Path, resume: bool, job: Job, grace: float, sample: int
+) -> int:
+    screen = Screen()
+    progress = Progress(screen, settings)
+    screen.line(
+        f"training {settings.n_layer} layers, {settings.n_head} heads, {settings.n_embd} wide, "
+        f"context {settings.block_size}, batch {settings.batch_size} on {settings.data} with "
+        f"{job.size} worker{'s' if job.size > 1 else ''}"
+    )
+    task = {
+        "config": asdict(settings),
+        "folder": str(folder),
+        "resume": resume,
+        "sample": sample,
+    }
+    supervisor = Supervisor(
+        job,
+        "ringlet.launcher.train_worker",
+        [json.dumps(task)],
+        screen=screen,
+        grace=grace,
+        inform=lambda rank, message: progress.take(message),
+    )
+    code = supervisor.run()
+    if code == ExitCode.OK:
+        progress.conclude(folder)
+        if progress.stopped:
+            return ExitCode.STOPPED
+    return code
+
+
+class Progress:
+    """Turns the workers' reports into a live line, or into plain lines now and then."""
+
+    def __init__(self, screen: Screen, settings: TrainConfig) -> None:
+        self._screen, self._settings = screen, settings
+        self._last: dict[str, Any] = {}
+        self._val_loss = ""
+        self._rate = 0.0
+        self._plain_at = 0.0
+        self.stopped = False
+        self._sample = ""
+
+    def take(self, message: dict[str, Any]) -> None:
+        """Take one message of rank 0."""
+        if "row" in message:
+            self._row(message["row"])
+        elif "resumed" in message:
+            self._screen.line(f"going on after step {message['resumed']}")
+        elif "note" in message:
+            self._screen.line(message["note"])
+        elif "outcome" in message:
+            self._last.update(message["outcome"])
+            self.stopped = message["outcome"]["stopped"]
+            self._sample = message["sample"]
+
+    def _row(self, row: dict[str, Any]) -> None:
+        self._last.update(row)
+        if "val_loss" in row:
+            self._val_loss = f", validation {row['val_loss']:.3f}"
+        if "loss" not in row:
+            self._screen.line(f"step 0/{self._settings.steps}{self._val_loss}")
+            return
+        self._rate = 0.9 * self._rate + 0.1 * row["step_s"] if self._rate else row["step_s"]
+        text = self._text(row)
+        if self._screen.live:
+            self._screen.status(text)
+            if "val_loss" in row:
+                self._screen.line(text)
+        elif "val_loss" in row or time.monotonic() >= self._plain_at:
+            self._plain_at = time.monotonic() + PLAIN_EVERY_S
+            self._screen.line(text)
+
+    def _text(self, row: dict[str, Any]) -> str:
+        left = int((self._settings.steps - row["step"]) * self._rate)
+        tokens = self._settings.batch_size * self._settings.block_size / self._rate
+        return (
+            f"step {row['step']}/{self._settings.steps}  loss {row['loss']:.3f}{self._val_loss}  "
+            f"{tokens:,.0f} tokens/s  {left // 60}:{left % 60:02d} left"
+        )
+
+    def conclude(self, folder: Path) -> None:
+        """Say what came of it, where it lies, and how to go on."""
+        step, steps = self._last["step"], self._settings.steps
+        self._screen.status("")
+        ended = "stopped" if self.stopped else "done"
+        more = steps if self.stopped else 2 * steps
+        self._screen.line(
+            f"{ended} after step {step}: validation loss {self._last['val_loss']:.4f} nats per "
+            f"{'byte' if self._last['as_bytes'] else 'token'}"
+        )
+        if self._sample:
+            self._screen.line(f"\n--- a sample ---\n{self._sample}\n---\n")
+        self._screen.line(f"checkpoint  {self._last['checkpoint']}")
+        self._screen.line(f"metrics     {folder / METRICS}")
+        self._screen.line(f"go on       ringlet train --resume --out {folder} --steps {more}")
+        self._screen.line(f'generate    ringlet generate --from {folder} --prompt "The "')

@@ -1,0 +1,72 @@
+"""The program of a training worker: joins the world, trains, reports to the launcher."""
+
+import json
+import signal
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ringlet import comm
+from ringlet.launcher.worker import Guard, start_guard, supervised
+from ringlet.nn.models import generate
+from ringlet.runtime.config import check_config
+from ringlet.runtime.data import load_corpus
+from ringlet.runtime.trainer import Trainer
+
+
+def work(task: dict[str, Any], guard: Guard | None) -> None:
+    """Train as the task says: config, folder, resume, sample."""
+    # Before the loop can stop between steps there is nothing to save.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    def tell(message: dict[str, Any]) -> None:
+        if guard is not None and world.rank == 0:
+            guard.control.send(message)
+
+    config = check_config(task["config"])
+    corpus = load_corpus(config.data, config.block_size, config.vocab_size or None)
+    world = comm.init()
+    trainer = Trainer(
+        config, corpus, world, Path(task["folder"]), report=lambda row: tell({"row": row})
+    )
+    if task["resume"]:
+        step = trainer.resume(warn=lambda text: tell({"note": text}))
+        tell({"resumed": step})
+    outcome = trainer.run()
+    text = ""
+    if world.rank == 0 and task["sample"] and not outcome.stopped:
+        text = sample(trainer, task["sample"])
+    result = {**asdict(outcome), "checkpoint": str(outcome.checkpoint), "as_bytes": corpus.as_bytes}
+    tell({"outcome": result, "sample": text})
+    world.barrier()
+    comm.shutdown()
+
+
+def sample(trainer: Trainer, length: int) -> str:
+    """What the model writes after a newline (or after the validation text's first token)."""
+    corpus = trainer.corpus
+    first = ord("\n") if corpus.as_bytes else int(corpus.validation[0])
+    ids = generate(
+        trainer.model,
+        np.array([[first]]),
+        length,
+        temperature=0.8,
+        top_k=50,
+        seed=trainer.config.seed,
+    )[0, 1:]
+    if corpus.as_bytes:
+        return bytes(ids.tolist()).decode(errors="replace")
+    return " ".join(map(str, ids))
+
+
+def main() -> None:
+    """The worker's main; the task is its only argument, as JSON."""
+    guard = start_guard()
+    supervised(guard, lambda: work(json.loads(sys.argv[1]), guard))
+
+
+if __name__ == "__main__":
+    main()
