@@ -8,6 +8,7 @@ Whichever thread waits for a message reads the inbox for all (leader and followe
 receiving thread, and a waiting process sleeps in the kernel.
 """
 
+import contextlib
 import threading
 import time
 from collections import Counter, deque
@@ -36,6 +37,8 @@ TICK_MS = 50
 
 ZERO_COPY_BYTES = 64 * 1024
 """Shorter payloads are copied: a copy costs less than tracking when ZeroMQ lets go of them."""
+
+FLUSH_MS = 200
 
 INBOX_MESSAGES = 64
 """So many unread messages of one peer are held here; then its sending socket holds them."""
@@ -136,6 +139,7 @@ class Endpoint:
             outbox = self._context.socket(zmq.PUSH)
             outbox.set(zmq.SNDHWM, 0)  # payloads are references to the callers' arrays
             outbox.set(zmq.LINGER, 0)
+            outbox.copy_threshold = 0  # what is to be copied says so
             # What was on its way when a connection broke is lost, and another process may
             # listen on the same address by then: a closed connection is a lost peer.
             outbox.set(zmq.RECONNECT_IVL, -1)
@@ -148,6 +152,9 @@ class Endpoint:
             self._outboxes[rank] = outbox
             self._send_locks[rank] = threading.Lock()
         self.peers = dict(peers)
+        # pyzmq's collector of sent memory stops at interpreter exit, in the reverse order of
+        # starts: it has to be up before the caller registers its own end.
+        zmq.Frame(b"start", track=True, copy=False)
 
     def form(self, tick: Callable[[], None]) -> None:
         """Greet every peer and wait until all have greeted this one; then hide the socket files.
@@ -190,12 +197,10 @@ class Endpoint:
 
     def notify(self, peer: int, word: str, content: Any) -> None:
         """Send a control message."""
-        signature = Signature(word, "", (), "")
-        header = Header(self.job, self.generation, self.rank, "", CONTROL, 0, signature, 0)
         try:
             with self._send_locks[peer]:
                 self._outboxes[peer].send_multipart(
-                    [encode(header), msgpack.packb(content)], zmq.NOBLOCK
+                    [encode(self._control(word)), msgpack.packb(content)], zmq.NOBLOCK
                 )
         except zmq.ZMQError:
             self.liveness.closed(peer)
@@ -327,9 +332,10 @@ class Endpoint:
             )
         elif word == "mismatch":
             self.mismatched.setdefault(str(content["group"]), str(content["text"]))
-        elif word == "goodbye":
-            lost = {int(rank): str(cause) for rank, cause in content.items()}
-            self.liveness.departed(source, lost)
+        elif word in ("lost", "goodbye"):
+            self.liveness.hear({int(rank): str(cause) for rank, cause in content.items()})
+            if word == "goodbye":
+                self.liveness.departed(source)
 
     def _look(self, now: float) -> None:
         self._looked = now
@@ -343,16 +349,42 @@ class Endpoint:
 
     def close(self, linger_s: float) -> None:
         """Say goodbye to every peer, deliver what is queued for up to `linger_s`, and close."""
-        gone = self.liveness.gone()
+        farewells = self._say_goodbye() if linger_s else {}
+        until = time.monotonic() + linger_s
+        while farewells and time.monotonic() < until:
+            self.poll()
+            self._look(time.monotonic())
+            for rank, tracker in list(farewells.items()):
+                if tracker.done or not self.liveness.reachable(rank):
+                    del farewells[rank]
+            time.sleep(0.001 if farewells else 0)
         for rank, outbox in self._outboxes.items():
-            if rank not in gone:
-                self.notify(rank, "goodbye", gone)
             outbox.disable_monitor()
             self._monitors[rank].close(0)
-            outbox.close(0 if rank in gone else int(linger_s * 1000))
+            # What ZeroMQ has let go of may still be on its way through the I/O thread.
+            outbox.close(FLUSH_MS if linger_s and self.liveness.reachable(rank) else 0)
         self._inbox.close(0)
         with self._wake_lock:
             self._waker.close(0)
         for path in self._socket_files:
             path.unlink(missing_ok=True)
         self._context.term()
+
+    def _say_goodbye(self) -> "dict[int, zmq.MessageTracker]":
+        """Queue a goodbye, behind everything else, for each peer; the trackers of those sent.
+
+        A lingering socket would not do: it cannot tell a slow peer from one that has left.
+        """
+        farewells = {}
+        for rank, outbox in self._outboxes.items():
+            if not self.liveness.reachable(rank):
+                continue
+            with contextlib.suppress(zmq.ZMQError), self._send_locks[rank]:
+                outbox.send(encode(self._control("goodbye")), zmq.SNDMORE | zmq.NOBLOCK)
+                content = msgpack.packb(self.liveness.gone())
+                farewells[rank] = outbox.send(content, zmq.NOBLOCK, copy=False, track=True)
+        return farewells
+
+    def _control(self, word: str) -> Header:
+        signature = Signature(word, "", (), "")
+        return Header(self.job, self.generation, self.rank, "", CONTROL, 0, signature, 0)

@@ -7,8 +7,6 @@ from typing import Any
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from ringlet.comm.errors import PeerLost
-
 CAUSE_GRACE_S = 0.25
 AGENT_GRACE_S = 1.0
 """After a connection closes, wait so long for the peer's goodbye, or for the launcher's account
@@ -41,10 +39,13 @@ class Liveness:
         """A connection to the rank is closed; why is not known yet."""
         self._closed.setdefault(rank, time.monotonic())
 
-    def departed(self, rank: int, lost: dict[int, str]) -> None:
-        """The rank said goodbye, and which ranks it knew to be lost."""
-        for other, cause in lost.items():
-            self._lost.setdefault(other, (cause, 0.0))
+    def hear(self, lost: dict[int, str]) -> None:
+        """A peer says which ranks it knows to be lost."""
+        for rank, cause in lost.items():
+            self._lost.setdefault(rank, (cause, 0.0))
+
+    def departed(self, rank: int) -> None:
+        """The rank said goodbye."""
         self._departed.add(rank)
 
     def quiet(self, now: float) -> None:
@@ -55,18 +56,22 @@ class Liveness:
         """The ranks that ended too early, with the causes."""
         return {rank: cause for rank, (cause, _) in self._lost.items()} | self._left_behind
 
-    def error(self, ranks: tuple[int, ...], source: int | None) -> PeerLost | None:
-        """The error if one of the ranks is lost, or `source` has shut down; else None."""
+    def reachable(self, rank: int) -> bool:
+        """Whether a message could still arrive there."""
+        return not (rank in self._departed or rank in self._closed or rank in self._lost)
+
+    def missing(self, ranks: tuple[int, ...], source: int | None) -> tuple[int, str] | None:
+        """One of the ranks that is lost, or `source` if it has shut down, and why; else None."""
         now = time.monotonic()
         for rank in ranks:
             if rank in self._lost:
                 cause, since = self._lost[rank]
                 if self._quiet > since or now - since > DRAIN_S:
-                    return PeerLost(f"lost rank {rank}: {cause}", rank)
+                    return rank, cause
         if source is not None and source in self._departed:
             # Others that wait for this rank because of it shall hear who left first.
             cause = self._left_behind.setdefault(source, f"{self._where(source)} has shut down")
-            return PeerLost(f"lost rank {source}: {cause}", source)
+            return source, cause
         return None
 
     def look(self, monitors: "dict[int, zmq.Socket[Any]]", now: float) -> None:

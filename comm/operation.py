@@ -180,14 +180,20 @@ class Operation:
         if self.stream == COLLECTIVE:
             self.channel.check_agreement(self)
             ranks = self.channel.ranks
-        lost = self.channel.endpoint.liveness.error(ranks, source)
+        lost = self.channel.endpoint.liveness.missing(ranks, source)
         if lost is not None:
-            raise PeerLost(f"rank {self.channel.endpoint.rank}: {self.text()} {lost}", lost.rank)
+            raise self._lost(*lost)
         if now >= self.deadline:
             raise self.timed_out()
         if now >= self._next_notice:
             self._next_notice = now + NOTICE_EVERY_S
             self._tell(now)
+
+    def _lost(self, rank: int, cause: str) -> PeerLost:
+        """The error; the others in the group are told, for they may wait for this rank now."""
+        self._notify("lost", {rank: cause})
+        here = self.channel.endpoint.rank
+        return PeerLost(f"rank {here}: {self.text()} lost rank {rank}: {cause}", rank)
 
     def text(self) -> str:
         """The operation with its size, for errors: all_reduce #42 (gradients 3/7, 4.0 MiB)."""
@@ -249,9 +255,12 @@ class Operation:
             self.signature,
             now - self.started,
         )
+        self._notify("waiting", content)
+
+    def _notify(self, word: str, content: Any) -> None:
         for rank in self.channel.ranks:
             if rank != self.channel.endpoint.rank:
-                self.channel.endpoint.notify(rank, "waiting", content)
+                self.channel.endpoint.notify(rank, word, content)
 
 
 def describe(

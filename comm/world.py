@@ -130,9 +130,10 @@ def _connect(endpoint: Endpoint, environment: Environment) -> None:
 
         def tick() -> None:
             check()
-            gone = endpoint.liveness.error(tuple(peers), None)
+            gone = endpoint.liveness.missing(tuple(peers), None)
             if gone is not None:
-                raise PeerLost(f"rank {environment.rank}: first greeting {gone}", gone.rank)
+                text = f"rank {environment.rank}: first greeting lost rank {gone[0]}: {gone[1]}"
+                raise PeerLost(text, gone[0])
             if time.monotonic() > deadline:
                 missing = endpoint.missing()
                 raise CommTimeout(

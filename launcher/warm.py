@@ -45,6 +45,7 @@ def main() -> None:
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     try:
         world = comm.init()
+        guard.control.send({"result": "ready"})
         while True:
             task = guard.inbox.get()
             function = find(task["path"], task["name"])

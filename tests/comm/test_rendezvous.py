@@ -1,0 +1,242 @@
+"""Joining a world: the environment, who is missing, who is refused, strangers, what stays."""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ringlet.comm import AuthenticationError, CommError
+from ringlet.comm.environment import read_environment
+from ringlet.comm.wire import Header, Malformed, Signature, decode, encode
+
+PROGRAM = """
+import sys
+import numpy as np
+from ringlet import comm
+try:
+    world = comm.init(timeout=float(sys.argv[1]))
+except comm.CommError as error:
+    print(type(error).__name__, error)
+    sys.exit(3)
+x = world.all_reduce(np.ones(1 << 18))
+print(world.rank, world.size, x[0], comm.init() is world)
+"""
+
+
+def start(rank, size, timeout=20.0, **variables):
+    """One rank by hand, as without any launcher."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RINGLET_")}
+    environment |= {
+        "RANK": str(rank), "WORLD_SIZE": str(size), "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1", **variables,
+    }  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(timeout)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def ended(processes, deadline=40):
+    """(exit code, output) of each."""
+    try:
+        return [(p.wait(deadline), p.communicate()[0].strip()) for p in processes]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def master(**more):
+    return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), **more}
+
+
+@pytest.mark.parametrize("transport", ["auto", "tcp"])
+@pytest.mark.parametrize("local", [True, False])
+def test_ranks_meet_with_torchruns_variables_alone(transport, local, tmp_path):
+    variables = master(RINGLET_TRANSPORT=transport, TMPDIR=str(tmp_path))
+    if local:
+        variables["LOCAL_WORLD_SIZE"] = "3"
+    results = ended([start(rank, 3, **variables) for rank in (2, 0, 1)])
+    assert [code for code, _ in results] == [0, 0, 0], results
+    assert sorted(text for _, text in results) == [f"{r} 3 3.0 True" for r in range(3)]
+    assert list(tmp_path.iterdir()) == []  # no socket file, no folder
+
+
+def test_ranks_of_different_hosts_talk_over_tcp(tmp_path):
+    variables = master(TMPDIR=str(tmp_path))
+    processes = [start(rank, 2, RINGLET_HOST=f"host {rank}", **variables) for rank in range(2)]
+    assert [code for code, _ in ended(processes)] == [0, 0]
+
+
+def test_a_world_of_one_needs_nothing():
+    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
+    text = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "5"], env=environment, capture_output=True, text=True,
+        timeout=30,
+    )  # fmt: skip
+    assert text.stdout.strip() == "0 1 1.0 True", text.stderr
+
+
+def test_who_is_missing_is_named_by_all_who_came():
+    variables = master()
+    began = time.monotonic()
+    results = ended([start(rank, 4, timeout=2, **variables) for rank in (0, 2)])
+    assert time.monotonic() - began < 10
+    for code, text in results:
+        assert code == 3
+        assert text.startswith("CommTimeout")
+        assert "ranks 1 and 3" in text
+
+
+def test_a_missing_rank_0_is_named_with_the_address_tried():
+    variables = master()
+    ((code, text),) = ended([start(1, 2, timeout=1, **variables)])
+    assert code == 3
+    assert f"tcp://127.0.0.1:{variables['MASTER_PORT']}" in text
+    assert "rank 0" in text
+
+
+def test_a_port_in_use_is_named():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        process = start(0, 2, timeout=2, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+        ((code, text),) = ended([process])
+    assert code == 3
+    assert f"127.0.0.1:{port}" in text
+
+
+REFUSED = {
+    "another job": ({"RINGLET_JOB": "other"}, 1, 2, "another job"),
+    "an earlier start": ({"RINGLET_GENERATION": "7"}, 1, 2, "earlier start"),
+    "another size": ({}, 1, 3, "world has 3 ranks"),
+    "a rank that is there": ({}, 1, 2, "is rank 1 already"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_who_does_not_belong_is_told_why_and_the_others_go_on(case):
+    changes, rank, size, reason = REFUSED[case]
+    variables = master(RINGLET_JOB="this")
+    rank0 = start(0, 3 if case == "a rank that is there" else 2, **variables)
+    processes = [rank0]
+    try:
+        if case == "a rank that is there":
+            processes.append(start(1, 3, **variables))
+            time.sleep(1)
+            size = 3
+        stranger = start(rank, size, **{**variables, **changes})
+        ((code, text),) = ended([stranger])
+        assert code == 3, text
+        assert reason in text
+        last = 2 if case == "a rank that is there" else 1
+        processes.append(start(last, last + 1, **variables))
+        assert {code for code, _ in ended(processes)} == {0}
+    finally:
+        for process in processes:
+            process.kill()
+
+
+WRONG = {
+    "no WORLD_SIZE": ({"RANK": "0"}, "WORLD_SIZE"),
+    "no RANK": ({"WORLD_SIZE": "2"}, "RANK"),
+    "rank too high": ({"RANK": "2", "WORLD_SIZE": "2"}, "count from 0"),
+    "no number": ({"RANK": "x", "WORLD_SIZE": "2"}, "RANK is 'x'"),
+    "nobody": ({"RANK": "0", "WORLD_SIZE": "0"}, "WORLD_SIZE is '0'"),
+    "no address": ({"RANK": "0", "WORLD_SIZE": "2"}, "MASTER_ADDR"),
+    "no port": ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}, "MASTER_PORT"),
+    "transport": ({"RINGLET_TRANSPORT": "pigeon"}, "pigeon"),
+    "timeout": ({"RINGLET_TIMEOUT": "-3"}, "RINGLET_TIMEOUT"),
+    "timeout text": ({"RINGLET_TIMEOUT": "soon"}, "RINGLET_TIMEOUT"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_environment_names_the_variable(case):
+    variables, text = WRONG[case]
+    with pytest.raises(CommError, match=text):
+        read_environment(variables)
+
+
+def test_a_network_that_others_can_reach_is_refused_unless_asked_for():
+    variables = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "192.0.2.1", "MASTER_PORT": "29400"}
+    with pytest.raises(AuthenticationError, match="RINGLET_INSECURE=1"):
+        read_environment(variables)
+    assert read_environment({**variables, "RINGLET_INSECURE": "1"}).size == 2
+
+
+def test_strangers_bytes_change_nothing():
+    """Raw bytes at the rendezvous while it waits."""
+    variables = master()
+    address = ("127.0.0.1", int(variables["MASTER_PORT"]))
+    first = start(0, 2, **variables)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            stranger = socket.create_connection(address)
+            break
+        except OSError:
+            time.sleep(0.05)
+    stranger.sendall(b"GET / HTTP/1.1\r\n\r\n" + bytes(range(256)) * 100)
+    second = start(1, 2, **variables)
+    assert [code for code, _ in ended([first, second])] == [0, 0]
+    stranger.close()
+
+
+HEADER = Header("job", 0, 1, "world", -1, 3, Signature("all_reduce", "<f4", (2, 3), "sum"), 0)
+
+
+def test_headers_survive_the_wire():
+    assert decode(encode(HEADER)) == HEADER
+
+
+def test_damaged_headers_are_refused_whatever_they_are():
+    data = encode(HEADER)
+    random = np.random.default_rng(0)
+    refused = 0
+    for _ in range(3000):
+        damaged = bytearray(data[: random.integers(0, len(data) + 1)])
+        for _ in range(random.integers(0, 4)):
+            if damaged:
+                damaged[random.integers(len(damaged))] = random.integers(256)
+        try:
+            header = decode(bytes(damaged))
+        except Malformed:
+            refused += 1
+        else:
+            assert type(header.sequence) is int
+            assert type(header.signature.shape) is tuple
+    assert refused > 1000
+    for junk in (b"", b"\xc1", b"\x00" * 10, b"x" * 100_000, b"\x9f" * 5000):
+        with pytest.raises(Malformed):
+            decode(junk)
+
+
+def threads_and_files(world):
+    for number in range(300):
+        world.all_reduce(np.ones(100 + number))
+        world.all_reduce(np.ones(100), async_op=True).wait()
+        world.all_gather(np.ones(1 << 15))
+    return threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
+def test_threads_and_file_descriptors_stay_flat(ranks):
+    pool = ranks(2)
+    first = pool.run(threads_and_files)
+    assert pool.run(threads_and_files) == first
