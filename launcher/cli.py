@@ -65,6 +65,8 @@ def run(
     """Run a script on several worker processes; in it, ringlet.comm.init() joins them."""
     if transport not in ("auto", "tcp"):
         raise UserError(f"unknown transport {transport!r}; there are auto and tcp")
+    if timeout <= 0:
+        raise UserError(f"--timeout is {timeout:g}; it has to be above 0")
     if program[0] != "-m" and not Path(program[0]).is_file():
         raise UserError(f"there is no script {program[0]}")
     if program == ["-m"]:

@@ -62,10 +62,13 @@ class Control:
             if not self.fill():
                 return None
 
-    def fill(self) -> bool:
-        """Read what has come (waiting for something); False when the other end is closed."""
+    def fill(self, wait: bool = True) -> bool:
+        """Read what has come, waiting for something; False when the other end is closed.
+
+        With `wait=False`, also False when there is nothing.
+        """
         try:
-            data = self._socket.recv(1 << 16)
+            data = self._socket.recv(1 << 16, 0 if wait else socket.MSG_DONTWAIT)
         except OSError:
             return False
         self._buffer += data

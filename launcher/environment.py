@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+FOLDER_PREFIX = "ringlet-"
 
 
 def cores() -> int:
@@ -28,7 +29,7 @@ class Job:
     timeout: float | None = None
     job: str = field(default_factory=lambda: secrets.token_hex(8))
     port: int = field(default_factory=lambda: free_port())
-    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="ringlet-")))
+    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX)))
 
     def environment(self, rank: int) -> dict[str, str]:
         """The whole environment of one worker. BLAS threads that the user has set stay."""

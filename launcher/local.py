@@ -151,14 +151,18 @@ class Supervisor:
             data = os.read(descriptor, 1 << 16)
         except BlockingIOError:
             return False
+        lines.feed(data)
         if not data:
             self._selector.unregister(stream)
-        lines.feed(data)
+            lines.flush()
         return bool(data)
 
     def _read_control(self, watched: _Watched) -> None:
         if not watched.worker.control.fill():
             self._selector.unregister(watched.worker.control)
+        self._take_messages(watched)
+
+    def _take_messages(self, watched: _Watched) -> None:
         for message in watched.worker.control.messages():
             if "failed" in message:
                 watched.text, watched.echo = message["failed"], message["echo"]
@@ -169,9 +173,7 @@ class Supervisor:
         """Take what the ended workers had written; a child that lives on may hold the pipe."""
         for key in list(self._selector.get_map().values()):
             watched, descriptor = key.data
-            if descriptor is None:
-                self._read_control(watched)
-            else:
+            if descriptor is not None:
                 while self._read_output(key.fileobj, watched.lines[descriptor], descriptor):
                     pass
                 watched.lines[descriptor].flush()
@@ -182,9 +184,11 @@ class Supervisor:
         """A worker has ended. If it failed: tell the others, and give them a little time."""
         watched.ended = True
         worker, code = watched.worker, watched.worker.process.returncode
-        if watched.worker.control.fileno() in self._selector.get_map():
-            self._read_control(watched)
         worker.signal_group(signal.SIGKILL)  # what it started ends with it
+        # A forked child in a session of its own may still hold the channel: do not wait for EOF.
+        while worker.control.fill(wait=False):
+            pass
+        self._take_messages(watched)
         if not code:
             return
         epitaph = worker.epitaph()

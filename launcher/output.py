@@ -1,5 +1,6 @@
 """What people see: the workers' output line by line, and one live line under it."""
 
+import codecs
 import sys
 import threading
 from collections.abc import Callable
@@ -47,21 +48,19 @@ class Lines:
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
-        self._rest = b""
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._parts: list[str] = []
 
     def feed(self, data: bytes) -> None:
-        """Take what came; write the lines that are complete."""
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        for line in lines:
-            self._write(line.decode(errors="replace"))
+        """Take what came; write the lines that are complete. No bytes: there is no more."""
+        first, *others = self._decoder.decode(data, final=not data).split("\n")
+        self._parts.append(first)
+        for part in others:
+            self._write("".join(self._parts))
+            self._parts = [part]
 
     def flush(self) -> None:
         """Write what is left, though no newline came."""
-        if self._rest:
-            self._write(self._rest.decode(errors="replace"))
-            self._rest = b""
-
-    @property
-    def partial(self) -> bool:
-        """Whether a line has begun and not ended."""
-        return bool(self._rest)
+        if any(self._parts):
+            self._write("".join(self._parts))
+        self._parts = []

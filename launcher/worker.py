@@ -8,6 +8,7 @@ import faulthandler
 import os
 import queue
 import runpy
+import shutil
 import signal
 import sys
 import threading
@@ -17,17 +18,20 @@ from pathlib import Path
 
 from ringlet import comm
 from ringlet.launcher.control import Control, Message
+from ringlet.launcher.environment import FOLDER_PREFIX
 
 
 class Guard:
     """Listens to the launcher on a thread of its own.
 
     News of lost ranks go to `comm`; other messages wait in `inbox`. When the launcher is gone,
-    however it ended, this process and everything that it started is killed.
+    however it ended, this process and everything that it started is killed, and the socket files
+    that the launcher can no longer remove go too.
     """
 
     def __init__(self, control: Control) -> None:
         self.control = control
+        self._folder = _rendezvous_folder()
         self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         threading.Thread(target=self._listen, name="ringlet-guard", daemon=True).start()
 
@@ -37,7 +41,15 @@ class Guard:
                 comm.report_lost(message["lost"], message["cause"])
             else:
                 self.inbox.put(message)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
         os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def _rendezvous_folder() -> Path | None:
+    kind, _, path = os.environ.get("RINGLET_RENDEZVOUS", "").partition("://")
+    folder = Path(path).parent
+    return folder if kind == "ipc" and folder.name.startswith(FOLDER_PREFIX) else None
 
 
 def start_guard() -> Guard | None:
@@ -63,7 +75,8 @@ def run_program(arguments: list[str]) -> None:
         runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
     else:
         sys.argv = arguments
-        sys.path[0] = str(Path(arguments[0]).resolve().parent)
+        if not sys.flags.safe_path:
+            sys.path[0] = str(Path(arguments[0]).resolve().parent)
         runpy.run_path(arguments[0], run_name="__main__")
 
 
@@ -83,7 +96,7 @@ def supervised(guard: Guard | None, program: Callable[[], None]) -> None:
 def _own_traceback(error: Exception) -> str:
     """The traceback without the frames of this file and of runpy, which started the program."""
     trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
+    while trace is not None:
         name = trace.tb_frame.f_code.co_filename
         if name != __file__ and "runpy" not in name:
             break
