@@ -19,6 +19,8 @@ from ringlet.launcher.process import Worker
 STARTUP_S = 30.0
 DUMP_S = 0.5
 
+ECHO = "(an echo of another rank's failure)\n"
+
 
 class RanksFailed(AssertionError):
     """Some ranks failed; the message shows each one's traceback.
@@ -58,18 +60,10 @@ class WorkerPool:
             raise TypeError(f"{name} is not a module-level function: workers cannot find it")
         if not self._workers:
             self._start()
-            deadline += STARTUP_S
+            self._finish("starting the ranks", STARTUP_S)
         for worker in self._workers:
             worker.control.send({"path": path, "name": name, "arguments": arguments})
-        results, failures = self._collect(time.monotonic() + deadline)
-        late = [r for r in range(self.size) if r not in results and r not in failures]
-        if late:
-            failures.update(self._stacks(late, deadline))
-        if failures:
-            self.close()
-            ordered = sorted(failures.items(), key=lambda pair: (pair[1].startswith("("), pair[0]))
-            raise RanksFailed(name, dict(ordered), results)
-        return [results[rank] for rank in range(self.size)]
+        return self._finish(name, deadline)
 
     def close(self) -> None:
         """End the processes; the next `run` starts new ones."""
@@ -100,6 +94,20 @@ class WorkerPool:
             worker = Worker(self._job, rank, "ringlet.launcher.warm", stdout=output, stderr=output)
             self._workers.append(worker)
 
+    def _finish(self, name: str, deadline: float) -> list[Any]:
+        """Every rank's result; raises RanksFailed, and ends the processes, if one has none."""
+        results, failures = self._collect(time.monotonic() + deadline)
+        late = [r for r in range(self.size) if r not in results and r not in failures]
+        if late:
+            failures.update(self._stacks(late, deadline))
+        if failures:
+            self.close()
+            causes_first = sorted(
+                failures, key=lambda rank: (failures[rank].startswith(ECHO), rank)
+            )
+            raise RanksFailed(name, {rank: failures[rank] for rank in causes_first}, results)
+        return [results[rank] for rank in range(self.size)]
+
     def _collect(self, until: float) -> tuple[dict[int, Any], dict[int, str]]:
         """Wait for every rank's word, or its end."""
         results: dict[int, Any] = {}
@@ -117,9 +125,7 @@ class WorkerPool:
                         if "result" in message:
                             results[worker.rank] = message["result"]
                         else:
-                            echo = (
-                                "(an echo of another rank's failure)\n" if message["echo"] else ""
-                            )
+                            echo = ECHO if message["echo"] else ""
                             failures[worker.rank] = echo + message["failed"]
         return results, failures
 
