@@ -270,5 +270,5 @@ def prints(world):
 
 
 def test_what_a_dead_rank_had_written_is_shown(ranks):
-    with pytest.raises(RanksFailed, match="(?s)exited with code 3.*these words are kept"):
+    with pytest.raises(RanksFailed, match=r"(?s)exited with code 3.*these words are kept"):
         ranks(1).run(prints)

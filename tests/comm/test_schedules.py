@@ -60,10 +60,13 @@ def test_every_schedule_is_right_when_cut_into_segments(operation, algorithm):
 
 
 def test_segments_travel_on_before_the_whole_slot_has_come():
-    chain = Schedule(
-        "broadcast", "chain", 4, slots=1, root=0,
-        steps=((Send(1, 0),), (Receive(0, 0), Send(2, 0)), (Receive(1, 0), Send(3, 0)), (Receive(2, 0),)),
-    )  # fmt: skip
+    steps = (
+        (Send(1, 0),),
+        (Receive(0, 0), Send(2, 0)),
+        (Receive(1, 0), Send(3, 0)),
+        (Receive(2, 0),),
+    )
+    chain = Schedule("broadcast", "chain", 4, slots=1, root=0, steps=steps)
     assert prove(chain).rounds == 3
     assert prove(chain, segments=16).rounds == 16 + 2  # not 3 * 16
 

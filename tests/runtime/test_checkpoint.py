@@ -1,0 +1,141 @@
+"""Checkpoints: whole or not there, and never silently wrong."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from ringlet import comm
+from ringlet.nn import FlatParameters, Linear, Sequential, Tensor
+from ringlet.nn.optim import SGD, AdamW
+from ringlet.runtime import (
+    CheckpointError,
+    latest_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    verify_checkpoint,
+)
+from ringlet.runtime.checkpoint import MANIFEST, SHARD, checkpoints
+
+
+@pytest.fixture(scope="module")
+def world():
+    """This process alone."""
+    return comm.init()
+
+
+def made(width=6, optimizer=AdamW, steps=3):
+    model = Sequential(Linear(4, width), Linear(width, 2))
+    flat = FlatParameters(model)
+    rule = optimizer(flat, 0.1)
+    for _ in range(steps):
+        flat.zero_grad()
+        model(Tensor(np.ones((3, 4), np.float32))).sum().backward()
+        rule.step()
+    return flat, rule
+
+
+def save(world, folder, step, **options):
+    flat, rule = made(steps=step)
+    return save_checkpoint(folder, world, flat, rule, step=step, config={}, **options)
+
+
+def test_everything_comes_back_bit_for_bit(world, tmp_path):
+    flat, rule = made()
+    path = save_checkpoint(tmp_path, world, flat, rule, step=3, config={"a": 1}, extra={"b": 2})
+    other, other_rule = made(steps=0)
+    found = latest_checkpoint(tmp_path)
+    assert found.folder == path
+    assert load_checkpoint(found, world, other, other_rule) == 3
+    np.testing.assert_array_equal(other.data, flat.data)
+    assert other_rule.steps == 3
+    for name, state in rule.state.items():
+        np.testing.assert_array_equal(other_rule.state[name], state)
+    assert found.manifest["config"] == {"a": 1}
+    assert found.manifest["b"] == 2
+
+
+def test_the_manifest_names_every_array_and_its_slices(world, tmp_path):
+    path = save(world, tmp_path, 1)
+    manifest = json.loads((path / MANIFEST).read_text())
+    entry = manifest["arrays"]["parameters/0.weight"]
+    assert entry["shape"] == [6, 4]
+    assert entry["slices"] == [{"file": SHARD, "start": 0, "stop": 24}]
+    assert "optimizer/exp_avg_sq/1.bias" in manifest["arrays"]
+    assert manifest["files"][SHARD]["bytes"] == (path / SHARD).stat().st_size
+
+
+def test_the_newest_stay(world, tmp_path):
+    for step in range(1, 6):
+        save(world, tmp_path, step, keep=2)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-000004", "step-000005"]
+    assert [path.suffix for path in tmp_path.iterdir()] == ["", ""]  # no .tmp
+
+
+def flip_a_byte(path):
+    data = bytearray((path / SHARD).read_bytes())
+    data[len(data) // 2] ^= 1
+    (path / SHARD).write_bytes(data)
+
+
+def truncate(path):
+    (path / SHARD).write_bytes((path / SHARD).read_bytes()[:-7])
+
+
+DAMAGE = {
+    "a flipped byte": (flip_a_byte, "checksum"),
+    "a truncated shard": (truncate, "size"),
+    "no shard": (lambda path: (path / SHARD).unlink(), "missing"),
+    "no manifest": (lambda path: (path / MANIFEST).unlink(), "no manifest"),
+    "half a manifest": (
+        lambda path: (path / MANIFEST).write_text((path / MANIFEST).read_text()[:50]),
+        "damaged",
+    ),
+    "another format": (lambda path: (path / MANIFEST).write_text('{"format": 9, "files": {}}'), ""),
+    "never renamed": (lambda path: path.rename(path.with_suffix(".tmp")), None),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_passed_over_with_a_word(world, tmp_path, damage):
+    save(world, tmp_path, 1)
+    newest = save(world, tmp_path, 2)
+    hurt, reason = DAMAGE[damage]
+    hurt(newest)
+    words = []
+    found = latest_checkpoint(tmp_path, words.append)
+    assert found.step == 1
+    if reason is None:
+        assert not words
+    else:
+        assert len(words) == 1
+        assert reason in words[0]
+        assert "step-000002" in words[0]
+        with pytest.raises(CheckpointError):
+            verify_checkpoint(newest)
+
+
+def test_an_unfinished_folder_of_the_same_step_is_replaced(world, tmp_path):
+    (tmp_path / "step-000001.tmp").mkdir()
+    (tmp_path / "step-000001.tmp" / "rubbish").write_text("x")
+    path = save(world, tmp_path, 1)
+    assert sorted(file.name for file in path.iterdir()) == [MANIFEST, SHARD]
+
+
+def test_nothing_to_find(tmp_path):
+    assert latest_checkpoint(tmp_path / "nowhere") is None
+    (tmp_path / "step-x").mkdir()
+    (tmp_path / "step-000009").write_text("a file")
+    assert latest_checkpoint(tmp_path) is None
+
+
+def test_another_model_or_optimizer_is_refused(world, tmp_path):
+    save(world, tmp_path, 1)
+    found = latest_checkpoint(tmp_path)
+    with pytest.raises(CheckpointError, match=r"0.weight has shape \(6, 4\).*\(8, 4\)"):
+        load_checkpoint(found, world, *made(width=8))
+    with pytest.raises(CheckpointError, match="AdamW, not SGD"):
+        load_checkpoint(found, world, *made(optimizer=SGD))
+    shutil.rmtree(found.folder)
+    assert latest_checkpoint(tmp_path) is None

@@ -1,0 +1,184 @@
+"""`ringlet train` and `ringlet generate` as a user runs them."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+RINGLET = [sys.executable, "-c", "from ringlet.launcher.cli import main; main()"]
+QUICK = [
+    "--preset", "tiny", "--steps", "20", "--eval-every", "10", "--checkpoint-every", "10",
+]  # fmt: skip
+
+
+def ringlet(*arguments, cwd, deadline=60):
+    """Run a command in a folder of its own, with its temporary files there."""
+    return subprocess.run(
+        [*RINGLET, *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=deadline,
+        env={**os.environ, "TMPDIR": str(temporary(cwd)), "COLUMNS": "100"},
+    )
+
+
+def temporary(cwd):
+    folder = Path(cwd) / "tmp"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A short run in the default folder."""
+    folder = tmp_path_factory.mktemp("run")
+    result = ringlet("train", *QUICK, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder, result
+
+
+def test_a_run_says_what_it_does_and_how_to_go_on(done):
+    folder, result = done
+    out = result.stdout
+    assert result.stderr == ""
+    assert "2 workers" in out
+    assert re.search(r"step 20/20  loss \d\.\d+, validation \d\.\d+  [\d,]+ tokens/s", out)
+    assert re.search(r"done after step 20: validation loss \d\.\d{4} nats per byte", out)
+    assert "--- a sample ---" in out
+    assert "runs/pydoc-tiny/checkpoints/step-000020" in out
+    assert "runs/pydoc-tiny/metrics.jsonl" in out
+    assert "ringlet train --resume --out runs/pydoc-tiny --steps 40" in out
+    assert (folder / "runs/pydoc-tiny/checkpoints/step-000020/manifest.json").is_file()
+    rows = [json.loads(x) for x in (folder / "runs/pydoc-tiny/metrics.jsonl").open()]
+    assert rows[-1]["step"] == 20
+    assert list(temporary(folder).iterdir()) == []
+
+
+def test_the_commands_that_it_prints_work(done):
+    folder, result = done
+    go_on = re.search(r"go on +ringlet (.*)", result.stdout)[1].split()
+    resumed = ringlet(*go_on, "--workers", "3", cwd=folder)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "going on after step 20" in resumed.stdout
+    assert "done after step 40" in resumed.stdout
+    source = re.search(r"generate +ringlet generate --from (\S+)", result.stdout)[1]
+    texts = [
+        ringlet("generate", "--from", source, "--prompt", "The é", "--seed", seed, cwd=folder)
+        for seed in (1, 1, 2)
+    ]
+    assert all(text.returncode == 0 for text in texts), texts[0].stderr
+    assert texts[0].stdout == texts[1].stdout != texts[2].stdout
+    assert texts[0].stdout.startswith("The é")
+    assert len(texts[0].stdout) > 300
+
+
+def test_a_second_run_takes_the_next_name(done):
+    folder, _ = done
+    result = ringlet("train", *QUICK, "--steps", "2", "--sample", "0", cwd=folder)
+    assert "runs/pydoc-tiny-2/metrics.jsonl" in result.stdout
+
+
+def test_a_file_of_ids_and_a_config_file(tmp_path):
+    import numpy as np
+
+    (np.arange(4000) % 300).astype("<u2").tofile(tmp_path / "ids.bin")
+    (tmp_path / "c.toml").write_text('preset = "tiny"\nsteps = 4\noptimizer = "sgd"\n')
+    result = ringlet(
+        "train", "--data", "ids.bin", "--config", "c.toml", "--out", "o", "-n", "1", cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    assert "nats per token" in result.stdout
+    written = ringlet("generate", "--from", "o", "--prompt", "1 2", cwd=tmp_path)
+    assert all(0 <= int(word) < 300 for word in written.stdout.split())
+    refused = ringlet("generate", "--from", "o", "--prompt", "hello", cwd=tmp_path)
+    assert (refused.returncode, refused.stdout) == (2, "")
+
+
+BAD = {
+    "missing data": (["--data", "none.txt"], "no data file none.txt"),
+    "empty data": (["--data", "empty"], "empty"),
+    "short data": (["--data", "short"], "too short"),
+    "too many workers": (["--workers", "13"], "13 workers cannot share a batch of 12"),
+    "no worker": (["--workers", "0"], "0 workers"),
+    "unknown preset": (["--preset", "huge"], "unknown preset 'huge'"),
+    "another run": (["--out", "taken"], "taken holds another run"),
+    "a file": (["--out", "short"], "short is a file"),
+    "nothing to resume": (["--resume", "--out", "nowhere"], "no checkpoint to go on from"),
+    "resume what": (["--resume"], "--resume needs --out"),
+    "transport": (["--transport", "pigeon"], "unknown transport 'pigeon'"),
+    "config": (["--config", "none.toml"], "none.toml"),
+    "optimizer": (["--optimizer", "adam"], "unknown optimizer"),
+    "steps": (["--steps", "0"], "steps is 0"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_gets_one_line_and_code_2_before_anything_starts(tmp_path, case):
+    arguments, text = BAD[case]
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "short").write_bytes(b"hello world")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "metrics.jsonl").write_text("")
+    result = ringlet("train", *arguments, cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+    assert text in result.stderr
+    assert result.stderr.startswith("ringlet: ")
+
+
+def test_a_finished_or_changed_run_is_not_gone_on_with(done):
+    folder, _ = done
+    out = "runs/pydoc-tiny"
+    finished = ringlet("train", "--resume", "--out", out, "--steps", "10", cwd=folder)
+    assert finished.returncode == 2
+    assert "steps already" in finished.stderr
+    missing = ringlet("generate", "--from", "nowhere", cwd=folder)
+    assert (missing.returncode, len(missing.stderr.splitlines())) == (2, 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_after_a_step_saves_and_can_be_resumed(tmp_path, number):
+    arguments = ["train", "--preset", "tiny", "--steps", "100000", "--out", "o"]
+    process = subprocess.Popen(
+        [*RINGLET, *arguments], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, env={**os.environ, "TMPDIR": str(temporary(tmp_path))},
+    )  # fmt: skip
+    try:
+        metrics = tmp_path / "o" / "metrics.jsonl"
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            if metrics.is_file() and len(metrics.read_text().splitlines()) > 5:
+                break
+            time.sleep(0.05)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 75, err
+    step = int(re.search(r"stopped after step (\d+)", out)[1])
+    assert f"step-{step:06d}" in out
+    resumed = ringlet(
+        "train", "--resume", "--out", "o", "--steps", step + 3, "--sample", "0", cwd=tmp_path
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"going on after step {step}" in resumed.stdout
+    assert list(temporary(tmp_path).iterdir()) == []
+
+
+def test_help_names_every_default(tmp_path):
+    text = ringlet("train", "--help", cwd=tmp_path).stdout
+    options = re.findall(r"^ +(?:-\w, )?(--[a-z-]+)", text, re.M)
+    assert len(options) >= 18
+    flat = re.sub(r"\s+", " ", text)
+    for option in set(options) - {"--help", "--resume", "--config"}:
+        assert re.search(rf"{option} .*?\[default: ", flat), option
+    assert "[default: 2000]" in flat
+    assert "[default: 0.001]" in flat
