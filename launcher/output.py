@@ -26,6 +26,7 @@ class Screen:
         with self._lock:
             if self._status:
                 self._stream.write(ERASE_LINE)
+                self._stream.flush()  # before the line, which may go to another stream
             target = self._stream if stream is None else stream
             target.write(text if text.endswith("\n") else text + "\n")
             target.flush()

@@ -1,0 +1,113 @@
+"""`ringlet run` as people start it: a process of its own, with nothing left behind at the end."""
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+RINGLET = [sys.executable, "-c", "from ringlet.launcher.cli import main; main()"]
+DEADLINE_S = 30.0
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def until(condition: Callable[[], Any], seconds: float = DEADLINE_S) -> Any:
+    """Wait until the condition is true; returns what it returned last."""
+    end = time.monotonic() + seconds
+    while not (result := condition()) and time.monotonic() < end:
+        time.sleep(0.02)
+    return result
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; one that only waits to be reaped by its parent does not."""
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except ProcessLookupError:
+        return False
+    except FileNotFoundError:
+        return not Path("/proc/self/stat").exists()
+
+
+class Launch:
+    """One `ringlet run`: the process, the folder it runs in, and how it ended."""
+
+    def __init__(self, command: list[str], folder: Path, environment: dict[str, str]) -> None:
+        self.folder, self._temporary = folder, Path(environment["TMPDIR"])
+        self.process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+        )
+
+    def end(self) -> tuple[int, str, str]:
+        """Wait for the end: exit code, stdout, stderr."""
+        stdout, stderr = self.process.communicate(timeout=DEADLINE_S)
+        return self.process.returncode, stdout, stderr
+
+    def number(self, name: str) -> int:
+        """The number (mostly a pid) that the script writes into the file, once it is there."""
+        path = self.folder / name
+        assert until(lambda: path.exists() and path.read_text().endswith("\n")), name
+        return int(path.read_text())
+
+    def ended_within(self, seconds: float) -> bool:
+        """Whether the launcher ends in time."""
+        return until(lambda: self.process.poll() is not None, seconds)
+
+    def temporary_files(self, name: str) -> list[Path]:
+        """The files of this name in the launcher's folder, once there are some."""
+        return until(lambda: list(self._temporary.glob(f"*/{name}")))
+
+    def gone(self, pids: list[int], seconds: float = 2.0) -> bool:
+        """Whether all the processes end in time."""
+        return until(lambda: not any(alive(pid) for pid in pids), seconds)
+
+
+def shared_memory() -> set[str]:
+    """The shared segments that programs like ours make."""
+    names = [path.name for path in Path("/dev/shm").glob("*")]
+    return {name for name in names if "ringlet" in name or name.startswith("psm_")}
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Callable[..., Launch]]:
+    """`launch(text, *arguments, options=("-n", "2"), variables={...})` starts the text as script.
+
+    At the end of the test the launchers must have left neither files nor shared memory.
+    """
+    folder, temporary = tmp_path / "work", tmp_path / "t"
+    folder.mkdir()
+    temporary.mkdir()
+    before, started = shared_memory(), []
+
+    def start(
+        text: str,
+        *arguments: str,
+        options: tuple[str, ...] = ("-n", "2"),
+        program: tuple[str, ...] = ("script.py",),
+        variables: dict[str, str] | None = None,
+    ) -> Launch:
+        (folder / program[-1]).with_suffix(".py").write_text(textwrap.dedent(text))
+        environment = {key: value for key, value in os.environ.items() if key not in THREADS}
+        environment |= {"TMPDIR": str(temporary), **(variables or {})}
+        command = [*RINGLET, "run", *options, *program, *arguments]
+        started.append(Launch(command, folder, environment))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.process.kill()
+        each.process.communicate()
+    assert until(lambda: list(temporary.iterdir()) == [], 3), list(temporary.iterdir())
+    assert shared_memory() <= before

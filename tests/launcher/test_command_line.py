@@ -1,0 +1,81 @@
+"""What `ringlet` says about itself, and to people who got the command wrong."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ringlet
+from ringlet.launcher.cli import main
+
+
+def outcome(capsys, *arguments):
+    """Exit code, stdout, stderr of `ringlet arguments...`."""
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    return (ended.value.code or 0, *capsys.readouterr())
+
+
+WRONG = {
+    "no such script": (["nosuch.py", "-n", "2"], "nosuch.py"),
+    "a folder": (["."], "there is no script ."),
+    "a wrong option": (["--wrokers", "2", "x.py"], "--wrokers"),
+    "no module": (["-m"], "-m needs"),
+    "transport": (["--transport", "pigeon", "x.py"], "'pigeon'; there are auto and tcp"),
+    "timeout": (["--timeout", "0", "x.py"], "--timeout is 0"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_the_user_can_mend_is_one_line(case, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments, text = WRONG[case]
+    code, stdout, stderr = outcome(capsys, "run", *arguments)
+    assert (code, stdout) == (2, "")
+    assert re.fullmatch(r"ringlet: .*\n", stderr)
+    assert text in stderr
+
+
+@pytest.mark.parametrize("arguments", [["run"], ["run", "-n", "0", "x.py"], ["sprint"]])
+def test_wrong_usage_says_what_and_points_to_the_help(arguments, capsys):
+    code, stdout, stderr = outcome(capsys, *arguments)
+    assert (code, stdout) == (2, "")
+    assert "--help" in stderr
+    assert "Error: " in stderr
+
+
+def test_version(capsys):
+    assert outcome(capsys, "--version") == (0, f"ringlet {ringlet.__version__}\n", "")
+
+
+def test_the_console_script_is_the_same():
+    script = Path(sys.executable).with_name("ringlet")
+    if not script.exists():
+        pytest.skip("ringlet is not installed beside this interpreter")
+    shown = subprocess.run([script, "--version"], capture_output=True, text=True, timeout=30)
+    assert shown.stdout == f"ringlet {ringlet.__version__}\n"
+
+
+def test_without_arguments_there_is_help(capsys):
+    _, stdout, stderr = outcome(capsys)
+    for command in ("run", "train", "generate"):
+        assert re.search(rf"^ +{command} ", stdout + stderr, re.MULTILINE)
+
+
+DEFAULTS = {
+    "run": {"--workers": "2", "--transport": "auto", "--timeout": "300", "--grace": "30"},
+    "train": {"--workers": "2", "--transport": "auto", "--timeout": "300", "--grace": "30"},
+    "generate": {"--temperature": "0.8", "--top-k": "50", "--seed": "0"},
+}
+
+
+@pytest.mark.parametrize("command", DEFAULTS)
+def test_help_lists_the_defaults(command, capsys):
+    code, stdout, _ = outcome(capsys, command, "--help")
+    assert code == 0
+    parts = re.split(r"\n +(?=-)", stdout)
+    for option, default in DEFAULTS[command].items():
+        (part,) = (" ".join(part.split()) for part in parts if option in part.split()[:3])
+        assert re.search(rf"\[default: {re.escape(default)}\b", part), part

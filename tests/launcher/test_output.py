@@ -1,0 +1,114 @@
+"""Lines cut from bytes, and the live line under them."""
+
+import io
+
+import pytest
+
+from ringlet.launcher.output import ERASE_LINE, Lines, Screen
+
+TEXT = "plain\n\nnaïve 日本 🙂\nand\ttabs\rand returns\n"
+
+
+def cut(*pieces):
+    """The lines that come of the pieces; None: the launcher shows what there is."""
+    written = []
+    lines = Lines(written.append)
+    for piece in pieces:
+        if piece is None:
+            lines.flush()
+        else:
+            lines.feed(piece)
+    return written
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_lines_do_not_depend_on_how_the_bytes_are_cut(size):
+    data = TEXT.encode()
+    pieces = [data[start : start + size] for start in range(0, len(data), size)]
+    assert cut(*pieces) == TEXT.split("\n")[:-1]
+
+
+CUTS = {
+    "nothing": ([None, b"", None], []),
+    "no newline yet": ([b"be"], []),
+    "shown, then ended": ([b"be", None, b"gun\n"], ["be", "gun"]),
+    "shown once": ([b"be", None, None, b""], ["be"]),
+    "whole character across a flush": ([b"na\xc3", None, b"\xafve\n"], ["na", "ïve"]),
+    "bad byte": ([b"a\xffb\n"], ["a\ufffdb"]),
+    "character never ended": ([b"a\xc3", b"", None], ["a\ufffd"]),
+    "newline of its own": ([b"a", b"\n", b"\n"], ["a", ""]),
+}
+
+
+@pytest.mark.parametrize("case", CUTS)
+def test_partial_lines(case):
+    pieces, expected = CUTS[case]
+    assert cut(*pieces) == expected
+
+
+def test_a_line_without_end_takes_time_in_proportion():
+    assert len(cut(*[b"x" * (1 << 16)] * 500, None)[0]) == 500 << 16
+
+
+class Terminal(io.StringIO):
+    """Shows what would be seen: everything that comes in order, erased lines gone."""
+
+    def isatty(self):
+        return True
+
+    def seen(self):
+        rows = []
+        for row in self.getvalue().split("\n"):
+            rows.append(row.rpartition(ERASE_LINE)[2])
+        return rows
+
+
+def test_the_status_line_stays_below_the_lines():
+    terminal = Terminal()
+    screen = Screen(terminal)
+    screen.status("step 1")
+    assert terminal.seen() == ["step 1"]
+    screen.line("hello")
+    assert terminal.seen() == ["hello", "step 1"]
+    screen.status("step 2")
+    screen.line("two\nlines\n")
+    assert terminal.seen() == ["hello", "two", "lines", "step 2"]
+    screen.status("")
+    assert terminal.seen() == ["hello", "two", "lines", ""]
+    screen.line("end")
+    assert terminal.seen() == ["hello", "two", "lines", "end", ""]
+
+
+class Buffered(io.StringIO):
+    """A stream that reaches its terminal when flushed, as stdout does."""
+
+    def __init__(self, terminal):
+        super().__init__()
+        self._terminal = terminal
+
+    def isatty(self):
+        return True
+
+    def flush(self):
+        self._terminal.write(self.getvalue())
+        self.seek(0)
+        self.truncate()
+
+
+def test_errors_and_status_share_a_terminal():
+    terminal = Terminal()
+    stdout, stderr = Buffered(terminal), Buffered(terminal)
+    screen = Screen(stdout)
+    screen.status("step 1")
+    screen.line("careful", stderr)
+    assert terminal.seen() == ["careful", "step 1"]
+
+
+def test_without_a_terminal_there_is_no_status():
+    stream = io.StringIO()
+    screen = Screen(stream)
+    screen.status("step 1")
+    screen.line("hello")
+    screen.status("")
+    assert not screen.live
+    assert stream.getvalue() == "hello\n"

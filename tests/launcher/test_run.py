@@ -1,0 +1,183 @@
+"""What a script started by `ringlet run` finds, and what people see of its output."""
+
+import json
+import os
+import socket
+
+import pytest
+
+from ringlet.launcher.environment import THREAD_VARIABLES, Job, cores
+
+HOST = socket.gethostname()
+
+WHO = """
+    import json, os, sys
+    print(json.dumps([sys.argv, sys.path[0], __name__, __file__, sys.stdin.read()]))
+"""
+
+
+def test_a_script_gets_its_arguments_and_its_folder(launch):
+    options = ("-n", "1", "--transport", "tcp")
+    given = ["-n", "7", "--help", "-x", "two words", "--", "ü", ""]
+    running = launch(WHO, *given, options=options)
+    code, stdout, stderr = running.end()
+    assert (code, stderr) == (0, "")
+    folder = str(running.folder.resolve())
+    assert json.loads(stdout) == [["script.py", *given], folder, "__main__", "script.py", ""]
+
+
+def test_a_module_gets_its_arguments(launch):
+    running = launch(WHO, "-n", "7", "--version", options=("-n", "1"), program=("-m", "module"))
+    code, stdout, stderr = running.end()
+    assert (code, stderr) == (0, "")
+    arguments, path, name, _, _ = json.loads(stdout)
+    assert arguments == [str(running.folder.resolve() / "module.py"), "-n", "7", "--version"]
+    assert (path, name) == (str(running.folder.resolve()), "__main__")
+
+
+def test_safe_path_stays_safe(launch):
+    """With PYTHONSAFEPATH Python leaves the script's folder out; nothing else may go for it."""
+    variables = {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(["/first", *_path()])}
+    code, stdout, stderr = launch(WHO, options=("-n", "1"), variables=variables).end()
+    assert code == 0, stderr
+    assert json.loads(stdout)[1] == "/first"
+
+
+def _path():
+    return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+
+
+VARIABLES = """
+    import json, os, time
+    for name in sorted(os.environ):
+        if name.isupper():
+            print(json.dumps([name, os.environ[name]]))
+"""
+
+
+def variables_by_rank(stdout, size):
+    found = [{} for _ in range(size)]
+    for line in stdout.splitlines():
+        host, rank, text = line.split(":", 2)
+        assert host == HOST
+        name, value = json.loads(text)
+        found[int(rank)][name] = value
+    return found
+
+
+def test_torchruns_variables_are_there(launch):
+    size = 3
+    code, stdout, stderr = launch(VARIABLES, options=("-n", str(size), "--timeout", "77")).end()
+    assert code == 0, stderr
+    found = variables_by_rank(stdout, size)
+    for rank, variables in enumerate(found):
+        assert variables["RANK"] == variables["LOCAL_RANK"] == str(rank)
+        assert variables["WORLD_SIZE"] == variables["LOCAL_WORLD_SIZE"] == str(size)
+        assert variables["MASTER_ADDR"] == "127.0.0.1"
+        assert float(variables["RINGLET_TIMEOUT"]) == 77
+        assert {variables[name] for name in THREAD_VARIABLES} == {str(max(1, cores() // size))}
+        assert "RINGLET_CONTROL_FD" not in variables
+    assert len({variables["MASTER_PORT"] for variables in found}) == 1
+    assert len({variables["RINGLET_JOB"] for variables in found}) == 1
+
+
+def test_blas_threads_that_the_user_has_set_stay(monkeypatch, tmp_path):
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "5")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    environment = Job(2, folder=tmp_path).environment(0)
+    assert environment["OPENBLAS_NUM_THREADS"] == "5"
+    assert environment["OMP_NUM_THREADS"] == str(max(1, cores() // 2))
+
+
+def test_a_job_is_private_and_like_no_other(monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    first, second = Job(2), Job(2)
+    assert first.job != second.job
+    assert first.folder.stat().st_mode & 0o777 == 0o700
+    (first.folder / "0.inbox").touch()
+    first.clean()
+    second.clean()
+    second.clean()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("transport", ["auto", "tcp"])
+def test_ranks_meet(launch, transport):
+    text = """
+        import numpy as np
+        from ringlet import comm
+        world = comm.init()
+        print(world.rank, world.size, world.all_reduce(np.ones(1))[0])
+    """
+    code, stdout, stderr = launch(text, options=("-n", "3", "--transport", transport)).end()
+    assert (code, stderr) == (0, "")
+    assert sorted(stdout.splitlines()) == [f"{HOST}:{r}: {r} 3 3.0" for r in range(3)]
+
+
+def test_every_line_of_every_rank_arrives_whole(launch):
+    text = """
+        import sys
+        for number in range(5000):
+            print("out", number)
+            print("err", number, file=sys.stderr)
+    """
+    code, stdout, stderr = launch(text).end()
+    assert code == 0
+    for name, lines in (("out", stdout.splitlines()), ("err", stderr.splitlines())):
+        for rank in range(2):
+            head = f"{HOST}:{rank}: "
+            own = [line.removeprefix(head) for line in lines if line.startswith(head)]
+            assert own == [f"{name} {number}" for number in range(5000)]
+        assert len(lines) == 10_000
+
+
+BROKEN = """
+    import os, time
+    from pathlib import Path
+    text = "naïve 日本\\n".encode()
+    os.write(1, text[:3])           # in the midst of a character
+    time.sleep(0.5)                 # long enough for the launcher to show what it has
+    os.write(1, text[3:])
+    os.write(1, b"bad \\xff byte\\n")
+    os.write(1, b"question? ")
+    while not Path("answered").exists():
+        time.sleep(0.02)
+    os.write(1, b"no newline")
+"""
+
+
+@pytest.mark.parametrize(("size", "head"), [(1, ""), (2, f"{HOST}:0: ")])
+def test_partial_lines_and_characters(launch, size, head):
+    running = launch(BROKEN, options=("-n", str(size)))
+    lines = []
+    while not any("question" in line for line in lines):  # shown before there is a newline
+        lines.append(running.process.stdout.readline())
+    (running.folder / "answered").touch()
+    code, stdout, _ = running.end()
+    assert code == 0
+    own = [line for line in [*lines, *stdout.splitlines(keepends=True)] if line.startswith(head)]
+    assert own == [
+        f"{head}na\n",
+        f"{head}ïve 日本\n",
+        f"{head}bad \ufffd byte\n",
+        f"{head}question? \n",
+        f"{head}no newline\n",
+    ]
+
+
+def test_a_reader_that_goes_away_ends_the_job(launch):
+    text = """
+        import os
+        from pathlib import Path
+        Path(f"pid{os.environ['RANK']}").write_text(f"{os.getpid()}\\n")
+        while True:
+            print("line")
+    """
+    running = launch(text)
+    pids = [running.number(f"pid{rank}") for rank in range(2)]
+    running.process.stdout.readline()
+    running.process.stdout.close()
+    assert running.ended_within(5)
+    assert running.process.returncode != 0
+    assert running.gone(pids)
+    running.process.stdout = None
