@@ -1,0 +1,132 @@
+"""What may import what, and what nobody may use, read from the source with ast."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+BASE = {"numpy", "msgpack", "zmq"}
+ALLOWED = {
+    "comm": BASE | {"ringlet.comm"},
+    "nn": BASE | {"ringlet.nn"},
+    "runtime": {"numpy", "safetensors", "ringlet.comm", "ringlet.nn", "ringlet.runtime"},
+    "launcher": {"numpy", "typer", "rich", "ringlet"},
+}
+UNSAFE_MODULES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve"}
+UNSAFE_NAMES = {"recv_pyobj", "send_pyobj"}
+CODE = [*ALLOWED, "src", "tests", "benchmarks", "docs"]
+
+
+def sources(*folders):
+    """The Python files below the folders, and (without any) those at the root too."""
+    found = [] if folders else list(ROOT.glob("*.py"))
+    for folder in folders or CODE:
+        found.extend(path for path in (ROOT / folder).rglob("*.py") if not path.is_symlink())
+    return sorted(found)
+
+
+def imports(tree):
+    """(line, module) of every import; `from ringlet import comm` is one of ringlet.comm."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: a relative import"
+            names = [alias.name for alias in node.names] if node.module == "ringlet" else []
+            yield from ((node.lineno, f"ringlet.{name}") for name in names)
+            if not names:
+                yield node.lineno, str(node.module)
+
+
+def covered(module, allowed):
+    """Whether the module, or a package it is in, is allowed."""
+    parts = module.split(".")
+    return parts[0] in sys.stdlib_module_names or any(
+        ".".join(parts[:end]) in allowed for end in range(1, len(parts) + 1)
+    )
+
+
+def trees(*folders):
+    for path in sources(*folders):
+        yield path.relative_to(ROOT), ast.parse(path.read_text(), str(path))
+
+
+@pytest.mark.parametrize("folder", ALLOWED)
+def test_a_folder_imports_only_what_it_may(folder):
+    found = [
+        f"{path}:{line} imports {module}"
+        for path, tree in trees(folder)
+        for line, module in imports(tree)
+        if not covered(module, ALLOWED[folder])
+    ]
+    assert found == []
+    assert len(sources(folder)) > 3
+
+
+def unsafe(tree):
+    """(line, what) of everything that can run code hidden in data."""
+    for line, module in imports(tree):
+        if module.split(".")[0] in UNSAFE_MODULES:
+            yield line, module
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in UNSAFE_NAMES:
+            yield node.lineno, node.attr
+        elif isinstance(node, ast.Name) and node.id in UNSAFE_NAMES:
+            yield node.lineno, node.id
+        elif isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+            yield from [] if is_false(node.value) else [(node.value.lineno, "allow_pickle")]
+
+
+def is_false(node):
+    return isinstance(node, ast.Constant) and node.value is False
+
+
+def test_nothing_unpickles():
+    found = [f"{path}:{line} {what}" for path, tree in trees() for line, what in unsafe(tree)]
+    assert found == []
+
+
+SAMPLES = {
+    "import os, pickle": ["pickle"],
+    "from marshal import loads": ["marshal"],
+    "def f():\n import shelve": ["shelve"],
+    "import numpy.lib as pickles": [],
+    "socket.recv_pyobj()": ["recv_pyobj"],
+    "np.load(path, allow_pickle=True)": ["allow_pickle"],
+    "np.load(path, allow_pickle=wanted)": ["allow_pickle"],
+    "np.load(path, allow_pickle=False)": [],
+    "'import pickle'": [],
+}
+
+
+@pytest.mark.parametrize("text", SAMPLES)
+def test_the_search_for_it_finds_it(text):
+    assert [what for _, what in unsafe(ast.parse(text))] == SAMPLES[text]
+
+
+LOADED = {
+    "comm": {"typer", "rich", "safetensors", "ringlet.nn", "ringlet.runtime", "ringlet.launcher"},
+    "nn": {"typer", "rich", "safetensors", "ringlet.comm", "ringlet.runtime", "ringlet.launcher"},
+    "runtime": {"typer", "rich", "ringlet.launcher"},
+}
+
+
+@pytest.mark.parametrize("folder", LOADED)
+def test_importing_a_folder_loads_nothing_of_those_above(folder):
+    program = f"import sys, ringlet.{folder}; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT / "tests",
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        timeout=60,
+    ).stdout.split()
+    assert f"ringlet.{folder}" in loaded
+    assert LOADED[folder].isdisjoint(loaded)
