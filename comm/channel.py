@@ -1,13 +1,16 @@
 """A group's stream of collectives on one rank: numbering, agreement, and its end by an error."""
 
+import time
 from collections import deque
 
 import numpy as np
 import zmq
 
+from ringlet.comm.board import Board
 from ringlet.comm.endpoint import Endpoint, Message
 from ringlet.comm.errors import CollectiveMismatch, CommError
-from ringlet.comm.operation import Arrival, Operation, Program
+from ringlet.comm.operation import Arrival, Never, Operation, Program
+from ringlet.comm.regions import Regions
 from ringlet.comm.stats import Stats, Traffic
 from ringlet.comm.wire import COLLECTIVE, Array, Header, Signature
 
@@ -24,6 +27,8 @@ class Channel:
         self.pending = 0  # asynchronous collectives that have not ended
         self.stats = Stats()
         self.broken: BaseException | None = None
+        self.last_met: tuple[int, Signature, float] | None = None  # the last call that ended well
+        self.board: Board | None = None  # shared memory, when all ranks are on one host
         self._history: deque[tuple[int, Signature]] = deque(maxlen=HISTORY)
         self._collectives = 0
         self._transfers: dict[tuple[str, int, int], int] = {}
@@ -55,6 +60,8 @@ class Channel:
         """
         self.stats.count(operation.signature.operation, seconds, operation.traffic)
         error = operation.error
+        if error is None and operation.stream == COLLECTIVE:
+            self.last_met = (operation.sequence, operation.signature, time.monotonic())
         if error is not None and operation.stream == COLLECTIVE and self.broken is None:
             if not isinstance(error, CommError):
                 error = CommError(f"{operation.text()} ended early: {error!r}")
@@ -121,6 +128,31 @@ class Link:
         self.rank, self.size = self._channel.index, len(self._channel.ranks)
         self._sent: dict[int, int] = {}
         self._received: dict[int, int] = {}
+        self.signature, self.sequence = operation.signature, operation.sequence
+        self.board = self._channel.board
+        self.regions: Regions = self._channel.endpoint.regions
+
+    def world_rank(self, rank: int) -> int:
+        """The rank in the world of a rank of the group."""
+        return self._channel.ranks[rank]
+
+    def disagree(self) -> Program:
+        """Ranks have met in different calls: say in words which this is, and wait for the
+        CollectiveMismatch that every rank's words must bring."""
+        self._operation.tell()
+        yield Never()
+
+    def count_sent(self, peer: int, nbytes: int) -> None:
+        """Count one message to a peer."""
+        traffic = self._operation.traffic.setdefault(self.world_rank(peer), Traffic())
+        traffic.messages_sent += 1
+        traffic.bytes_sent += nbytes
+
+    def count_received(self, peer: int, nbytes: int) -> None:
+        """Count one message from a peer."""
+        traffic = self._operation.traffic.setdefault(self.world_rank(peer), Traffic())
+        traffic.messages_received += 1
+        traffic.bytes_received += nbytes
 
     def send(self, peer: int, piece: Array) -> "zmq.MessageTracker | None":
         """Queue one segment; returns the tracker to wait for, or None if it was copied."""
@@ -138,9 +170,7 @@ class Link:
             operation.signature,
             number,
         )
-        traffic = operation.traffic.setdefault(rank, Traffic())
-        traffic.messages_sent += 1
-        traffic.bytes_sent += piece.nbytes
+        self.count_sent(peer, piece.nbytes)
         return endpoint.post(rank, header, piece)
 
     def peek(self, peer: int) -> Program:
@@ -169,7 +199,5 @@ class Link:
                 f"rank {channel.endpoint.rank}: {operation.text()} expected a segment of "
                 f"{like.nbytes} bytes from rank {rank} and got {nbytes}"
             )
-        traffic = operation.traffic.setdefault(rank, Traffic())
-        traffic.messages_received += 1
-        traffic.bytes_received += nbytes
+        self.count_received(peer, nbytes)
         return np.frombuffer(message.payload, like.dtype)

@@ -20,6 +20,7 @@ import msgpack
 import zmq
 
 from ringlet.comm.liveness import Liveness
+from ringlet.comm.regions import Regions
 from ringlet.comm.wire import (
     CONTROL,
     HEADER_BYTES,
@@ -90,6 +91,7 @@ class Endpoint:
         self.last: dict[int, tuple[Header, float]] = {}
         self.waiting: dict[tuple[str, int], Waiting] = {}
         self.mismatched: dict[str, str] = {}
+        self.regions = Regions()
         self.groups: dict[str, str] = {}  # id -> the ranks in words, for messages
         self.liveness = Liveness(self._where)
         self._greeted: set[int] = set()

@@ -12,6 +12,10 @@ from ringlet.comm.errors import AuthenticationError, CommError
 
 DEFAULT_TIMEOUT_S = 300.0
 
+TRANSPORTS = ("auto", "ipc", "tcp")
+"""auto: shared memory and Unix sockets on one host, TCP between hosts; ipc: without shared
+memory; tcp: TCP on one host too."""
+
 
 @dataclass(frozen=True)
 class Environment:
@@ -55,8 +59,8 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
         raise CommError(f"RANK is {rank}, but WORLD_SIZE is {size}: ranks count from 0")
     local_size = reader.integer("LOCAL_WORLD_SIZE", 1) if "LOCAL_WORLD_SIZE" in variables else None
     transport = variables.get("RINGLET_TRANSPORT", "auto")
-    if transport not in ("auto", "tcp"):
-        raise CommError(f"RINGLET_TRANSPORT is {transport!r}; there are auto and tcp")
+    if transport not in TRANSPORTS:
+        raise CommError(f"RINGLET_TRANSPORT is {transport!r}; there are {', '.join(TRANSPORTS)}")
     rendezvous = _rendezvous(reader) if size > 1 else ""
     if variables.get("RINGLET_INSECURE") != "1":
         _refuse_open_network(rendezvous)

@@ -9,12 +9,14 @@ import numpy.typing as npt
 
 from ringlet.comm import collectives
 from ringlet.comm.arrays import check_array, check_op, check_out
+from ringlet.comm.board import open_board
 from ringlet.comm.channel import Channel, Link
 from ringlet.comm.endpoint import Endpoint
 from ringlet.comm.errors import CollectiveMismatch
 from ringlet.comm.objects import pack, unpack
 from ringlet.comm.operation import Program
 from ringlet.comm.progress import Progress
+from ringlet.comm.segment import share
 from ringlet.comm.transfer import Transfers
 from ringlet.comm.wire import Array, Signature
 from ringlet.comm.work import ProgressWork, Work
@@ -55,6 +57,8 @@ class Group:
         self._endpoint, self._progress, self._channel = endpoint, progress, channel
         self._timeout = timeout
         self._transfers = Transfers(channel)
+        self._allocations = 0
+        self._side_group: Group | None = None
         self._splits: dict[tuple[int, ...], int] = {}
         self.rank: int = channel.index
         self.size: int = len(channel.ranks)
@@ -291,16 +295,54 @@ class Group:
         name = f"{self._channel.id}/{members}/{count}"
         id = hashlib.blake2b(name.encode(), digest_size=6).hexdigest()
         channel = Channel(self._endpoint, id, tuple(self.ranks[rank] for rank in members))
-        return Group(self._endpoint, self._progress, channel, self._timeout)
+        group = Group(self._endpoint, self._progress, channel, self._timeout)
+        if self._channel.board is not None:
+            group.open_board()
+        return group
+
+    def open_board(self) -> None:
+        """Use shared memory from now on, if all ranks can reach it (a collective)."""
+        self._channel.board = open_board(self._side())
+
+    def _side(self) -> "Group":
+        """The same ranks on a channel of its own, without shared memory: for setting it up.
+
+        The numbers of the group's calls in messages stay the user's.
+        """
+        if self._side_group is None:
+            channel = Channel(self._endpoint, f"{self._channel.id}/memory", self.ranks)
+            self._side_group = Group(self._endpoint, self._progress, channel, self._timeout)
+        return self._side_group
 
     def empty(self, shape: int | Sequence[int], dtype: npt.DTypeLike = np.float32) -> Array:
-        """Uninitialised memory for arrays that will be communicated, aligned to a cache line."""
+        """Uninitialised registered memory: collectives on it do not copy on one host.
+
+        A collective: every rank of the group calls it with the same shape and dtype. The array,
+        and any contiguous part of it, can be used in this group and in groups split from it. The
+        memory is aligned to a cache line and stays until `shutdown()`. Where the ranks share no
+        memory it is ordinary.
+        """
         kind = np.dtype(dtype)
         dims = (shape,) if isinstance(shape, int) else tuple(shape)
         nbytes = int(np.prod(dims, dtype=np.int64)) * kind.itemsize
-        memory = np.empty(nbytes + CACHE_LINE, np.uint8)
-        start = -memory.ctypes.data % CACHE_LINE
-        return memory[start : start + nbytes].view(kind).reshape(dims)
+        memory = self._registered(nbytes) if nbytes else None
+        if memory is None:
+            memory = np.empty(nbytes + CACHE_LINE, np.uint8)
+            start = -memory.ctypes.data % CACHE_LINE
+            memory = memory[start : start + nbytes]
+        return memory[:nbytes].view(kind).reshape(dims)
+
+    def _registered(self, nbytes: int) -> Array | None:
+        if self._channel.board is None:
+            return None
+        segments = share(self._side(), nbytes)
+        if segments is None:
+            return None
+        self._allocations += 1
+        name = f"{self._channel.id}/{self._allocations}".encode()
+        id = int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little") | 1
+        by_rank = dict(zip(self.ranks, segments, strict=True))
+        return self._endpoint.regions.add(id, self._endpoint.rank, by_rank)
 
     def stats(self) -> dict[str, Any]:
         """What this rank sent and received in this group: by operation and by peer.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import zmq
 
+from ringlet.comm.board import Board
 from ringlet.comm.endpoint import WORLD, Endpoint, Key, Message
 from ringlet.comm.errors import CommTimeout, PeerLost
 from ringlet.comm.stats import Traffic
@@ -23,6 +24,9 @@ NOTICE_S = 0.2
 """A wait that lasts longer tells the others what it waits in, so that they can compare."""
 
 NOTICE_EVERY_S = 5.0
+
+LOOK_S = 0.02
+"""Who waits on shared memory reads its messages this often."""
 
 
 class Arrival(NamedTuple):
@@ -38,7 +42,18 @@ class Departure(NamedTuple):
     tracker: "zmq.MessageTracker"
 
 
-Awaiting: TypeAlias = Arrival | Departure
+class Meeting(NamedTuple):
+    """Wait until every rank of the board has reached the phase."""
+
+    board: Board
+    phase: int
+
+
+class Never(NamedTuple):
+    """Wait for an error that has to come."""
+
+
+Awaiting: TypeAlias = Arrival | Departure | Meeting | Never
 Program: TypeAlias = Generator[Awaiting, Any, Any]
 
 
@@ -84,7 +99,9 @@ class Operation:
         awaiting = self._awaiting
         if isinstance(awaiting, Arrival):
             return self.channel.endpoint.peek(awaiting.key) is not None
-        return awaiting is None or bool(awaiting.tracker.done)
+        if isinstance(awaiting, Meeting):
+            return awaiting.board.complete(awaiting.phase)
+        return awaiting is None or (isinstance(awaiting, Departure) and awaiting.tracker.done)
 
     def step(self) -> bool:
         """Advance as far as possible without waiting; returns whether it has finished."""
@@ -123,6 +140,20 @@ class Operation:
         """Whether it waits for ZeroMQ and not for a peer's message."""
         return isinstance(self._awaiting, Departure)
 
+    @property
+    def meeting(self) -> Meeting | None:
+        """What it waits for on shared memory, if it does."""
+        return self._awaiting if isinstance(self._awaiting, Meeting) else None
+
+    def _awaited(self) -> int | None:
+        """The world rank that it waits for."""
+        if isinstance(self._awaiting, Arrival):
+            return self._awaiting.key[1]
+        if isinstance(self._awaiting, Meeting):
+            behind = self._awaiting.board.behind(self._awaiting.phase)
+            return self.channel.ranks[behind[0]] if behind else None
+        return None
+
     def _wait(self, until: float | None) -> None:
         def tick() -> None:
             self.check()
@@ -132,6 +163,8 @@ class Operation:
         try:
             if isinstance(self._awaiting, Departure):
                 self._wait_for_departure(self._awaiting.tracker, tick)
+            elif isinstance(self._awaiting, Meeting):
+                self._wait_for_meeting(*self._awaiting, tick)
             else:
                 self.channel.endpoint.wait(self.ready, tick)
         except _PatienceOver:
@@ -146,6 +179,18 @@ class Operation:
             try:
                 tracker.wait(0.002)
             except zmq.NotDone:
+                tick()
+
+    def _wait_for_meeting(self, board: Board, phase: int, tick: Callable[[], None]) -> None:
+        """Look for a very short time, then sleep; read messages now and then: they tell of ends."""
+        if board.watch(phase):
+            return
+        look_at = time.monotonic() + LOOK_S
+        while not board.complete(phase):
+            board.sleep(phase, LOOK_S)
+            if time.monotonic() >= look_at:
+                look_at = time.monotonic() + LOOK_S
+                self.channel.endpoint.poll()
                 tick()
 
     def _obtain(self) -> Message | None:
@@ -175,7 +220,7 @@ class Operation:
     def check(self) -> None:
         """Raise if this wait cannot end well; tell the others of it if it lasts."""
         now = time.monotonic()
-        source = self._awaiting.key[1] if isinstance(self._awaiting, Arrival) else None
+        source = self._awaited()
         ranks: tuple[int, ...] = () if source is None else (source,)
         if self.stream == COLLECTIVE:
             self.channel.check_agreement(self)
@@ -195,6 +240,10 @@ class Operation:
         here = self.channel.endpoint.rank
         return PeerLost(f"rank {here}: {self.text()} lost rank {rank}: {cause}", rank)
 
+    def tell(self) -> None:
+        """Tell the group at once what this waits in."""
+        self._next_notice = time.monotonic()
+
     def text(self) -> str:
         """The operation with its size, for errors: all_reduce #42 (gradients 3/7, 4.0 MiB)."""
         size = size_text(self.nbytes) if self.nbytes else ""
@@ -212,9 +261,10 @@ class Operation:
         """The error for having waited until now, with what is known of the awaited rank."""
         seconds = time.monotonic() - self.started
         head = f"rank {self.channel.endpoint.rank}: {self.text()} waited {seconds:.1f} s"
-        if not isinstance(self._awaiting, Arrival):
+        source = self._awaited()
+        if source is None:
             return CommTimeout(f"{head} for its turn")
-        words, culprit = self._follow(self._awaiting.key[1])
+        words, culprit = self._follow(source)
         return CommTimeout(f"{head} for {words}", [culprit])
 
     def _follow(self, rank: int) -> tuple[str, int]:
@@ -238,18 +288,24 @@ class Operation:
         return ", ".join(texts), rank
 
     def _last_seen(self, rank: int) -> str:
-        endpoint = self.channel.endpoint
-        if rank not in endpoint.last:
+        endpoint, now = self.channel.endpoint, time.monotonic()
+        header, heard = endpoint.last.get(rank, (None, 0.0))
+        met = self.channel.last_met
+        if met is not None and met[2] > heard and self.channel.board is not None:
+            # On shared memory a rank that ended a call has seen all others in it.
+            call = describe(endpoint, self.channel.id, COLLECTIVE, met[0], met[1])
+            return f"whose last call here, {now - met[2]:.1f} s ago, was {call}"
+        if header is None:
             return "from which nothing has come yet"
-        header, heard = endpoint.last[rank]
         call = describe(endpoint, header.group, header.stream, header.sequence, header.signature)
-        return f"whose last message, {time.monotonic() - heard:.1f} s ago, was of {call}"
+        return f"whose last message, {now - heard:.1f} s ago, was of {call}"
 
     def _tell(self, now: float) -> None:
-        awaiting = self._awaiting
+        """Tell the group what this waits in."""
+        source = self._awaited()
         content = (
             self.channel.id,
-            awaiting.key[1] if isinstance(awaiting, Arrival) else -1,
+            -1 if source is None else source,
             self.stream,
             self.sequence,
             self.signature,

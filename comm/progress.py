@@ -6,6 +6,7 @@ deadlock.
 """
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -13,6 +14,12 @@ from ringlet.comm.channel import Channel
 from ringlet.comm.endpoint import TICK_MS, Endpoint
 from ringlet.comm.errors import CommError
 from ringlet.comm.operation import Operation
+
+LOOK_S = 0.002
+"""Who waits on shared memory looks this often for new operations and messages."""
+
+BETWEEN_S = 100e-6
+"""The same when other operations wait for messages meanwhile."""
 
 Start = Callable[[], None]
 """Runs an operation up to its first wait."""
@@ -58,10 +65,26 @@ class Progress:
             for operation in self._heads:
                 operation.step()
             if not any(operation.finished.is_set() for operation in self._heads):
-                departing = any(operation.in_departure for operation in self._heads)
-                self._endpoint.wait(self._moved, self._check, 1 if departing else TICK_MS)
+                self._wait()
         for operation in self._heads:
             operation.fail(CommError(f"{operation.text()} was in flight at shutdown"))
+
+    def _wait(self) -> None:
+        """Until something moves. Whoever is to meet others sleeps on their counters, with the
+        interpreter free for the thread that computes, and reads messages now and then."""
+        meetings = [op.meeting for op in self._heads if op.meeting is not None]
+        if not meetings:
+            departing = any(operation.in_departure for operation in self._heads)
+            self._endpoint.wait(self._moved, self._check, 1 if departing else TICK_MS)
+            return
+        alone = len(self._heads) == 1
+        look_at = time.monotonic() + LOOK_S
+        while not self._moved():
+            meetings[0].board.sleep(meetings[0].phase, LOOK_S if alone else BETWEEN_S)
+            if not alone or time.monotonic() >= look_at:
+                look_at = time.monotonic() + LOOK_S
+                self._endpoint.poll()
+                self._check()
 
     def _next_round(self) -> bool:
         """Take ended operations off their lanes and start the next ones; False at the end."""

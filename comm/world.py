@@ -43,6 +43,8 @@ class _World:
             raise
         channel = Channel(self.endpoint, WORLD, tuple(range(environment.size)))
         self.group = Group(self.endpoint, self.progress, channel, environment.timeout)
+        if environment.transport == "auto":
+            self.group.open_board()
 
     def close(self) -> None:
         self.progress.stop()
@@ -100,7 +102,7 @@ def _connect(endpoint: Endpoint, environment: Environment) -> None:
     deadline = time.monotonic() + environment.timeout
     addresses = {}
     folder = _private_folder(environment)
-    if environment.transport == "auto":
+    if environment.transport != "tcp":
         addresses["ipc"] = endpoint.bind_ipc(_socket_path(folder, environment.rank))
     if environment.transport == "tcp" or not environment.one_host:
         addresses["tcp"] = endpoint.bind_tcp(local_address(environment.rendezvous))

@@ -170,8 +170,10 @@ def test_barrier(ranks, size):
 
 
 @pytest.mark.parametrize("collective", COLLECTIVES, ids=lambda function: function.__name__)
-def test_collective_over_tcp(ranks, collective):
-    ranks(3, transport="tcp").run(collective, dtype="float32")
+@pytest.mark.parametrize("transport", ["ipc", "tcp"])
+def test_collective_without_shared_memory(ranks, collective, transport):
+    for dtype in ("float32", "float16", "bool", "complex64", "int64"):
+        ranks(3, transport=transport).run(collective, dtype=dtype)
 
 
 def in_groups(world):
@@ -227,9 +229,10 @@ def big_arrays(world):
         )
 
 
+@pytest.mark.parametrize("transport", ["auto", "ipc"])
 @pytest.mark.parametrize("size", [2, 3, 4])
-def test_arrays_of_many_segments(ranks, size):
-    ranks(size).run(big_arrays)
+def test_arrays_of_many_segments(ranks, size, transport):
+    ranks(size, transport=transport).run(big_arrays)
 
 
 def half_precision(world):
@@ -259,10 +262,11 @@ def same_bits(world):
     return results[0]
 
 
+@pytest.mark.parametrize("transport", ["auto", "ipc"])
 @pytest.mark.parametrize("size", [3, 5])
-def test_sums_have_the_same_bits_on_every_rank_and_every_time(ranks, size):
-    first = ranks(size).run(same_bits)
-    second = ranks(size).run(same_bits)
+def test_sums_have_the_same_bits_on_every_rank_and_every_time(ranks, size, transport):
+    first = ranks(size, transport=transport).run(same_bits)
+    second = ranks(size, transport=transport).run(same_bits)
     for result in (*first, *second):
         np.testing.assert_array_equal(result, first[0])
 
@@ -327,7 +331,7 @@ def scribble(world):
         assert (received == (world.rank - 1) % world.size).all()
 
 
-@pytest.mark.parametrize("transport", ["auto", "tcp"])
+@pytest.mark.parametrize("transport", ["auto", "ipc", "tcp"])
 @pytest.mark.parametrize("size", [2, 3])
 def test_arrays_may_be_overwritten_right_after_a_call(ranks, size, transport):
     ranks(size, transport=transport).run(scribble)

@@ -187,4 +187,4 @@ def counted(world):
 
 
 def test_traffic_is_counted_by_operation_and_peer_as_the_closed_form_says(ranks):
-    ranks(3).run(counted)
+    ranks(3, transport="ipc").run(counted)

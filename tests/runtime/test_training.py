@@ -161,7 +161,7 @@ def counted(world, accumulate):
 @pytest.mark.parametrize("accumulate", [1, 3])
 @pytest.mark.parametrize("size", [2, 4])
 def test_gradients_travel_once_for_each_optimizer_step(ranks, size, accumulate):
-    results = ranks(size).run(counted, accumulate=accumulate)
+    results = ranks(size, transport="ipc").run(counted, accumulate=accumulate)
     flat = results[0][2]
     assert all(calls == 1 for calls, _, _ in results)  # besides the buckets: the loss
     sent = sum(result[1] for result in results)
