@@ -11,7 +11,8 @@ from ringlet.runtime.checkpoint import (
 from ringlet.runtime.config import ConfigError, TrainConfig, make_config
 from ringlet.runtime.data import Corpus, DataError, load_corpus
 from ringlet.runtime.data_parallel import DataParallel
-from ringlet.runtime.trainer import NonFinite, Outcome, Trainer
+from ringlet.runtime.finite import NonFinite
+from ringlet.runtime.trainer import Outcome, Trainer
 
 __all__ = [
     "Checkpoint",

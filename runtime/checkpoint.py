@@ -2,7 +2,7 @@
 
 A checkpoint is a folder `step-N` with shards in safetensors and a manifest. The manifest names
 every array by its logical name and the slice of it that each shard holds, so that a run on any
-mesh can load what another saved, and has the checksum of every shard.
+mesh can load what another saved, and has the checksum of every shard and one of itself.
 
 Shards are written and synced in `step-N.tmp`; then, after a barrier, rank 0 writes the manifest
 and renames the folder. The newest checkpoint is the newest folder that verifies: there is no
@@ -62,16 +62,19 @@ def save_checkpoint(
     config: Mapping[str, Any],
     extra: Mapping[str, Any] | None = None,
     keep: int = 3,
+    keep_best: bool = True,
 ) -> Path:
     """Save a checkpoint under `folder` (a collective); returns its folder.
 
     In data parallelism every rank has the same arrays, and rank 0 writes them. Of the checkpoints
-    in `folder` the `keep` newest stay.
+    in `folder` the `keep` newest stay (1 or more), and with `keep_best` also the one with the
+    lowest `val_loss` among those that have it in `extra`.
     """
     final = folder / f"step-{step:06d}"
     if world.rank == 0:
         temporary = final.with_suffix(".tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
+        for unfinished in folder.glob("step-*.tmp"):
+            shutil.rmtree(unfinished)
         temporary.mkdir(parents=True)
         arrays = _arrays(flat, optimizer)
         _write_shard(temporary / SHARD, arrays)
@@ -87,23 +90,51 @@ def save_checkpoint(
             "files": {SHARD: _digest(temporary / SHARD)},
             **(extra or {}),
         }
+        manifest["sha256"] = _seal(manifest)
         _write_synced(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
         _sync_folder(temporary)
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
         _sync_folder(folder)
-        for old in checkpoints(folder)[:-keep]:
-            shutil.rmtree(old)
+        _prune(folder, step, keep, keep_best)
     world.barrier()
     return final
+
+
+def _prune(folder: Path, step: int, keep: int, keep_best: bool) -> None:
+    """Remove what need not stay now that `step` is saved.
+
+    Checkpoints of later steps are none to count on: the run went on from before them because
+    they are damaged. They are replaced when the run comes to their step.
+    """
+    paths = [path for path in checkpoints(folder) if _step(path) <= step]
+    stay = set(paths[-keep:])
+    losses = {path: loss for path in paths if (loss := _val_loss(path)) is not None}
+    if keep_best and losses:
+        stay.add(min(losses, key=losses.__getitem__))
+    for path in paths:
+        if path not in stay:
+            shutil.rmtree(path)
+
+
+def _val_loss(path: Path) -> float | None:
+    try:
+        value = _read_manifest(path).get("val_loss")
+    except CheckpointError:
+        return None
+    return value if isinstance(value, float) else None
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints' folders, oldest first, verified or not; unfinished ones left out."""
     if not folder.is_dir():
         return []
-    found = [(int(match[1]), path) for path in folder.iterdir() if (match := _match(path))]
-    return [path for _, path in sorted(found)]
+    found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
+    return sorted(found, key=_step)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
 
 
 def latest_checkpoint(folder: Path, warn: Any = None) -> Checkpoint | None:
@@ -119,22 +150,35 @@ def latest_checkpoint(folder: Path, warn: Any = None) -> Checkpoint | None:
 
 def verify_checkpoint(path: Path) -> Checkpoint:
     """Read the manifest and check every file's size and checksum; raises CheckpointError."""
-    try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
-        files = dict(manifest["files"])
-        if manifest["format"] != FORMAT or type(manifest["step"]) is not int:
-            raise CheckpointError(f"{path} has format {manifest['format']}, not {FORMAT}")
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} has no {MANIFEST}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path / MANIFEST} is damaged: {error}") from error
-    for name, expected in files.items():
+    manifest = _read_manifest(path)
+    for name, expected in manifest["files"].items():
         file = path / name
         if not file.is_file():
             raise CheckpointError(f"{file} is missing")
         if _digest(file) != expected:
             raise CheckpointError(f"{file} is not what was written: its size or checksum differs")
     return Checkpoint(path, manifest)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest, if it is as it was written; raises CheckpointError."""
+    try:
+        manifest: dict[str, Any] = json.loads((path / MANIFEST).read_bytes())
+        if manifest["format"] != FORMAT:
+            raise CheckpointError(f"{path} has format {manifest['format']}, not {FORMAT}")
+        seal = manifest.pop("sha256")
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} has no {MANIFEST}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path / MANIFEST} is damaged: {error!r}") from error
+    if seal != _seal(manifest):
+        raise CheckpointError(f"{path / MANIFEST} is damaged: its checksum differs")
+    return manifest
+
+
+def _seal(manifest: Mapping[str, Any]) -> str:
+    """The manifest's checksum, over what it says and not over how it is laid out."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def load_checkpoint(
@@ -245,7 +289,3 @@ def _digest(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"bytes": path.stat().st_size, "sha256": digest}
-
-
-def _match(path: Path) -> re.Match[str] | None:
-    return _NAME.fullmatch(path.name) if path.is_dir() else None

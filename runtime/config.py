@@ -1,9 +1,10 @@
 """What a training run is made of: every option, its default, and presets of sizes."""
 
 import difflib
+import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ class TrainConfig:
     checkpoint_every: int = 500
     keep: int = 3
     """So many newest checkpoints stay."""
+    keep_best: bool = True
+    """So does the one with the lowest validation loss."""
 
     def gpt(self, vocab_size: int) -> GPTConfig:
         """The model's sizes."""
@@ -70,14 +73,20 @@ class TrainConfig:
 MODEL_FIELDS = ("block_size", "n_layer", "n_head", "n_embd", "bias", "vocab_size")
 """What cannot change when a run goes on: the parameters would not fit."""
 
+FIXED_FIELDS = (*MODEL_FIELDS, "optimizer", "momentum")
+"""Nor can what decides the optimizer's state."""
+
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"block_size": 32, "n_embd": 64, "n_head": 4, "n_layer": 2, "batch_size": 8},
     "nano": {"block_size": 64, "n_embd": 128, "n_head": 4, "n_layer": 4, "batch_size": 12},
     "small": {"block_size": 128, "n_embd": 256, "n_head": 8, "n_layer": 6, "batch_size": 8},
     "baby": {"block_size": 256, "n_embd": 384, "n_head": 6, "n_layer": 6, "batch_size": 4},
-    "wide": {"block_size": 128, "n_embd": 512, "n_head": 8, "n_layer": 4, "batch_size": 4},
+    "wide": {
+        "block_size": 128, "n_embd": 512, "n_head": 8, "n_layer": 4, "batch_size": 4,
+        "vocab_size": 8192,
+    },
     "long": {"block_size": 1024, "n_embd": 256, "n_head": 4, "n_layer": 4, "batch_size": 1},
-}
+}  # fmt: skip
 
 DEFAULT_PRESET = "nano"
 
@@ -87,6 +96,9 @@ _TYPES = {field.name: type(field.default) for field in fields(TrainConfig)}
 _POSITIVE = (
     "steps", "batch_size", "accumulate", "block_size", "n_layer", "n_head", "n_embd",
     "eval_every", "eval_windows", "checkpoint_every", "keep",
+)  # fmt: skip
+_NOT_NEGATIVE = (
+    "learning_rate", "learning_rate_floor", "weight_decay", "clip", "warmup_steps", "vocab_size",
 )  # fmt: skip
 
 
@@ -99,12 +111,42 @@ def make_config(
 
     A TOML file holds options at its top level, and may name a `preset`. Raises ConfigError.
     """
+    sizes, given = _given(preset, file, options)
+    return check_config({**sizes, **given})
+
+
+def resume_config(
+    saved: Mapping[str, Any],
+    preset: str | None = None,
+    file: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> TrainConfig:
+    """A saved run's config, over it a TOML file, over it options that are not None.
+
+    A preset may be named again, and changes nothing. Raises ConfigError if the model or the
+    optimizer would be another.
+    """
+    sizes, given = _given(preset, file, options)
+    config = check_config({**saved, **given})
+    wanted = {**saved, **sizes, **given}
+    changed = [name for name in FIXED_FIELDS if name in saved and wanted[name] != saved[name]]
+    if changed:
+        raise ConfigError(
+            f"{', '.join(changed)} cannot change when a run goes on; use another --out"
+        )
+    return config
+
+
+def _given(
+    preset: str | None, file: Path | None, options: Mapping[str, Any] | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a preset (which the file may name) says, and what the file and the options say."""
     from_file = {} if file is None else _read_toml(file)
     preset = from_file.pop("preset", preset)
-    if preset not in PRESETS:
+    if preset is not None and preset not in PRESETS:
         raise ConfigError(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}")
     given = {name: value for name, value in (options or {}).items() if value is not None}
-    return check_config({**PRESETS[preset], **from_file, **given})
+    return (PRESETS[preset] if preset else {}), {**from_file, **given}
 
 
 def check_config(values: Mapping[str, Any]) -> TrainConfig:
@@ -120,9 +162,12 @@ def check_config(values: Mapping[str, Any]) -> TrainConfig:
         raise ConfigError(f"unknown optimizer {config.optimizer!r}; there are adamw and sgd")
     if not 0 <= config.dropout < 1:
         raise ConfigError(f"dropout is {config.dropout}; it has to be from 0 to below 1")
-    for name in ("learning_rate", "learning_rate_floor", "weight_decay", "clip", "warmup_steps"):
-        if not getattr(config, name) >= 0:
+    for name in _NOT_NEGATIVE:
+        if not 0 <= getattr(config, name) < math.inf:
             raise ConfigError(f"{name} is {getattr(config, name)}; it has to be 0 or more")
+    for name in ("beta1", "beta2", "momentum"):
+        if not 0 <= getattr(config, name) < 1:
+            raise ConfigError(f"{name} is {getattr(config, name)}; it has to be from 0 to below 1")
     return config
 
 
@@ -137,12 +182,6 @@ def check_workers(config: TrainConfig, workers: int) -> None:
             f"{workers} workers{pieces} cannot share a batch of {config.batch_size}; at most "
             f"{config.batch_size // config.accumulate} workers can"
         )
-
-
-def changed_model_fields(config: TrainConfig, saved: Mapping[str, Any]) -> list[str]:
-    """Which of the model's sizes differ from a saved config."""
-    own = asdict(config)
-    return [name for name in MODEL_FIELDS if own[name] != saved[name]]
 
 
 def _check_value(name: str, value: Any) -> Any:

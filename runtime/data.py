@@ -61,8 +61,12 @@ def load_corpus(source: str, block_size: int, vocab_size: int | None = None) -> 
 
 
 def _python_documentation() -> Array:
-    from pydoc_data import topics
-
+    try:
+        from pydoc_data import topics
+    except ImportError as error:
+        raise DataError(
+            f"this Python came without the text {BUILT_IN} (pydoc_data); name a file with --data"
+        ) from error
     text = "\n".join(topics.topics[name] for name in sorted(topics.topics))
     return np.frombuffer(text.encode(), np.uint8)
 
@@ -73,11 +77,17 @@ def _read(path: Path) -> Array:
     size = path.stat().st_size
     if not size:
         raise DataError(f"the data file {path} is empty")
-    if path.suffix == ".bin":
-        if size % 2:
-            raise DataError(f"{path} has an odd number of bytes; a .bin file holds uint16 ids")
-        return np.memmap(path, "<u2", "r")
-    return np.memmap(path, np.uint8, "r")
+    if path.suffix == ".bin" and size % 2:
+        raise DataError(f"{path} has an odd number of bytes; a .bin file holds uint16 ids")
+    try:
+        return np.memmap(path, "<u2" if path.suffix == ".bin" else np.uint8, "r")
+    except OSError as error:
+        raise DataError(f"cannot read the data file {path}: {error.strerror}") from error
+
+
+def token_bytes(token: int) -> bytes:
+    """A byte-level model's token; one beyond the bytes (the vocabulary may be larger) is U+FFFD."""
+    return bytes([token]) if token < BYTES else "\ufffd".encode()
 
 
 def share(total: int, size: int, rank: int) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ringlet.comm import Group
-from ringlet.nn import FlatParameters, first_nonfinite, no_grad
+from ringlet.nn import FlatParameters, no_grad
 from ringlet.nn import random as nn_random
 from ringlet.nn.models import GPT
 from ringlet.nn.optim import SGD, AdamW, Optimizer, clip_grad_norm_, warmup_cosine
@@ -34,16 +34,13 @@ from ringlet.runtime.data import (
     windows,
 )
 from ringlet.runtime.data_parallel import DataParallel
+from ringlet.runtime.finite import NonFinite, blame
 
 Report: TypeAlias = Callable[[dict[str, Any]], None]
 
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 EVAL_BATCH = 32
-
-
-class NonFinite(ArithmeticError):
-    """A training step gave a gradient that is not a number; nothing of it was kept."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +95,8 @@ class Trainer:
         if not self.world.broadcast_object(found is not None):
             raise CheckpointError(f"there is no checkpoint that verifies in {self.folder}")
         self.step = load_checkpoint(found, self.world, self.flat, self.optimizer)
+        self.checkpoint = Path(self.world.broadcast_object(found and str(found.folder)))
         if found is not None:
-            self.checkpoint = found.folder
             self._elapsed_before = float(found.manifest.get("elapsed_s", 0.0))
             self._cut_metrics()
         return self.step
@@ -126,9 +123,12 @@ class Trainer:
                 last = stopped or self.step == self.config.steps
                 if last or self.step % self.config.eval_every == 0:
                     row["val_loss"] = val_loss = self.evaluate()
+                saving = last or self.step % self.config.checkpoint_every == 0
+                if saving:
+                    self._check_weights()
                 self._write_metrics(row)
-                if last or self.step % self.config.checkpoint_every == 0:
-                    self.save(row["elapsed_s"])
+                if saving:
+                    self.save(row["elapsed_s"], row.get("val_loss"))
             if math.isnan(val_loss):
                 val_loss = self.evaluate()
             return Outcome(self.step, val_loss, stopped, self.checkpoint)
@@ -136,8 +136,11 @@ class Trainer:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def save(self, elapsed_s: float = 0.0) -> None:
-        """Write a checkpoint (a collective)."""
+    def save(self, elapsed_s: float = 0.0, val_loss: float | None = None) -> None:
+        """Write a checkpoint (a collective).
+
+        The random state in it is all that there is: every draw is a function of (seed, step).
+        """
         if self.folder is None:
             return
         self.checkpoint = save_checkpoint(
@@ -151,12 +154,18 @@ class Trainer:
                 "vocab_size": self.corpus.vocab_size,
                 "as_bytes": self.corpus.as_bytes,
                 "elapsed_s": elapsed_s,
+                "val_loss": val_loss,
+                "random": {"seed": self.config.seed, "step": self.step},
             },
             keep=self.config.keep,
+            keep_best=self.config.keep_best,
         )
 
     def evaluate(self) -> float:
-        """The loss on the validation part in nats for each token, the same on all ranks."""
+        """The loss on the validation part in nats for each token, the same on all ranks.
+
+        Raises NonFinite, on all ranks.
+        """
         config, size = self.config, self.config.block_size
         offsets = validation_offsets(self.corpus, size, config.eval_windows)
         first, count = share(len(offsets), self.world.size, self.world.rank)
@@ -169,6 +178,8 @@ class Trainer:
                 total += self.model(ids, targets, reduction="sum").item()
         self.model.train()
         self.world.all_reduce(total, label="validation loss")
+        if not math.isfinite(total[0]):
+            raise self._non_finite(self.step, f"the validation loss is {total[0]}")
         return float(total[0]) / (len(offsets) * size)
 
     # -- one step -----------------------------------------------------------------------------
@@ -190,7 +201,7 @@ class Trainer:
         self.world.all_reduce(word, label="loss")
         comm_s += time.perf_counter() - waited
         norm = self._clip()
-        self._check_finite(norm)
+        self._check_finite(float(word[0]), norm)
         self.optimizer.learning_rate = learning_rate
         self.optimizer.step()
         self.step += 1
@@ -240,16 +251,26 @@ class Trainer:
             return clip_grad_norm_(self.flat, self.config.clip)
         return grad_norm(self.flat.grad)
 
-    def _check_finite(self, norm: float) -> None:
-        """All ranks hold the same gradient, so all raise in the same step."""
-        if math.isfinite(norm):
+    def _check_finite(self, loss: float, norm: float) -> None:
+        """All ranks have the same loss and gradient, so all raise in the same step."""
+        if math.isfinite(loss) and math.isfinite(norm):
             return
-        name = first_nonfinite(self.flat) or "no single one: their norm overflowed"
-        kept = f"the last good checkpoint is {self.checkpoint}" if self.checkpoint else "none"
-        raise NonFinite(
-            f"step {self.step + 1}: the gradient is not finite, first in {name}; nothing of this "
-            f"step was kept; checkpoints: {kept}"
-        )
+        what = "gradient" if math.isfinite(loss) else "loss"
+        raise self._non_finite(self.step + 1, f"the {what} is not finite")
+
+    def _check_weights(self) -> None:
+        """What is going to be saved has to be finite; all ranks hold the same."""
+        for array in (self.flat.data, *self.optimizer.state.values()):
+            if not np.isfinite(array).all():
+                raise self._non_finite(self.step, "the update is not finite")
+
+    def _non_finite(self, step: int, what: str) -> NonFinite:
+        """The error, the same on all ranks (a collective)."""
+        good = f"the last good checkpoint is {self.checkpoint}"
+        if self.checkpoint is None:
+            good = "there is no checkpoint from before it"
+        where = blame(self.world, self.flat)
+        return NonFinite(f"step {step}: {what}; {where}; nothing of this step was saved; {good}")
 
     # -- around it ----------------------------------------------------------------------------
 
@@ -271,9 +292,10 @@ class Trainer:
         assert self.folder is not None
         path = self.folder / METRICS
         if path.is_file():
-            rows = path.read_text().splitlines(keepends=True)
-            kept = [row for row in rows if json.loads(row)["step"] <= self.step]
-            path.write_text("".join(kept))
+            rows = path.read_text(errors="replace").splitlines(keepends=True)
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text("".join(row for row in rows if _is_up_to(row, self.step)))
+            temporary.replace(path)
 
     def _catch_signals(self) -> dict[signal.Signals, Any]:
         if threading.current_thread() is not threading.main_thread():
@@ -285,6 +307,15 @@ class Trainer:
         return {
             number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)
         }
+
+
+def _is_up_to(row: str, step: int) -> bool:
+    """Whether a line of metrics is whole (a killed run may leave half a line) and not later."""
+    try:
+        number = json.loads(row)["step"]
+    except (ValueError, KeyError, TypeError):
+        return False
+    return row.endswith("\n") and isinstance(number, int) and number <= step
 
 
 def make_optimizer(config: TrainConfig, flat: FlatParameters) -> Optimizer:

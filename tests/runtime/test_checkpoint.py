@@ -73,6 +73,35 @@ def test_the_newest_stay(world, tmp_path):
     assert [path.suffix for path in tmp_path.iterdir()] == ["", ""]  # no .tmp
 
 
+def test_the_best_stays_besides_the_newest(world, tmp_path):
+    for step, loss in enumerate([3.0, 1.0, 2.0, 4.0, 5.0], 1):
+        save(world, tmp_path, step, keep=1, extra={"val_loss": loss})
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-000002", "step-000005"]
+    save(world, tmp_path, 6, keep=1, keep_best=False, extra={"val_loss": 0.5})
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-000006"]
+
+
+def test_what_was_just_saved_stays_when_later_ones_are_damaged(world, tmp_path):
+    for step in (1, 2, 3):
+        save(world, tmp_path, step)
+    for step in (2, 3):
+        flip_a_byte(tmp_path / f"step-{step:06d}")
+    assert latest_checkpoint(tmp_path).step == 1
+    save(world, tmp_path, 2, keep=1)
+    assert latest_checkpoint(tmp_path).step == 2
+
+
+def test_any_bit_of_the_manifest_that_flips_is_noticed(world, tmp_path):
+    path = save(world, tmp_path, 1)
+    whole = (path / MANIFEST).read_bytes()
+    for place in range(0, len(whole), 29):
+        hurt = bytearray(whole)
+        hurt[place] ^= 1
+        (path / MANIFEST).write_bytes(hurt)
+        with pytest.raises(CheckpointError, match="step-000001"):
+            verify_checkpoint(path)
+
+
 def flip_a_byte(path):
     data = bytearray((path / SHARD).read_bytes())
     data[len(data) // 2] ^= 1
@@ -119,8 +148,10 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_word(world, tmp_path, damage
 def test_an_unfinished_folder_of_the_same_step_is_replaced(world, tmp_path):
     (tmp_path / "step-000001.tmp").mkdir()
     (tmp_path / "step-000001.tmp" / "rubbish").write_text("x")
+    (tmp_path / "step-000007.tmp").mkdir()  # of a run that was killed there
     path = save(world, tmp_path, 1)
     assert sorted(file.name for file in path.iterdir()) == [MANIFEST, SHARD]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_nothing_to_find(tmp_path):

@@ -1,11 +1,13 @@
 """Corpora, batches and configs: what is read, what is refused, and how work is shared."""
 
+import sys
+
 import numpy as np
 import pytest
 
 from ringlet.runtime import ConfigError, DataError, load_corpus, make_config
-from ringlet.runtime.config import PRESETS, check_workers
-from ringlet.runtime.data import share, training_batch, validation_offsets, windows
+from ringlet.runtime.config import PRESETS, check_workers, resume_config
+from ringlet.runtime.data import share, token_bytes, training_batch, validation_offsets, windows
 
 
 def test_the_built_in_text_is_pythons_documentation():
@@ -57,6 +59,17 @@ def test_bad_data_is_refused_by_name(tmp_path, case):
     with pytest.raises(DataError, match=text) as refused:
         load_corpus(str(path), 64, vocab_size=300 if case == "ids.bin" else None)
     assert case in str(refused.value)
+
+
+def test_a_python_without_its_documentation_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydoc_data", None)
+    monkeypatch.delitem(sys.modules, "pydoc_data.topics", raising=False)
+    with pytest.raises(DataError, match=r"pydoc_data.*--data"):
+        load_corpus("pydoc", 8)
+
+
+def test_tokens_beyond_the_bytes_can_be_shown():
+    assert b"".join(map(token_bytes, [65, 255, 256, 8191])) == b"A\xff" + "\ufffd\ufffd".encode()
 
 
 def test_a_folder_is_no_data(tmp_path):
@@ -141,6 +154,9 @@ BAD_CONFIG = {
     "dropout": ("dropout = 1.0", "dropout is 1.0"),
     "negative": ("clip = -1.0", "clip is -1.0"),
     "nan": ("learning_rate = nan", "learning_rate is nan"),
+    "infinite": ("learning_rate = inf", "learning_rate is inf"),
+    "beta": ("beta2 = 1.0", "beta2 is 1.0"),
+    "vocabulary": ("vocab_size = -1", "vocab_size is -1"),
     "no toml": ("steps 3", "no TOML"),
 }
 
@@ -152,6 +168,24 @@ def test_a_bad_config_names_the_option(tmp_path, case):
     file.write_text(text)
     with pytest.raises(ConfigError, match=message):
         make_config(file=file)
+
+
+def test_what_may_change_when_a_run_goes_on(tmp_path):
+    from dataclasses import asdict
+
+    saved = asdict(make_config("tiny", options={"batch_size": 6, "steps": 5}))
+    config = resume_config(saved, "tiny", options={"steps": 9, "learning_rate": 0.5})
+    assert (config.steps, config.learning_rate, config.batch_size) == (9, 0.5, 6)
+    file = tmp_path / "c.toml"
+    for text, name in (
+        ('preset = "small"', "block_size"), ("n_layer = 9", "n_layer"),
+        ('optimizer = "sgd"', "optimizer"), ("momentum = 0.5", "momentum"),
+    ):  # fmt: skip
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=f"{name}.*cannot change"):
+            resume_config(saved, file=file)
+    with pytest.raises(ConfigError, match="unknown preset 'huge'"):
+        resume_config(saved, "huge")
 
 
 def test_a_missing_config_is_named(tmp_path):

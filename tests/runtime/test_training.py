@@ -248,9 +248,41 @@ def test_a_step_that_is_not_finite_stops_all_ranks_and_names_the_place(ranks, tm
     texts = ranks(2).run(goes_wrong, folder=str(tmp_path))
     assert texts[0] == texts[1]
     assert "step 6: " in texts[0]
-    assert "transformer." in texts[0]
+    assert "transformer.h.1.mlp.c_fc.weight holds a value that is not finite (rank 1)" in texts[0]
     assert "step-000005" in texts[0]
     assert not (tmp_path / "checkpoints" / "step-000006").exists()
+
+
+def overflows(world, folder, optimizer):
+    made, _ = trainer(
+        world, folder, optimizer=optimizer, steps=1, warmup_steps=0, clip=0.0,
+        learning_rate=1e39, learning_rate_floor=1e39,
+    )  # fmt: skip
+    try:
+        made.run()
+    except NonFinite as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_an_update_that_is_not_finite_is_not_saved(ranks, tmp_path, optimizer):
+    texts = ranks(2).run(overflows, folder=str(tmp_path), optimizer=optimizer)
+    assert texts[0] == texts[1]
+    assert "step 1: " in texts[0]
+    assert not (tmp_path / "checkpoints").exists()
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0]
+
+
+def test_a_line_of_metrics_that_was_cut_off_does_not_hinder(ranks, tmp_path):
+    ranks(2).run(saved_run, folder=str(tmp_path))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 21, "lo')
+    ranks(2).run(resumed_by_others, folder=str(tmp_path))
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(31))
 
 
 def lonely(world):
