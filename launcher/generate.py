@@ -18,6 +18,7 @@ from ringlet.runtime.checkpoint import (
     load_parameters,
 )
 from ringlet.runtime.config import check_config
+from ringlet.runtime.data import token_bytes
 from ringlet.runtime.trainer import CHECKPOINTS
 
 
@@ -60,8 +61,8 @@ def generate(
     )
     for part in parts:
         number = int(part[0])
-        print(decode(bytes([number])) if as_bytes else f" {number}", end="", flush=True)
-    print()
+        print(decode(token_bytes(number)) if as_bytes else f" {number}", end="", flush=True)
+    print(decode(b"", final=True))
 
 
 def _load(checkpoint: Checkpoint) -> GPT:

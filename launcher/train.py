@@ -13,18 +13,17 @@ from ringlet.launcher.environment import Job
 from ringlet.launcher.errors import ExitCode, UserError
 from ringlet.launcher.local import DEFAULT_GRACE_S, Supervisor
 from ringlet.launcher.output import Screen
-from ringlet.runtime.checkpoint import CheckpointError, latest_checkpoint
+from ringlet.runtime.checkpoint import Checkpoint, latest_checkpoint
 from ringlet.runtime.config import (
     DEFAULT_PRESET,
     PRESETS,
     ConfigError,
     TrainConfig,
-    changed_model_fields,
-    check_config,
     check_workers,
     make_config,
+    resume_config,
 )
-from ringlet.runtime.data import BUILT_IN, DataError, load_corpus
+from ringlet.runtime.data import Corpus, DataError, load_corpus
 from ringlet.runtime.trainer import CHECKPOINTS, METRICS
 
 RUNS = Path("runs")
@@ -50,8 +49,12 @@ def train(
     ] = DEFAULT_WORKERS,
     steps: Annotated[int | None, _option("steps", "Optimizer steps in all.")] = None,
     preset: Annotated[
-        str, typer.Option(help=f"Sizes to start from: {', '.join(PRESETS)}.")
-    ] = DEFAULT_PRESET,
+        str | None,
+        typer.Option(
+            help=f"Sizes to start from: {', '.join(PRESETS)}. [default: {DEFAULT_PRESET}]",
+            show_default=False,
+        ),
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="A TOML file of options; see docs/train.md.")
     ] = None,
@@ -98,16 +101,24 @@ def train(
     given = {name: value for name, value in locals().items() if name in _FIELDS}
     if transport not in ("auto", "tcp"):
         raise UserError(f"unknown transport {transport!r}; there are auto and tcp")
+    if not timeout > 0:
+        raise UserError(f"--timeout is {timeout:g}; it has to be above 0")
+    if sample < 0:
+        raise UserError(f"--sample is {sample}; it has to be 0 or more")
     try:
-        if resume:
-            folder, settings = _resumed(out, given)
+        found = _to_resume(out) if resume else None
+        if found is None:
+            settings = make_config(preset or DEFAULT_PRESET, config, given)
         else:
-            settings = make_config(preset, config, given)
-            folder = _new_folder(out, settings, preset)
+            saved = {**found.manifest["config"], "vocab_size": found.manifest["vocab_size"]}
+            settings = resume_config(saved, preset, config, given)
         check_workers(settings, workers)
-        load_corpus(settings.data, settings.block_size, settings.vocab_size or None)
-    except (ConfigError, DataError, CheckpointError) as error:
+        corpus = load_corpus(settings.data, settings.block_size, settings.vocab_size or None)
+    except (ConfigError, DataError) as error:
         raise UserError(str(error)) from error
+    if found is not None:
+        _check_resumed(found, settings, corpus)
+    folder = out if resume and out else _new_folder(out, corpus.name, preset or DEFAULT_PRESET)
     raise typer.Exit(
         _run(settings, folder, resume, Job(workers, transport, timeout), grace, sample)
     )
@@ -116,42 +127,61 @@ def train(
 _FIELDS = {field.name for field in fields(TrainConfig)}
 
 
-def _resumed(out: Path | None, given: dict[str, Any]) -> tuple[Path, TrainConfig]:
-    """The run's own config, with what may change taken from the flags."""
+def _to_resume(out: Path | None) -> Checkpoint:
+    """The run's newest checkpoint."""
     if out is None:
         raise UserError("--resume needs --out: the folder of the run that is to go on")
     found = latest_checkpoint(out / CHECKPOINTS, warn=lambda text: print(text, file=sys.stderr))
     if found is None:
         raise UserError(f"there is no checkpoint to go on from in {out}")
-    saved = found.manifest["config"]
-    changes = {name: value for name, value in given.items() if value is not None}
-    settings = check_config({**saved, **changes})
-    changed = changed_model_fields(settings, saved)
-    if changed:
-        raise UserError(f"{', '.join(changed)} cannot change when a run goes on; use another --out")
+    return found
+
+
+def _check_resumed(found: Checkpoint, settings: TrainConfig, corpus: Corpus) -> None:
+    """Refuse to go on with a run that is at its end, or with data of another kind."""
     if settings.steps <= found.step:
         raise UserError(
-            f"{out} has taken {found.step} steps already; to go on, give --steps more than that"
+            f"the run has taken {found.step} steps already ({found.folder}); to go on, give "
+            "--steps more than that"
         )
-    return out, settings
+    if corpus.as_bytes != found.manifest["as_bytes"]:
+        kinds = ("bytes", "ids") if corpus.as_bytes else ("ids", "bytes")
+        raise UserError(f"{settings.data} holds {kinds[0]}, and the run was made with {kinds[1]}")
 
 
-def _new_folder(out: Path | None, settings: TrainConfig, preset: str) -> Path:
-    """The folder that was asked for, if it holds no run; by default the first free name."""
-    if out is not None:
-        if _taken(out):
-            raise UserError(
-                f"{out} holds another run; go on with it with --resume, or choose another --out"
-            )
-        if out.exists() and not out.is_dir():
-            raise UserError(f"{out} is a file, and the run needs a folder")
-        return out
-    name = BUILT_IN if settings.data == BUILT_IN else Path(settings.data).stem
-    folder, number = RUNS / f"{name}-{preset}", 1
-    while _taken(folder):
-        number += 1
-        folder = RUNS / f"{name}-{preset}-{number}"
-    return folder
+def _new_folder(out: Path | None, name: str, preset: str) -> Path:
+    """Make the folder that was asked for, if it holds no run; by default the first free name."""
+    if out is None:
+        return _first_free(RUNS / f"{name}-{preset}")
+    if _taken(out):
+        raise UserError(
+            f"{out} holds another run; go on with it with --resume, or choose another --out"
+        )
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file, and the run needs a folder")
+    _make(out, exist_ok=True)
+    return out
+
+
+def _first_free(wanted: Path) -> Path:
+    """Made here and now, so that of two commands at once each has a folder of its own."""
+    folder, number = wanted, 1
+    while True:
+        try:
+            _make(folder, exist_ok=False)
+            return folder
+        except FileExistsError:
+            number += 1
+            folder = wanted.with_name(f"{wanted.name}-{number}")
+
+
+def _make(folder: Path, exist_ok: bool) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=exist_ok)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from error
 
 
 def _taken(folder: Path) -> bool:

@@ -13,7 +13,7 @@ from ringlet import comm
 from ringlet.launcher.worker import Guard, start_guard, supervised
 from ringlet.nn.models import generate
 from ringlet.runtime.config import check_config
-from ringlet.runtime.data import load_corpus
+from ringlet.runtime.data import load_corpus, token_bytes
 from ringlet.runtime.trainer import Trainer
 
 
@@ -58,7 +58,7 @@ def sample(trainer: Trainer, length: int) -> str:
         seed=trainer.config.seed,
     )[0, 1:]
     if corpus.as_bytes:
-        return bytes(ids.tolist()).decode(errors="replace")
+        return b"".join(map(token_bytes, ids.tolist())).decode(errors="replace")
     return " ".join(map(str, ids))
 
 

@@ -85,6 +85,22 @@ def test_a_second_run_takes_the_next_name(done):
     assert "runs/pydoc-tiny-2/metrics.jsonl" in result.stdout
 
 
+def test_two_runs_at_once_have_a_folder_each(tmp_path):
+    arguments = [*RINGLET, "train", *QUICK, "--steps", "2", "--sample", "0", "-n", "1"]
+    both = [subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait(timeout=60) for process in both] == [0, 0]
+    for name in ("pydoc-tiny", "pydoc-tiny-2"):
+        assert len((tmp_path / "runs" / name / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_vocabulary_larger_than_the_bytes_can_write(tmp_path):
+    (tmp_path / "c.toml").write_text('preset = "tiny"\nvocab_size = 5000\nsteps = 1\n')
+    result = ringlet("train", "--config", "c.toml", "--out", "o", "-n", "1", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "--- a sample ---" in result.stdout
+    assert ringlet("generate", "--from", "o", cwd=tmp_path).returncode == 0
+
+
 def test_a_file_of_ids_and_a_config_file(tmp_path):
     import numpy as np
 
@@ -97,6 +113,13 @@ def test_a_file_of_ids_and_a_config_file(tmp_path):
     assert "nats per token" in result.stdout
     written = ringlet("generate", "--from", "o", "--prompt", "1 2", cwd=tmp_path)
     assert all(0 <= int(word) < 300 for word in written.stdout.split())
+    (np.arange(4000) % 310).astype("<u2").tofile(tmp_path / "more.bin")
+    for data, text in (("more.bin", "holds id 309"), ("pydoc", "pydoc holds bytes")):
+        other = ringlet(
+            "train", "--resume", "--out", "o", "--steps", "9", "--data", data, cwd=tmp_path
+        )
+        assert (other.returncode, len(other.stderr.splitlines())) == (2, 1)
+        assert text in other.stderr
     refused = ringlet("generate", "--from", "o", "--prompt", "hello", cwd=tmp_path)
     assert (refused.returncode, refused.stdout) == (2, "")
 
@@ -116,6 +139,9 @@ BAD = {
     "config": (["--config", "none.toml"], "none.toml"),
     "optimizer": (["--optimizer", "adam"], "unknown optimizer"),
     "steps": (["--steps", "0"], "steps is 0"),
+    "timeout": (["--timeout", "-1"], "--timeout is -1"),
+    "sample": (["--sample", "-1"], "--sample is -1"),
+    "no folder there": (["--out", "short/run"], "cannot make the folder short/run"),
 }
 
 
@@ -140,6 +166,12 @@ def test_a_finished_or_changed_run_is_not_gone_on_with(done):
     finished = ringlet("train", "--resume", "--out", out, "--steps", "10", cwd=folder)
     assert finished.returncode == 2
     assert "steps already" in finished.stderr
+    changed = ringlet(
+        "train", "--resume", "--out", out, "--steps", "99", "--preset", "small", cwd=folder
+    )
+    assert changed.returncode == 2
+    assert "n_layer" in changed.stderr
+    assert "cannot change" in changed.stderr
     missing = ringlet("generate", "--from", "nowhere", cwd=folder)
     assert (missing.returncode, len(missing.stderr.splitlines())) == (2, 1)
 
