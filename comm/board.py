@@ -124,6 +124,11 @@ class Board:
         length = self._words[rank][_CALL + turn * _CALL_WORDS + 3]
         return bytes(self._segments[rank].memory[start : start + min(length, NOTE_BYTES)])
 
+    def agree(self, call: int, turn: int) -> bool:
+        """Whether every rank is in this call."""
+        at = _CALL + turn * _CALL_WORDS
+        return all(words[at] == call for words in self._others)
+
     def calls(self, turn: int) -> list[int]:
         """Every rank's call."""
         at = _CALL + turn * _CALL_WORDS

@@ -9,7 +9,7 @@ import zmq
 from ringlet.comm.board import Board
 from ringlet.comm.endpoint import Endpoint, Message
 from ringlet.comm.errors import CollectiveMismatch, CommError
-from ringlet.comm.operation import Arrival, Never, Operation, Program
+from ringlet.comm.operation import Arrival, Operation, Program
 from ringlet.comm.regions import Regions
 from ringlet.comm.stats import Stats, Traffic
 from ringlet.comm.wire import COLLECTIVE, Array, Header, Signature
@@ -36,11 +36,21 @@ class Channel:
 
     def collective(self, signature: Signature, timeout: float, label: str) -> Operation:
         """The group's next collective; raises what broke the group, if something did."""
+        return self.operation(signature, self.number(signature), timeout, label)
+
+    def number(self, signature: Signature) -> int:
+        """Count a collective, and remember it; raises what broke the group, if something did."""
         if self.broken is not None:
             raise self.broken
         sequence = self._collectives
         self._collectives += 1
         self._history.append((sequence, signature))
+        return sequence
+
+    def operation(
+        self, signature: Signature, sequence: int, timeout: float, label: str
+    ) -> Operation:
+        """The counted collective in flight."""
         return Operation(
             self, signature, stream=COLLECTIVE, sequence=sequence, timeout=timeout, label=label
         )
@@ -58,14 +68,29 @@ class Channel:
         After an error it is open which of the call's messages are still on their way: no later
         call could tell its own from them.
         """
-        self.stats.count(operation.signature.operation, seconds, operation.traffic)
         error = operation.error
+        if error is not None and operation.stream == COLLECTIVE:
+            self.break_off(error)
+        if not operation.counted:
+            return
         if error is None and operation.stream == COLLECTIVE:
-            self.last_met = (operation.sequence, operation.signature, time.monotonic())
-        if error is not None and operation.stream == COLLECTIVE and self.broken is None:
+            self.note(operation.sequence, operation.signature, seconds, operation.traffic)
+        else:
+            self.stats.count(operation.signature.operation, seconds, operation.traffic)
+
+    def break_off(self, error: BaseException) -> None:
+        """No later collective can run: each raises this error, or one that names it."""
+        if self.broken is None:
             if not isinstance(error, CommError):
-                error = CommError(f"{operation.text()} ended early: {error!r}")
+                error = CommError(f"a collective of this group ended early: {error!r}")
             self.broken = error
+
+    def note(
+        self, sequence: int, signature: Signature, seconds: float, traffic: dict[int, Traffic]
+    ) -> None:
+        """Count a collective that has ended well."""
+        self.last_met = (sequence, signature, time.monotonic())
+        self.stats.count(signature.operation, seconds, traffic)
 
     # -- agreement ----------------------------------------------------------------------------
 
@@ -128,6 +153,7 @@ class Link:
         self.rank, self.size = self._channel.index, len(self._channel.ranks)
         self._sent: dict[int, int] = {}
         self._received: dict[int, int] = {}
+        self.operation = operation
         self.signature, self.sequence = operation.signature, operation.sequence
         self.board = self._channel.board
         self.regions: Regions = self._channel.endpoint.regions
@@ -135,12 +161,6 @@ class Link:
     def world_rank(self, rank: int) -> int:
         """The rank in the world of a rank of the group."""
         return self._channel.ranks[rank]
-
-    def disagree(self) -> Program:
-        """Ranks have met in different calls: say in words which this is, and wait for the
-        CollectiveMismatch that every rank's words must bring."""
-        self._operation.tell()
-        yield Never()
 
     def count_sent(self, peer: int, nbytes: int) -> None:
         """Count one message to a peer."""

@@ -16,7 +16,7 @@ from ringlet.comm.arrays import REDUCTIONS, parts, working_dtype
 from ringlet.comm.board import STAGE_BYTES, Board
 from ringlet.comm.channel import Link
 from ringlet.comm.direct import Combine, Fence, Read, direct_steps, reads
-from ringlet.comm.operation import Meeting, Program
+from ringlet.comm.operation import Meeting, Never, Operation, Program
 from ringlet.comm.regions import UNREGISTERED
 from ringlet.comm.schedule import Copy
 from ringlet.comm.wire import Array, Signature
@@ -47,21 +47,28 @@ class Task(NamedTuple):
 def exchange(link: Link, board: Board, task: Task) -> Program:
     """Run the task; when it returns every array may be written again, by everybody."""
     place = link.regions.place(task.exposed)
-    staged = _Staged(board, task)
     if place == UNREGISTERED:
+        staged = _Staged(board, task)
         staged.stage(0)
     turn = yield from _announce(link, board, place)
     regions = {region for region, _ in board.places(turn)}
     if regions == {place[0]} and place != UNREGISTERED:
         yield from _run_registered(link, board, task, board.places(turn))
+    elif place != UNREGISTERED:
+        yield from run_mixed(board, task)
     else:
         if regions != {UNREGISTERED[0]}:
-            # Some rank's array is registered and some other's is not: now all know.
-            if place != UNREGISTERED:
-                staged.stage(0)
-            yield from _meet(board)
+            yield from _meet(board)  # others have just begun to stage: see `run_mixed`
         yield from _run_staged(board, task, staged)
     _count(link, task)
+
+
+def run_mixed(board: Board, task: Task) -> Program:
+    """This rank's array is registered and some other's is not, as all know now: stage it too."""
+    staged = _Staged(board, task)
+    staged.stage(0)
+    yield from _meet(board)
+    yield from _run_staged(board, task, staged)
 
 
 def hear(link: Link, board: Board, root: int, word: Signature) -> Program:
@@ -77,11 +84,17 @@ def _announce(link: Link, board: Board, place: tuple[int, int]) -> Program:
     """Meet the others, and see that all are in the same call; returns the board's turn."""
     turn = board.announce(call_number(link.signature, link.sequence), *place)
     yield from _meet(board)
+    yield from disagreeing(link.operation, board, turn)
+    return turn
+
+
+def disagreeing(operation: Operation, board: Board, turn: int) -> Program:
+    """Does nothing if all are in one call. If not, all ranks see it here: each says in words
+    what it is in, and waits for the CollectiveMismatch that the others' words must bring."""
     calls = board.calls(turn)
     if any(call != calls[0] for call in calls):
-        # All see the difference; now each says in words what it is in.
-        yield from link.disagree()
-    return turn
+        operation.tell()
+        yield Never()
 
 
 def fits(task_dtype: np.dtype[Any], size: int) -> bool:

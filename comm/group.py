@@ -15,6 +15,7 @@ from ringlet.comm.endpoint import Endpoint
 from ringlet.comm.errors import CollectiveMismatch
 from ringlet.comm.objects import pack, unpack
 from ringlet.comm.operation import Program
+from ringlet.comm.prepared import PreparedAllReduce
 from ringlet.comm.progress import Progress
 from ringlet.comm.segment import share
 from ringlet.comm.transfer import Transfers
@@ -59,6 +60,7 @@ class Group:
         self._transfers = Transfers(channel)
         self._allocations = 0
         self._side_group: Group | None = None
+        self._prepared: PreparedAllReduce | None = None
         self._splits: dict[tuple[int, ...], int] = {}
         self.rank: int = channel.index
         self.size: int = len(channel.ranks)
@@ -112,8 +114,12 @@ class Group:
         array. float16 is combined in float32.
         """
         check_array(x, writable=True)
+        if self._prepared is not None and not options.get("async_op"):
+            recipe = self._prepared.recipe(x, op)
+            if recipe is not None:
+                patience = self._patience(options.get("timeout"))
+                return self._prepared.run(recipe, x, op, patience, options.get("label", ""))
         check_op(x, op)
-
         signature = Signature("all_reduce", x.dtype.str, x.shape, op)
         return self._call(
             signature, lambda link: collectives.all_reduce(link, x, op), x.nbytes, options
@@ -302,7 +308,8 @@ class Group:
 
     def open_board(self) -> None:
         """Use shared memory from now on, if all ranks can reach it (a collective)."""
-        self._channel.board = open_board(self._side())
+        self._channel.board = board = open_board(self._side())
+        self._prepared = None if board is None else PreparedAllReduce(self._channel, board)
 
     def _side(self) -> "Group":
         """The same ranks on a channel of its own, without shared memory: for setting it up.

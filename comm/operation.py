@@ -80,7 +80,9 @@ class Operation:
         self.timeout, self.deadline = timeout, self.started + timeout
         self.result: Any = None
         self.error: BaseException | None = None
-        self.finished = threading.Event()
+        self.finished = False
+        self.counted = True
+        self._end_seen: threading.Event | None = None  # made for those that other threads await
         self.traffic: dict[int, Traffic] = {}
         self._program: Program | None = None
         self._awaiting: Awaiting | None = None
@@ -103,11 +105,20 @@ class Operation:
             return awaiting.board.complete(awaiting.phase)
         return awaiting is None or (isinstance(awaiting, Departure) and awaiting.tracker.done)
 
+    def share(self) -> None:
+        """Prepare for `wait_for_end`: another thread will drive this."""
+        self._end_seen = threading.Event()
+
+    def wait_for_end(self, timeout: float | None) -> bool:
+        """Sleep until another thread has driven it to its end; False after `timeout` seconds."""
+        assert self._end_seen is not None
+        return self._end_seen.wait(timeout)
+
     def step(self) -> bool:
         """Advance as far as possible without waiting; returns whether it has finished."""
-        while not self.finished.is_set() and self.ready():
+        while not self.finished and self.ready():
             self._advance(self._obtain())
-        return self.finished.is_set()
+        return self.finished
 
     def drive(self, patience: float | None = None) -> Any:
         """Advance to the end, waiting as needed; returns the result or raises the error.
@@ -213,7 +224,9 @@ class Operation:
     def _end(self, error: BaseException | None) -> None:
         self.error, self._program, self._awaiting = error, None, None
         self.channel.ended(self, time.monotonic() - self.started)
-        self.finished.set()
+        self.finished = True
+        if self._end_seen is not None:
+            self._end_seen.set()
 
     # -- what a wait can meet -----------------------------------------------------------------
 

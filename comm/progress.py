@@ -39,6 +39,7 @@ class Progress:
 
     def submit(self, operation: Operation, start: Start) -> None:
         """Queue an operation behind the earlier ones of its channel."""
+        operation.share()
         with self._changed:
             self._lanes.setdefault(operation.channel, deque()).append((operation, start))
             operation.channel.pending += 1
@@ -64,7 +65,7 @@ class Progress:
         while self._next_round():
             for operation in self._heads:
                 operation.step()
-            if not any(operation.finished.is_set() for operation in self._heads):
+            if not any(operation.finished for operation in self._heads):
                 self._wait()
         for operation in self._heads:
             operation.fail(CommError(f"{operation.text()} was in flight at shutdown"))
@@ -93,7 +94,7 @@ class Progress:
             self._fresh = False
             started: list[Start] = []
             for channel, lane in list(self._lanes.items()):
-                while lane and lane[0][0].finished.is_set():
+                while lane and lane[0][0].finished:
                     lane.popleft()
                     channel.pending -= 1
                 if not lane:
@@ -107,7 +108,7 @@ class Progress:
 
     def _moved(self) -> bool:
         return self._fresh or any(
-            operation.finished.is_set() or operation.ready() for operation in self._heads
+            operation.finished or operation.ready() for operation in self._heads
         )
 
     def _check(self) -> None:

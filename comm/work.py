@@ -30,14 +30,14 @@ class ProgressWork:
 
     def wait(self, timeout: float | None = None) -> Any:
         """See Work."""
-        if not self._operation.finished.wait(timeout):
+        if not self._operation.wait_for_end(timeout):
             error = self._operation.timed_out()
             raise CommTimeout(str(error), error.waiting_for)
         return self._operation.outcome()
 
     def done(self) -> bool:
         """See Work."""
-        return self._operation.finished.is_set()
+        return self._operation.finished
 
 
 class Lane:
@@ -55,7 +55,7 @@ class Lane:
     def drive(self, operation: Operation, timeout: float | None) -> Any:
         """Drive everything up to the operation, in the caller's thread."""
         with self._lock:
-            while not operation.finished.is_set():
+            while not operation.finished:
                 self._operations[0].complete(timeout)
                 self._discard_finished()
         return operation.outcome()
@@ -70,7 +70,7 @@ class Lane:
                 self._lock.release()
 
     def _discard_finished(self) -> None:
-        while self._operations and self._operations[0].finished.is_set():
+        while self._operations and self._operations[0].finished:
             self._operations.popleft()
 
 
@@ -86,7 +86,7 @@ class LaneWork:
 
     def done(self) -> bool:
         """See Work."""
-        if not self._operation.finished.is_set():
+        if not self._operation.finished:
             self._operation.channel.endpoint.poll()
             self._lane.step()
-        return self._operation.finished.is_set()
+        return self._operation.finished
