@@ -102,13 +102,13 @@ KILLED = """
     Path(f"pid{world.rank}").write_text(f"{os.getpid()}\\n")
     if world.rank == 2:  # does not talk, and does not listen
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    world.barrier()
-    if world.rank == 1:
-        Path("at").write_text(f"{time.time_ns()}\\n")
-        os.kill(os.getpid(), signal.SIGKILL)
-    if world.rank == 2:
-        time.sleep(60)
     try:
+        world.barrier()
+        if world.rank == 1:
+            Path("at").write_text(f"{time.time_ns()}\\n")
+            os.kill(os.getpid(), signal.SIGKILL)
+        if world.rank == 2:
+            time.sleep(60)
         world.barrier()
     except comm.PeerLost as error:
         print(f"{(time.time_ns() - int(Path('at').read_text())) / 1e9:.3f} {error}", flush=True)
