@@ -95,8 +95,8 @@ class _Pass:
                     self._give(tensor, part)
 
     def _give(self, tensor: Tensor, part: Any) -> None:
-        if isinstance(part, np.ndarray):
-            part = unbroadcast(part, tensor)
+        if isinstance(part, np.ndarray | np.generic):  # NumPy makes scalars of 0-d results
+            part = unbroadcast(np.asarray(part), tensor)
         if tensor.operation is None:
             self._give_leaf(tensor, part)
         elif part is not None:
@@ -122,7 +122,7 @@ class _Pass:
             np.add(held, part, out=held)
         else:
             # What an operation returned may be another's input too: the sum gets its own memory.
-            self._gradients[target] = np.add(held, part)
+            self._gradients[target] = np.asarray(np.add(held, part))
             self._own.add(target)
 
 

@@ -1,0 +1,228 @@
+"""The gradient of every operation against finite differences in float64, with broadcasting."""
+
+import importlib
+import pkgutil
+
+import numpy as np
+import pytest
+
+from ringlet.nn import Tensor, gradcheck, operations
+from ringlet.nn import functional as F
+from ringlet.nn import random as nn_random
+from ringlet.nn.operations import products
+from ringlet.nn.tensor import Operation
+
+RANDOM = np.random.default_rng(0)
+
+
+def normal(*shape):
+    return RANDOM.standard_normal(shape)
+
+
+def positive(*shape):
+    return RANDOM.random(shape) + 0.5
+
+
+def distinct(*shape):
+    """No two equal, none near 0: a maximum or a bound has one slope everywhere."""
+    count = int(np.prod(shape))
+    return (RANDOM.permutation(count) - count / 2 + 0.3).reshape(shape)
+
+
+MASK = RANDOM.random((3, 4)) > 0.5
+IDS = np.array([[0, 2, 2], [4, 0, 2]])
+TARGETS = np.array([0, 4, 2, 4])
+
+
+def dropped(x):
+    with nn_random.scope(seed=1, step=2):
+        return F.dropout(x, 0.4, True, "here")
+
+
+CASES = {
+    "add": (lambda a, b: a + b, [normal(3, 4), normal(3, 4)]),
+    "add broadcast": (lambda a, b: a + b, [normal(3, 1, 4), normal(2, 1)]),
+    "add number": (lambda a: 2 + a + 1.5, [normal(3)]),
+    "sub broadcast": (lambda a, b: a - b, [normal(4), normal(3, 4)]),
+    "sub from number": (lambda a: 1 - a, [normal(3)]),
+    "mul broadcast": (lambda a, b: a * b, [normal(2, 3, 1), normal(3, 4)]),
+    "mul itself": (lambda a: a * a, [normal(3)]),
+    "div broadcast": (lambda a, b: a / b, [normal(3, 4), positive(4)]),
+    "div by number": (lambda a: a / 3, [normal(3)]),
+    "div number": (lambda a: 3 / a, [positive(3)]),
+    "pow": (lambda a: a**3, [normal(3, 2)]),
+    "pow fraction": (lambda a: a**-0.5, [positive(3, 2)]),
+    "neg": (lambda a: -a, [normal(3)]),
+    "exp": (lambda a: a.exp(), [normal(3, 4)]),
+    "log": (lambda a: a.log(), [positive(3, 4)]),
+    "sqrt": (lambda a: a.sqrt(), [positive(3, 4)]),
+    "sin": (F.sin, [normal(5)]),
+    "cos": (F.cos, [normal(5)]),
+    "tanh": (lambda a: a.tanh(), [normal(3, 4)]),
+    "sigmoid": (lambda a: a.sigmoid(), [normal(3, 4)]),
+    "relu": (lambda a: a.relu(), [distinct(3, 4)]),
+    "abs": (lambda a: a.abs(), [distinct(3, 4)]),
+    "clamp": (lambda a: a.clamp(-2.0, 2.0), [distinct(3, 4)]),
+    "clamp below": (lambda a: a.clamp(min=0.0), [distinct(3, 4)]),
+    "maximum": (F.maximum, [distinct(3, 4), normal(4) + 0.123]),
+    "minimum": (F.minimum, [distinct(3, 4), normal(3, 1) + 0.123]),
+    "where": (lambda a, b: F.where(MASK, a, b), [normal(3, 4), normal(4)]),
+    "sum": (lambda a: a.sum(), [normal(3, 4)]),
+    "sum axis": (lambda a: a.sum(1), [normal(3, 4, 2)]),
+    "sum axes": (lambda a: a.sum((0, -1), keepdim=True), [normal(3, 4, 2)]),
+    "mean": (lambda a: a.mean(), [normal(3, 4)]),
+    "mean axis": (lambda a: a.mean(-1, keepdim=True), [normal(3, 4)]),
+    "var": (lambda a: a.var(), [normal(3, 4)]),
+    "var axis": (lambda a: a.var(0, correction=0), [normal(3, 4)]),
+    "max": (lambda a: a.max(), [distinct(3, 4)]),
+    "max axis": (lambda a: a.max(1), [distinct(3, 4)]),
+    "min axis": (lambda a: a.min(0, keepdim=True), [distinct(3, 4)]),
+    "reshape": (lambda a: a.reshape(2, -1), [normal(3, 4)]),
+    "transpose": (lambda a: a.transpose(0, -1), [normal(3, 4, 2)]),
+    "permute": (lambda a: a.permute(2, 0, -2), [normal(3, 4, 2)]),
+    "expand": (lambda a: a.expand(5, -1, 4), [normal(3, 1)]),
+    "squeeze": (lambda a: a.squeeze(1), [normal(3, 1, 2)]),
+    "unsqueeze": (lambda a: a.unsqueeze(-1), [normal(3, 2)]),
+    "split": (lambda a: a.split(2, 1)[1] * 2, [normal(3, 5)]),
+    "cat": (lambda a, b: F.cat([a, b, a], 1), [normal(3, 2), normal(3, 1)]),
+    "stack": (lambda a, b: F.stack([a, b], -1), [normal(3, 2), normal(3, 2)]),
+    "slice": (lambda a: a[1:, ::2], [normal(3, 5)]),
+    "slice backwards": (lambda a: a[::-1, None, 0], [normal(3, 5)]),
+    "index numbers": (lambda a: a[IDS], [normal(5, 2)]),
+    "index pairs": (lambda a: a[np.array([0, 0, 1]), np.array([1, 1, 0])], [normal(2, 2)]),
+    "index mask": (lambda a: a[MASK], [normal(3, 4)]),
+    "masked_fill": (lambda a: a.masked_fill(MASK, 7.0), [normal(3, 4)]),
+    "matmul": (lambda a, b: a @ b, [normal(3, 4), normal(4, 2)]),
+    "matmul batched": (lambda a, b: a @ b, [normal(2, 1, 3, 4), normal(5, 4, 2)]),
+    "matmul vectors": (lambda a, b: a @ b, [normal(4), normal(4)]),
+    "matmul vector left": (lambda a, b: a @ b, [normal(4), normal(2, 4, 3)]),
+    "matmul vector right": (lambda a, b: a @ b, [normal(2, 3, 4), normal(4)]),
+    "linear": (F.linear, [normal(2, 3, 4), normal(5, 4), normal(5)]),
+    "linear without bias": (lambda x, w: F.linear(x, w), [normal(3, 4), normal(5, 4)]),
+    "linear of a vector": (lambda x, w: F.linear(x, w), [normal(4), normal(5, 4)]),
+    "softmax": (lambda a: a.softmax(), [normal(3, 4)]),
+    "softmax axis": (lambda a: a.softmax(0), [normal(3, 4)]),
+    "log_softmax": (lambda a: a.log_softmax(1), [normal(3, 4)]),
+    "layer_norm": (F.layer_norm, [normal(2, 5, 4), normal(4), normal(4)]),
+    "layer_norm many rows": (F.layer_norm, [normal(70, 3), normal(3), normal(3)]),
+    "gelu": (lambda a: F.gelu(a), [2 * normal(3, 4)]),
+    "gelu tanh": (lambda a: F.gelu(a, "tanh"), [2 * normal(3, 4)]),
+    "attention": (
+        F.scaled_dot_product_attention,
+        [normal(2, 2, 3, 4), normal(2, 2, 5, 4), normal(2, 2, 5, 4)],
+    ),
+    "attention causal": (
+        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
+        [normal(1, 2, 4, 3), normal(1, 2, 4, 3), normal(1, 2, 4, 3)],
+    ),
+    "attention after a cache": (
+        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
+        [normal(1, 2, 2, 3), normal(1, 2, 5, 3), normal(1, 2, 5, 3)],
+    ),
+    "self-attention": (lambda x: F.packed_self_attention(x, 2), [normal(2, 4, 12)]),
+    "self-attention both ways": (
+        lambda x: F.packed_self_attention(x, 2, is_causal=False),
+        [normal(2, 3, 12)],
+    ),
+    "cross_entropy": (lambda x: F.cross_entropy(x, TARGETS), [normal(4, 5)]),
+    "cross_entropy sum": (lambda x: F.cross_entropy(x, TARGETS, "sum"), [normal(4, 5)]),
+    "cross_entropy ignoring": (
+        lambda x: F.cross_entropy(x, TARGETS, ignore_index=4),
+        [normal(4, 5)],
+    ),
+    "cross_entropy batched": (
+        lambda x: F.cross_entropy(x, TARGETS.reshape(2, 2)),
+        [normal(2, 2, 5)],
+    ),
+    "embedding": (lambda w: F.embedding(IDS, w), [normal(5, 3)]),
+    "dropout": (dropped, [normal(3, 8)]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradient_is_that_of_finite_differences(case):
+    function, inputs = CASES[case]
+    gradcheck(function, inputs)
+
+
+def test_attention_of_several_blocks_is_that_of_one(monkeypatch):
+    x = normal(2, 9, 12)
+    whole = F.packed_self_attention(Tensor(x), 2).data
+    attention = importlib.import_module("ringlet.nn.operations.attention")
+    monkeypatch.setattr(attention, "ROWS", 4)
+    np.testing.assert_allclose(F.packed_self_attention(Tensor(x), 2).data, whole, atol=1e-12)
+    gradcheck(lambda x: F.packed_self_attention(x, 2), [x])
+    gradcheck(
+        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
+        [normal(1, 2, 6, 3), normal(1, 2, 8, 3), normal(1, 2, 8, 3)],
+    )
+
+
+def classes():
+    for module in pkgutil.iter_modules(operations.__path__):
+        found = importlib.import_module(f"{operations.__name__}.{module.name}")
+        for value in vars(found).values():
+            if (
+                isinstance(value, type)
+                and issubclass(value, Operation)
+                and "backward" in vars(value)
+            ):
+                yield value
+
+
+def test_the_table_covers_every_operation(monkeypatch):
+    seen = set()
+    call = Operation.__call__
+
+    def watched(self, *inputs):
+        seen.add(type(self))
+        return call(self, *inputs)
+
+    monkeypatch.setattr(Operation, "__call__", watched)
+    for function, inputs in CASES.values():
+        function(*map(Tensor, inputs))
+    assert {kind.__name__ for kind in set(classes()) - seen - {Operation}} == set()
+
+
+def test_gradcheck_finds_a_wrong_gradient():
+    class Wrong(Operation):
+        def forward(self, *arrays):
+            return arrays[0] ** 2
+
+        def backward(self, grad):
+            return (grad,)
+
+    with pytest.raises(AssertionError, match=r"input 0 at \(\d,\)"):
+        gradcheck(lambda x: Wrong()(x), [normal(3)])
+
+
+def test_column_sums():
+    x = normal(7, 3)
+    np.testing.assert_allclose(products.column_sums(x), x.sum(0))
+
+
+TORCH = {
+    "gelu": lambda t, f: f.gelu(t[0]),
+    "gelu tanh": lambda t, f: f.gelu(t[0], approximate="tanh"),
+    "layer_norm": lambda t, f: f.layer_norm(t[0], (4,), t[1], t[2]),
+    "softmax": lambda t, f: f.softmax(t[0], -1),
+    "attention causal": lambda t, f: f.scaled_dot_product_attention(*t, is_causal=True),
+    "attention": lambda t, f: f.scaled_dot_product_attention(*t),
+    "linear": lambda t, f: f.linear(*t),
+    "var axis": lambda t, f: t[0].var(0, correction=0),
+}
+
+
+@pytest.mark.parametrize("case", TORCH)
+def test_values_and_gradients_are_pytorchs(case):
+    torch = pytest.importorskip("torch")
+    function, inputs = CASES[case]
+    ours = [Tensor(x, requires_grad=True) for x in inputs]
+    theirs = [torch.tensor(x, requires_grad=True) for x in inputs]
+    result, expected = function(*ours), TORCH[case](theirs, torch.nn.functional)
+    np.testing.assert_allclose(result.data, expected.detach().numpy(), atol=1e-6)
+    weights = normal(*result.shape)
+    result.backward(weights)
+    expected.backward(torch.tensor(weights))
+    for mine, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(mine.grad, other.grad.numpy(), atol=1e-6)

@@ -1,0 +1,160 @@
+"""Optimizers against their definitions, clipping, and learning rates."""
+
+import math
+
+import numpy as np
+import pytest
+
+from ringlet.nn import FlatParameters, LayerNorm, Linear, Sequential, first_nonfinite
+from ringlet.nn.optim import SGD, AdamW, clip_grad_norm_, grad_norm, warmup_cosine
+from ringlet.nn.optim import optimizer as blocks
+
+STEPS = 5
+
+
+def problem():
+    model = Sequential(Linear(5, 7), LayerNorm(7), Linear(7, 3))
+    flat = FlatParameters(model)
+    flat.data[:] = np.random.default_rng(0).standard_normal(flat.size)
+    return flat
+
+
+def gradients():
+    return np.random.default_rng(1).standard_normal((STEPS, problem().size)).astype(np.float32)
+
+
+def run(make):
+    flat = problem()
+    optimizer = make(flat)
+    for grad in gradients():
+        flat.grad[:] = grad
+        optimizer.step()
+        np.testing.assert_array_equal(flat.grad, grad)  # gradients are only read
+    return flat, optimizer
+
+
+@pytest.fixture(params=[7, 1000], autouse=True)
+def small_blocks(request, monkeypatch):
+    """Blocks that cut parameters in two, and blocks larger than everything."""
+    monkeypatch.setattr(blocks, "BLOCK", request.param)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_sgd(momentum, nesterov, weight_decay):
+    if nesterov and not momentum:
+        with pytest.raises(ValueError, match="momentum above 0"):
+            SGD(problem(), 0.1, nesterov=True)
+        return
+    flat, _ = run(
+        lambda f: SGD(f, 0.1, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
+    )
+    data = problem().data.astype(np.float64)
+    velocity = np.zeros_like(data)
+    for grad in gradients().astype(np.float64):
+        grad = grad + weight_decay * data
+        velocity = momentum * velocity + grad
+        data -= 0.1 * (grad + momentum * velocity if nesterov else velocity)
+    np.testing.assert_allclose(flat.data, data, atol=1e-5)
+
+
+def test_adamw_decays_matrices_only():
+    flat, _ = run(lambda f: AdamW(f, 1e-2, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.5))
+    data = problem().data.astype(np.float64)
+    decays = np.zeros(flat.size)
+    for slot in flat.slots:
+        decays[slot.start : slot.stop] = 0.5 if len(slot.shape) == 2 else 0
+    m, v = np.zeros_like(data), np.zeros_like(data)
+    for t, grad in enumerate(gradients().astype(np.float64), 1):
+        data *= 1 - 1e-2 * decays
+        m = 0.8 * m + 0.2 * grad
+        v = 0.95 * v + 0.05 * grad**2
+        data -= 1e-2 * (m / (1 - 0.8**t)) / (np.sqrt(v / (1 - 0.95**t)) + 1e-6)
+    np.testing.assert_allclose(flat.data, data, atol=1e-5)
+    assert {len(slot.shape) for slot in flat.slots} == {1, 2}
+
+
+def test_what_decays_can_be_chosen():
+    chosen = []
+
+    def nothing(name, parameter):
+        chosen.append(name)
+        return False
+
+    kept, _ = run(lambda f: AdamW(f, 1e-2, weight_decay=0.5, decay=nothing))
+    plain, _ = run(lambda f: AdamW(f, 1e-2, weight_decay=0.0))
+    np.testing.assert_array_equal(kept.data, plain.data)
+    assert "2.weight" in chosen
+
+
+@pytest.mark.parametrize("make", [AdamW, lambda f, r: SGD(f, r, momentum=0.9)])
+def test_a_saved_state_goes_on_with_the_same_bits(make):
+    whole, _ = run(lambda f: make(f, 1e-2))
+    flat = problem()
+    optimizer = make(flat, 1e-2)
+    for number, grad in enumerate(gradients()):
+        if number == 2:
+            state = {k: np.copy(v) for k, v in optimizer.state_dict().items()}
+            optimizer = make(flat, 1e-2)
+            optimizer.load_state_dict(state)
+        flat.grad[:] = grad
+        optimizer.step()
+    np.testing.assert_array_equal(flat.data, whole.data)
+
+
+def test_another_optimizers_state_is_refused():
+    flat = problem()
+    with pytest.raises(KeyError, match="AdamW keeps"):
+        AdamW(flat).load_state_dict(SGD(flat, 0.1).state_dict())
+
+
+def test_the_learning_rate_can_be_set_each_step():
+    flat = problem()
+    optimizer = SGD(flat, 1.0)
+    optimizer.learning_rate = 0.0
+    before = flat.data.copy()
+    flat.grad[:] = 1
+    optimizer.step()
+    np.testing.assert_array_equal(flat.data, before)
+
+
+# -- clipping -------------------------------------------------------------------------------------
+
+
+def test_clipping_by_the_norm_of_all():
+    flat = problem()
+    grad = gradients()[0]
+    norm = np.linalg.norm(grad.astype(np.float64))
+    flat.grad[:] = grad
+    assert abs(clip_grad_norm_(flat, 100.0) - norm) < 1e-4
+    np.testing.assert_array_equal(flat.grad, grad)
+    clip_grad_norm_(flat, 1.0)
+    assert abs(grad_norm(flat.grad) - 1) < 1e-4
+    np.testing.assert_allclose(flat.grad, grad / norm, rtol=1e-4)
+
+
+def test_what_is_not_finite_is_found():
+    flat = problem()
+    flat.grad[:] = 1
+    assert first_nonfinite(flat) is None
+    flat.grad[flat.slots[2].start] = np.nan
+    flat.grad[flat.slots[3].start] = np.inf
+    assert first_nonfinite(flat) == flat.slots[2].name
+    assert math.isnan(clip_grad_norm_(flat, 1.0))
+
+
+# -- schedules ------------------------------------------------------------------------------------
+
+
+def rate(step):
+    return warmup_cosine(step, peak=1.0, floor=0.1, warmup_steps=10, total_steps=110)
+
+
+def test_warm_up_and_cosine():
+    assert [rate(step) for step in (0, 4, 9)] == pytest.approx([1 / 11, 5 / 11, 10 / 11])
+    assert rate(10) == 1.0
+    assert rate(60) == pytest.approx(0.55)
+    assert rate(110) == rate(5000) == 0.1
+    assert all(rate(step) >= rate(step + 1) for step in range(10, 120))
+    assert warmup_cosine(0, peak=1, floor=0, warmup_steps=0, total_steps=1) == 1
