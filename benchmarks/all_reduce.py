@@ -1,0 +1,103 @@
+"""All-reduce of float32 sums: ringlet against Gloo and Open MPI, side by side.
+
+    PEERS=$(bash benchmarks/peers/setup.sh)                 # once; makes the peers' environment
+    python benchmarks/all_reduce.py --peers "$PEERS" --ranks 2
+
+All run in turns, `--rounds` times. What is reported is the median over the rounds of each run's
+median on rank 0, in microseconds, and how many times faster ringlet's is.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+DEFAULT_PEERS = Path.home() / ".cache/ringlet-peers/bin"
+SIZES = (4, 1 << 10, 1 << 16, 1 << 20, 1 << 24, 1 << 26)
+ENVIRONMENT = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
+    **dict.fromkeys(
+        (
+            "OMPI_ALLOW_RUN_AS_ROOT",
+            "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM",
+            "PRTE_ALLOW_RUN_AS_ROOT",
+            "PRTE_ALLOW_RUN_AS_ROOT_CONFIRM",
+        ),
+        "1",
+    ),
+}
+
+
+def commands(options):
+    """name -> command; the sizes are its last arguments."""
+    ringlet = [
+        sys.executable, "-c", "from ringlet.launcher.cli import main; main()", "run",
+        "-n", str(options.ranks),
+    ]  # fmt: skip
+    worker, peer = str(HERE / "all_reduce_ringlet.py"), str(HERE / "peers/all_reduce.py")
+    mpirun = [f"{options.peers}/mpirun", "--oversubscribe"]
+    ranks, python = ["-n", str(options.ranks)], f"{options.peers}/python"
+    forbid = ["--mca", "pml", "ob1", "--mca", "btl", "tcp,self"]
+    torchrun = [f"{options.peers}/torchrun", "--nproc_per_node", str(options.ranks)]
+    if options.tcp:
+        return {
+            "ringlet tcp": [*ringlet, "--transport", "tcp", worker, "plain"],
+            "gloo": [*torchrun, peer, "gloo"],
+            "openmpi tcp": [*mpirun, *forbid, *ranks, python, peer, "openmpi"],
+        }
+    return {
+        "ringlet registered": [*ringlet, worker, "registered"],
+        "ringlet plain": [*ringlet, worker, "plain"],
+        "gloo": [*torchrun, peer, "gloo"],
+        "openmpi": [*mpirun, *ranks, python, peer, "openmpi"],
+    }
+
+
+def run(command, sizes):
+    """bytes -> microseconds."""
+    done = subprocess.run(
+        [*command, *map(str, sizes)],
+        env={**os.environ, **ENVIRONMENT},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    lines = [line[line.index("{") :] for line in done.stdout.splitlines() if "{" in line]
+    return {row["bytes"]: row["us"] for row in map(json.loads, lines)}
+
+
+def main():
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--ranks", type=int, default=2, help="default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
+    parser.add_argument("--tcp", action="store_true", help="over the loopback's TCP")
+    parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="default: %(default)s")
+    parser.add_argument("--peers", default=DEFAULT_PEERS, help="the folder of the peers' programs")
+    parser.add_argument("--json", action="store_true", help="one JSON line for each size")
+    options = parser.parse_args()
+    if not Path(options.peers, "python").exists():
+        parser.error(f"there is no python in {options.peers}; run benchmarks/peers/setup.sh first")
+    sizes = [int(text) for text in options.sizes.split(",")]
+    results = {name: [] for name in commands(options)}
+    for _ in range(options.rounds):
+        for name, command in commands(options).items():
+            results[name].append(run(command, sizes))
+    for nbytes in sizes:
+        row = {name: statistics.median(r[nbytes] for r in rows) for name, rows in results.items()}
+        first = next(iter(row.values()))
+        if options.json:
+            print(json.dumps({"bytes": nbytes, **row}), flush=True)
+        else:
+            parts = [f"{name} {us:10.1f} us ({us / first:5.2f}x)" for name, us in row.items()]
+            print(f"{nbytes:>9} B   " + "   ".join(parts), flush=True)
+
+
+if __name__ == "__main__":
+    main()
