@@ -1,0 +1,84 @@
+"""Warm ranks: results, failures with every rank's traceback, ranks that hang, a fresh start."""
+
+import os
+import time
+
+import numpy as np
+import pytest
+
+from ringlet.launcher.pool import RanksFailed, WorkerPool
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with WorkerPool(2) as started:
+        yield started
+
+
+def identity(world, offset=0):
+    return [world.rank + offset, os.getpid()]
+
+
+def stumble(world):
+    if world.rank == 1:
+        raise ValueError("over the step")
+    world.barrier()
+
+
+def vanish(world):
+    if world.rank == 1:
+        os._exit(7)
+    world.barrier()
+
+
+def sleep_on_rank_0(world):
+    time.sleep(30 if world.rank == 0 else 0)
+    return world.rank
+
+
+def double(world, array):
+    return array * 2
+
+
+def test_results_come_by_rank_from_processes_that_stay(pool):
+    first, second = pool.run(identity), pool.run(identity, offset=10)
+    assert [rank for rank, _ in first] == [0, 1]
+    assert [rank for rank, _ in second] == [10, 11]
+    assert [pid for _, pid in first] == [pid for _, pid in second]
+
+
+def test_arrays_go_there_and_back(pool):
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    for result in pool.run(double, array=array):
+        assert result.dtype == array.dtype
+        assert (result == array * 2).all()
+
+
+def test_a_failure_shows_its_traceback_first_and_the_next_call_starts_anew(pool):
+    before = pool.run(identity)
+    with pytest.raises(RanksFailed, match="over the step") as caught:
+        pool.run(stumble)
+    assert list(caught.value.failures) == [1, 0]
+    assert "in stumble" in caught.value.failures[1]
+    assert "echo" in caught.value.failures[0]
+    after = pool.run(identity)
+    assert {pid for _, pid in before}.isdisjoint(pid for _, pid in after)
+
+
+def test_a_rank_that_ends_is_named(pool):
+    with pytest.raises(RanksFailed, match="exited with code 7") as caught:
+        pool.run(vanish)
+    assert "PeerLost" in caught.value.failures[0]
+
+
+def test_a_rank_that_hangs_shows_where(pool):
+    pool.run(identity)
+    with pytest.raises(RanksFailed, match="has not returned within 1 s") as caught:
+        pool.run(sleep_on_rank_0, deadline=1.0)
+    assert "sleep_on_rank_0" in caught.value.failures[0]
+    assert caught.value.results == {1: 1}
+
+
+def test_a_function_that_workers_cannot_find_is_refused(pool):
+    with pytest.raises(TypeError, match="not a module-level function"):
+        pool.run(lambda world: None)
