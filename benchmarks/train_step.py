@@ -73,7 +73,8 @@ def main():
         else:
             print(
                 f"{name:6}  ringlet {row['ringlet_ms']:7.1f} ms   "
-                f"torch {row['torch_ms']:7.1f} ms   ratio {row['ratio']:.2f} (fastest steps {row['fastest_ratio']:.2f})   memory "
+                f"torch {row['torch_ms']:7.1f} ms   ratio {row['ratio']:.2f}   "
+                f"(fastest steps {row['fastest_ratio']:.2f})   memory "
                 f"{row['ringlet_rss_mb']:.0f} / {row['torch_rss_mb']:.0f} MB",
                 flush=True,
             )

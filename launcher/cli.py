@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 import ringlet
+from ringlet.comm.environment import TRANSPORTS
 from ringlet.launcher.errors import ExitCode, UserError
 from ringlet.launcher.generate import generate
 from ringlet.launcher.local import DEFAULT_GRACE_S, run_script
@@ -53,7 +54,7 @@ def run(
         int, typer.Option("-n", "--workers", min=1, help="How many worker processes.")
     ] = 2,
     transport: Annotated[
-        str, typer.Option(help="auto (Unix sockets on one host) or tcp (over the loopback).")
+        str, typer.Option(help="auto (shared memory), ipc (Unix sockets) or tcp (the loopback).")
     ] = "auto",
     timeout: Annotated[
         float, typer.Option(help="Seconds until a waiting operation raises CommTimeout.")
@@ -63,8 +64,8 @@ def run(
     ] = DEFAULT_GRACE_S,
 ) -> None:
     """Run a script on several worker processes; in it, ringlet.comm.init() joins them."""
-    if transport not in ("auto", "tcp"):
-        raise UserError(f"unknown transport {transport!r}; there are auto and tcp")
+    if transport not in TRANSPORTS:
+        raise UserError(f"unknown transport {transport!r}; there are auto, ipc and tcp")
     if timeout <= 0:
         raise UserError(f"--timeout is {timeout:g}; it has to be above 0")
     if program[0] != "-m" and not Path(program[0]).is_file():

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ringlet.comm.environment import TRANSPORTS
 from ringlet.launcher.environment import Job
 from ringlet.launcher.errors import ExitCode, UserError
 from ringlet.launcher.local import DEFAULT_GRACE_S, Supervisor
@@ -84,7 +85,7 @@ def train(
         int | None, _option("checkpoint_every", "Steps between checkpoints.")
     ] = None,
     transport: Annotated[
-        str, typer.Option(help="auto (Unix sockets on one host) or tcp (over the loopback).")
+        str, typer.Option(help="auto (shared memory), ipc (Unix sockets) or tcp (the loopback).")
     ] = "auto",
     timeout: Annotated[
         float, typer.Option(help="Seconds until a waiting operation raises CommTimeout.")
@@ -99,8 +100,8 @@ def train(
     The defaults are nanoGPT's recipe for a CPU, on the text of Python's own documentation.
     """
     given = {name: value for name, value in locals().items() if name in _FIELDS}
-    if transport not in ("auto", "tcp"):
-        raise UserError(f"unknown transport {transport!r}; there are auto and tcp")
+    if transport not in TRANSPORTS:
+        raise UserError(f"unknown transport {transport!r}; there are auto, ipc and tcp")
     if not timeout > 0:
         raise UserError(f"--timeout is {timeout:g}; it has to be above 0")
     if sample < 0:
