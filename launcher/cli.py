@@ -65,7 +65,7 @@ def run(
 ) -> None:
     """Run a script on several worker processes; in it, ringlet.comm.init() joins them."""
     if transport not in TRANSPORTS:
-        raise UserError(f"unknown transport {transport!r}; there are auto, ipc and tcp")
+        raise UserError(f"unknown transport {transport!r}; there are {', '.join(TRANSPORTS)}")
     if timeout <= 0:
         raise UserError(f"--timeout is {timeout:g}; it has to be above 0")
     if program[0] != "-m" and not Path(program[0]).is_file():

@@ -101,7 +101,7 @@ def train(
     """
     given = {name: value for name, value in locals().items() if name in _FIELDS}
     if transport not in TRANSPORTS:
-        raise UserError(f"unknown transport {transport!r}; there are auto, ipc and tcp")
+        raise UserError(f"unknown transport {transport!r}; there are {', '.join(TRANSPORTS)}")
     if not timeout > 0:
         raise UserError(f"--timeout is {timeout:g}; it has to be above 0")
     if sample < 0:

@@ -23,7 +23,7 @@ WRONG = {
     "a folder": (["."], "there is no script ."),
     "a wrong option": (["--wrokers", "2", "x.py"], "--wrokers"),
     "no module": (["-m"], "-m needs"),
-    "transport": (["--transport", "pigeon", "x.py"], "'pigeon'; there are auto and tcp"),
+    "transport": (["--transport", "pigeon", "x.py"], "'pigeon'; there are auto, ipc, tcp"),
     "timeout": (["--timeout", "0", "x.py"], "--timeout is 0"),
 }
 
