@@ -150,8 +150,10 @@ BROKEN = """
 def test_partial_lines_and_characters(launch, size, head):
     running = launch(BROKEN, options=("-n", str(size)))
     lines = []
-    while not any("question" in line for line in lines):  # shown before there is a newline
-        lines.append(running.process.stdout.readline())
+    for line in running.process.stdout:
+        lines.append(line)
+        if "question" in line:  # shown before there is a newline
+            break
     (running.folder / "answered").touch()
     code, stdout, _ = running.end()
     assert code == 0
