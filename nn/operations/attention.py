@@ -15,15 +15,19 @@ from ringlet.nn.tensor import Array, Gradient, Operation, Tensor
 ROWS = 128
 """Queries for each block of scores."""
 
+SCORES = 128 * 1024
+"""Scores for each block, if that takes several samples: enough to keep BLAS busy, few enough for
+the second-level cache."""
+
 
 class _Block(NamedTuple):
-    """One block of one sample: some queries of all heads, and the keys that they may see."""
+    """One block of some samples: some queries of all heads, and the keys that they may see."""
 
-    sample: int
+    samples: slice
     queries: slice
     keys: slice
-    exp: Array  # (H, R, K): exp(scores - row maximum)
-    inverse: Array  # (H, R, 1): 1 / row sum of exp
+    exp: Array  # (S, H, R, K): exp(scores - row maximum)
+    inverse: Array  # (S, H, R, 1): 1 / row sum of exp
 
 
 def attend(q: Array, k: Array, v: Array, out: Array, causal: bool) -> list[_Block]:
@@ -33,19 +37,19 @@ def attend(q: Array, k: Array, v: Array, out: Array, causal: bool) -> list[_Bloc
     """
     blocks = []
     scale = np.asarray(1 / math.sqrt(q.shape[-1]), q.dtype)
-    for sample, queries, keys in _plan(q.shape, k.shape[2], causal):
+    for samples, queries, keys in _plan(q.shape, k.shape[2], causal):
         scores = np.matmul(
-            q[sample, :, queries] * scale, np.swapaxes(k[sample, :, keys], -1, -2)
-        )  # (H, R, K)
+            q[samples, :, queries] * scale, np.swapaxes(k[samples, :, keys], -1, -2)
+        )  # (S, H, R, K)
         if causal:
             _mask(scores, queries.start + k.shape[2] - q.shape[2])
         scores -= scores.max(axis=-1, keepdims=True)
         np.exp(scores, out=scores)
-        inverse = 1 / np.matmul(scores, np.ones((scores.shape[-1], 1), q.dtype))  # (H, R, 1)
-        target = out[sample, :, queries]
-        np.matmul(scores, v[sample, :, keys], out=target)
+        inverse = 1 / np.matmul(scores, np.ones((scores.shape[-1], 1), q.dtype))  # (S, H, R, 1)
+        target = out[samples, :, queries]
+        np.matmul(scores, v[samples, :, keys], out=target)
         target *= inverse
-        blocks.append(_Block(sample, queries, keys, scores, inverse))
+        blocks.append(_Block(samples, queries, keys, scores, inverse))
     return blocks
 
 
@@ -55,28 +59,29 @@ def attend_backward(
     """For each block the gradients of its queries, and its parts of those of keys and values."""
     scale = np.asarray(1 / math.sqrt(q.shape[-1]), q.dtype)
     for block in blocks:
-        sample, queries, keys, exp, inverse = block
-        g = grad[sample, :, queries] * inverse  # (H, R, D)
-        to_v = np.matmul(np.swapaxes(exp, -1, -2), g)  # (H, K, D)
+        samples, queries, keys, exp, inverse = block
+        g = grad[samples, :, queries] * inverse  # (S, H, R, D)
+        to_v = np.matmul(np.swapaxes(exp, -1, -2), g)  # (S, H, K, D)
         delta = np.matmul(
-            g * out[sample, :, queries], np.ones((q.shape[-1], 1), q.dtype)
-        )  # (H, R, 1)
-        scores = np.matmul(g, np.swapaxes(v[sample, :, keys], -1, -2))
+            g * out[samples, :, queries], np.ones((q.shape[-1], 1), q.dtype)
+        )  # (S, H, R, 1)
+        scores = np.matmul(g, np.swapaxes(v[samples, :, keys], -1, -2))
         scores -= delta
         scores *= exp
         scores *= scale
-        to_q = np.matmul(scores, k[sample, :, keys])
-        to_k = np.matmul(np.swapaxes(scores, -1, -2), q[sample, :, queries])
+        to_q = np.matmul(scores, k[samples, :, keys])
+        to_k = np.matmul(np.swapaxes(scores, -1, -2), q[samples, :, queries])
         yield block, to_q, to_k, to_v
 
 
-def _plan(shape: tuple[int, ...], keys: int, causal: bool) -> Iterator[tuple[int, slice, slice]]:
-    samples, _, length, _ = shape
-    for sample in range(samples):
+def _plan(shape: tuple[int, ...], keys: int, causal: bool) -> Iterator[tuple[slice, slice, slice]]:
+    batch, heads, length, _ = shape
+    group = max(1, SCORES // (heads * min(ROWS, length) * keys))
+    for sample in range(0, batch, group):
         for start in range(0, length, ROWS):
             stop = min(start + ROWS, length)
             seen = stop + keys - length if causal else keys
-            yield sample, slice(start, stop), slice(0, seen)
+            yield slice(sample, sample + group), slice(start, stop), slice(0, seen)
 
 
 def _mask(scores: Array, first: int) -> None:
@@ -104,9 +109,9 @@ class ScaledDotProductAttention(Operation):
         to_q, to_k, to_v = np.empty_like(self.q), np.zeros_like(self.k), np.zeros_like(self.v)
         parts = attend_backward(self.blocks, self.q, self.k, self.v, self.out, grad)
         for block, q, k, v in parts:
-            to_q[block.sample, :, block.queries] = q
-            to_k[block.sample, :, block.keys] += k
-            to_v[block.sample, :, block.keys] += v
+            to_q[block.samples, :, block.queries] = q
+            to_k[block.samples, :, block.keys] += k
+            to_v[block.samples, :, block.keys] += v
         return to_q, to_k, to_v
 
 
@@ -140,18 +145,18 @@ class PackedSelfAttention(Operation):
         to_q, to_k, to_v = self._heads(result, 3)
         (out,), (g,) = self._heads(self.result, 1), self._heads(grad, 1)
         for block, q_part, k_part, v_part in attend_backward(self.blocks, q, k, v, out, g):
-            sample, queries, keys = block.sample, block.queries, block.keys
+            samples, queries, keys = block.samples, block.queries, block.keys
 
             if (
                 queries.start == 0
             ):  # a sample's first block writes, and clears what only later blocks see
-                to_k[sample, :, keys.stop :] = 0
-                to_v[sample, :, keys.stop :] = 0
-                to_k[sample, :, keys], to_v[sample, :, keys] = k_part, v_part
+                to_k[samples, :, keys.stop :] = 0
+                to_v[samples, :, keys.stop :] = 0
+                to_k[samples, :, keys], to_v[samples, :, keys] = k_part, v_part
             else:
-                to_k[sample, :, keys] += k_part
-                to_v[sample, :, keys] += v_part
-            to_q[sample, :, queries] = q_part
+                to_k[samples, :, keys] += k_part
+                to_v[samples, :, keys] += v_part
+            to_q[samples, :, queries] = q_part
         return (result,)
 
 

@@ -7,8 +7,8 @@ import numpy as np
 from ringlet.nn.operations.products import column_sums
 from ringlet.nn.tensor import Array, Gradient, Operation, Tensor
 
-ROWS = 64
-"""Layer normalization works on so many rows at once: they stay in the cache between passes."""
+BLOCK = 32 * 1024
+"""Layer normalization works on rows of about so many elements: they stay in the cache."""
 
 
 class Softmax(Operation):
@@ -65,12 +65,11 @@ class LayerNorm(Operation):
         result = np.empty(x.shape, x.dtype)
         flat = result.reshape(rows.shape)
         mean_of = np.full((x.shape[-1], 1), 1 / x.shape[-1], x.dtype)
-        for start in range(0, len(rows), ROWS):
-            block = slice(start, start + ROWS)
+        for block in _row_blocks(rows):
             normal, y = self.normal[block], flat[block]
             np.subtract(rows[block], rows[block] @ mean_of, out=normal)
             np.multiply(normal, normal, out=y)
-            scale = 1 / np.sqrt(y @ mean_of + np.asarray(self.eps, x.dtype))  # (ROWS, 1)
+            scale = 1 / np.sqrt(y @ mean_of + np.asarray(self.eps, x.dtype))  # (rows, 1)
             self.scale[block] = scale
             normal *= scale
             np.multiply(normal, self.weight, out=y)
@@ -84,8 +83,7 @@ class LayerNorm(Operation):
         to_weight = np.zeros_like(self.weight)
         mean_of = np.full((g.shape[-1], 1), 1 / g.shape[-1], g.dtype)
         weight_mean = self.weight[:, None] * mean_of  # (C, 1)
-        for start in range(0, len(g), ROWS):
-            block = slice(start, start + ROWS)
+        for block in _row_blocks(g):
             normal, out = self.normal[block], flat[block]
             product = g[block] * normal
             to_weight += column_sums(product)
@@ -96,6 +94,11 @@ class LayerNorm(Operation):
             out -= g[block] @ weight_mean
             out *= self.scale[block]
         return result, to_weight, column_sums(g)
+
+
+def _row_blocks(rows: Array) -> list[slice]:
+    step = max(1, BLOCK // rows.shape[1])
+    return [slice(start, start + step) for start in range(0, len(rows), step)]
 
 
 def softmax(x: Tensor, dim: int = -1) -> Tensor:

@@ -150,12 +150,22 @@ def test_attention_of_several_blocks_is_that_of_one(monkeypatch):
     whole = F.packed_self_attention(Tensor(x), 2).data
     attention = importlib.import_module("ringlet.nn.operations.attention")
     monkeypatch.setattr(attention, "ROWS", 4)
+    monkeypatch.setattr(attention, "SCORES", 1)
     np.testing.assert_allclose(F.packed_self_attention(Tensor(x), 2).data, whole, atol=1e-12)
     gradcheck(lambda x: F.packed_self_attention(x, 2), [x])
     gradcheck(
         lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
         [normal(1, 2, 6, 3), normal(1, 2, 8, 3), normal(1, 2, 8, 3)],
     )
+
+
+def test_layer_norm_of_several_blocks_is_that_of_one(monkeypatch):
+    normalization = importlib.import_module("ringlet.nn.operations.normalization")
+    inputs = [normal(11, 3), normal(3), normal(3)]
+    whole = F.layer_norm(*map(Tensor, inputs)).data
+    monkeypatch.setattr(normalization, "BLOCK", 12)
+    np.testing.assert_allclose(F.layer_norm(*map(Tensor, inputs)).data, whole, atol=1e-12)
+    gradcheck(F.layer_norm, inputs)
 
 
 def classes():
