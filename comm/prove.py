@@ -60,7 +60,7 @@ def prove(schedule: Schedule, segments: int = 1) -> Proof:
     Shown: nobody waits for ever, no message is left over, each receive meets the segment that
     it expects, and every slot ends with exactly the contributions that the operation promises.
     """
-    memories = [_before(schedule) for _ in range(segments)]
+    memories = [contributions_before(schedule) for _ in range(segments)]
     ranks = [_Rank(segmented(steps, lambda slot: segments)) for steps in schedule.steps]
     queues: dict[tuple[int, int], deque[_Message]] = {}
     moved = True
@@ -137,7 +137,7 @@ def _check_ended(
 
 
 def _check_memory(schedule: Schedule, memory: Memory) -> None:
-    for rank, expected in enumerate(_after(schedule)):
+    for rank, expected in enumerate(contributions_after(schedule)):
         for slot, value in expected.items():
             if memory[rank][slot] != value:
                 raise ScheduleError(
@@ -150,7 +150,7 @@ def _name(schedule: Schedule) -> str:
     return f"{schedule.algorithm} {schedule.operation} of {schedule.size}"
 
 
-def _before(schedule: Schedule) -> Memory:
+def contributions_before(schedule: Schedule) -> Memory:
     """What every slot holds at the start: its own contribution, or None where undefined."""
     held: dict[str, Callable[[int, int], bool]] = {
         "all_gather": lambda rank, slot: slot == rank,
@@ -173,7 +173,7 @@ def _everything(rank: int, slot: int) -> bool:
     return True
 
 
-def _after(schedule: Schedule) -> list[dict[int, Value]]:
+def contributions_after(schedule: Schedule) -> list[dict[int, Value]]:
     """What the operation promises: for each rank, slot -> contributions."""
     ranks, root = range(schedule.size), schedule.root
 

@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from ringlet.comm import ScheduleError
+from ringlet.comm import ScheduleError, direct
 from ringlet.comm.algorithms import ALGORITHMS, schedule
+from ringlet.comm.direct import DIRECT, Fence, Read
 from ringlet.comm.prove import prove
+from ringlet.comm.prove_direct import prove_direct
 from ringlet.comm.schedule import Copy, Receive, Reduce, Schedule, Send
 
 SIZES = range(1, 34)
@@ -125,3 +127,45 @@ def test_an_undefined_slot_is_not_combined():
     plan = schedule("all_gather", "ring", 2)
     with pytest.raises(ScheduleError, match="empty slot"):
         prove(with_steps(plan, 0, [plan.steps[0][0], Reduce(1, 1)]))
+
+
+# -- schedules of shared memory -------------------------------------------------------------------
+
+FENCES = {
+    "all_reduce": 3, "all_reduce_whole": 1, "reduce_scatter": 2, "all_gather": 2, "all_to_all": 2,
+    "broadcast": 2, "reduce": 2, "gather": 2, "scatter": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FENCES)
+def test_direct_schedules_are_right_and_nobody_reads_what_is_being_written(name):
+    for size in SIZES:
+        for root in {0, size - 1}:
+            assert prove_direct(name, size, root) == FENCES[name]
+    assert set(FENCES) == set(DIRECT) - {"barrier"}
+
+
+DIRECT_FAULTS = {
+    "a fence left out": ("written while others read", lambda s: [s[0], s[1], *s[3:]]),
+    "no last fence, then more": ("fences", lambda s: s[:-1]),
+    "a part not read": ("ends wrong", lambda s: [x for x in s if not isinstance(x, Read)]),
+    "combined twice": ("twice", lambda s: [*s[:3], s[1], Fence(), *s[3:]]),
+}
+
+
+@pytest.mark.parametrize("fault", DIRECT_FAULTS)
+def test_a_wrong_direct_schedule_is_refused(fault, monkeypatch):
+    text, damage = DIRECT_FAULTS[fault]
+    right = direct.all_reduce
+
+    def wrong(rank, size, root=0):
+        steps = right(rank, size, root)
+        return damage(steps) if fault != "no last fence, then more" or rank == 1 else steps
+
+    monkeypatch.setitem(DIRECT, "all_reduce", wrong)
+    direct.direct_steps.cache_clear()
+    try:
+        with pytest.raises(ScheduleError, match=text):
+            prove_direct("all_reduce", 3)
+    finally:
+        direct.direct_steps.cache_clear()
