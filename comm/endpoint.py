@@ -122,7 +122,7 @@ class Endpoint:
     # -- connecting ---------------------------------------------------------------------------
 
     def bind_ipc(self, path: Path) -> str:
-        """Listen on a socket file, which `form` removes again; returns the address."""
+        """Listen on a socket file, which `hide` removes again; returns the address."""
         address = f"ipc://{path}"
         self._inbox.bind(address)
         self._socket_files.append(path)
@@ -159,13 +159,16 @@ class Endpoint:
         zmq.Frame(b"start", track=True, copy=False)
 
     def form(self, tick: Callable[[], None]) -> None:
-        """Greet every peer and wait until all have greeted this one; then hide the socket files.
+        """Greet every peer and wait until all have greeted this one.
 
         `tick` is called while waiting and may raise.
         """
         for rank in self.peers:
             self.notify(rank, "hello", None)
         self.wait(lambda: self._greeted >= set(self.peers), tick)
+
+    def hide(self) -> None:
+        """Remove the socket files: nobody else is to come, and nobody has to clean up."""
         for path in self._socket_files:
             path.unlink(missing_ok=True)
 
@@ -368,8 +371,6 @@ class Endpoint:
         self._inbox.close(0)
         with self._wake_lock:
             self._waker.close(0)
-        for path in self._socket_files:
-            path.unlink(missing_ok=True)
         self._context.term()
 
     def _say_goodbye(self) -> "dict[int, zmq.MessageTracker]":

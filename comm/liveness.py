@@ -63,11 +63,10 @@ class Liveness:
     def missing(self, ranks: tuple[int, ...], source: int | None) -> tuple[int, str] | None:
         """One of the ranks that is lost, or `source` if it has shut down, and why; else None."""
         now = time.monotonic()
-        for rank in ranks:
-            if rank in self._lost:
-                cause, since = self._lost[rank]
-                if self._quiet > since or now - since > DRAIN_S:
-                    return rank, cause
+        # The first that was heard of: others may have ended because of it.
+        for rank, (cause, since) in list(self._lost.items()):
+            if rank in ranks and (self._quiet > since or now - since > DRAIN_S):
+                return rank, cause
         if source is not None and source in self._departed:
             # Others that wait for this rank because of it shall hear who left first.
             cause = self._left_behind.setdefault(source, f"{self._where(source)} has shut down")

@@ -146,6 +146,7 @@ def _connect(endpoint: Endpoint, environment: Environment) -> None:
 
         endpoint.form(tick)
     finally:
+        endpoint.hide()
         _remove(folder)
 
 

@@ -91,8 +91,8 @@ def test_a_world_of_one_needs_nothing():
     assert text.stdout.strip() == "0 1 1.0 True", text.stderr
 
 
-def test_who_is_missing_is_named_by_all_who_came():
-    variables = master()
+def test_who_is_missing_is_named_by_all_who_came(tmp_path):
+    variables = master(TMPDIR=str(tmp_path))
     began = time.monotonic()
     results = ended([start(rank, 4, timeout=2, **variables) for rank in (0, 2)])
     assert time.monotonic() - began < 10
@@ -100,6 +100,7 @@ def test_who_is_missing_is_named_by_all_who_came():
         assert code == 3
         assert text.startswith("CommTimeout")
         assert "ranks 1 and 3" in text
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_rank_0_is_named_with_the_address_tried():
