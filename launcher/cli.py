@@ -7,10 +7,17 @@ from typing import Annotated, Any
 import typer
 
 import ringlet
-from ringlet.comm.environment import TRANSPORTS
 from ringlet.launcher.errors import ExitCode, UserError
 from ringlet.launcher.generate import generate
-from ringlet.launcher.local import DEFAULT_GRACE_S, run_script
+from ringlet.launcher.local import run_script
+from ringlet.launcher.options import (
+    DEFAULT_GRACE_S,
+    DEFAULT_TIMEOUT_S,
+    Grace,
+    Timeout,
+    Transport,
+    check_options,
+)
 from ringlet.launcher.train import train
 
 app = typer.Typer(
@@ -53,21 +60,12 @@ def run(
     workers: Annotated[
         int, typer.Option("-n", "--workers", min=1, help="How many worker processes.")
     ] = 2,
-    transport: Annotated[
-        str, typer.Option(help="auto (shared memory), ipc (Unix sockets) or tcp (the loopback).")
-    ] = "auto",
-    timeout: Annotated[
-        float, typer.Option(help="Seconds until a waiting operation raises CommTimeout.")
-    ] = 300.0,
-    grace: Annotated[
-        float, typer.Option(help="Seconds between a passed-on SIGINT or SIGTERM and SIGKILL.")
-    ] = DEFAULT_GRACE_S,
+    transport: Transport = "auto",
+    timeout: Timeout = DEFAULT_TIMEOUT_S,
+    grace: Grace = DEFAULT_GRACE_S,
 ) -> None:
     """Run a script on several worker processes; in it, ringlet.comm.init() joins them."""
-    if transport not in TRANSPORTS:
-        raise UserError(f"unknown transport {transport!r}; there are {', '.join(TRANSPORTS)}")
-    if timeout <= 0:
-        raise UserError(f"--timeout is {timeout:g}; it has to be above 0")
+    check_options(transport, timeout)
     if program[0] != "-m" and not Path(program[0]).is_file():
         raise UserError(f"there is no script {program[0]}")
     if program == ["-m"]:

@@ -9,10 +9,17 @@ from typing import Annotated, Any
 
 import typer
 
-from ringlet.comm.environment import TRANSPORTS
 from ringlet.launcher.environment import Job
 from ringlet.launcher.errors import ExitCode, UserError
-from ringlet.launcher.local import DEFAULT_GRACE_S, Supervisor
+from ringlet.launcher.local import Supervisor
+from ringlet.launcher.options import (
+    DEFAULT_GRACE_S,
+    DEFAULT_TIMEOUT_S,
+    Grace,
+    Timeout,
+    Transport,
+    check_options,
+)
 from ringlet.launcher.output import Screen
 from ringlet.runtime.checkpoint import Checkpoint, latest_checkpoint
 from ringlet.runtime.config import (
@@ -84,15 +91,9 @@ def train(
     checkpoint_every: Annotated[
         int | None, _option("checkpoint_every", "Steps between checkpoints.")
     ] = None,
-    transport: Annotated[
-        str, typer.Option(help="auto (shared memory), ipc (Unix sockets) or tcp (the loopback).")
-    ] = "auto",
-    timeout: Annotated[
-        float, typer.Option(help="Seconds until a waiting operation raises CommTimeout.")
-    ] = 300.0,
-    grace: Annotated[
-        float, typer.Option(help="Seconds between a passed-on SIGINT or SIGTERM and SIGKILL.")
-    ] = DEFAULT_GRACE_S,
+    transport: Transport = "auto",
+    timeout: Timeout = DEFAULT_TIMEOUT_S,
+    grace: Grace = DEFAULT_GRACE_S,
     sample: Annotated[int, typer.Option(help="Tokens of the sample at the end.")] = 400,
 ) -> None:
     """Train a GPT on text with data parallelism, and show a sample of what it writes.
@@ -100,10 +101,7 @@ def train(
     The defaults are nanoGPT's recipe for a CPU, on the text of Python's own documentation.
     """
     given = {name: value for name, value in locals().items() if name in _FIELDS}
-    if transport not in TRANSPORTS:
-        raise UserError(f"unknown transport {transport!r}; there are {', '.join(TRANSPORTS)}")
-    if not timeout > 0:
-        raise UserError(f"--timeout is {timeout:g}; it has to be above 0")
+    check_options(transport, timeout)
     if sample < 0:
         raise UserError(f"--sample is {sample}; it has to be 0 or more")
     try:

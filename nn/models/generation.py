@@ -1,6 +1,7 @@
 """Generation: one token after the other, with the keys and values of the past in a cache."""
 
 from collections.abc import Iterator
+from typing import TypedDict, Unpack
 
 import numpy as np
 
@@ -8,6 +9,16 @@ from ringlet.nn.layers import KeyValueCache
 from ringlet.nn.models.gpt import GPT
 from ringlet.nn.random import generator
 from ringlet.nn.tensor import Array, no_grad
+
+
+class Sampling(TypedDict, total=False):
+    """How `stream` chooses each token."""
+
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    seed: int
+    use_cache: bool
 
 
 def stream(
@@ -49,28 +60,9 @@ def stream(
         model.train(was_training)
 
 
-def generate(
-    model: GPT,
-    ids: Array,
-    max_new_tokens: int,
-    *,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    seed: int = 0,
-    use_cache: bool = True,
-) -> Array:
-    """The ids (B, T) with their continuation: (B, T + max_new_tokens). See `stream`."""
-    parts = stream(
-        model,
-        ids,
-        max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-        use_cache=use_cache,
-    )
+def generate(model: GPT, ids: Array, max_new_tokens: int, **options: Unpack[Sampling]) -> Array:
+    """The ids (B, T) with their continuation: (B, T + max_new_tokens). Options as for `stream`."""
+    parts = stream(model, ids, max_new_tokens, **options)
     return np.concatenate([np.asarray(ids), *(part[:, None] for part in parts)], axis=1)
 
 
