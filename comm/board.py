@@ -29,7 +29,7 @@ _CALL_WORDS = 4  # call, region, offset, length of the note; twice, used in turn
 NOTE_BYTES = 1024
 _NOTE_AT = 1024
 
-SPIN_S = 60e-6
+SPIN_S = 20e-6
 YIELD_S = 1e-3
 
 

@@ -1,4 +1,4 @@
-"""The command line: `ringlet run`, `ringlet train`, `ringlet generate`."""
+"""The command line: `ringlet run`, `train`, `generate`, `bench`."""
 
 import sys
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 import ringlet
+from ringlet.launcher.bench import bench
 from ringlet.launcher.errors import ExitCode, UserError
 from ringlet.launcher.generate import generate
 from ringlet.launcher.local import run_script
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 app.command()(train)
 app.command()(generate)
+app.command()(bench)
 
 
 def _version(wanted: bool) -> None:
