@@ -41,7 +41,7 @@ ZERO_COPY_BYTES = 64 * 1024
 
 FLUSH_MS = 200
 
-INBOX_MESSAGES = 64
+INBOX_MESSAGES = 32
 """So many unread messages of one peer are held here; then its sending socket holds them."""
 
 WORLD = "world"

@@ -13,9 +13,10 @@ import numpy.typing as npt
 
 Array: TypeAlias = npt.NDArray[Any]
 
-SEGMENT_BYTES = 512 * 1024
-"""Arrays are cut into segments of this many bytes: small against a link's bandwidth-delay
-product times ten, large against the cost of a message."""
+SEGMENT_BYTES = 2 << 20
+"""Messages carry at most so many bytes of an array: enough that the cost of a message does not
+count, few enough that sending, receiving and adding overlap. Measured over TCP, 64 MiB, two ranks:
+512 KiB 68 ms, 1 MiB 58, 2 MiB 52, 4 MiB 54; over Unix sockets it makes no difference."""
 
 HEADER_BYTES = 16 * 1024
 """No header is longer."""

@@ -214,7 +214,7 @@ def test_each_rank_may_ask_for_its_own_row_of_a_mesh(ranks):
 
 def big_arrays(world):
     """Several segments for each part, and parts of unequal length."""
-    for count in (1 << 20, (1 << 21) + 3):
+    for count in (1 << 20, (1 << 22) + 3):
         x = np.arange(count, dtype=np.float32) % 1000 + world.rank
         expected = (np.arange(count) % 1000) * world.size + sum(range(world.size))
         same(world.all_reduce(x), expected.astype(np.float32))
