@@ -5,10 +5,15 @@ its owner and read by a peer; then what is read is what the slot held at the las
 schedule can be executed stretch by stretch, with sets of contributions as in `prove`.
 """
 
+from typing import TypeAlias
+
 from ringlet.comm.direct import Combine, DirectStep, Fence, Read, direct_steps
 from ringlet.comm.errors import ScheduleError
-from ringlet.comm.prove import Memory, Value, contributions_after, contributions_before
 from ringlet.comm.schedule import Copy, Schedule
+from ringlet.comm.symbols import Contributions, contributions_after, contributions_before
+
+Value: TypeAlias = Contributions | None
+Memory: TypeAlias = list[list[Value]]
 
 STAGED_ONLY = ("all_reduce_whole",)
 """Schedules whose reads are of staged copies, which stay as they were at the fence."""

@@ -46,7 +46,8 @@ def run(
         elif isinstance(step, Reduce) and combine is not None:
             # An overflow or a NaN in the ranks' data is a result, not a mistake of this rank.
             with np.errstate(over="ignore", invalid="ignore"):
-                combine(piece, arrived, out=piece)
+                operands = (arrived, piece) if step.peer_first else (piece, arrived)
+                combine(*operands, out=piece)
     for trackers in flying.values():
         yield from departed(trackers)
 

@@ -6,7 +6,7 @@ is MSCCL's (Cowan et al., "MSCCLang", ASPLOS 2023).
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 
@@ -28,10 +28,15 @@ class Receive:
 
 @dataclass(frozen=True, slots=True)
 class Reduce:
-    """Wait for the peer's next message and combine it with what the slot holds."""
+    """Wait for the peer's next message and combine it with what the slot holds.
+
+    `peer_first` says which is the first operand. Even where a + b is b + a, the sign of a zero
+    in max(a, b) and the payload of a NaN depend on it.
+    """
 
     peer: int
     slot: int
+    peer_first: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +54,11 @@ Step: TypeAlias = Send | Receive | Reduce | Copy
 class Schedule:
     """An algorithm for one world size: `steps[rank]` in the order in which the rank takes them.
 
-    `operation` fixes what every slot holds before and must hold after (see `prove`); `slots` is
-    how many numbered slots each rank's memory has.
+    `operation` fixes what every slot holds before and must hold after (see `symbols`). `slots` is
+    how many numbered slots each rank's memory has: the array cut into so many nearly equal
+    parts; in all_to_all, the array to send and then the array received. Where every rank has a
+    part of the array (reduce_scatter, all_gather, gather, scatter, all_to_all), rank r's part is
+    the r-th slots / size slots.
     """
 
     operation: str
@@ -59,6 +67,11 @@ class Schedule:
     slots: int
     root: int
     steps: tuple[tuple[Step, ...], ...]
+
+    @property
+    def name(self) -> str:
+        """For messages: "ring all_reduce of 4"."""
+        return f"{self.algorithm} {self.operation} of {self.size}"
 
 
 def segmented(steps: Sequence[Step], segments: Callable[[int], int]) -> Iterator[tuple[Step, int]]:
@@ -79,6 +92,34 @@ def segmented(steps: Sequence[Step], segments: Callable[[int], int]) -> Iterator
             for step in steps[position:end]:
                 yield step, segment
         position = end
+
+
+def embed(
+    steps: Sequence[Step],
+    slots: Callable[[int], Sequence[int]] = lambda slot: (slot,),
+    peer: Callable[[int], int] = lambda peer: peer,
+) -> list[Step]:
+    """The steps as a part of a larger schedule: peers renamed, each slot made of several."""
+    result: list[Step] = []
+    for step, segment in segmented(steps, lambda slot: len(slots(slot))):
+        place = slots(step.slot)[segment]
+        if isinstance(step, Copy):
+            result.append(Copy(slots(step.source)[segment], place))
+        else:
+            result.append(replace(step, peer=peer(step.peer), slot=place))
+    return result
+
+
+def cut(schedule: Schedule, segments: int) -> Schedule:
+    """The schedule with every slot made of `segments`, as `run` takes it on a large array."""
+    if segments == 1:
+        return schedule
+
+    def slots(slot: int) -> range:
+        return range(slot * segments, (slot + 1) * segments)
+
+    steps = tuple(tuple(embed(steps, slots)) for steps in schedule.steps)
+    return replace(schedule, slots=schedule.slots * segments, steps=steps)
 
 
 def _forwards(step: Step, slot: int) -> bool:

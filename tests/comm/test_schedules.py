@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from ringlet.comm import ScheduleError, direct
-from ringlet.comm.algorithms import ALGORITHMS, schedule
+from ringlet.comm.algorithms import ALGORITHMS, schedule, slots_of, steps_of
 from ringlet.comm.direct import DIRECT, Fence, Read
 from ringlet.comm.prove import prove
 from ringlet.comm.prove_direct import prove_direct
@@ -19,18 +19,85 @@ def log2(n):
     return math.ceil(math.log2(n))
 
 
-# (operation, algorithm) -> rounds, most slots sent by one rank, slots sent in all
+def some(n):
+    """1 where there is anybody to send to."""
+    return min(n - 1, 1)
+
+
+def power(n):
+    """The largest power of two that is not above n."""
+    return 1 << (n.bit_length() - 1)
+
+
+def folds(n):
+    """1 where a first and a last round bring the ranks beyond a power of two in and out."""
+    return int(n > power(n))
+
+
+def bits(n):
+    """The ones in 0, 1, ..., n - 1: how often the slots of a binomial tree travel."""
+    return sum(r.bit_count() for r in range(n))
+
+
+def ways(n):
+    """Rounds of a bidirectional ring, in rings; with one neighbour both ways are one."""
+    return 2 if n > 2 else 1
+
+
+def largest_branch(n):
+    half = 1 << log2(n) >> 1
+    return max(n - half, half // 2) if n > 1 else 0
+
+
+# (operation, algorithm) -> rounds, the same when each slot takes one (see Proof), most slots
+# sent by one rank, slots sent in all. Slots are not the same part of the array everywhere.
 TEXTBOOK = {
-    ("all_reduce", "ring"): lambda n: (2 * (n - 1), 2 * (n - 1), 2 * n * (n - 1)),
-    ("reduce_scatter", "ring"): lambda n: (n - 1, n - 1, n * (n - 1)),
-    ("all_gather", "ring"): lambda n: (n - 1, n - 1, n * (n - 1)),
-    ("broadcast", "tree"): lambda n: (log2(n), log2(n), n - 1),
-    ("reduce", "tree"): lambda n: (log2(n), 1 if n > 1 else 0, n - 1),
-    ("gather", "direct"): lambda n: (n - 1, 1 if n > 1 else 0, n - 1),
-    ("scatter", "direct"): lambda n: (n - 1, n - 1, n - 1),
-    ("all_to_all", "pairwise"): lambda n: (n - 1, n - 1, n * (n - 1)),
-    ("barrier", "dissemination"): lambda n: (log2(n), log2(n), n * log2(n)),
-}
+    ("all_reduce", "ring"): lambda n: (2 * (n - 1), 2 * (n - 1), 2 * (n - 1), 2 * n * (n - 1)),
+    ("all_reduce", "bidirectional_ring"): lambda n: (
+        ways(n) * 2 * (n - 1), 4 * (n - 1), 4 * (n - 1), 4 * n * (n - 1),
+    ),
+    ("all_reduce", "recursive_doubling"): lambda n: (
+        log2(power(n)) + 2 * folds(n),
+        log2(power(n)) + 2 * folds(n),
+        log2(power(n)) + folds(n),
+        power(n) * log2(power(n)) + 2 * (n - power(n)),
+    ),
+    ("all_reduce", "halving_doubling"): lambda n: (
+        2 * log2(power(n)) + 2 * folds(n),
+        2 * (power(n) - 1) + 2 * power(n) * folds(n),
+        2 * (power(n) - 1) + power(n) * folds(n),
+        power(n) * 2 * (power(n) - 1) + 2 * power(n) * (n - power(n)),
+    ),
+    ("all_reduce", "circulant"): lambda n: (
+        2 * log2(n), 2 * (n - 1), 2 * (n - 1), 2 * n * (n - 1),
+    ),
+    ("all_reduce", "hierarchical"): lambda n: (
+        2 * (n - 1), 2 * (n - 1), 2 * (n - 1), 2 * n * (n - 1),  # on one host: a ring
+    ),
+    ("reduce_scatter", "ring"): lambda n: (n - 1, n - 1, n - 1, n * (n - 1)),
+    ("reduce_scatter", "bidirectional_ring"): lambda n: (
+        ways(n) * (n - 1), 2 * (n - 1), 2 * (n - 1), 2 * n * (n - 1),
+    ),
+    ("reduce_scatter", "circulant"): lambda n: (log2(n), n - 1, n - 1, n * (n - 1)),
+    ("all_gather", "ring"): lambda n: (n - 1, n - 1, n - 1, n * (n - 1)),
+    ("all_gather", "bidirectional_ring"): lambda n: (
+        ways(n) * (n - 1), 2 * (n - 1), 2 * (n - 1), 2 * n * (n - 1),
+    ),
+    ("all_gather", "bruck"): lambda n: (log2(n), n - 1, n - 1, n * (n - 1)),
+    ("broadcast", "tree"): lambda n: (log2(n), log2(n), log2(n), n - 1),
+    ("broadcast", "chain"): lambda n: (n - 1, n - 1, some(n), n - 1),
+    ("broadcast", "scatter_all_gather"): lambda n: (
+        log2(n) + n - 1, 2 * (n - 1), 2 * (n - 1), bits(n) + n * (n - 1),
+    ),
+    ("reduce", "tree"): lambda n: (log2(n), log2(n), some(n), n - 1),
+    ("gather", "direct"): lambda n: (n - 1, n - 1, some(n), n - 1),
+    ("gather", "tree"): lambda n: (log2(n), n - 1, largest_branch(n), bits(n)),
+    ("scatter", "direct"): lambda n: (n - 1, n - 1, n - 1, n - 1),
+    ("scatter", "tree"): lambda n: (log2(n), n - 1, n - 1, bits(n)),
+    ("all_to_all", "pairwise"): lambda n: (n - 1, n - 1, n - 1, n * (n - 1)),
+    ("all_to_all", "bruck"): lambda n: (log2(n), bits(n), bits(n), n * bits(n)),
+    ("barrier", "dissemination"): lambda n: (log2(n), log2(n), log2(n), n * log2(n)),
+}  # fmt: skip
 
 
 def test_the_table_names_every_algorithm():
@@ -38,27 +105,77 @@ def test_the_table_names_every_algorithm():
     assert known == set(TEXTBOOK)
 
 
+def figures(proof):
+    return proof.rounds, proof.slot_times, max(proof.sent), sum(proof.sent)
+
+
 @pytest.mark.parametrize(("operation", "algorithm"), TEXTBOOK)
 def test_every_schedule_is_right_and_costs_what_the_textbook_says(operation, algorithm):
     rooted = operation in ("broadcast", "reduce", "gather", "scatter")
     for size in SIZES:
-        rounds, most, total = TEXTBOOK[operation, algorithm](size)
-        for root in range(size) if rooted and size <= 9 else {0, size // 2, size - 1}:
-            proof = prove(schedule(operation, algorithm, size, root if rooted else 0))
-            assert proof.rounds == rounds, (size, root)
-            assert max(proof.sent) == most, (size, root)
-            assert sum(proof.sent) == sum(proof.received) == total, (size, root)
+        roots = range(size) if size <= 9 else {0, size // 2, size - 1}
+        for root in roots if rooted else [0]:
+            proof = prove(schedule(operation, algorithm, size, root))
+            assert figures(proof) == TEXTBOOK[operation, algorithm](size), (size, root)
+            assert sum(proof.sent) == sum(proof.received), (size, root)
 
 
 @pytest.mark.parametrize(("operation", "algorithm"), TEXTBOOK)
 def test_every_schedule_is_right_when_cut_into_segments(operation, algorithm):
-    for size in (1, 2, 3, 4, 5, 8, 13):
-        for segments in (2, 3, 7):
-            whole = prove(schedule(operation, algorithm, size))
+    for size in SIZES:
+        whole = prove(schedule(operation, algorithm, size))
+        for segments in (2, 3, 7) if size <= 9 else (3,):
             cut = prove(schedule(operation, algorithm, size), segments)
             assert cut.sent == whole.sent
             # Segments overlap: cutting adds a message for each hop at most, never a whole slot.
-            assert cut.rounds <= whole.rounds * segments
+            assert cut.slot_times <= whole.slot_times * segments
+
+
+@pytest.mark.parametrize("operation", ["all_reduce", "reduce_scatter", "all_gather"])
+def test_on_two_ports_a_bidirectional_ring_takes_half_the_time(operation):
+    for size in range(3, 34):
+        ring = prove(schedule(operation, "ring", size), ports=2)
+        both = prove(schedule(operation, "bidirectional_ring", size), ports=2)
+        assert both.slot_times == ring.slot_times  # of slots of half the length
+
+
+HOSTS = [(n, per_host) for n in range(1, 25) for per_host in range(1, n + 1) if n % per_host == 0]
+
+
+@pytest.mark.parametrize(("size", "per_host"), HOSTS)
+def test_hierarchical_all_reduce_sends_little_between_hosts(size, per_host):
+    plan = schedule("all_reduce", "hierarchical", size, per_host=per_host)
+    hosts = size // per_host
+    rounds = 2 * (per_host - 1) + 2 * (hosts - 1)
+    assert figures(prove(plan)) == (
+        rounds,
+        2 * (size - 1),
+        2 * (size - 1),
+        2 * size * (size - 1),
+    )
+    for segments in (2, 3, 7):
+        assert prove(plan, segments).sent == size * (2 * (size - 1),)
+    for rank, steps in enumerate(plan.steps):
+        sends = [step for step in steps if isinstance(step, Send)]
+        between = [step for step in sends if step.peer // per_host != rank // per_host]
+        assert len(between) == 2 * (hosts - 1)
+        assert all(step.peer % per_host == rank % per_host for step in between)
+
+
+@pytest.mark.parametrize("per_host", [3, 5, 0, -1])
+def test_hosts_with_different_numbers_of_ranks_are_refused(per_host):
+    with pytest.raises(ValueError, match=f"4 ranks are not {per_host} on every host"):
+        schedule("all_reduce", "hierarchical", 4, per_host=per_host)
+
+
+def test_the_first_algorithm_is_the_one_that_runs():
+    assert steps_of("all_reduce", 1, 4) == schedule("all_reduce", "ring", 4).steps[1]
+    assert slots_of("all_reduce", 5) == 5
+    bruck = schedule("all_to_all", "bruck", 6)
+    assert steps_of("all_to_all", 2, 6, algorithm="bruck") == bruck.steps[2]
+    assert slots_of("all_to_all", 6, "bruck") == bruck.slots
+    two = schedule("all_reduce", "hierarchical", 4, per_host=2)
+    assert steps_of("all_reduce", 3, 4, algorithm="hierarchical", per_host=2) == two.steps[3]
 
 
 def test_segments_travel_on_before_the_whole_slot_has_come():
@@ -69,8 +186,8 @@ def test_segments_travel_on_before_the_whole_slot_has_come():
         (Receive(2, 0),),
     )
     chain = Schedule("broadcast", "chain", 4, slots=1, root=0, steps=steps)
-    assert prove(chain).rounds == 3
-    assert prove(chain, segments=16).rounds == 16 + 2  # not 3 * 16
+    assert prove(chain).slot_times == 3
+    assert prove(chain, segments=16).slot_times == 16 + 2  # not 3 * 16
 
 
 def ring(size=3):
@@ -82,6 +199,16 @@ def with_steps(plan, rank, steps):
 
 
 BROKEN = {
+    "another order": (
+        "another order",
+        lambda p: replace(
+            doubling := schedule("all_reduce", "recursive_doubling", 4),
+            steps=tuple(
+                tuple(replace(s, peer_first=False) if isinstance(s, Reduce) else s for s in steps)
+                for steps in doubling.steps
+            ),
+        ),
+    ),
     "a step left out": ("deadlocks", lambda p: with_steps(p, 1, p.steps[1][1:])),
     "a receive too many": (
         "deadlocks",
