@@ -1,0 +1,178 @@
+"""Prices: equal to the closed forms, and in the order in which people choose algorithms."""
+
+import math
+import time
+from dataclasses import replace
+
+import pytest
+
+from ringlet.comm import ScheduleError
+from ringlet.comm.algorithms import ALGORITHMS, schedule
+from ringlet.comm.price import Link, Network, cheapest, price
+from ringlet.comm.schedule import Schedule, Send
+
+A, B, C = 20e-6, 1e9, 0.1e-9  # seconds, bytes per second, seconds for each byte combined
+MIB = 1 << 20
+NET = Network.uniform(Link(A, B))
+
+
+def log2(n):
+    return math.ceil(math.log2(n))
+
+
+CLOSED_FORMS = {
+    ("all_reduce", "ring"): lambda n, s: 2 * (n - 1) * (A + s / (n * B)),
+    ("all_reduce", "bidirectional_ring"): lambda n, s: 4 * (n - 1) * s / (2 * n * B),
+    ("all_reduce", "recursive_doubling"): lambda n, s: log2(n) * (A + s / B),
+    ("all_reduce", "halving_doubling"): lambda n, s: 2 * log2(n) * A + 2 * (n - 1) / n * s / B,
+    ("all_reduce", "circulant"): lambda n, s: 2 * log2(n) * A + 2 * (n - 1) / n * s / B,
+    ("reduce_scatter", "ring"): lambda n, s: (n - 1) * (A + s / (n * B)),
+    ("reduce_scatter", "circulant"): lambda n, s: log2(n) * A + (n - 1) / n * s / B,
+    ("all_gather", "ring"): lambda n, s: (n - 1) * (A + s / (n * B)),
+    ("all_gather", "bruck"): lambda n, s: log2(n) * A + (n - 1) / n * s / B,
+    ("broadcast", "tree"): lambda n, s: log2(n) * (A + s / B),
+    ("broadcast", "chain"): lambda n, s: (n - 1) * (A + s / B),
+    ("reduce", "tree"): lambda n, s: log2(n) * (A + s / B),
+    ("gather", "direct"): lambda n, s: A + (n - 1) / n * s / B,
+    ("scatter", "direct"): lambda n, s: A + (n - 1) / n * s / B,
+    ("scatter", "tree"): lambda n, s: log2(n) * A + (n - 1) / n * s / B,
+    ("all_to_all", "pairwise"): lambda n, s: (n - 1) * (A + s / (n * B)),
+    ("all_to_all", "bruck"): lambda n, s: log2(n) * (A + s / (2 * B)),
+    ("barrier", "dissemination"): lambda n, s: log2(n) * A,
+}
+
+
+@pytest.mark.parametrize(("operation", "algorithm"), CLOSED_FORMS)
+def test_the_price_is_the_closed_form(operation, algorithm):
+    for size in (2, 4, 8, 16, 32):
+        for nbytes in (0, 4096, 64 * MIB):
+            plan = schedule(operation, algorithm, size)
+            if operation == "barrier":
+                nbytes = 0
+            seconds = CLOSED_FORMS[operation, algorithm](size, nbytes)
+            if algorithm == "bidirectional_ring":  # one way's latency hides behind the other way
+                assert seconds <= price(plan, NET, nbytes).seconds <= seconds + 2 * size * A
+            else:
+                assert price(plan, NET, nbytes).seconds == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("size", [2, 3, 7, 12])
+def test_the_ring_with_reductions_and_overheads(size):
+    overhead, nbytes = 5e-6, 6 * MIB
+    net = Network.uniform(Link(A, B, overhead), reduction=C)
+    part = nbytes / size
+    message = overhead + A + part / B
+    expected = 2 * (size - 1) * message + (size - 1) * part * C
+    assert price(schedule("all_reduce", "ring", size), net, nbytes).seconds == pytest.approx(
+        expected
+    )
+
+
+@pytest.mark.parametrize("segments", [1, 4, 64])
+def test_a_chain_is_a_pipeline(segments):
+    size, nbytes = 9, 64 * MIB
+    expected = (size - 2 + segments) * nbytes / segments / B + (size - 1) * A
+    plan = schedule("broadcast", "chain", size)
+    assert price(plan, NET, nbytes, segments).seconds == pytest.approx(expected)
+
+
+def test_more_bytes_never_take_less_time():
+    for operation, names in ALGORITHMS.items():
+        for algorithm in names:
+            for size in (2, 5, 8):
+                plan = schedule(operation, algorithm, size)
+                seconds = [price(plan, NET, 4**power).seconds for power in range(15)]
+                assert seconds == sorted(seconds)
+                assert seconds[0] < seconds[-1]
+
+
+def everything(operation, size):
+    return [schedule(operation, algorithm, size) for algorithm in ALGORITHMS[operation]]
+
+
+# All of these move 2 (n - 1) / n of the array; they differ in how much latency they hide.
+OPTIMAL = {"bidirectional_ring", "halving_doubling", "circulant"}
+
+CHOICES = [
+    ("all_reduce", 4, 8, {"recursive_doubling"}),
+    ("all_reduce", 64 * MIB, 8, OPTIMAL),
+    ("all_reduce", 64 * MIB, 7, OPTIMAL - {"halving_doubling"}),
+    ("all_to_all", 64, 16, {"bruck"}),
+    ("all_to_all", 64 * MIB, 16, {"pairwise"}),
+    ("broadcast", 4, 16, {"tree"}),
+    ("broadcast", 64 * MIB, 16, {"scatter_all_gather"}),
+]
+
+
+@pytest.mark.parametrize(("operation", "nbytes", "size", "choice"), CHOICES)
+def test_the_cheapest_is_what_people_choose(operation, nbytes, size, choice):
+    plan, cost = cheapest(everything(operation, size), NET, nbytes)
+    assert plan.algorithm in choice
+    assert cost == price(plan, NET, nbytes)
+
+
+def test_with_segments_the_chain_is_the_best_long_broadcast():
+    plan, _ = cheapest(everything("broadcast", 16), NET, 64 * MIB, segments=64)
+    assert plan.algorithm == "chain"
+
+
+def test_ties_go_to_the_first():
+    names = ("ring", "halving_doubling", "circulant")  # one and the same for two ranks
+    plans = [schedule("all_reduce", name, 2) for name in names]
+    assert cheapest(plans, NET, 64 * MIB)[0] is plans[0]
+
+
+def test_two_ports_help_a_bidirectional_ring_only():
+    nbytes = 64 * MIB
+    both = replace(NET, ports=2)
+    for algorithm, gain in [("ring", 1), ("bidirectional_ring", 2)]:
+        plan = schedule("all_reduce", algorithm, 8)
+        ratio = price(plan, NET, nbytes).seconds / price(plan, both, nbytes).seconds
+        assert ratio == pytest.approx(gain, rel=0.01)
+
+
+def test_between_slow_hosts_the_hierarchical_form_has_fewer_slow_rounds():
+    net = Network.of_hosts(4, inside=Link(1e-6, 10e9), between=Link(100e-6, 1e9))
+    seconds = {
+        per_host: price(
+            schedule("all_reduce", "hierarchical", 16, per_host=per_host), net, 16384
+        ).seconds
+        for per_host in (1, 4, 16)
+    }
+    assert seconds[4] < 0.75 * seconds[1]
+    assert seconds[4] < 0.75 * seconds[16]
+
+
+def test_a_slow_link_is_waited_for():
+    def link(sender, receiver):
+        return Link(A, B / 10 if sender == 2 else B)
+
+    cost = price(schedule("broadcast", "chain", 5), Network(link), MIB)
+    assert cost.waits == pytest.approx(
+        {
+            (1, 0): A + MIB / B,
+            (2, 1): 2 * (A + MIB / B),
+            (3, 2): 3 * A + 12 * MIB / B,
+            (4, 3): 4 * A + 13 * MIB / B,
+        }
+    )
+    assert cost.waited == pytest.approx((0, *(cost.waits[rank, rank - 1] for rank in range(1, 5))))
+    assert cost.finished[4] == cost.seconds
+    assert cost.nbytes == (MIB, MIB, MIB, MIB, 0)
+
+
+def test_a_wrong_schedule_has_no_price():
+    plan = schedule("all_reduce", "ring", 3)
+    steps = (*plan.steps[:2], (*plan.steps[2], Send(0, 0)))
+    with pytest.raises(ScheduleError, match="unread"):
+        price(replace(plan, steps=steps), NET, 8)
+    assert price(Schedule("broadcast", "none", 1, 1, 0, ((),)), NET, 8).seconds == 0
+
+
+def test_a_thousand_ranks_take_seconds():
+    started = time.monotonic()
+    tree = price(schedule("broadcast", "tree", 4096), NET, MIB)
+    assert tree.seconds == pytest.approx(12 * (A + MIB / B))
+    ring = price(schedule("all_gather", "ring", 1024), NET, MIB)
+    assert ring.seconds == pytest.approx(1023 * (A + MIB / 1024 / B))
+    assert time.monotonic() - started < 60  # about 4 on a quiet machine
