@@ -102,6 +102,10 @@ class Beats:
         self._received: list[tuple[int, int, int]] = [(-1, 0, 0)] * size
         self.last = 0
 
+    def now(self, rank: int) -> int:
+        """How many rounds the rank has waited for."""
+        return round(self._clocks.now[rank])
+
     def send(self, rank: int, peer: int) -> int:
         """When the message has left: the number of the round in which it travels."""
         now = self._clocks.now[rank]

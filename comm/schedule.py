@@ -69,6 +69,11 @@ class Schedule:
     steps: tuple[tuple[Step, ...], ...]
 
     @property
+    def reduces(self) -> bool:
+        """Whether the operation combines what slots hold."""
+        return self.operation in ("all_reduce", "reduce_scatter", "reduce", "barrier")
+
+    @property
     def name(self) -> str:
         """For messages: "ring all_reduce of 4"."""
         return f"{self.algorithm} {self.operation} of {self.size}"
