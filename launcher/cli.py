@@ -1,4 +1,4 @@
-"""The command line: `ringlet run`, `train`, `generate`, `bench`."""
+"""The command line: `ringlet run`, `train`, `generate`, `bench`, `explain`."""
 
 import sys
 from pathlib import Path
@@ -9,6 +9,7 @@ import typer
 import ringlet
 from ringlet.launcher.bench import bench
 from ringlet.launcher.errors import ExitCode, UserError
+from ringlet.launcher.explain import explain
 from ringlet.launcher.generate import generate
 from ringlet.launcher.local import run_script
 from ringlet.launcher.options import (
@@ -32,6 +33,7 @@ app = typer.Typer(
 app.command()(train)
 app.command()(generate)
 app.command()(bench)
+app.command()(explain)
 
 
 def _version(wanted: bool) -> None:

@@ -1,0 +1,52 @@
+"""Quantities as people write them: 64MiB, 20us, 1GB/s, 25Gbit/s."""
+
+import math
+import re
+
+from ringlet.launcher.errors import UserError
+
+_DECIMAL = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+_BYTES = {
+    **{f"{prefix}B": factor for prefix, factor in _DECIMAL.items()},
+    **{f"{prefix}iB": 2.0 ** (10 * power) for power, prefix in enumerate("KMGT", start=1)},
+}
+_SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "\u00b5s": 1e-6, "ns": 1e-9}
+_RATES = {
+    **{f"{unit}/s": factor for unit, factor in _BYTES.items()},
+    **{f"{prefix}bit/s": factor / 8 for prefix, factor in _DECIMAL.items()},
+}
+
+
+def parse_bytes(text: str, option: str) -> float:
+    """64MiB -> 67108864; raises UserError, as the others do."""
+    return _parse(text, option, _BYTES, "bytes, as in 4096, 64KB or 64MiB")
+
+
+def parse_seconds(text: str, option: str) -> float:
+    """20us -> 2e-05"""
+    return _parse(text, option, _SECONDS, "a time, as in 0.5ms or 20us")
+
+
+def parse_rate(text: str, option: str) -> float:
+    """1GB/s -> 1e9 bytes per second"""
+    rate = _parse(text, option, _RATES, "a bandwidth, as in 1GB/s, 1GiB/s or 25Gbit/s")
+    if rate == 0:
+        raise UserError(f"{option} is {text}; it has to be above 0")
+    return rate
+
+
+def seconds_text(seconds: float) -> str:
+    """Three figures and a unit: 101 ms."""
+    scales = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
+    unit, factor = next((pair for pair in scales.items() if seconds >= pair[1]), ("us", 1e-6))
+    value = seconds / factor
+    return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f} {unit}"
+
+
+def _parse(text: str, option: str, units: dict[str, float], wanted: str) -> float:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)\s*([^\d\s]*)\s*", text)
+    factor = units.get(match[2], 1.0 if not match[2] else None) if match else None
+    value = math.inf if match is None or factor is None else float(match[1]) * factor
+    if math.isinf(value):
+        raise UserError(f"{option} is {text!r}; it takes {wanted}")
+    return value

@@ -1,0 +1,148 @@
+"""`ringlet explain`: what it shows for every algorithm, and what it refuses."""
+
+from xml.etree import ElementTree
+
+import pytest
+
+from ringlet.comm.algorithms import ALGORITHMS
+from ringlet.launcher.cli import main
+from ringlet.launcher.errors import UserError
+from ringlet.launcher.units import parse_bytes, parse_rate, parse_seconds, seconds_text
+
+EVERY = [(operation, name) for operation, names in ALGORITHMS.items() for name in names]
+
+
+def explain(capsys, *arguments):
+    """Exit code, stdout, stderr of `ringlet explain arguments...`."""
+    with pytest.raises(SystemExit) as ended:
+        main(["explain", *arguments])
+    return (ended.value.code or 0, *capsys.readouterr())
+
+
+@pytest.mark.parametrize(("operation", "algorithm"), EVERY)
+def test_every_algorithm_is_drawn_proven_and_priced(operation, algorithm, capsys):
+    for dashed in (True, False):
+        names = [name.replace("_", "-") if dashed else name for name in (operation, algorithm)]
+        code, out, err = explain(capsys, names[0], "--algorithm", names[1], "--ranks", "5")
+        assert (code, err) == (0, "")
+        title, *lines = out.splitlines()
+        assert title == f"{operation}: {algorithm}, 5 ranks".replace("_", "-")
+        assert sum(line.startswith("  rank 4") for line in lines) > 1
+        assert any(line.startswith("Proven: ") for line in lines)
+        assert ("same bits" in out) == (operation == "all_reduce")
+        (chosen,) = (line for line in lines if line.startswith("> "))
+        assert chosen.split()[1] == algorithm.replace("_", "-")
+        assert max(map(len, lines)) <= 100
+
+
+def test_the_ring(capsys):
+    code, out, _ = explain(
+        capsys, "all-reduce", "--ranks", "4", "--bytes", "64MB", "--latency", "1ms",
+    )  # fmt: skip
+    assert code == 0
+    assert "6 rounds; a rank sends up to 6 slots, 1.5 of the array; 24 slots in all." in out
+    (row,) = (line for line in out.splitlines() if line.startswith("> ring "))
+    assert row.split() == "> ring 102 ms 91.6 MiB rank 1, 102 ms for rank 0".split()
+
+
+def test_segments_make_a_pipeline(capsys):
+    _, out, _ = explain(
+        capsys, "broadcast", "--algorithm", "chain", "--segments", "8", "--root", "2",
+    )  # fmt: skip
+    assert "10 rounds of 1/8 slot; a rank sends up to 1 slot, 1 of the array; 3 slots" in out
+
+
+def test_several_slots_in_a_round(capsys):
+    _, out, _ = explain(capsys, "all-reduce", "--algorithm", "halving-doubling", "--ranks", "8")
+    assert "6 rounds, as long as 14 slots; a rank sends up to 14 slots, 1.75 of the array" in out
+
+
+def fastest(out):
+    (line,) = (line for line in out.splitlines() if line.endswith("<- fastest"))
+    return line.strip("> ").split()[0]
+
+
+def test_the_network_decides_which_is_fastest(capsys):
+    eight = ("all-reduce", "--ranks", "8")
+    assert fastest(explain(capsys, *eight, "--bytes", "4")[1]) == "recursive-doubling"
+    assert fastest(explain(capsys, *eight, "--bytes", "1GiB")[1]) == "bidirectional-ring"
+    dear = explain(capsys, *eight, "--bytes", "1MiB", "--latency", "1s")[1]
+    assert fastest(dear) == "recursive-doubling"
+
+
+def test_hosts(capsys):
+    _, out, _ = explain(
+        capsys, "all-reduce", "--algorithm", "hierarchical", "--ranks", "8", "--per-host", "4",
+        "--latency", "1ms",
+    )  # fmt: skip
+    assert "8 rounds, as long as 14 slots" in out
+    assert "between hosts of 4:" in out
+
+
+def test_many_ranks_are_proven_and_priced_but_not_drawn(capsys):
+    code, out, _ = explain(capsys, "broadcast", "--ranks", "100")
+    assert code == 0
+    assert "Rounds are shown for up to 16 ranks" in out
+    assert "7 rounds; a rank sends up to 7 slots" in out
+    code, out, _ = explain(capsys, "broadcast", "--ranks", "4096", "--bytes", "0")
+    assert "Proofs are made for up to 128 ranks" in out
+    assert "> tree                    240 us" in out
+
+
+def test_a_picture(capsys, tmp_path):
+    path = tmp_path / "ring.svg"
+    code, _, _ = explain(capsys, "all-reduce", "--svg", str(path))
+    assert code == 0
+    assert ElementTree.parse(path).getroot().tag.endswith("svg")
+
+
+WRONG = {
+    "operation": (["all-redcue"], "unknown operation 'all-redcue'; there are all-reduce, red"),
+    "algorithm": (
+        ["broadcast", "--algorithm", "bush"],
+        "unknown algorithm 'bush' of broadcast; there are tree, chain, scatter-all-gather",
+    ),
+    "root": (["broadcast", "--root", "4"], "there is no root 4 among 4 ranks"),
+    "no root": (["barrier", "--root", "1"], "barrier has no root"),
+    "hosts": (["all-reduce", "--per-host", "3"], "4 ranks are not 3 on every host"),
+    "bytes": (["all-reduce", "--bytes", "lots"], "--bytes is 'lots'; it takes bytes, as in"),
+    "latency": (["all-reduce", "--latency", "3 parsec"], "--latency is '3 parsec'; it takes"),
+    "bandwidth": (["all-reduce", "--bandwidth", "0GB/s"], "--bandwidth is 0GB/s; it has to be"),
+    "too large": (["all-reduce", "--ranks", "65", "--svg", "x"], "65 ranks is too large"),
+    "no folder": (["barrier", "--svg", "nowhere/x.svg"], "cannot write nowhere/x.svg: No such"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_the_user_can_mend_is_one_line(case, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments, text = WRONG[case]
+    code, stdout, stderr = explain(capsys, *arguments)
+    assert (code, stdout) == (2, "")
+    assert stderr.startswith("ringlet: ")
+    assert stderr.count("\n") == 1
+    assert text in stderr
+
+
+QUANTITIES = [
+    (parse_bytes, "4096", 4096), (parse_bytes, "64MiB", 64 << 20), (parse_bytes, "1.5 kB", 1500),
+    (parse_bytes, "2e3B", 2000), (parse_seconds, "20us", 20e-6), (parse_seconds, "2", 2),
+    (parse_seconds, "3ns", 3e-9), (parse_seconds, "0.5 \u00b5s", 5e-7), (parse_rate, "1GB/s", 1e9),
+    (parse_rate, "1GiB/s", 1 << 30), (parse_rate, "25Gbit/s", 25e9 / 8), (parse_rate, "7", 7),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("parse", "text", "value"), QUANTITIES)
+def test_quantities(parse, text, value):
+    assert parse(text, "--option") == pytest.approx(value)
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1 GB", "GB/s", "1e999", "nan", "1..2", "1Gb/s", "1 s"])
+def test_what_is_no_bandwidth(text):
+    with pytest.raises(UserError, match="--option is"):
+        parse_rate(text, "--option")
+
+
+def test_times_are_short():
+    texts = [seconds_text(seconds) for seconds in (0, 4e-8, 2e-5, 0.1007, 0.01234, 3.456, 1234)]
+    assert texts == ["0.00 us", "0.04 us", "20.0 us", "101 ms", "12.3 ms", "3.46 s", "1234 s"]
