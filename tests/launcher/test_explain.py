@@ -1,5 +1,7 @@
 """`ringlet explain`: what it shows for every algorithm, and what it refuses."""
 
+import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -42,7 +44,7 @@ def test_the_ring(capsys):
     assert code == 0
     assert "6 rounds; a rank sends up to 6 slots, 1.5 of the array; 24 slots in all." in out
     (row,) = (line for line in out.splitlines() if line.startswith("> ring "))
-    assert row.split() == "> ring 102 ms 91.6 MiB rank 1, 102 ms for rank 0".split()
+    assert " ".join(row.split()) == "> ring 102 ms 91.6 MiB rank 1, 102 ms for rank 0"
 
 
 def test_segments_make_a_pipeline(capsys):
@@ -146,3 +148,26 @@ def test_what_is_no_bandwidth(text):
 def test_times_are_short():
     texts = [seconds_text(seconds) for seconds in (0, 4e-8, 2e-5, 0.1007, 0.01234, 3.456, 1234)]
     assert texts == ["0.00 us", "0.04 us", "20.0 us", "101 ms", "12.3 ms", "3.46 s", "1234 s"]
+
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = re.findall(
+    r"^ringlet (explain .* --svg) docs/(pictures/\S+)$",
+    (ROOT / "docs" / "collectives.md").read_text(encoding="utf-8"),
+    re.MULTILINE,
+)
+
+
+@pytest.mark.parametrize(("command", "picture"), COMMANDS)
+def test_the_lesson_shows_what_its_commands_draw(command, picture, capsys, tmp_path):
+    path = tmp_path / "drawn.svg"
+    assert explain(capsys, *command.split()[1:], str(path))[0] == 0
+    assert path.read_text() == (ROOT / "docs" / picture).read_text()
+
+
+def test_the_lesson_names_every_algorithm_and_shows_every_picture():
+    lesson = (ROOT / "docs" / "collectives.md").read_text(encoding="utf-8")
+    assert {f"`{name.replace('_', '-')}`" in lesson for _, name in EVERY} == {True}
+    drawn = {picture for _, picture in COMMANDS}
+    assert drawn == {f"pictures/{path.name}" for path in (ROOT / "docs" / "pictures").iterdir()}
+    assert all(f"]({picture})" in lesson for picture in drawn)
