@@ -9,21 +9,25 @@ from ringlet.nn.gradcheck import gradcheck
 from ringlet.nn.layers import (
     GELU,
     CausalSelfAttention,
+    CrossEntropyLoss,
     Dropout,
     Embedding,
     KeyValueCache,
     LayerNorm,
     Linear,
+    PackedAttention,
 )
 from ringlet.nn.memory import keep_freed_memory
-from ringlet.nn.module import Module, ModuleList, Parameter, Sequential
-from ringlet.nn.tensor import Operation, Tensor, is_grad_enabled, no_grad
+from ringlet.nn.module import Module, ModuleList, Parameter, Sequential, uninitialized
+from ringlet.nn.recompute import checkpoint
+from ringlet.nn.tensor import Operation, Tensor, enable_grad, is_grad_enabled, no_grad
 
 keep_freed_memory()
 
 __all__ = [
     "GELU",
     "CausalSelfAttention",
+    "CrossEntropyLoss",
     "Dropout",
     "Embedding",
     "FlatParameters",
@@ -33,10 +37,13 @@ __all__ = [
     "Module",
     "ModuleList",
     "Operation",
+    "PackedAttention",
     "Parameter",
     "Sequential",
     "Slot",
     "Tensor",
+    "checkpoint",
+    "enable_grad",
     "first_nonfinite",
     "functional",
     "gradcheck",
@@ -45,4 +52,5 @@ __all__ = [
     "no_grad",
     "optim",
     "random",
+    "uninitialized",
 ]

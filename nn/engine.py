@@ -1,21 +1,31 @@
 """The backward pass: from a result to its leaves, each operation once, in an order that has
 every gradient complete before it is passed on."""
 
-from typing import Any, Protocol
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
-from ringlet.nn.tensor import Array, Operation, Tensor
+from ringlet.nn.tensor import Array, Gradient, Operation, Tensor
 
 
-class Deferred(Protocol):
-    """A gradient that is computed where it is wanted: straight into a parameter's memory."""
+class Deferred:
+    """A gradient that is computed when and where it is wanted: straight into its memory."""
 
     def into(self, out: Array, add: bool) -> None:
         """Write the gradient to `out`, or add it."""
+        raise NotImplementedError
+
+    def value(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """The gradient as an array of its own."""
+        out = np.empty(shape, dtype)
+        self.into(out, add=False)
+        return out
 
 
-class Product:
+class Product(Deferred):
     """A gradient that is a matrix product, `left @ right`."""
 
     def __init__(self, left: Array, right: Array) -> None:
@@ -29,8 +39,40 @@ class Product:
             np.matmul(self._left, self._right, out=out)
 
 
-def backward(root: Tensor, gradient: Array | None = None) -> None:
-    """Add the gradients of `root` to the leaves it was made from; see Tensor.backward."""
+class WeightGradients:
+    """The part of a backward pass that is put off: the gradients of the leaves.
+
+    Zero-bubble pipelines (Qi et al., 2024) pass the inputs' gradients on first and fill the gaps
+    of their schedule with the weights'.
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[Tensor, Array | Deferred | None, bool]] = []
+
+    def append(self, leaf: Tensor, part: "Array | Deferred | None", final: bool) -> None:
+        """Put off a leaf's part; `final`: it is the last one of its pass."""
+        self._parts.append((leaf, part, final))
+
+    def run(self) -> None:
+        """Compute and add what was put off, in the order of the pass; fire the hooks."""
+        parts, self._parts = self._parts, []
+        parts.reverse()  # each part lets go of its arrays as soon as it is done
+        while parts:
+            leaf, part, final = parts.pop()
+            if part is not None:
+                leaf.accumulate(part)
+            if final:
+                leaf.fire_hooks()
+
+
+def backward(
+    root: Tensor, gradient: Array | None = None, weights: WeightGradients | None = None
+) -> None:
+    """Add the gradients of `root` to the leaves it was made from; see Tensor.backward.
+
+    With `weights`, leaves whose gradients are computed from kept arrays are put off until
+    `weights.run()`; only tensors that are no parameters (inputs) get theirs at once.
+    """
     if not root.requires_grad:
         raise RuntimeError("this tensor does not require a gradient: nothing was recorded for it")
     if gradient is None:
@@ -44,7 +86,38 @@ def backward(root: Tensor, gradient: Array | None = None) -> None:
         root.accumulate(gradient)
         root.fire_hooks()
         return
-    _Pass(consumers, {root.operation: gradient}).run(order)
+    _Pass(consumers, {root.operation: gradient}, weights).run(order)
+
+
+def nested(root: Tensor, gradient: Array, inputs: Sequence[Tensor]) -> list[Gradient]:
+    """The gradients of `inputs`, from within the backward of an operation that ran `root`'s graph.
+
+    Other leaves get theirs as in the pass around: at once, or put off. Their hooks are not fired:
+    they are inputs of that operation too, and the pass around knows when they are final.
+    """
+    if root.operation is not None:
+        order, consumers = _plan(root)
+        around = _running.passes[-1]
+        own = {id(tensor) for tensor in inputs}
+        _Pass(consumers, {root.operation: gradient}, around.weights, own).run(order)
+    return [tensor.grad for tensor in inputs]
+
+
+class _Running(threading.local):
+    def __init__(self) -> None:
+        self.passes: list[_Pass] = []
+
+
+_running = _Running()
+
+
+@contextlib.contextmanager
+def _running_pass(this: "_Pass") -> Iterator[None]:
+    _running.passes.append(this)
+    try:
+        yield
+    finally:
+        _running.passes.pop()
 
 
 def _plan(root: Tensor) -> tuple[list[Operation], dict[int, int]]:
@@ -76,45 +149,62 @@ def _plan(root: Tensor) -> tuple[list[Operation], dict[int, int]]:
 
 
 class _Pass:
-    """One backward pass. `gradients` holds those on their way, by the operation they go to."""
+    """One backward pass. `gradients` holds those on their way, by the operation they go to.
 
-    def __init__(self, consumers: dict[int, int], gradients: dict[Operation, Array]) -> None:
+    `inner` are the inputs of a nested pass, by id; None in a pass that is not nested.
+    """
+
+    def __init__(
+        self,
+        consumers: dict[int, int],
+        gradients: dict[Operation, Array],
+        weights: WeightGradients | None,
+        inner: set[int] | None = None,
+    ) -> None:
         self._consumers, self._gradients = consumers, gradients
+        self.weights, self._inner = weights, inner
         self._own: set[Operation] = set()  # whose gradient is this pass's own memory
 
     def run(self, order: list[Operation]) -> None:
-        for operation in order:
-            gradient = self._gradients.pop(operation, None)
-            self._own.discard(operation)
-            inputs, needs = operation.inputs or (), operation.needs
-            # An operation can be without a gradient when all its consumers returned None.
-            parts = [None] * len(inputs) if gradient is None else operation.backward(gradient)
-            operation.release()
-            for tensor, needed, part in zip(inputs, needs, parts, strict=True):
-                if needed:
-                    self._give(tensor, part)
+        with _running_pass(self):
+            for operation in order:
+                gradient = self._gradients.pop(operation, None)
+                self._own.discard(operation)
+                inputs, needs = operation.inputs or (), operation.needs
+                # An operation is without a gradient when all its consumers returned None.
+                parts = [None] * len(inputs) if gradient is None else operation.backward(gradient)
+                operation.release()
+                self._distribute(inputs, needs, parts)
 
-    def _give(self, tensor: Tensor, part: Any) -> None:
-        if isinstance(part, np.ndarray | np.generic):  # NumPy makes scalars of 0-d results
-            part = unbroadcast(np.asarray(part), tensor)
-        if tensor.operation is None:
-            self._give_leaf(tensor, part)
-        elif part is not None:
-            self._give_inner(tensor, part)
+    def _distribute(
+        self, inputs: Sequence[Tensor], needs: Sequence[bool], parts: Sequence[Any]
+    ) -> None:
+        """Leaves first: an inner tensor's gradient may still be on its way from other ranks."""
+        for tensor, needed, part in zip(inputs, needs, parts, strict=True):
+            if needed and tensor.operation is None:
+                self._give_leaf(tensor, _fitting(part, tensor))
+        for tensor, needed, part in zip(inputs, needs, parts, strict=True):
+            if needed and tensor.operation is not None and part is not None:
+                self._give_inner(tensor, _fitting(part, tensor))
 
     def _give_leaf(self, leaf: Tensor, part: Any) -> None:
+        self._consumers[id(leaf)] -= 1
+        nested = self._inner is not None
+        final = not nested and not self._consumers[id(leaf)]
+        is_weight = leaf.is_parameter and id(leaf) not in (self._inner or ())
+        if self.weights is not None and is_weight:
+            self.weights.append(leaf, part, final)
+            return
         if part is not None:
             leaf.accumulate(part)
-        self._consumers[id(leaf)] -= 1
-        if not self._consumers[id(leaf)]:
+        if final:
             leaf.fire_hooks()
 
     def _give_inner(self, tensor: Tensor, part: Any) -> None:
         target = tensor.operation
         assert target is not None
         if not isinstance(part, np.ndarray):
-            deferred, part = part, np.empty(tensor.shape, tensor.dtype)
-            deferred.into(part, add=False)
+            part = part.value(tensor.shape, tensor.dtype)
         held = self._gradients.get(target)
         if held is None:
             self._gradients[target] = part
@@ -124,6 +214,13 @@ class _Pass:
             # What an operation returned may be another's input too: the sum gets its own memory.
             self._gradients[target] = np.asarray(np.add(held, part))
             self._own.add(target)
+
+
+def _fitting(part: Any, tensor: Tensor) -> Any:
+    """The part in the tensor's shape; NumPy makes scalars of 0-d results."""
+    if isinstance(part, np.ndarray | np.generic):
+        return unbroadcast(np.asarray(part), tensor)
+    return part
 
 
 def unbroadcast(gradient: Array, tensor: Tensor) -> Array:

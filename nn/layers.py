@@ -95,18 +95,51 @@ class GELU(Module):
 
 
 class Dropout(Module):
-    """Zero elements with probability p while training; the masks as `nn.random.scope` says."""
+    """Zero elements with probability p while training; the masks as `nn.random.scope` says.
+
+    `part` is (number, count) where axis 1 is one of `count` equal parts of the sequence.
+    """
+
+    part: tuple[int, int] = (0, 1)
 
     def __init__(self, p: float = 0.5) -> None:
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
-        return F.dropout(x, self.p, self.training, self.path)
+        return F.dropout(x, self.p, self.training, self.path, self.part)
 
     def describe(self) -> str:
         """See Module."""
         return f"p={self.p}"
+
+
+class CrossEntropyLoss(Module):
+    """-log softmax(logits)[target] in nats: (..., V), (...) -> ()."""
+
+    def forward(
+        self,
+        logits: Tensor,
+        targets: Tensor | Array,
+        reduction: Literal["mean", "sum"] = "mean",
+    ) -> Tensor:
+        """See functional.cross_entropy."""
+        return F.cross_entropy(logits, targets, reduction)
+
+
+class PackedAttention(Module):
+    """Causal attention over queries, keys and values side by side: (B, T, 3C) -> (B, T, C)."""
+
+    def __init__(self, heads: int) -> None:
+        self.heads = heads
+
+    def forward(self, qkv: Tensor) -> Tensor:
+        """See the class."""
+        return F.packed_self_attention(qkv, self.heads)
+
+    def describe(self) -> str:
+        """See Module."""
+        return f"heads={self.heads}"
 
 
 class CausalSelfAttention(Module):
@@ -119,8 +152,8 @@ class CausalSelfAttention(Module):
     def __init__(self, width: int, heads: int, dropout: float = 0.0, bias: bool = True) -> None:
         if width % heads:
             raise ValueError(f"a width of {width} cannot be cut into {heads} heads")
-        self.width, self.heads = width, heads
         self.c_attn = Linear(width, 3 * width, bias)
+        self.attend = PackedAttention(heads)
         self.c_proj = Linear(width, width, bias)
         self.resid_dropout = Dropout(dropout)
 
@@ -128,23 +161,19 @@ class CausalSelfAttention(Module):
         """With a cache the positions in it are seen too, and those of `x` are added to it."""
         qkv = self.c_attn(x)  # (B, T, 3C)
         if cache is None:
-            y = F.packed_self_attention(qkv, self.heads)
+            y = self.attend(qkv)
         else:
             y = self._attend_cached(qkv, cache)
         dropped: Tensor = self.resid_dropout(self.c_proj(y))
         return dropped
 
     def _attend_cached(self, qkv: Tensor, cache: "KeyValueCache") -> Tensor:
-        batch, length, _ = qkv.shape
-        heads = qkv.data.reshape(batch, length, 3, self.heads, -1)
+        batch, length, width = qkv.shape
+        heads = qkv.data.reshape(batch, length, 3, self.attend.heads, -1)
         q, k, v = heads.transpose(2, 0, 3, 1, 4)  # each (B, H, T, D)
         keys, values = cache.append(k, v)
         y = F.scaled_dot_product_attention(Tensor(q), Tensor(keys), Tensor(values), is_causal=True)
-        return y.permute(0, 2, 1, 3).reshape(batch, length, self.width)
-
-    def describe(self) -> str:
-        """See Module."""
-        return f"width={self.width}, heads={self.heads}"
+        return y.permute(0, 2, 1, 3).reshape(batch, length, width // 3)
 
 
 class KeyValueCache:

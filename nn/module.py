@@ -1,18 +1,44 @@
 """Modules: parameters and other modules under names, as in PyTorch."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from ringlet.nn.random import generator
-from ringlet.nn.tensor import Array, Tensor
+from ringlet.nn.recompute import checkpoint
+from ringlet.nn.tensor import Array, Tensor, is_grad_enabled
+
+ForwardPreHook: TypeAlias = Callable[["Module", tuple[Any, ...]], None]
+ForwardHook: TypeAlias = Callable[["Module", tuple[Any, ...], Any], Any]
+
+
+class _Construction(threading.local):
+    draws = True
+
+
+_construction = _Construction()
+
+
+@contextlib.contextmanager
+def uninitialized() -> Iterator[None]:
+    """Within it modules are made without drawing initial values: whoever makes them will."""
+    before, _construction.draws = _construction.draws, False
+    try:
+        yield
+    finally:
+        _construction.draws = before
 
 
 class Parameter(Tensor):
     """A tensor that a module learns. Its gradient may be a view of a flat buffer."""
 
     __slots__ = ()
+
+    is_parameter = True
 
     def __init__(self, data: Array) -> None:
         super().__init__(data, requires_grad=True)
@@ -28,7 +54,12 @@ class Module:
     path: str = ""
     """Where the module is in the model: transformer.h.0.attn. Known once the model was called."""
 
+    recompute: bool = False
+    """Keep nothing of the forward pass; compute it again in backward."""
+
     _named = False
+    _forward_pre_hooks: tuple[ForwardPreHook, ...] = ()
+    _forward_hooks: tuple[ForwardHook, ...] = ()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the module computes."""
@@ -38,12 +69,32 @@ class Module:
         """Run `forward`. An error is told the module's path on its way out."""
         if not self._named:
             self.assign_paths()
+        for before in self._forward_pre_hooks:
+            before(self, args)
         try:
-            return self.forward(*args, **kwargs)
+            result = self._run(*args, **kwargs)
         except (ValueError, IndexError, TypeError) as error:
             if not getattr(error, "__notes__", None):
                 error.add_note(f"in {self.path or 'the model'} ({type(self).__name__})")
             raise
+        for after in self._forward_hooks:
+            changed = after(self, args, result)
+            result = result if changed is None else changed
+        return result
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
+        if self.recompute and is_grad_enabled():
+            return checkpoint(self, *args, forward=partial(self.forward, **kwargs))
+        return self.forward(*args, **kwargs)
+
+    def register_forward_pre_hook(self, hook: ForwardPreHook) -> None:
+        """Call `hook(module, arguments)` before each forward pass of this module."""
+        self._forward_pre_hooks = (*self._forward_pre_hooks, hook)
+
+    def register_forward_hook(self, hook: ForwardHook) -> None:
+        """Call `hook(module, arguments, result)` after each; what it returns replaces the result,
+        unless it is None."""
+        self._forward_hooks = (*self._forward_hooks, hook)
 
     # -- what is in it ------------------------------------------------------------------------
 
@@ -112,15 +163,22 @@ class Module:
 
     def initialize(self, seed: int) -> None:
         """Draw all parameters anew. Each one depends on the seed and its path, nothing else."""
-        seen: set[int] = set()
-        for path, module in self.named_modules():
-            for name, parameter in module.own_parameters():
-                if id(parameter) in seen:
-                    continue
-                seen.add(id(parameter))
-                full = f"{path}.{name}" if path else name
-                values = module.draw(name, parameter.shape, generator(seed, full))
-                parameter.data[...] = values
+        if not _construction.draws:
+            return
+        for name, parameter in self.named_parameters():
+            parameter.data[...] = self.initial_value(name, parameter.shape, seed)
+
+    def initial_value(self, name: str, shape: tuple[int, ...], seed: int) -> Array:
+        """What the parameter of this path starts from; `shape` is the whole parameter's."""
+        path, _, own = name.rpartition(".")
+        return self.submodule(path).draw(own, shape, generator(seed, name))
+
+    def submodule(self, path: str) -> "Module":
+        """The module of this path; raises AttributeError if there is none."""
+        module = self
+        for part in path.split(".") if path else ():
+            module = getattr(module, part)
+        return module
 
     def draw(self, name: str, shape: tuple[int, ...], random: np.random.Generator) -> Array:
         """The initial values of this module's parameter `name`."""

@@ -8,9 +8,13 @@ process, on every mesh, draws the same numbers for the same thing.
 import contextlib
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[Any]
 
 
 def key(seed: int, *labels: str | int) -> int:
@@ -24,37 +28,71 @@ def generator(seed: int, *labels: str | int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key(seed, *labels)))
 
 
-@dataclass
-class _Scope:
-    seed: int
-    step: int
-    first_sample: int
-    counting: bool
+@dataclass(frozen=True)
+class Scope:
+    """What surrounds a forward pass and is no argument of it; see `scope`."""
+
+    seed: int = 0
+    step: int = 0
+    first_sample: int = 0
+    counting: bool = True
+    loss_scale: float | None = None
+    positions: Array | None = None
+    length: int = 0
 
 
-_scope = _Scope(seed=0, step=0, first_sample=0, counting=True)
+_scope = Scope()
 
 
 @contextlib.contextmanager
-def scope(*, seed: int, step: int, first_sample: int = 0) -> Iterator[None]:
+def scope(
+    *,
+    seed: int,
+    step: int,
+    first_sample: int = 0,
+    loss_scale: float | None = None,
+    positions: Array | None = None,
+    length: int = 0,
+) -> Iterator[None]:
     """Within it dropout depends on (seed, step, global number of the sample, layer) only.
 
     `first_sample` is the global number of the batch's first row, so that a batch that is split
-    over workers or micro-batches draws the masks of the whole. Outside any scope every draw
+    over workers or micro-batches draws the masks of the whole. If axis 1 is only a part of the
+    sequence, `positions` says which of its `length` positions. `loss_scale` is what the loss will
+    be multiplied by: layers with a loss of their own scale it alike. Outside any scope every draw
     differs from the one before.
     """
+    inner = Scope(seed, step, first_sample, False, loss_scale, positions, length)
+    with restored(inner):
+        yield
+
+
+def current() -> Scope:
+    """The present scope, for `restored`: who repeats a forward pass draws the same again."""
+    return _scope
+
+
+@contextlib.contextmanager
+def restored(scope: Scope) -> Iterator[None]:
+    """Within it the scope is the given one."""
     global _scope
-    before, _scope = _scope, _Scope(seed, step, first_sample, counting=False)
+    before, _scope = _scope, scope
     try:
         yield
     finally:
         _scope = before
 
 
+def loss_scale() -> float | None:
+    """What the loss will be multiplied by, if the present scope says so."""
+    return _scope.loss_scale
+
+
 def sample_generators(samples: int, path: str) -> Iterator[np.random.Generator]:
     """One generator for each row of a batch, for the layer at `path`, in the current scope."""
+    global _scope
     if _scope.counting:
-        _scope.step += 1
+        _scope = replace(_scope, step=_scope.step + 1)
     stream, step, first = key(_scope.seed, path), _scope.step, _scope.first_sample
     for sample in range(first, first + samples):
         yield np.random.Generator(np.random.Philox(key=stream, counter=[0, sample, step, 0]))

@@ -29,13 +29,23 @@ _mode = _Mode()
 
 
 @contextlib.contextmanager
-def no_grad() -> Iterator[None]:
-    """Within it nothing is recorded: results need no gradient and hold no history."""
-    before, _mode.grad = _mode.grad, False
+def set_grad_enabled(mode: bool) -> Iterator[None]:
+    """Within it operations are recorded, or not."""
+    before, _mode.grad = _mode.grad, mode
     try:
         yield
     finally:
         _mode.grad = before
+
+
+def no_grad() -> contextlib.AbstractContextManager[None]:
+    """Within it nothing is recorded: results need no gradient and hold no history."""
+    return set_grad_enabled(False)
+
+
+def enable_grad() -> contextlib.AbstractContextManager[None]:
+    """Within it operations are recorded, also inside `no_grad()`."""
+    return set_grad_enabled(True)
 
 
 def is_grad_enabled() -> bool:
@@ -85,6 +95,8 @@ class Tensor:
     """
 
     __slots__ = ("__weakref__", "_fresh", "_grad", "_hooks", "data", "operation", "requires_grad")
+
+    is_parameter = False
 
     def __init__(self, data: npt.ArrayLike, requires_grad: bool = False) -> None:
         self.data: Array = data if isinstance(data, np.ndarray) else np.asarray(data)

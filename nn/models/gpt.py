@@ -7,17 +7,17 @@ from typing import Literal
 
 import numpy as np
 
-from ringlet.nn import functional as F
 from ringlet.nn.layers import (
     GELU,
     CausalSelfAttention,
+    CrossEntropyLoss,
     Dropout,
     Embedding,
     KeyValueCache,
     LayerNorm,
     Linear,
 )
-from ringlet.nn.module import Module, ModuleList
+from ringlet.nn.module import Module, ModuleList, uninitialized
 from ringlet.nn.random import generator
 from ringlet.nn.tensor import Array, Tensor
 
@@ -69,7 +69,7 @@ class Block(Module):
 
 
 class Transformer(Module):
-    """Everything below the head."""
+    """The parts below the head; GPT puts them together."""
 
     def __init__(self, config: GPTConfig) -> None:
         self.wte = Embedding(config.vocab_size, config.n_embd)
@@ -78,20 +78,12 @@ class Transformer(Module):
         self.h = ModuleList([Block(config) for _ in range(config.n_layer)])
         self.ln_f = LayerNorm(config.n_embd)
 
-    def forward(self, ids: Array, caches: Sequence[KeyValueCache] | None = None) -> Tensor:
-        """Ids (B, T) -> (B, T, C). With caches (one for each block) the ids continue theirs."""
-        start = caches[0].length if caches else 0
-        stop = start + ids.shape[1]
-        # The gradient of a slice shared by the batch is a sum; no lookup, no sort.
-        x = self.drop(self.wte(ids) + self.wpe.weight[start:stop])
-        for number, block in enumerate(self.h):
-            x = block(x, caches[number] if caches else None)
-        y: Tensor = self.ln_f(x)
-        return y
-
 
 class GPT(Module):
     """GPT-2: learned positions, normalization first, tied head.
+
+    It is a chain of `embed`, `blocks`, `head` and `loss`, and `forward` runs them in a row; a
+    pipeline runs them on different processes.
 
     Parameters have the names of Hugging Face's GPT-2 (transformer.h.0.attn.c_attn.weight); linear
     weights are (out, in) as everywhere here, which is the transpose of what GPT-2's files hold.
@@ -100,7 +92,11 @@ class GPT(Module):
 
     def __init__(self, config: GPTConfig, seed: int = 1337) -> None:
         self.config = config
-        self.transformer = Transformer(config)
+        with uninitialized():
+            self.transformer = Transformer(config)
+            self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)
+        self.lm_head.weight = self.transformer.wte.weight
+        self.loss = CrossEntropyLoss()
         self.assign_paths()
         self.initialize(seed)
 
@@ -113,25 +109,46 @@ class GPT(Module):
     ) -> Tensor:
         """Logits (B, T, V) of ids (B, T); with targets (B, T) the cross-entropy in nats.
 
-        Raises ValueError for more positions than `block_size`, IndexError for an id or target
-        that is not in the vocabulary.
+        With caches (one for each block) the ids continue those of before. Raises ValueError for
+        more positions than `block_size`, IndexError for an id or target that is not in the
+        vocabulary.
         """
         ids = ids.data if isinstance(ids, Tensor) else np.asarray(ids)
-        seen = ids.shape[1] + (caches[0].length if caches else 0)
+        start = caches[0].length if caches else 0
+        x = self.embed(ids, np.arange(start, start + ids.shape[1]))
+        for number, block in enumerate(self.blocks):
+            x = block(x, caches[number] if caches else None)
+        logits = self.head(x)
+        if targets is None:
+            return logits
+        loss: Tensor = self.loss(logits, targets, reduction)
+        return loss
+
+    def embed(self, ids: Array, positions: Array) -> Tensor:
+        """Ids (B, T) at positions (T,) of their contexts -> (B, T, C)."""
+        seen = int(positions.max(initial=-1)) + 1
         if seen > self.config.block_size:
             raise ValueError(f"{seen} positions for a context of {self.config.block_size}")
-        x = self.transformer(ids, caches)
-        logits = F.linear(x, self.transformer.wte.weight)  # (B, T, C) -> (B, T, V)
-        return logits if targets is None else F.cross_entropy(logits, targets, reduction)
+        parts = self.transformer
+        x: Tensor = parts.drop(parts.wte(ids) + parts.wpe(positions))
+        return x
 
-    def initialize(self, seed: int) -> None:
+    @property
+    def blocks(self) -> ModuleList:
+        """The layers that a pipeline may cut apart, each (B, T, C) -> (B, T, C)."""
+        return self.transformer.h
+
+    def head(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> logits (B, T, V)."""
+        logits: Tensor = self.lm_head(self.transformer.ln_f(x))
+        return logits
+
+    def initial_value(self, name: str, shape: tuple[int, ...], seed: int) -> Array:
         """GPT-2's start: normal with deviation 0.02, less for what is added to the residual."""
+        _, module, kind = ("", *name.rsplit(".", 2))[-3:]
+        if kind == "bias" or module.startswith("ln_"):
+            return np.full(shape, kind == "weight", np.float32)
         residual = INITIAL_STD / math.sqrt(2 * self.config.n_layer)
-        for name, parameter in self.named_parameters():
-            if parameter.ndim == 1:
-                norm = name.split(".")[-2].startswith("ln_")
-                parameter.data[...] = 1 if norm and name.endswith("weight") else 0
-                continue
-            std = residual if name.endswith("c_proj.weight") else INITIAL_STD
-            draws = generator(seed, name).standard_normal(parameter.shape, np.float32)
-            np.multiply(draws, std, out=parameter.data, casting="same_kind")
+        std = residual if module == "c_proj" else INITIAL_STD
+        draws = generator(seed, name).standard_normal(shape, np.float32)
+        return draws * np.float32(std)

@@ -1,27 +1,30 @@
 """Dropout whose masks depend on what is dropped, not on who computes it or when."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from ringlet.nn.random import sample_generators
+from ringlet.nn.random import current, sample_generators
 from ringlet.nn.tensor import Array, Gradient, Operation, Tensor
 
 
 class Dropout(Operation):
     """Zero elements with probability p and scale the others by 1 / (1 - p).
 
-    Srivastava et al., "Dropout" (2014). Axis 0 counts samples: each draws its own mask.
+    Srivastava et al., "Dropout" (2014). Axis 0 counts samples: each draws its own mask. Where
+    axis 1 is a part of the sequence, the mask is that part of the whole sequence's.
     """
 
-    def __init__(self, p: float, path: str) -> None:
-        self.p, self.path = p, path
+    def __init__(self, p: float, path: str, part: tuple[int, int]) -> None:
+        self.p, self.path, self.part = p, path, part
 
     def forward(self, *arrays: Array) -> Array:
         (x,) = arrays
         mask = np.empty(x.shape, x.dtype)
+        chosen, shape = self._positions(x.shape)
         for row, generator in zip(mask, sample_generators(len(x), self.path), strict=True):
-            row[...] = generator.random(row.shape, np.float32) >= self.p
+            row[...] = (generator.random(shape, np.float32) >= self.p)[chosen]
         mask *= 1 / (1 - self.p)
         self.mask = mask
         return x * mask
@@ -29,12 +32,29 @@ class Dropout(Operation):
     def backward(self, grad: Array) -> Sequence[Gradient]:
         return (grad * self.mask,)
 
+    def _positions(self, shape: tuple[int, ...]) -> tuple[Any, tuple[int, ...]]:
+        """Which rows of a sample's mask are wanted, and the whole mask's shape."""
+        scope, (index, count) = current(), self.part
+        if scope.positions is None and count == 1:
+            return ..., shape[1:]
+        here = shape[1] * count
+        chosen = np.arange(here) if scope.positions is None else scope.positions
+        whole = here if scope.positions is None else scope.length
+        return chosen[index * shape[1] : (index + 1) * shape[1]], (whole, *shape[2:])
 
-def dropout(x: Tensor, p: float = 0.5, training: bool = True, path: str = "") -> Tensor:
+
+def dropout(
+    x: Tensor,
+    p: float = 0.5,
+    training: bool = True,
+    path: str = "",
+    part: tuple[int, int] = (0, 1),
+) -> Tensor:
     """Zero elements with probability `p`, if training; the mask as `nn.random.scope` says.
 
-    `path` names the layer: two layers draw different masks.
+    `path` names the layer: two layers draw different masks. `part` is (number, count) if axis 1
+    is one of `count` equal parts of the sequence.
     """
     if not 0 <= p < 1:
         raise ValueError(f"dropout probability is {p}; it has to be from 0 to below 1")
-    return Dropout(p, path)(x) if training and p else x
+    return Dropout(p, path, part)(x) if training and p else x

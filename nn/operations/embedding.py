@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ringlet.nn.engine import Deferred
 from ringlet.nn.tensor import Array, Gradient, Operation, Tensor, array_of
 
 
-class RowSums:
-    """A table's gradient: each row's is the sum of those of its uses. A Deferred.
+class RowSums(Deferred):
+    """A table's gradient: each row's is the sum of those of its uses.
 
     The uses are sorted by row and summed in runs, in a fixed order; np.add.at takes many times
     as long.

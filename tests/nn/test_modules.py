@@ -82,7 +82,7 @@ def test_repr_shows_the_tree():
     )
     assert "LayerNorm(8, eps=1e-05)" in repr(GPT(SMALL))
     assert "Embedding(11, 8)" in repr(GPT(SMALL))
-    assert "CausalSelfAttention(width=8, heads=2" in repr(GPT(SMALL))
+    assert "PackedAttention(heads=2)" in repr(GPT(SMALL))
 
 
 def test_initial_values_depend_on_seed_and_name_only():
