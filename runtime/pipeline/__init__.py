@@ -1,0 +1,6 @@
+"""Pipeline schedules as data: made by a pure function, then proven, priced, drawn and run."""
+
+from ringlet.runtime.pipeline.actions import Action, PipelineSchedule
+from ringlet.runtime.pipeline.schedules import SCHEDULES, make_schedule
+
+__all__ = ["SCHEDULES", "Action", "PipelineSchedule", "make_schedule"]

@@ -1,0 +1,128 @@
+"""The schedules: pure functions from (ranks, micro-batches, chunks) to what each rank computes.
+
+In all of them every stage runs its backward passes in the order of the micro-batches, so that
+gradients are summed in the same order: the schedule does not change the bits.
+
+Each function gives the actions of one rank; `make_schedule` puts the ranks together.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from ringlet.runtime.pipeline.actions import Action, PipelineSchedule
+
+
+class Recipe(NamedTuple):
+    """How a schedule is made."""
+
+    actions: Callable[[int, int, int, int], list[Action]]
+    """(rank, ranks, micro_batches, chunks) -> what that rank computes."""
+
+    interleaves: bool = False
+    """Whether it is for several chunks on each rank (otherwise for one)."""
+
+
+def gpipe(rank: int, ranks: int, micro_batches: int, chunks: int) -> list[Action]:
+    """All forwards, then all backwards.
+
+    Huang et al., "GPipe: efficient training of giant neural networks using pipeline
+    parallelism", 2019. There the backwards run in reverse order; here in the same order, which
+    takes as long.
+    """
+    return _alternate(*_passes(rank, micro_batches, "B"), warm_up=micro_batches)
+
+
+def one_forward_one_backward(
+    rank: int, ranks: int, micro_batches: int, chunks: int
+) -> list[Action]:
+    """Forwards until the first gradient is back, then one forward and one backward in turn.
+
+    PipeDream-flush: Narayanan et al., "Memory-efficient pipeline-parallel DNN training", 2021.
+    As fast as GPipe, but a rank holds the activations of at most ranks - rank micro-batches.
+    """
+    return _alternate(*_passes(rank, micro_batches, "B"), warm_up=ranks - 1 - rank)
+
+
+def interleaved(rank: int, ranks: int, micro_batches: int, chunks: int) -> list[Action]:
+    """1F1B with several chunks of layers on each rank, which makes the bubble smaller.
+
+    Narayanan et al., "Efficient large-scale language model training on GPU clusters using
+    Megatron-LM", 2021, section 2.2. Micro-batches go in groups of `ranks` through all chunks. The
+    paper wants whole groups; here the last one may be smaller: the schedule is made for whole
+    groups, and micro-batches that there are none of are left out. What remains is in an order
+    that can be executed, since no micro-batch needs another.
+    """
+    whole = -(-micro_batches // ranks) * ranks
+    groups = [range(first, first + ranks) for first in range(0, whole, ranks)]
+    stages = range(rank, ranks * chunks, ranks)
+    forwards = [Action("F", s, m) for group in groups for s in stages for m in group]
+    backwards = [Action("B", s, m) for group in groups for s in reversed(stages) for m in group]
+    warm_up = 2 * (ranks - 1 - rank) + (chunks - 1) * ranks
+    actions = _alternate(forwards, backwards, warm_up)
+    return [action for action in actions if action.micro_batch < micro_batches]
+
+
+def zero_bubble(rank: int, ranks: int, micro_batches: int, chunks: int) -> list[Action]:
+    """1F1B with each backward in two: gradients of inputs at once, those of weights later.
+
+    ZB-H1: Qi et al., "Zero bubble pipeline parallelism", 2024, section 2.1. The stage before
+    waits only for the inputs' gradients. Rank r runs its weights' part r micro-batches behind, so
+    that every rank holds the activations of `ranks` micro-batches, no more than rank 0 of 1F1B,
+    and has work left with which to fill the wait at the end.
+    """
+    actions: list[Action] = []
+    waiting: list[Action] = []
+    for action in _alternate(*_passes(rank, micro_batches, "I"), warm_up=ranks - 1 - rank):
+        actions.append(action)
+        if action.kind == "I":
+            waiting.append(action._replace(kind="W"))
+            if len(waiting) > rank:
+                actions.append(waiting.pop(0))
+    return actions + waiting
+
+
+SCHEDULES: dict[str, Recipe] = {
+    "gpipe": Recipe(gpipe),
+    "1f1b": Recipe(one_forward_one_backward),
+    "interleaved": Recipe(interleaved, interleaves=True),
+    "zero-bubble": Recipe(zero_bubble),
+}
+
+
+def make_schedule(name: str, ranks: int, micro_batches: int, chunks: int = 1) -> PipelineSchedule:
+    """The schedule of this name: "gpipe", "1f1b", "interleaved" (chunks >= 2) or "zero-bubble".
+
+    Any number of micro-batches does, also fewer than ranks. Raises ValueError, with what would
+    fit, for anything that does not suit the schedule.
+    """
+    if name not in SCHEDULES:
+        raise ValueError(f"unknown schedule {name!r}; there are {', '.join(SCHEDULES)}")
+    for what, number in (("ranks", ranks), ("micro_batches", micro_batches), ("chunks", chunks)):
+        if number < 1:
+            raise ValueError(f"{what} is {number}; it has to be at least 1")
+    recipe = SCHEDULES[name]
+    if recipe.interleaves and chunks == 1:
+        raise ValueError(f"{name} needs at least 2 chunks on each rank; with 1 there is 1f1b")
+    if not recipe.interleaves and chunks > 1:
+        fits = ", ".join(other for other, entry in SCHEDULES.items() if entry.interleaves)
+        raise ValueError(f"{name} has 1 chunk on each rank, not {chunks}; for several: {fits}")
+    compute = tuple(
+        tuple(recipe.actions(rank, ranks, micro_batches, chunks)) for rank in range(ranks)
+    )
+    return PipelineSchedule(name, ranks, chunks, micro_batches, compute)
+
+
+def _passes(stage: int, micro_batches: int, backward: str) -> tuple[list[Action], list[Action]]:
+    """The stage's forwards, and its backwards."""
+    numbers = range(micro_batches)
+    return [Action("F", stage, m) for m in numbers], [Action(backward, stage, m) for m in numbers]
+
+
+def _alternate(
+    forwards: Sequence[Action], backwards: Sequence[Action], warm_up: int
+) -> list[Action]:
+    """`warm_up` forwards ahead, then one forward and one backward in turn, then the rest."""
+    actions = list(forwards[:warm_up])
+    for number, backward in enumerate(backwards):
+        actions += [*forwards[warm_up + number : warm_up + number + 1], backward]
+    return actions
