@@ -9,16 +9,10 @@ import numpy as np
 import typer
 
 from ringlet.launcher.errors import UserError
-from ringlet.nn import FlatParameters
 from ringlet.nn.models import GPT, stream
-from ringlet.runtime.checkpoint import (
-    Checkpoint,
-    CheckpointError,
-    latest_checkpoint,
-    load_parameters,
-)
-from ringlet.runtime.config import check_config
+from ringlet.runtime.checkpoint import Checkpoint, CheckpointError, latest_checkpoint
 from ringlet.runtime.data import token_bytes
+from ringlet.runtime.export import load_model
 from ringlet.runtime.trainer import CHECKPOINTS
 
 
@@ -66,13 +60,10 @@ def generate(
 
 
 def _load(checkpoint: Checkpoint) -> GPT:
-    config = check_config(checkpoint.manifest["config"])
-    model = GPT(config.gpt(checkpoint.manifest["vocab_size"]))
     try:
-        load_parameters(checkpoint, FlatParameters(model))
+        return load_model(checkpoint)
     except CheckpointError as error:
         raise UserError(str(error)) from error
-    return model
 
 
 def _encode(prompt: str, as_bytes: bool, vocab_size: int) -> list[int]:

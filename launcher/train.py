@@ -27,15 +27,14 @@ from ringlet.runtime.config import (
     PRESETS,
     ConfigError,
     TrainConfig,
-    check_workers,
     make_config,
     resume_config,
 )
 from ringlet.runtime.data import Corpus, DataError, load_corpus
+from ringlet.runtime.fit import DEFAULT_WORKERS, check_fit, default_workers
 from ringlet.runtime.trainer import CHECKPOINTS, METRICS
 
 RUNS = Path("runs")
-DEFAULT_WORKERS = 2
 PLAIN_EVERY_S = 10.0
 
 _DEFAULTS = TrainConfig()
@@ -53,8 +52,14 @@ def train(
         _option("data", "A file of text (any encoding: bytes), a nanoGPT .bin (uint16), or pydoc."),
     ] = None,
     workers: Annotated[
-        int, typer.Option("-n", "--workers", help="How many worker processes.")
-    ] = DEFAULT_WORKERS,
+        int | None,
+        typer.Option(
+            "-n",
+            "--workers",
+            help=f"How many worker processes. [default: {DEFAULT_WORKERS}, or as --mesh needs]",
+            show_default=False,
+        ),
+    ] = None,
     steps: Annotated[int | None, _option("steps", "Optimizer steps in all.")] = None,
     preset: Annotated[
         str | None,
@@ -82,6 +87,39 @@ def train(
     accumulate: Annotated[
         int | None, _option("accumulate", "Micro-batches for each worker and step.")
     ] = None,
+    mesh: Annotated[
+        str | None,
+        typer.Option(
+            help="Axes and lengths, as in dp=2,tp=2,pp=2: data, tensor, pipeline, context (cp) and "
+            "expert (ep) parallelism. [default: dp, all workers]",
+            show_default=False,
+        ),
+    ] = None,
+    zero: Annotated[
+        int | None,
+        _option("zero", "Stage of ZeRO: 1 cuts optimizer state, 2 gradients too, 3 parameters."),
+    ] = None,
+    schedule: Annotated[
+        str | None, _option("schedule", "gpipe, 1f1b, interleaved or zero-bubble, for pp.")
+    ] = None,
+    chunks: Annotated[
+        int | None, _option("chunks", "Stages on each rank of an interleaved pipeline.")
+    ] = None,
+    sequence: Annotated[
+        bool | None,
+        typer.Option(
+            "--sequence/--no-sequence",
+            help="Sequence parallelism, for tp. [default: no]",
+            show_default=False,
+        ),
+    ] = None,
+    recompute: Annotated[
+        str | None,
+        typer.Option(
+            help="Compute again in backward: blocks, or patterns of modules, as in *.attend,*.act.",
+            show_default=False,
+        ),
+    ] = None,
     optimizer: Annotated[str | None, _option("optimizer", "adamw or sgd.")] = None,
     learning_rate: Annotated[
         float | None, _option("learning_rate", "The highest learning rate.")
@@ -96,7 +134,7 @@ def train(
     grace: Grace = DEFAULT_GRACE_S,
     sample: Annotated[int, typer.Option(help="Tokens of the sample at the end.")] = 400,
 ) -> None:
-    """Train a GPT on text with data parallelism, and show a sample of what it writes.
+    """Train a GPT on text, on any mesh of workers, and show a sample of what it writes.
 
     The defaults are nanoGPT's recipe for a CPU, on the text of Python's own documentation.
     """
@@ -111,7 +149,8 @@ def train(
         else:
             saved = {**found.manifest["config"], "vocab_size": found.manifest["vocab_size"]}
             settings = resume_config(saved, preset, config, given)
-        check_workers(settings, workers)
+        workers = workers if workers is not None else default_workers(settings)
+        check_fit(settings, workers)
         corpus = load_corpus(settings.data, settings.block_size, settings.vocab_size or None)
     except (ConfigError, DataError) as error:
         raise UserError(str(error)) from error
@@ -192,10 +231,11 @@ def _run(
 ) -> int:
     screen = Screen()
     progress = Progress(screen, settings)
+    mesh = f" ({settings.mesh})" if settings.mesh else ""
     screen.line(
         f"training {settings.n_layer} layers, {settings.n_head} heads, {settings.n_embd} wide, "
         f"context {settings.block_size}, batch {settings.batch_size} on {settings.data} with "
-        f"{job.size} worker{'s' if job.size > 1 else ''}"
+        f"{job.size} worker{'s' if job.size > 1 else ''}{mesh}"
     )
     task = {
         "config": asdict(settings),

@@ -12,8 +12,10 @@ import numpy as np
 from ringlet import comm
 from ringlet.launcher.worker import Guard, start_guard, supervised
 from ringlet.nn.models import generate
+from ringlet.runtime.checkpoint import verify_checkpoint
 from ringlet.runtime.config import check_config
 from ringlet.runtime.data import load_corpus, token_bytes
+from ringlet.runtime.export import load_model
 from ringlet.runtime.trainer import Trainer
 
 
@@ -46,11 +48,12 @@ def work(task: dict[str, Any], guard: Guard | None) -> None:
 
 
 def sample(trainer: Trainer, length: int) -> str:
-    """What the model writes after a newline (or after the validation text's first token)."""
+    """What the saved model writes after a newline (or the validation text's first token)."""
     corpus = trainer.corpus
+    assert trainer.checkpoint is not None
     first = ord("\n") if corpus.as_bytes else int(corpus.validation[0])
     ids = generate(
-        trainer.model,
+        load_model(verify_checkpoint(trainer.checkpoint)),
         np.array([[first]]),
         length,
         temperature=0.8,

@@ -4,7 +4,7 @@ Names and semantics are PyTorch's. Nothing here knows any process but its own.
 """
 
 from ringlet.nn import functional, models, optim, random
-from ringlet.nn.flat import FlatParameters, Slot, first_nonfinite
+from ringlet.nn.flat import Flat, FlatParameters, Slot, common_dtype, first_nonfinite
 from ringlet.nn.gradcheck import gradcheck
 from ringlet.nn.layers import (
     GELU,
@@ -30,6 +30,7 @@ __all__ = [
     "CrossEntropyLoss",
     "Dropout",
     "Embedding",
+    "Flat",
     "FlatParameters",
     "KeyValueCache",
     "LayerNorm",
@@ -43,6 +44,7 @@ __all__ = [
     "Slot",
     "Tensor",
     "checkpoint",
+    "common_dtype",
     "enable_grad",
     "first_nonfinite",
     "functional",

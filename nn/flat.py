@@ -4,7 +4,7 @@ Whatever works on all of them (the optimizer, clipping, buckets, shards, checkpo
 takes slices of these two.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -13,42 +13,77 @@ from ringlet.nn.module import Module, Parameter
 from ringlet.nn.tensor import Array
 
 Allocate: TypeAlias = Callable[[tuple[int, ...], np.dtype[Any]], Array]
+Named: TypeAlias = Iterable[tuple[str, Parameter]]
 
 
 class Slot(NamedTuple):
-    """A parameter's place: elements `start` to `stop` of the flat arrays."""
+    """A parameter's place: elements `start` to `stop` of the flat arrays.
+
+    `first` is the number of the parameter's element at `start`: 0 unless only a part of it lies
+    here.
+    """
 
     name: str
     parameter: Parameter
     start: int
     stop: int
     shape: tuple[int, ...]
+    first: int = 0
 
 
-class FlatParameters:
+class Flat:
+    """Flat parameters and gradients as an optimizer needs them; they may lie in several pieces.
+
+    `segments` are the (start, stop) of the pieces, in order; `slots` the parameters' places.
+    """
+
+    size: int
+    dtype: np.dtype[Any]
+    slots: list[Slot]
+    segments: list[tuple[int, int]]
+
+    def settle(self) -> None:
+        """See to it that gradients are zeros where backward wrote nothing."""
+        raise NotImplementedError
+
+    def views(self, start: int, stop: int) -> tuple[Array, Array]:
+        """Parameters and gradients from `start` to `stop`, which lie in one piece."""
+        raise NotImplementedError
+
+
+class FlatParameters(Flat):
     """Moves a model's parameters and gradients into two flat arrays, of which they become views.
 
-    `allocate(shape, dtype)` gives the memory. `slots` are in the order of named_parameters().
+    `allocate(shape, dtype)` gives the memory. `slots` are in the order of named_parameters(), or
+    of the names and parameters that are given instead of a model; `starts` are their places in
+    `size` elements, by default one after the other. `copy=False` leaves the values behind.
     Raises TypeError if the parameters have different dtypes.
     """
 
-    def __init__(self, model: Module, allocate: Allocate = np.empty) -> None:
-        named = list(model.named_parameters())
-        dtypes = {parameter.dtype for _, parameter in named}
-        if len(dtypes) != 1:
-            names = ", ".join(sorted(map(str, dtypes))) or "none"
-            raise TypeError(f"a flat buffer needs parameters of one dtype; found {names}")
-        self.dtype = dtypes.pop()
-        self.size = sum(parameter.size for _, parameter in named)
+    def __init__(
+        self,
+        model: Module | Named,
+        allocate: Allocate = np.empty,
+        *,
+        starts: Sequence[int] | None = None,
+        size: int | None = None,
+        copy: bool = True,
+    ) -> None:
+        named = list(model.named_parameters() if isinstance(model, Module) else model)
+        self.dtype = common_dtype(parameter for _, parameter in named)
+        if starts is None:
+            starts = np.cumsum([0, *(parameter.size for _, parameter in named)])[:-1].tolist()
+        self.slots = [
+            Slot(name, parameter, start, start + parameter.size, parameter.shape)
+            for (name, parameter), start in zip(named, starts, strict=True)
+        ]
+        self.size = self.slots[-1].stop if size is None else size
+        self.segments = [(0, self.size)]
         self.data = allocate((self.size,), self.dtype)
         self._grad = allocate((self.size,), self.dtype)
-        self.slots: list[Slot] = []
-        start = 0
-        for name, parameter in named:
-            stop = start + parameter.size
-            self.slots.append(Slot(name, parameter, start, stop, parameter.shape))
-            self._move(self.slots[-1])
-            start = stop
+        self._clear_gaps()
+        for slot in self.slots:
+            self._move(slot, copy)
 
     @property
     def memory_of_grad(self) -> Array:
@@ -58,21 +93,46 @@ class FlatParameters:
     @property
     def grad(self) -> Array:
         """All gradients; zeros where a parameter has got none since zero_grad()."""
+        self.settle()
+        return self._grad
+
+    def settle(self) -> None:
+        """See Flat."""
         for slot in self.slots:
             _ = slot.parameter.grad  # clears it if it is to be taken as zeros
-        return self._grad
+
+    def views(self, start: int, stop: int) -> tuple[Array, Array]:
+        """See Flat."""
+        return self.data[start:stop], self._grad[start:stop]
 
     def zero_grad(self) -> None:
         """Take all gradients as zeros; the next backward writes over them."""
         for slot in self.slots:
             slot.parameter.zero_grad()
 
-    def _move(self, slot: Slot) -> None:
+    def _move(self, slot: Slot, copy: bool) -> None:
         parameter, place = slot.parameter, slice(slot.start, slot.stop)
         view = self.data[place].reshape(slot.shape)
-        np.copyto(view, parameter.data)
+        if copy:
+            np.copyto(view, parameter.data)
         parameter.data = view
         parameter.bind_grad(self._grad[place].reshape(slot.shape))
+
+    def _clear_gaps(self) -> None:
+        """What lies between the parameters takes part in sums, and shall change nothing."""
+        end = 0
+        for start, stop in [*((slot.start, slot.stop) for slot in self.slots), (self.size,) * 2]:
+            self.data[end:start] = self._grad[end:start] = 0
+            end = stop
+
+
+def common_dtype(parameters: Iterable[Parameter]) -> np.dtype[Any]:
+    """The dtype of all; raises TypeError if there are several, or no parameters."""
+    dtypes = {parameter.dtype for parameter in parameters}
+    if len(dtypes) != 1:
+        names = ", ".join(sorted(map(str, dtypes))) or "none"
+        raise TypeError(f"a flat buffer needs parameters of one dtype; found {names}")
+    return dtypes.pop()
 
 
 def first_nonfinite(flat: FlatParameters) -> str | None:

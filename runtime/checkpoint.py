@@ -1,7 +1,7 @@
 """Checkpoints that are whole or not there, and that tell when they are damaged.
 
 A checkpoint is a folder `step-N` with shards in safetensors and a manifest. The manifest names
-every array by its logical name and the slice of it that each shard holds, so that a run on any
+every array by its logical name and the pieces of it that each shard holds, so that a run on any
 mesh can load what another saved, and has the checksum of every shard and one of itself.
 
 Shards are written and synced in `step-N.tmp`; then, after a barrier, rank 0 writes the manifest
@@ -23,14 +23,17 @@ import numpy as np
 import numpy.typing as npt
 
 from ringlet.comm import Group
-from ringlet.nn import FlatParameters
-from ringlet.nn.optim import Optimizer
+from ringlet.nn import Module
+from ringlet.runtime.layout import Layout
+from ringlet.runtime.state import TrainingState
 
 Array: TypeAlias = npt.NDArray[Any]
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 SHARD = "shard-0.safetensors"
+"""What rank 0 writes."""
+
 _NAME = re.compile(r"step-(\d+)")
 
 
@@ -55,8 +58,7 @@ class Checkpoint:
 def save_checkpoint(
     folder: Path,
     world: Group,
-    flat: FlatParameters,
-    optimizer: Optimizer,
+    state: TrainingState,
     *,
     step: int,
     config: Mapping[str, Any],
@@ -64,30 +66,31 @@ def save_checkpoint(
     keep: int = 3,
     keep_best: bool = True,
 ) -> Path:
-    """Save a checkpoint under `folder` (a collective); returns its folder.
+    """Save a checkpoint under `folder`, which all ranks see (a collective); returns its folder.
 
-    In data parallelism every rank has the same arrays, and rank 0 writes them. Of the checkpoints
-    in `folder` the `keep` newest stay (1 or more), and with `keep_best` also the one with the
-    lowest `val_loss` among those that have it in `extra`.
+    Every rank writes what it owns. Of the checkpoints in `folder` the `keep` newest stay (1 or
+    more), and with `keep_best` also the one with the lowest `val_loss` among those that have it
+    in `extra`.
     """
     final = folder / f"step-{step:06d}"
+    temporary = final.with_suffix(".tmp")
     if world.rank == 0:
-        temporary = final.with_suffix(".tmp")
         for unfinished in folder.glob("step-*.tmp"):
             shutil.rmtree(unfinished)
         temporary.mkdir(parents=True)
-        arrays = _arrays(flat, optimizer)
-        _write_shard(temporary / SHARD, arrays)
     world.barrier()
+    written = world.all_gather_object(_write_pieces(temporary, world.rank, state))
     if world.rank == 0:
         manifest = {
             "format": FORMAT,
             "step": step,
-            "mesh": {"dp": world.size},
             "config": dict(config),
-            "optimizer": {"name": type(optimizer).__name__, "steps": optimizer.steps},
-            "arrays": {name: _entry(array) for name, array in arrays.items()},
-            "files": {SHARD: _digest(temporary / SHARD)},
+            "optimizer": {
+                "name": type(state.optimizer).__name__,
+                "steps": state.optimizer.steps,
+            },
+            "arrays": _join_entries([entries for entries, _ in written], state),
+            "files": {name: digest for _, files in written for name, digest in files.items()},
             **(extra or {}),
         }
         manifest["sha256"] = _seal(manifest)
@@ -99,6 +102,32 @@ def save_checkpoint(
         _prune(folder, step, keep, keep_best)
     world.barrier()
     return final
+
+
+def _write_pieces(folder: Path, rank: int, state: TrainingState) -> list[Any]:
+    """Write this rank's pieces; [entries of the manifest by array, files with their digests]."""
+    entries: dict[str, list[dict[str, Any]]] = {}
+    arrays: dict[str, Array] = {}
+    file = f"shard-{rank}.safetensors"
+    for piece in state.pieces():
+        key = piece.name if piece.name not in arrays else f"{piece.name}@{piece.first}"
+        arrays[key] = piece.values
+        place = {"file": file, "key": key, "first": piece.first, **piece.layout.to_json()}
+        entries.setdefault(piece.name, []).append(place)
+    if not arrays:
+        return [entries, {}]
+    _write_shard(folder / file, arrays)
+    return [entries, {file: _digest(folder / file)}]
+
+
+def _join_entries(
+    by_rank: list[dict[str, list[dict[str, Any]]]], state: TrainingState
+) -> dict[str, Any]:
+    arrays: dict[str, Any] = {}
+    for name, shape in state.array_names():
+        pieces = [piece for entries in by_rank for piece in entries.get(name, ())]
+        arrays[name] = {"shape": list(shape), "dtype": state.dtype.str, "pieces": pieces}
+    return arrays
 
 
 def _prune(folder: Path, step: int, keep: int, keep_best: bool) -> None:
@@ -181,78 +210,96 @@ def _seal(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def load_checkpoint(
-    checkpoint: Checkpoint | None, world: Group, flat: FlatParameters, optimizer: Optimizer
-) -> int:
-    """Load what rank 0 passes on every rank (a collective); returns the step.
+def load_checkpoint(checkpoint: Checkpoint | None, world: Group, state: TrainingState) -> int:
+    """Load what rank 0 passes, on every rank (a collective); returns the step.
 
-    Only rank 0 needs the files; the others' `checkpoint` may be None. Raises CheckpointError on
-    rank 0 if an array is missing or of another shape.
+    Whatever mesh has saved it: rank 0 reads one whole array after the other, and every rank takes
+    its part. Only rank 0 needs the files; the others' `checkpoint` may be None. Raises
+    CheckpointError on all ranks if an array is missing or of another shape.
     """
-    step = 0
+    counts, problem = [0, 0], ""
     if world.rank == 0:
-        if checkpoint is None:
-            raise CheckpointError("rank 0 has no checkpoint to load")
-        load_parameters(checkpoint, flat)
-        _load_optimizer(checkpoint, flat, optimizer)
-        step = checkpoint.step
-    counts = np.array([step, optimizer.steps], np.int64)
-    world.broadcast(counts)
-    optimizer.steps = int(counts[1])
-    world.broadcast(flat.data)
-    for array in optimizer.state.values():
-        world.broadcast(array)
+        try:
+            counts = _check_fit(checkpoint, state)
+        except CheckpointError as error:
+            problem = str(error)
+    counts, problem = world.broadcast_object([counts, problem])
+    if problem:
+        raise CheckpointError(problem)
+    reader = None if checkpoint is None or world.rank else Reader(checkpoint)
+    for name, shape in state.array_names():
+        whole = np.empty(shape, state.dtype) if reader is None else reader.whole(name)
+        state.restore(name, world.broadcast(whole, label=name))
+    state.restored(counts[1])
     return int(counts[0])
 
 
-def load_parameters(checkpoint: Checkpoint, flat: FlatParameters) -> None:
-    """Copy the checkpoint's parameters into the flat buffer's."""
-    arrays = _read_shard(checkpoint.folder / SHARD)
-    for slot in flat.slots:
-        array = _find(checkpoint, arrays, f"parameters/{slot.name}", slot.shape)
-        np.copyto(flat.data[slot.start : slot.stop], array.reshape(-1))
-
-
-def _load_optimizer(checkpoint: Checkpoint, flat: FlatParameters, optimizer: Optimizer) -> None:
+def _check_fit(checkpoint: Checkpoint | None, state: TrainingState) -> list[int]:
+    """Whether all arrays are there; [step, steps of the optimizer]."""
+    if checkpoint is None:
+        raise CheckpointError("rank 0 has no checkpoint to load")
     saved = checkpoint.manifest["optimizer"]
-    if saved["name"] != type(optimizer).__name__:
+    if saved["name"] != type(state.optimizer).__name__:
         raise CheckpointError(
-            f"{checkpoint.folder} was saved with {saved['name']}, not {type(optimizer).__name__}"
+            f"{checkpoint.folder} was saved with {saved['name']}, not "
+            f"{type(state.optimizer).__name__}"
         )
-    arrays = _read_shard(checkpoint.folder / SHARD)
-    optimizer.steps = saved["steps"]
-    for state, target in optimizer.state.items():
-        for slot in flat.slots:
-            array = _find(checkpoint, arrays, f"optimizer/{state}/{slot.name}", slot.shape)
-            np.copyto(target[slot.start : slot.stop], array.reshape(-1))
+    for name, shape in state.array_names():
+        _check_array(checkpoint, name, shape)
+    return [checkpoint.step, saved["steps"]]
 
 
-def _find(
-    checkpoint: Checkpoint, arrays: Mapping[str, Array], name: str, shape: tuple[int, ...]
-) -> Array:
-    if name not in arrays:
+def _check_array(checkpoint: Checkpoint, name: str, shape: tuple[int, ...]) -> None:
+    entry = checkpoint.manifest["arrays"].get(name)
+    if entry is None:
         raise CheckpointError(f"{checkpoint.folder} has no {name}")
-    if arrays[name].shape != shape:
+    if tuple(entry["shape"]) != shape:
         raise CheckpointError(
-            f"{checkpoint.folder}: {name} has shape {arrays[name].shape}, the model's is {shape}"
+            f"{checkpoint.folder}: {name} has shape {tuple(entry['shape'])}, the model's is {shape}"
         )
-    return arrays[name]
 
 
-def _arrays(flat: FlatParameters, optimizer: Optimizer) -> dict[str, Array]:
-    """Every array by its logical name: parameters/NAME and optimizer/STATE/NAME."""
-    arrays = {f"parameters/{slot.name}": slot.parameter.data for slot in flat.slots}
-    for state, array in optimizer.state.items():
-        for slot in flat.slots:
-            part = array[slot.start : slot.stop].reshape(slot.shape)
-            arrays[f"optimizer/{state}/{slot.name}"] = part
-    return arrays
+def load_parameters(checkpoint: Checkpoint, model: Module) -> None:
+    """Copy the checkpoint's parameters into a whole model; raises CheckpointError."""
+    reader = Reader(checkpoint)
+    for name, parameter in model.named_parameters():
+        _check_array(checkpoint, f"parameters/{name}", parameter.shape)
+        np.copyto(parameter.data, reader.whole(f"parameters/{name}"))
 
 
-def _entry(array: Array) -> dict[str, Any]:
-    """Where an array is: here, all of it in one shard."""
-    slices = [{"file": SHARD, "start": 0, "stop": array.size}]
-    return {"shape": list(array.shape), "dtype": array.dtype.str, "slices": slices}
+class Reader:
+    """Puts a checkpoint's arrays together from their pieces."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._files: dict[str, Any] = {}
+
+    def whole(self, name: str) -> Array:
+        """A whole array; raises CheckpointError if the pieces do not cover it."""
+        entry = self._checkpoint.manifest["arrays"][name]
+        shape, dtype = tuple(entry["shape"]), np.dtype(entry["dtype"])
+        result, covered = np.empty(shape, dtype), 0
+        parts: dict[Layout, Array] = {}
+        for piece in entry["pieces"]:
+            layout = Layout.from_json(shape, piece)
+            part = parts.setdefault(layout, np.empty(layout.size, dtype))
+            values = self._read(piece["file"], piece["key"])
+            part[piece["first"] : piece["first"] + values.size] = values.reshape(-1)
+            covered += values.size
+        complete = covered == sum(layout.size for layout in parts)
+        if not complete or result.size != sum(layout.kept for layout in parts):
+            raise CheckpointError(f"{self._checkpoint.folder}: {name} is not complete")
+        for layout, part in parts.items():
+            layout.put(part, result)
+        return result
+
+    def _read(self, file: str, key: str) -> Array:
+        from safetensors import safe_open
+
+        if file not in self._files:
+            self._files[file] = safe_open(self._checkpoint.folder / file, "np")
+        array: Array = self._files[file].get_tensor(key)
+        return array
 
 
 def _write_shard(path: Path, arrays: Mapping[str, Array]) -> None:
@@ -260,13 +307,6 @@ def _write_shard(path: Path, arrays: Mapping[str, Array]) -> None:
 
     # The writer takes an array's memory as it lies, in whatever order.
     _write_synced(path, save({name: np.ascontiguousarray(a) for name, a in arrays.items()}))
-
-
-def _read_shard(path: Path) -> dict[str, Array]:
-    from safetensors.numpy import load_file
-
-    arrays: dict[str, Array] = load_file(path)
-    return arrays
 
 
 def _write_synced(path: Path, data: bytes) -> None:

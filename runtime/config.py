@@ -28,6 +28,19 @@ class TrainConfig:
     accumulate: int = 1
     """Micro-batches into which each worker cuts its share of the batch."""
 
+    mesh: str = ""
+    """The axes' lengths, as in `dp=2,tp=2`; what is not named is data parallelism."""
+    zero: int = 0
+    """The stage of ZeRO: 1 cuts the optimizer's state, 2 also gradients, 3 also parameters."""
+    schedule: str = "1f1b"
+    """Of the pipeline: gpipe, 1f1b, interleaved or zero-bubble."""
+    chunks: int = 1
+    """Stages on each rank of an interleaved pipeline."""
+    sequence: bool = False
+    """Cut activations between tensor-parallel layers along the sequence."""
+    recompute: str = ""
+    """What is computed again in backward: `blocks`, or patterns of module paths, by comma."""
+
     block_size: int = 64
     n_layer: int = 4
     n_head: int = 4
@@ -94,7 +107,7 @@ OPTIMIZERS = ("adamw", "sgd")
 
 _TYPES = {field.name: type(field.default) for field in fields(TrainConfig)}
 _POSITIVE = (
-    "steps", "batch_size", "accumulate", "block_size", "n_layer", "n_head", "n_embd",
+    "steps", "batch_size", "accumulate", "chunks", "block_size", "n_layer", "n_head", "n_embd",
     "eval_every", "eval_windows", "checkpoint_every", "keep",
 )  # fmt: skip
 _NOT_NEGATIVE = (
@@ -169,19 +182,6 @@ def check_config(values: Mapping[str, Any]) -> TrainConfig:
         if not 0 <= getattr(config, name) < 1:
             raise ConfigError(f"{name} is {getattr(config, name)}; it has to be from 0 to below 1")
     return config
-
-
-def check_workers(config: TrainConfig, workers: int) -> None:
-    """Raise ConfigError if the batch cannot be split over so many workers."""
-    parts = workers * config.accumulate
-    if workers < 1:
-        raise ConfigError(f"{workers} workers; there has to be at least 1")
-    if parts > config.batch_size:
-        pieces = f" with {config.accumulate} micro-batches each" if config.accumulate > 1 else ""
-        raise ConfigError(
-            f"{workers} workers{pieces} cannot share a batch of {config.batch_size}; at most "
-            f"{config.batch_size // config.accumulate} workers can"
-        )
 
 
 def _check_value(name: str, value: Any) -> Any:

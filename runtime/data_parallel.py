@@ -6,66 +6,98 @@ that the first are on their way while the later ones are still being computed.
 """
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from ringlet.comm import Group, Work
+from ringlet.comm import Group
 from ringlet.nn import FlatParameters, Parameter, Slot
+from ringlet.nn.flat import Flat
+from ringlet.nn.tensor import Array
+from ringlet.runtime.wires import Pending
 
 BUCKET_BYTES = 1 << 20
 
 
 @dataclass
 class Bucket:
-    """A stretch of the flat gradient, and which of its parameters are not final yet."""
+    """A stretch of the flat gradient, and how many of its parameters' passes are missing."""
 
     start: int
     stop: int
-    parameters: list[Parameter]
-    waiting: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.waiting = len(self.parameters)
+    slots: list[Slot]
+    waiting: int = 0
 
 
-class DataParallel:
-    """Sums the gradients of a FlatParameters over a group, while backward still runs.
+class Reducer:
+    """What all ways of sharing the gradients' sum have in common; this one sums nothing.
 
-    Before the last backward of a step call `arm()`, after it `finish()`; backward passes before
-    that accumulate locally. Every rank must scale its loss for the whole batch: the sum of all
-    ranks' gradients is the gradient.
+    For each step call `begin(passes)`, run so many forward and backward passes with `end_pass()`
+    after each, then `finish()`; every rank must scale its loss for the whole batch. The optimizer
+    works on `shard`, and after it `publish()` shows every rank the new parameters. `parameters`
+    are all that this rank computes with, by name.
     """
+
+    shard: Flat
+    parameters: dict[str, Parameter]
+
+    def begin(self, passes: int = 1) -> None:
+        """Take all gradients as zeros; so many passes will add to them."""
+
+    def before_forward(self) -> None:
+        """See to it that what is used outside the blocks is here."""
+
+    def end_pass(self) -> None:
+        """A backward pass has ended."""
+
+    def finish(self) -> float:
+        """Wait until all gradients of the shard are summed; returns the seconds of waiting.
+
+        A parameter that the loss did not depend on has a gradient of zeros.
+        """
+        return 0.0
+
+    def publish(self) -> None:
+        """Show every rank the parameters that the optimizer has changed."""
+
+    def store(self, name: str, value: Array) -> None:
+        """Set a parameter that this rank computes with."""
+        parameter = self.parameters[name]
+        parameter.data[...] = value.reshape(parameter.shape)
+
+
+class DataParallel(Reducer):
+    """Sums the gradients of a FlatParameters over a group, while backward still runs."""
 
     def __init__(
         self, flat: FlatParameters, group: Group, bucket_bytes: int = BUCKET_BYTES
     ) -> None:
         self._flat, self._group = flat, group
-        self.buckets = make_buckets(flat.slots, bucket_bytes // flat.dtype.itemsize)
-        self._works: list[Work] = []
-        self._armed = False
+        self.shard = flat
+        self.parameters = {slot.name: slot.parameter for slot in flat.slots}
+        self.buckets = make_buckets(flat.slots, bucket_bytes // flat.dtype.itemsize, flat.size)
+        self._works: list[Pending] = []
+        self._begun = False
         self._bucket_of = {
-            id(parameter): bucket for bucket in self.buckets for parameter in bucket.parameters
+            id(slot.parameter): bucket for bucket in self.buckets for slot in bucket.slots
         }
-        if group.size > 1:
-            for slot in flat.slots:
-                slot.parameter.register_post_accumulate_grad_hook(self._final)
+        for slot in flat.slots if group.size > 1 else ():
+            slot.parameter.register_post_accumulate_grad_hook(self._final)
 
-    def arm(self) -> None:
-        """The next backward is the step's last: send what becomes final."""
-        self._armed = self._group.size > 1
+    def begin(self, passes: int = 1) -> None:
+        """See Reducer. What is final after the last pass is sent at once."""
+        self._flat.zero_grad()
         self._works.clear()
+        self._begun = self._group.size > 1
         for bucket in self.buckets:
-            bucket.waiting = len(bucket.parameters)
+            bucket.waiting = passes * len(bucket.slots)
 
     def finish(self) -> float:
-        """Wait until all gradients are summed; returns the seconds of waiting.
-
-        A parameter that the loss did not depend on has a gradient of zeros.
-        """
-        if not self._armed:
+        """See Reducer."""
+        if not self._begun:
             return 0.0
-        self._armed = False
+        self._begun = False
         if len(self._works) < len(self.buckets):
-            _ = self._flat.grad  # zeros where backward wrote nothing
+            self._flat.settle()  # zeros where backward wrote nothing
             while len(self._works) < len(self.buckets):
                 self._send_next()
         start = time.perf_counter()
@@ -74,8 +106,8 @@ class DataParallel:
         return time.perf_counter() - start
 
     def _final(self, parameter: Parameter) -> None:
-        """A parameter's gradient is final."""
-        if not self._armed:
+        """A parameter's gradient of one pass is complete."""
+        if not self._begun:
             return
         self._bucket_of[id(parameter)].waiting -= 1
         # Always in the buckets' order, which is the same on every rank.
@@ -86,29 +118,46 @@ class DataParallel:
 
     def _send_next(self) -> None:
         number = len(self._works)
-        bucket = self.buckets[number]
-        part = self._flat.memory_of_grad[bucket.start : bucket.stop]
         label = f"gradients {number + 1}/{len(self.buckets)}"
-        self._works.append(self._group.all_reduce(part, async_op=True, label=label))
+        self._works.append(self._start(self.buckets[number], label))
+
+    def _start(self, bucket: Bucket, label: str) -> Pending:
+        part = self._flat.memory_of_grad[bucket.start : bucket.stop]
+        work: Pending = self._group.all_reduce(part, async_op=True, label=label)
+        return work
 
 
-def make_buckets(slots: list[Slot], elements: int) -> list[Bucket]:
-    """Stretches of about so many elements, from the end of the flat buffer to its start.
+def group_from_end(sizes: Sequence[int], elements: int) -> list[range]:
+    """Numbers of neighbours that have about so many elements together, the last ones first.
 
     Backward makes the last parameters final first; a tied embedding, registered first and used
     last in backward, comes last.
     """
-    buckets: list[Bucket] = []
-    pending: list[Slot] = []
-    for slot in reversed(slots):
-        pending.append(slot)
-        if pending[0].stop - slot.start >= elements:
-            buckets.append(_bucket(pending))
-            pending = []
-    if pending:
-        buckets.append(_bucket(pending))
-    return buckets
+    groups, stop, total = [], len(sizes), 0
+    for number in reversed(range(len(sizes))):
+        total += sizes[number]
+        if total >= elements or number == 0:
+            groups.append(range(number, stop))
+            stop, total = number, 0
+    return groups
 
 
-def _bucket(slots: list[Slot]) -> Bucket:
-    return Bucket(slots[-1].start, slots[0].stop, [slot.parameter for slot in slots])
+def make_buckets(slots: Sequence[Slot], elements: int, size: int) -> list[Bucket]:
+    """The stretches of the flat buffer in the order in which they are sent.
+
+    What lies between two slots goes with the one before.
+    """
+    groups = group_from_end([slot.stop - slot.start for slot in slots], elements)
+    starts = [*(slot.start for slot in slots), size]
+    return [Bucket(starts[g.start], starts[g.stop], [slots[n] for n in g]) for g in groups]
+
+
+def padded_starts(sizes: Sequence[int], elements: int, multiple: int) -> tuple[list[int], int]:
+    """Places such that each bucket's length is a multiple of a number, and the whole size."""
+    starts, place = [], 0
+    for group in reversed(group_from_end(sizes, elements)):
+        for number in group:
+            starts.append(place)
+            place += sizes[number]
+        place += -place % multiple
+    return starts, place

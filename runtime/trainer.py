@@ -14,11 +14,11 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ringlet.comm import Group
-from ringlet.nn import FlatParameters, no_grad
-from ringlet.nn import random as nn_random
+from ringlet.nn import uninitialized
+from ringlet.nn.flat import Flat
 from ringlet.nn.models import GPT
-from ringlet.nn.optim import SGD, AdamW, Optimizer, clip_grad_norm_, warmup_cosine
-from ringlet.nn.optim.clipping import grad_norm
+from ringlet.nn.optim import SGD, AdamW, Optimizer, warmup_cosine
+from ringlet.nn.tensor import Array
 from ringlet.runtime.checkpoint import (
     CheckpointError,
     latest_checkpoint,
@@ -33,14 +33,22 @@ from ringlet.runtime.data import (
     validation_offsets,
     windows,
 )
-from ringlet.runtime.data_parallel import DataParallel
-from ringlet.runtime.finite import NonFinite, blame
+from ringlet.runtime.finite import NonFinite, all_finite, blame
+from ringlet.runtime.fit import mesh_shape, parallelism
+from ringlet.runtime.mesh import Mesh
+from ringlet.runtime.parallel import Step, parallelize
+from ringlet.runtime.pipeline.run import MicroBatch
 
 Report: TypeAlias = Callable[[dict[str, Any]], None]
 
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 EVAL_BATCH = 32
+EVAL_IN_FLIGHT = 4
+"""Batches for each stage of a pipeline that are evaluated at once."""
+
+IGNORED = -100
+"""A target that does not count."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +66,11 @@ def _quiet(row: dict[str, Any]) -> None:
 
 
 class Trainer:
-    """Trains a GPT on a corpus, with data parallelism over `world`.
+    """Trains a GPT on a corpus, on the mesh of `world` that the config names.
 
     `folder` takes checkpoints and metrics (written by rank 0); None: nothing is written. `report`
-    gets each row of metrics on rank 0. The result depends on the config, not on how many ranks
-    share the work (up to rounding), and on nothing else: the same bits every time.
+    gets each row of metrics on rank 0. The result depends on the config, not on the mesh (up to
+    rounding), and on nothing else: the same bits every time. Raises MeshError if they do not fit.
     """
 
     def __init__(
@@ -74,16 +82,18 @@ class Trainer:
         report: Report = _quiet,
     ) -> None:
         self.config, self.corpus, self.world, self.folder = config, corpus, world, folder
-        self.model = GPT(config.gpt(corpus.vocab_size), seed=config.seed)
-        self.flat = FlatParameters(self.model, allocate=world.empty)
-        self.optimizer = make_optimizer(config, self.flat)
-        self.parallel = DataParallel(self.flat, world)
+        with uninitialized():
+            model = GPT(config.gpt(corpus.vocab_size))
+        self.mesh = Mesh(world, **mesh_shape(config, world.size))
+        self.parallel = parallelize(model, self.mesh, parallelism(config), seed=config.seed)
+        self.parallel.use(lambda flat: make_optimizer(config, flat))
         self.step = 0
         self.checkpoint: Path | None = None
         self._report = report
         self._stop = threading.Event()
         self._elapsed_before = 0.0
-        self._first, self._count = share(config.batch_size, world.size, world.rank)
+        self._ranks, self._rank = self.mesh.size("dp", "ep"), self.parallel.data_index
+        self._first, self._count = share(config.batch_size, self._ranks, self._rank)
 
     # -- the run ------------------------------------------------------------------------------
 
@@ -94,7 +104,7 @@ class Trainer:
             found = latest_checkpoint(self.folder / CHECKPOINTS, warn)
         if not self.world.broadcast_object(found is not None):
             raise CheckpointError(f"there is no checkpoint that verifies in {self.folder}")
-        self.step = load_checkpoint(found, self.world, self.flat, self.optimizer)
+        self.step = load_checkpoint(found, self.world, self.parallel.state())
         self.checkpoint = Path(self.world.broadcast_object(found and str(found.folder)))
         if found is not None:
             self._elapsed_before = float(found.manifest.get("elapsed_s", 0.0))
@@ -146,11 +156,11 @@ class Trainer:
         self.checkpoint = save_checkpoint(
             self.folder / CHECKPOINTS,
             self.world,
-            self.flat,
-            self.optimizer,
+            self.parallel.state(),
             step=self.step,
             config=asdict(self.config),
             extra={
+                "mesh": self.mesh.shape,
                 "vocab_size": self.corpus.vocab_size,
                 "as_bytes": self.corpus.as_bytes,
                 "elapsed_s": elapsed_s,
@@ -166,28 +176,38 @@ class Trainer:
 
         Raises NonFinite, on all ranks.
         """
-        config, size = self.config, self.config.block_size
-        offsets = validation_offsets(self.corpus, size, config.eval_windows)
-        first, count = share(len(offsets), self.world.size, self.world.rank)
-        total = np.zeros(1, np.float64)
-        self.model.eval()
-        with no_grad():
-            for start in range(first, first + count, EVAL_BATCH):
-                part = offsets[start : min(start + EVAL_BATCH, first + count)]
-                ids, targets = windows(self.corpus.validation, part, size)
-                total += self.model(ids, targets, reduction="sum").item()
-        self.model.train()
+        size = self.config.block_size
+        offsets = validation_offsets(self.corpus, size, self.config.eval_windows)
+        batches = self._validation_batches(offsets)
+        total, at_once = np.zeros(1, np.float64), EVAL_IN_FLIGHT * self.mesh.size("pp")
+        for start in range(0, len(batches), at_once):
+            total += self.parallel.evaluate(batches[start : start + at_once])
         self.world.all_reduce(total, label="validation loss")
         if not math.isfinite(total[0]):
             raise self._non_finite(self.step, f"the validation loss is {total[0]}")
         return float(total[0]) / (len(offsets) * size)
+
+    def _validation_batches(self, offsets: Array) -> list[MicroBatch]:
+        """This rank's share of the contexts, in as many batches of one shape as all ranks have."""
+        first, count = share(len(offsets), self._ranks, self._rank)
+        most = -(-len(offsets) // self._ranks)
+        parts = -(-most // EVAL_BATCH)
+        batches = []
+        for number in range(parts):
+            skip, size = share(most, parts, number)
+            mine = offsets[first + skip : first + min(skip + size, count)]
+            ids, targets = windows(self.corpus.validation, mine, self.config.block_size)
+            missing = ((0, size - len(mine)), (0, 0))
+            targets = np.pad(targets, missing, constant_values=IGNORED)
+            batches.append(MicroBatch(np.pad(ids, missing), targets, 0))
+        return batches
 
     # -- one step -----------------------------------------------------------------------------
 
     def _train_step(self) -> tuple[dict[str, Any], bool]:
         """One optimizer step; returns its metrics and whether all ranks shall stop."""
         config, started = self.config, time.perf_counter()
-        sent_before = self._bytes_sent()
+        sent_before = self.mesh.bytes_sent()
         learning_rate = warmup_cosine(
             self.step,
             peak=config.learning_rate,
@@ -195,15 +215,14 @@ class Trainer:
             warmup_steps=config.warmup_steps,
             total_steps=config.steps,
         )
-        loss, comm_s = self._gradients()
+        loss = self._gradients()
         word = np.array([loss, float(self._stop.is_set())])
         waited = time.perf_counter()
         self.world.all_reduce(word, label="loss")
-        comm_s += time.perf_counter() - waited
+        comm_s = self.parallel.waited + time.perf_counter() - waited
         norm = self._clip()
         self._check_finite(float(word[0]), norm)
-        self.optimizer.learning_rate = learning_rate
-        self.optimizer.step()
+        self.parallel.update(learning_rate)
         self.step += 1
         seconds = time.perf_counter() - started
         tokens = config.batch_size * config.block_size
@@ -216,16 +235,13 @@ class Trainer:
             "step_s": seconds,
             "tokens_per_s": tokens / seconds,
             "comm_s": comm_s,
-            "comm_bytes": self._bytes_sent() - sent_before,
+            "comm_bytes": self.mesh.bytes_sent() - sent_before,
         }
         return row, bool(word[1])
 
-    def _gradients(self) -> tuple[float, float]:
-        """Forward and backward of this rank's share; the loss's part, and seconds of waiting."""
-        config = self.config
-        scale = 1 / (config.batch_size * config.block_size)
-        total = 0.0
-        self.flat.zero_grad()
+    def _gradients(self) -> float:
+        """Forward and backward of this rank's share; its part of the loss."""
+        config, batches = self.config, []
         for number in range(config.accumulate):
             skip, count = share(self._count, config.accumulate, number)
             first = self._first + skip
@@ -238,18 +254,14 @@ class Trainer:
                 first,
                 count,
             )
-            with nn_random.scope(seed=config.seed, step=self.step, first_sample=first):
-                loss = self.model(ids, targets, reduction="sum")
-            if number == config.accumulate - 1:
-                self.parallel.arm()
-            loss.backward(np.asarray(scale, loss.dtype))
-            total += loss.item() * scale
-        return total, self.parallel.finish()
+            batches.append(MicroBatch(ids, targets, first))
+        scale = 1 / (config.batch_size * config.block_size)
+        return self.parallel.gradients(batches, Step(config.seed, self.step, scale))
 
     def _clip(self) -> float:
         if self.config.clip:
-            return clip_grad_norm_(self.flat, self.config.clip)
-        return grad_norm(self.flat.grad)
+            return self.parallel.clip(self.config.clip)
+        return self.parallel.norm()
 
     def _check_finite(self, loss: float, norm: float) -> None:
         """All ranks have the same loss and gradient, so all raise in the same step."""
@@ -259,24 +271,19 @@ class Trainer:
         raise self._non_finite(self.step + 1, f"the {what} is not finite")
 
     def _check_weights(self) -> None:
-        """What is going to be saved has to be finite; all ranks hold the same."""
-        for array in (self.flat.data, *self.optimizer.state.values()):
-            if not np.isfinite(array).all():
-                raise self._non_finite(self.step, "the update is not finite")
+        """What is going to be saved has to be finite (a collective)."""
+        if not all_finite(self.world, self.parallel.shards, self.parallel.optimizers):
+            raise self._non_finite(self.step, "the update is not finite")
 
     def _non_finite(self, step: int, what: str) -> NonFinite:
         """The error, the same on all ranks (a collective)."""
         good = f"the last good checkpoint is {self.checkpoint}"
         if self.checkpoint is None:
             good = "there is no checkpoint from before it"
-        where = blame(self.world, self.flat)
+        where = blame(self.world, self.parallel.shards, self.parallel.numbers)
         return NonFinite(f"step {step}: {what}; {where}; nothing of this step was saved; {good}")
 
     # -- around it ----------------------------------------------------------------------------
-
-    def _bytes_sent(self) -> int:
-        operations = self.world.stats()["operations"]
-        return sum(part["bytes_sent"] for part in operations.values())
 
     def _write_metrics(self, row: dict[str, Any]) -> None:
         if self.world.rank:
@@ -318,7 +325,7 @@ def _is_up_to(row: str, step: int) -> bool:
     return row.endswith("\n") and isinstance(number, int) and number <= step
 
 
-def make_optimizer(config: TrainConfig, flat: FlatParameters) -> Optimizer:
+def make_optimizer(config: TrainConfig, flat: Flat) -> Optimizer:
     """The optimizer that the config names."""
     if config.optimizer == "sgd":
         return SGD(

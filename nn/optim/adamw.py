@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from ringlet.nn.flat import FlatParameters
+from ringlet.nn.flat import Flat
 from ringlet.nn.optim.optimizer import Decay, Optimizer, matrices
 from ringlet.nn.tensor import Array
 
@@ -19,7 +19,7 @@ class AdamW(Optimizer):
 
     def __init__(
         self,
-        flat: FlatParameters,
+        flat: Flat,
         learning_rate: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,

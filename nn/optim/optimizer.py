@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ringlet.nn.flat import FlatParameters
+from ringlet.nn.flat import Flat
 from ringlet.nn.module import Parameter
 from ringlet.nn.tensor import Array
 
@@ -21,7 +21,7 @@ def matrices(name: str, parameter: Parameter) -> bool:
 
 
 class Optimizer:
-    """Updates all parameters of a FlatParameters from its gradients.
+    """Updates flat parameters (FlatParameters, or a shard of them) from their gradients.
 
     `learning_rate` may be set before each `step()`. State is one flat array for each name in
     `STATE`, and the number of steps taken.
@@ -29,9 +29,7 @@ class Optimizer:
 
     STATE: tuple[str, ...] = ()
 
-    def __init__(
-        self, flat: FlatParameters, learning_rate: float, weight_decay: float, decay: Decay
-    ) -> None:
+    def __init__(self, flat: Flat, learning_rate: float, weight_decay: float, decay: Decay) -> None:
         self.flat, self.learning_rate, self.weight_decay = flat, learning_rate, weight_decay
         self.steps = 0
         self.state: dict[str, Array] = {
@@ -43,15 +41,15 @@ class Optimizer:
     def step(self) -> None:
         """Take one step along the gradients."""
         self.steps += 1
-        data, grad = self.flat.data, self.flat.grad
+        self.flat.settle()
         self.begin()
         for start, stop, decayed in self._runs:
             for first in range(start, stop, BLOCK):
-                block = slice(first, min(first + BLOCK, stop))
+                last = min(first + BLOCK, stop)
+                data, grad = self.flat.views(first, last)
                 decay = self.weight_decay if decayed else 0.0
-                state = [array[block] for array in self.state.values()]
-                scratch = self._scratch[:, : block.stop - first]
-                self.update(data[block], grad[block], decay, state, scratch)
+                state = [array[first:last] for array in self.state.values()]
+                self.update(data, grad, decay, state, self._scratch[:, : last - first])
 
     def begin(self) -> None:
         """Compute what all blocks of this step share."""
@@ -78,14 +76,18 @@ class Optimizer:
             np.copyto(self.state[name], state[name])
 
 
-def _runs(flat: FlatParameters, decay: Decay) -> Iterator[tuple[int, int, bool]]:
-    """Stretches of the flat array whose parameters are all decayed, or all not."""
-    start, kind = 0, False
+def _runs(flat: Flat, decay: Decay) -> Iterator[tuple[int, int, bool]]:
+    """Stretches in one piece whose parameters are all decayed, or all not."""
+    start, kind, ends = 0, False, [stop for _, stop in flat.segments]
     for slot in flat.slots:
         decayed = decay(slot.name, slot.parameter)
+        while slot.start >= ends[0]:
+            yield start, ends[0], kind
+            start = ends.pop(0)
         if decayed != kind and slot.start > start:
             yield start, slot.start, kind
             start = slot.start
         kind = decayed
-    if flat.size > start:
-        yield start, flat.size, kind
+    for end in ends:
+        yield start, end, kind
+        start = end

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ringlet.nn.flat import FlatParameters
+from ringlet.nn.flat import Flat
 from ringlet.nn.optim.optimizer import Decay, Optimizer
 from ringlet.nn.tensor import Array
 
@@ -23,7 +23,7 @@ class SGD(Optimizer):
 
     def __init__(
         self,
-        flat: FlatParameters,
+        flat: Flat,
         learning_rate: float,
         momentum: float = 0.0,
         nesterov: bool = False,

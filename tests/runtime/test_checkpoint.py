@@ -17,6 +17,7 @@ from ringlet.runtime import (
     verify_checkpoint,
 )
 from ringlet.runtime.checkpoint import MANIFEST, SHARD, checkpoints
+from ringlet.runtime.state import TrainingState
 
 
 @pytest.fixture(scope="module")
@@ -38,16 +39,19 @@ def made(width=6, optimizer=AdamW, steps=3):
 
 def save(world, folder, step, **options):
     flat, rule = made(steps=step)
-    return save_checkpoint(folder, world, flat, rule, step=step, config={}, **options)
+    return save_checkpoint(
+        folder, world, TrainingState.of(flat, rule), step=step, config={}, **options
+    )
 
 
 def test_everything_comes_back_bit_for_bit(world, tmp_path):
     flat, rule = made()
-    path = save_checkpoint(tmp_path, world, flat, rule, step=3, config={"a": 1}, extra={"b": 2})
+    state = TrainingState.of(flat, rule)
+    path = save_checkpoint(tmp_path, world, state, step=3, config={"a": 1}, extra={"b": 2})
     other, other_rule = made(steps=0)
     found = latest_checkpoint(tmp_path)
     assert found.folder == path
-    assert load_checkpoint(found, world, other, other_rule) == 3
+    assert load_checkpoint(found, world, TrainingState.of(other, other_rule)) == 3
     np.testing.assert_array_equal(other.data, flat.data)
     assert other_rule.steps == 3
     for name, state in rule.state.items():
@@ -61,7 +65,8 @@ def test_the_manifest_names_every_array_and_its_slices(world, tmp_path):
     manifest = json.loads((path / MANIFEST).read_text())
     entry = manifest["arrays"]["parameters/0.weight"]
     assert entry["shape"] == [6, 4]
-    assert entry["slices"] == [{"file": SHARD, "start": 0, "stop": 24}]
+    (piece,) = entry["pieces"]
+    assert (piece["file"], piece["first"], piece["cuts"]) == (SHARD, 0, [])
     assert "optimizer/exp_avg_sq/1.bias" in manifest["arrays"]
     assert manifest["files"][SHARD]["bytes"] == (path / SHARD).stat().st_size
 
@@ -165,8 +170,8 @@ def test_another_model_or_optimizer_is_refused(world, tmp_path):
     save(world, tmp_path, 1)
     found = latest_checkpoint(tmp_path)
     with pytest.raises(CheckpointError, match=r"0.weight has shape \(6, 4\).*\(8, 4\)"):
-        load_checkpoint(found, world, *made(width=8))
+        load_checkpoint(found, world, TrainingState.of(*made(width=8)))
     with pytest.raises(CheckpointError, match="AdamW, not SGD"):
-        load_checkpoint(found, world, *made(optimizer=SGD))
+        load_checkpoint(found, world, TrainingState.of(*made(optimizer=SGD)))
     shutil.rmtree(found.folder)
     assert latest_checkpoint(tmp_path) is None

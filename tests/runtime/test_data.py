@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from ringlet.runtime import ConfigError, DataError, load_corpus, make_config
-from ringlet.runtime.config import PRESETS, check_workers, resume_config
+from ringlet.runtime.config import PRESETS, resume_config
 from ringlet.runtime.data import share, token_bytes, training_batch, validation_offsets, windows
+from ringlet.runtime.fit import check_fit
 
 
 def test_the_built_in_text_is_pythons_documentation():
@@ -200,7 +201,7 @@ def test_a_missing_config_is_named(tmp_path):
 def test_a_batch_has_to_be_large_enough_for_its_workers(workers, accumulate, fits):
     config = make_config(options={"accumulate": accumulate})
     if fits:
-        check_workers(config, workers)
+        check_fit(config, workers)
     else:
         with pytest.raises(ConfigError, match="workers"):
-            check_workers(config, workers)
+            check_fit(config, workers)

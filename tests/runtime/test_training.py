@@ -32,9 +32,16 @@ def trained(world, **options):
     made, _ = trainer(world, **options)
     outcome = made.run()
     assert outcome.step == made.config.steps
-    for other in world.all_gather(made.flat.data):
-        np.testing.assert_array_equal(other, made.flat.data)  # the same bits on every rank
-    return [made.flat.data, outcome.val_loss]
+    weights = flat(made)
+    for other in world.all_gather(weights):
+        np.testing.assert_array_equal(other, weights)  # the same bits on every rank
+    return [weights, outcome.val_loss]
+
+
+def flat(made):
+    """All parameters of a trainer whose ranks have the whole model."""
+    (shard,) = made.parallel.shards
+    return shard.data
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +103,7 @@ def stopped_and_resumed(world, folder, stop_after):
     second, _ = trainer(world, folder, dropout=0.1)
     assert second.resume() == outcome.step
     assert second.run().step == TINY["steps"]
-    return second.flat.data
+    return flat(second)
 
 
 @pytest.mark.parametrize("stop_after", [3, 10, 17])
@@ -150,11 +157,11 @@ def counted(world, accumulate):
     before = world.stats()["operations"]["all_reduce"]
     made._train_step()
     after = world.stats()["operations"]["all_reduce"]
-    buckets = len(made.parallel.buckets)
+    buckets = len(made.parallel.families[0].reducer.buckets)
     return [
         after["calls"] - before["calls"] - buckets,
         after["bytes_sent"] - before["bytes_sent"],
-        made.flat.data.nbytes,
+        flat(made).nbytes,
     ]
 
 
@@ -182,7 +189,7 @@ def overlapped(world):
     from ringlet.nn import Tensor
 
     x = Tensor(np.full((8, 64), 1.0 + world.rank, np.float32))
-    parallel.arm()
+    parallel.begin()
     model(x).sum().backward()
     parallel.finish()
     return [len(parallel.buckets), started]
@@ -205,8 +212,7 @@ def unused(world):
     flat.grad.fill(np.nan)
     parallel = DataParallel(flat, world)
     for _ in range(2):
-        flat.zero_grad()
-        parallel.arm()
+        parallel.begin()
         model[0](Tensor(np.ones((1, 4), np.float32))).sum().backward()
         parallel.finish()
     assert (model[1].weight.grad == 0).all()
@@ -220,7 +226,7 @@ def test_a_parameter_without_gradient_counts_as_zeros(ranks):
 def test_buckets_cover_the_flat_buffer_once_from_its_end():
     flat = FlatParameters(Sequential(*(Linear(8, 8) for _ in range(5))))
     for elements in (1, 50, 72, 100, 10_000):
-        buckets = make_buckets(flat.slots, elements)
+        buckets = make_buckets(flat.slots, elements, flat.size)
         bounds = [(bucket.stop, bucket.start) for bucket in buckets]
         assert bounds[0][0] == flat.size
         assert bounds[-1][1] == 0
@@ -233,7 +239,7 @@ def goes_wrong(world, folder):
     made.config = replace(made.config, steps=5)
     made.run()
     made.config = replace(made.config, steps=20)
-    weight = made.model.transformer.h[1].mlp.c_fc.weight
+    weight = made.parallel.model.transformer.h[1].mlp.c_fc.weight
     if world.rank == 1:
         weight.data[3, 4] = np.inf  # one rank's memory: the sum tells all
     try:

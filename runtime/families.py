@@ -1,0 +1,85 @@
+"""Families of parameters: those whose gradients are summed over the same ranks."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ringlet.comm import Group
+from ringlet.nn import FlatParameters, Module, Parameter
+from ringlet.nn.tensor import Array
+from ringlet.runtime.data_parallel import DataParallel, Reducer
+from ringlet.runtime.layout import Layout
+from ringlet.runtime.mesh import Mesh
+from ringlet.runtime.options import Parallelism
+from ringlet.runtime.zero import Unit, ZeroGradients, ZeroOptimizer, ZeroParameters
+
+
+@dataclass
+class Family:
+    """Some parameters of this rank, and how their gradients become those of the whole model.
+
+    `group` are the ranks with copies of the same parts, over which the reducer sums. `partial`
+    gradients are then summed over the tensor-parallel ranks too, and those of a `tied` parameter
+    over the two ends of the pipeline. `along` says along which axes of the mesh a parameter is cut.
+    """
+
+    kind: str
+    reducer: Reducer
+    group: Group
+    layouts: Mapping[str, Layout]
+    along: Mapping[str, tuple[str, ...]]
+    partial: set[str]
+    ends: Group | None
+
+    def complete(self, mesh: Mesh) -> None:
+        """Sum what the reducer has not summed."""
+        self.reducer.shard.settle()
+        parts = list(self._partial_gradients())
+        if parts:
+            joined = np.concatenate(parts)
+            mesh.group("tp").all_reduce(joined, label="gradients of sequence parts")
+            for part in parts:
+                part[...], joined = joined[: part.size], joined[part.size :]
+        if self.ends is not None:
+            for start, stop in self.reducer.shard.segments:
+                _, grad = self.reducer.shard.views(start, stop)
+                self.ends.all_reduce(grad, label="gradients of tied parameters")
+
+    def owned(self, mesh: Mesh, sharded: bool) -> Iterator[str]:
+        """The parameters of which this rank's part counts: each element on one rank only."""
+        if self.group.rank and not sharded:
+            return
+        if self.ends is not None and self.ends.rank:
+            return
+        for name, along in self.along.items():
+            if "tp" in along or mesh.index("tp") == 0:
+                yield name
+
+    def _partial_gradients(self) -> Iterator[Array]:
+        shard = self.reducer.shard
+        for slot in shard.slots:
+            if slot.name in self.partial:
+                yield shard.views(slot.start, slot.stop)[1]
+
+
+def make_reducer(
+    options: Parallelism,
+    named: Sequence[tuple[str, Parameter]],
+    blocks: Sequence[Module],
+    group: Group,
+) -> Reducer:
+    """The reducer for a stage of ZeRO; parameters of `blocks` are shared block by block."""
+    if options.zero == 0:
+        flat = FlatParameters(named, group.empty, copy=False)
+        return DataParallel(flat, group, options.bucket_bytes)
+    if options.zero == 1:
+        return ZeroOptimizer(named, group, options.bucket_bytes, copy=False)
+    of_block = {id(p): block for block in blocks for p in block.parameters()}
+    outside = [(name, p) for name, p in named if id(p) not in of_block]
+    units = [Unit(outside, None)] if outside else []
+    for block in blocks:
+        inside = [(name, p) for name, p in named if of_block.get(id(p)) is block]
+        units += [Unit(inside, block)] if inside else []
+    kind = ZeroGradients if options.zero == 2 else ZeroParameters
+    return kind(units, group, copy=False)

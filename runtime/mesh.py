@@ -1,0 +1,150 @@
+"""The mesh: the ranks of a world as points of a grid, one axis for each kind of parallelism.
+
+Shoeybi et al., "Megatron-LM" (2019) and Narayanan et al., "Efficient large-scale language model
+training on GPU clusters" (2021): the axes that talk most vary fastest, so that they lie on one
+host. A rank belongs to one group along each axis and along each combination of axes.
+"""
+
+import math
+from collections.abc import Mapping
+
+from ringlet.comm import Group
+
+AXES = ("pp", "dp", "ep", "cp", "tp")
+"""From the slowest axis to the fastest: pipeline, data, expert, context, tensor."""
+
+MEANINGS = {
+    "dp": "data", "tp": "tensor", "pp": "pipeline", "cp": "context", "ep": "expert",
+}  # fmt: skip
+
+
+class MeshError(ValueError):
+    """A mesh does not fit the world or the model; the message says what would."""
+
+
+class Mesh:
+    """A grid of ranks: `Mesh(world, dp=2, tp=2)`. Every rank of the world makes the same one.
+
+    `shape` and `coordinates` map each axis to its length and to this rank's place on it. Raises
+    MeshError unless the product of all axes is the size of the world.
+    """
+
+    def __init__(
+        self, world: Group, *, dp: int = 1, tp: int = 1, pp: int = 1, cp: int = 1, ep: int = 1
+    ) -> None:
+        given = {"pp": pp, "dp": dp, "ep": ep, "cp": cp, "tp": tp}
+        check_product(given, world.size)
+        self.world = world
+        self.shape = {axis: given[axis] for axis in AXES}
+        self.coordinates = _coordinates(self.shape, world.rank)
+        self._groups: dict[tuple[str, ...], Group] = {}
+
+    def __repr__(self) -> str:
+        return f"Mesh({mesh_text(self.shape)})"
+
+    def size(self, *axes: str) -> int:
+        """How many ranks differ in these axes only."""
+        return math.prod(self.shape[axis] for axis in axes)
+
+    def index(self, *axes: str) -> int:
+        """This rank's number in `group(*axes)`."""
+        number = 0
+        for axis in _ordered(axes):
+            number = number * self.shape[axis] + self.coordinates[axis]
+        return number
+
+    def group(self, *axes: str) -> Group:
+        """The ranks that differ from this one in these axes only, the fastest axis last.
+
+        A collective when a combination is asked for the first time: every rank of the world asks
+        for the same ones in the same order.
+        """
+        key = tuple(axis for axis in _ordered(axes) if self.shape[axis] > 1)
+        if key not in self._groups:
+            self._groups[key] = self._make_group(key)
+        return self._groups[key]
+
+    def bytes_sent(self) -> int:
+        """Payload bytes that this rank has sent in the mesh's groups and the world."""
+        groups = {id(group): group for group in (self.world, *self._groups.values())}
+        return sum(
+            operation["bytes_sent"]
+            for group in groups.values()
+            for operation in group.stats()["operations"].values()
+        )
+
+    def _make_group(self, key: tuple[str, ...]) -> Group:
+        if self.size(*key) == self.world.size:
+            return self.world
+        members = [
+            rank
+            for rank in range(self.world.size)
+            if all(
+                place == self.coordinates[axis]
+                for axis, place in _coordinates(self.shape, rank).items()
+                if axis not in key
+            )
+        ]
+        group = self.world.split(members)
+        assert group is not None
+        return group
+
+
+def _ordered(axes: tuple[str, ...]) -> list[str]:
+    unknown = set(axes) - set(AXES)
+    if unknown:
+        raise MeshError(f"a mesh has no axis {sorted(unknown)[0]!r}; there are {', '.join(AXES)}")
+    return [axis for axis in AXES if axis in axes]
+
+
+def _coordinates(shape: Mapping[str, int], rank: int) -> dict[str, int]:
+    places = {}
+    for axis in reversed(AXES):
+        rank, places[axis] = divmod(rank, shape[axis])
+    return {axis: places[axis] for axis in AXES}
+
+
+def mesh_text(shape: Mapping[str, int]) -> str:
+    """dp=2, tp=2"""
+    long = [f"{axis}={shape[axis]}" for axis in MEANINGS if shape.get(axis, 1) > 1]
+    return ", ".join(long) or "dp=1"
+
+
+def parse_mesh(text: str) -> dict[str, int]:
+    """The axes' lengths from `dp=2,tp=2`; raises MeshError."""
+    shape: dict[str, int] = {}
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        axis, _, length = (piece.strip() for piece in part.partition("="))
+        if axis not in AXES:
+            known = ", ".join(f"{name} ({meaning})" for name, meaning in MEANINGS.items())
+            raise MeshError(f"a mesh has no axis {axis!r}; there are {known}")
+        if not length.isdecimal() or int(length) < 1:
+            raise MeshError(f"{axis} is {length!r}; it has to be a whole number from 1 up")
+        if axis in shape:
+            raise MeshError(f"{axis} is given twice in {text!r}")
+        shape[axis] = int(length)
+    return shape
+
+
+def check_product(shape: Mapping[str, int], ranks: int) -> None:
+    """Raise MeshError, with what would fit, unless the axes' product is the number of ranks."""
+    for axis, length in shape.items():
+        if length < 1:
+            raise MeshError(f"{axis} is {length}; it has to be at least 1")
+    product = math.prod(shape.values())
+    if product == ranks:
+        return
+    others = product // shape.get("dp", 1)
+    if ranks % others == 0:
+        fits = f"dp={ranks // others} would fit"
+    else:
+        fits = f"{others} would need to divide {ranks}, whose divisors are {divisors(ranks)}"
+        fits += f"; or start {product} workers"
+    raise MeshError(
+        f"a mesh of {mesh_text(shape)} has {product} ranks, and there are {ranks} workers: {fits}"
+    )
+
+
+def divisors(number: int) -> str:
+    """The divisors of a number, for a sentence."""
+    return ", ".join(str(part) for part in range(1, number + 1) if number % part == 0)

@@ -1,0 +1,46 @@
+"""How a model is spread over a mesh: what is asked for, and what cannot be."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ringlet.runtime.data_parallel import BUCKET_BYTES
+from ringlet.runtime.mesh import MeshError
+from ringlet.runtime.pipeline import SCHEDULES
+
+
+@dataclass(frozen=True)
+class Parallelism:
+    """Options of `parallelize` besides the mesh.
+
+    `zero` is the stage of ZeRO, `schedule` and `chunks` (stages on each rank) are the pipeline's.
+    `sequence` cuts activations between tensor-parallel layers along the sequence. `recompute`
+    names modules whose forward pass is repeated in backward: "blocks", or patterns of paths.
+    `bucket_bytes` is the size of what travels at once in data parallelism.
+    """
+
+    zero: int = 0
+    schedule: str = "1f1b"
+    chunks: int = 1
+    sequence: bool = False
+    recompute: tuple[str, ...] = ()
+    bucket_bytes: int = BUCKET_BYTES
+
+    def check(self, shape: Mapping[str, int]) -> None:
+        """Raise MeshError for what cannot be, or cannot be combined on a mesh of this shape."""
+        if self.zero not in (0, 1, 2, 3):
+            raise MeshError(f"there is no stage {self.zero} of ZeRO; there are 0 (none), 1, 2, 3")
+        if self.schedule not in SCHEDULES:
+            raise MeshError(f"unknown schedule {self.schedule!r}; there are {', '.join(SCHEDULES)}")
+        interleaves = SCHEDULES[self.schedule].interleaves
+        if self.chunks < 1 or (self.chunks > 1) != interleaves:
+            fits = "2 or more" if interleaves else "1"
+            raise MeshError(f"{self.schedule} with {self.chunks} chunks; {fits} would fit")
+        if self.schedule != "1f1b" and shape["pp"] == 1:
+            raise MeshError(f"{self.schedule} is a pipeline's schedule, and the mesh has pp=1")
+        if self.zero >= 2 and self.schedule == "zero-bubble":
+            raise MeshError(
+                "zero-bubble puts the weights' gradients off, and ZeRO from stage 2 on has no "
+                "memory to keep them in; zero=1, or the schedule 1f1b, would fit"
+            )
+        if self.sequence and shape["tp"] == 1:
+            raise MeshError("sequence parallelism needs tensor parallelism, and the mesh has tp=1")

@@ -1,0 +1,228 @@
+"""Plans: how the modules of a model are cut, as data.
+
+A plan names the parts of a model that is a chain of `embed`, `blocks`, `head` and `loss` (see
+nn.models.GPT), and gives a style to each module that changes when tensors, sequences, contexts
+or experts are cut. A new model needs a new plan and nothing else.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Protocol
+
+import numpy as np
+
+from ringlet.nn import Dropout, Module, PackedAttention, Parameter
+from ringlet.nn.models import GPT
+from ringlet.runtime.layout import Layout
+from ringlet.runtime.mesh import Mesh, MeshError
+from ringlet.runtime.tensor_parallel import (
+    ColumnLinear,
+    RowLinear,
+    SequenceEmbedding,
+    VocabularyEmbedding,
+    VocabularyLoss,
+)
+from ringlet.runtime.wires import Wire
+
+
+class Slicer:
+    """Cuts parameters on behalf of the styles, and remembers what became of each.
+
+    `layouts` and `names` are by the id of the parameter that the model now has; `partial` are
+    those whose gradients are sums over the tensor-parallel ranks, since each saw a part of the
+    sequence.
+    """
+
+    def __init__(self, root: Module, mesh: Mesh, wire: Wire, sequence: bool) -> None:
+        self.root, self.mesh, self.wire, self.sequence = root, mesh, wire, sequence
+        self.names = {id(parameter): name for name, parameter in root.named_parameters()}
+        self.tensor = mesh.size("tp") > 1
+        self.layouts: dict[int, Layout] = {}
+        self.partial: set[int] = set()
+        self._along: dict[int, tuple[str, ...]] = {}
+        self._local: dict[Parameter, Parameter] = {}
+
+    def cut(self, parameter: Parameter, axis: int, parts: int = 1, along: str = "tp") -> Parameter:
+        """This rank's part of a parameter. A parameter that is used twice is cut once."""
+        if parameter not in self._local:
+            place = self.mesh.index(along), self.mesh.size(along)
+            layout = self.layout(parameter).cut(axis, *place, parts)
+            local = Parameter(np.empty(layout.local_shape, parameter.dtype))
+            self.layouts[id(local)], self.names[id(local)] = layout, self.names[id(parameter)]
+            self._along[id(local)] = (*self.cut_along(parameter), along)
+            self._local[parameter] = local
+        return self._local[parameter]
+
+    def layout(self, parameter: Parameter) -> Layout:
+        """Which part of the whole parameter the model has."""
+        return self.layouts.get(id(parameter)) or Layout.whole(parameter.shape)
+
+    def cut_along(self, parameter: Parameter) -> tuple[str, ...]:
+        """The axes of the mesh along which the parameter is cut."""
+        return self._along.get(id(parameter), ())
+
+    def sees_a_part(self, *parameters: Parameter | None) -> None:
+        """These parameters meet only this rank's part of the sequence."""
+        if self.sequence:
+            self.partial.update(id(each) for each in parameters if each is not None)
+
+
+class Style(Protocol):
+    """What becomes of a module."""
+
+    def apply(self, module: Any, slicer: Slicer) -> Any:
+        """The module that takes its place, or itself where nothing has to be cut."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A Linear cut by output features; `parts` of them side by side are cut each."""
+
+    parts: int = 1
+
+    def apply(self, module: Any, slicer: Slicer) -> Any:
+        """See Style."""
+        if not slicer.tensor:
+            return module
+        bias = None if module.bias is None else slicer.cut(module.bias, 0, self.parts)
+        return ColumnLinear(slicer.wire, slicer.cut(module.weight, 0, self.parts), bias)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A Linear cut by input features."""
+
+    def apply(self, module: Any, slicer: Slicer) -> Any:
+        """See Style."""
+        if not slicer.tensor:
+            return module
+        slicer.sees_a_part(module.bias)
+        return RowLinear(slicer.wire, slicer.cut(module.weight, 1), module.bias)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """An Embedding cut by rows."""
+
+    def apply(self, module: Any, slicer: Slicer) -> Any:
+        """See Style."""
+        if not slicer.tensor:
+            return module
+        weight = slicer.cut(module.weight, 0)
+        first = slicer.layout(weight).cuts[0].start
+        return VocabularyEmbedding(slicer.wire, weight, first, module.num_embeddings)
+
+
+@dataclass(frozen=True)
+class Positions:
+    """An Embedding of positions: every rank looks up those that it sees."""
+
+    def apply(self, module: Any, slicer: Slicer) -> Any:
+        """See Style."""
+        if not slicer.sequence:
+            return module
+        slicer.sees_a_part(module.weight)
+        return SequenceEmbedding(slicer.wire, module.weight)
+
+
+@dataclass(frozen=True)
+class Everywhere:
+    """A module that works on each position by itself, on those that this rank has."""
+
+    def apply(self, module: Any, slicer: Slicer) -> Any:
+        """See Style."""
+        slicer.sees_a_part(*module.parameters())
+        if isinstance(module, Dropout) and slicer.sequence:
+            module.part = (slicer.mesh.index("tp"), slicer.mesh.size("tp"))
+        return module
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Attention without parameters: some heads, of positions that may be on other ranks too."""
+
+    def apply(self, module: Any, slicer: Slicer) -> Any:
+        """See Style."""
+        mesh = slicer.mesh
+        if module.heads % mesh.size("tp"):
+            raise MeshError(f"{module.heads} heads cannot be cut into tp={mesh.size('tp')} parts")
+        heads = module.heads // mesh.size("tp")
+        if mesh.size("cp") > 1:
+            from ringlet.runtime.context_parallel import RingSelfAttention
+
+            return RingSelfAttention(mesh.group("cp"), heads)
+        return PackedAttention(heads)
+
+
+@dataclass(frozen=True)
+class VocabularyCut:
+    """The loss of logits that are cut along the vocabulary, as the weight of `head` is."""
+
+    head: str
+
+    def apply(self, module: Any, slicer: Slicer) -> Any:
+        """See Style."""
+        if not slicer.tensor:
+            return module
+        head: Any = slicer.root.submodule(self.head)
+        layout = slicer.layout(head.weight)
+        (cut,) = layout.cuts
+        return VocabularyLoss(slicer.wire.group, cut.start, cut.stop - cut.start, layout.view[0])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where the parts of a model are, by path, and the styles of its modules, by pattern."""
+
+    embed: tuple[str, ...]
+    blocks: str
+    head: tuple[str, ...]
+    styles: Mapping[str, Style]
+
+    def apply(self, slicer: Slicer) -> None:
+        """Exchange the modules of a model that have a style, the parts of their paths known."""
+        found = [
+            (path, module, style)
+            for path, module in slicer.root.named_modules()
+            for pattern, style in self.styles.items()
+            if fnmatchcase(path, pattern)
+        ]
+        for path, module, style in found:
+            parent, _, name = path.rpartition(".")
+            setattr(slicer.root.submodule(parent), name, style.apply(module, slicer))
+
+
+GPT_PLAN = Plan(
+    embed=("transformer.wte", "transformer.wpe", "transformer.drop"),
+    blocks="transformer.h",
+    head=("transformer.ln_f", "lm_head", "loss"),
+    styles={
+        "transformer.wte": Vocabulary(),
+        "transformer.wpe": Positions(),
+        "transformer.drop": Everywhere(),
+        "transformer.h.*.ln_?": Everywhere(),
+        "transformer.h.*.attn.c_attn": Column(parts=3),
+        "transformer.h.*.attn.attend": Heads(),
+        "transformer.h.*.attn.c_proj": Row(),
+        "transformer.h.*.attn.resid_dropout": Everywhere(),
+        "transformer.h.*.mlp.c_fc": Column(),
+        "transformer.h.*.mlp.c_proj": Row(),
+        "transformer.h.*.mlp.dropout": Everywhere(),
+        "transformer.ln_f": Everywhere(),
+        "lm_head": Column(),
+        "loss": VocabularyCut("lm_head"),
+    },
+)
+
+PLANS: dict[type[Module], Plan] = {GPT: GPT_PLAN}
+
+
+def plan_of(model: Module) -> Plan:
+    """The plan of the model's class; raises MeshError if there is none."""
+    if type(model) not in PLANS:
+        known = ", ".join(sorted(kind.__name__ for kind in PLANS))
+        raise MeshError(
+            f"there is no plan for cutting a {type(model).__name__}; there are plans for {known}"
+        )
+    return PLANS[type(model)]

@@ -1,0 +1,257 @@
+"""Tensor parallelism: every matrix of a layer is cut over the ranks of a group.
+
+Shoeybi et al., "Megatron-LM: training multi-billion parameter language models using model
+parallelism" (2019): the first linear layer of a pair is cut by columns (output features), the
+second by rows (input features), so that a pair needs one all-reduce forward and one backward.
+Korthikanti et al., "Reducing activation recomputation in large transformer models" (2022), 4.2.2:
+with sequence parallelism the activations between the pairs are cut along the sequence; the
+all-reduces become reduce-scatters and all-gathers of the same volume.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from ringlet.comm import Group
+from ringlet.nn import Module, Operation, Parameter, Tensor
+from ringlet.nn import functional as F
+from ringlet.nn.engine import Deferred, Product
+from ringlet.nn.operations.embedding import RowSums
+from ringlet.nn.operations.products import column_sums
+from ringlet.nn.tensor import Array, Gradient, array_of
+from ringlet.runtime.wires import Pending, Wire
+
+
+class Arriving(Deferred):
+    """A gradient whose sum over the ranks is still on its way; meanwhile the weight's is made."""
+
+    def __init__(self, transfer: Pending, shape: tuple[int, ...]) -> None:
+        self._transfer, self._shape = transfer, shape
+
+    def value(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """Wait for it."""
+        result: Array = self._transfer.wait().reshape(self._shape)
+        return result
+
+    def into(self, out: Array, add: bool) -> None:
+        """See Deferred."""
+        arrived = self._transfer.wait().reshape(self._shape)
+        np.copyto(out, out + arrived if add else arrived)
+
+
+class ColumnProduct(Operation):
+    """x @ weight.T + bias, with this rank's rows of the weight (output features).
+
+    Forward: x is the same on all ranks, or gathered along the sequence. Backward: the gradient of
+    x is a sum over the ranks, on its way while the weight's gradient is computed.
+    """
+
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
+
+    def forward(self, *arrays: Array) -> Array:
+        self.x, self.weight, *bias = arrays
+        x = self.wire.enter(self.x)  # (B, T, in)
+        result: Array = np.matmul(x.reshape(-1, x.shape[-1]), self.weight.T)  # (N, out / n)
+        if bias:
+            result += bias[0]
+        return result.reshape(*x.shape[:-1], -1)
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        flat = grad.reshape(-1, grad.shape[-1])  # (N, out / n)
+        # What was gathered is not kept but gathered again, while the product below is made.
+        gathering = self.wire.start_enter(self.x) if self.needs[1] else None
+        to_x = None
+        if self.needs[0]:
+            part = np.matmul(flat, self.weight).reshape(*grad.shape[:-1], -1)
+            to_x = Arriving(self.wire.start_leave(part), self.x.shape)
+        to_weight = None
+        if gathering is not None:
+            x = gathering.wait()
+            to_weight = Product(flat.T, x.reshape(-1, x.shape[-1]))
+        if len(self.needs) == 2:
+            return to_x, to_weight
+        return to_x, to_weight, column_sums(flat) if self.needs[2] else None
+
+
+class RowProduct(Operation):
+    """x @ weight.T + bias, with this rank's columns of the weight (input features).
+
+    Forward: the ranks' products are summed, and with sequence parallelism scattered. Backward:
+    the gradient is the same on all ranks, or gathered along the sequence.
+    """
+
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
+
+    def forward(self, *arrays: Array) -> Array:
+        x, self.weight, *bias = arrays
+        self.shape = x.shape
+        self.x = x.reshape(-1, x.shape[-1])  # (N, in / n)
+        part: Array = np.matmul(self.x, self.weight.T)
+        result: Array = self.wire.leave(part.reshape(*x.shape[:-1], -1))
+        if bias:
+            result += bias[0]
+        return result
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        own = grad.reshape(-1, grad.shape[-1])
+        flat = self.wire.enter(grad).reshape(-1, grad.shape[-1])  # (N, out)
+        to_x = np.matmul(flat, self.weight).reshape(self.shape) if self.needs[0] else None
+        to_weight = Product(flat.T, self.x) if self.needs[1] else None
+        if len(self.needs) == 2:
+            return to_x, to_weight
+        return to_x, to_weight, column_sums(own) if self.needs[2] else None
+
+
+class VocabularyLookup(Operation):
+    """table[ids], with rows `first` onwards of the table here; other ids give zeros."""
+
+    def __init__(self, wire: Wire, ids: Array, first: int) -> None:
+        self.wire, self.ids, self.first = wire, ids, first
+
+    def forward(self, *arrays: Array) -> Array:
+        (table,) = arrays
+        local = self.ids - self.first
+        self.here = (local >= 0) & (local < len(table))
+        self.rows = local[self.here]
+        part = np.zeros((*self.ids.shape, table.shape[1]), table.dtype)
+        part[self.here] = table[self.rows]
+        return self.wire.leave(part)
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        return (RowSums(self.rows, self.wire.enter(grad)[self.here]),)
+
+
+class VocabularyCrossEntropy(Operation):
+    """-log softmax(logits)[target] where every rank has the logits of its part of the vocabulary.
+
+    Shoeybi et al. (2019), section 3: only a maximum, a sum and the target's logit of each token
+    travel; the logits are never gathered. `columns` of the logits count, the rest is padding.
+    """
+
+    def __init__(self, group: Group, targets: Array, first: int, columns: int, scale: bool) -> None:
+        self.group, self.targets, self.first, self.columns = group, targets, first, columns
+        self.mean = scale
+
+    def forward(self, *arrays: Array) -> Array:
+        (logits,) = arrays  # (N, V / n)
+        counted = self.targets >= 0
+        exp = np.array(logits, order="C")
+        exp[:, self.columns :] = -np.inf
+        largest = exp.max(axis=1)
+        self.group.all_reduce(largest, op="max", label="largest logits")
+        exp -= largest[:, None]
+        local = self.targets - self.first
+        here = (local >= 0) & (local < self.columns)
+        self.rows, self.chosen = np.flatnonzero(here), local[here]
+        sums = np.zeros((2, len(exp)), exp.dtype)  # of exponentials, and of the target's logit
+        sums[1, self.rows] = exp[self.rows, self.chosen]
+        np.exp(exp, out=exp)
+        np.sum(exp, axis=1, out=sums[0])
+        self.group.all_reduce(sums, label="sums of exponentials")
+        exp /= sums[0][:, None]
+        self.probabilities = exp
+        divisor = max(int(counted.sum()), 1) if self.mean else 1
+        self.weights = np.where(counted, 1 / divisor, 0).astype(exp.dtype)
+        losses = (np.log(sums[0]) - sums[1]) * self.weights
+        return np.asarray(losses.sum(), exp.dtype)
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        result = self.probabilities
+        result[self.rows, self.chosen] -= 1
+        result *= (self.weights * grad)[:, None]
+        return (result,)
+
+
+class ColumnLinear(Module):
+    """A Linear of which this rank has some output features: (..., in) -> (..., out / n)."""
+
+    def __init__(self, wire: Wire, weight: Parameter, bias: Parameter | None) -> None:
+        self.wire, self.weight, self.bias = wire, weight, bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        own = () if self.bias is None else (self.bias,)
+        return ColumnProduct(self.wire)(x, self.weight, *own)
+
+    def describe(self) -> str:
+        """See Module."""
+        return f"{self.weight.shape[1]}, {self.weight.shape[0]} of {self.wire.group.size} parts"
+
+
+class RowLinear(Module):
+    """A Linear of which this rank has some input features: (..., in / n) -> (..., out)."""
+
+    def __init__(self, wire: Wire, weight: Parameter, bias: Parameter | None) -> None:
+        self.wire, self.weight, self.bias = wire, weight, bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        own = () if self.bias is None else (self.bias,)
+        return RowProduct(self.wire)(x, self.weight, *own)
+
+    def describe(self) -> str:
+        """See Module."""
+        return f"{self.weight.shape[1]} of {self.wire.group.size} parts, {self.weight.shape[0]}"
+
+
+class VocabularyEmbedding(Module):
+    """An Embedding of which this rank has some rows: ids (...) -> (..., C)."""
+
+    def __init__(self, wire: Wire, weight: Parameter, first: int, rows: int) -> None:
+        self.wire, self.weight, self.first, self.rows = wire, weight, first, rows
+
+    def forward(self, ids: Tensor | Array) -> Tensor:
+        """Raises IndexError naming an id that is out of range."""
+        numbers = np.asarray(array_of(ids))
+        wrong = numbers[(numbers < 0) | (numbers >= self.rows)]
+        if wrong.size:
+            raise IndexError(f"id {wrong[0]} is out of range for a vocabulary of {self.rows}")
+        return VocabularyLookup(self.wire, numbers, self.first)(self.weight)
+
+    def describe(self) -> str:
+        """See Module."""
+        return f"{self.first} to {self.first + len(self.weight)} of {self.rows}"
+
+
+class SequenceEmbedding(Module):
+    """A replicated Embedding of positions, each rank looking up its part of the sequence."""
+
+    def __init__(self, wire: Wire, weight: Parameter) -> None:
+        self.wire, self.weight = wire, weight
+
+    def forward(self, positions: Array) -> Tensor:
+        """positions (T,) -> (T / n, C)."""
+        length = len(positions) // self.wire.group.size
+        start = self.wire.group.rank * length
+        return F.embedding(positions[start : start + length], self.weight)
+
+
+class VocabularyLoss(Module):
+    """The cross-entropy of logits that are cut along the vocabulary."""
+
+    def __init__(self, group: Group, first: int, columns: int, vocabulary: int) -> None:
+        self.group, self.first, self.columns = group, first, columns
+        self.vocabulary = vocabulary
+
+    def forward(
+        self,
+        logits: Tensor,
+        targets: Tensor | Array,
+        reduction: Literal["mean", "sum"] = "mean",
+    ) -> Tensor:
+        """The same number on all ranks of the group; raises IndexError for a target that is no id.
+
+        Targets of -100 do not count.
+        """
+        ids = np.asarray(array_of(targets)).reshape(-1)
+        wrong = ids[(ids != -100) & ((ids < 0) | (ids >= self.vocabulary))]
+        if wrong.size:
+            raise IndexError(f"target {wrong[0]} is no id of a vocabulary of {self.vocabulary}")
+        flat = logits.reshape(-1, logits.shape[-1])
+        operation = VocabularyCrossEntropy(
+            self.group, ids, self.first, self.columns, reduction == "mean"
+        )
+        return operation(flat)
