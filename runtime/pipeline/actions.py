@@ -98,5 +98,9 @@ class PipelineSchedule:
         return self.rank_of(transfer.other_end.stage)
 
     def __str__(self) -> str:
+        ranks = f"{self.ranks} rank" + ("s" if self.ranks > 1 else "")
         chunks = f" x {self.chunks} chunks" if self.chunks > 1 else ""
-        return f"{self.name} of {self.ranks} ranks{chunks}, {self.micro_batches} micro-batches"
+        micro_batches = f"{self.micro_batches} micro-batch" + (
+            "es" if self.micro_batches > 1 else ""
+        )
+        return f"{self.name} of {ranks}{chunks}, {micro_batches}"

@@ -7,9 +7,12 @@ Each function gives the actions of one rank; `make_schedule` puts the ranks toge
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from itertools import pairwise
+from typing import NamedTuple, TypeVar
 
 from ringlet.runtime.pipeline.actions import Action, PipelineSchedule
+
+Item = TypeVar("Item")
 
 
 class Recipe(NamedTuple):
@@ -48,18 +51,26 @@ def interleaved(rank: int, ranks: int, micro_batches: int, chunks: int) -> list[
 
     Narayanan et al., "Efficient large-scale language model training on GPU clusters using
     Megatron-LM", 2021, section 2.2. Micro-batches go in groups of `ranks` through all chunks. The
-    paper wants whole groups; here the last one may be smaller: the schedule is made for whole
-    groups, and micro-batches that there are none of are left out. What remains is in an order
-    that can be executed, since no micro-batch needs another.
+    paper wants whole groups. Here they are of nearly equal size, at least `ranks` each; the
+    schedule is made for full ones, and places that no micro-batch has are left out. What remains
+    can be executed, since no micro-batch needs another.
     """
-    whole = -(-micro_batches // ranks) * ranks
-    groups = [range(first, first + ranks) for first in range(0, whole, ranks)]
+    count = max(1, micro_batches // ranks)
+    ends = [micro_batches * group // count for group in range(count + 1)]
+    size = max(ranks, -(-micro_batches // count))
     stages = range(rank, ranks * chunks, ranks)
-    forwards = [Action("F", s, m) for group in groups for s in stages for m in group]
-    backwards = [Action("B", s, m) for group in groups for s in reversed(stages) for m in group]
-    warm_up = 2 * (ranks - 1 - rank) + (chunks - 1) * ranks
-    actions = _alternate(forwards, backwards, warm_up)
-    return [action for action in actions if action.micro_batch < micro_batches]
+
+    def passes(kind: str, stages: range) -> list[Action | None]:
+        return [
+            Action(kind, stage, first + place) if first + place < end else None
+            for first, end in pairwise(ends)
+            for stage in stages
+            for place in range(size)
+        ]
+
+    warm_up = 2 * (ranks - 1 - rank) + (chunks - 1) * size
+    actions = _alternate(passes("F", stages), passes("B", stages[::-1]), warm_up)
+    return [action for action in actions if action]
 
 
 def zero_bubble(rank: int, ranks: int, micro_batches: int, chunks: int) -> list[Action]:
@@ -118,9 +129,7 @@ def _passes(stage: int, micro_batches: int, backward: str) -> tuple[list[Action]
     return [Action("F", stage, m) for m in numbers], [Action(backward, stage, m) for m in numbers]
 
 
-def _alternate(
-    forwards: Sequence[Action], backwards: Sequence[Action], warm_up: int
-) -> list[Action]:
+def _alternate(forwards: Sequence[Item], backwards: Sequence[Item], warm_up: int) -> list[Item]:
     """`warm_up` forwards ahead, then one forward and one backward in turn, then the rest."""
     actions = list(forwards[:warm_up])
     for number, backward in enumerate(backwards):

@@ -1,0 +1,110 @@
+"""Draw a schedule as text: a line for each rank, time from left to right, as in the papers."""
+
+import math
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from typing import NamedTuple
+
+from ringlet.runtime.pipeline.actions import Action, PipelineSchedule
+from ringlet.runtime.pipeline.price import UNIT, Costs, Interval, Price, price
+
+MARKS = {"F": "", "B": "<", "I": "<", "W": "="}
+CHUNKS = "abcdefghijklmnopqrstuvwxyz"
+
+
+def draw_text(schedule: PipelineSchedule, costs: Costs = UNIT, width: int = 96) -> str:
+    """The schedule at these costs; lines that are longer than `width` go on below."""
+    priced = price(schedule, costs)
+    scale = _scale(schedule, priced)
+    lines = [_line(schedule, intervals, priced, scale) for intervals in priced.intervals]
+    names = [f"rank {rank}" for rank in range(schedule.ranks)]
+    margin = len(names[-1]) + 2
+    room = max(1, (width - margin) // scale.pitch) * scale.pitch
+    drawn: list[str] = []
+    for start in range(0, max(map(len, lines)), room):
+        parts = (line[start : start + room] for line in lines)
+        drawn += [
+            f"{name:<{margin}}{part}".rstrip() for name, part in zip(names, parts, strict=True)
+        ]
+        drawn.append("")
+    return "\n".join([*drawn, _legend(schedule)]) + "\n"
+
+
+class _Scale(NamedTuple):
+    """How time becomes columns."""
+
+    columns: Fraction
+    """For each second."""
+
+    pitch: int
+    """Columns of the unit of time that all actions are multiples of; 2 if it is too short."""
+
+    def at(self, time: float) -> int:
+        return math.floor(time * self.columns + Fraction(1, 2))
+
+
+def computed(intervals: Iterable[Interval]) -> Iterator[Interval]:
+    """The intervals of F, B, I and W that take any time."""
+    return (i for i in intervals if i.action.kind in MARKS and i.end > i.start)
+
+
+def _line(
+    schedule: PipelineSchedule, intervals: tuple[Interval, ...], priced: Price, scale: _Scale
+) -> str:
+    """A rank's time: labels as long as what they stand for, dots where it is idle."""
+    line = ""
+    for action, start, end in computed(intervals):
+        line += _dots(len(line), scale.at(start), scale.pitch)
+        length = scale.at(end) - len(line)
+        fill = "-" if length > scale.pitch else " "
+        line += _label(schedule, action).ljust(length - 1, fill)[: length - 1] + " "
+    return line + _dots(len(line), scale.at(priced.makespan), scale.pitch)
+
+
+def _dots(start: int, end: int, pitch: int) -> str:
+    """A dot for each unit of time."""
+    return "".join(" " if column % pitch else "." for column in range(start, end))
+
+
+def _label(schedule: PipelineSchedule, action: Action) -> str:
+    chunk = schedule.chunk_of(action.stage)
+    letter = CHUNKS[chunk % len(CHUNKS)] if schedule.chunks > 1 else ""
+    return f"{MARKS[action.kind]}{action.micro_batch}{letter}"
+
+
+def _scale(schedule: PipelineSchedule, priced: Price) -> _Scale:
+    """Every label fits, with a blank after it.
+
+    A unit of time is a whole number of columns, where that is not much wider.
+    """
+    taken = {
+        (len(_label(schedule, action)) + 1, Fraction(end) - Fraction(start))
+        for intervals in priced.intervals
+        for action, start, end in computed(intervals)
+    }
+    if not taken:
+        return _Scale(Fraction(1), 2)
+    least = max(length / seconds for length, seconds in taken)
+    unit = _common_unit([seconds for _, seconds in taken])
+    pitch = math.ceil(least * unit)
+    even = pitch / unit
+    return _Scale(even, max(2, pitch)) if even <= 2 * least else _Scale(least, 2)
+
+
+def _common_unit(times: list[Fraction]) -> Fraction:
+    """The longest time of which all are multiples."""
+    below = math.lcm(*(time.denominator for time in times))
+    return Fraction(math.gcd(*(int(time * below) for time in times)), below)
+
+
+def _legend(schedule: PipelineSchedule) -> str:
+    """What labels mean."""
+    split = any(action.kind == "W" for program in schedule.compute for action in program)
+    example = "2a" if schedule.chunks > 1 else "2"
+    words = [f"{example}: forward of micro-batch 2", f"<{example}: backward"]
+    if split:
+        words[1] += " to the inputs"
+        words.append(f"={example}: to the weights")
+    if schedule.chunks > 1:
+        words.append(f"a to {CHUNKS[min(schedule.chunks, len(CHUNKS)) - 1]}: chunks")
+    return ", ".join([*words, "dots: idle."])
