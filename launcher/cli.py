@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 import ringlet
 from ringlet.launcher.bench import bench
 from ringlet.launcher.errors import ExitCode, UserError
 from ringlet.launcher.explain import explain
+from ringlet.launcher.explain_pipeline import explain_pipeline
 from ringlet.launcher.generate import generate
 from ringlet.launcher.local import run_script
 from ringlet.launcher.options import (
@@ -33,7 +35,28 @@ app = typer.Typer(
 app.command()(train)
 app.command()(generate)
 app.command()(bench)
-app.command()(explain)
+
+
+class Explanations(TyperGroup):
+    """Those of collectives need no command: `ringlet explain all-reduce`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or args[0] not in ("--help", *self.commands):
+            args = ["collective", *args]
+        return super().parse_args(ctx, args)
+
+
+explanations = typer.Typer(
+    cls=Explanations,
+    help="Explain a collective (`ringlet explain all-reduce`) or a pipeline schedule (`ringlet "
+    "explain pipeline`): drawn, proven and priced. Both have a --help of their own.",
+    rich_markup_mode=None,
+)
+explanations.command(
+    "collective", help=f"{explain.__doc__} The word `collective` can be left out."
+)(explain)
+explanations.command("pipeline")(explain_pipeline)
+app.add_typer(explanations, name="explain")
 
 
 def _version(wanted: bool) -> None:

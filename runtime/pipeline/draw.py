@@ -33,14 +33,14 @@ def draw_text(schedule: PipelineSchedule, costs: Costs = UNIT, width: int = 96) 
 class _Scale(NamedTuple):
     """How time becomes columns."""
 
-    columns: Fraction
+    columns: float
     """For each second."""
 
     pitch: int
     """Columns of the unit of time that all actions are multiples of; 2 if it is too short."""
 
     def at(self, time: float) -> int:
-        return math.floor(time * self.columns + Fraction(1, 2))
+        return math.floor(time * self.columns + 0.5 + 1e-6)
 
 
 def computed(intervals: Iterable[Interval]) -> Iterator[Interval]:
@@ -78,17 +78,20 @@ def _scale(schedule: PipelineSchedule, priced: Price) -> _Scale:
     A unit of time is a whole number of columns, where that is not much wider.
     """
     taken = {
-        (len(_label(schedule, action)) + 1, Fraction(end) - Fraction(start))
+        (len(_label(schedule, action)) + 1, end - start)
         for intervals in priced.intervals
         for action, start, end in computed(intervals)
     }
     if not taken:
-        return _Scale(Fraction(1), 2)
+        return _Scale(1.0, 2)
+    shortest = min(seconds for _, seconds in taken)
+    ratios = [Fraction(seconds / shortest).limit_denominator(100) for _, seconds in taken]
     least = max(length / seconds for length, seconds in taken)
-    unit = _common_unit([seconds for _, seconds in taken])
-    pitch = math.ceil(least * unit)
-    even = pitch / unit
-    return _Scale(even, max(2, pitch)) if even <= 2 * least else _Scale(least, 2)
+    unit = float(_common_unit(ratios)) * shortest
+    pitch = math.ceil(least * unit - 1e-6)
+    if pitch > 2 * least * unit:
+        return _Scale(least, 2)
+    return _Scale(pitch / unit, max(2, pitch))
 
 
 def _common_unit(times: list[Fraction]) -> Fraction:

@@ -68,7 +68,7 @@ class Price:
     @property
     def bubbles(self) -> tuple[float, ...]:
         """By rank: the part of the makespan in which it is idle."""
-        return tuple(float(idle / self.makespan) if self.makespan else 0.0 for idle in self.idle)
+        return tuple(idle / self.makespan if self.makespan else 0.0 for idle in self.idle)
 
 
 def price(schedule: PipelineSchedule, costs: Costs = UNIT) -> Price:
