@@ -51,9 +51,10 @@ def interleaved(rank: int, ranks: int, micro_batches: int, chunks: int) -> list[
 
     Narayanan et al., "Efficient large-scale language model training on GPU clusters using
     Megatron-LM", 2021, section 2.2. Micro-batches go in groups of `ranks` through all chunks. The
-    paper wants whole groups. Here they are of nearly equal size, at least `ranks` each; the
-    schedule is made for full ones, and places that no micro-batch has are left out. What remains
-    can be executed, since no micro-batch needs another.
+    paper wants whole groups. Here they are of nearly equal size, and smaller than `ranks` only
+    if there are fewer micro-batches; the schedule is made for full ones, and places that no
+    micro-batch has are left out. What remains can be executed, since no micro-batch needs
+    another.
     """
     count = max(1, micro_batches // ranks)
     ends = [micro_batches * group // count for group in range(count + 1)]
@@ -70,7 +71,7 @@ def interleaved(rank: int, ranks: int, micro_batches: int, chunks: int) -> list[
 
     warm_up = 2 * (ranks - 1 - rank) + (chunks - 1) * size
     actions = _alternate(passes("F", stages), passes("B", stages[::-1]), warm_up)
-    return [action for action in actions if action]
+    return [action for action in actions if action is not None]
 
 
 def zero_bubble(rank: int, ranks: int, micro_batches: int, chunks: int) -> list[Action]:
