@@ -1,4 +1,4 @@
-"""Models on many processes: data parallelism, the trainer, checkpoints."""
+"""Models on many processes: meshes and every kind of parallelism, the trainer, checkpoints."""
 
 from ringlet.runtime.checkpoint import (
     Checkpoint,
@@ -12,6 +12,12 @@ from ringlet.runtime.config import ConfigError, TrainConfig, make_config
 from ringlet.runtime.data import Corpus, DataError, load_corpus
 from ringlet.runtime.data_parallel import DataParallel
 from ringlet.runtime.finite import NonFinite
+from ringlet.runtime.fit import check_fit
+from ringlet.runtime.mesh import Mesh, MeshError
+from ringlet.runtime.options import Parallelism
+from ringlet.runtime.parallel import Parallel, Step, parallelize
+from ringlet.runtime.pipeline.run import MicroBatch
+from ringlet.runtime.state import TrainingState
 from ringlet.runtime.trainer import Outcome, Trainer
 
 __all__ = [
@@ -21,14 +27,23 @@ __all__ = [
     "Corpus",
     "DataError",
     "DataParallel",
+    "Mesh",
+    "MeshError",
+    "MicroBatch",
     "NonFinite",
     "Outcome",
+    "Parallel",
+    "Parallelism",
+    "Step",
     "TrainConfig",
     "Trainer",
+    "TrainingState",
+    "check_fit",
     "latest_checkpoint",
     "load_checkpoint",
     "load_corpus",
     "make_config",
+    "parallelize",
     "save_checkpoint",
     "verify_checkpoint",
 ]

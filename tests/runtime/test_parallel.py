@@ -1,0 +1,265 @@
+"""Every mesh computes what one process computes: losses, gradients and weights."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from ringlet import nn
+from ringlet.nn.models import GPT, GPTConfig
+from ringlet.nn.optim import SGD, AdamW
+from ringlet.runtime import Mesh, MeshError, MicroBatch, Parallelism, Step, parallelize
+from ringlet.runtime.data import share
+from ringlet.runtime.layout import Layout
+
+VOCABULARY, CONTEXT, BATCH, STEPS = 13, 8, 8, 3
+
+
+def collected(parallel):
+    """{name: (weights, gradients)} of the whole model, put together from what each rank owns."""
+    mine = []
+    for family in parallel.families:
+        owned = set(family.owned(parallel.mesh, sharded=parallel.options.zero > 0))
+        for slot in family.reducer.shard.slots:
+            if slot.name in owned:
+                layout = family.layouts[slot.name]
+                views = [v.copy() for v in family.reducer.shard.views(slot.start, slot.stop)]
+                mine.append([slot.name, layout.to_json(), slot.first, *views])
+    whole = {
+        name: [np.full(shape, np.nan, np.float32) for _ in range(2)]
+        for name, shape in parallel.shapes.items()
+    }
+    parts = {}
+    for pieces in parallel.mesh.world.all_gather_object(mine):
+        for name, place, first, *views in pieces:
+            layout = Layout.from_json(parallel.shapes[name], place)
+            fresh = [np.full(layout.size, np.nan, np.float32) for _ in range(2)]
+            for target, view in zip(parts.setdefault((name, layout), fresh), views, strict=True):
+                assert np.isnan(target[first : first + view.size]).all()  # nothing is there twice
+                target[first : first + view.size] = view
+    for (name, layout), values in parts.items():
+        for target, value in zip(whole[name], values, strict=True):
+            layout.put(value, target)
+    return whole
+
+
+def micro_batches(ids, parallel, count):
+    """This rank's share of the samples, in so many pieces."""
+    first, size = share(len(ids), parallel.mesh.size("dp", "ep"), parallel.data_index)
+    pieces = [share(size, count, number) for number in range(count)]
+    return [
+        MicroBatch(
+            ids[first + skip : first + skip + part, :-1],
+            ids[first + skip : first + skip + part, 1:],
+            first + skip,
+        )
+        for skip, part in pieces
+    ]
+
+
+def batch_of(step):
+    """Random ids; the last targets are the last id of the vocabulary."""
+    ids = np.random.default_rng(step).integers(0, VOCABULARY, (BATCH, CONTEXT + 1))
+    ids[:, -1] = VOCABULARY - 1
+    return ids
+
+
+def trained(world, mesh=None, options=None, micro=2, optimizer="sgd", clip=0.0, layers=4):
+    """Three steps; [losses, norms, first gradients, last weights, evaluation] on rank 0."""
+    options = {**(options or {}), "recompute": tuple((options or {}).get("recompute", ()))}
+    sizes = {"n_layer": layers, "n_head": 8, "n_embd": 16, "dropout": 0.1}
+    with nn.uninitialized():
+        model = GPT(GPTConfig(vocab_size=VOCABULARY, block_size=CONTEXT, **sizes))
+    parallel = parallelize(model, Mesh(world, **(mesh or {})), Parallelism(**options), seed=7)
+    rate = 0.5 if optimizer == "sgd" else 1e-2
+    parallel.use(lambda flat: SGD(flat, rate) if optimizer == "sgd" else AdamW(flat, rate))
+    losses, norms, gradients = [], [], {}
+    for step in range(STEPS):
+        batches = micro_batches(batch_of(step), parallel, micro)
+        loss = np.array([parallel.gradients(batches, Step(1, step, 1 / (BATCH * CONTEXT)))])
+        losses.append(float(world.all_reduce(loss)[0]))
+        norms.append(parallel.clip(clip) if clip else parallel.norm())
+        if step == 0:
+            gradients = {name: grad for name, (_, grad) in collected(parallel).items()}
+        parallel.update(rate)
+    score = np.array([parallel.evaluate(micro_batches(batch_of(99), parallel, 1))])
+    world.all_reduce(score)
+    weights = {name: weight for name, (weight, _) in collected(parallel).items()}
+    return [losses, norms, gradients, weights, float(score[0])] if world.rank == 0 else None
+
+
+@pytest.fixture(scope="module")
+def alone(ranks):
+    """What one process computes, by what else is asked for."""
+    results = {}
+
+    def result(**arguments):
+        key = repr(sorted(arguments.items()))
+        if key not in results:
+            results[key] = ranks(1).run(trained, micro=1, **arguments)[0]
+        return results[key]
+
+    return result
+
+
+def assert_same(result, expected, weights=1e-6):
+    np.testing.assert_allclose(result[0], expected[0], rtol=1e-6)
+    np.testing.assert_allclose(result[1], expected[1], rtol=1e-5)
+    for name, gradient in expected[2].items():
+        np.testing.assert_allclose(result[2][name], gradient, atol=2e-7, err_msg=name)
+    for name, weight in expected[3].items():
+        np.testing.assert_allclose(result[3][name], weight, atol=weights, err_msg=name)
+    np.testing.assert_allclose(result[4], expected[4], rtol=1e-6)
+
+
+def factorizations(size):
+    """All dp x tp x pp of so many ranks."""
+    return [
+        {"dp": dp, "tp": tp, "pp": pp}
+        for dp, tp, pp in itertools.product(range(1, size + 1), repeat=3)
+        if dp * tp * pp == size
+    ]
+
+
+def text(value):
+    return ",".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else None
+
+
+SMALL = [mesh for size in (1, 2, 4) for mesh in factorizations(size)]
+LARGE = factorizations(8)
+LAYERS = {1: 4, 2: 4, 4: 5, 8: 9}
+"""By stages: blocks that divide, and blocks that do not."""
+
+
+def run(ranks, mesh, deadline=60.0, **arguments):
+    size = int(np.prod(list(mesh.values())))
+    return ranks(size).run(trained, deadline=deadline, mesh=mesh, **arguments)[0]
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+@pytest.mark.parametrize("mesh", SMALL, ids=text)
+def test_meshes_and_stages_of_zero(ranks, alone, mesh, zero):
+    layers = LAYERS[mesh["pp"]]
+    result = run(ranks, mesh, options={"zero": zero}, layers=layers)
+    assert_same(result, alone(layers=layers))
+
+
+@pytest.mark.parametrize(("zero", "mesh"), list(zip(itertools.cycle(range(4)), LARGE)), ids=text)
+def test_eight_ranks(ranks, alone, mesh, zero):
+    layers = LAYERS[mesh["pp"]]
+    options = {"zero": zero, "recompute": ["blocks"][: zero % 2], "sequence": mesh["tp"] in (2, 4)}
+    micro = 1 if mesh["dp"] == 8 else 2
+    result = run(ranks, mesh, options=options, layers=layers, micro=micro)
+    assert_same(result, alone(layers=layers))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recompute", [[], ["blocks"]])
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+@pytest.mark.parametrize("mesh", LARGE, ids=text)
+def test_all_of_eight_ranks(ranks, alone, mesh, zero, recompute):
+    """Every combination, with every schedule that it allows."""
+    layers = 2 * mesh["pp"] + 1
+    for name, schedule in SCHEDULES.items():
+        possible = mesh["pp"] > 1 and (name != "zero-bubble" or zero < 2)
+        if possible or name == "1f1b":
+            options = {**schedule, "zero": zero, "recompute": recompute}
+            for optimizer, clip in (("sgd", 0.0), ("adamw", 0.5)):
+                how = {"optimizer": optimizer, "clip": clip, "layers": layers}
+                micro = 1 if mesh["dp"] == 8 else 2
+                result = run(ranks, mesh, options=options, micro=micro, **how)
+                assert_same(result, alone(**how), weights=3e-5 if clip else 1e-6)
+
+
+@pytest.mark.parametrize("mesh", SMALL, ids=text)
+def test_adamw_and_clipping(ranks, alone, mesh):
+    arguments = {"optimizer": "adamw", "clip": 0.5, "layers": LAYERS[mesh["pp"]]}
+    result = run(ranks, mesh, options={"zero": 1}, **arguments)
+    assert_same(result, alone(**arguments), weights=3e-5)
+
+
+SCHEDULES = {
+    "gpipe": {"schedule": "gpipe"},
+    "1f1b": {"schedule": "1f1b"},
+    "interleaved": {"schedule": "interleaved", "chunks": 2},
+    "zero-bubble": {"schedule": "zero-bubble"},
+}
+
+
+def assert_same_bits(result, expected):
+    assert result[:2] == expected[:2]
+    for kind in (2, 3):
+        for name, array in expected[kind].items():
+            np.testing.assert_array_equal(result[kind][name], array, err_msg=name)
+
+
+@pytest.mark.parametrize("micro", [1, 3, 4])
+@pytest.mark.parametrize("mesh", [m for m in SMALL if m["pp"] > 1], ids=text)
+def test_a_schedule_or_recomputation_changes_no_bit(ranks, alone, mesh, micro):
+    """Also with fewer micro-batches than stages."""
+    results = {}
+    for name, schedule in SCHEDULES.items():
+        for recompute in ([], ["blocks"], ["*.attend", "*.act"]):
+            options = {**schedule, "recompute": recompute}
+            results[name, *recompute] = run(
+                ranks, mesh, options=options, layers=8, micro=micro, clip=0.5
+            )
+    assert_same(results["1f1b",], alone(layers=8, clip=0.5))
+    for result in results.values():
+        assert_same_bits(result, results["1f1b",])
+
+
+@pytest.mark.parametrize("mesh", [{"tp": 2}, {"tp": 4}, {"dp": 2, "tp": 2}], ids=text)
+@pytest.mark.parametrize("zero", [0, 3])
+def test_sequence_parallelism(ranks, alone, mesh, zero):
+    result = run(ranks, mesh, options={"sequence": True, "zero": zero})
+    assert_same(result, alone())
+
+
+def refused(world, mesh, options, layers=2):
+    sizes = {"n_layer": layers, "n_head": 3, "n_embd": 12}
+    with nn.uninitialized():
+        model = GPT(GPTConfig(vocab_size=VOCABULARY, block_size=CONTEXT, **sizes))
+    try:
+        parallelize(model, Mesh(world, **mesh), Parallelism(**options))
+    except MeshError as error:
+        return str(error)
+    return ""
+
+
+REFUSED = {
+    "the product": ({"dp": 3}, {}, "dp=2 would fit"),
+    "a product without a dp that fits": ({"tp": 3}, {}, "start 3 workers"),
+    "no axis": ({"dp": 0, "tp": 2}, {}, "dp is 0"),
+    "heads": ({"tp": 2}, {}, "3 heads cannot be cut into tp=2"),
+    "stages": ({"pp": 2}, {"schedule": "interleaved", "chunks": 2}, "at most 2 stages"),
+    "a stage of ZeRO": ({"dp": 2}, {"zero": 4}, "there are 0 (none), 1, 2, 3"),
+    "a schedule": ({"pp": 2}, {"schedule": "2f2b"}, "there are gpipe, 1f1b"),
+    "chunks": ({"pp": 2}, {"chunks": 2}, "1 would fit"),
+    "one chunk": ({"pp": 2}, {"schedule": "interleaved"}, "2 or more would fit"),
+    "a schedule without a pipeline": ({"dp": 2}, {"schedule": "gpipe"}, "the mesh has pp=1"),
+    "zero-bubble": ({"pp": 2}, {"schedule": "zero-bubble", "zero": 2}, "zero=1"),
+    "sequence": ({"dp": 2}, {"sequence": True}, "needs tensor parallelism"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_is_refused_with_what_would_fit(ranks, case):
+    mesh, options, words = REFUSED[case]
+    texts = ranks(2).run(refused, mesh=mesh, options=options)
+    assert texts[0] == texts[1]
+    assert words in texts[0]
+
+
+def without_a_plan(world):
+    try:
+        parallelize(nn.Linear(2, 2), Mesh(world))
+    except MeshError as error:
+        return str(error)
+    return ""
+
+
+def test_a_model_without_a_plan_is_refused(ranks):
+    assert (
+        "no plan for cutting a Linear; there are plans for GPT" in ranks(1).run(without_a_plan)[0]
+    )
