@@ -15,13 +15,12 @@ import numpy as np
 
 from ringlet.nn.tensor import Array
 
-ROWS, COLUMNS = 128, 1024
+ROWS, COLUMNS = 128, 512
 """Queries and keys of a tile. ROWS divides COLUMNS, so that every query of a causal tile sees at
-least one key of it."""
+least one key of it. Longer tiles leave the second-level cache, shorter ones keep BLAS less busy."""
 
-SCORES = ROWS * COLUMNS
-"""Scores for each tile, if that takes several heads or samples: enough to keep BLAS busy, few
-enough for the second-level cache."""
+SCORES = 128 * 1024
+"""Scores for each tile, if that takes several heads or samples."""
 
 
 class Seen(NamedTuple):
