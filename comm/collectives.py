@@ -36,7 +36,9 @@ def reduce_scatter(link: Link, x: Array, op: str, out: Array | None) -> Program:
         yield from exchange(link, link.board, task)
         store(result, mine)
         return result
-    data = x.astype(working_dtype(x.dtype, op), order="C", copy=True).reshape(-1)
+    wide = working_dtype(x.dtype, op)
+    in_place = out is not None and np.may_share_memory(out, x)
+    data = flat(x).astype(wide, copy=not in_place)
     slots = parts(data, link.size)
     yield from _reduce(link, "reduce_scatter", slots, op)
     mine = slots[link.rank]

@@ -133,7 +133,10 @@ class Group:
         out: Array | None = None,
         **options: Unpack[Options],
     ) -> Any:
-        """Combine the ranks' arrays (size * k, ...) and return this rank's part (k, ...)."""
+        """Combine the ranks' arrays (size * k, ...) and return this rank's part (k, ...).
+
+        `out` may be a part of `x`: then what else is in `x` is lost, and no copy is made.
+        """
         check_array(x)
         check_op(x, op)
         shape = self._share(x)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ringlet.nn.tensor import Array, Gradient, Operation, Tensor
+from ringlet.nn.tensor import Array, Gradient, Operation, Source, Tensor
 
 
 class Deferred:
@@ -142,7 +142,7 @@ def _plan(root: Tensor) -> tuple[list[Operation], dict[int, int]]:
         for tensor in operation.inputs:
             if tensor.operation is not None:
                 stack.append((tensor.operation, False))
-            elif tensor.requires_grad:
+            elif isinstance(tensor, Tensor) and tensor.requires_grad:
                 consumers[id(tensor)] = consumers.get(id(tensor), 0) + 1
     order.reverse()
     return order, consumers
@@ -177,14 +177,14 @@ class _Pass:
                 self._distribute(inputs, needs, parts)
 
     def _distribute(
-        self, inputs: Sequence[Tensor], needs: Sequence[bool], parts: Sequence[Any]
+        self, inputs: Sequence[Tensor | Source], needs: Sequence[bool], parts: Sequence[Any]
     ) -> None:
         """Leaves first: an inner tensor's gradient may still be on its way from other ranks."""
         for tensor, needed, part in zip(inputs, needs, parts, strict=True):
-            if needed and tensor.operation is None:
+            if needed and isinstance(tensor, Tensor):
                 self._give_leaf(tensor, _fitting(part, tensor))
         for tensor, needed, part in zip(inputs, needs, parts, strict=True):
-            if needed and tensor.operation is not None and part is not None:
+            if needed and isinstance(tensor, Source) and part is not None:
                 self._give_inner(tensor, _fitting(part, tensor))
 
     def _give_leaf(self, leaf: Tensor, part: Any) -> None:
@@ -200,7 +200,7 @@ class _Pass:
         if final:
             leaf.fire_hooks()
 
-    def _give_inner(self, tensor: Tensor, part: Any) -> None:
+    def _give_inner(self, tensor: Source, part: Any) -> None:
         target = tensor.operation
         assert target is not None
         if not isinstance(part, np.ndarray):
@@ -216,14 +216,14 @@ class _Pass:
             self._own.add(target)
 
 
-def _fitting(part: Any, tensor: Tensor) -> Any:
+def _fitting(part: Any, tensor: Tensor | Source) -> Any:
     """The part in the tensor's shape; NumPy makes scalars of 0-d results."""
     if isinstance(part, np.ndarray | np.generic):
         return unbroadcast(np.asarray(part), tensor)
     return part
 
 
-def unbroadcast(gradient: Array, tensor: Tensor) -> Array:
+def unbroadcast(gradient: Array, tensor: Tensor | Source) -> Array:
     """Sum over the axes along which the tensor was broadcast; the tensor's shape and dtype."""
     shape = tensor.shape
     if gradient.shape != shape:

@@ -53,6 +53,17 @@ def is_grad_enabled() -> bool:
     return _mode.grad
 
 
+class Source:
+    """Where an operation's input came from. The input's array is not kept: an operation keeps
+    what its backward needs."""
+
+    __slots__ = ("dtype", "operation", "shape")
+
+    def __init__(self, tensor: "Tensor") -> None:
+        self.operation, data = tensor.operation, tensor.data
+        self.shape, self.dtype = data.shape, data.dtype
+
+
 class Operation:
     """One operation on arrays: `forward`, and the gradient of it.
 
@@ -61,7 +72,9 @@ class Operation:
     (the engine sums it back), or None. `needs[i]` says whether input i wants one.
     """
 
-    inputs: "tuple[Tensor, ...] | None" = None
+    inputs: "tuple[Tensor | Source, ...] | None" = None
+    """Leaves, and the sources of other inputs."""
+
     needs: tuple[bool, ...] = ()
 
     def forward(self, *arrays: Array) -> Array:
@@ -79,7 +92,7 @@ class Operation:
         if any(self.needs):
             result.requires_grad = True
             result.operation = self
-            self.inputs = inputs
+            self.inputs = tuple([t if t.operation is None else Source(t) for t in inputs])
         return result
 
     def release(self) -> None:

@@ -1,0 +1,121 @@
+"""Peak memory of a worker against the formula, for each way of sharing a model.
+
+    python benchmarks/memory.py [--layers 12] [--width 384] [--context 128] [--samples 1]
+
+Every case runs in fresh processes over Unix sockets, so that all memory is a worker's own. Three
+steps with AdamW; the peak is the kernel's (VmHWM) less what the process had before the model.
+"""
+
+import argparse
+import gc
+from pathlib import Path
+
+import numpy as np
+
+from ringlet import nn
+from ringlet.launcher.pool import WorkerPool
+from ringlet.nn.models import GPT, GPTConfig
+from ringlet.nn.optim import AdamW
+from ringlet.runtime import Mesh, MicroBatch, Parallelism, Step, parallelize
+from ringlet.runtime.footprint import footprint
+
+CASES = {
+    "one process": ({}, {}),
+    "data parallel": ({"dp": 2}, {}),
+    "ZeRO 1": ({"dp": 2}, {"zero": 1}),
+    "ZeRO 2": ({"dp": 2}, {"zero": 2}),
+    "ZeRO 3": ({"dp": 2}, {"zero": 3}),
+    "ZeRO 3, 4 ranks": ({"dp": 4}, {"zero": 3}),
+    "recomputed blocks": ({}, {"recompute": ["blocks"]}),
+    "GPipe, 2 ranks": ({"pp": 2}, {"schedule": "gpipe"}),
+    "1F1B, 2 ranks": ({"pp": 2}, {}),
+    "1F1B, 4 ranks": ({"pp": 4}, {}),
+    "tensor parallel": ({"tp": 2}, {}),
+    "sequence parallel": ({"tp": 2}, {"sequence": True}),
+    "context parallel": ({"cp": 2}, {}),
+}
+
+
+def status(name):
+    """A line of /proc/self/status, in bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    raise LookupError(name)
+
+
+def peak(world, mesh, options, sizes, samples, micro):
+    """Bytes by which this rank's memory grew at most."""
+    options = {**options, "recompute": tuple(options.get("recompute", ()))}
+    made, config = Mesh(world, **mesh), GPTConfig(**sizes)
+    small = np.ones((256, 256), np.float32)
+    _ = small @ small  # BLAS takes its buffers at the first product
+    gc.collect()
+    before = status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    with nn.uninitialized():
+        model = GPT(config)
+    parallel = parallelize(model, made, Parallelism(**options), seed=1)
+    parallel.use(AdamW)
+    ids = np.random.default_rng(0).integers(0, 256, (samples, config.block_size + 1))
+    batches = [MicroBatch(ids[:, :-1], ids[:, 1:], 0)] * micro
+    for step in range(3):
+        parallel.gradients(batches, Step(1, step, 1.0))
+        parallel.update(1e-3)
+    return [made.index("pp"), status("VmHWM") - before]
+
+
+def measure(name, sizes, samples, micro):
+    """(measured bytes, formula's bytes) of each different rank."""
+    mesh, options = CASES[name]
+    with WorkerPool(int(np.prod([1, *mesh.values()])), "ipc") as pool:
+        found = pool.run(
+            peak,
+            deadline=300,
+            mesh=mesh,
+            options=options,
+            sizes=sizes,
+            samples=samples,
+            micro=micro,
+        )
+    rows = []
+    for place, nbytes in dict(map(tuple, found)).items():
+        wanted = footprint(
+            GPTConfig(**sizes),
+            mesh,
+            Parallelism(**{**options, "recompute": tuple(options.get("recompute", ()))}),
+            samples=samples,
+            micro_batches=micro,
+            stage_rank=place,
+        )
+        rows.append((nbytes, wanted.total))
+    return rows
+
+
+def main():
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--width", type=int, default=384)
+    parser.add_argument("--context", type=int, default=128)
+    parser.add_argument("--samples", type=int, default=1, help="in each micro-batch")
+    parser.add_argument("--micro-batches", type=int, default=4)
+    given = parser.parse_args()
+    sizes = {
+        "vocab_size": 256, "block_size": given.context, "n_layer": given.layers,
+        "n_head": given.width // 64, "n_embd": given.width,
+    }  # fmt: skip
+    print(f"{'':24}{'measured':>12}{'formula':>12}{'ratio':>8}")
+    for name in CASES:
+        rows = measure(name, sizes, given.samples, given.micro_batches)
+        for number, (measured, wanted) in enumerate(rows):
+            head = name if len(rows) == 1 else f"{name}, rank {number}"
+            ratio = measured / wanted
+            print(
+                f"{head:24}{measured / 2**20:9.1f}MiB{wanted / 2**20:9.1f}MiB{ratio:8.2f}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
