@@ -85,30 +85,28 @@ def chunks_needed(rank: int, owner: int) -> int:
 def travel(group: Group, own: Array) -> Iterator[tuple[int, Array]]:
     """Yield (owner, keys and values) for every rank, this one first, then upwards round the ring.
 
-    `own` and each block are (chunks, 2, B, H, T, D): keys and values of the early chunk and, if
-    it is needed, of the late one. While the caller computes with a block the next one arrives,
-    and this one leaves for the rank below; a block must not be changed, nor used after the next
-    was asked for.
+    `own` is (2, 2, B, H, T / 2n, D): keys and values of the early chunk and of the late one. A
+    block has the same shape, or (1, ...) if only the early chunk is needed here. While the caller
+    computes with a block the next one arrives, and this one leaves for the rank below; a block
+    must not be changed, nor used after the next was asked for.
     """
     rank, size = group.rank, group.size
     above, below = (rank + 1) % size, (rank - 1) % size
     buffers = np.empty((min(2, size), *own.shape), own.dtype)
     buffers[0] = own
+    owner, block = rank, buffers[0]
     leaving: Work | None = None
-    for step in range(size):
-        owner = (rank + step) % size
-        block = buffers[step % 2][: chunks_needed(rank, owner)]
-        if step == size - 1:
-            yield owner, block
-            break
+    for step in range(1, size):
+        following = (rank + step) % size
         if leaving is not None:
             leaving.wait()  # from the other buffer, which is filled anew
-        following = (owner + 1) % size
-        space = buffers[(step + 1) % 2][: chunks_needed(rank, following)]
+        space = buffers[step % 2][: chunks_needed(rank, following)]
         arriving = group.irecv(above, KEYS_AND_VALUES, out=space)
         leaving = group.isend(block[: chunks_needed(below, owner)], below, KEYS_AND_VALUES)
         yield owner, block
         arriving.wait()
+        owner, block = following, space
+    yield owner, block
     if leaving is not None:
         leaving.wait()
 
@@ -124,8 +122,8 @@ class PartialSums:
     def __init__(self, group: Group, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> None:
         self._group = group
         self._above, self._below = (group.rank + 1) % group.size, (group.rank - 1) % group.size
-        count = 0 if group.size == 1 else 3  # two shares in turns, and what arrives
-        self._memory = np.empty((count, *shape), dtype)
+        self._shares = np.empty((min(2, group.size - 1), *shape), dtype)  # in turns
+        self._space = np.empty(shape if group.size > 1 else 0, dtype)
         self._leaving: tuple[list[Work], list[Work]] = ([], [])
         self._arriving: Work | None = None
 
@@ -135,9 +133,9 @@ class PartialSums:
         for work in self._leaving[step % 2]:
             work.wait()
         if step > 1:  # at the first step nobody has met this block before
-            space = self._memory[2][:chunks]
+            space = self._space[:chunks]
             self._arriving = self._group.irecv(self._above, GRADIENTS, out=space)
-        share: Array = self._memory[step % 2][:chunks]
+        share: Array = self._shares[(step - 1) % 2][:chunks]
         share.fill(0)
         return share
 
@@ -156,10 +154,10 @@ class PartialSums:
         """Add to this rank's own share what the others have summed up for it."""
         rank, size = self._group.rank, self._group.size
         if size > 1:
-            early = self._memory[2][:LATE]
+            early = self._space[:LATE]
             own[:LATE] += self._group.recv(self._above, GRADIENTS, out=early)
         if rank > 0:
-            late = self._memory[2][LATE:]
+            late = self._space[LATE:]
             own[LATE:] += self._group.recv(0, LATE_GRADIENTS, out=late)
         for work in (*self._leaving[0], *self._leaving[1]):
             work.wait()
@@ -181,8 +179,8 @@ class RingAttention(Operation):
     (2n - 2 - r) h of gradients besides: one partial sum for each chunk that it has met.
 
     Kept for backward: qkv, the result, and the largest score and the sum of each query. These two
-    are the log-sum-exp in two parts: one float32 would lose the sum beside a large score. Blocks
-    in memory: two in forward and five in backward, of 2h each.
+    are the log-sum-exp in two parts: one float32 would lose the sum beside a large score. Buffers
+    for blocks, of 2h each: two in forward, at most five in backward.
 
     Raises ValueError if the last axis is not 3 heads' widths, or T / n is odd.
     """
