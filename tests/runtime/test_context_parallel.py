@@ -17,6 +17,7 @@ from ringlet.runtime.context_parallel import (
     RingAttention,
     RingSelfAttention,
     chunk_pairs,
+    travel,
     zigzag,
 )
 
@@ -182,7 +183,6 @@ def same_bits(world):
 def test_repetitions_have_the_same_bits(ranks, size):
     first, second = (ranks(size).run(same_bits) for _ in range(2))
     np.testing.assert_array_equal(first, second)
-    np.testing.assert_array_equal(first, ranks(size, transport="tcp").run(same_bits))
 
 
 # -- in a model -------------------------------------------------------------------------------
@@ -262,6 +262,26 @@ def refuses(world):
 
 def test_shapes_that_do_not_fit_are_refused_before_anything_is_sent(ranks):
     ranks(2).run(refuses)
+
+
+def moves_ahead(world):
+    """Rank 1 does not go on before rank 0 has its next block."""
+    own = np.full((2, 2, 1, 1, 1 << 18, 1), world.rank, np.float32)
+    blocks = travel(world, own)
+    first = next(blocks)
+    if world.rank == 1:
+        world.recv(0)
+    second = next(blocks)
+    if world.rank == 0:
+        world.send(np.zeros(1), 1)
+    assert [first[0], second[0]] == [world.rank, 1 - world.rank]
+    assert second[1].shape[0] == 2 - world.rank  # the late chunk of rank 0 stays there
+    assert (second[1] == 1 - world.rank).all()
+    assert next(blocks, None) is None
+
+
+def test_the_next_block_is_on_its_way_while_the_present_one_is_used(ranks):
+    ranks(2).run(moves_ahead)
 
 
 # -- what it costs ----------------------------------------------------------------------------
