@@ -209,6 +209,22 @@ def test_a_schedule_or_recomputation_changes_no_bit(ranks, alone, mesh, micro):
         assert_same_bits(result, results["1f1b",])
 
 
+CONTEXTS = [
+    ({"cp": 2}, {"recompute": ["*.attend"]}),
+    ({"cp": 4}, {"zero": 2}),
+    ({"cp": 2, "dp": 2}, {"zero": 1}),
+    ({"cp": 2, "tp": 2}, {"sequence": True}),
+    ({"cp": 2, "pp": 2}, {"zero": 3, "recompute": ["blocks"]}),
+    ({"cp": 2, "pp": 2}, {"schedule": "zero-bubble"}),
+    ({"cp": 2, "pp": 2, "tp": 2}, {"zero": 1, "sequence": True}),
+]
+
+
+@pytest.mark.parametrize(("mesh", "options"), CONTEXTS, ids=text)
+def test_context_parallelism(ranks, alone, mesh, options):
+    assert_same(run(ranks, mesh, options=options), alone())
+
+
 @pytest.mark.parametrize("mesh", [{"tp": 2}, {"tp": 4}, {"dp": 2, "tp": 2}], ids=text)
 @pytest.mark.parametrize("zero", [0, 3])
 def test_sequence_parallelism(ranks, alone, mesh, zero):

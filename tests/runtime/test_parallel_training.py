@@ -47,6 +47,7 @@ MESHES = {
     "tensor": (2, {"mesh": "tp=2"}),
     "sequence": (4, {"mesh": "tp=4", "sequence": True}),
     "pipeline": (4, {"mesh": "pp=4"}),
+    "context": (2, {"mesh": "cp=2", "zero": 1}),
     "interleaved": (2, {"mesh": "pp=2", "schedule": "interleaved", "chunks": 2}),
     "all": (8, {"mesh": "dp=2,tp=2,pp=2", "zero": 3, "recompute": "*.attend"}),
 }

@@ -1,0 +1,40 @@
+"""The peak of a worker's memory is what the formula says, within 15 %."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from ringlet.nn.models import GPT, GPTConfig
+from ringlet.runtime.footprint import block_parameters, embed_parameters, head_parameters
+
+FILE = Path(__file__).parents[2] / "benchmarks" / "memory.py"
+SIZES = {"vocab_size": 256, "block_size": 128, "n_layer": 8, "n_head": 4, "n_embd": 320}
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    """The script that measures; it starts fresh workers for each case."""
+    spec = importlib.util.spec_from_file_location("memory", FILE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["one process", "ZeRO 1", "ZeRO 2", "ZeRO 3", "recomputed blocks", "GPipe, 2 ranks",
+     "1F1B, 2 ranks"],
+)  # fmt: skip
+def test_the_peak_is_the_formulas(benchmark, case):
+    for measured, formula in benchmark.measure(case, SIZES, samples=1, micro=4):
+        assert 0.85 < measured / formula < 1.15
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_parameters_are_counted_right(bias):
+    sizes = GPTConfig(vocab_size=30, block_size=16, n_layer=3, n_head=2, n_embd=8, bias=bias)
+    model = GPT(sizes)
+    assert sum(p.size for p in model.blocks[0].parameters()) == block_parameters(sizes)
+    ends = embed_parameters(sizes) + head_parameters(sizes)
+    assert model.num_parameters() == 3 * block_parameters(sizes) + ends
