@@ -120,6 +120,15 @@ def train(
             show_default=False,
         ),
     ] = None,
+    local_steps: Annotated[
+        int | None, _option("local_steps", "Steps that dp replicas take before they agree.")
+    ] = None,
+    outer_learning_rate: Annotated[
+        float | None, _option("outer_learning_rate", "Of the agreement; DiLoCo's is 0.7.")
+    ] = None,
+    outer_momentum: Annotated[
+        float | None, _option("outer_momentum", "Of the agreement; DiLoCo's is 0.9.")
+    ] = None,
     optimizer: Annotated[str | None, _option("optimizer", "adamw or sgd.")] = None,
     learning_rate: Annotated[
         float | None, _option("learning_rate", "The highest learning rate.")

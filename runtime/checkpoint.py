@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -25,7 +25,7 @@ import numpy.typing as npt
 from ringlet.comm import Group
 from ringlet.nn import Module
 from ringlet.runtime.layout import Layout
-from ringlet.runtime.state import TrainingState
+from ringlet.runtime.state import Replicas, TrainingState, array_name, split_name
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -227,8 +227,12 @@ def load_checkpoint(checkpoint: Checkpoint | None, world: Group, state: Training
     if problem:
         raise CheckpointError(problem)
     reader = None if checkpoint is None or world.rank else Reader(checkpoint)
+    kinds = state.kinds()
     for name, shape in state.array_names():
-        whole = np.empty(shape, state.dtype) if reader is None else reader.whole(name)
+        if reader is None:
+            whole = np.empty(shape, state.dtype)
+        else:
+            whole = reader.for_replica(name, shape, kinds)
         state.restore(name, world.broadcast(whole, label=name))
     state.restored(counts[1])
     return int(counts[0])
@@ -244,8 +248,12 @@ def _check_fit(checkpoint: Checkpoint | None, state: TrainingState) -> list[int]
             f"{checkpoint.folder} was saved with {saved['name']}, not "
             f"{type(state.optimizer).__name__}"
         )
+    kinds = state.kinds()
     for name, shape in state.array_names():
-        _check_array(checkpoint, name, shape)
+        kind, _, parameter = split_name(name)
+        if kind in kinds and kinds[kind].shared and name not in checkpoint.manifest["arrays"]:
+            continue  # a run that had no such sums has zeros
+        _check_array(checkpoint, array_name(kind, 0, parameter), shape)
     return [checkpoint.step, saved["steps"]]
 
 
@@ -292,6 +300,32 @@ class Reader:
         for layout, part in parts.items():
             layout.put(part, result)
         return result
+
+    def for_replica(
+        self, name: str, shape: tuple[int, ...], kinds: Mapping[str, Replicas]
+    ) -> Array:
+        """The array of a replica, of which there may have been another number.
+
+        Shares of a sum are redistributed: the sum stays. Otherwise a replica that is new takes
+        over from the one whose number remains when it is divided by the number of the old ones.
+        """
+        kind, number, parameter = split_name(name)
+        saved = list(self._saved(kind, parameter))
+        if kind not in kinds or len(saved) == kinds[kind].count:
+            return self.whole(name)
+        if not kinds[kind].shared:
+            return self.whole(array_name(kind, number % len(saved), parameter))
+        total = np.zeros(shape, np.float32)
+        for each in saved:
+            total += self.whole(each)
+        return total / kinds[kind].count
+
+    def _saved(self, kind: str, parameter: str) -> Iterator[str]:
+        """The names of all replicas' arrays."""
+        number = 0
+        while array_name(kind, number, parameter) in self._checkpoint.manifest["arrays"]:
+            yield array_name(kind, number, parameter)
+            number += 1
 
     def _read(self, file: str, key: str) -> Array:
         from safetensors import safe_open

@@ -41,6 +41,12 @@ class TrainConfig:
     recompute: str = ""
     """What is computed again in backward: `blocks`, or patterns of module paths, by comma."""
 
+    local_steps: int = 1
+    """Steps that data-parallel replicas take by themselves before they agree."""
+    outer_learning_rate: float = 1.0
+    outer_momentum: float = 0.0
+    """Of the agreement: 1 and 0 average the replicas, 0.7 and 0.9 are DiLoCo's."""
+
     block_size: int = 64
     n_layer: int = 4
     n_head: int = 4
@@ -107,11 +113,12 @@ OPTIMIZERS = ("adamw", "sgd")
 
 _TYPES = {field.name: type(field.default) for field in fields(TrainConfig)}
 _POSITIVE = (
-    "steps", "batch_size", "accumulate", "chunks", "block_size", "n_layer", "n_head", "n_embd",
-    "eval_every", "eval_windows", "checkpoint_every", "keep",
+    "steps", "batch_size", "accumulate", "chunks", "local_steps", "block_size", "n_layer",
+    "n_head", "n_embd", "eval_every", "eval_windows", "checkpoint_every", "keep",
 )  # fmt: skip
 _NOT_NEGATIVE = (
-    "learning_rate", "learning_rate_floor", "weight_decay", "clip", "warmup_steps", "vocab_size",
+    "learning_rate", "learning_rate_floor", "outer_learning_rate", "weight_decay", "clip",
+    "warmup_steps", "vocab_size",
 )  # fmt: skip
 
 
@@ -178,7 +185,7 @@ def check_config(values: Mapping[str, Any]) -> TrainConfig:
     for name in _NOT_NEGATIVE:
         if not 0 <= getattr(config, name) < math.inf:
             raise ConfigError(f"{name} is {getattr(config, name)}; it has to be 0 or more")
-    for name in ("beta1", "beta2", "momentum"):
+    for name in ("beta1", "beta2", "momentum", "outer_momentum"):
         if not 0 <= getattr(config, name) < 1:
             raise ConfigError(f"{name} is {getattr(config, name)}; it has to be from 0 to below 1")
     return config

@@ -46,6 +46,9 @@ def parallelism(config: TrainConfig) -> Parallelism:
         schedule=config.schedule,
         chunks=config.chunks,
         sequence=config.sequence,
+        local_steps=config.local_steps,
+        outer_learning_rate=config.outer_learning_rate,
+        outer_momentum=config.outer_momentum,
         recompute=tuple(filter(None, (part.strip() for part in config.recompute.split(",")))),
     )
 
@@ -60,6 +63,7 @@ def check_fit(config: TrainConfig, workers: int) -> None:
     except MeshError as error:
         raise ConfigError(str(error)) from error
     _check_batch(config, shape)
+    _check_rounds(config, shape)
     _check_model(config, shape)
 
 
@@ -71,6 +75,23 @@ def _check_batch(config: TrainConfig, shape: dict[str, int]) -> None:
         raise ConfigError(
             f"{ranks} {axes}{pieces} cannot share a batch of {config.batch_size}; at most "
             f"{config.batch_size // config.accumulate} can"
+        )
+
+
+def _check_rounds(config: TrainConfig, shape: dict[str, int]) -> None:
+    """Replicas that do not agree cannot be saved, and each has the same share of the batch."""
+    if config.local_steps == 1:
+        return
+    for name in ("steps", "checkpoint_every"):
+        if getattr(config, name) % config.local_steps:
+            raise ConfigError(
+                f"{name} is {getattr(config, name)}; with local_steps {config.local_steps} it has "
+                "to be a multiple of that, since replicas agree only then"
+            )
+    if config.batch_size % shape["dp"]:
+        raise ConfigError(
+            f"a batch of {config.batch_size} cannot be cut into dp={shape['dp']} equal parts, "
+            "which local steps need"
         )
 
 

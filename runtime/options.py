@@ -15,7 +15,9 @@ class Parallelism:
     `zero` is the stage of ZeRO, `schedule` and `chunks` (stages on each rank) are the pipeline's.
     `sequence` cuts activations between tensor-parallel layers along the sequence. `recompute`
     names modules whose forward pass is repeated in backward: "blocks", or patterns of paths.
-    `bucket_bytes` is the size of what travels at once in data parallelism.
+    `bucket_bytes` is the size of what travels at once in data parallelism. With `local_steps`
+    above 1 data-parallel replicas agree only every so many steps, with the outer optimizer's
+    learning rate and momentum: 1 and 0 average, 0.7 and 0.9 are DiLoCo's.
     """
 
     zero: int = 0
@@ -24,6 +26,9 @@ class Parallelism:
     sequence: bool = False
     recompute: tuple[str, ...] = ()
     bucket_bytes: int = BUCKET_BYTES
+    local_steps: int = 1
+    outer_learning_rate: float = 1.0
+    outer_momentum: float = 0.0
 
     def check(self, shape: Mapping[str, int]) -> None:
         """Raise MeshError for what cannot be, or cannot be combined on a mesh of this shape."""
@@ -41,6 +46,15 @@ class Parallelism:
             raise MeshError(
                 "zero-bubble puts the weights' gradients off, and ZeRO from stage 2 on has no "
                 "memory to keep them in; zero=1, or the schedule 1f1b, would fit"
+            )
+        if self.local_steps < 1:
+            raise MeshError(f"{self.local_steps} local steps; there has to be at least 1")
+        if self.local_steps > 1 and shape["dp"] == 1:
+            raise MeshError("local steps are for data-parallel replicas, and the mesh has dp=1")
+        if self.local_steps > 1 and self.zero:
+            raise MeshError(
+                "ZeRO shares what replicas have in common, and with local steps they have nothing "
+                "in common; zero=0, or local_steps=1, would fit"
             )
         if self.sequence and shape["tp"] == 1:
             raise MeshError("sequence parallelism needs tensor parallelism, and the mesh has tp=1")

@@ -22,22 +22,34 @@ from ringlet.nn.optim import Optimizer
 from ringlet.nn.tensor import Array
 from ringlet.runtime.data import share
 from ringlet.runtime.families import Family, make_reducer
-from ringlet.runtime.layout import Layout
+from ringlet.runtime.local_steps import OuterSteps
 from ringlet.runtime.mesh import Mesh, MeshError
 from ringlet.runtime.norm import global_norm, scale_gradients, squares
 from ringlet.runtime.options import Parallelism
 from ringlet.runtime.pipeline import make_schedule
 from ringlet.runtime.pipeline.run import Executor, MicroBatch, Plain
 from ringlet.runtime.plan import Plan, Slicer, plan_of
-from ringlet.runtime.state import Part, TrainingState
+from ringlet.runtime.state import (
+    FlatArray,
+    Part,
+    Replicas,
+    TrainingState,
+    optimizer_arrays,
+)
 from ringlet.runtime.wires import Replicated, Sequential
 
 DATA = ("dp", "ep", "cp")
 """Ranks that differ in these axes hold the same parameters (experts aside)."""
 
 
-GROUPS = (("tp",), ("pp",), ("cp",), ("ep",), DATA, ("dp", "cp"))
-"""All combinations that are needed, made on all ranks in the same order."""
+EXPERT = ("dp", "cp")
+"""So do those with the same experts."""
+
+REPLICA = ("pp", "ep", "cp", "tp")
+"""Together they have one whole model."""
+
+GROUPS = (("tp",), ("pp",), ("cp",), ("ep",), ("dp",), REPLICA)
+"""Combinations that are needed besides these, made on all ranks in the same order."""
 
 
 @dataclass
@@ -73,6 +85,7 @@ class Parallel:
         self.families = self._make_families(tied)
         self._fill(whole, seed)
         self._recompute()
+        self.outer = self._make_outer()
         self._executors: dict[int, Executor] = {}
         self._step: Step | None = None
         self.optimizers: list[Optimizer] = []
@@ -115,7 +128,9 @@ class Parallel:
             owned = family.owned(self.mesh, sharded=self.options.zero > 0)
             counted = family.layouts if alone else owned
             squares(family.reducer.shard, self.numbers, counted, total)
-        return global_norm(total, None if alone else self.mesh.world)
+        local = self.options.local_steps > 1
+        world = self.mesh.group(*REPLICA) if local else self.mesh.world
+        return global_norm(total, None if alone else world)
 
     def clip(self, max_norm: float) -> float:
         """Scale all gradients so that their norm is at most `max_norm`; the norm before."""
@@ -130,6 +145,8 @@ class Parallel:
             optimizer.learning_rate = learning_rate
             optimizer.step()
             family.reducer.publish()
+        if self.outer is not None and self.optimizers[0].steps % self.options.local_steps == 0:
+            self.waited += self.outer.agree()
 
     @property
     def shards(self) -> list[Flat]:
@@ -143,11 +160,27 @@ class Parallel:
     def state(self) -> TrainingState:
         """What a checkpoint holds of this rank."""
         parts = []
-        for family, optimizer in zip(self.families, self.optimizers, strict=True):
-            owned = frozenset(family.owned(self.mesh, sharded=self.options.zero > 0))
+        for number, (family, optimizer) in enumerate(
+            zip(self.families, self.optimizers, strict=True)
+        ):
+            own = frozenset(family.owned(self.mesh, sharded=self.options.zero > 0))
+            owned, arrays = own, optimizer_arrays(optimizer, own)
+            if self.outer is not None:
+                replicas = Replicas(self.mesh.index("dp"), self.mesh.size("dp"))
+                owned = own if replicas.own == 0 else frozenset()
+                arrays = optimizer_arrays(optimizer, own, replicas)
+                if self.outer.momenta:
+                    arrays["outer/momentum"] = FlatArray(self.outer.momenta[number], owned)
             reducer = family.reducer
-            parts.append(Part(reducer.shard, optimizer, family.layouts, owned, reducer.store))
+            parts.append(
+                Part(reducer.shard, optimizer, family.layouts, owned, reducer.store, arrays)
+            )
         return TrainingState(parts, self.shapes, self.shards[0].dtype)
+
+    def restored(self) -> None:
+        """All arrays of `state()` have been set anew."""
+        if self.outer is not None:
+            self.outer.restart()
 
     @property
     def counts_loss(self) -> bool:
@@ -255,7 +288,8 @@ class Parallel:
         """The parameters by the ranks over which their gradients are summed."""
         mesh, slicer = self.mesh, self._slicer
         ends = _ends(mesh)
-        dense, expert = mesh.group(*DATA), mesh.group("dp", "cp")
+        apart = {"dp"} if self.options.local_steps > 1 else set()
+        dense, expert = (mesh.group(*(set(axes) - apart)) for axes in (DATA, EXPERT))
         makers = {
             "dense": (dense, None),
             "tied": (dense, ends),
@@ -293,6 +327,13 @@ class Parallel:
                 else:
                     value = whole.initial_value(name, self.shapes[name], seed)
                 family.reducer.store(name, layout.take(value))
+
+    def _make_outer(self) -> OuterSteps | None:
+        options = self.options
+        if options.local_steps == 1:
+            return None
+        rates = options.outer_learning_rate, options.outer_momentum
+        return OuterSteps(self.shards, self.mesh.group("dp"), *rates)
 
     def _recompute(self) -> None:
         for pattern in self.options.recompute:
@@ -354,6 +395,3 @@ def _ends(mesh: Mesh) -> Group | None:
         return None
     pipeline = mesh.group("pp")
     return pipeline.split([0, pipeline.size - 1])
-
-
-__all__ = ["Layout", "MicroBatch", "Parallel", "Step", "cut_blocks", "parallelize", "skeleton"]

@@ -1,7 +1,8 @@
 """What a checkpoint holds: the arrays of a training run, under their logical names.
 
-`parameters/NAME` and `optimizer/STATE/NAME` are arrays of a parameter's whole shape. A rank has
-pieces of them, and can take its pieces from the whole ones.
+`parameters/NAME`, `optimizer/STATE/NAME` and others are arrays of a parameter's whole shape. A
+rank has pieces of them, and can take its pieces from the whole ones. Where each of several
+replicas has an array of its own, that of replica 3 is `KIND@3/NAME`; replica 0 bears no number.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,9 +27,30 @@ class Piece(NamedTuple):
     first: int
 
 
+@dataclass(frozen=True)
+class Replicas:
+    """Whose an array is: number `own` of `count`. `shared`: a sum of which each has a share."""
+
+    own: int = 0
+    count: int = 1
+    shared: bool = False
+
+
+@dataclass(frozen=True)
+class FlatArray:
+    """An array with an element for each of the flat parameters'.
+
+    This rank writes its parts of those parameters that are in `owned`.
+    """
+
+    values: Array
+    owned: frozenset[str]
+    replicas: Replicas = field(default_factory=Replicas)
+
+
 @dataclass
 class Part:
-    """Flat parameters, their optimizer, and which parts of which parameters they are.
+    """Flat parameters, their optimizer and other arrays by kind, and where they belong.
 
     This rank writes those in `owned`; `store(name, part)` sets a parameter's part on this rank.
     """
@@ -38,6 +60,7 @@ class Part:
     layouts: Mapping[str, Layout]
     owned: frozenset[str]
     store: Callable[[str, Array], None]
+    arrays: Mapping[str, FlatArray]
 
 
 @dataclass
@@ -60,53 +83,81 @@ class TrainingState:
         def store(name: str, value: Array) -> None:
             np.copyto(parameters[name].data, value)
 
-        part = Part(flat, optimizer, layouts, frozenset(shapes), store)
-        return cls([part], shapes, flat.dtype)
+        owned = frozenset(shapes)
+        arrays = optimizer_arrays(optimizer, owned)
+        return cls([Part(flat, optimizer, layouts, owned, store, arrays)], shapes, flat.dtype)
 
     @property
     def optimizer(self) -> Optimizer:
         """The optimizer; those of all parts have taken the same steps."""
         return self.parts[0].optimizer
 
+    def kinds(self) -> dict[str, Replicas]:
+        """The kinds of arrays besides parameters; the same on every rank, but for `own`."""
+        return {kind: array.replicas for kind, array in self.parts[0].arrays.items()}
+
     def array_names(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Names and shapes of all arrays of the whole run, in the same order on every rank."""
         for name, shape in self.shapes.items():
             yield f"parameters/{name}", shape
-        for state in self.optimizer.STATE:
-            for name, shape in self.shapes.items():
-                yield f"optimizer/{state}/{name}", shape
+        for kind, replicas in self.kinds().items():
+            for number in range(replicas.count):
+                for name, shape in self.shapes.items():
+                    yield array_name(kind, number, name), shape
 
     def pieces(self) -> Iterator[Piece]:
         """What this rank writes. Over all ranks each element is there once."""
         for part in self.parts:
             for slot in part.flat.slots:
-                if slot.name not in part.owned:
-                    continue
                 where = part.layouts[slot.name], slot.first
-                values, _ = part.flat.views(slot.start, slot.stop)
-                yield Piece(f"parameters/{slot.name}", values, *where)
-                for state, array in part.optimizer.state.items():
-                    values = array[slot.start : slot.stop]
-                    yield Piece(f"optimizer/{state}/{slot.name}", values, *where)
+                if slot.name in part.owned:
+                    values, _ = part.flat.views(slot.start, slot.stop)
+                    yield Piece(f"parameters/{slot.name}", values, *where)
+                for kind, array in part.arrays.items():
+                    if slot.name in array.owned:
+                        name = array_name(kind, array.replicas.own, slot.name)
+                        yield Piece(name, array.values[slot.start : slot.stop], *where)
 
     def restore(self, name: str, whole: Array) -> None:
         """Take this rank's part of a whole array."""
-        kind, _, rest = name.partition("/")
+        kind, number, parameter = split_name(name)
         for part in self.parts:
-            if kind == "parameters":
-                if rest in part.layouts:
-                    part.store(rest, part.layouts[rest].take(whole))
-                continue
-            state, _, parameter = rest.partition("/")
             if parameter not in part.layouts:
                 continue
-            local = part.layouts[parameter].take(whole).reshape(-1)
+            local = part.layouts[parameter].take(whole)
+            if kind == "parameters":
+                part.store(parameter, local)
+                continue
+            array = part.arrays[kind]
             for slot in part.flat.slots:
-                if slot.name == parameter:
-                    target = part.optimizer.state[state][slot.start : slot.stop]
-                    target[...] = local[slot.first : slot.first + target.size]
+                if slot.name == parameter and number == array.replicas.own:
+                    target = array.values[slot.start : slot.stop]
+                    target[...] = local.reshape(-1)[slot.first : slot.first + target.size]
 
     def restored(self, steps: int) -> None:
         """All arrays are back; so many steps were taken."""
         for part in self.parts:
             part.optimizer.steps = steps
+
+
+def optimizer_arrays(
+    optimizer: Optimizer, owned: frozenset[str], replicas: Replicas | None = None
+) -> dict[str, FlatArray]:
+    """The optimizer's state by kind."""
+    whose = replicas or Replicas()
+    return {
+        f"optimizer/{state}": FlatArray(values, owned, whose)
+        for state, values in optimizer.state.items()
+    }
+
+
+def array_name(kind: str, replica: int, name: str) -> str:
+    """optimizer/exp_avg, 0, h.0.bias -> optimizer/exp_avg/h.0.bias"""
+    return f"{kind}@{replica}/{name}" if replica else f"{kind}/{name}"
+
+
+def split_name(name: str) -> tuple[str, int, str]:
+    """The kind, the replica's number and the parameter's name."""
+    kind, _, parameter = name.rpartition("/")
+    kind, _, number = kind.partition("@")
+    return kind, int(number or 0), parameter

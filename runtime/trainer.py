@@ -93,6 +93,8 @@ class Trainer:
         self._stop = threading.Event()
         self._elapsed_before = 0.0
         self._ranks, self._rank = self.mesh.size("dp", "ep"), self.parallel.data_index
+        # Replicas that train by themselves scale the loss for their own part of the batch.
+        self._replicas = self.mesh.size("dp") if config.local_steps > 1 else 1
         self._first, self._count = share(config.batch_size, self._ranks, self._rank)
 
     # -- the run ------------------------------------------------------------------------------
@@ -105,6 +107,7 @@ class Trainer:
         if not self.world.broadcast_object(found is not None):
             raise CheckpointError(f"there is no checkpoint that verifies in {self.folder}")
         self.step = load_checkpoint(found, self.world, self.parallel.state())
+        self.parallel.restored()
         self.checkpoint = Path(self.world.broadcast_object(found and str(found.folder)))
         if found is not None:
             self._elapsed_before = float(found.manifest.get("elapsed_s", 0.0))
@@ -215,15 +218,16 @@ class Trainer:
             warmup_steps=config.warmup_steps,
             total_steps=config.steps,
         )
-        loss = self._gradients()
-        word = np.array([loss, float(self._stop.is_set())])
+        loss = self._gradients() / self._replicas
+        norm = self._clip()
+        word = np.array([loss, self._stop.is_set(), not math.isfinite(norm)], np.float64)
         waited = time.perf_counter()
         self.world.all_reduce(word, label="loss")
         comm_s = self.parallel.waited + time.perf_counter() - waited
-        norm = self._clip()
-        self._check_finite(float(word[0]), norm)
+        self._check_finite(float(word[0]), not word[2])
         self.parallel.update(learning_rate)
         self.step += 1
+        agreed = self.step % config.local_steps == 0
         seconds = time.perf_counter() - started
         tokens = config.batch_size * config.block_size
         row = {
@@ -237,7 +241,7 @@ class Trainer:
             "comm_s": comm_s,
             "comm_bytes": self.mesh.bytes_sent() - sent_before,
         }
-        return row, bool(word[1])
+        return row, bool(word[1]) and agreed
 
     def _gradients(self) -> float:
         """Forward and backward of this rank's share; its part of the loss."""
@@ -255,7 +259,7 @@ class Trainer:
                 count,
             )
             batches.append(MicroBatch(ids, targets, first))
-        scale = 1 / (config.batch_size * config.block_size)
+        scale = self._replicas / (config.batch_size * config.block_size)
         return self.parallel.gradients(batches, Step(config.seed, self.step, scale))
 
     def _clip(self) -> float:
@@ -263,9 +267,9 @@ class Trainer:
             return self.parallel.clip(self.config.clip)
         return self.parallel.norm()
 
-    def _check_finite(self, loss: float, norm: float) -> None:
-        """All ranks have the same loss and gradient, so all raise in the same step."""
-        if math.isfinite(loss) and math.isfinite(norm):
+    def _check_finite(self, loss: float, gradients: bool) -> None:
+        """All ranks were told the same, so all raise in the same step."""
+        if math.isfinite(loss) and gradients:
             return
         what = "gradient" if math.isfinite(loss) else "loss"
         raise self._non_finite(self.step + 1, f"the {what} is not finite")

@@ -172,7 +172,7 @@ def test_gradients_travel_once_for_each_optimizer_step(ranks, size, accumulate):
     flat = results[0][2]
     assert all(calls == 1 for calls, _, _ in results)  # besides the buckets: the loss
     sent = sum(result[1] for result in results)
-    loss = 2 * (size - 1) * 16
+    loss = 2 * (size - 1) * 24
     assert sent == 2 * (size - 1) * flat + loss
 
 
