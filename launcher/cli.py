@@ -1,4 +1,4 @@
-"""The command line: `ringlet run`, `train`, `generate`, `bench`, `explain`."""
+"""The command line: `ringlet run`, `train`, `generate`, `export`, `bench`, `explain`."""
 
 import sys
 from pathlib import Path
@@ -12,6 +12,7 @@ from ringlet.launcher.bench import bench
 from ringlet.launcher.errors import ExitCode, UserError
 from ringlet.launcher.explain import explain
 from ringlet.launcher.explain_pipeline import explain_pipeline
+from ringlet.launcher.export import export
 from ringlet.launcher.generate import generate
 from ringlet.launcher.local import run_script
 from ringlet.launcher.options import (
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 app.command()(train)
 app.command()(generate)
+app.command()(export)
 app.command()(bench)
 
 

@@ -79,3 +79,37 @@ def test_help_lists_the_defaults(command, capsys):
     for option, default in DEFAULTS[command].items():
         (part,) = (" ".join(part.split()) for part in parts if option in part.split()[:3])
         assert re.search(rf"\[default: {re.escape(default)}\b", part), part
+
+
+WRONG_MESHES = {
+    "the product": (["--mesh", "dp=3", "-n", "2"], "dp=2 would fit"),
+    "what is left": (["--mesh", "tp=3", "-n", "4"], "start 3 workers"),
+    "no axis": (["--mesh", "xp=2"], "no axis 'xp'; there are dp (data), tp (tensor)"),
+    "no length": (["--mesh", "tp=two"], "tp is 'two'"),
+    "twice": (["--mesh", "tp=2,tp=2"], "tp is given twice"),
+    "heads": (["--mesh", "tp=3"], "tp can be 1, 2, 4"),
+    "layers": (["--mesh", "pp=8"], "n_layer 4 is too few for 8 stages"),
+    "context": (["--mesh", "cp=3"], "a multiple of 6 would fit"),
+    "batch": (["--mesh", "dp=13"], "at most 12 can"),
+    "ZeRO": (["--zero", "5"], "there is no stage 5 of ZeRO"),
+    "zero-bubble": (
+        ["--mesh", "pp=2,dp=2", "--schedule", "zero-bubble", "--zero", "2"],
+        "zero=1, or the schedule 1f1b, would fit",
+    ),
+    "schedule": (["--mesh", "pp=2", "--schedule", "fast"], "there are gpipe, 1f1b"),
+    "sequence": (["--sequence"], "needs tensor parallelism"),
+    "rounds": (["--local-steps", "3"], "steps is 2000; with local_steps 3"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_MESHES)
+def test_a_mesh_that_cannot_be_is_refused_before_anything_starts(
+    case, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    arguments, text = WRONG_MESHES[case]
+    code, stdout, stderr = outcome(capsys, "train", *arguments)
+    assert (code, stdout) == (2, "")
+    assert re.fullmatch(r"ringlet: .*\n", stderr)
+    assert text in stderr
+    assert not list(tmp_path.iterdir())

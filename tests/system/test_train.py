@@ -214,3 +214,22 @@ def test_help_names_every_default(tmp_path):
         assert re.search(rf"{option} .*?\[default: ", flat), option
     assert "[default: 2000]" in flat
     assert "[default: 0.001]" in flat
+
+
+def test_a_mesh_is_one_option_and_any_mesh_can_be_exported(tmp_path):
+    how = ["--mesh", "dp=2,tp=2,pp=2", "--zero", "1", "--recompute", "blocks", "--sequence"]
+    result = ringlet("train", *QUICK, *how, "--accumulate", "2", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "with 8 workers (dp=2,tp=2,pp=2)" in result.stdout
+    assert "--- a sample ---" in result.stdout
+    resumed = ringlet(
+        "train", "--resume", "--out", "runs/pydoc-tiny", "--steps", "30", "--mesh", "cp=2",
+        "--zero", "3", "--no-sequence", cwd=tmp_path,
+    )  # fmt: skip
+    assert resumed.returncode == 0, resumed.stderr
+    assert "done after step 30" in resumed.stdout
+    command = ["export", "--from", "runs/pydoc-tiny", "--to", "hf"]
+    assert "of step 30 to hf" in ringlet(*command, cwd=tmp_path).stdout
+    assert json.loads((tmp_path / "hf/config.json").read_text())["n_layer"] == 2
+    again = ringlet(*command, cwd=tmp_path)
+    assert (again.returncode, again.stderr) == (2, "ringlet: hf holds a model already\n")
