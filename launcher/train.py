@@ -120,6 +120,17 @@ def train(
             show_default=False,
         ),
     ] = None,
+    clip: Annotated[
+        float | None, _option("clip", "The largest norm of all gradients together; 0: any.")
+    ] = None,
+    needed_first: Annotated[
+        bool | None,
+        typer.Option(
+            "--needed-first/--no-needed-first",
+            help="The first layers' gradients overtake; for slow links. [default: no]",
+            show_default=False,
+        ),
+    ] = None,
     local_steps: Annotated[
         int | None, _option("local_steps", "Steps that dp replicas take before they agree.")
     ] = None,

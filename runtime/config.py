@@ -41,6 +41,8 @@ class TrainConfig:
     recompute: str = ""
     """What is computed again in backward: `blocks`, or patterns of module paths, by comma."""
 
+    needed_first: bool = False
+    """The first layers' gradients overtake, and the next forward pass waits for no others."""
     local_steps: int = 1
     """Steps that data-parallel replicas take by themselves before they agree."""
     outer_learning_rate: float = 1.0

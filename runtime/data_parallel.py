@@ -9,11 +9,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ringlet.comm import Group
+from ringlet.comm import Group, Work
 from ringlet.nn import FlatParameters, Parameter, Slot
 from ringlet.nn.flat import Flat
+from ringlet.nn.optim import Optimizer
 from ringlet.nn.tensor import Array
-from ringlet.runtime.wires import Pending
 
 BUCKET_BYTES = 1 << 20
 
@@ -56,8 +56,19 @@ class Reducer:
         """
         return 0.0
 
+    def arrive(self) -> None:
+        """Wait until all gradients of the shard are summed, if `finish` has not."""
+
+    def update(self, optimizer: Optimizer) -> None:
+        """Let the optimizer take a step, and show every rank the new parameters."""
+        optimizer.step()
+        self.publish()
+
     def publish(self) -> None:
         """Show every rank the parameters that the optimizer has changed."""
+
+    def complete(self) -> None:
+        """Carry out what is left of an update."""
 
     def store(self, name: str, value: Array) -> None:
         """Set a parameter that this rank computes with."""
@@ -75,7 +86,7 @@ class DataParallel(Reducer):
         self.shard = flat
         self.parameters = {slot.name: slot.parameter for slot in flat.slots}
         self.buckets = make_buckets(flat.slots, bucket_bytes // flat.dtype.itemsize, flat.size)
-        self._works: list[Pending] = []
+        self._works: list[Work] = []
         self._begun = False
         self._bucket_of = {
             id(slot.parameter): bucket for bucket in self.buckets for slot in bucket.slots
@@ -110,7 +121,10 @@ class DataParallel(Reducer):
         if not self._begun:
             return
         self._bucket_of[id(parameter)].waiting -= 1
-        # Always in the buckets' order, which is the same on every rank.
+        self._send_final()
+
+    def _send_final(self) -> None:
+        """Send what is final, always in the buckets' order, which is the same on every rank."""
         while len(self._works) < len(self.buckets):
             if self.buckets[len(self._works)].waiting:
                 return
@@ -121,9 +135,9 @@ class DataParallel(Reducer):
         label = f"gradients {number + 1}/{len(self.buckets)}"
         self._works.append(self._start(self.buckets[number], label))
 
-    def _start(self, bucket: Bucket, label: str) -> Pending:
+    def _start(self, bucket: Bucket, label: str) -> Work:
         part = self._flat.memory_of_grad[bucket.start : bucket.stop]
-        work: Pending = self._group.all_reduce(part, async_op=True, label=label)
+        work: Work = self._group.all_reduce(part, async_op=True, label=label)
         return work
 
 

@@ -11,6 +11,7 @@ from ringlet.nn.tensor import Array
 from ringlet.runtime.data_parallel import DataParallel, Reducer
 from ringlet.runtime.layout import Layout
 from ringlet.runtime.mesh import Mesh
+from ringlet.runtime.needed_first import NeededFirst
 from ringlet.runtime.options import Parallelism
 from ringlet.runtime.zero import Unit, ZeroGradients, ZeroOptimizer, ZeroParameters
 
@@ -35,6 +36,8 @@ class Family:
     def complete(self, mesh: Mesh) -> None:
         """Sum what the reducer has not summed."""
         self.reducer.shard.settle()
+        if self.partial or self.ends is not None:
+            self.reducer.arrive()
         parts = list(self._partial_gradients())
         if parts:
             joined = np.concatenate(parts)
@@ -72,6 +75,8 @@ def make_reducer(
     """The reducer for a stage of ZeRO; parameters of `blocks` are shared block by block."""
     if options.zero == 0:
         flat = FlatParameters(named, group.empty, copy=False)
+        if options.needed_first and group.size > 1:
+            return NeededFirst(flat, group, blocks, options.bucket_bytes)
         return DataParallel(flat, group, options.bucket_bytes)
     if options.zero == 1:
         return ZeroOptimizer(named, group, options.bucket_bytes, copy=False)

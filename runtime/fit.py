@@ -46,6 +46,7 @@ def parallelism(config: TrainConfig) -> Parallelism:
         schedule=config.schedule,
         chunks=config.chunks,
         sequence=config.sequence,
+        needed_first=config.needed_first,
         local_steps=config.local_steps,
         outer_learning_rate=config.outer_learning_rate,
         outer_momentum=config.outer_momentum,
@@ -64,6 +65,11 @@ def check_fit(config: TrainConfig, workers: int) -> None:
         raise ConfigError(str(error)) from error
     _check_batch(config, shape)
     _check_rounds(config, shape)
+    if config.needed_first and config.clip:
+        raise ConfigError(
+            f"clip is {config.clip}; clipping waits for all gradients, and needed_first does not: "
+            "clip 0 would fit"
+        )
     _check_model(config, shape)
 
 

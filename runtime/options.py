@@ -15,9 +15,11 @@ class Parallelism:
     `zero` is the stage of ZeRO, `schedule` and `chunks` (stages on each rank) are the pipeline's.
     `sequence` cuts activations between tensor-parallel layers along the sequence. `recompute`
     names modules whose forward pass is repeated in backward: "blocks", or patterns of paths.
-    `bucket_bytes` is the size of what travels at once in data parallelism. With `local_steps`
-    above 1 data-parallel replicas agree only every so many steps, with the outer optimizer's
-    learning rate and momentum: 1 and 0 average, 0.7 and 0.9 are DiLoCo's.
+    `bucket_bytes` is the size of what travels at once in data parallelism. With `needed_first`
+    the first layers' gradients overtake the last ones', and the next forward pass begins before
+    all are there; it leaves no moment for clipping. With `local_steps` above 1 data-parallel
+    replicas agree only every so many steps, with the outer optimizer's learning rate and
+    momentum: 1 and 0 average, 0.7 and 0.9 are DiLoCo's.
     """
 
     zero: int = 0
@@ -26,6 +28,7 @@ class Parallelism:
     sequence: bool = False
     recompute: tuple[str, ...] = ()
     bucket_bytes: int = BUCKET_BYTES
+    needed_first: bool = False
     local_steps: int = 1
     outer_learning_rate: float = 1.0
     outer_momentum: float = 0.0
@@ -55,6 +58,11 @@ class Parallelism:
             raise MeshError(
                 "ZeRO shares what replicas have in common, and with local steps they have nothing "
                 "in common; zero=0, or local_steps=1, would fit"
+            )
+        if self.needed_first and (self.zero or self.local_steps > 1):
+            raise MeshError(
+                "needed_first orders the gradients of plain data parallelism; zero=0 and "
+                "local_steps=1 would fit"
             )
         if self.sequence and shape["tp"] == 1:
             raise MeshError("sequence parallelism needs tensor parallelism, and the mesh has tp=1")

@@ -115,6 +115,7 @@ class Parallel:
 
     def evaluate(self, batches: Sequence[MicroBatch]) -> float:
         """This rank's part of the summed loss of its samples; every rank calls it alike."""
+        self.complete()
         self.model.eval()
         loss = self._executor(len(batches)).evaluate(self, batches) if batches else 0.0
         self.model.train()
@@ -122,6 +123,8 @@ class Parallel:
 
     def norm(self) -> float:
         """The 2-norm of all gradients of the whole model (a collective of the world)."""
+        for family in self.families:
+            family.reducer.arrive()
         total = np.zeros(len(self.names))
         alone = self.options.zero == 0 and self.mesh.size("tp", "pp", "ep") == 1
         for family in self.families:
@@ -142,11 +145,16 @@ class Parallel:
     def update(self, learning_rate: float) -> None:
         """Let the optimizers take a step, and show every rank the new parameters."""
         for optimizer, family in zip(self.optimizers, self.families, strict=True):
+            family.reducer.complete()
             optimizer.learning_rate = learning_rate
-            optimizer.step()
-            family.reducer.publish()
+            family.reducer.update(optimizer)
         if self.outer is not None and self.optimizers[0].steps % self.options.local_steps == 0:
             self.waited += self.outer.agree()
+
+    def complete(self) -> None:
+        """Carry out what is left of an update."""
+        for family in self.families:
+            family.reducer.complete()
 
     @property
     def shards(self) -> list[Flat]:
@@ -159,6 +167,7 @@ class Parallel:
 
     def state(self) -> TrainingState:
         """What a checkpoint holds of this rank."""
+        self.complete()
         parts = []
         for number, (family, optimizer) in enumerate(
             zip(self.families, self.optimizers, strict=True)

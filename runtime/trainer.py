@@ -220,7 +220,7 @@ class Trainer:
         )
         loss = self._gradients() / self._replicas
         norm = self._clip()
-        word = np.array([loss, self._stop.is_set(), not math.isfinite(norm)], np.float64)
+        word = np.array([loss, self._stop.is_set(), not math.isfinite(norm or 0)], np.float64)
         waited = time.perf_counter()
         self.world.all_reduce(word, label="loss")
         comm_s = self.parallel.waited + time.perf_counter() - waited
@@ -262,7 +262,10 @@ class Trainer:
         scale = self._replicas / (config.batch_size * config.block_size)
         return self.parallel.gradients(batches, Step(config.seed, self.step, scale))
 
-    def _clip(self) -> float:
+    def _clip(self) -> float | None:
+        """The norm of the gradients; None if nobody waits for all of them."""
+        if self.config.needed_first:
+            return None
         if self.config.clip:
             return self.parallel.clip(self.config.clip)
         return self.parallel.norm()
@@ -276,6 +279,7 @@ class Trainer:
 
     def _check_weights(self) -> None:
         """What is going to be saved has to be finite (a collective)."""
+        self.parallel.complete()
         if not all_finite(self.world, self.parallel.shards, self.parallel.optimizers):
             raise self._non_finite(self.step, "the update is not finite")
 

@@ -40,12 +40,20 @@ class Optimizer:
 
     def step(self) -> None:
         """Take one step along the gradients."""
+        self.prepare()
+        self.update_range(0, self.flat.size)
+
+    def prepare(self) -> None:
+        """Begin a step that `update_range` carries out, range by range."""
         self.steps += 1
         self.flat.settle()
         self.begin()
+
+    def update_range(self, begin: int, end: int) -> None:
+        """Carry out the step for the parameters from `begin` to `end`."""
         for start, stop, decayed in self._runs:
-            for first in range(start, stop, BLOCK):
-                last = min(first + BLOCK, stop)
+            for first in range(max(start, begin), min(stop, end), BLOCK):
+                last = min(first + BLOCK, stop, end)
                 data, grad = self.flat.views(first, last)
                 decay = self.weight_decay if decayed else 0.0
                 state = [array[first:last] for array in self.state.values()]

@@ -1,0 +1,90 @@
+"""What is needed first goes first: another order on the wire, the same bits."""
+
+import numpy as np
+import pytest
+
+from ringlet import nn
+from ringlet.nn.models import GPT, GPTConfig
+from ringlet.nn.optim import SGD, AdamW
+from ringlet.runtime import (
+    ConfigError,
+    Mesh,
+    MicroBatch,
+    Parallelism,
+    Step,
+    check_fit,
+    make_config,
+    parallelize,
+)
+
+
+def trained(world, mesh, needed_first, optimizer="sgd", steps=8):
+    """[weights of this rank, loss of an evaluation after them]"""
+    with nn.uninitialized():
+        model = GPT(GPTConfig(vocab_size=13, block_size=8, n_layer=4, n_head=2, n_embd=16))
+    options = Parallelism(needed_first=needed_first, bucket_bytes=4096)
+    parallel = parallelize(model, Mesh(world, **mesh), options, seed=7)
+    parallel.use(lambda flat: SGD(flat, 0.5) if optimizer == "sgd" else AdamW(flat, 1e-2))
+    for step in range(steps):
+        ids = np.random.default_rng([step, parallel.data_index]).integers(0, 13, (2, 9))
+        batches = [MicroBatch(ids[n : n + 1, :-1], ids[n : n + 1, 1:], n) for n in range(2)]
+        parallel.gradients(batches, Step(1, step, 1 / 32))
+        parallel.update(1e-2)
+    score = parallel.evaluate([MicroBatch(ids[:, :-1], ids[:, 1:], 0)])
+    return [[shard.views(0, shard.size)[0].copy() for shard in parallel.shards], score]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("transport", ["auto", "ipc"])
+@pytest.mark.parametrize("mesh", [{"dp": 2}, {"dp": 3}, {"dp": 2, "pp": 2}, {"dp": 2, "tp": 2}])
+def test_the_bits_are_those_of_the_usual_order(ranks, mesh, transport, optimizer):
+    pool = ranks(int(np.prod(list(mesh.values()))), transport)
+    plain = pool.run(trained, mesh=mesh, needed_first=False, optimizer=optimizer)
+    other = pool.run(trained, mesh=mesh, needed_first=True, optimizer=optimizer)
+    for (weights, score), (expected, wanted) in zip(other, plain, strict=True):
+        assert score == wanted
+        for array, right in zip(weights, expected, strict=True):
+            np.testing.assert_array_equal(array, right)
+
+
+def order(world):
+    """Labels of the sums in the order in which they are issued, and those due in each forward."""
+    with nn.uninitialized():
+        model = GPT(GPTConfig(vocab_size=13, block_size=8, n_layer=4, n_head=2, n_embd=16))
+    made = Mesh(world, dp=world.size)
+    parallel = parallelize(model, made, Parallelism(needed_first=True, bucket_bytes=12_000), seed=7)
+    parallel.use(lambda flat: SGD(flat, 0.5))
+    (family,) = parallel.families
+    reducer = family.reducer
+    ids = np.ones((1, 9), np.int64)
+    batches = [MicroBatch(ids[:, :-1], ids[:, 1:], 0)]
+    for step in range(6):
+        reducer._ahead = min(reducer._ahead, 2)  # a link on which two are sent meanwhile
+        parallel.gradients(batches, Step(1, step, 1.0))
+        sent = list(reducer._flying)
+        parallel.update(0.1)
+        assert len(reducer._due) == len(reducer.buckets)
+    due = []
+    for block in parallel.model.blocks:
+        block.register_forward_pre_hook(lambda *_: due.append(len(reducer._due)))
+    parallel.gradients(batches, Step(1, 6, 1.0))
+    return [sent, due]
+
+
+def test_the_first_layers_overtake_and_forward_waits_for_one_block_at_a_time(ranks):
+    for sent, due in ranks(2).run(order):
+        count = len(sent)
+        assert count > 4
+        assert sent[:1] == [0]
+        ahead = next(n for n in range(1, count) if sent[n] == count - 1)
+        assert ahead <= 2
+        assert sent[ahead:] == sorted(sent[ahead:], reverse=True)
+        assert due == sorted(due, reverse=True)
+        assert due[0] > due[-1]
+
+
+def test_clipping_is_refused():
+    config = make_config("tiny", None, {"needed_first": True})
+    with pytest.raises(ConfigError, match="clip 0 would fit"):
+        check_fit(config, 2)
+    check_fit(make_config("tiny", None, {"needed_first": True, "clip": 0.0}), 2)
