@@ -1,0 +1,17 @@
+"""Fewer bytes for gradients and activations: codecs, collectives, compressors with a memory."""
+
+from ringlet.runtime.compression.codecs import CODECS, Codec, make_codec
+from ringlet.runtime.compression.compressor import Compressor, Matrices, redistribute
+from ringlet.runtime.compression.schemes import SCHEMES, bytes_sent, make_compressor
+
+__all__ = [
+    "CODECS",
+    "SCHEMES",
+    "Codec",
+    "Compressor",
+    "Matrices",
+    "bytes_sent",
+    "make_codec",
+    "make_compressor",
+    "redistribute",
+]

@@ -1,0 +1,219 @@
+"""Lossy encodings of float32 arrays: 16 bits, or 8, for each number instead of 32.
+
+What is not finite stays so: a sum of encoded gradients shows an overflow or a NaN as the plain one
+would. Arrays are worked through in chunks that fit the second-level cache.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import numpy as np
+
+from ringlet.comm.arrays import flat
+from ringlet.nn.tensor import Array
+
+CHUNK = 1 << 15
+"""Elements at a time: 128 KiB of float32."""
+
+BLOCK = 256
+"""Elements of an int8 array that share a scale. CHUNK is a multiple of it."""
+
+
+class Codec(ABC):
+    """float32 to bytes and back, with some loss."""
+
+    name: str
+
+    @abstractmethod
+    def nbytes(self, size: int) -> int:
+        """Exactly how many bytes `size` elements are encoded in."""
+
+    def encode(self, x: Array, out: Array | None = None) -> Array:
+        """The bytes of an array of any shape: uint8 (nbytes(x.size),), new or in `out`.
+
+        Raises TypeError unless `x` is float32, ValueError if `out` has another shape or dtype.
+        """
+        if x.dtype != np.float32:
+            raise TypeError(f"{self.name} encodes float32, not {x.dtype}")
+        values = flat(x)
+        data = np.empty(self.nbytes(x.size), np.uint8) if out is None else out
+        self._check(data, x.size)
+        planes = self._planes(data, x.size)
+        # Numbers that are not finite are results of somebody's sum, not mistakes made here.
+        with np.errstate(over="ignore", invalid="ignore"):
+            for part in _chunks(x.size):
+                self._encode(values[part], planes, part)
+        return data
+
+    def decode(self, data: Array, out: Array, add: bool = False) -> Array:
+        """Write what `data` encodes into `out`, or add it there; returns `out`.
+
+        `out` is a contiguous float32 array of any shape with as many elements as were encoded.
+        Raises ValueError if the bytes are more or fewer than `out` takes.
+        """
+        if out.dtype != np.float32 or not out.flags.c_contiguous:
+            raise ValueError(f"{self.name} decodes into contiguous float32, not {out.dtype}")
+        self._check(data, out.size)
+        target, planes = out.reshape(-1), self._planes(data, out.size)
+        scratch = np.empty(min(out.size, CHUNK) if add else 0, np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for part in _chunks(out.size):
+                whole = target[part]
+                piece = scratch[: whole.size] if add else whole
+                self._decode(planes, part, piece)
+                if add:
+                    whole += piece
+        return out
+
+    def _check(self, data: Array, size: int) -> None:
+        if data.dtype != np.uint8 or data.shape != (self.nbytes(size),):
+            raise ValueError(
+                f"{size} elements are {self.nbytes(size)} bytes of {self.name}, "
+                f"not {data.dtype} {data.shape}"
+            )
+
+    @abstractmethod
+    def _planes(self, data: Array, size: int) -> tuple[Array, ...]:
+        """Views of the bytes: what is stored one after the other."""
+
+    @abstractmethod
+    def _encode(self, x: Array, planes: tuple[Array, ...], part: slice) -> None:
+        """Encode one chunk, which is that part of the whole."""
+
+    @abstractmethod
+    def _decode(self, planes: tuple[Array, ...], part: slice, out: Array) -> None:
+        """Decode one chunk."""
+
+
+class Float16(Codec):
+    """IEEE half precision: 11 bits of precision up to 65,504, fewer below 2^-14.
+
+    Finite numbers out of range become the largest in range, not infinity: with error feedback the
+    rest follows in the next steps.
+    """
+
+    name = "float16"
+    largest = float(np.finfo(np.float16).max)
+
+    def nbytes(self, size: int) -> int:
+        """See Codec."""
+        return 2 * size
+
+    def _planes(self, data: Array, size: int) -> tuple[Array, ...]:
+        return (data.view(np.float16),)
+
+    def _encode(self, x: Array, planes: tuple[Array, ...], part: slice) -> None:
+        if not (-self.largest <= x.min() and x.max() <= self.largest):  # or one is NaN
+            x = np.where(np.isinf(x), x, np.clip(x, -self.largest, self.largest))
+        planes[0][part] = x
+
+    def _decode(self, planes: tuple[Array, ...], part: slice, out: Array) -> None:
+        out[...] = planes[0][part]
+
+
+class BFloat16(Codec):
+    """The upper half of a float32, rounded to nearest even: its whole range, 8 bits of precision.
+
+    Wang and Kanwar, "BFloat16: the secret to high performance on Cloud TPUs" (2019).
+    """
+
+    name = "bfloat16"
+
+    def nbytes(self, size: int) -> int:
+        """See Codec."""
+        return 2 * size
+
+    def _planes(self, data: Array, size: int) -> tuple[Array, ...]:
+        return (data.view(np.uint16),)
+
+    def _encode(self, x: Array, planes: tuple[Array, ...], part: slice) -> None:
+        bits, half = x.view(np.uint32), planes[0][part]
+        # Just below a half is added, or exactly a half where the last bit that stays is odd.
+        rounded = bits >> 16
+        rounded &= 1
+        rounded += 0x7FFF
+        rounded += bits
+        rounded >>= 16
+        half[...] = rounded
+        if np.isnan(x.max()):
+            half[np.isnan(x)] = 0x7FC0  # rounding could carry a NaN's bits into its sign
+
+    def _decode(self, planes: tuple[Array, ...], part: slice, out: Array) -> None:
+        np.left_shift(planes[0][part], 16, out=out.view(np.uint32), dtype=np.uint32)
+
+
+class Int8(Codec):
+    """Steps of 1/127 of the largest absolute value in each block of 256 elements.
+
+    Dettmers, Lewis, Shleifer and Zettlemoyer, "8-bit optimizers via block-wise quantization"
+    (2022), section 2.1, with evenly spaced steps. First the blocks' scales (float32), then the
+    numbers of steps (int8). A block with an element that is not finite is NaN as a whole; one
+    whose elements are all below 2^-119 is zero.
+    """
+
+    name = "int8"
+    steps = 127
+    smallest = 2.0**-119
+    """Below it the scale would be no normal number."""
+
+    def nbytes(self, size: int) -> int:
+        """See Codec."""
+        return size + 4 * _blocks(size)
+
+    def _planes(self, data: Array, size: int) -> tuple[Array, ...]:
+        border = 4 * _blocks(size)
+        return data[:border].view(np.float32), data[border:].view(np.int8)
+
+    def _encode(self, x: Array, planes: tuple[Array, ...], part: slice) -> None:
+        scales, numbers = planes
+        work = np.abs(x)
+        largest = np.maximum.reduceat(work, np.arange(0, x.size, BLOCK))
+        usable = (largest >= self.smallest) & np.isfinite(largest)
+        per_step = np.zeros_like(largest)
+        np.divide(self.steps, largest, out=per_step, where=usable)
+        for values, factors, whole in _by_block(x, per_step, work):
+            np.multiply(values, factors, out=whole)
+        np.rint(work, out=work)
+        np.copyto(numbers[part], work, casting="unsafe")
+        unusable = np.where(largest < self.smallest, np.float32(0), np.float32(np.nan))
+        scales[_blocks_of(part)] = np.where(usable, largest / self.steps, unusable)
+
+    def _decode(self, planes: tuple[Array, ...], part: slice, out: Array) -> None:
+        scales, numbers = planes
+        # Copied, as the bytes may lie at any address.
+        for steps, scale, whole in _by_block(numbers[part], scales[_blocks_of(part)].copy(), out):
+            np.multiply(steps, scale, out=whole)
+
+
+CODECS: dict[str, Codec] = {codec.name: codec for codec in (Float16(), BFloat16(), Int8())}
+
+
+def make_codec(name: str) -> Codec:
+    """The codec of this name; raises ValueError with those that there are."""
+    if name not in CODECS:
+        raise ValueError(f"there is no codec {name!r}; there are {', '.join(CODECS)}")
+    return CODECS[name]
+
+
+def _chunks(size: int) -> Iterator[slice]:
+    for start in range(0, size, CHUNK):
+        yield slice(start, min(start + CHUNK, size))
+
+
+def _blocks(size: int) -> int:
+    return -(-size // BLOCK)
+
+
+def _blocks_of(part: slice) -> slice:
+    return slice(part.start // BLOCK, _blocks(part.stop))
+
+
+def _by_block(x: Array, factors: Array, out: Array) -> Iterator[tuple[Array, Array, Array]]:
+    """Whole blocks as rows (blocks, 256) beside their factors (blocks, 1), then the short one."""
+    whole = x.size // BLOCK
+    border = whole * BLOCK
+    if whole:
+        rows = -1, BLOCK
+        yield x[:border].reshape(rows), factors[:whole, None], out[:border].reshape(rows)
+    if border < x.size:
+        yield x[border:], factors[whole:], out[border:]

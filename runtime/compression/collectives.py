@@ -1,0 +1,165 @@
+"""Collectives whose arrays travel encoded: for activations, and for gradients with a memory.
+
+All-reduce and reduce-scatter are not rings, which would encode a sum again at each hop. Every
+number is encoded at most twice, on its way to the rank that sums it and on its way back; sums are
+made in float32, in the order of ranks. On one rank nothing is encoded.
+"""
+
+from collections.abc import Generator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ringlet.comm import Group
+from ringlet.comm.arrays import check_array, flat, store
+from ringlet.comm.work import Work
+from ringlet.nn.tensor import Array
+from ringlet.runtime.compression.codecs import Codec
+from ringlet.runtime.compression.flight import Flight, Phases
+
+
+def all_reduce(
+    group: Group, x: Array, codec: Codec, *, async_op: bool = False, label: str = ""
+) -> Any:
+    """Sum the ranks' float32 arrays; in place, returns `x`. Every rank gets the same bits.
+
+    With `async_op` what is returned has a `wait()`. It issues the second collective, so the ranks
+    must wait in the same order.
+    """
+    _check(x, writable=True)
+    return _run(_all_reduce(group, x, codec, label), async_op)
+
+
+def reduce_scatter(
+    group: Group, x: Array, codec: Codec, *, async_op: bool = False, label: str = ""
+) -> Any:
+    """Sum the ranks' float32 arrays (size * k, ...) and return this rank's part (k, ...)."""
+    _check(x)
+    if x.ndim == 0 or x.shape[0] % group.size:
+        raise ValueError(f"the first axis of {x.shape} cannot be cut into {group.size} parts")
+    return _run(_reduce_scatter(group, x, codec, label), async_op)
+
+
+def all_gather(
+    group: Group, x: Array, codec: Codec, *, async_op: bool = False, label: str = ""
+) -> Any:
+    """Return the ranks' float32 arrays in the order of ranks: (size, *x.shape).
+
+    Also this rank's own row is what the others decode.
+    """
+    _check(x)
+    return _run(_all_gather(group, x, codec, label), async_op)
+
+
+def all_reduce_bytes(size: int, codec: Codec, ranks: int) -> int:
+    """The bytes that each rank sends to sum `size` elements."""
+    return 2 * reduce_scatter_bytes(size, codec, ranks)
+
+
+def reduce_scatter_bytes(size: int, codec: Codec, ranks: int) -> int:
+    """The bytes that each rank sends, of an array of `size` elements in all."""
+    return (ranks - 1) * codec.nbytes(-(-size // ranks))
+
+
+def all_gather_bytes(size: int, codec: Codec, ranks: int) -> int:
+    """The bytes that each rank sends, of an array of `size` elements for each rank."""
+    return (ranks - 1) * codec.nbytes(size)
+
+
+def sum_encoded(
+    group: Group, x: Array, codec: Codec, residual: Array | None = None, label: str = ""
+) -> Phases:
+    """The phases of an all-reduce of the 1-D array `x`, in place.
+
+    Each rank sums one part. `residual` takes what encoding has lost: for the other ranks' parts
+    of this rank's contribution, for its own part, which it does not encode, of the sum. So the
+    residuals of all ranks, added to the result, are the exact sum (but for rounding).
+    """
+    parts = cut(x, group.size)
+    lost = [None] * group.size if residual is None else cut(residual, group.size)
+    mine = parts[group.rank]
+    total = yield from _sum_own(group, parts, lost, codec, label)
+    row = np.zeros(codec.nbytes(parts[0].size), np.uint8)
+    _encode(total, row[: codec.nbytes(mine.size)], codec, mine, lost[group.rank])
+    rows = yield group.all_gather(row, async_op=True, label=label)
+    for rank, part in enumerate(parts):
+        if rank != group.rank:
+            codec.decode(rows[rank, : codec.nbytes(part.size)], part)
+    return x
+
+
+def cut(x: Array, ranks: int) -> list[Array]:
+    """The 1-D array as one view for each rank: all equally long, but for the last ones."""
+    length = -(-x.size // ranks)
+    return [x[rank * length : (rank + 1) * length] for rank in range(ranks)]
+
+
+def _all_reduce(group: Group, x: Array, codec: Codec, label: str) -> Phases:
+    if group.size > 1 and x.size:
+        data = yield from sum_encoded(group, flat(x), codec, label=label)
+        store(x, data)
+    return x
+
+
+def _reduce_scatter(group: Group, x: Array, codec: Codec, label: str) -> Phases:
+    shape = (x.shape[0] // group.size, *x.shape[1:])
+    if group.size == 1 or x.size == 0:
+        copy: Array = x.reshape(group.size, *shape)[group.rank].copy()
+        return copy
+    lost = [None] * group.size
+    mine = yield from _sum_own(group, cut(flat(x), group.size), lost, codec, label)
+    return mine.reshape(shape)
+
+
+def _all_gather(group: Group, x: Array, codec: Codec, label: str) -> Phases:
+    result = np.empty((group.size, *x.shape), np.float32)
+    if group.size == 1 or x.size == 0:
+        result[...] = x
+        return result
+    rows = yield group.all_gather(codec.encode(x), async_op=True, label=label)
+    for row, part in zip(rows, result.reshape(group.size, -1), strict=True):
+        codec.decode(row, part)
+    return result
+
+
+def _sum_own(
+    group: Group, parts: Sequence[Array], lost: Sequence[Array | None], codec: Codec, label: str
+) -> Generator[Work, Any, Array]:
+    """The sum of all ranks' parts for this rank; the first part is no shorter than any other."""
+    rows = np.zeros((group.size, codec.nbytes(parts[0].size)), np.uint8)
+    for rank, part in enumerate(parts):
+        if rank != group.rank:
+            _encode(part, rows[rank, : codec.nbytes(part.size)], codec, None, lost[rank])
+    rows = yield group.all_to_all(rows, async_op=True, label=label)
+    mine = parts[group.rank]
+    total = np.zeros_like(mine)
+    for rank in range(group.size):
+        if rank == group.rank:
+            with np.errstate(over="ignore", invalid="ignore"):
+                total += mine
+        else:
+            codec.decode(rows[rank, : codec.nbytes(mine.size)], total, add=True)
+    return total
+
+
+def _encode(x: Array, row: Array, codec: Codec, decoded: Array | None, lost: Array | None) -> None:
+    """Encode `x` into `row`; store what it decodes to, and what was lost, where that is wanted."""
+    codec.encode(x, row)
+    if decoded is None:
+        decoded = lost
+    if decoded is not None:
+        codec.decode(row, decoded)
+    if decoded is not None and lost is not None:
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.subtract(x, decoded, out=lost)
+
+
+def _check(x: Any, *, writable: bool = False) -> None:
+    check_array(x, writable=writable)
+    if x.dtype != np.float32:
+        raise TypeError(f"only float32 travels encoded, not {x.dtype}")
+
+
+def _run(phases: Phases, async_op: bool) -> Any:
+    flight = Flight(phases)
+    return flight if async_op else flight.wait()

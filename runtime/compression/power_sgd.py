@@ -1,0 +1,179 @@
+"""Gradients of matrices as products of two thin ones, found by one step of a power iteration.
+
+Vogels, Karimireddy and Jaggi, "PowerSGD: practical low-rank gradient compression for distributed
+optimization" (2019). With M the sum of the ranks' matrices (each with its memory added) and Q the
+one of the step before (algorithm 1):
+
+    P = sum of M Q    P = its columns made orthonormal    Q = sum of M^T P    M is about P Q^T
+
+Both sums are plain all-reduces, as M Q is linear in M. What a rank keeps (algorithm 2) is its own
+M - P (M^T P)^T: the ranks' memories add up to what the sum has lost.
+"""
+
+from collections.abc import Mapping
+from itertools import pairwise
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+
+from ringlet.comm import Group
+from ringlet.nn.random import generator
+from ringlet.nn.tensor import Array
+from ringlet.runtime.compression.compressor import Compressor, Matrices, Stretch
+from ringlet.runtime.compression.flight import Phases
+
+
+class Matrix(NamedTuple):
+    """A parameter that is worth approximating: its first axis against all others."""
+
+    place: slice
+    rows: int
+    columns: int
+    rank: int
+
+
+class PowerSGD(Compressor):
+    """Sums approximations of rank `rank`; vectors, and matrices too small to gain, exactly.
+
+    The bits are the same on all ranks if these have the same processor and BLAS: each multiplies
+    P and Q for itself.
+    """
+
+    name = "powersgd"
+
+    def __init__(self, group: Group, rank: int, seed: int = 0) -> None:
+        super().__init__(group)
+        self.rank, self._seed = rank, seed
+        self._q: dict[str, Array] = {}
+        self._in_use: set[str] = set()
+
+    def bytes_sent(self, size: int, matrices: Matrices = ()) -> int:
+        """See Compressor."""
+        return power_sgd_bytes(size, matrices, self.rank, self.group.size)
+
+    def state(self) -> dict[str, Array]:
+        """Q of each matrix, named by the matrix's place in the flat gradient."""
+        return {name: q.copy() for name, q in self._q.items()}
+
+    def load(self, state: Mapping[str, Array]) -> None:
+        """See Compressor. Of matrices that are not in it, Q begins afresh."""
+        if bad := [name for name in state if not name.isdecimal()]:
+            raise ValueError(f"powersgd's state has places as names, not {sorted(bad)}")
+        self._q = {name: np.array(q, np.float32) for name, q in state.items()}
+
+    def _phases(self, stretch: Stretch) -> Phases:
+        grad, residual, label = stretch.grad, stretch.residual, stretch.label
+        large = worthwhile(stretch.matrices, self.rank)
+        rest = _others(large, grad.size)
+        names = [str(stretch.place + matrix.place.start) for matrix in large]
+        old = self._take(names, large)
+        buffer, thin, plain = self._first_buffer(large, rest)
+        for matrix, q, p in zip(large, old, thin, strict=True):
+            np.matmul(_view(grad, matrix), q, out=p)
+        for part, vector in zip(rest, plain, strict=True):
+            vector[...] = grad[part]
+            residual[part] = 0
+        yield self.group.all_reduce(buffer, async_op=True, label=label)
+        for part, vector in zip(rest, plain, strict=True):
+            grad[part] = vector
+        bases = [np.linalg.qr(p)[0] for p in thin]
+        buffer, new = self._second_buffer(large)
+        for matrix, p, q in zip(large, bases, new, strict=True):
+            _project(_view(grad, matrix), p, q, _view(residual, matrix))
+        yield self.group.all_reduce(buffer, async_op=True, label=label)
+        for matrix, p, q in zip(large, bases, new, strict=True):
+            np.matmul(p, q.T, out=_view(grad, matrix))
+        self._put_back(names, new)
+        return grad
+
+    def _take(self, names: list[str], large: list[Matrix]) -> list[Array]:
+        """Each matrix's Q of the step before, or its first."""
+        if twice := self._in_use.intersection(names):
+            raise ValueError(
+                f"the matrices at {sorted(twice)} of the flat gradient are already on their way: "
+                "give each stretch its own place"
+            )
+        self._in_use.update(names)
+        return [self._old(name, matrix) for name, matrix in zip(names, large, strict=True)]
+
+    def _old(self, name: str, matrix: Matrix) -> Array:
+        shape = matrix.columns, matrix.rank
+        q = self._q.get(name)
+        if q is None:
+            draw = generator(self._seed, "powersgd", name)
+            return draw.standard_normal(shape, dtype=np.float32)
+        if q.shape != shape:
+            raise ValueError(
+                f"powersgd has a Q of {q.shape} for the matrix at {name} of the flat gradient, "
+                f"which needs {shape}: it comes from another layout or rank; load no state"
+            )
+        return q
+
+    def _put_back(self, names: list[str], new: list[Array]) -> None:
+        for name, q in zip(names, new, strict=True):
+            self._q[name] = q.copy()
+        self._in_use.difference_update(names)
+
+    def _first_buffer(
+        self, large: list[Matrix], rest: list[slice]
+    ) -> tuple[Array, list[Array], list[Array]]:
+        """What the first all-reduce sums: each P, and what is not approximated."""
+        shapes = [(matrix.rows, matrix.rank) for matrix in large]
+        vectors = [(part.stop - part.start,) for part in rest]
+        buffer, views = _views([*shapes, *vectors], self.group.size)
+        return buffer, views[: len(large)], views[len(large) :]
+
+    def _second_buffer(self, large: list[Matrix]) -> tuple[Array, list[Array]]:
+        """What the second all-reduce sums: each Q."""
+        return _views([(matrix.columns, matrix.rank) for matrix in large], self.group.size)
+
+
+def power_sgd_bytes(size: int, matrices: Matrices, rank: int, ranks: int) -> int:
+    """The bytes that each rank sends in the two all-reduces, by rings."""
+    large = worthwhile(matrices, rank)
+    first = size + sum(m.rank * m.rows - m.rows * m.columns for m in large)
+    second = sum(m.rank * m.columns for m in large)
+    return sum(2 * (ranks - 1) * 4 * -(-floats // ranks) for floats in (first, second))
+
+
+def worthwhile(matrices: Matrices, rank: int) -> list[Matrix]:
+    """The parameters for which P and Q together are smaller, in order of their places."""
+    found = []
+    for start, stop, shape in sorted(matrices, key=lambda matrix: matrix[0]):
+        if len(shape) < 2:
+            continue
+        rows, columns = shape[0], prod(shape[1:])
+        thin = min(rank, rows, columns)
+        if thin * (rows + columns) < rows * columns:
+            found.append(Matrix(slice(start, stop), rows, columns, thin))
+    return found
+
+
+def _others(large: list[Matrix], size: int) -> list[slice]:
+    """What lies between the matrices."""
+    ends = [0, *(matrix.place.stop for matrix in large)]
+    starts = [*(matrix.place.start for matrix in large), size]
+    return [slice(end, start) for end, start in zip(ends, starts, strict=True) if end < start]
+
+
+def _view(flat: Array, matrix: Matrix) -> Array:
+    return flat[matrix.place].reshape(matrix.rows, matrix.columns)
+
+
+def _project(m: Array, p: Array, q: Array, lost: Array) -> None:
+    """Q = M^T P, and what P Q^T has lost of M."""
+    np.matmul(m.T, p, out=q)
+    np.matmul(p, q.T, out=lost)
+    np.subtract(m, lost, out=lost)
+
+
+def _views(shapes: list[tuple[int, ...]], ranks: int) -> tuple[Array, list[Array]]:
+    """One buffer for arrays of these shapes; all ranks send the same share of its length."""
+    bounds = [0, *np.cumsum([prod(shape) for shape in shapes]).tolist()]
+    buffer = np.zeros(-(-bounds[-1] // ranks) * ranks, np.float32)
+    views = [
+        buffer[start:stop].reshape(shape)
+        for (start, stop), shape in zip(pairwise(bounds), shapes, strict=True)
+    ]
+    return buffer, views
