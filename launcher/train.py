@@ -120,6 +120,19 @@ def train(
             show_default=False,
         ),
     ] = None,
+    compress: Annotated[
+        str | None,
+        typer.Option(
+            help="Of gradients: float16, bfloat16, int8, topk[:ratio] or powersgd[:rank].",
+            show_default=False,
+        ),
+    ] = None,
+    compress_activations: Annotated[
+        str | None,
+        typer.Option(
+            help="Between tp layers and pp stages: float16, bfloat16 or int8.", show_default=False
+        ),
+    ] = None,
     clip: Annotated[
         float | None, _option("clip", "The largest norm of all gradients together; 0: any.")
     ] = None,

@@ -31,6 +31,10 @@ Array: TypeAlias = npt.NDArray[Any]
 
 FORMAT = 2
 MANIFEST = "manifest.json"
+EXTRAS = "extras:"
+SHARED = "residual"
+"""Kinds of arrays that some parameters have none of."""
+
 SHARD = "shard-0.safetensors"
 """What rank 0 writes."""
 
@@ -90,6 +94,12 @@ def save_checkpoint(
                 "steps": state.optimizer.steps,
             },
             "arrays": _join_entries([entries for entries, _ in written], state),
+            "extras": {
+                name: places[0]
+                for entries, _ in written
+                for name, places in entries.items()
+                if name.startswith(EXTRAS)
+            },
             "files": {name: digest for _, files in written for name, digest in files.items()},
             **(extra or {}),
         }
@@ -114,6 +124,11 @@ def _write_pieces(folder: Path, rank: int, state: TrainingState) -> list[Any]:
         arrays[key] = piece.values
         place = {"file": file, "key": key, "first": piece.first, **piece.layout.to_json()}
         entries.setdefault(piece.name, []).append(place)
+    for prefix, extras in state.extras.items():
+        for name, array in extras.arrays.items() if extras.owned else ():
+            key = f"{EXTRAS}{prefix}:{name}"
+            arrays[key] = array
+            entries[key] = [{"file": file, "shape": list(array.shape), "dtype": array.dtype.str}]
     if not arrays:
         return [entries, {}]
     _write_shard(folder / file, arrays)
@@ -234,8 +249,23 @@ def load_checkpoint(checkpoint: Checkpoint | None, world: Group, state: Training
         else:
             whole = reader.for_replica(name, shape, kinds)
         state.restore(name, world.broadcast(whole, label=name))
+    _load_extras(world, state, reader)
     state.restored(counts[1])
     return int(counts[0])
+
+
+def _load_extras(world: Group, state: TrainingState, reader: "Reader | None") -> None:
+    """Give every rank what is there for it; the others' is broadcast and dropped."""
+    entries = world.broadcast_object(None if reader is None else reader.extras())
+    found: dict[str, dict[str, Array]] = {}
+    for key, (shape, dtype) in entries.items():
+        array = np.empty(shape, dtype) if reader is None else reader.extra(key)
+        world.broadcast(array, label=key)
+        prefix, _, name = key.removeprefix(EXTRAS).rpartition(":")
+        found.setdefault(prefix, {})[name] = array
+    for prefix, extras in state.extras.items():
+        if prefix in found:
+            extras.load(found[prefix])
 
 
 def _check_fit(checkpoint: Checkpoint | None, state: TrainingState) -> list[int]:
@@ -294,6 +324,8 @@ class Reader:
             values = self._read(piece["file"], piece["key"])
             part[piece["first"] : piece["first"] + values.size] = values.reshape(-1)
             covered += values.size
+        if not parts and name.startswith(SHARED):
+            return np.zeros(shape, dtype)  # no rank has lost anything of it
         complete = covered == sum(layout.size for layout in parts)
         if not complete or result.size != sum(layout.kept for layout in parts):
             raise CheckpointError(f"{self._checkpoint.folder}: {name} is not complete")
@@ -319,6 +351,15 @@ class Reader:
         for each in saved:
             total += self.whole(each)
         return total / kinds[kind].count
+
+    def extras(self) -> dict[str, list[Any]]:
+        """[shape, dtype] of what has another shape than a parameter, by key."""
+        entries = self._checkpoint.manifest["extras"].items()
+        return {key: [entry["shape"], entry["dtype"]] for key, entry in entries}
+
+    def extra(self, key: str) -> Array:
+        """One of them."""
+        return self._read(self._checkpoint.manifest["extras"][key]["file"], key)
 
     def _saved(self, kind: str, parameter: str) -> Iterator[str]:
         """The names of all replicas' arrays."""

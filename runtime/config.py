@@ -41,6 +41,10 @@ class TrainConfig:
     recompute: str = ""
     """What is computed again in backward: `blocks`, or patterns of module paths, by comma."""
 
+    compress: str = ""
+    """Of gradients: float16, bfloat16, int8, topk[:ratio] or powersgd[:rank]."""
+    compress_activations: str = ""
+    """Between tensor-parallel layers and pipeline stages: float16, bfloat16 or int8."""
     needed_first: bool = False
     """The first layers' gradients overtake, and the next forward pass waits for no others."""
     local_steps: int = 1

@@ -9,11 +9,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ringlet.comm import Group, Work
+import numpy as np
+
+from ringlet.comm import Group
 from ringlet.nn import FlatParameters, Parameter, Slot
 from ringlet.nn.flat import Flat
 from ringlet.nn.optim import Optimizer
 from ringlet.nn.tensor import Array
+from ringlet.runtime.compression.compressor import Compressor
+from ringlet.runtime.wires import Pending
 
 BUCKET_BYTES = 1 << 20
 
@@ -86,7 +90,7 @@ class DataParallel(Reducer):
         self.shard = flat
         self.parameters = {slot.name: slot.parameter for slot in flat.slots}
         self.buckets = make_buckets(flat.slots, bucket_bytes // flat.dtype.itemsize, flat.size)
-        self._works: list[Work] = []
+        self._works: list[Pending] = []
         self._begun = False
         self._bucket_of = {
             id(slot.parameter): bucket for bucket in self.buckets for slot in bucket.slots
@@ -135,10 +139,34 @@ class DataParallel(Reducer):
         label = f"gradients {number + 1}/{len(self.buckets)}"
         self._works.append(self._start(self.buckets[number], label))
 
-    def _start(self, bucket: Bucket, label: str) -> Work:
+    def _start(self, bucket: Bucket, label: str) -> Pending:
         part = self._flat.memory_of_grad[bucket.start : bucket.stop]
-        work: Work = self._group.all_reduce(part, async_op=True, label=label)
+        work: Pending = self._group.all_reduce(part, async_op=True, label=label)
         return work
+
+
+class CompressedDataParallel(DataParallel):
+    """Sums gradients in fewer bytes; `residual` is what this rank has not been able to say yet."""
+
+    def __init__(
+        self,
+        flat: FlatParameters,
+        group: Group,
+        compressor: Compressor,
+        bucket_bytes: int = BUCKET_BYTES,
+    ) -> None:
+        super().__init__(flat, group, bucket_bytes)
+        self.compressor = compressor
+        self.residual = np.zeros(flat.size, np.float32)
+
+    def _start(self, bucket: Bucket, label: str) -> Pending:
+        part = slice(bucket.start, bucket.stop)
+        matrices = [
+            (slot.start - bucket.start, slot.stop - bucket.start, slot.shape)
+            for slot in bucket.slots
+        ]
+        grad, residual = self._flat.memory_of_grad[part], self.residual[part]
+        return self.compressor.start(grad, residual, matrices, place=bucket.start, label=label)
 
 
 def group_from_end(sizes: Sequence[int], elements: int) -> list[range]:

@@ -8,12 +8,16 @@ import numpy as np
 from ringlet.comm import Group
 from ringlet.nn import FlatParameters, Module, Parameter
 from ringlet.nn.tensor import Array
-from ringlet.runtime.data_parallel import DataParallel, Reducer
+from ringlet.runtime.compression import make_compressor
+from ringlet.runtime.data_parallel import CompressedDataParallel, DataParallel, Reducer
 from ringlet.runtime.layout import Layout
 from ringlet.runtime.mesh import Mesh
 from ringlet.runtime.needed_first import NeededFirst
 from ringlet.runtime.options import Parallelism
 from ringlet.runtime.zero import Unit, ZeroGradients, ZeroOptimizer, ZeroParameters
+
+COMPRESSION_SEED = 0
+"""Of PowerSGD's first guesses."""
 
 
 @dataclass
@@ -77,6 +81,9 @@ def make_reducer(
         flat = FlatParameters(named, group.empty, copy=False)
         if options.needed_first and group.size > 1:
             return NeededFirst(flat, group, blocks, options.bucket_bytes)
+        if options.compress and group.size > 1:
+            compressor = make_compressor(options.compress, group, COMPRESSION_SEED)
+            return CompressedDataParallel(flat, group, compressor, options.bucket_bytes)
         return DataParallel(flat, group, options.bucket_bytes)
     if options.zero == 1:
         return ZeroOptimizer(named, group, options.bucket_bytes, copy=False)

@@ -46,6 +46,8 @@ def parallelism(config: TrainConfig) -> Parallelism:
         schedule=config.schedule,
         chunks=config.chunks,
         sequence=config.sequence,
+        compress=config.compress,
+        compress_activations=config.compress_activations,
         needed_first=config.needed_first,
         local_steps=config.local_steps,
         outer_learning_rate=config.outer_learning_rate,

@@ -122,7 +122,9 @@ class NeededFirst(DataParallel):
 
     def _send(self, number: int) -> None:
         label = f"gradients {number + 1}/{len(self.buckets)}"
-        self._flying[number] = self._start(self.buckets[number], label)
+        bucket = self.buckets[number]
+        part = self._flat.memory_of_grad[bucket.start : bucket.stop]
+        self._flying[number] = self._group.all_reduce(part, async_op=True, label=label)
 
     def _look_at_progress(self) -> None:
         """In the first steps: how many buckets were summed when backward ended, on all ranks."""

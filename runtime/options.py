@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ringlet.runtime.compression.codecs import make_codec
+from ringlet.runtime.compression.schemes import parse
 from ringlet.runtime.data_parallel import BUCKET_BYTES
 from ringlet.runtime.mesh import MeshError
 from ringlet.runtime.pipeline import SCHEDULES
@@ -19,7 +21,9 @@ class Parallelism:
     the first layers' gradients overtake the last ones', and the next forward pass begins before
     all are there; it leaves no moment for clipping. With `local_steps` above 1 data-parallel
     replicas agree only every so many steps, with the outer optimizer's learning rate and
-    momentum: 1 and 0 average, 0.7 and 0.9 are DiLoCo's.
+    momentum: 1 and 0 average, 0.7 and 0.9 are DiLoCo's. `compress` names a compressor of
+    gradients, `compress_activations` a codec for what travels between layers and stages; see
+    the package `compression`.
     """
 
     zero: int = 0
@@ -28,6 +32,8 @@ class Parallelism:
     sequence: bool = False
     recompute: tuple[str, ...] = ()
     bucket_bytes: int = BUCKET_BYTES
+    compress: str = ""
+    compress_activations: str = ""
     needed_first: bool = False
     local_steps: int = 1
     outer_learning_rate: float = 1.0
@@ -59,10 +65,37 @@ class Parallelism:
                 "ZeRO shares what replicas have in common, and with local steps they have nothing "
                 "in common; zero=0, or local_steps=1, would fit"
             )
-        if self.needed_first and (self.zero or self.local_steps > 1):
+        if self.needed_first and (self.zero or self.local_steps > 1 or self.compress):
             raise MeshError(
-                "needed_first orders the gradients of plain data parallelism; zero=0 and "
-                "local_steps=1 would fit"
+                "needed_first orders the gradients of plain data parallelism; zero=0, "
+                "local_steps=1 and no compression would fit"
             )
+        self._check_compression(shape)
         if self.sequence and shape["tp"] == 1:
             raise MeshError("sequence parallelism needs tensor parallelism, and the mesh has tp=1")
+
+    def _check_compression(self, shape: Mapping[str, int]) -> None:
+        try:
+            if self.compress:
+                parse(self.compress)
+            if self.compress_activations:
+                make_codec(self.compress_activations)
+        except ValueError as error:
+            raise MeshError(str(error)) from error
+        if self.compress and (self.zero or shape["ep"] > 1):
+            raise MeshError(
+                "a compressor remembers what it lost of each rank's whole gradient, which ranks "
+                "under ZeRO or with experts of their own do not have; zero=0 and ep=1 would fit"
+            )
+        if self.compress and (self.local_steps > 1 or shape["dp"] * shape["cp"] == 1):
+            raise MeshError(
+                "no gradients travel on a mesh with dp=1 and cp=1, nor between replicas with "
+                "local steps: without compress it would fit"
+            )
+        if self.compress and self.sequence:
+            raise MeshError(
+                "with sequence parallelism some gradients are sums that come after the compressed "
+                "ones, and a compressor needs whole ones; sequence=False would fit"
+            )
+        if self.compress_activations and shape["tp"] == 1 and shape["pp"] == 1:
+            raise MeshError("no activations travel on a mesh with tp=1 and pp=1")

@@ -7,8 +7,8 @@ that hold the same ones.
 
 import copy
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
@@ -20,23 +20,27 @@ from ringlet.nn import random as nn_random
 from ringlet.nn.flat import Flat
 from ringlet.nn.optim import Optimizer
 from ringlet.nn.tensor import Array
+from ringlet.runtime.compression.activations import EncodedCarrier, EncodedTransport
+from ringlet.runtime.compression.codecs import make_codec
 from ringlet.runtime.data import share
+from ringlet.runtime.data_parallel import CompressedDataParallel
 from ringlet.runtime.families import Family, make_reducer
 from ringlet.runtime.local_steps import OuterSteps
 from ringlet.runtime.mesh import Mesh, MeshError
 from ringlet.runtime.norm import global_norm, scale_gradients, squares
 from ringlet.runtime.options import Parallelism
 from ringlet.runtime.pipeline import make_schedule
-from ringlet.runtime.pipeline.run import Executor, MicroBatch, Plain
+from ringlet.runtime.pipeline.run import Executor, MicroBatch, Plain, Transport
 from ringlet.runtime.plan import Plan, Slicer, plan_of
 from ringlet.runtime.state import (
+    Extras,
     FlatArray,
     Part,
     Replicas,
     TrainingState,
     optimizer_arrays,
 )
-from ringlet.runtime.wires import Replicated, Sequential
+from ringlet.runtime.wires import Carrier, PlainCarrier, Replicated, Sequential
 
 DATA = ("dp", "ep", "cp")
 """Ranks that differ in these axes hold the same parameters (experts aside)."""
@@ -181,10 +185,24 @@ class Parallel:
                 if self.outer.momenta:
                     arrays["outer/momentum"] = FlatArray(self.outer.momenta[number], owned)
             reducer = family.reducer
+            if isinstance(reducer, CompressedDataParallel):
+                group, held = family.group, family.owned(self.mesh, sharded=True)
+                replicas = Replicas(group.rank, group.size, shared=True)
+                arrays["residual"] = FlatArray(reducer.residual, frozenset(held), replicas)
             parts.append(
                 Part(reducer.shard, optimizer, family.layouts, owned, reducer.store, arrays)
             )
-        return TrainingState(parts, self.shapes, self.shards[0].dtype)
+        return TrainingState(parts, self.shapes, dict(self._extras()), self.shards[0].dtype)
+
+    def _extras(self) -> Iterator[tuple[str, Extras]]:
+        """What compressors remember; it fits the same cut of the model, and any number of dp."""
+        for family in self.families:
+            if isinstance(family.reducer, CompressedDataParallel):
+                compressor, mesh = family.reducer.compressor, self.mesh
+                place = [f"{axis}{mesh.index(axis)}of{mesh.size(axis)}" for axis in ("pp", "tp")]
+                prefix = "/".join([self.options.compress, family.kind, *place])
+                owned = family.group.rank == 0
+                yield prefix, Extras(compressor.state(), owned, compressor.load)
 
     def restored(self) -> None:
         """All arrays of `state()` have been set anew."""
@@ -254,7 +272,7 @@ class Parallel:
                 ("1f1b", 1) if mesh.size("pp") == 1 else (options.schedule, options.chunks)
             )
             schedule = make_schedule(name, mesh.size("pp"), micro_batches, chunks)
-            transport = Plain(mesh.group("pp"))
+            transport = make_transport(mesh.group("pp"), options)
             self._executors[micro_batches] = Executor(mesh.index("pp"), schedule, transport)
         return self._executors[micro_batches]
 
@@ -280,8 +298,8 @@ class Parallel:
         """Leave out what is on other ranks, and exchange what is cut."""
         model, plan, mesh = self.model, self.plan, self.mesh
         wire = Sequential if self.options.sequence else Replicated
-        group = mesh.group("tp")
-        self._slicer = Slicer(model, mesh, wire(group), self.options.sequence)
+        carrier = make_carrier(mesh.group("tp"), self.options)
+        self._slicer = Slicer(model, mesh, wire(carrier), self.options.sequence)
         kept = {number for stage in self._mine for number in self._stages[stage]}
         blocks = model.submodule(plan.blocks)
         for number in {number for stage in self._stages for number in stage} - kept:
@@ -301,6 +319,7 @@ class Parallel:
         dense, expert = (mesh.group(*(set(axes) - apart)) for axes in (DATA, EXPERT))
         makers = {
             "dense": (dense, None),
+            "shared": (dense, None),
             "tied": (dense, ends),
             "expert": (expert, None),
         }
@@ -308,6 +327,11 @@ class Parallel:
         for _, parameter in self.model.named_parameters():
             name = slicer.names[id(parameter)]
             kind = "tied" if name in tied else "dense"
+            if self.options.compress and kind == "dense":
+                # A compressor looks at many parameters together. On all tensor-parallel ranks
+                # it must see the same, or what they have in common would come apart.
+                cut = "tp" in slicer.cut_along(parameter) or mesh.size("tp") == 1
+                kind = "dense" if cut else "shared"
             if any(cut == "ep" for cut in slicer.cut_along(parameter)):
                 kind = "expert"
             kinds.setdefault(kind, []).append((name, parameter))
@@ -316,7 +340,9 @@ class Parallel:
             group, pair = makers[kind]
             named = sorted(kinds[kind], key=lambda entry: self.numbers[entry[0]])
             blocks = [b for stage in self._mine for b in self._blocks_of(stage)]
-            reducer = make_reducer(self.options, named, blocks, group)
+            # Each end of a pipeline has but a part of a tied gradient: it travels as it is.
+            options = replace(self.options, compress="") if kind == "tied" else self.options
+            reducer = make_reducer(options, named, blocks, group)
             layouts = {name: slicer.layout(parameter) for name, parameter in named}
             along = {name: slicer.cut_along(parameter) for name, parameter in named}
             partial = {name for name, p in named if id(p) in slicer.partial}
@@ -367,6 +393,20 @@ def parallelize(
     options = options or Parallelism()
     options.check(mesh.shape)
     return Parallel(model, mesh, options, seed)
+
+
+def make_carrier(group: Group, options: Parallelism) -> Carrier:
+    """How activations travel inside of layers."""
+    if options.compress_activations:
+        return EncodedCarrier(group, make_codec(options.compress_activations))
+    return PlainCarrier(group)
+
+
+def make_transport(group: Group, options: Parallelism) -> Transport:
+    """How they travel between stages."""
+    if options.compress_activations:
+        return EncodedTransport(group, make_codec(options.compress_activations))
+    return Plain(group)
 
 
 def cut_blocks(blocks: int, mesh: Mesh, options: Parallelism) -> list[range]:

@@ -63,6 +63,18 @@ class Part:
     arrays: Mapping[str, FlatArray]
 
 
+@dataclass(frozen=True)
+class Extras:
+    """Arrays of some other shape, of which a rank on the same kind of mesh may make use.
+
+    `arrays` are written if `owned`; `load` gets them back, if a checkpoint has them.
+    """
+
+    arrays: Mapping[str, Array]
+    owned: bool
+    load: Callable[[Mapping[str, Array]], None]
+
+
 @dataclass
 class TrainingState:
     """All that a run needs to go on, but for what follows from its config."""
@@ -70,6 +82,9 @@ class TrainingState:
     parts: Sequence[Part]
     shapes: Mapping[str, tuple[int, ...]]
     """Of every parameter of the whole model."""
+
+    extras: Mapping[str, Extras] = field(default_factory=dict)
+    """By a prefix that says what for."""
 
     dtype: np.dtype[np.generic] = field(default_factory=lambda: np.dtype(np.float32))
 
@@ -85,7 +100,8 @@ class TrainingState:
 
         owned = frozenset(shapes)
         arrays = optimizer_arrays(optimizer, owned)
-        return cls([Part(flat, optimizer, layouts, owned, store, arrays)], shapes, flat.dtype)
+        part = Part(flat, optimizer, layouts, owned, store, arrays)
+        return cls([part], shapes, dtype=flat.dtype)
 
     @property
     def optimizer(self) -> Optimizer:
@@ -128,9 +144,11 @@ class TrainingState:
             if kind == "parameters":
                 part.store(parameter, local)
                 continue
-            array = part.arrays[kind]
+            array = part.arrays.get(kind)
+            if array is None or number != array.replicas.own:
+                continue
             for slot in part.flat.slots:
-                if slot.name == parameter and number == array.replicas.own:
+                if slot.name == parameter:
                     target = array.values[slot.start : slot.stop]
                     target[...] = local.reshape(-1)[slot.first : slot.first + target.size]
 

@@ -1,8 +1,9 @@
-"""How activations enter and leave a region that is cut over the ranks of a group.
+"""How activations travel between the ranks of a group: plain or encoded, whole or in parts.
 
-`enter` and `leave` are conjugate: the backward of one is the other. On a `Replicated` wire
-entering is nothing and leaving is an all-reduce. On a `Sequential` wire the activations outside
-are cut along the sequence (axis 1): entering is an all-gather, leaving a reduce-scatter.
+`enter` and `leave` a region that is cut over the ranks are conjugate: the backward of one is the
+other. On a `Replicated` wire entering is nothing and leaving is an all-reduce. On a `Sequential`
+wire the activations outside are cut along the sequence (axis 1): entering is an all-gather,
+leaving a reduce-scatter.
 """
 
 from collections.abc import Callable
@@ -12,6 +13,8 @@ import numpy as np
 
 from ringlet.comm import Group
 from ringlet.nn.tensor import Array
+
+FORWARD, BACKWARD = "activations", "activations' gradients"
 
 
 class Pending(Protocol):
@@ -43,6 +46,48 @@ class Then:
         return self._finish(self._pending.wait())
 
 
+class Carrier(Protocol):
+    """Collectives of activations; arrays that are summed may be overwritten.
+
+    With `fly` they are in flight while the caller computes.
+    """
+
+    group: Group
+
+    def all_reduce(self, x: Array, label: str, fly: bool = False) -> Pending:
+        """The sum over the ranks."""
+
+    def all_gather(self, x: Array, label: str, fly: bool = False) -> Pending:
+        """(n, *shape): every rank's."""
+
+    def reduce_scatter(self, x: Array, label: str, fly: bool = False) -> Pending:
+        """(n, *shape) -> (1, *shape): the sum of what the ranks have for this rank."""
+
+
+class PlainCarrier:
+    """Activations as they are."""
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+
+    def all_reduce(self, x: Array, label: str, fly: bool = False) -> Pending:
+        """See Carrier."""
+        return _pending(self.group.all_reduce(x, async_op=fly, label=label), fly)
+
+    def all_gather(self, x: Array, label: str, fly: bool = False) -> Pending:
+        """See Carrier."""
+        return _pending(self.group.all_gather(x, async_op=fly, label=label), fly)
+
+    def reduce_scatter(self, x: Array, label: str, fly: bool = False) -> Pending:
+        """See Carrier."""
+        return _pending(self.group.reduce_scatter(x, async_op=fly, label=label), fly)
+
+
+def _pending(result: Any, fly: bool) -> Pending:
+    work: Pending = result if fly else Ready(result)
+    return work
+
+
 class Wire(Protocol):
     """One way of entering and leaving. What leaves may be overwritten."""
 
@@ -55,17 +100,17 @@ class Wire(Protocol):
         """The sum of the ranks' parts, or this rank's share of it."""
 
     def start_enter(self, x: Array) -> Pending:
-        """The same, in flight."""
+        """The same in backward, in flight."""
 
     def start_leave(self, part: Array) -> Pending:
-        """The same, in flight."""
+        """The same in backward, in flight."""
 
 
 class Replicated:
     """Outside, every rank has the same activations."""
 
-    def __init__(self, group: Group) -> None:
-        self.group = group
+    def __init__(self, carrier: Carrier) -> None:
+        self._carrier, self.group = carrier, carrier.group
 
     def enter(self, x: Array) -> Array:
         """See Wire."""
@@ -73,7 +118,7 @@ class Replicated:
 
     def leave(self, part: Array) -> Array:
         """See Wire."""
-        total: Array = self.group.all_reduce(part, label="activations")
+        total: Array = self._carrier.all_reduce(part, FORWARD).wait()
         return total
 
     def start_enter(self, x: Array) -> Pending:
@@ -82,35 +127,34 @@ class Replicated:
 
     def start_leave(self, part: Array) -> Pending:
         """See Wire."""
-        work: Pending = self.group.all_reduce(part, async_op=True, label="activations' gradients")
-        return work
+        return self._carrier.all_reduce(part, BACKWARD, fly=True)
 
 
 class Sequential:
     """Outside, every rank has its part of the sequence: (B, T / n, C); inside (B, T, C)."""
 
-    def __init__(self, group: Group) -> None:
-        self.group = group
+    def __init__(self, carrier: Carrier) -> None:
+        self._carrier, self.group = carrier, carrier.group
 
     def enter(self, x: Array) -> Array:
         """See Wire."""
-        return _join(self.group.all_gather(x, label="activations"))
+        return _join(self._carrier.all_gather(x, FORWARD).wait())
 
     def leave(self, part: Array) -> Array:
         """See Wire."""
         parts = _cut(part, self.group.size)
-        mine: Array = self.group.reduce_scatter(parts, label="activations")[0]
+        mine: Array = self._carrier.reduce_scatter(parts, FORWARD).wait()[0]
         return mine
 
     def start_enter(self, x: Array) -> Pending:
         """See Wire."""
-        return Then(self.group.all_gather(x, async_op=True, label="activations"), _join)
+        return Then(self._carrier.all_gather(x, BACKWARD, fly=True), _join)
 
     def start_leave(self, part: Array) -> Pending:
         """See Wire."""
         parts = _cut(part, self.group.size)
-        work = self.group.reduce_scatter(parts, async_op=True, label="activations' gradients")
-        return Then(work, lambda share: share[0])
+        pending = self._carrier.reduce_scatter(parts, BACKWARD, fly=True)
+        return Then(pending, lambda share: share[0])
 
 
 def _cut(x: Array, count: int) -> Array:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ringlet.comm import Group, Work
+from ringlet.comm import Group
 from ringlet.nn import FlatParameters, Module, Operation, Parameter, Slot, Tensor, common_dtype
 from ringlet.nn.flat import Flat, Named
 from ringlet.nn.module import ForwardPreHook
@@ -103,9 +103,9 @@ class ZeroOptimizer(DataParallel):
         start = bucket.start + self._group.rank * length
         return slice(start, start + length)
 
-    def _start(self, bucket: Bucket, label: str) -> Work:
+    def _start(self, bucket: Bucket, label: str) -> Pending:
         grad = self._flat.memory_of_grad
-        work: Work = self._group.reduce_scatter(
+        work: Pending = self._group.reduce_scatter(
             grad[bucket.start : bucket.stop],
             out=grad[self._part(bucket)],
             async_op=True,
