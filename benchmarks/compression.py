@@ -76,9 +76,8 @@ def report(found, size, ranks):
         sent = plain_bytes
         if name != "plain":
             sent = bytes_sent(name, size, shape_of(size), ranks)
-        line = (
-            f"{name:10}  {sent:9,} bytes ({plain_bytes / sent:6.1f}x less)  {taken * 1e3:6.2f} ms"
-        )
+        less = "" if name == "plain" else f"({plain_bytes / sent:.1f}x less)"
+        line = f"{name:10}  {sent:9,} bytes {less:13}  {taken * 1e3:6.2f} ms"
         added = taken - slowest["plain"]
         if added > 0:
             line += f"   below {(plain_bytes - sent) * 8 / added / 1e6:7,.0f} Mbit/s"

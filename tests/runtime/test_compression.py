@@ -1,6 +1,8 @@
 """Compression: bounded errors, the same bits on every rank, nothing forgotten, bytes as stated."""
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -90,12 +92,12 @@ def test_a_nan_of_any_bits_stays_one_in_bfloat16():
 
 
 @pytest.mark.parametrize("name", CODECS)
-@pytest.mark.parametrize("value", [0.0, 1e-45, 1e-38, 1e-30, 1e30, 3.3e38])
+@pytest.mark.parametrize("value", [0.0, 1e-45, 1e-38, 1e-30, 1e30, np.finfo("f4").max])
 def test_all_magnitudes_stay_finite(name, value):
     x = np.array([value, -value, value / 2, 0], np.float32)
     decoded = CODECS[name].decode(CODECS[name].encode(x), np.empty_like(x))
     assert np.isfinite(decoded).all()
-    assert (np.abs(decoded) <= np.abs(x).max() * 1.01 + 1e-45).all()
+    assert (np.abs(decoded.astype(float)) <= float(value) * 1.01 + 1e-45).all()
     if name == "float16":
         assert (np.abs(decoded) <= 65504).all()
         assert decoded[0] == (65504 if value > 65504 else np.float16(value))
@@ -419,6 +421,8 @@ def resumed(world, spec):
     second.load(first.state())
     results += run_on(second, world, memory.copy(), range(3, 6))
     np.testing.assert_array_equal(results, whole)
+    for name, q in second.state().items():
+        np.testing.assert_array_equal(np.ptp(world.all_gather(q), axis=0), 0, err_msg=name)
     names = {str(which * LENGTH + start) for which in range(2) for start in (0, 1240)}
     assert set(second.state()) == (names if spec.startswith("powersgd") else set())
 
@@ -451,6 +455,33 @@ def many_in_flight(world, spec):
 @pytest.mark.parametrize("spec", ["int8", "topk:0.1", "powersgd:2"])
 def test_many_stretches_can_be_on_their_way(ranks, spec):
     ranks(3).run(many_in_flight, spec=spec)
+
+
+def second_phases(world, spec):
+    """How many stretches have begun their second collective before anybody waits."""
+    compressor, number = make_compressor(spec, world), 6
+    grads = [noise(LENGTH, which, world.rank) for which in range(number)]
+    memory = np.zeros((number, LENGTH), np.float32)
+    operation = "all_gather" if spec == "int8" else "all_reduce"
+    before = calls(world, operation)
+    works = [
+        compressor.start(grad, memory[which], LAYOUT, place=which * LENGTH)
+        for which, grad in enumerate(grads)
+    ]
+    world.barrier()  # everything issued before has ended now
+    started = calls(world, operation) - before
+    for work in works:
+        work.wait()
+    return started if spec == "int8" else started - number
+
+
+def calls(world, operation):
+    return world.stats()["operations"].get(operation, {"calls": 0})["calls"]
+
+
+@pytest.mark.parametrize("spec", ["int8", "powersgd"])
+def test_second_collectives_start_while_backward_still_runs(ranks, spec):
+    assert ranks(2).run(second_phases, spec=spec) == [4, 4]
 
 
 def wrong_stretches(world):
@@ -566,6 +597,15 @@ def test_bytes_of_activations_are_as_stated(ranks, name, size):
 )
 def test_bytes_for_a_mebi_of_floats_on_four_ranks(spec, nbytes):
     assert bytes_sent(spec, 2**20, [(0, 2**20, (1024, 1024))], 4) == nbytes
+
+
+def test_the_table_of_bytes_in_the_documentation_is_right():
+    text = (Path(__file__).parents[2] / "docs" / "compression.md").read_text()
+    rows = re.findall(r"^\| `(\S+)` \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|", text, re.MULTILINE)
+    assert {row[0].partition(":")[0] for row in rows} == set(SCHEMES)
+    for spec, *written in rows:
+        stated = [bytes_sent(spec, 2**20, [(0, 2**20, (1024, 1024))], n) for n in (2, 4, 8)]
+        assert [int(number.replace(",", "")) for number in written] == stated
 
 
 @pytest.mark.parametrize("spec", list(SCHEMES))
