@@ -70,20 +70,22 @@ class PowerSGD(Compressor):
         old = self._take(names, large)
         buffer, thin, plain = self._first_buffer(large, rest)
         for matrix, q, p in zip(large, old, thin, strict=True):
-            np.matmul(_view(grad, matrix), q, out=p)
+            _multiply(_view(grad, matrix), q, out=p)
         for part, vector in zip(rest, plain, strict=True):
             vector[...] = grad[part]
             residual[part] = 0
         yield self.group.all_reduce(buffer, async_op=True, label=label)
         for part, vector in zip(rest, plain, strict=True):
             grad[part] = vector
+        if not large:
+            return grad
         bases = [np.linalg.qr(p)[0] for p in thin]
         buffer, new = self._second_buffer(large)
         for matrix, p, q in zip(large, bases, new, strict=True):
             _project(_view(grad, matrix), p, q, _view(residual, matrix))
         yield self.group.all_reduce(buffer, async_op=True, label=label)
         for matrix, p, q in zip(large, bases, new, strict=True):
-            np.matmul(p, q.T, out=_view(grad, matrix))
+            _multiply(p, q.T, out=_view(grad, matrix))
         self._put_back(names, new)
         return grad
 
@@ -94,8 +96,9 @@ class PowerSGD(Compressor):
                 f"the matrices at {sorted(twice)} of the flat gradient are already on their way: "
                 "give each stretch its own place"
             )
+        old = [self._old(name, matrix) for name, matrix in zip(names, large, strict=True)]
         self._in_use.update(names)
-        return [self._old(name, matrix) for name, matrix in zip(names, large, strict=True)]
+        return old
 
     def _old(self, name: str, matrix: Matrix) -> Array:
         shape = matrix.columns, matrix.rank
@@ -163,9 +166,16 @@ def _view(flat: Array, matrix: Matrix) -> Array:
 
 def _project(m: Array, p: Array, q: Array, lost: Array) -> None:
     """Q = M^T P, and what P Q^T has lost of M."""
-    np.matmul(m.T, p, out=q)
-    np.matmul(p, q.T, out=lost)
-    np.subtract(m, lost, out=lost)
+    _multiply(m.T, p, out=q)
+    _multiply(p, q.T, out=lost)
+    with np.errstate(over="ignore", invalid="ignore"):
+        np.subtract(m, lost, out=lost)
+
+
+def _multiply(a: Array, b: Array, out: Array) -> None:
+    # What is not finite is the ranks' gradient, not a mistake made here.
+    with np.errstate(over="ignore", invalid="ignore"):
+        np.matmul(a, b, out=out)
 
 
 def _views(shapes: list[tuple[int, ...]], ranks: int) -> tuple[Array, list[Array]]:
