@@ -4,7 +4,6 @@ from ringlet.runtime.checkpoint import (
     Checkpoint,
     CheckpointError,
     latest_checkpoint,
-    load_checkpoint,
     save_checkpoint,
     verify_checkpoint,
 )
@@ -17,6 +16,7 @@ from ringlet.runtime.mesh import Mesh, MeshError
 from ringlet.runtime.options import Parallelism
 from ringlet.runtime.parallel import Parallel, Step, parallelize
 from ringlet.runtime.pipeline.run import MicroBatch
+from ringlet.runtime.restore import load_checkpoint
 from ringlet.runtime.state import TrainingState
 from ringlet.runtime.trainer import Outcome, Trainer
 

@@ -9,8 +9,9 @@ import numpy as np
 from ringlet.nn import uninitialized
 from ringlet.nn.models import GPT
 from ringlet.nn.tensor import Array
-from ringlet.runtime.checkpoint import Checkpoint, Reader, load_parameters
+from ringlet.runtime.checkpoint import Checkpoint
 from ringlet.runtime.config import check_config
+from ringlet.runtime.restore import Reader, load_parameters
 
 TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 """GPT-2's files hold these as (in, out)."""

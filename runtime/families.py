@@ -14,7 +14,8 @@ from ringlet.runtime.layout import Layout
 from ringlet.runtime.mesh import Mesh
 from ringlet.runtime.needed_first import NeededFirst
 from ringlet.runtime.options import Parallelism
-from ringlet.runtime.zero import Unit, ZeroGradients, ZeroOptimizer, ZeroParameters
+from ringlet.runtime.zero import ZeroOptimizer
+from ringlet.runtime.zero_blocks import Unit, ZeroGradients, ZeroParameters
 
 COMPRESSION_SEED = 0
 """Of PowerSGD's first guesses."""

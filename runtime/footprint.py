@@ -14,7 +14,7 @@ from ringlet.runtime.mesh import AXES
 from ringlet.runtime.options import Parallelism
 from ringlet.runtime.pipeline import make_schedule
 from ringlet.runtime.pipeline.prove import prove
-from ringlet.runtime.zero import MEMORIES
+from ringlet.runtime.zero_blocks import MEMORIES
 
 ITEM = 4
 """Bytes of a float32."""

@@ -22,7 +22,6 @@ from ringlet.nn.tensor import Array
 from ringlet.runtime.checkpoint import (
     CheckpointError,
     latest_checkpoint,
-    load_checkpoint,
     save_checkpoint,
 )
 from ringlet.runtime.config import TrainConfig
@@ -38,6 +37,7 @@ from ringlet.runtime.fit import mesh_shape, parallelism
 from ringlet.runtime.mesh import Mesh
 from ringlet.runtime.parallel import Step, parallelize
 from ringlet.runtime.pipeline.run import MicroBatch
+from ringlet.runtime.restore import load_checkpoint
 
 Report: TypeAlias = Callable[[dict[str, Any]], None]
 

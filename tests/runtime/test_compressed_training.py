@@ -14,8 +14,8 @@ from ringlet.runtime import (
     load_corpus,
     make_config,
 )
-from ringlet.runtime.checkpoint import Reader
 from ringlet.runtime.export import load_model
+from ringlet.runtime.restore import Reader
 
 TINY = {
     "block_size": 16, "n_layer": 2, "n_head": 2, "n_embd": 32, "batch_size": 8, "steps": 24,
