@@ -9,7 +9,7 @@ import selectors
 import signal
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import IO, Any
 
@@ -86,12 +86,26 @@ class WorkerPool:
     ) -> None:
         self.close()
 
+    def _make_job(self) -> Job:
+        return Job(self.size, self._transport, self._timeout)
+
+    def _prefix(self, rank: int) -> Sequence[str]:
+        """What goes before a worker's command."""
+        return ()
+
     def _start(self) -> None:
-        self._job = Job(self.size, self._transport, self._timeout)
+        self._job = self._make_job()
         for rank in range(self.size):
             output = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the pool
             self._output.append(output)
-            worker = Worker(self._job, rank, "ringlet.launcher.warm", stdout=output, stderr=output)
+            worker = Worker(
+                self._job,
+                rank,
+                "ringlet.launcher.warm",
+                stdout=output,
+                stderr=output,
+                prefix=self._prefix(rank),
+            )
             self._workers.append(worker)
 
     def _finish(self, name: str, deadline: float) -> list[Any]:

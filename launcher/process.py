@@ -16,7 +16,8 @@ from ringlet.launcher.environment import Job
 class Worker:
     """A process in a session of its own, with the launcher's end of its control channel.
 
-    `module` is run as `python -m module arguments...`; stdout and stderr go where told.
+    `module` is run as `python -m module arguments...`, behind the words of `prefix`; stdout and
+    stderr go where told.
     """
 
     def __init__(
@@ -28,13 +29,14 @@ class Worker:
         *,
         stdout: int | IO[bytes] | None = None,
         stderr: int | IO[bytes] | None = None,
+        prefix: Sequence[str] = (),
     ) -> None:
         self.rank = rank
         ours, theirs = socket.socketpair()
         environment = {**job.environment(rank), VARIABLE: str(theirs.fileno())}
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
+                [*prefix, sys.executable, "-m", module, *arguments],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from ringlet.launcher.link import Link, LinkedPool, LinkError
 from ringlet.launcher.pool import WorkerPool
 
 
@@ -21,3 +22,27 @@ def ranks() -> Iterator[Callable[..., WorkerPool]]:
     yield pool
     for each in pools.values():
         each.close()
+
+
+@pytest.fixture(scope="session")
+def two_hosts() -> Iterator[Callable[..., LinkedPool]]:
+    """`two_hosts(hosts=(0, 0, 1, 1), mbit=None)`: warm ranks on two hosts that a cable joins.
+
+    `hosts[rank]` is 0 or 1. Tests are skipped where the machine cannot have such a cable.
+    """
+    try:
+        link = Link()
+    except LinkError as error:
+        pytest.skip(str(error))
+    pools: dict[tuple[int, ...], LinkedPool] = {}
+
+    def pool(hosts: tuple[int, ...] = (0, 1), mbit: float | None = None) -> LinkedPool:
+        link.set_rate(mbit)
+        if hosts not in pools:
+            pools[hosts] = LinkedPool(link, hosts)
+        return pools[hosts]
+
+    yield pool
+    for each in pools.values():
+        each.close()
+    link.close()

@@ -1,0 +1,104 @@
+"""Two hosts and a slow cable on one machine."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ringlet.comm.segment import share
+from ringlet.launcher.link import Link, LinkedPool, LinkError
+
+
+def gathered(world):
+    """[host, local rank, whether its ranks can share memory, whether all can, a sum]"""
+    x = np.arange(1000.0) * (world.rank + 1)
+    world.all_reduce(x)
+    host = os.environ["RINGLET_HOST"]
+    hosts = world.all_gather_object(host)
+    near = world.split([rank for rank in range(world.size) if hosts[rank] == host])
+    memory = [share(group, 4096) is not None for group in (near, world)]
+    return [host, int(os.environ["LOCAL_RANK"]), *memory, x]
+
+
+def test_ranks_of_two_hosts_meet_and_share_memory_only_on_their_own(two_hosts):
+    found = two_hosts((0, 0, 1, 1)).run(gathered)
+    assert [row[:2] for row in found] == [
+        ["host-0", 0],
+        ["host-0", 1],
+        ["host-1", 0],
+        ["host-1", 1],
+    ]
+    assert all(row[2:4] == [True, False] for row in found)
+    for row in found:
+        np.testing.assert_array_equal(row[4], np.arange(1000.0) * 10)
+
+
+def seconds_of_a_mebibyte(world):
+    """How long a rank of host 1 waits for 1 MiB, and a rank of the same host."""
+    x = np.ones(1 << 18, np.float32)
+    world.all_reduce(x)  # connected, and the bucket empty
+    started = time.perf_counter()
+    world.all_reduce(x)
+    return time.perf_counter() - started
+
+
+@pytest.mark.parametrize("mbit", [100, 400])
+def test_the_cable_is_as_slow_as_told(two_hosts, mbit):
+    # 1 MiB each way, less what the token buckets let through at once
+    least = ((1 << 20) - (1 << 18)) * 8 / (mbit * 1e6)
+    for seconds in two_hosts((0, 1), mbit).run(seconds_of_a_mebibyte):
+        assert least <= seconds < 20 * least
+
+
+def network_namespaces():
+    """Those that a process is in."""
+    found = set()
+    for link in Path("/proc").glob("[0-9]*/ns/net"):
+        with contextlib.suppress(OSError):
+            found.add(str(link.readlink()))
+    return found
+
+
+MAKE_ONE = """
+import time
+from pathlib import Path
+from ringlet.comm.segment import share
+from ringlet.launcher.link import Link, LinkedPool
+link = Link(100)
+pool = LinkedPool(link)
+pool._start()
+print(*[Path(f"/proc/{holder.pid}/ns/net").readlink() for holder in link._holders], flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.usefixtures("two_hosts")  # or skipped
+def test_nothing_is_left_however_the_run_ends(how):
+    with subprocess.Popen([sys.executable, "-c", MAKE_ONE], stdout=subprocess.PIPE) as process:
+        made = set(process.stdout.readline().decode().split())
+        assert len(made) == 2
+        assert made <= network_namespaces()
+        process.send_signal(how)
+    until = time.monotonic() + 10
+    while made & network_namespaces() and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not made & network_namespaces()
+
+
+def test_what_is_missing_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(LinkError, match=r"no ip, tc, unshare, nsenter here"):
+        Link()
+
+
+@pytest.mark.parametrize("hosts", [(), (1, 0), (0, 2)])
+def test_hosts_that_are_none_are_refused(hosts):
+    with pytest.raises(ValueError, match=r"each is 0 or 1, and rank 0's is 0"):
+        LinkedPool(None, hosts)
