@@ -4,6 +4,7 @@ Names and semantics are PyTorch's. Nothing here knows any process but its own.
 """
 
 from ringlet.nn import functional, models, optim, random
+from ringlet.nn.cache import KeyValueCache
 from ringlet.nn.flat import Flat, FlatParameters, Slot, common_dtype, first_nonfinite
 from ringlet.nn.gradcheck import gradcheck
 from ringlet.nn.layers import (
@@ -12,7 +13,6 @@ from ringlet.nn.layers import (
     CrossEntropyLoss,
     Dropout,
     Embedding,
-    KeyValueCache,
     LayerNorm,
     Linear,
     PackedAttention,

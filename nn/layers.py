@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 
 from ringlet.nn import functional as F
+from ringlet.nn.cache import KeyValueCache
 from ringlet.nn.module import Module, Parameter
 from ringlet.nn.tensor import Array, Tensor
 
@@ -157,7 +158,7 @@ class CausalSelfAttention(Module):
         self.c_proj = Linear(width, width, bias)
         self.resid_dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor, cache: "KeyValueCache | None" = None) -> Tensor:
+    def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """With a cache the positions in it are seen too, and those of `x` are added to it."""
         qkv = self.c_attn(x)  # (B, T, 3C)
         if cache is None:
@@ -167,31 +168,10 @@ class CausalSelfAttention(Module):
         dropped: Tensor = self.resid_dropout(self.c_proj(y))
         return dropped
 
-    def _attend_cached(self, qkv: Tensor, cache: "KeyValueCache") -> Tensor:
+    def _attend_cached(self, qkv: Tensor, cache: KeyValueCache) -> Tensor:
         batch, length, width = qkv.shape
         heads = qkv.data.reshape(batch, length, 3, self.attend.heads, -1)
         q, k, v = heads.transpose(2, 0, 3, 1, 4)  # each (B, H, T, D)
         keys, values = cache.append(k, v)
         y = F.scaled_dot_product_attention(Tensor(q), Tensor(keys), Tensor(values), is_causal=True)
         return y.permute(0, 2, 1, 3).reshape(batch, length, width // 3)
-
-
-class KeyValueCache:
-    """The keys and values of one attention layer for the positions seen so far."""
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity, self.length = capacity, 0
-        self._memory: Array | None = None
-
-    def append(self, k: Array, v: Array) -> tuple[Array, Array]:
-        """Add (B, H, T, D) keys and values; returns those of all positions so far."""
-        batch, heads, count, width = k.shape
-        if self._memory is None:
-            self._memory = np.empty((2, batch, heads, self._capacity, width), k.dtype)
-        end = self.length + count
-        if end > self._capacity:
-            raise ValueError(f"{end} positions for a cache of {self._capacity}")
-        self._memory[0, :, :, self.length : end] = k
-        self._memory[1, :, :, self.length : end] = v
-        self.length = end
-        return self._memory[0, :, :, :end], self._memory[1, :, :, :end]

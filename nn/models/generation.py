@@ -5,7 +5,7 @@ from typing import TypedDict, Unpack
 
 import numpy as np
 
-from ringlet.nn.layers import KeyValueCache
+from ringlet.nn.cache import KeyValueCache
 from ringlet.nn.models.gpt import GPT
 from ringlet.nn.random import generator
 from ringlet.nn.tensor import Array, no_grad

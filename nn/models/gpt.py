@@ -1,22 +1,24 @@
 """GPT-2 (Radford et al., "Language models are unsupervised multitask learners", 2019)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Self
 
 import numpy as np
 
+from ringlet.nn.cache import KeyValueCache
 from ringlet.nn.layers import (
     GELU,
     CausalSelfAttention,
     CrossEntropyLoss,
     Dropout,
     Embedding,
-    KeyValueCache,
     LayerNorm,
     Linear,
 )
+from ringlet.nn.models.chain import Chain
+from ringlet.nn.models.pretrained import PretrainedError, expect, matches, number
 from ringlet.nn.module import Module, ModuleList, uninitialized
 from ringlet.nn.random import generator
 from ringlet.nn.tensor import Array, Tensor
@@ -35,6 +37,51 @@ class GPTConfig:
     n_embd: int = 128
     dropout: float = 0.0
     bias: bool = True
+    eps: float = 1e-5
+
+    @classmethod
+    def from_huggingface(cls, values: Mapping[str, Any]) -> Self:
+        """See Pretrained. Dropout is that of the residuals."""
+        expect(values, GPT2_HAS)
+        width = number(values, "n_embd")
+        if values.get("n_inner") not in (None, 4 * width):
+            raise PretrainedError(f"n_inner is {values['n_inner']}; it has to be 4 x n_embd")
+        return cls(
+            vocab_size=number(values, "vocab_size"),
+            block_size=number(values, "n_positions", 1024),
+            n_layer=number(values, "n_layer"),
+            n_head=number(values, "n_head"),
+            n_embd=width,
+            dropout=values.get("resid_pdrop", 0.1),
+            eps=values.get("layer_norm_epsilon", 1e-5),
+        )
+
+    def to_huggingface(self) -> dict[str, Any]:
+        """See Pretrained."""
+        return {
+            "vocab_size": self.vocab_size,
+            "n_positions": self.block_size,
+            "n_ctx": self.block_size,
+            "n_embd": self.n_embd,
+            "n_layer": self.n_layer,
+            "n_head": self.n_head,
+            "activation_function": "gelu_new",
+            "layer_norm_epsilon": self.eps,
+            "resid_pdrop": self.dropout,
+            "embd_pdrop": self.dropout,
+            "attn_pdrop": 0.0,
+            "tie_word_embeddings": True,
+        }
+
+
+GPT2_HAS = {
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+    "tie_word_embeddings": (True,),
+    "add_cross_attention": (False,),
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+}
+"""What a config.json may say besides sizes."""
 
 
 class MLP(Module):
@@ -56,9 +103,9 @@ class Block(Module):
     """Attention and MLP, each on the normalized input and added to it."""
 
     def __init__(self, config: GPTConfig) -> None:
-        self.ln_1 = LayerNorm(config.n_embd)
+        self.ln_1 = LayerNorm(config.n_embd, config.eps)
         self.attn = CausalSelfAttention(config.n_embd, config.n_head, config.dropout, config.bias)
-        self.ln_2 = LayerNorm(config.n_embd)
+        self.ln_2 = LayerNorm(config.n_embd, config.eps)
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
@@ -76,22 +123,25 @@ class Transformer(Module):
         self.wpe = Embedding(config.block_size, config.n_embd)
         self.drop = Dropout(config.dropout)
         self.h = ModuleList([Block(config) for _ in range(config.n_layer)])
-        self.ln_f = LayerNorm(config.n_embd)
+        self.ln_f = LayerNorm(config.n_embd, config.eps)
 
 
-class GPT(Module):
+class GPT(Chain):
     """GPT-2: learned positions, normalization first, tied head.
-
-    It is a chain of `embed`, `blocks`, `head` and `loss`, and `forward` runs them in a row; a
-    pipeline runs them on different processes.
 
     Parameters have the names of Hugging Face's GPT-2 (transformer.h.0.attn.c_attn.weight); linear
     weights are (out, in) as everywhere here, which is the transpose of what GPT-2's files hold.
     Each initial value depends on (seed, name) only.
     """
 
+    architecture, model_type, config_class = "GPT2LMHeadModel", "gpt2", GPTConfig
+    prefix = "transformer."
+    transposed = ("*.attn.c_attn.weight", "*.c_proj.weight", "*.mlp.c_fc.weight")
+    ignored = ("*.attn.bias", "*.attn.masked_bias", "lm_head.weight")
+
     def __init__(self, config: GPTConfig, seed: int = 1337) -> None:
         self.config = config
+        self.context_length = config.block_size
         with uninitialized():
             self.transformer = Transformer(config)
             self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)
@@ -100,48 +150,32 @@ class GPT(Module):
         self.assign_paths()
         self.initialize(seed)
 
-    def forward(
-        self,
-        ids: Array | Tensor,
-        targets: Array | Tensor | None = None,
-        reduction: Literal["mean", "sum"] = "mean",
-        caches: Sequence[KeyValueCache] | None = None,
-    ) -> Tensor:
-        """Logits (B, T, V) of ids (B, T); with targets (B, T) the cross-entropy in nats.
-
-        With caches (one for each block) the ids continue those of before. Raises ValueError for
-        more positions than `block_size`, IndexError for an id or target that is not in the
-        vocabulary.
-        """
-        ids = ids.data if isinstance(ids, Tensor) else np.asarray(ids)
-        start = caches[0].length if caches else 0
-        x = self.embed(ids, np.arange(start, start + ids.shape[1]))
-        for number, block in enumerate(self.blocks):
-            x = block(x, caches[number] if caches else None)
-        logits = self.head(x)
-        if targets is None:
-            return logits
-        loss: Tensor = self.loss(logits, targets, reduction)
-        return loss
-
     def embed(self, ids: Array, positions: Array) -> Tensor:
         """Ids (B, T) at positions (T,) of their contexts -> (B, T, C)."""
-        seen = int(positions.max(initial=-1)) + 1
-        if seen > self.config.block_size:
-            raise ValueError(f"{seen} positions for a context of {self.config.block_size}")
+        self.check_length(positions)
         parts = self.transformer
         x: Tensor = parts.drop(parts.wte(ids) + parts.wpe(positions))
         return x
 
     @property
     def blocks(self) -> ModuleList:
-        """The layers that a pipeline may cut apart, each (B, T, C) -> (B, T, C)."""
+        """See Chain."""
         return self.transformer.h
 
     def head(self, x: Tensor) -> Tensor:
         """(B, T, C) -> logits (B, T, V)."""
         logits: Tensor = self.lm_head(self.transformer.ln_f(x))
         return logits
+
+    def file_state(self) -> dict[str, Array]:
+        """See Pretrained. GPT-2 always has biases; where a model has none they are zeros."""
+        state = super().file_state()
+        if not self.config.bias:
+            for name, array in list(state.items()):
+                if matches(name, self.transposed):
+                    bias = np.zeros(array.shape[1], array.dtype)
+                    state[name.removesuffix("weight") + "bias"] = bias
+        return state
 
     def initial_value(self, name: str, shape: tuple[int, ...], seed: int) -> Array:
         """GPT-2's start: normal with deviation 0.02, less for what is added to the residual."""

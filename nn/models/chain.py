@@ -1,0 +1,85 @@
+"""What all models here are: a chain of an embedding, blocks, a head and a loss."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from ringlet.nn.cache import KeyValueCache
+from ringlet.nn.models.pretrained import Pretrained
+from ringlet.nn.module import Module, ModuleList
+from ringlet.nn.tensor import Array, Tensor
+
+
+class Chain(Pretrained):
+    """A model that is a chain of `embed`, `blocks`, `head` and `loss`.
+
+    `forward` runs them in a row; a pipeline runs them on different processes, each of which has
+    the ids and asks `for_blocks`. What goes from block to block is one tensor (B, T, C), or
+    for a model with several inputs a tuple with one for each.
+    """
+
+    loss: Module
+    context_length: int | None = None
+    """The largest number of positions; None: there is none."""
+
+    def embed(self, ids: Any, positions: Any, *args: Any, **options: Any) -> Any:
+        """Ids (B, T) at positions (T,) of their contexts -> (B, T, C)."""
+        raise NotImplementedError
+
+    def for_blocks(self, ids: Any, positions: Any, *args: Any, **options: Any) -> tuple[Any, ...]:
+        """What every block is given after the tensor: what depends on the ids' places alone."""
+        return ()
+
+    @property
+    def blocks(self) -> ModuleList | Sequence[Module]:
+        """The layers that a pipeline may cut apart, each (B, T, C) -> (B, T, C)."""
+        raise NotImplementedError
+
+    def head(self, x: Any) -> Tensor:
+        """(B, T, C) -> logits (B, T, V)."""
+        raise NotImplementedError
+
+    def caches(self) -> list[KeyValueCache]:
+        """An empty cache for each block, to generate with."""
+        return [KeyValueCache(self.context_length) for _ in self.blocks]
+
+    def forward(
+        self,
+        ids: Any,
+        targets: Array | Tensor | None = None,
+        reduction: Literal["mean", "sum"] = "mean",
+        caches: Sequence[KeyValueCache] | None = None,
+        **options: Array,
+    ) -> Tensor:
+        """Logits (B, T, V) of ids (B, T); with targets (B, T) the cross-entropy in nats.
+
+        Targets of -100 do not count. With caches (one for each block) the ids continue those of
+        before. Options are those of the model's `embed` and `for_blocks`. Raises ValueError for
+        more positions than `context_length`, IndexError for an id or target that is not in the
+        vocabulary.
+        """
+        ids = ids.data if isinstance(ids, Tensor) else np.asarray(ids)
+        start = caches[0].length if caches else 0
+        positions = np.arange(start, start + ids.shape[1])
+        common = self.for_blocks(ids, positions, **options)
+        x = self.embed(ids, positions, **options)
+        for number, block in enumerate(self.blocks):
+            x = block(x, *common, **({"cache": caches[number]} if caches else {}))
+        return self.end(x, targets, reduction)
+
+    def end(
+        self, x: Any, targets: Array | Tensor | None, reduction: Literal["mean", "sum"]
+    ) -> Tensor:
+        """The logits, or with targets the loss."""
+        logits = self.head(x)
+        if targets is None:
+            return logits
+        loss: Tensor = self.loss(logits, targets, reduction)
+        return loss
+
+    def check_length(self, positions: Array) -> None:
+        """Raise ValueError if there are more positions than the context has."""
+        seen = int(positions.max(initial=-1)) + 1
+        if self.context_length is not None and seen > self.context_length:
+            raise ValueError(f"{seen} positions for a context of {self.context_length}")

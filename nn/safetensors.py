@@ -1,0 +1,164 @@
+"""The safetensors format: named arrays in a file, read where they lie and never executed.
+
+Eight bytes hold the length of a JSON header, which names each array's dtype, shape and place in
+the rest of the file (https://github.com/huggingface/safetensors#format). A file comes from
+outside: every number in its header is checked before it is used.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ringlet.nn.tensor import Array
+
+DTYPES = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4",
+    "I16": "<i2", "I8": "|i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1",
+    "BOOL": "|b1",
+}  # fmt: skip
+NAMES = {np.dtype(code): name for name, code in DTYPES.items() if name != "BF16"}
+LARGEST_HEADER = 100_000_000
+"""Bytes; the same limit as the library's."""
+
+
+class SafetensorsError(ValueError):
+    """A file is not what the format says; the message names the file and the reason."""
+
+
+class Entry(NamedTuple):
+    """Where an array lies: bytes `start` to `stop` of the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+class SafetensorsFile(Mapping[str, Array]):
+    """The arrays of a file by name, each read when it is asked for. bfloat16 becomes float32.
+
+    Arrays are views of the mapped file and cannot be written. Raises SafetensorsError.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._bytes = np.memmap(path, np.uint8, "r")
+        except ValueError as error:  # an empty file cannot be mapped
+            raise SafetensorsError(f"{path} is empty") from error
+        self.entries, self.metadata = _read_header(path, self._bytes)
+
+    def __getitem__(self, name: str) -> Array:
+        entry = self.entries[name]
+        raw = self._bytes[entry.start : entry.stop].view(np.ndarray)
+        array = raw.view(DTYPES[entry.dtype]).reshape(entry.shape)
+        if entry.dtype != "BF16":
+            return array
+        return (array.astype("<u4") << np.uint32(16)).view("<f4")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+
+def _read_header(path: Path, data: Array) -> tuple[dict[str, Entry], dict[str, str]]:
+    if len(data) < 8:
+        raise SafetensorsError(f"{path} has {len(data)} bytes; the format begins with 8")
+    length = int.from_bytes(data[:8].tobytes(), "little")
+    if length > min(LARGEST_HEADER, len(data) - 8):
+        raise SafetensorsError(f"{path}: a header of {length:,} bytes in a file of {len(data):,}")
+    try:
+        header = json.loads(data[8 : 8 + length].tobytes(), object_pairs_hook=_without_doubles)
+        if not isinstance(header, dict):
+            raise ValueError("it is no object")
+    except (ValueError, RecursionError) as error:
+        raise SafetensorsError(f"{path}: the header is no JSON to be used: {error}") from error
+    metadata = header.pop("__metadata__", {})
+    entries = {
+        name: _entry(f"{path}: {name}", fields, 8 + length) for name, fields in header.items()
+    }
+    _check_places(path, entries, 8 + length, len(data))
+    return entries, metadata
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name is there twice")
+    return found
+
+
+def _entry(what: str, fields: Any, base: int) -> Entry:
+    """One array's entry, its numbers checked against each other."""
+    try:
+        dtype, shape, (start, stop) = fields["dtype"], fields["shape"], fields["data_offsets"]
+    except (TypeError, KeyError, ValueError) as error:
+        raise SafetensorsError(f"{what} needs a dtype, a shape and two offsets") from error
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise SafetensorsError(f"{what} has dtype {dtype!r}; there are {', '.join(DTYPES)}")
+    if not isinstance(shape, list) or not all(_is_size(length) for length in (*shape, start, stop)):
+        raise SafetensorsError(f"{what}: shape {shape!r} and offsets {start!r} to {stop!r}")
+    size = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
+    if stop - start != size:
+        raise SafetensorsError(
+            f"{what}: {dtype} of shape {tuple(shape)} takes {size:,} bytes; its place has "
+            f"{stop - start:,}"
+        )
+    return Entry(dtype, tuple(shape), base + start, base + stop)
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
+
+
+def _check_places(path: Path, entries: Mapping[str, Entry], base: int, size: int) -> None:
+    """The arrays have to cover the file, one after the other."""
+    end, before = base, "the header"
+    for name, entry in sorted(entries.items(), key=lambda item: item[1][2:]):
+        if entry.start != end:
+            how = "overlaps" if entry.start < end else "leaves a gap after"
+            raise SafetensorsError(f"{path}: {name} {how} {before}")
+        end, before = entry.stop, name
+    if end != size:
+        raise SafetensorsError(f"{path} has {size:,} bytes; its header speaks of {end:,}")
+
+
+def write_safetensors(
+    path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write named arrays to a file, of which no unfinished one is left.
+
+    Raises TypeError for a dtype that the format does not have.
+    """
+    ready = {name: np.asarray(array) for name, array in arrays.items()}
+    wrong = [f"{name} ({a.dtype})" for name, a in ready.items() if a.dtype not in NAMES]
+    if wrong:
+        raise TypeError(f"safetensors has no dtype for {', '.join(wrong)}")
+    order = sorted(ready, key=lambda name: (-ready[name].dtype.itemsize, name))  # keeps alignment
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    place = 0
+    for name in order:
+        array = ready[name]
+        header[name] = {
+            "dtype": NAMES[array.dtype],
+            "shape": list(array.shape),
+            "data_offsets": [place, place + array.nbytes],
+        }
+        place += array.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for name in order:
+                file.write(np.ascontiguousarray(ready[name]).data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
