@@ -5,7 +5,6 @@ import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import Any, cast
 
 from ringlet.comm import Group
 from ringlet.nn import Module, Parameter
@@ -33,8 +32,9 @@ GROUPS = (("tp",), ("pp",), ("cp",), ("ep",), ("dp",), REPLICA)
 
 
 class Assembly:
-    """Cuts a model in place; then `stages` are the blocks of each stage, `families` this rank's
-    parameters, `shapes` and `numbers` the shapes and places of all of the whole model's."""
+    """Cuts a model in place; then `stages` are the numbers of each stage's blocks, `paths` where
+    the blocks are, `families` this rank's parameters, `shapes` and `numbers` the shapes and places
+    of all of the whole model's."""
 
     def __init__(self, model: Module, mesh: Mesh, options: Parallelism, seed: int | None) -> None:
         self.model, self.mesh, self.options = model, mesh, options
@@ -44,8 +44,8 @@ class Assembly:
         whole = skeleton(model)
         self.shapes = {name: p.shape for name, p in whole.named_parameters()}
         self.numbers = {name: number for number, name in enumerate(self.shapes)}
-        self._chain = cast(Any, model)
-        self.stages = cut_blocks(len(self._chain.blocks), mesh, options)
+        self.paths = self.plan.block_paths(model)
+        self.stages = cut_blocks(len(self.paths), mesh, options)
         tied = self._tied_names()
         self._prune()
         self.families = self._make_families(tied)
@@ -58,15 +58,17 @@ class Assembly:
         ranks = self.mesh.size("pp")
         return [s for s in range(len(self.stages)) if s % ranks == self.mesh.index("pp")]
 
-    def _tied_names(self) -> set[str]:
-        """Parameters of both ends of the model, if these are on different ranks."""
+    def _tied_names(self) -> dict[str, str]:
+        """Parameters that several ranks of a pipeline have, and which: its ends, or all."""
         if self.mesh.size("pp") == 1:
-            return set()
-        ends = [
+            return {}
+        embed, head, everywhere = (
             {id(p) for path in part for p in self.model.submodule(path).parameters()}
-            for part in (self.plan.embed, self.plan.head)
-        ]
-        return {name for name, p in self.model.named_parameters() if id(p) in ends[0] & ends[1]}
+            for part in (self.plan.embed, self.plan.head, self.plan.everywhere)
+        )
+        kinds = {**dict.fromkeys(embed & head, "tied"), **dict.fromkeys(everywhere, "everywhere")}
+        named = self.model.named_parameters()
+        return {name: kinds[id(p)] for name, p in named if id(p) in kinds}
 
     def _prune(self) -> None:
         """Leave out what is on other ranks, and exchange what is cut."""
@@ -75,9 +77,7 @@ class Assembly:
         carrier = make_carrier(mesh.group("tp"), self.options)
         self._slicer = Slicer(model, mesh, wire(carrier), self.options.sequence)
         kept = {number for stage in self._mine for number in self.stages[stage]}
-        blocks = model.submodule(plan.blocks)
-        for number in {number for stage in self.stages for number in stage} - kept:
-            delattr(blocks, str(number))
+        _remove(model, [path for number, path in enumerate(self.paths) if number not in kept])
         if 0 not in self._mine:
             _remove(model, plan.embed)
         if len(self.stages) - 1 not in self._mine:
@@ -85,7 +85,7 @@ class Assembly:
         plan.apply(self._slicer)
         model.assign_paths()
 
-    def _make_families(self, tied: set[str]) -> list[Family]:
+    def _make_families(self, tied: dict[str, str]) -> list[Family]:
         """The parameters by the ranks over which their gradients are summed."""
         mesh, slicer = self.mesh, self._slicer
         ends = _ends(mesh)
@@ -95,12 +95,13 @@ class Assembly:
             "dense": (dense, None),
             "shared": (dense, None),
             "tied": (dense, ends),
+            "everywhere": (dense, mesh.group("pp")),
             "expert": (expert, None),
         }
         kinds: dict[str, list[tuple[str, Parameter]]] = {}
         for _, parameter in self.model.named_parameters():
             name = slicer.names[id(parameter)]
-            kind = "tied" if name in tied else "dense"
+            kind = tied.get(name, "dense")
             if self.options.compress and kind == "dense":
                 # A compressor looks at many parameters together. On all tensor-parallel ranks
                 # it must see the same, or what they have in common would come apart.
@@ -114,8 +115,8 @@ class Assembly:
             group, pair = makers[kind]
             named = sorted(kinds[kind], key=lambda entry: self.numbers[entry[0]])
             blocks = [b for stage in self._mine for b in self._blocks_of(stage)]
-            # Each end of a pipeline has but a part of a tied gradient: it travels as it is.
-            options = replace(self.options, compress="") if kind == "tied" else self.options
+            # A rank of a pipeline has but a part of a tied gradient: it travels as it is.
+            options = replace(self.options, compress="") if pair is not None else self.options
             reducer = make_reducer(options, named, blocks, group)
             layouts = {name: slicer.layout(parameter) for name, parameter in named}
             along = {name: slicer.cut_along(parameter) for name, parameter in named}
@@ -124,7 +125,7 @@ class Assembly:
         return families
 
     def _blocks_of(self, stage: int) -> list[Module]:
-        return [self._chain.blocks.submodule(str(number)) for number in self.stages[stage]]
+        return [self.model.submodule(self.paths[number]) for number in self.stages[stage]]
 
     def _fill(self, whole: Module, seed: int | None) -> None:
         """Give every parameter its initial value, or the one that the model had."""

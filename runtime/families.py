@@ -26,8 +26,9 @@ class Family:
     """Some parameters of this rank, and how their gradients become those of the whole model.
 
     `group` are the ranks with copies of the same parts, over which the reducer sums. `partial`
-    gradients are then summed over the tensor-parallel ranks too, and those of a `tied` parameter
-    over the two ends of the pipeline. `along` says along which axes of the mesh a parameter is cut.
+    gradients are then summed over the tensor-parallel ranks too, and those of a parameter that
+    several ranks of a pipeline have over these (`ends`). `along` says along which axes of the
+    mesh a parameter is cut.
     """
 
     kind: str

@@ -27,6 +27,7 @@ from ringlet.runtime.mesh import Mesh
 from ringlet.runtime.norm import global_norm, scale_gradients, squares
 from ringlet.runtime.options import Parallelism
 from ringlet.runtime.pipeline import make_schedule
+from ringlet.runtime.pipeline.boundary import divide, join
 from ringlet.runtime.pipeline.run import Executor, MicroBatch, Plain, Transport
 from ringlet.runtime.state import (
     Extras,
@@ -61,7 +62,7 @@ class Parallel:
         self.families, self.shapes = assembly.families, assembly.shapes
         self.names = list(self.shapes)
         self.numbers = assembly.numbers
-        self._stages = assembly.stages
+        self._stages, self._paths = assembly.stages, assembly.paths
         self._chain = cast(Any, model)
         self.outer = self._make_outer()
         self._executors: dict[int, Executor] = {}
@@ -199,7 +200,8 @@ class Parallel:
         """See pipeline.run.Stages."""
         for family in self.families:
             family.reducer.before_forward()
-        positions = self._positions(batch.ids.shape[1])
+        length = batch.targets.shape[1]
+        positions = self._positions(length)
         if self._step is None:
             return self._forward(stage, x, batch, positions)
         cut = self.mesh.size("cp") > 1
@@ -209,7 +211,7 @@ class Parallel:
             first_sample=batch.first_sample,
             loss_scale=self._step.loss_scale,
             positions=positions if cut else None,
-            length=batch.ids.shape[1],
+            length=length,
         ):
             return self._forward(stage, x, batch, positions)
 
@@ -219,16 +221,21 @@ class Parallel:
             family.reducer.end_pass()
 
     def _forward(self, stage: int, x: Tensor | None, batch: MicroBatch, positions: Array) -> Tensor:
-        if x is None:
-            x = self._chain.embed(batch.ids[:, positions], positions)
-        blocks = self._chain.blocks
+        chain, ids = self._chain, batch.ids
+        lengths = None
+        if isinstance(ids, tuple):  # what goes on has a part for each of several inputs
+            lengths = [each.shape[1] for each in ids]
+            places: Any = tuple(map(np.arange, lengths))
+        else:
+            ids, places = ids[:, positions], positions
+        common = chain.for_blocks(ids, places, **batch.options)
+        state = chain.embed(ids, places, **batch.options) if x is None else divide(x, lengths)
         for number in self._stages[stage]:
-            x = blocks.submodule(str(number))(x)
-        assert x is not None
+            state = chain.advance(self.model.submodule(self._paths[number]), state, common)
         if stage < len(self._stages) - 1:
-            return x
-        logits = self._chain.head(x)
-        loss: Tensor = self._chain.loss(logits, batch.targets[:, positions], "sum")
+            return join(state)
+        logits = chain.head(state)
+        loss: Tensor = chain.loss(logits, batch.targets[:, positions], "sum")
         return loss
 
     def _positions(self, length: int) -> Array:

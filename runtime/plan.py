@@ -1,7 +1,7 @@
 """Plans: how the modules of a model are cut, as data.
 
 A plan names the parts of a model that is a chain of `embed`, `blocks`, `head` and `loss` (see
-nn.models.GPT), and gives a style to each module that changes when tensors, sequences, contexts
+nn.models.chain), and gives a style to each module that changes when tensors, sequences, contexts
 or experts are cut. A new model needs a new plan and nothing else.
 """
 
@@ -173,12 +173,22 @@ class VocabularyCut:
 
 @dataclass(frozen=True)
 class Plan:
-    """Where the parts of a model are, by path, and the styles of its modules, by pattern."""
+    """Where the parts of a model are, by path, and the styles of its modules, by pattern.
+
+    `blocks` are lists of blocks, one behind the other; `everywhere` is what every stage has.
+    """
 
     embed: tuple[str, ...]
-    blocks: str
+    blocks: tuple[str, ...]
     head: tuple[str, ...]
     styles: Mapping[str, Style]
+    everywhere: tuple[str, ...] = ()
+
+    def block_paths(self, model: Module) -> list[str]:
+        """Where the blocks are, in order."""
+        return [
+            f"{path}.{name}" for path in self.blocks for name, _ in model.submodule(path).children()
+        ]
 
     def apply(self, slicer: Slicer) -> None:
         """Exchange the modules of a model that have a style, the parts of their paths known."""
@@ -195,7 +205,7 @@ class Plan:
 
 GPT_PLAN = Plan(
     embed=("transformer.wte", "transformer.wpe", "transformer.drop"),
-    blocks="transformer.h",
+    blocks=("transformer.h",),
     head=("transformer.ln_f", "lm_head", "loss"),
     styles={
         "transformer.wte": Vocabulary(),

@@ -31,6 +31,10 @@ class Chain(Pretrained):
         """What every block is given after the tensor: what depends on the ids' places alone."""
         return ()
 
+    def advance(self, block: Module, x: Any, common: tuple[Any, ...], **cache: Any) -> Any:
+        """What goes on to the next block, after this one."""
+        return block(x, *common, **cache)
+
     @property
     def blocks(self) -> ModuleList | Sequence[Module]:
         """The layers that a pipeline may cut apart, each (B, T, C) -> (B, T, C)."""
@@ -65,7 +69,8 @@ class Chain(Pretrained):
         common = self.for_blocks(ids, positions, **options)
         x = self.embed(ids, positions, **options)
         for number, block in enumerate(self.blocks):
-            x = block(x, *common, **({"cache": caches[number]} if caches else {}))
+            cache = {"cache": caches[number]} if caches else {}
+            x = self.advance(block, x, common, **cache)
         return self.end(x, targets, reduction)
 
     def end(

@@ -4,8 +4,9 @@ One rank without a pipeline runs a schedule too: forward and backward of each mi
 """
 
 import time
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol, TypeAlias
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
@@ -20,11 +21,16 @@ Place: TypeAlias = tuple[int, int]
 
 
 class MicroBatch(NamedTuple):
-    """Ids and targets (B, T) of some samples; `first_sample` is the first one's global number."""
+    """Ids and targets (B, T) of some samples; `first_sample` is the first one's global number.
 
-    ids: Array
+    A model with several inputs has a tuple of ids. `options` are what else the model takes, such
+    as an attention_mask.
+    """
+
+    ids: Any
     targets: Array
     first_sample: int
+    options: Mapping[str, Array] = MappingProxyType({})
 
 
 class Stages(Protocol):
