@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ringlet.launcher.errors import UserError
+from ringlet.nn.models.pretrained import PretrainedError
 from ringlet.runtime.checkpoint import CheckpointError, latest_checkpoint
 from ringlet.runtime.export import export_huggingface
 from ringlet.runtime.trainer import CHECKPOINTS
@@ -24,7 +25,7 @@ def export(
         raise UserError(f"there is no checkpoint in {folder}")
     try:
         export_huggingface(checkpoint, to)
-    except (CheckpointError, FileExistsError) as error:
+    except (CheckpointError, FileExistsError, PretrainedError) as error:
         raise UserError(str(error)) from error
     except OSError as error:
         raise UserError(f"cannot write {to}: {error.strerror}") from error

@@ -153,6 +153,17 @@ def train(
     outer_momentum: Annotated[
         float | None, _option("outer_momentum", "Of the agreement; DiLoCo's is 0.9.")
     ] = None,
+    experts: Annotated[
+        int | None, _option("experts", "Experts in the place of each MLP; 0: one MLP for all.")
+    ] = None,
+    top_k: Annotated[int | None, _option("top_k", "Experts for each position.")] = None,
+    capacity_factor: Annotated[
+        float | None,
+        _option("capacity_factor", "Of an expert's even share; more is dropped. 0: no limit."),
+    ] = None,
+    balance: Annotated[
+        float | None, _option("balance", "Weight of the loss that evens out the experts' load.")
+    ] = None,
     optimizer: Annotated[str | None, _option("optimizer", "adamw or sgd.")] = None,
     learning_rate: Annotated[
         float | None, _option("learning_rate", "The highest learning rate.")
@@ -265,10 +276,11 @@ def _run(
     screen = Screen()
     progress = Progress(screen, settings)
     mesh = f" ({settings.mesh})" if settings.mesh else ""
+    experts = f"{settings.experts} experts, " if settings.experts else ""
     screen.line(
         f"training {settings.n_layer} layers, {settings.n_head} heads, {settings.n_embd} wide, "
-        f"context {settings.block_size}, batch {settings.batch_size} on {settings.data} with "
-        f"{job.size} worker{'s' if job.size > 1 else ''}{mesh}"
+        f"{experts}context {settings.block_size}, batch {settings.batch_size} on {settings.data} "
+        f"with {job.size} worker{'s' if job.size > 1 else ''}{mesh}"
     )
     task = {
         "config": asdict(settings),

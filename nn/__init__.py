@@ -5,6 +5,7 @@ Names and semantics are PyTorch's. Nothing here knows any process but its own.
 
 from ringlet.nn import functional, models, optim, random
 from ringlet.nn.cache import KeyValueCache
+from ringlet.nn.experts import ExpertLinear, Experts, MixtureOfExperts
 from ringlet.nn.flat import Flat, FlatParameters, Slot, common_dtype, first_nonfinite
 from ringlet.nn.gradcheck import gradcheck
 from ringlet.nn.layers import (
@@ -30,11 +31,14 @@ __all__ = [
     "CrossEntropyLoss",
     "Dropout",
     "Embedding",
+    "ExpertLinear",
+    "Experts",
     "Flat",
     "FlatParameters",
     "KeyValueCache",
     "LayerNorm",
     "Linear",
+    "MixtureOfExperts",
     "Module",
     "ModuleList",
     "Operation",

@@ -83,6 +83,11 @@ class Assembly:
         if len(self.stages) - 1 not in self._mine:
             _remove(model, plan.head)
         plan.apply(self._slicer)
+        if mesh.size("ep") > 1 and not self._slicer.has_experts:
+            raise MeshError(
+                f"ep={mesh.size('ep')} spreads experts, and this model has none; "
+                f"dp={mesh.size('dp', 'ep')} would fit"
+            )
         model.assign_paths()
 
     def _make_families(self, tied: dict[str, str]) -> list[Family]:

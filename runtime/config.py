@@ -62,6 +62,15 @@ class TrainConfig:
     vocab_size: int = 0
     """0: as the data needs."""
 
+    experts: int = 0
+    """In the place of each MLP; 0: one MLP for all positions."""
+    top_k: int = 2
+    """Experts for each position."""
+    capacity_factor: float = 1.25
+    """Of an expert's even share of a context: what is chosen beyond it is dropped; 0: nothing."""
+    balance: float = 0.01
+    """The weight of the loss that evens out the experts' load."""
+
     optimizer: str = "adamw"
     learning_rate: float = 1e-3
     learning_rate_floor: float = 1e-4
@@ -92,10 +101,14 @@ class TrainConfig:
             n_embd=self.n_embd,
             dropout=self.dropout,
             bias=self.bias,
+            n_expert=self.experts,
+            top_k=self.top_k,
+            capacity_factor=self.capacity_factor,
+            balance=self.balance,
         )
 
 
-MODEL_FIELDS = ("block_size", "n_layer", "n_head", "n_embd", "bias", "vocab_size")
+MODEL_FIELDS = ("block_size", "n_layer", "n_head", "n_embd", "bias", "vocab_size", "experts")
 """What cannot change when a run goes on: the parameters would not fit."""
 
 FIXED_FIELDS = (*MODEL_FIELDS, "optimizer", "momentum")
@@ -120,11 +133,11 @@ OPTIMIZERS = ("adamw", "sgd")
 _TYPES = {field.name: type(field.default) for field in fields(TrainConfig)}
 _POSITIVE = (
     "steps", "batch_size", "accumulate", "chunks", "local_steps", "block_size", "n_layer",
-    "n_head", "n_embd", "eval_every", "eval_windows", "checkpoint_every", "keep",
+    "n_head", "n_embd", "top_k", "eval_every", "eval_windows", "checkpoint_every", "keep",
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "learning_rate", "learning_rate_floor", "outer_learning_rate", "weight_decay", "clip",
-    "warmup_steps", "vocab_size",
+    "warmup_steps", "vocab_size", "experts", "capacity_factor", "balance",
 )  # fmt: skip
 
 
@@ -184,6 +197,11 @@ def check_config(values: Mapping[str, Any]) -> TrainConfig:
             raise ConfigError(f"{name} is {getattr(config, name)}; it has to be at least 1")
     if config.n_embd % config.n_head:
         raise ConfigError(f"n_embd {config.n_embd} cannot be cut into n_head {config.n_head} heads")
+    if config.experts and config.top_k > config.experts:
+        raise ConfigError(
+            f"top_k is {config.top_k}, and there are {config.experts} experts; at most "
+            f"{config.experts} would fit"
+        )
     if config.optimizer not in OPTIMIZERS:
         raise ConfigError(f"unknown optimizer {config.optimizer!r}; there are adamw and sgd")
     if not 0 <= config.dropout < 1:

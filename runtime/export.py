@@ -21,7 +21,8 @@ def load_model(checkpoint: Checkpoint) -> GPT:
 def export_huggingface(checkpoint: Checkpoint, folder: Path) -> None:
     """Write the model as Hugging Face reads it; see Pretrained.save_pretrained.
 
-    Raises FileExistsError if the folder holds a model already.
+    Raises FileExistsError if the folder holds a model already, PretrainedError for a model that
+    Hugging Face does not have.
     """
     if (folder / "config.json").exists():
         raise FileExistsError(f"{folder} holds a model already")

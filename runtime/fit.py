@@ -110,6 +110,16 @@ def _check_model(config: TrainConfig, shape: dict[str, int]) -> None:
             f"n_head {config.n_head} cannot be cut into tp={tensor} parts; tp can be "
             f"{divisors(config.n_head)}"
         )
+    if shape["ep"] > 1 and not config.experts:
+        raise ConfigError(
+            f"ep={shape['ep']} spreads experts, and the model has none: experts "
+            f"{2 * shape['ep']}, or dp={shape['dp'] * shape['ep']}, would fit"
+        )
+    if config.experts % shape["ep"]:
+        raise ConfigError(
+            f"{config.experts} experts cannot be cut into ep={shape['ep']} parts; ep can be "
+            f"{divisors(config.experts)}"
+        )
     if stages > config.n_layer:
         raise ConfigError(
             f"n_layer {config.n_layer} is too few for {stages} stages ({mesh_text(shape)}, "

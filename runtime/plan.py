@@ -15,7 +15,7 @@ import numpy as np
 from ringlet.nn import Dropout, Module, PackedAttention, Parameter
 from ringlet.nn.models import GPT
 from ringlet.runtime.layout import Layout
-from ringlet.runtime.mesh import Mesh, MeshError
+from ringlet.runtime.mesh import Mesh, MeshError, divisors
 from ringlet.runtime.tensor_parallel import (
     ColumnLinear,
     RowLinear,
@@ -40,6 +40,7 @@ class Slicer:
         self.tensor = mesh.size("tp") > 1
         self.layouts: dict[int, Layout] = {}
         self.partial: set[int] = set()
+        self.has_experts = False
         self._along: dict[int, tuple[str, ...]] = {}
         self._local: dict[Parameter, Parameter] = {}
 
@@ -156,6 +157,35 @@ class Heads:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """Experts: some of them on each rank along `ep`, a part of each on every one along `tp`."""
+
+    def apply(self, module: Any, slicer: Slicer) -> Any:
+        """See Style."""
+        from ringlet.runtime.expert_parallel import SpreadExperts
+
+        mesh, slicer.has_experts = slicer.mesh, True
+        if module.experts % mesh.size("ep"):
+            raise MeshError(
+                f"{module.experts} experts cannot be cut into ep={mesh.size('ep')} parts; ep can "
+                f"be {divisors(module.experts)}"
+            )
+        for layer, axes in ((module.c_fc, (1, 1)), (module.c_proj, (2, None))):
+            layer.weight = self._cut(slicer, layer.weight, axes[0])
+            if layer.bias is not None:
+                layer.bias = self._cut(slicer, layer.bias, axes[1])
+        return SpreadExperts(module, mesh, slicer.wire)
+
+    def _cut(self, slicer: Slicer, parameter: Parameter, axis: int | None) -> Parameter:
+        """By experts, and by an axis of each."""
+        if slicer.mesh.size("ep") > 1:
+            parameter = slicer.cut(parameter, 0, along="ep")
+        if slicer.tensor and axis is not None:
+            parameter = slicer.cut(parameter, axis)
+        return parameter
+
+
+@dataclass(frozen=True)
 class VocabularyCut:
     """The loss of logits that are cut along the vocabulary, as the weight of `head` is."""
 
@@ -219,6 +249,8 @@ GPT_PLAN = Plan(
         "transformer.h.*.mlp.c_fc": Column(),
         "transformer.h.*.mlp.c_proj": Row(),
         "transformer.h.*.mlp.dropout": Everywhere(),
+        "transformer.h.*.mlp.router": Everywhere(),
+        "transformer.h.*.mlp.experts": Spread(),
         "transformer.ln_f": Everywhere(),
         "lm_head": Column(),
         "loss": VocabularyCut("lm_head"),

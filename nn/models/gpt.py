@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 
 from ringlet.nn.cache import KeyValueCache
+from ringlet.nn.experts import MixtureOfExperts
 from ringlet.nn.layers import (
     GELU,
     CausalSelfAttention,
@@ -28,7 +29,10 @@ INITIAL_STD = 0.02
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """The sizes of a GPT, under nanoGPT's names."""
+    """The sizes of a GPT, under nanoGPT's names.
+
+    With `n_expert` above 0 every MLP is a mixture of so many; see nn.Experts for its options.
+    """
 
     vocab_size: int = 256
     block_size: int = 64
@@ -38,6 +42,10 @@ class GPTConfig:
     dropout: float = 0.0
     bias: bool = True
     eps: float = 1e-5
+    n_expert: int = 0
+    top_k: int = 2
+    capacity_factor: float = 1.25
+    balance: float = 0.01
 
     @classmethod
     def from_huggingface(cls, values: Mapping[str, Any]) -> Self:
@@ -58,6 +66,11 @@ class GPTConfig:
 
     def to_huggingface(self) -> dict[str, Any]:
         """See Pretrained."""
+        if self.n_expert:
+            raise PretrainedError(
+                f"this model has {self.n_expert} experts in each block, and Hugging Face's GPT-2 "
+                "has none: it cannot be written so"
+            )
         return {
             "vocab_size": self.vocab_size,
             "n_positions": self.block_size,
@@ -99,6 +112,22 @@ class MLP(Module):
         return dropped
 
 
+def make_mlp(config: GPTConfig) -> MLP | MixtureOfExperts:
+    """One MLP for all positions, or a mixture of many."""
+    if not config.n_expert:
+        return MLP(config)
+    return MixtureOfExperts(
+        config.n_embd,
+        4 * config.n_embd,
+        config.n_expert,
+        config.top_k,
+        config.capacity_factor,
+        config.balance,
+        config.bias,
+        config.dropout,
+    )
+
+
 class Block(Module):
     """Attention and MLP, each on the normalized input and added to it."""
 
@@ -106,7 +135,7 @@ class Block(Module):
         self.ln_1 = LayerNorm(config.n_embd, config.eps)
         self.attn = CausalSelfAttention(config.n_embd, config.n_head, config.dropout, config.bias)
         self.ln_2 = LayerNorm(config.n_embd, config.eps)
-        self.mlp = MLP(config)
+        self.mlp = make_mlp(config)
 
     def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""

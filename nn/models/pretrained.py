@@ -84,13 +84,12 @@ class Pretrained(Module):
     def save_pretrained(self, folder: str | Path, shard_bytes: int = SHARD_BYTES) -> None:
         """Write config.json and model.safetensors, in shards of at most `shard_bytes` if larger.
 
-        Raises FileExistsError if the folder holds a model already.
+        Raises FileExistsError if the folder holds a model already, PretrainedError for what the
+        files have no way to say.
         """
         folder = Path(folder)
         if (folder / CONFIG).exists():
             raise FileExistsError(f"{folder} holds a model already")
-        folder.mkdir(parents=True, exist_ok=True)
-        write_weights(folder, self.file_state(), shard_bytes)
         own = {"model_type": self.model_type, "architectures": [self.architecture]}
         values = {
             **{k: v for k, v in self.huggingface.items() if k != "dtype"},
@@ -98,6 +97,8 @@ class Pretrained(Module):
             **self.config.to_huggingface(),
             "torch_dtype": "float32",
         }
+        folder.mkdir(parents=True, exist_ok=True)
+        write_weights(folder, self.file_state(), shard_bytes)
         (folder / CONFIG).write_text(json.dumps(values, indent=2) + "\n")
 
     def file_state(self) -> dict[str, Array]:

@@ -17,7 +17,7 @@ Decay: TypeAlias = Callable[[str, Parameter], bool]
 
 def matrices(name: str, parameter: Parameter) -> bool:
     """Decay what multiplies (weights, embeddings), not what shifts or scales (biases, norms)."""
-    return parameter.ndim >= 2
+    return parameter.ndim >= 2 and not name.endswith("bias")  # experts' biases have two axes
 
 
 class Optimizer:

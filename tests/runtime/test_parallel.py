@@ -64,10 +64,12 @@ def batch_of(step):
     return ids
 
 
-def trained(world, mesh=None, options=None, micro=2, optimizer="sgd", clip=0.0, layers=4):
+def trained(
+    world, mesh=None, options=None, micro=2, optimizer="sgd", clip=0.0, layers=4, experts=None
+):
     """Three steps; [losses, norms, first gradients, last weights, evaluation] on rank 0."""
     options = {**(options or {}), "recompute": tuple((options or {}).get("recompute", ()))}
-    sizes = {"n_layer": layers, "n_head": 8, "n_embd": 16, "dropout": 0.1}
+    sizes = {"n_layer": layers, "n_head": 8, "n_embd": 16, "dropout": 0.1, **(experts or {})}
     with nn.uninitialized():
         model = GPT(GPTConfig(vocab_size=VOCABULARY, block_size=CONTEXT, **sizes))
     parallel = parallelize(model, Mesh(world, **(mesh or {})), Parallelism(**options), seed=7)
@@ -232,8 +234,46 @@ def test_sequence_parallelism(ranks, alone, mesh, zero):
     assert_same(result, alone())
 
 
-def refused(world, mesh, options, layers=2):
-    sizes = {"n_layer": layers, "n_head": 3, "n_embd": 12}
+EXPERTS = {"n_expert": 4, "top_k": 2, "capacity_factor": 1.0, "balance": 0.1}
+"""With a capacity at which choices are dropped, and a balance loss that is felt."""
+
+SPREAD = [
+    ({"ep": 2}, {}),
+    ({"ep": 4}, {"zero": 2}),
+    ({"dp": 2}, {"zero": 3}),
+    ({"dp": 2, "ep": 2}, {"recompute": ["blocks"]}),
+    ({"ep": 2, "dp": 2}, {"zero": 1}),
+    ({"ep": 2, "tp": 2}, {"zero": 3, "recompute": ["*.mlp"]}),
+    ({"ep": 2, "tp": 2}, {"sequence": True}),
+    ({"tp": 4}, {"zero": 2, "sequence": True}),
+    ({"ep": 2, "pp": 2}, {"schedule": "zero-bubble"}),
+    ({"ep": 2, "pp": 2}, {"zero": 3, "schedule": "interleaved", "chunks": 2}),
+    ({"ep": 2, "cp": 2}, {"zero": 2, "recompute": ["blocks"]}),
+    ({"cp": 4}, {}),
+    ({"dp": 2, "ep": 2, "pp": 2}, {"zero": 1, "recompute": ["*.experts"]}),
+    ({"ep": 2, "cp": 2, "tp": 2}, {"zero": 3, "sequence": True}),
+]
+
+
+@pytest.mark.parametrize(("mesh", "options"), SPREAD, ids=text)
+def test_expert_parallelism(ranks, alone, mesh, options):
+    assert_same(run(ranks, mesh, options=options, experts=EXPERTS), alone(experts=EXPERTS))
+
+
+def test_ranks_along_ep_may_have_different_numbers_of_samples(ranks, alone):
+    six = {**EXPERTS, "n_expert": 6}
+    assert_same(run(ranks, {"ep": 3}, options={"zero": 1}, experts=six), alone(experts=six))
+
+
+@pytest.mark.parametrize("mesh", [{"ep": 4}, {"dp": 2, "ep": 2}, {"ep": 2, "tp": 2}], ids=text)
+def test_one_expert_for_each_position_with_adamw_and_clipping(ranks, alone, mesh):
+    switch = {"optimizer": "adamw", "clip": 0.5, "experts": {**EXPERTS, "top_k": 1}}
+    result = run(ranks, mesh, options={"zero": 1}, **switch)
+    assert_same(result, alone(**switch), weights=3e-5)
+
+
+def refused(world, mesh, options, layers=2, experts=0):
+    sizes = {"n_layer": layers, "n_head": 3, "n_embd": 12, "n_expert": experts}
     with nn.uninitialized():
         model = GPT(GPTConfig(vocab_size=VOCABULARY, block_size=CONTEXT, **sizes))
     try:
@@ -256,6 +296,7 @@ REFUSED = {
     "a schedule without a pipeline": ({"dp": 2}, {"schedule": "gpipe"}, "the mesh has pp=1"),
     "zero-bubble": ({"pp": 2}, {"schedule": "zero-bubble", "zero": 2}, "zero=1"),
     "sequence": ({"dp": 2}, {"sequence": True}, "needs tensor parallelism"),
+    "no experts": ({"ep": 2}, {}, "ep=2 spreads experts, and this model has none; dp=2 would"),
 }
 
 
@@ -265,6 +306,11 @@ def test_what_cannot_be_is_refused_with_what_would_fit(ranks, case):
     texts = ranks(2).run(refused, mesh=mesh, options=options)
     assert texts[0] == texts[1]
     assert words in texts[0]
+
+
+def test_experts_that_do_not_divide_are_refused(ranks):
+    texts = ranks(2).run(refused, mesh={"ep": 2}, options={}, experts=3)
+    assert texts == ["3 experts cannot be cut into ep=2 parts; ep can be 1, 3"] * 2
 
 
 def without_a_plan(world):

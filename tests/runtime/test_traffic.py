@@ -13,9 +13,10 @@ TOKENS = BATCH * CONTEXT * 4
 """Bytes of one micro-batch's activations, and of one number for each of its tokens."""
 
 
-def sent(world, mesh, options, micro):
+def sent(world, mesh, options, micro, experts=None):
     """Bytes that this rank sends in a step, by operation, and the bytes of its parameters."""
-    sizes = {"n_layer": LAYERS, "n_head": 4, "n_embd": WIDTH}
+    options = {**options, "recompute": tuple(options.get("recompute", ()))}
+    sizes = {"n_layer": LAYERS, "n_head": 4, "n_embd": WIDTH, **(experts or {})}
     with nn.uninitialized():
         model = GPT(GPTConfig(vocab_size=VOCABULARY, block_size=CONTEXT, **sizes))
     made = Mesh(world, **mesh)
@@ -110,3 +111,32 @@ def test_bytes_are_the_textbooks(ranks, case):
     size = int(np.prod(list(mesh.values())))
     results = ranks(size, transport="ipc").run(sent, mesh=mesh, options=options, micro=micro)
     assert summed(results) == expected
+
+
+# Every position chooses all experts: each rank has as many rows for each as it has positions.
+EXPERTS = 4
+ALL_EXPERTS = {"n_expert": EXPERTS, "top_k": EXPERTS, "capacity_factor": 0.0}
+ROWS = EXPERTS * ACTIVATIONS
+COUNTS = EXPERTS * 8
+DENSE = ALL - LAYERS * 4 * (8 * WIDTH * WIDTH + 5 * WIDTH) + LAYERS * 4 * EXPERTS * WIDTH
+"""Bytes: of one rank's rows, of its counts, and of all parameters but the experts'."""
+
+OF_EXPERTS = {  # ranks, what is recomputed, all-to-alls and exchanges of counts for each layer
+    "2 ranks": (2, [], 4, 1),
+    "4 ranks": (4, [], 4, 1),
+    "again in backward": (2, ["blocks"], 6, 2),
+}
+
+
+@pytest.mark.parametrize("case", OF_EXPERTS)
+def test_rows_travel_to_experts_and_back(ranks, case):
+    """Two all-to-alls forward and two backward; experts' gradients do not travel."""
+    n, recompute, all_to_alls, counts = OF_EXPERTS[case]
+    results = ranks(n, transport="ipc").run(
+        sent, mesh={"ep": n}, options={"recompute": recompute}, micro=1, experts=ALL_EXPERTS
+    )
+    assert summed(results) == {
+        "all_to_all": LAYERS * all_to_alls * (n - 1) * ROWS,
+        "all_gather": LAYERS * counts * n * (n - 1) * COUNTS,
+        "all_reduce": 2 * (n - 1) * DENSE,
+    }
