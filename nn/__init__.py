@@ -3,7 +3,7 @@
 Names and semantics are PyTorch's. Nothing here knows any process but its own.
 """
 
-from ringlet.nn import functional, models, optim, random
+from ringlet.nn import functional, init, models, optim, random
 from ringlet.nn.cache import KeyValueCache
 from ringlet.nn.experts import ExpertLinear, Experts, MixtureOfExperts
 from ringlet.nn.flat import Flat, FlatParameters, Slot, common_dtype, first_nonfinite
@@ -15,8 +15,21 @@ from ringlet.nn.layers import (
     Dropout,
     Embedding,
     LayerNorm,
+    LearnedPositions,
     Linear,
+    LogSoftmax,
+    MultiheadAttention,
     PackedAttention,
+    RelativePositionBias,
+    ReLU,
+    RMSNorm,
+    RotaryEmbedding,
+    Sigmoid,
+    SiLU,
+    SinusoidalPositions,
+    Softmax,
+    SwiGLU,
+    Tanh,
 )
 from ringlet.nn.memory import keep_freed_memory
 from ringlet.nn.module import Module, ModuleList, Parameter, Sequential, uninitialized
@@ -37,15 +50,28 @@ __all__ = [
     "FlatParameters",
     "KeyValueCache",
     "LayerNorm",
+    "LearnedPositions",
     "Linear",
+    "LogSoftmax",
     "MixtureOfExperts",
     "Module",
     "ModuleList",
+    "MultiheadAttention",
     "Operation",
     "PackedAttention",
     "Parameter",
+    "RMSNorm",
+    "ReLU",
+    "RelativePositionBias",
+    "RotaryEmbedding",
     "Sequential",
+    "SiLU",
+    "Sigmoid",
+    "SinusoidalPositions",
     "Slot",
+    "Softmax",
+    "SwiGLU",
+    "Tanh",
     "Tensor",
     "checkpoint",
     "common_dtype",
@@ -53,6 +79,7 @@ __all__ = [
     "first_nonfinite",
     "functional",
     "gradcheck",
+    "init",
     "is_grad_enabled",
     "models",
     "no_grad",

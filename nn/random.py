@@ -28,6 +28,26 @@ def generator(seed: int, *labels: str | int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key(seed, *labels)))
 
 
+class _Stream:
+    """What is drawn for no name: each draw differs from the one before."""
+
+    seed, drawn = 0, 0
+
+
+_stream = _Stream()
+
+
+def manual_seed(seed: int) -> None:
+    """Start the stream of `nn.init` anew."""
+    _stream.seed, _stream.drawn = seed, 0
+
+
+def next_generator() -> np.random.Generator:
+    """A generator for the next draw of the stream."""
+    _stream.drawn += 1
+    return generator(_stream.seed, "stream", _stream.drawn)
+
+
 @dataclass(frozen=True)
 class Scope:
     """What surrounds a forward pass and is no argument of it; see `scope`."""

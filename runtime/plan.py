@@ -195,6 +195,11 @@ class VocabularyCut:
         """See Style."""
         if not slicer.tensor:
             return module
+        if module.label_smoothing or module.weight is not None or module.ignore_index != -100:
+            raise ValueError(
+                "logits that are cut along the vocabulary have a plain cross-entropy: no label "
+                "smoothing, no weights of classes, and targets of -100 do not count"
+            )
         head: Any = slicer.root.submodule(self.head)
         layout = slicer.layout(head.weight)
         (cut,) = layout.cuts

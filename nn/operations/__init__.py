@@ -3,6 +3,8 @@
 from ringlet.nn.operations.activations import gelu as gelu
 from ringlet.nn.operations.activations import relu as relu
 from ringlet.nn.operations.activations import sigmoid as sigmoid
+from ringlet.nn.operations.activations import silu as silu
+from ringlet.nn.operations.activations import swiglu as swiglu
 from ringlet.nn.operations.activations import tanh as tanh
 from ringlet.nn.operations.attention import packed_self_attention as packed_self_attention
 from ringlet.nn.operations.attention import (
@@ -29,6 +31,7 @@ from ringlet.nn.operations.embedding import embedding as embedding
 from ringlet.nn.operations.loss import cross_entropy as cross_entropy
 from ringlet.nn.operations.normalization import layer_norm as layer_norm
 from ringlet.nn.operations.normalization import log_softmax as log_softmax
+from ringlet.nn.operations.normalization import rms_norm as rms_norm
 from ringlet.nn.operations.normalization import softmax as softmax
 from ringlet.nn.operations.products import linear as linear
 from ringlet.nn.operations.products import matmul as matmul
@@ -38,6 +41,8 @@ from ringlet.nn.operations.reductions import mean as mean
 from ringlet.nn.operations.reductions import min as min
 from ringlet.nn.operations.reductions import sum as sum
 from ringlet.nn.operations.reductions import var as var
+from ringlet.nn.operations.rotary import rotary_embedding as rotary_embedding
+from ringlet.nn.operations.rotary import rotary_frequencies as rotary_frequencies
 from ringlet.nn.operations.shapes import cat as cat
 from ringlet.nn.operations.shapes import expand as expand
 from ringlet.nn.operations.shapes import getitem as getitem

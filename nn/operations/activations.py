@@ -48,6 +48,66 @@ class ReLU(Operation):
         return (grad * (self.y > 0),)
 
 
+class SiLU(Operation):
+    """x sigmoid(x). Elfwing, Uchibe and Doya, "Sigmoid-weighted linear units" (2018)."""
+
+    def forward(self, *arrays: Array) -> Array:
+        (self.x,) = arrays
+        self.gate = np.empty(self.x.shape, self.x.dtype)
+        result = np.empty(self.x.shape, self.x.dtype)
+        for x, s, y in _blocks(self.x, self.gate, result):
+            _sigmoid(x, s)
+            np.multiply(x, s, out=y)
+        return result
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        result = np.empty(self.x.shape, self.x.dtype)
+        for x, s, g, d in _blocks(self.x, self.gate, grad, result):
+            _silu_slope(x, s, d)
+            d *= g
+        return (result,)
+
+
+class SwiGLU(Operation):
+    """silu(gate) * up. Shazeer, "GLU variants improve transformer" (2020)."""
+
+    def forward(self, *arrays: Array) -> Array:
+        self.gate, self.up = arrays
+        self.sigmoid = np.empty(self.gate.shape, self.gate.dtype)
+        result = np.empty(self.gate.shape, self.gate.dtype)
+        for x, up, s, y in _blocks(self.gate, self.up, self.sigmoid, result):
+            _sigmoid(x, s)
+            np.multiply(x, s, out=y)
+            y *= up
+        return result
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        to_gate, to_up = np.empty(grad.shape, grad.dtype), np.empty(grad.shape, grad.dtype)
+        blocks = _blocks(self.gate, self.up, self.sigmoid, grad, to_gate, to_up)
+        for x, up, s, g, d_gate, d_up in blocks:
+            np.multiply(x, s, out=d_up)
+            d_up *= g
+            _silu_slope(x, s, d_gate)
+            d_gate *= up
+            d_gate *= g
+        return to_gate, to_up
+
+
+def _sigmoid(x: Array, out: Array) -> None:
+    np.multiply(x, 0.5, out=out)
+    np.tanh(out, out=out)
+    out *= 0.5
+    out += 0.5
+
+
+def _silu_slope(x: Array, s: Array, out: Array) -> None:
+    """s (1 + x (1 - s))"""
+    np.subtract(1, s, out=out)
+    out *= x
+    out += 1
+    out *= s
+
+
 class TanhGELU(Operation):
     """x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2.
 
@@ -143,6 +203,18 @@ def sigmoid(x: Tensor) -> Tensor:
 def relu(x: Tensor) -> Tensor:
     """max(x, 0)."""
     return ReLU()(x)
+
+
+def silu(x: Tensor) -> Tensor:
+    """x sigmoid(x), also called swish."""
+    return SiLU()(x)
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up, of one shape. Raises ValueError with both shapes if they differ."""
+    if gate.shape != up.shape:
+        raise ValueError(f"gate of shape {gate.shape} and up of shape {up.shape} do not fit")
+    return SwiGLU()(gate, up)
 
 
 def gelu(x: Tensor, approximate: Literal["none", "tanh"] = "none") -> Tensor:

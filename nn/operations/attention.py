@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ringlet.nn.tensor import Array, Gradient, Operation, Tensor
+from ringlet.nn.operations.dropout import check_probability, keep_mask
+from ringlet.nn.tensor import Array, Gradient, Operation, Tensor, array_of
 
 ROWS = 128
 """Queries for each block of scores."""
@@ -29,54 +30,136 @@ class _Block(NamedTuple):
     exp: Array  # (S, H, R, K): exp(scores - row maximum)
     inverse: Array  # (S, H, R, 1): 1 / row sum of exp
 
+    @property
+    def place(self) -> tuple[slice, ...]:
+        """Where it is in an array (B, H, T, S)."""
+        return self.samples, slice(None), self.queries, self.keys
 
-def attend(q: Array, k: Array, v: Array, out: Array, causal: bool) -> list[_Block]:
+
+class Masks(NamedTuple):
+    """What is done to the scores; arrays are broadcast to (B, H, T, S) by `attend`'s callers."""
+
+    causal: bool = False
+    bias: Array | None = None
+    """Added to the scores, or bool: scores where it is false count as minus infinity."""
+
+    keep: Array | None = None
+    """Dropout: what the probabilities are multiplied by."""
+
+    scale: float | None = None
+    """Of the scores; 1 / sqrt(D) if it is None."""
+
+    def factor(self, q: Array) -> Array:
+        """The scale in the dtype of `q`."""
+        return np.asarray(self.scale or 1 / math.sqrt(q.shape[-1]), q.dtype)
+
+
+PLAIN, CAUSAL = Masks(), Masks(causal=True)
+
+
+def attend(q: Array, k: Array, v: Array, out: Array, masks: Masks) -> list[_Block]:
     """softmax(q k^T / sqrt(D)) v into `out`; returns what the backward pass needs.
 
-    q, out: (B, H, T, D); k, v: (B, H, S, D). Causal: query i sees the keys up to i + S - T.
+    q: (B, H, T, D); k: (B, G, S, D); v: (B, G, S, E); out: (B, H, T, E). Each of the G heads of
+    keys and values serves H / G heads of queries. Causal: query i sees the keys up to i + S - T.
+    Queries that see no key get zeros.
     """
     blocks = []
-    scale = np.asarray(1 / math.sqrt(q.shape[-1]), q.dtype)
-    for samples, queries, keys in _plan(q.shape, k.shape[2], causal):
-        scores = np.matmul(
-            q[samples, :, queries] * scale, np.swapaxes(k[samples, :, keys], -1, -2)
-        )  # (S, H, R, K)
-        if causal:
-            _mask(scores, queries.start + k.shape[2] - q.shape[2])
-        scores -= scores.max(axis=-1, keepdims=True)
-        np.exp(scores, out=scores)
-        inverse = 1 / np.matmul(scores, np.ones((scores.shape[-1], 1), q.dtype))  # (S, H, R, 1)
-        target = out[samples, :, queries]
-        np.matmul(scores, v[samples, :, keys], out=target)
-        target *= inverse
-        blocks.append(_Block(samples, queries, keys, scores, inverse))
+    scale, groups = masks.factor(q), k.shape[1]
+    for samples, queries, keys in _plan(q.shape, k.shape[2], masks.causal):
+        rows = q[samples, :, queries] * scale  # (S, H, R, D)
+        exp = np.matmul(_fold(rows, groups), np.swapaxes(k[samples, :, keys], -1, -2))
+        exp = exp.reshape(*rows.shape[:-1], exp.shape[-1])  # (S, H, R, K)
+        if masks.causal:
+            _mask(exp, queries.start + k.shape[2] - q.shape[2])
+        total = _exponentials(exp, masks, (samples, slice(None), queries, keys))
+        block = _Block(samples, queries, keys, exp, 1 / total)
+        target, weights = out[samples, :, queries], _dropped(exp, masks, block)
+        if groups == q.shape[1]:
+            np.matmul(weights, v[samples, :, keys], out=target)
+        else:
+            target[...] = np.matmul(_fold(weights, groups), v[samples, :, keys]).reshape(
+                target.shape
+            )
+        target *= block.inverse
+        blocks.append(block)
     return blocks
 
 
+def _exponentials(scores: Array, masks: Masks, place: tuple[slice, ...]) -> Array:
+    """exp(scores - maximum) in their place; returns the row sums (S, H, R, 1)."""
+    bias = masks.bias
+    if bias is not None and bias.dtype == bool:
+        np.copyto(scores, -np.inf, where=~bias[place])
+    elif bias is not None:
+        scores += bias[place]
+    largest = scores.max(axis=-1, keepdims=True)
+    if bias is not None:  # a row may have no key: all its exponentials become 0
+        np.maximum(largest, np.finfo(scores.dtype).min, out=largest)
+    scores -= largest
+    np.exp(scores, out=scores)
+    total: Array = np.matmul(scores, np.ones((scores.shape[-1], 1), scores.dtype))
+    return total if bias is None else np.maximum(total, 1)
+
+
+def _dropped(exp: Array, masks: Masks, block: _Block) -> Array:
+    return exp if masks.keep is None else exp * masks.keep[block.place]
+
+
+def _fold(x: Array, groups: int) -> Array:
+    """(S, H, R, X) -> (S, G, H / G * R, X): the rows of all heads that share keys."""
+    if x.shape[1] == groups:
+        return x
+    return x.reshape(x.shape[0], groups, -1, x.shape[3])
+
+
 def attend_backward(
-    blocks: list[_Block], q: Array, k: Array, v: Array, out: Array, grad: Array
+    blocks: list[_Block],
+    arrays: tuple[Array, Array, Array, Array],
+    grad: Array,
+    masks: Masks,
+    to_bias: Array | None = None,
 ) -> Iterator[tuple[_Block, Array, Array, Array]]:
-    """For each block the gradients of its queries, and its parts of those of keys and values."""
-    scale = np.asarray(1 / math.sqrt(q.shape[-1]), q.dtype)
+    """For each block the gradients of its queries, and its parts of those of keys and values.
+
+    `arrays` are queries, keys, values and the result. The gradient of the bias is added to
+    `to_bias`, in whose shape axes of length 1 are summed.
+    """
+    q, k, v, out = arrays
+    scale, groups = masks.factor(q), k.shape[1]
     for block in blocks:
         samples, queries, keys, exp, inverse = block
-        g = grad[samples, :, queries] * inverse  # (S, H, R, D)
-        to_v = np.matmul(np.swapaxes(exp, -1, -2), g)  # (S, H, K, D)
+        g = grad[samples, :, queries] * inverse  # (S, H, R, E)
+        folded = _fold(g, groups)
+        weights = _fold(_dropped(exp, masks, block), groups)
+        to_v = np.matmul(np.swapaxes(weights, -1, -2), folded)  # (S, G, K, E)
         delta = np.matmul(
-            g * out[samples, :, queries], np.ones((q.shape[-1], 1), q.dtype)
+            g * out[samples, :, queries], np.ones((out.shape[-1], 1), q.dtype)
         )  # (S, H, R, 1)
-        scores = np.matmul(g, np.swapaxes(v[samples, :, keys], -1, -2))
+        scores = np.matmul(folded, np.swapaxes(v[samples, :, keys], -1, -2)).reshape(exp.shape)
+        if masks.keep is not None:
+            scores *= masks.keep[block.place]
         scores -= delta
         scores *= exp
+        if to_bias is not None:
+            _add_reduced(to_bias, block, scores)
         scores *= scale
-        to_q = np.matmul(scores, k[samples, :, keys])
-        to_k = np.matmul(np.swapaxes(scores, -1, -2), q[samples, :, queries])
+        scores = _fold(scores, groups)
+        to_q = np.matmul(scores, k[samples, :, keys]).reshape(*g.shape[:-1], -1)
+        to_k = np.matmul(np.swapaxes(scores, -1, -2), _fold(q[samples, :, queries], groups))
         yield block, to_q, to_k, to_v
+
+
+def _add_reduced(total: Array, block: _Block, part: Array) -> None:
+    """Add a block (S, H, R, K) to its place in an array some of whose axes have length 1."""
+    single = tuple(axis for axis, length in enumerate(total.shape) if length == 1)
+    place = tuple(slice(None) if n in single else s for n, s in enumerate(block.place))
+    total[place] += part.sum(axis=single, keepdims=True)
 
 
 def _plan(shape: tuple[int, ...], keys: int, causal: bool) -> Iterator[tuple[slice, slice, slice]]:
     batch, heads, length, _ = shape
-    group = max(1, SCORES // (heads * min(ROWS, length) * keys))
+    group = max(1, SCORES // max(1, heads * min(ROWS, length) * keys))
     for sample in range(0, batch, group):
         for start in range(0, length, ROWS):
             stop = min(start + ROWS, length)
@@ -94,25 +177,35 @@ def _mask(scores: Array, first: int) -> None:
 
 
 class ScaledDotProductAttention(Operation):
-    """softmax(q k^T / sqrt(D)) v. Vaswani et al., "Attention is all you need" (2017), 3.2.1."""
+    """softmax(q k^T / sqrt(D) + bias) v. Vaswani et al., "Attention is all you need" (2017),
+    3.2.1; with fewer heads of keys than of queries Ainslie et al., "GQA" (2023).
 
-    def __init__(self, causal: bool) -> None:
-        self.causal = causal
+    A fourth input is a bias with a gradient, (B or 1, H or 1, T or 1, S or 1).
+    """
+
+    def __init__(self, masks: Masks) -> None:
+        self.masks = masks
 
     def forward(self, *arrays: Array) -> Array:
-        self.q, self.k, self.v = arrays
-        self.out = np.empty(self.q.shape, self.q.dtype)
-        self.blocks = attend(self.q, self.k, self.v, self.out, self.causal)
-        return self.out
+        q, k, v, *self.bias = arrays
+        if self.bias:
+            shape = (*q.shape[:3], k.shape[2])
+            self.masks = self.masks._replace(bias=np.broadcast_to(self.bias[0], shape))
+        out = np.empty((*q.shape[:3], v.shape[3]), q.dtype)
+        self.blocks = attend(q, k, v, out, self.masks)
+        self.arrays = q, k, v, out
+        return out
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
-        to_q, to_k, to_v = np.empty_like(self.q), np.zeros_like(self.k), np.zeros_like(self.v)
-        parts = attend_backward(self.blocks, self.q, self.k, self.v, self.out, grad)
-        for block, q, k, v in parts:
-            to_q[block.samples, :, block.queries] = q
-            to_k[block.samples, :, block.keys] += k
-            to_v[block.samples, :, block.keys] += v
-        return to_q, to_k, to_v
+        q, k, v, _ = self.arrays
+        to_q, to_k, to_v = np.empty_like(q), np.zeros_like(k), np.zeros_like(v)
+        to_bias = [np.zeros_like(bias) if self.needs[3] else None for bias in self.bias]
+        parts = attend_backward(self.blocks, self.arrays, grad, self.masks, *to_bias)
+        for block, q_part, k_part, v_part in parts:
+            to_q[block.samples, :, block.queries] = q_part
+            to_k[block.samples, :, block.keys] += k_part
+            to_v[block.samples, :, block.keys] += v_part
+        return to_q, to_k, to_v, *to_bias
 
 
 class PackedSelfAttention(Operation):
@@ -122,7 +215,7 @@ class PackedSelfAttention(Operation):
     """
 
     def __init__(self, heads: int, causal: bool) -> None:
-        self.heads, self.causal = heads, causal
+        self.heads, self.masks = heads, CAUSAL if causal else PLAIN
 
     def _heads(self, packed: Array, parts: int) -> list[Array]:
         """(B, T, parts * C) -> parts views of (B, H, T, D)."""
@@ -136,7 +229,7 @@ class PackedSelfAttention(Operation):
         self.result = np.empty((batch, length, width // 3), self.packed.dtype)
         q, k, v = self._heads(self.packed, 3)
         (out,) = self._heads(self.result, 1)
-        self.blocks = attend(q, k, v, out, self.causal)
+        self.blocks = attend(q, k, v, out, self.masks)
         return self.result
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
@@ -144,12 +237,11 @@ class PackedSelfAttention(Operation):
         q, k, v = self._heads(self.packed, 3)
         to_q, to_k, to_v = self._heads(result, 3)
         (out,), (g,) = self._heads(self.result, 1), self._heads(grad, 1)
-        for block, q_part, k_part, v_part in attend_backward(self.blocks, q, k, v, out, g):
+        parts = attend_backward(self.blocks, (q, k, v, out), g, self.masks)
+        for block, q_part, k_part, v_part in parts:
             samples, queries, keys = block.samples, block.queries, block.keys
-
-            if (
-                queries.start == 0
-            ):  # a sample's first block writes, and clears what only later blocks see
+            # A sample's first block writes, and clears what only later blocks see.
+            if queries.start == 0:
                 to_k[samples, :, keys.stop :] = 0
                 to_v[samples, :, keys.stop :] = 0
                 to_k[samples, :, keys], to_v[samples, :, keys] = k_part, v_part
@@ -161,19 +253,68 @@ class PackedSelfAttention(Operation):
 
 
 def scaled_dot_product_attention(
-    query: Tensor, key: Tensor, value: Tensor, is_causal: bool = False
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | Array | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    path: str = "",
+    part: tuple[int, int] = (0, 1),
 ) -> Tensor:
-    """softmax(q k^T / sqrt(D)) v: (B, H, T, D), (B, H, S, D), (B, H, S, D) -> (B, H, T, D).
+    """softmax(q k^T / sqrt(D) + mask) v: (B, H, T, D), (B, G, S, D), (B, G, S, E) -> (B, H, T, E).
 
-    Causal: the last query sees all keys, each earlier one a key less. Raises ValueError with
-    the shapes if they do not fit.
+    G is H, or with `enable_gqa` divides it: each head of keys serves H / G heads of queries. Also
+    without the axis of heads. `attn_mask` is broadcast to (B, H, T, S): bool (true: the key is
+    seen) or a number that is added, which gets a gradient if it wants one. Queries that see no
+    key get zeros. Causal: the last query sees all keys, each earlier one a key less (PyTorch
+    counts from the first query; the two agree for T = S); it may go with a mask. Dropout is on
+    the probabilities, by `path` and `part` (of the heads) as in `dropout`.
+
+    Raises ValueError with the shapes if they do not fit.
     """
-    same = query.shape[:2] == key.shape[:2] and query.shape[3:] == key.shape[3:]
-    if query.ndim != 4 or not same or key.shape != value.shape:
-        raise ValueError(f"q {query.shape}, k {key.shape} and v {value.shape} do not fit")
-    if is_causal and query.shape[2] > key.shape[2]:
-        raise ValueError(f"{query.shape[2]} causal queries for {key.shape[2]} keys")
-    return ScaledDotProductAttention(is_causal)(query, key, value)
+    if query.ndim == 3:
+        mask = attn_mask if attn_mask is None or attn_mask.ndim < 3 else _with_heads(attn_mask)
+        q, k, v = (x.unsqueeze(1) for x in (query, key, value))
+        options = (mask, dropout_p, is_causal, scale, enable_gqa, path, part)
+        return scaled_dot_product_attention(q, k, v, *options).squeeze(1)
+    _check(query, key, value, enable_gqa)
+    _check_scores(query, key, attn_mask, is_causal)
+    check_probability(dropout_p)
+    shape = (*query.shape[:3], key.shape[2])
+    keep = keep_mask(shape, query.dtype, dropout_p, path, part) if dropout_p else None
+    masks = Masks(is_causal, None, keep, scale)
+    if isinstance(attn_mask, Tensor) and attn_mask.requires_grad:
+        bias = attn_mask.reshape(*(1,) * (4 - attn_mask.ndim), *attn_mask.shape)
+        return ScaledDotProductAttention(masks)(query, key, value, bias)
+    if attn_mask is not None:
+        masks = masks._replace(bias=np.broadcast_to(array_of(attn_mask), shape))
+    return ScaledDotProductAttention(masks)(query, key, value)
+
+
+def _with_heads(mask: Tensor | Array) -> Tensor | Array:
+    return mask.unsqueeze(-3) if isinstance(mask, Tensor) else mask[..., None, :, :]
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor, grouped: bool) -> None:
+    fit = q.ndim == k.ndim == 4 and q.shape[0] == k.shape[0] and q.shape[3] == k.shape[3]
+    if not fit or k.shape[:3] != v.shape[:3] or q.shape[1] % k.shape[1]:
+        raise ValueError(f"q {q.shape}, k {k.shape} and v {v.shape} do not fit")
+    if q.shape[1] != k.shape[1] and not grouped:
+        raise ValueError(f"{q.shape[1]} heads for {k.shape[1]} of keys take enable_gqa=True")
+
+
+def _check_scores(q: Tensor, k: Tensor, mask: Tensor | Array | None, causal: bool) -> None:
+    if causal and q.shape[2] > k.shape[2]:
+        raise ValueError(f"{q.shape[2]} causal queries for {k.shape[2]} keys")
+    if mask is None:
+        return
+    scores = (*q.shape[:3], k.shape[2])
+    pairs = zip(mask.shape[::-1], scores[::-1], strict=False)
+    if mask.ndim > 4 or any(own not in (1, length) for own, length in pairs):
+        raise ValueError(f"a mask of shape {mask.shape} cannot be broadcast to scores of {scores}")
 
 
 def packed_self_attention(qkv: Tensor, heads: int, is_causal: bool = True) -> Tensor:

@@ -21,26 +21,34 @@ class Dropout(Operation):
 
     def forward(self, *arrays: Array) -> Array:
         (x,) = arrays
-        mask = np.empty(x.shape, x.dtype)
-        chosen, shape = self._positions(x.shape)
-        for row, generator in zip(mask, sample_generators(len(x), self.path), strict=True):
-            row[...] = (generator.random(shape, np.float32) >= self.p)[chosen]
-        mask *= 1 / (1 - self.p)
-        self.mask = mask
-        return x * mask
+        self.mask = keep_mask(x.shape, x.dtype, self.p, self.path, self.part)
+        return x * self.mask
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         return (grad * self.mask,)
 
-    def _positions(self, shape: tuple[int, ...]) -> tuple[Any, tuple[int, ...]]:
-        """Which rows of a sample's mask are wanted, and the whole mask's shape."""
-        scope, (index, count) = current(), self.part
-        if scope.positions is None and count == 1:
-            return ..., shape[1:]
-        here = shape[1] * count
-        chosen = np.arange(here) if scope.positions is None else scope.positions
-        whole = here if scope.positions is None else scope.length
-        return chosen[index * shape[1] : (index + 1) * shape[1]], (whole, *shape[2:])
+
+def keep_mask(
+    shape: tuple[int, ...], dtype: np.dtype[Any], p: float, path: str, part: tuple[int, int]
+) -> Array:
+    """What elements are multiplied by: 0 with probability p, else 1 / (1 - p); see `dropout`."""
+    mask = np.empty(shape, dtype)
+    chosen, whole = _positions(shape, part)
+    for row, generator in zip(mask, sample_generators(len(mask), path), strict=True):
+        row[...] = (generator.random(whole, np.float32) >= p)[chosen]
+    mask *= 1 / (1 - p)
+    return mask
+
+
+def _positions(shape: tuple[int, ...], part: tuple[int, int]) -> tuple[Any, tuple[int, ...]]:
+    """Which rows of a sample's mask are wanted, and the whole mask's shape."""
+    scope, (index, count) = current(), part
+    if scope.positions is None and count == 1:
+        return ..., shape[1:]
+    here = shape[1] * count
+    chosen = np.arange(here) if scope.positions is None else scope.positions
+    whole = here if scope.positions is None else scope.length
+    return chosen[index * shape[1] : (index + 1) * shape[1]], (whole, *shape[2:])
 
 
 def dropout(
@@ -55,6 +63,11 @@ def dropout(
     `path` names the layer: two layers draw different masks. `part` is (number, count) if axis 1
     is one of `count` equal parts of the sequence.
     """
+    check_probability(p)
+    return Dropout(p, path, part)(x) if training and p else x
+
+
+def check_probability(p: float) -> None:
+    """Raises ValueError if nothing would be left, or p is no probability."""
     if not 0 <= p < 1:
         raise ValueError(f"dropout probability is {p}; it has to be from 0 to below 1")
-    return Dropout(p, path, part)(x) if training and p else x

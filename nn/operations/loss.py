@@ -12,15 +12,26 @@ ROWS = 64
 
 
 class CrossEntropy(Operation):
-    """-log softmax(logits)[target], summed or averaged over the targets that count."""
+    """-log softmax(logits)[target], for each row or summed or averaged over those that count.
 
-    def __init__(self, targets: Array, reduction: str, ignore_index: int) -> None:
+    With smoothing e (Szegedy et al., "Rethinking the inception architecture", 2016, section 7) the
+    target has a probability of 1 - e, and all V classes share e; `classes` (V,) weighs them.
+    """
+
+    def __init__(
+        self,
+        targets: Array,
+        reduction: str,
+        ignore_index: int,
+        smoothing: float = 0.0,
+        classes: Array | None = None,
+    ) -> None:
         self.targets, self.reduction, self.ignore_index = targets, reduction, ignore_index
+        self.smoothing, self.classes = smoothing, classes
 
     def forward(self, *arrays: Array) -> Array:
         (logits,) = arrays  # (N, V)
-        counted = self.targets != self.ignore_index
-        self.columns = np.where(counted, self.targets, 0)
+        self._weigh(logits)
         self.probabilities = np.empty(logits.shape, logits.dtype)
         losses = np.empty(len(logits), logits.dtype)
         ones = np.ones((logits.shape[1], 1), logits.dtype)
@@ -28,41 +39,69 @@ class CrossEntropy(Operation):
             block = slice(start, start + ROWS)
             p, columns = self.probabilities[block], self.columns[block]
             np.subtract(logits[block], logits[block].max(axis=1, keepdims=True), out=p)
-            chosen = p[np.arange(len(p)), columns]
+            loss = -p[np.arange(len(p)), columns] * self.target_share[block]
+            if self.smoothing:
+                loss -= p @ self.others
             np.exp(p, out=p)
             total = p @ ones  # (rows, 1)
-            losses[block] = np.log(total[:, 0]) - chosen
+            loss += np.log(total[:, 0]) * self.row_share[block]
+            losses[block] = loss
             p /= total
-        count = int(counted.sum())
-        divisor = 1 if self.reduction == "sum" else max(count, 1)
-        self.weights = np.where(counted, 1 / divisor, 0).astype(logits.dtype)[:, None]  # (N, 1)
-        return np.asarray((losses * self.weights[:, 0]).sum(), logits.dtype)
+        losses *= self.weights[:, 0]
+        return losses if self.reduction == "none" else np.asarray(losses.sum(), logits.dtype)
+
+    def _weigh(self, logits: Array) -> None:
+        """The probabilities that are wanted of the target and of the others, times the weights
+        of their classes; and the weights of the rows."""
+        dtype, count = logits.dtype, logits.shape[1]
+        counted = self.targets != self.ignore_index
+        self.columns = np.where(counted, self.targets, 0)
+        classes = np.ones(count, dtype) if self.classes is None else self.classes.astype(dtype)
+        chosen = classes[self.columns]  # (N,)
+        self.others = classes * np.asarray(self.smoothing / count, dtype)  # (V,)
+        self.target_share = chosen * np.asarray(1 - self.smoothing, dtype)
+        self.row_share = self.target_share + self.others.sum()
+        total = float(chosen[counted].sum()) if self.reduction == "mean" else 1
+        self.weights = np.where(counted, 1 / (total or 1), 0).astype(dtype)[:, None]  # (N, 1)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         result = self.probabilities
-        result[np.arange(len(result)), self.columns] -= 1
-        result *= self.weights * grad
+        if self.smoothing or self.classes is not None:
+            result *= self.row_share[:, None]
+            result -= self.others
+        result[np.arange(len(result)), self.columns] -= self.target_share
+        result *= self.weights * grad.reshape(-1, 1)
         return (result,)
 
 
 def cross_entropy(
     logits: Tensor,
     targets: Tensor | Array,
-    reduction: Literal["mean", "sum"] = "mean",
+    weight: Tensor | Array | None = None,
     ignore_index: int = -100,
+    reduction: Literal["mean", "sum", "none"] = "mean",
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """-log softmax(logits)[target] over the last axis, in nats: (..., V), (...) -> ().
 
-    "mean" averages over the targets that are not `ignore_index`. Raises IndexError naming the
-    target that is no id of the vocabulary.
+    "mean" averages over the targets that are not `ignore_index`, weighted by `weight` (V,) of
+    their classes; "none" gives (...). Raises IndexError naming the target that is no id of the
+    vocabulary, ValueError with the shapes if they do not fit.
     """
     ids = np.asarray(array_of(targets))
     if ids.shape != logits.shape[:-1]:
         raise ValueError(f"logits of shape {logits.shape} and targets of {ids.shape} do not fit")
-    if reduction not in ("mean", "sum"):
-        raise ValueError(f"reduction is {reduction!r}; there are 'mean' and 'sum'")
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction is {reduction!r}; there are 'mean', 'sum' and 'none'")
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing is {label_smoothing}; it has to be from 0 to 1")
     wrong = ids[(ids != ignore_index) & ((ids < 0) | (ids >= logits.shape[-1]))]
     if wrong.size:
         raise IndexError(f"target {wrong[0]} is no id of a vocabulary of {logits.shape[-1]}")
+    classes = None if weight is None else np.asarray(array_of(weight))
+    if classes is not None and classes.shape != logits.shape[-1:]:
+        raise ValueError(f"weights of shape {classes.shape} for {logits.shape[-1]} classes")
     flat = logits.reshape(-1, logits.shape[-1])
-    return CrossEntropy(ids.reshape(-1), reduction, ignore_index)(flat)
+    options = (reduction, ignore_index, label_smoothing, classes)
+    loss = CrossEntropy(ids.reshape(-1), *options)(flat)
+    return loss.reshape(*ids.shape) if reduction == "none" else loss

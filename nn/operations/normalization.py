@@ -1,5 +1,6 @@
-"""Softmax and layer normalization."""
+"""Softmax, and normalization over the last axis in blocks of rows that stay in the cache."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,7 +9,7 @@ from ringlet.nn.operations.products import column_sums
 from ringlet.nn.tensor import Array, Gradient, Operation, Tensor
 
 BLOCK = 32 * 1024
-"""Layer normalization works on rows of about so many elements: they stay in the cache."""
+"""Normalization works on rows of about so many elements: they stay in the cache."""
 
 
 class Softmax(Operation):
@@ -96,6 +97,51 @@ class LayerNorm(Operation):
         return result, to_weight, column_sums(g)
 
 
+class RMSNorm(Operation):
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis.
+
+    Zhang and Sennrich, "Root mean square layer normalization" (2019). Kept for backward: x, which
+    others keep too, and one number for each row.
+    """
+
+    def __init__(self, eps: float) -> None:
+        self.eps = eps
+
+    def forward(self, *arrays: Array) -> Array:
+        x, self.weight = arrays
+        self.x = x.reshape(-1, x.shape[-1])  # (N, C)
+        self.scale = np.empty((len(self.x), 1), x.dtype)
+        result = np.empty(x.shape, x.dtype)
+        flat = result.reshape(self.x.shape)
+        mean_of = np.full((x.shape[-1], 1), 1 / x.shape[-1], x.dtype)
+        for block in _row_blocks(self.x):
+            rows, y = self.x[block], flat[block]
+            np.multiply(rows, rows, out=y)
+            scale = 1 / np.sqrt(y @ mean_of + np.asarray(self.eps, x.dtype))  # (rows, 1)
+            self.scale[block] = scale
+            np.multiply(rows, scale, out=y)
+            y *= self.weight
+        return result
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        g = grad.reshape(self.x.shape)  # (N, C)
+        result = np.empty(grad.shape, grad.dtype)
+        flat = result.reshape(g.shape)
+        to_weight = np.zeros_like(self.weight)
+        weight_mean = self.weight[:, None] / np.asarray(g.shape[-1], g.dtype)  # (C, 1)
+        for block in _row_blocks(g):
+            rows, scale, out = self.x[block], self.scale[block], flat[block]
+            # with n = x * scale and h = g * weight: (h - n * mean(h * n)) * scale
+            normal = rows * scale
+            product = g[block] * normal
+            to_weight += column_sums(product)
+            normal *= product @ weight_mean
+            np.multiply(g[block], self.weight, out=out)
+            out -= normal
+            out *= scale
+        return result, to_weight
+
+
 def _row_blocks(rows: Array) -> list[slice]:
     step = max(1, BLOCK // rows.shape[1])
     return [slice(start, start + step) for start in range(0, len(rows), step)]
@@ -111,8 +157,57 @@ def log_softmax(x: Tensor, dim: int = -1) -> Tensor:
     return LogSoftmax(dim)(x)
 
 
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
-    """Normalize over the last axis: (..., C), (C,), (C,) -> (..., C)."""
-    if x.shape[-1:] != weight.shape:
-        raise ValueError(f"input of shape {x.shape} and weight of shape {weight.shape} do not fit")
-    return LayerNorm(eps)(x, weight, bias)
+def layer_norm(
+    x: Tensor,
+    normalized_shape: int | Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Normalize over the last axes, those of `normalized_shape`; then scale and shift.
+
+    Weight and bias have that shape. Raises ValueError with the shapes if they do not fit.
+    """
+    shape, width = _normalized(x, normalized_shape, weight, bias)
+    weight = Tensor(np.ones(shape, x.dtype)) if weight is None else weight
+    bias = Tensor(np.zeros(shape, x.dtype)) if bias is None else bias
+    if len(shape) == 1:
+        return LayerNorm(eps)(x, weight, bias)
+    rows = x.reshape(*x.shape[: -len(shape)], width)
+    flat = LayerNorm(eps)(rows, weight.reshape(-1), bias.reshape(-1))
+    return flat.reshape(*x.shape)
+
+
+def rms_norm(
+    x: Tensor,
+    normalized_shape: int | Sequence[int],
+    weight: Tensor | None = None,
+    eps: float | None = None,
+) -> Tensor:
+    """Divide by the root of the mean square over the last axes; then scale.
+
+    `eps` is by default that of the dtype, as in PyTorch. Raises ValueError with the shapes if
+    they do not fit.
+    """
+    shape, width = _normalized(x, normalized_shape, weight)
+    weight = Tensor(np.ones(shape, x.dtype)) if weight is None else weight
+    eps = float(np.finfo(x.dtype).eps) if eps is None else eps
+    if len(shape) == 1:
+        return RMSNorm(eps)(x, weight)
+    rows = x.reshape(*x.shape[: -len(shape)], width)
+    return RMSNorm(eps)(rows, weight.reshape(-1)).reshape(*x.shape)
+
+
+def _normalized(
+    x: Tensor, normalized_shape: int | Sequence[int], *parameters: Tensor | None
+) -> tuple[tuple[int, ...], int]:
+    """The normalized shape and the number of elements of it, after checking."""
+    shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+    if not shape or x.shape[-len(shape) :] != shape:
+        raise ValueError(f"input of shape {x.shape} has no last axes of {shape} to normalize")
+    for parameter in parameters:
+        if parameter is not None and parameter.shape != shape:
+            raise ValueError(
+                f"input of shape {x.shape} and weight of shape {parameter.shape} do not fit"
+            )
+    return shape, math.prod(shape)

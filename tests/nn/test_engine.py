@@ -80,7 +80,7 @@ def test_arithmetic_stays_in_the_tensors_dtype(dtype):
     scalar = Tensor(np.asarray(2, dtype), requires_grad=True)
     y = ((x * 2.5 + 1) / 3 - 0.1) ** 2 * scalar + scalar * 2.0
     y = F.gelu(y, "tanh") + F.gelu(y) + y.tanh() + y.sigmoid() + y.clamp(-1.0, 1.0)
-    y = F.layer_norm(y, Tensor(np.ones(4, dtype)), Tensor(np.ones(4, dtype)))
+    y = F.layer_norm(y, 4, Tensor(np.ones(4, dtype)), Tensor(np.ones(4, dtype)))
     loss = F.cross_entropy(y, np.array([0, 1])) + y.mean() + y.var() + y.softmax().sum()
     assert loss.dtype == dtype
     loss.backward()

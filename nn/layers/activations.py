@@ -1,0 +1,85 @@
+"""Activation functions as modules."""
+
+from typing import Literal
+
+from ringlet.nn import functional as F
+from ringlet.nn.module import Module
+from ringlet.nn.tensor import Tensor
+
+
+class GELU(Module):
+    """The Gaussian error linear unit."""
+
+    def __init__(self, approximate: Literal["none", "tanh"] = "none") -> None:
+        self.approximate: Literal["none", "tanh"] = approximate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return F.gelu(x, self.approximate)
+
+    def describe(self) -> str:
+        """See Module."""
+        return f"approximate={self.approximate!r}"
+
+
+class SiLU(Module):
+    """x sigmoid(x)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return F.silu(x)
+
+
+class SwiGLU(Module):
+    """silu(gate) * up: two tensors of one shape -> the same shape."""
+
+    def forward(self, gate: Tensor, up: Tensor) -> Tensor:
+        """See the class."""
+        return F.swiglu(gate, up)
+
+
+class ReLU(Module):
+    """max(x, 0)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return F.relu(x)
+
+
+class Tanh(Module):
+    """The hyperbolic tangent."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return F.tanh(x)
+
+
+class Sigmoid(Module):
+    """1 / (1 + exp(-x))."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return F.sigmoid(x)
+
+
+class Softmax(Module):
+    """exp(x) / sum(exp(x)) along an axis."""
+
+    def __init__(self, dim: int = -1) -> None:
+        self.dim = dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return F.softmax(x, self.dim)
+
+    def describe(self) -> str:
+        """See Module."""
+        return f"dim={self.dim}"
+
+
+class LogSoftmax(Softmax):
+    """The logarithm of softmax."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return F.log_softmax(x, self.dim)

@@ -1,0 +1,78 @@
+"""Linear maps, tables and dropout."""
+
+import math
+
+import numpy as np
+
+from ringlet.nn import functional as F
+from ringlet.nn.module import Module, Parameter
+from ringlet.nn.tensor import Array, Tensor
+
+
+def unset(*shape: int) -> Parameter:
+    """A parameter whose values are yet to be drawn."""
+    return Parameter(np.empty(shape, np.float32))
+
+
+class Linear(Module):
+    """x @ weight.T + bias: (..., in_features) -> (..., out_features)."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+        self.in_features, self.out_features = in_features, out_features
+        self.weight = unset(out_features, in_features)
+        self.bias = unset(out_features) if bias else None
+        self.initialize(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return F.linear(x, self.weight, self.bias)
+
+    def draw(self, name: str, shape: tuple[int, ...], random: np.random.Generator) -> Array:
+        """Uniform in +- 1 / sqrt(in_features), as PyTorch does."""
+        bound = 1 / math.sqrt(self.in_features)
+        return bound * (2 * random.random(shape, np.float32) - 1)
+
+    def describe(self) -> str:
+        """See Module."""
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
+
+
+class Embedding(Module):
+    """weight[ids]: integers (...) -> (..., embedding_dim)."""
+
+    def __init__(self, num_embeddings: int, embedding_dim: int) -> None:
+        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        self.weight = unset(num_embeddings, embedding_dim)
+        self.initialize(0)
+
+    def forward(self, ids: Tensor | Array) -> Tensor:
+        """See the class."""
+        return F.embedding(ids, self.weight)
+
+    def draw(self, name: str, shape: tuple[int, ...], random: np.random.Generator) -> Array:
+        """Standard normal."""
+        return random.standard_normal(shape, np.float32)
+
+    def describe(self) -> str:
+        """See Module."""
+        return f"{self.num_embeddings}, {self.embedding_dim}"
+
+
+class Dropout(Module):
+    """Zero elements with probability p while training; the masks as `nn.random.scope` says.
+
+    `part` is (number, count) where axis 1 is one of `count` equal parts of the sequence.
+    """
+
+    part: tuple[int, int] = (0, 1)
+
+    def __init__(self, p: float = 0.5) -> None:
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return F.dropout(x, self.p, self.training, self.path, self.part)
+
+    def describe(self) -> str:
+        """See Module."""
+        return f"p={self.p}"

@@ -1,0 +1,48 @@
+"""Values and gradients are PyTorch's: by fixtures, and live where PyTorch can be imported."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+FOLDER = Path(__file__).with_name("torch")
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+cases, compare = load("cases"), load("compare")
+with np.load(FOLDER / "fixtures.npz", allow_pickle=False) as file:
+    FIXTURES = compare.unpack(file)
+
+
+def check(name, number, expected):
+    actual = compare.evaluate(compare.Ringlet, cases.CASES[name], cases.Draw(name, number))
+    assert [x.shape for x in actual] == [x.shape for x in expected]
+    for mine, other in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", cases.CASES)
+def test_values_and_gradients_are_those_of_the_fixtures(name):
+    rows = [row for row in FIXTURES if row.rpartition(" #")[0] == name]
+    assert rows, f"run {FOLDER}/make_fixtures.py"
+    for row in rows:
+        check(name, int(row.rpartition("#")[2]), FIXTURES[row])
+
+
+def test_the_fixtures_are_of_these_cases():
+    assert {row.rpartition(" #")[0] for row in FIXTURES} == set(cases.CASES)
+
+
+@pytest.mark.parametrize("name", cases.CASES if importlib.util.find_spec("torch") else ["all"])
+def test_values_and_gradients_are_pytorchs_over_random_shapes(name):
+    library = compare.Torch(pytest.importorskip("torch"))
+    for number in range(100, 110):
+        draw = cases.Draw(name, number)
+        check(name, number, compare.evaluate(library, cases.CASES[name], draw))
