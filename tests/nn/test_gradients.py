@@ -231,6 +231,8 @@ def test_normalization_of_several_blocks_is_that_of_one(monkeypatch):
 
 def classes():
     for module in pkgutil.iter_modules(operations.__path__):
+        if module.name == "experts":  # see test_experts
+            continue
         found = importlib.import_module(f"{operations.__name__}.{module.name}")
         for value in vars(found).values():
             if (
