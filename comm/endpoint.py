@@ -19,6 +19,8 @@ from typing import Any, NamedTuple, TypeAlias
 import msgpack
 import zmq
 
+from ringlet.comm.gate import Gate, report_refused
+from ringlet.comm.key import JobKey
 from ringlet.comm.liveness import Liveness
 from ringlet.comm.regions import Regions
 from ringlet.comm.wire import (
@@ -82,10 +84,13 @@ class Waiting(NamedTuple):
 
 
 class Endpoint:
-    """This process's sockets. `rank` and `size` are the world's."""
+    """This process's sockets. `rank` and `size` are the world's; `key`, if any, guards TCP."""
 
-    def __init__(self, rank: int, size: int, job: str, generation: int) -> None:
+    def __init__(
+        self, rank: int, size: int, job: str, generation: int, key: JobKey | None = None
+    ) -> None:
         self.rank, self.size, self.job, self.generation = rank, size, job, generation
+        self._key = key
         self.peers: dict[int, Peer] = {}
         self.dropped: Counter[str] = Counter()
         self.last: dict[int, tuple[Header, float]] = {}
@@ -129,7 +134,11 @@ class Endpoint:
         return address
 
     def bind_tcp(self, host: str) -> str:
-        """Listen on a free port of the host's address; returns the address."""
+        """Listen on a free port of the host's address; returns the address.
+
+        Socket files are bound before: what is bound from here on asks for the key.
+        """
+        Gate(self._context, self._key, f"rank {self.rank}").guard(self._inbox)
         self._inbox.bind(f"tcp://{host}:*")
         address = self._inbox.get(zmq.LAST_ENDPOINT)
         assert isinstance(address, bytes)
@@ -141,6 +150,9 @@ class Endpoint:
             outbox = self._context.socket(zmq.PUSH)
             outbox.set(zmq.SNDHWM, 0)  # payloads are references to the callers' arrays
             outbox.set(zmq.LINGER, 0)
+            outbox.set(zmq.MAXMSGSIZE, HEADER_BYTES)  # nothing is expected but a handshake
+            if self._key is not None and peer.address.startswith("tcp://"):
+                self._key.show(outbox)
             outbox.copy_threshold = 0  # what is to be copied says so
             # What was on its way when a connection broke is lost, and another process may
             # listen on the same address by then: a closed connection is a lost peer.
@@ -295,7 +307,7 @@ class Endpoint:
     def _accept(self, frames: list["zmq.Frame"]) -> None:
         """Check what came from outside; what is not of this job is counted and dropped."""
         if len(frames) != 2:
-            self.dropped["parts"] += 1
+            self._drop(frames[0], f"a message of {len(frames)} parts")
             return
         try:
             header = decode(frames[0].buffer)
@@ -307,9 +319,14 @@ class Endpoint:
                 self._heed(header, msgpack.unpackb(frames[1].buffer, strict_map_key=False))
                 return
         except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
-            self.dropped[str(error)[:80]] += 1
+            self._drop(frames[0], str(error)[:80])
             return
         self._deliver(Message(header, frames[1].buffer))
+
+    def _drop(self, frame: "zmq.Frame", reason: str) -> None:
+        self.dropped[reason] += 1
+        with contextlib.suppress(zmq.ZMQError):  # a socket file has no address
+            report_refused(f"rank {self.rank}", str(frame.get("Peer-Address")), reason)
 
     def _deliver(self, message: Message) -> None:
         header = message.header
@@ -368,6 +385,7 @@ class Endpoint:
             self._monitors[rank].close(0)
             # What ZeroMQ has let go of may still be on its way through the I/O thread.
             outbox.close(FLUSH_MS if linger_s and self.liveness.reachable(rank) else 0)
+        self._inbox.disable_monitor()
         self._inbox.close(0)
         with self._wake_lock:
             self._waker.close(0)

@@ -9,12 +9,19 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ringlet.comm.errors import AuthenticationError, CommError
+from ringlet.comm.key import KEY, KEY_FILE, JobKey, find_key
 
 DEFAULT_TIMEOUT_S = 300.0
 
 TRANSPORTS = ("auto", "ipc", "tcp")
 """auto: shared memory and Unix sockets on one host, TCP between hosts; ipc: without shared
 memory; tcp: TCP on one host too."""
+
+INSECURE = "RINGLET_INSECURE"
+
+ENCRYPTIONS = ("all", "control")
+"""What a job key encrypts: everything between hosts, or only the meeting, while arrays travel in
+the clear (SECURITY.md says what that promises)."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,19 @@ class Environment:
     timeout: float
     agent: bool
     host: str
+    key: JobKey | None = None
+    encrypt: str = "all"
+    address: str | None = None
+
+    @property
+    def data_key(self) -> JobKey | None:
+        """The key for connections between ranks."""
+        return self.key if self.encrypt == "all" else None
+
+    @property
+    def listen_address(self) -> str:
+        """The address of this host at which other hosts reach this rank."""
+        return self.address or local_address(self.rendezvous)
 
     @property
     def one_host(self) -> bool:
@@ -49,7 +69,8 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
     """Read RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT and RINGLET_*.
 
     With neither RANK nor WORLD_SIZE set: a world of one. Raises CommError naming the variable
-    that is missing or wrong, AuthenticationError for an address other hosts can reach.
+    that is missing or wrong, AuthenticationError for an address that other hosts can reach while
+    there is no job key, and for a key that is none.
     """
     reader = _Reader(variables)
     alone = "RANK" not in variables and "WORLD_SIZE" not in variables
@@ -62,8 +83,12 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
     if transport not in TRANSPORTS:
         raise CommError(f"RINGLET_TRANSPORT is {transport!r}; there are {', '.join(TRANSPORTS)}")
     rendezvous = _rendezvous(reader) if size > 1 else ""
-    if variables.get("RINGLET_INSECURE") != "1":
-        _refuse_open_network(rendezvous)
+    address = variables.get("RINGLET_ADDRESS")
+    key = find_key(variables) if size > 1 else None
+    check_network([rendezvous, f"tcp://{address}" if address else ""], key, variables)
+    encrypt = variables.get("RINGLET_ENCRYPT", "all")
+    if encrypt not in ENCRYPTIONS:
+        raise CommError(f"RINGLET_ENCRYPT is {encrypt!r}; there are {', '.join(ENCRYPTIONS)}")
     return Environment(
         rank=rank,
         size=size,
@@ -75,6 +100,9 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
         timeout=reader.seconds("RINGLET_TIMEOUT", DEFAULT_TIMEOUT_S),
         agent=variables.get("RINGLET_AGENT") == "1",
         host=variables.get("RINGLET_HOST") or _host_identity(),
+        key=key,
+        encrypt=encrypt,
+        address=address,
     )
 
 
@@ -118,13 +146,29 @@ def _rendezvous(reader: _Reader) -> str:
         return f"tcp://{host}:{reader.integer('MASTER_PORT', 1)}"
 
 
-def _refuse_open_network(rendezvous: str) -> None:
-    if not rendezvous.startswith("tcp://") or is_loopback(rendezvous):
-        return
-    raise AuthenticationError(
-        f"{rendezvous} can be reached from other hosts, and connections are neither encrypted nor "
-        "authenticated yet: set RINGLET_INSECURE=1 if everybody on that network is trusted"
-    )
+def check_network(
+    addresses: list[str], key: JobKey | None, variables: Mapping[str, str] = os.environ
+) -> None:
+    """Raise AuthenticationError for an address (tcp://...) that other hosts can reach, unless
+    there is a key, or RINGLET_INSECURE=1 says that everybody on the network is trusted."""
+    insecure = variables.get(INSECURE) == "1"
+    if insecure and key is not None:
+        raise AuthenticationError(
+            f"there is a job key, and {INSECURE}=1 says that none is wanted: unset one of {KEY}, "
+            f"{KEY_FILE} and {INSECURE}"
+        )
+    for address in addresses:
+        if not insecure and key is None and is_open(address):
+            raise AuthenticationError(
+                f"{address} can be reached from other hosts: make a job key (`ringlet key new "
+                f"--out FILE`), give it to every host and set {KEY_FILE}=FILE. Where everybody on "
+                f"the network is trusted, {INSECURE}=1 does without"
+            )
+
+
+def is_open(address: str) -> bool:
+    """Whether other hosts can reach the address."""
+    return address.startswith("tcp://") and not is_loopback(address)
 
 
 def is_loopback(address: str) -> bool:

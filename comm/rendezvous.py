@@ -2,9 +2,10 @@
 
 Rank 0 binds the rendezvous and collects one hello from each rank: who it is, and where its
 inbox listens. When all are there, each gets the whole table. While some are missing, those who
-wait are told which.
+wait are told which. Over TCP a job key, if there is one, is shown and asked for on both sides.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,55 +13,92 @@ from typing import Any
 
 import msgpack
 import zmq
+from zmq.utils.monitor import recv_monitor_message
 
-from ringlet.comm.errors import CommError, CommTimeout
+from ringlet.comm.errors import AuthenticationError, CommError, CommTimeout
+from ringlet.comm.gate import Gate
+from ringlet.comm.key import JobKey
 
 MAX_BYTES = 1 << 20
 TELL_EVERY_S = 1.0
 POLL_MS = 50
+SPEAK_EVERY_S = 10.0
+LINGER_MS = 2000
+
+REFUSALS = 3
+"""After so many handshakes that failed one after the other the keys differ; one may be a process
+that has just ended."""
+
+_log = logging.getLogger("ringlet.comm")
 
 Check = Callable[[], None]
 """Called while waiting; may raise."""
 
 Hello = dict[str, Any]
-"""{"job", "generation", "rank", "size", "host", "name", "pid", "addresses"}"""
+"""{"job", "generation", "rank", "size", "host", "name", "pid", "addresses", "token"}"""
 
 
-def meet(address: str, hello: Hello, deadline: float, timeout: float, check: Check) -> list[Hello]:
+def meet(
+    address: str,
+    hello: Hello,
+    deadline: float,
+    timeout: float,
+    check: Check,
+    key: JobKey | None = None,
+) -> list[Hello]:
     """Exchange hellos; returns those of all ranks, by rank.
 
     Raises CommTimeout naming who is missing at the deadline (monotonic seconds), CommError when
-    rank 0 refuses this rank (its job, world size or rank does not fit).
+    rank 0 refuses this rank (its job, world size or rank does not fit), AuthenticationError when
+    the keys differ. While ranks are missing, both sides log every ten seconds which.
     """
-    context = zmq.Context()
+    context: zmq.Context[Any] = zmq.Context()
+    key = key if address.startswith("tcp://") else None
     try:
         if hello["rank"] == 0:
-            return _Host(context, address, hello).collect(deadline, timeout, check)
-        return _visit(context, address, hello, deadline, timeout, check)
+            return _Host(context, address, hello, key).collect(deadline, timeout, check)
+        return _Visitor(context, address, hello, key).visit(deadline, timeout, check)
     finally:
-        context.destroy(linger=2000)
+        context.term()
 
 
 class _Host:
     """Rank 0's side."""
 
-    def __init__(self, context: "zmq.Context[Any]", address: str, hello: Hello) -> None:
+    def __init__(
+        self, context: "zmq.Context[Any]", address: str, hello: Hello, key: JobKey | None
+    ) -> None:
         self._address, self._own = address, hello
         self._here: dict[int, Hello] = {0: hello}
         self._routes: dict[int, bytes] = {}
         self._socket = context.socket(zmq.ROUTER)
         self._socket.set(zmq.MAXMSGSIZE, MAX_BYTES)
         self._socket.set(zmq.BACKLOG, 1024)
+        if address.startswith("tcp://"):
+            Gate(context, key, "rank 0").guard(self._socket)
         try:
             self._socket.bind(address)
         except zmq.ZMQError as error:
+            self._close(0)
             raise CommError(
                 f"rank 0 cannot listen at {address} for the other ranks: {error}. Another program "
                 "may use the port, or the address is not this host's"
             ) from error
 
     def collect(self, deadline: float, timeout: float, check: Check) -> list[Hello]:
+        """Every rank's hello, told to every rank."""
+        try:
+            return self._collect(deadline, timeout, check)
+        finally:
+            self._close(LINGER_MS)
+
+    def _close(self, linger_ms: int) -> None:
+        self._socket.disable_monitor()
+        self._socket.close(linger_ms)
+
+    def _collect(self, deadline: float, timeout: float, check: Check) -> list[Hello]:
         size, next_word = self._own["size"], time.monotonic() + TELL_EVERY_S
+        speak = _Speaker(self._own["rank"], self._address)
         while len(self._here) < size:
             check()
             if self._socket.poll(POLL_MS):
@@ -69,6 +107,7 @@ class _Host:
             if now >= next_word or now >= deadline:
                 next_word = now + TELL_EVERY_S
                 self._tell({"missing": self._missing()})
+                speak(self._missing())
             if now >= deadline:
                 raise CommTimeout(
                     f"rank 0: rendezvous at {self._address}: {len(self._here)} of {size} ranks "
@@ -88,7 +127,7 @@ class _Host:
         if len(frames) != 2:
             return
         try:
-            hello = msgpack.unpackb(frames[1])
+            hello = check_hello(msgpack.unpackb(frames[1]))
             reason = self._objection(hello)
             if reason:
                 self._socket.send_multipart([frames[0], msgpack.packb({"refused": reason})])
@@ -101,11 +140,6 @@ class _Host:
     def _objection(self, hello: Hello) -> str:
         """Why this rank cannot join; empty if it can."""
         own, rank = self._own, hello["rank"]
-        texts = [hello["host"], hello["name"], *hello["addresses"].values()]
-        if type(rank) is not int or type(hello["pid"]) is not int:
-            raise TypeError("rank and pid are numbers")
-        if not all(type(text) is str for text in texts):
-            raise TypeError("host, name and addresses are text")
         if (hello["job"], hello["generation"]) != (own["job"], own["generation"]):
             return "it belongs to another job, or to an earlier start of this one"
         if hello["size"] != own["size"]:
@@ -127,38 +161,130 @@ class _Host:
             Path(self._address.removeprefix("ipc://")).unlink(missing_ok=True)
 
 
-def _visit(
-    context: "zmq.Context[Any]",
-    address: str,
-    hello: Hello,
-    deadline: float,
-    timeout: float,
-    check: Check,
-) -> list[Hello]:
+class _Visitor:
     """The other ranks' side."""
-    me, missing = hello["rank"], [0]
-    socket = context.socket(zmq.DEALER)
-    socket.set(zmq.MAXMSGSIZE, MAX_BYTES)
-    socket.set(zmq.RECONNECT_IVL, 20)
-    socket.set(zmq.RECONNECT_IVL_MAX, 500)
-    socket.connect(address)
-    socket.send(msgpack.packb(hello))
-    while time.monotonic() < deadline:
-        check()
-        if not socket.poll(POLL_MS):
-            continue
-        word = msgpack.unpackb(socket.recv())
-        if "table" in word:
-            table: list[Hello] = word["table"]
-            return table
-        if "refused" in word:
-            raise CommError(f"rank {me}: {address} refused this process: {word['refused']}")
-        missing = word["missing"]
-    if missing == [0]:
-        text = f"no answer from rank 0 at {address} within {timeout:.0f} s: is it running there?"
-    else:
-        text = f"rendezvous at {address}: {ranks_text(missing)} did not come in {timeout:.0f} s"
-    raise CommTimeout(f"rank {me}: {text}", missing)
+
+    def __init__(
+        self, context: "zmq.Context[Any]", address: str, hello: Hello, key: JobKey | None
+    ) -> None:
+        self._address, self._own = address, hello
+        self._failures = 0
+        self._socket = context.socket(zmq.DEALER)
+        self._socket.set(zmq.MAXMSGSIZE, MAX_BYTES)
+        self._socket.set(zmq.RECONNECT_IVL, 20)
+        self._socket.set(zmq.RECONNECT_IVL_MAX, 500)
+        if key is not None:
+            key.show(self._socket)
+        self._monitor = self._socket.get_monitor_socket(_HANDSHAKES)
+        self._socket.connect(address)
+
+    def visit(self, deadline: float, timeout: float, check: Check) -> list[Hello]:
+        """Every rank's hello, from rank 0."""
+        me, missing, speak = self._own["rank"], [0], _Speaker(self._own["rank"], self._address)
+        try:
+            self._socket.send(msgpack.packb(self._own))
+            while time.monotonic() < deadline:
+                check()
+                self._look()
+                speak(missing)
+                if not self._socket.poll(POLL_MS):
+                    continue
+                word = self._word(self._socket.recv())
+                if "table" in word:
+                    return [check_hello(hello) for hello in word["table"]]
+                if "refused" in word:
+                    raise CommError(
+                        f"rank {me}: {self._address} refused this process: {word['refused']}"
+                    )
+                missing = word["missing"]
+        finally:
+            self._monitor.close(0)
+            self._socket.disable_monitor()
+            self._socket.close(LINGER_MS)
+        raise CommTimeout(f"rank {me}: {self._lateness(missing, timeout)}", missing)
+
+    def _lateness(self, missing: list[int], timeout: float) -> str:
+        if missing == [0]:
+            return (
+                f"no answer from rank 0 at {self._address} within {timeout:.0f} s: is it running "
+                "there?"
+            )
+        return (
+            f"rendezvous at {self._address}: {ranks_text(missing)} did not come in {timeout:.0f} s"
+        )
+
+    def _word(self, data: bytes) -> dict[str, Any]:
+        """What rank 0 says, or what another program says that listens there."""
+        try:
+            word = msgpack.unpackb(data)
+            if type(word) is dict and ("table" in word or "refused" in word or ranks_in(word)):
+                return word
+        except (ValueError, TypeError, KeyError, msgpack.UnpackException):
+            pass
+        raise CommError(
+            f"rank {self._own['rank']}: what listens at {self._address} is not rank 0 of a ringlet"
+        )
+
+    def _look(self) -> None:
+        """Notice when rank 0 does not let this rank in, though it listens."""
+        while self._monitor.poll(0):
+            event = recv_monitor_message(self._monitor)["event"]
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._failures = 0
+                continue
+            self._failures += 1
+            # After this one ZeroMQ tries again: rank 0 may be on its way up, or down.
+            if event != zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL or self._failures >= REFUSALS:
+                raise AuthenticationError(
+                    f"rank {self._own['rank']}: {self._address} refused this process: its job key "
+                    "is not rank 0's, only one of the two has one, or another program listens there"
+                )
+
+
+_HANDSHAKES = (
+    zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+)
+
+
+class _Speaker:
+    """Logs now and then who is missing."""
+
+    def __init__(self, rank: int, address: str) -> None:
+        self._rank, self._address = rank, address
+        self._began = self._spoke = time.monotonic()
+
+    def __call__(self, missing: list[int]) -> None:
+        now = time.monotonic()
+        # One voice is enough: the others speak only where rank 0 does not.
+        if now - self._spoke >= SPEAK_EVERY_S and (self._rank == 0 or missing == [0]):
+            self._spoke = now
+            _log.warning(
+                "ringlet: rank %d has waited %.0f s at %s for %s",
+                self._rank, now - self._began, self._address, ranks_text(missing),
+            )  # fmt: skip
+
+
+def check_hello(hello: Any) -> Hello:
+    """The hello, if it is one; raises TypeError or KeyError for anything else."""
+    if type(hello) is not dict or type(hello["addresses"]) is not dict:
+        raise TypeError("a hello and its addresses are maps")
+    numbers = [hello[name] for name in ("generation", "rank", "size", "pid")]
+    texts = [hello[name] for name in ("job", "host", "name", "token")]
+    texts += [*hello["addresses"], *hello["addresses"].values()]
+    if not all(type(number) is int for number in numbers):
+        raise TypeError("generation, rank, size and pid are numbers")
+    if not all(type(text) is str for text in texts):
+        raise TypeError("job, host, name, token and addresses are text")
+    return hello
+
+
+def ranks_in(word: dict[str, Any]) -> bool:
+    """Whether the word says which ranks are missing."""
+    missing = word["missing"]
+    return type(missing) is list and bool(missing) and all(type(r) is int for r in missing)
 
 
 def ranks_text(ranks: list[int]) -> str:

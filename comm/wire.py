@@ -5,6 +5,7 @@ mismatch: nothing is taken for what it is not.
 """
 
 import math
+import os
 from typing import Any, NamedTuple, TypeAlias
 
 import msgpack
@@ -26,6 +27,9 @@ COLLECTIVE = -1
 
 CONTROL = -2
 """The stream of notices between endpoints: hello, goodbye, waiting, mismatch."""
+
+MEMORY_BYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+"""No array that is announced from outside is larger than this host's memory."""
 
 _MAGIC = "ringlet1"
 
@@ -107,7 +111,7 @@ def allocate(signature: Signature) -> Array:
         dtype = np.dtype(signature.dtype)
     except (TypeError, ValueError, SyntaxError) as error:
         raise Malformed(f"{signature.dtype!r} is no dtype") from error
-    if not sendable(dtype) or math.prod(signature.shape) * dtype.itemsize > 2**62:
+    if not sendable(dtype) or math.prod(signature.shape) * dtype.itemsize > MEMORY_BYTES:
         raise Malformed(f"cannot hold {signature.shape} of {signature.dtype!r}")
     return np.empty(signature.shape, dtype)
 

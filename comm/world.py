@@ -2,7 +2,9 @@
 
 import atexit
 import contextlib
+import logging
 import os
+import secrets
 import socket
 import tempfile
 import time
@@ -10,7 +12,7 @@ from pathlib import Path
 
 from ringlet.comm.channel import Channel
 from ringlet.comm.endpoint import WORLD, Endpoint, Peer
-from ringlet.comm.environment import Environment, local_address, read_environment
+from ringlet.comm.environment import Environment, is_open, read_environment
 from ringlet.comm.errors import CommError, CommTimeout, PeerLost
 from ringlet.comm.group import Group
 from ringlet.comm.progress import Progress
@@ -22,6 +24,8 @@ LINGER_S = 5.0
 IPC_PATH_BYTES = 107
 """The longest path of a Unix socket."""
 
+_log = logging.getLogger("ringlet.comm")
+
 _world: "_World | None" = None
 _lost: dict[int, str] = {}  # deaths announced before there was a world to tell
 
@@ -31,7 +35,11 @@ class _World:
 
     def __init__(self, environment: Environment) -> None:
         self.endpoint = Endpoint(
-            environment.rank, environment.size, environment.job, environment.generation
+            environment.rank,
+            environment.size,
+            environment.job,
+            environment.generation,
+            environment.data_key,
         )
         self.endpoint.liveness.agent = environment.agent
         self.progress = Progress(self.endpoint)
@@ -59,7 +67,8 @@ def init(timeout: float | None = None) -> Group:
     and RINGLET_*; with none of them set, a world of one. `timeout` in seconds bounds the
     rendezvous and is the default of every later call (else RINGLET_TIMEOUT, else 300).
 
-    Raises CommTimeout naming the ranks that did not come, CommError for a wrong environment.
+    Raises CommTimeout naming the ranks that did not come, CommError for a wrong environment,
+    AuthenticationError where a job key is missing or is not the others'.
     """
     global _world
     if _world is None:
@@ -100,12 +109,13 @@ def report_lost(rank: int, cause: str) -> None:
 def _connect(endpoint: Endpoint, environment: Environment) -> None:
     """Listen, meet the others, connect to them."""
     deadline = time.monotonic() + environment.timeout
+    _warn(environment)
     addresses = {}
     folder = _private_folder(environment)
     if environment.transport != "tcp":
         addresses["ipc"] = endpoint.bind_ipc(_socket_path(folder, environment.rank))
     if environment.transport == "tcp" or not environment.one_host:
-        addresses["tcp"] = endpoint.bind_tcp(local_address(environment.rendezvous))
+        addresses["tcp"] = endpoint.bind_tcp(environment.listen_address)
     hello = {
         "job": environment.job,
         "generation": environment.generation,
@@ -115,6 +125,7 @@ def _connect(endpoint: Endpoint, environment: Environment) -> None:
         "name": socket.gethostname(),
         "pid": os.getpid(),
         "addresses": addresses,
+        "token": secrets.token_urlsafe(12),
     }
 
     def check() -> None:
@@ -122,7 +133,11 @@ def _connect(endpoint: Endpoint, environment: Environment) -> None:
             raise PeerLost(f"rank {environment.rank}: rendezvous lost rank {rank}: {cause}", rank)
 
     try:
-        table = meet(environment.rendezvous, hello, deadline, environment.timeout, check)
+        table = meet(
+            environment.rendezvous, hello, deadline, environment.timeout, check, environment.key
+        )
+        # Rank 0's token is this start's own: frames of any other are strangers'.
+        endpoint.job = f"{environment.job}/{table[0]['token']}"
         peers = {
             rank: Peer(rank, entry["name"], entry["pid"], _choose(environment, entry))
             for rank, entry in enumerate(table)
@@ -148,6 +163,19 @@ def _connect(endpoint: Endpoint, environment: Environment) -> None:
     finally:
         endpoint.hide()
         _remove(folder)
+
+
+def _warn(environment: Environment) -> None:
+    """Say once for all ranks what is not protected between hosts."""
+    if environment.rank or not is_open(environment.rendezvous):
+        return
+    if environment.key is None:
+        _log.warning(
+            "ringlet: INSECURE: whoever reaches %s and the ranks' ports can join, read and change "
+            "everything", environment.rendezvous,
+        )  # fmt: skip
+    elif environment.data_key is None:
+        _log.warning("ringlet: RINGLET_ENCRYPT=control: arrays travel between hosts in the clear")
 
 
 def _choose(environment: Environment, entry: dict[str, object]) -> str:

@@ -1,4 +1,4 @@
-"""The command line: `ringlet run`, `train`, `generate`, `export`, `bench`, `explain`."""
+"""The command line: `ringlet run`, `train`, `generate`, `export`, `bench`, `explain`, `key`."""
 
 import sys
 from pathlib import Path
@@ -14,6 +14,7 @@ from ringlet.launcher.explain import explain
 from ringlet.launcher.explain_pipeline import explain_pipeline
 from ringlet.launcher.export import export
 from ringlet.launcher.generate import generate
+from ringlet.launcher.key import keys
 from ringlet.launcher.local import run_script
 from ringlet.launcher.options import (
     DEFAULT_GRACE_S,
@@ -59,6 +60,7 @@ explanations.command(
 )(explain)
 explanations.command("pipeline")(explain_pipeline)
 app.add_typer(explanations, name="explain")
+app.add_typer(keys, name="key")
 
 
 def _version(wanted: bool) -> None:

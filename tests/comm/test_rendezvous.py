@@ -134,19 +134,21 @@ REFUSED = {
 def test_who_does_not_belong_is_told_why_and_the_others_go_on(case):
     changes, rank, size, reason = REFUSED[case]
     variables = master(RINGLET_JOB="this")
-    rank0 = start(0, 3 if case == "a rank that is there" else 2, **variables)
-    processes = [rank0]
+    twice = case == "a rank that is there"
+    size, world = (3, 3) if twice else (size, 2)
+    processes = [start(0, world, **variables)]
     try:
-        if case == "a rank that is there":
-            processes.append(start(1, 3, **variables))
-            time.sleep(1)
-            size = 3
-        stranger = start(rank, size, **{**variables, **changes})
+        rivals = [start(rank, size, **{**variables, **changes})]
+        if twice:
+            rivals.append(start(rank, size, **variables))
+        while all(rival.poll() is None for rival in rivals):
+            time.sleep(0.05)
+        stranger = next(rival for rival in rivals if rival.poll() is not None)
         ((code, text),) = ended([stranger])
         assert code == 3, text
         assert reason in text
-        last = 2 if case == "a rank that is there" else 1
-        processes.append(start(last, last + 1, **variables))
+        processes += [rival for rival in rivals if rival is not stranger]
+        processes.append(start(world - 1, world, **variables))
         assert {code for code, _ in ended(processes)} == {0}
     finally:
         for process in processes:

@@ -1,0 +1,106 @@
+"""The job's key: whoever holds it belongs to the job, and nobody else gets in.
+
+From the 32 secret bytes every process derives the same CURVE key pair and uses it on both ends of
+a connection. A listener's gate (gate.py) lets in exactly this public key, and CURVE makes whoever
+shows it prove that it holds the secret key; so it takes the job's key, not a public key that has
+been overheard. CURVE draws keys of its own for each connection: what was recorded cannot be read
+later with the job's key alone, nor be sent again. (CurveZMQ: https://rfc.zeromq.org/spec/26)
+"""
+
+import hashlib
+import os
+import secrets
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import zmq
+from zmq.utils import z85
+
+from ringlet.comm.errors import AuthenticationError
+
+KEY_BYTES = 32
+DOMAIN = b"ringlet"
+
+KEY, KEY_FILE = "RINGLET_KEY", "RINGLET_KEY_FILE"
+
+
+@dataclass(frozen=True)
+class JobKey:
+    """The secret, and the CURVE key pair derived from it (Z85). Its repr shows nothing secret."""
+
+    secret: bytes = field(repr=False)
+    curve_secret: bytes = field(init=False, repr=False)
+    curve_public: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not zmq.has("curve"):
+            raise AuthenticationError(
+                "a job key needs CURVE, and this pyzmq's libzmq was built without it: install "
+                "pyzmq's wheel (pip install --force-reinstall --only-binary :all: pyzmq)"
+            )
+        derived = hashlib.blake2b(digest_size=32, key=self.secret, person=b"ringlet curve 1")
+        object.__setattr__(self, "curve_secret", z85.encode(derived.digest()))
+        object.__setattr__(self, "curve_public", zmq.curve_public(self.curve_secret))
+
+    @classmethod
+    def new(cls) -> "JobKey":
+        """A key that nobody has."""
+        return cls(secrets.token_bytes(KEY_BYTES))
+
+    @classmethod
+    def parse(cls, text: str, where: str) -> "JobKey":
+        """The key in the text; the AuthenticationError for one that is none says where it was."""
+        try:
+            secret = bytes.fromhex(text.strip())
+        except ValueError:
+            secret = b""
+        if len(secret) != KEY_BYTES:
+            raise AuthenticationError(
+                f"{where} holds no job key (64 hexadecimal digits): `ringlet key new` makes one"
+            )
+        return cls(secret)
+
+    @property
+    def text(self) -> str:
+        """For files and the environment."""
+        return self.secret.hex()
+
+    def serve(self, socket: "zmq.Socket[Any]") -> None:
+        """What the socket binds from now on needs the key. A Gate has to be open."""
+        socket.curve_secretkey = self.curve_secret
+        socket.curve_server = 1
+        socket.zap_domain = DOMAIN
+
+    def show(self, socket: "zmq.Socket[Any]") -> None:
+        """What the socket connects to from now on is shown the key, and has to have it too."""
+        socket.curve_serverkey = self.curve_public
+        socket.curve_publickey = self.curve_public
+        socket.curve_secretkey = self.curve_secret
+
+
+def find_key(variables: Mapping[str, str]) -> JobKey | None:
+    """The key of RINGLET_KEY or of the file RINGLET_KEY_FILE; None if neither is set."""
+    if variables.get(KEY):
+        return JobKey.parse(variables[KEY], KEY)
+    if variables.get(KEY_FILE):
+        return read_key(Path(variables[KEY_FILE]))
+    return None
+
+
+def read_key(path: Path) -> JobKey:
+    """The key in the file, which nobody but its owner may read."""
+    try:
+        with path.open() as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            text = file.read(1024)
+    except (OSError, UnicodeDecodeError) as error:
+        raise AuthenticationError(f"cannot read the job key in {path}: {error}") from error
+    if mode & 0o077:
+        raise AuthenticationError(
+            f"others may read the job key in {path} (mode {mode:04o}): chmod 600 {path}, or make "
+            "a new one if they may have done so"
+        )
+    return JobKey.parse(text, str(path))

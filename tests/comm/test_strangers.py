@@ -1,0 +1,299 @@
+"""Who does not hold the job's key neither joins, reads nor disturbs a job; and keys themselves."""
+
+import contextlib
+import os
+import re
+import socket
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgpack
+import pytest
+import zmq
+
+from ringlet.comm import AuthenticationError
+from ringlet.comm.environment import read_environment
+from ringlet.comm.key import JobKey, find_key
+from ringlet.comm.wire import CONTROL, Header, Signature, encode
+
+WORKER = """
+import resource, sys
+import numpy as np
+from ringlet import comm
+try:
+    world = comm.init(timeout=float(sys.argv[1]))
+except comm.CommError as error:
+    print(type(error).__name__, error)
+    sys.exit(3)
+print(sys.argv[2], flush=True)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+rounds, total = 0, np.zeros(1 << 14)
+while True:
+    last = world.broadcast_object(sys.stdin.readline() if world.rank == 0 else None)
+    total += world.all_reduce(np.ones(1 << 14))
+    rounds += 1
+    if last != "again\\n":
+        break
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print("rounds", rounds, "right", bool((total == rounds * world.size).all()), "grown", grown // 1024)
+"""
+
+
+class Rank:
+    """One rank by hand, over TCP."""
+
+    def __init__(self, rank, size, port, key, **variables):
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("RINGLET_")}
+        environment |= {
+            "RANK": str(rank), "WORLD_SIZE": str(size), "OMP_NUM_THREADS": "1",
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RINGLET_TRANSPORT": "tcp",
+            "OPENBLAS_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1",
+            **({} if key is None else {"RINGLET_KEY": key.text}), **variables,
+        }  # fmt: skip
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", WORKER, "20", "joined"], env=environment, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def say(self, word):
+        self.process.stdin.write(word + "\n")
+        self.process.stdin.flush()
+
+    def joined(self):
+        return self.process.stdout.readline() == "joined\n"
+
+    def ports(self):
+        """The TCP ports on which the process listens."""
+        inodes = set()
+        for path in Path(f"/proc/{self.process.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed by now
+                inodes.add(str(path.readlink()))
+        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        return [
+            int(row[1].split(":")[1], 16)
+            for row in rows
+            if row[3] == "0A" and f"socket:[{row[9]}]" in inodes
+        ]
+
+    def end(self):
+        try:
+            out, err = self.process.communicate(timeout=40)
+            return self.process.returncode, out, err
+        finally:
+            self.process.kill()
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+GREETING = b"\xff" + bytes(7) + b"\x01\x7f\x03\x00"
+
+
+def greeting(mechanism):
+    return GREETING + mechanism.ljust(20, b"\0") + bytes(32)
+
+
+def raw(data):
+    def attack(port, context, key):
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.settimeout(0.3)
+            try:
+                for _ in range(20):
+                    connection.sendall(data)
+                while connection.recv(1 << 16):
+                    pass
+            except OSError:
+                pass
+
+    return attack
+
+
+def speaks(prepare):
+    """A ZeroMQ socket with the security that `prepare(socket, key)` gives it."""
+
+    def attack(port, context, key):
+        with context.socket(zmq.PUSH) as push:
+            push.linger = 0
+            push.set(zmq.RECONNECT_IVL, -1)
+            prepare(push, key)
+            push.connect(f"tcp://127.0.0.1:{port}")
+            with contextlib.suppress(zmq.Again):  # refused already
+                for header in HEADERS:
+                    lie = [encode(header), msgpack.packb({1: "a lie"})]
+                    push.send_multipart(lie, zmq.NOBLOCK)
+            time.sleep(0.2)
+
+    return attack
+
+
+LIE = Signature("lost", "", (), "")
+HEADERS = [Header("", 0, 0, "", CONTROL, 0, LIE, 0), Header("", 0, 1, "", CONTROL, 0, LIE, 0)]
+
+
+def plain(push, key):
+    push.plain_username, push.plain_password = b"root", b"secret"
+
+
+def own_key(push, key):
+    JobKey.new().show(push)
+
+
+def known_server_key(push, key):
+    JobKey.new().show(push)
+    push.curve_serverkey = key.curve_public
+
+
+def known_public_keys(push, key):
+    known_server_key(push, key)
+    push.curve_publickey = key.curve_public  # but not the secret one
+
+
+def flood(port, context, key):
+    connections = []
+    for number in range(300):
+        connections.append(socket.create_connection(("127.0.0.1", port)))
+        if number % 2:
+            connections[-1].sendall(greeting(b"CURVE"))
+    time.sleep(0.3)
+    for connection in connections:
+        connection.close()
+
+
+ATTACKS = {
+    "raw bytes": raw(b"GET / HTTP/1.1\r\n\r\n" + bytes(range(256)) * 64),
+    "an 8 GiB frame": raw(greeting(b"NULL") + b"\x02" + struct.pack(">Q", 8 << 30) + bytes(4096)),
+    "an 8 GiB command": raw(greeting(b"CURVE") + b"\x06" + struct.pack(">Q", 8 << 30)),
+    "NULL": speaks(lambda push, key: None),
+    "PLAIN": speaks(plain),
+    "another key": speaks(own_key),
+    "the public key": speaks(known_server_key),
+    "both public keys": speaks(known_public_keys),
+    "a flood": flood,
+}
+
+
+def test_strangers_are_refused_and_named_and_the_job_goes_on():
+    key, port, context = JobKey.new(), free_port(), zmq.Context()
+    ranks = [Rank(0, 2, port, key)]
+    deadline = time.monotonic() + 20
+    while port not in ranks[0].ports() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for attack in ATTACKS.values():  # while rank 0 waits for rank 1 ...
+        attack(port, context, key)
+    ranks.append(Rank(1, 2, port, key))
+    assert [rank.joined() for rank in ranks] == [True, True]
+    for rank in ranks:  # ... and while both work
+        for attack in ATTACKS.values():
+            for listening in rank.ports():
+                attack(listening, context, key)
+            ranks[0].say("again")
+    ranks[0].say("stop")
+    for code, out, err in [rank.end() for rank in ranks]:
+        assert (code, "right True") == (0, re.search("right True", out)[0]), (out, err)
+        assert int(out.split()[-1]) < 64, out  # MiB
+        refused = [line for line in err.splitlines() if "refused a connection from 127." in line]
+        assert len(refused) == 1, err
+    context.term()
+
+
+def meet(first, second):
+    """Two ranks with these keys and variables; how each ended."""
+    port = free_port()
+    ranks = [Rank(rank, 2, port, **one) for rank, one in enumerate([first, second])]
+    for rank in ranks[1:]:
+        code, out, err = rank.end()
+    ranks[0].process.kill()
+    return code, out, err, ranks[0].end()[2]
+
+
+KEY = JobKey.new()
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [({"key": KEY}, {"key": JobKey.new()}), ({"key": KEY}, {"key": None}),
+     ({"key": None}, {"key": KEY})],
+    ids=["another key", "no key", "a key too many"],
+)  # fmt: skip
+def test_who_has_not_rank_0s_key_is_told_at_once(first, second):
+    began = time.monotonic()
+    code, out, _, seen = meet(first, second)
+    assert code == 3
+    assert out.startswith("AuthenticationError rank 1: tcp://127.0.0.1:")
+    assert "job key" in out
+    assert time.monotonic() - began < 10
+    assert "rank 0: refused a connection from 127.0.0.1" in seen
+
+
+def test_plain_arrays_with_an_encrypted_meeting():
+    """Strangers do not know the token that rank 0 gave out under the key: their frames are
+    refused, and the sender is named."""
+    key, port, context = JobKey.new(), free_port(), zmq.Context()
+    ranks = [Rank(rank, 2, port, key, RINGLET_ENCRYPT="control") for rank in range(2)]
+    assert [rank.joined() for rank in ranks] == [True, True]
+    for rank in ranks:
+        for listening in rank.ports():
+            ATTACKS["NULL"](listening, context, key)
+        ranks[0].say("again")
+    ranks[0].say("stop")
+    for code, out, err in [rank.end() for rank in ranks]:
+        assert code == 0, err
+        assert "right True" in out
+        assert "a header of another job" in err
+    context.term()
+
+
+# -- keys -----------------------------------------------------------------------------------------
+
+
+def test_a_key_is_derived_the_same_everywhere_and_shows_nothing(tmp_path):
+    key = JobKey(bytes(range(32)))
+    assert key.curve_public == b"5HTNmOiIRrFvw7]3Wk*f9OU]h:Bod<@J68G4]M!z"
+    assert JobKey.parse(key.text + "\n", "here") == key
+    assert key.text not in repr(key)
+    assert key.curve_secret.decode() not in repr(key)
+    assert JobKey.new() != JobKey.new()
+    file = tmp_path / "key"
+    file.write_text(key.text)
+    file.chmod(0o600)
+    assert find_key({"RINGLET_KEY_FILE": str(file)}) == key
+    assert find_key({"RINGLET_KEY": key.text}) == key
+    assert find_key({}) is None
+
+
+WORLD = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "192.0.2.1", "MASTER_PORT": "29400"}
+TEXT = JobKey.new().text
+
+REFUSED = {
+    "no key": ({}, "ringlet key new"),
+    "no key for the ranks' own address": (
+        {"MASTER_ADDR": "127.0.0.1", "RINGLET_ADDRESS": "192.0.2.7"}, "192.0.2.7 can be reached"
+    ),
+    "a name": ({"MASTER_ADDR": "a.example"}, "a.example:29400 can be reached"),
+    "not a key": ({"RINGLET_KEY": "secret"}, "RINGLET_KEY holds no job key"),
+    "too short": ({"RINGLET_KEY": TEXT[:-2]}, "RINGLET_KEY holds no job key"),
+    "no file": ({"RINGLET_KEY_FILE": "/nowhere/key"}, "/nowhere/key"),
+    "a key that is not wanted": ({"RINGLET_KEY": TEXT, "RINGLET_INSECURE": "1"}, "unset one of"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_no_open_network_without_a_key(case):
+    variables, text = REFUSED[case]
+    with pytest.raises(AuthenticationError, match=re.escape(text)) as refused:
+        read_environment({**WORLD, **variables})
+    assert TEXT[:-2] not in str(refused.value)
+
+
+def test_a_key_that_others_can_read_is_refused(tmp_path):
+    file = tmp_path / "key"
+    file.write_text(TEXT)
+    file.chmod(0o640)
+    with pytest.raises(AuthenticationError, match="chmod 600"):
+        read_environment({**WORLD, "RINGLET_KEY_FILE": str(file)})
