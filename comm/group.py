@@ -70,6 +70,11 @@ class Group:
         """The members' ranks in the world, in the group's order."""
         return self._channel.ranks
 
+    @property
+    def shares_memory(self) -> bool:
+        """Whether all ranks are on one host and collectives go through shared memory."""
+        return self._channel.board is not None
+
     def __repr__(self) -> str:
         return f"Group(rank={self.rank}, size={self.size}, ranks={list(self.ranks)})"
 

@@ -136,6 +136,10 @@ def train(
     clip: Annotated[
         float | None, _option("clip", "The largest norm of all gradients together; 0: any.")
     ] = None,
+    bucket_bytes: Annotated[
+        int | None,
+        _option("bucket_bytes", "Of gradients that travel at once; 0: as the link is measured."),
+    ] = None,
     needed_first: Annotated[
         bool | None,
         typer.Option(

@@ -45,6 +45,8 @@ class TrainConfig:
     """Of gradients: float16, bfloat16, int8, topk[:ratio] or powersgd[:rank]."""
     compress_activations: str = ""
     """Between tensor-parallel layers and pipeline stages: float16, bfloat16 or int8."""
+    bucket_bytes: int = 0
+    """Of gradients that travel at once; 0: as the link is measured, where no bit depends on it."""
     needed_first: bool = False
     """The first layers' gradients overtake, and the next forward pass waits for no others."""
     local_steps: int = 1
@@ -137,7 +139,7 @@ _POSITIVE = (
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "learning_rate", "learning_rate_floor", "outer_learning_rate", "weight_decay", "clip",
-    "warmup_steps", "vocab_size", "experts", "capacity_factor", "balance",
+    "warmup_steps", "vocab_size", "bucket_bytes", "experts", "capacity_factor", "balance",
 )  # fmt: skip
 
 

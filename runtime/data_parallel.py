@@ -16,10 +16,9 @@ from ringlet.nn import FlatParameters, Parameter, Slot
 from ringlet.nn.flat import Flat
 from ringlet.nn.optim import Optimizer
 from ringlet.nn.tensor import Array
+from ringlet.runtime.bucket_size import BUCKET_BYTES
 from ringlet.runtime.compression.compressor import Compressor
 from ringlet.runtime.wires import Pending
-
-BUCKET_BYTES = 1 << 20
 
 
 @dataclass

@@ -8,6 +8,7 @@ import numpy as np
 from ringlet.comm import Group
 from ringlet.nn import FlatParameters, Module, Parameter
 from ringlet.nn.tensor import Array
+from ringlet.runtime.bucket_size import bucket_bytes_for
 from ringlet.runtime.compression import make_compressor
 from ringlet.runtime.data_parallel import CompressedDataParallel, DataParallel, Reducer
 from ringlet.runtime.layout import Layout
@@ -79,16 +80,17 @@ def make_reducer(
     group: Group,
 ) -> Reducer:
     """The reducer for a stage of ZeRO; parameters of `blocks` are shared block by block."""
+    bucket_bytes = options.bucket_bytes or _measured(options, named, group)
     if options.zero == 0:
         flat = FlatParameters(named, group.empty, copy=False)
         if options.needed_first and group.size > 1:
-            return NeededFirst(flat, group, blocks, options.bucket_bytes)
+            return NeededFirst(flat, group, blocks, bucket_bytes)
         if options.compress and group.size > 1:
             compressor = make_compressor(options.compress, group, COMPRESSION_SEED)
-            return CompressedDataParallel(flat, group, compressor, options.bucket_bytes)
-        return DataParallel(flat, group, options.bucket_bytes)
+            return CompressedDataParallel(flat, group, compressor, bucket_bytes)
+        return DataParallel(flat, group, bucket_bytes)
     if options.zero == 1:
-        return ZeroOptimizer(named, group, options.bucket_bytes, copy=False)
+        return ZeroOptimizer(named, group, bucket_bytes, copy=False)
     of_block = {id(p): block for block in blocks for p in block.parameters()}
     outside = [(name, p) for name, p in named if id(p) not in of_block]
     units = [Unit(outside, None)] if outside else []
@@ -97,3 +99,12 @@ def make_reducer(
         units += [Unit(inside, block)] if inside else []
     kind = ZeroGradients if options.zero == 2 else ZeroParameters
     return kind(units, group, copy=False)
+
+
+def _measured(options: Parallelism, named: Sequence[tuple[str, Parameter]], group: Group) -> int:
+    """ZeRO's shards and compressors' choices end where buckets do, and rounding with them."""
+    return bucket_bytes_for(
+        group,
+        sum(parameter.data.nbytes for _, parameter in named),
+        same_bits=not (options.zero or options.compress),
+    )

@@ -48,6 +48,7 @@ def parallelism(config: TrainConfig) -> Parallelism:
         sequence=config.sequence,
         compress=config.compress,
         compress_activations=config.compress_activations,
+        bucket_bytes=config.bucket_bytes,
         needed_first=config.needed_first,
         local_steps=config.local_steps,
         outer_learning_rate=config.outer_learning_rate,

@@ -16,7 +16,8 @@ from ringlet.comm import Group, Work
 from ringlet.nn import FlatParameters, Module
 from ringlet.nn.module import ForwardPreHook
 from ringlet.nn.optim import Optimizer
-from ringlet.runtime.data_parallel import BUCKET_BYTES, DataParallel
+from ringlet.runtime.bucket_size import BUCKET_BYTES
+from ringlet.runtime.data_parallel import DataParallel
 
 MEASURED_STEPS = 4
 """Steps after which the ranks stop to look how much a backward pass has time to send."""

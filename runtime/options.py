@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from ringlet.runtime.compression.codecs import make_codec
 from ringlet.runtime.compression.schemes import parse
-from ringlet.runtime.data_parallel import BUCKET_BYTES
 from ringlet.runtime.mesh import MeshError
 from ringlet.runtime.pipeline import SCHEDULES
 
@@ -17,7 +16,8 @@ class Parallelism:
     `zero` is the stage of ZeRO, `schedule` and `chunks` (stages on each rank) are the pipeline's.
     `sequence` cuts activations between tensor-parallel layers along the sequence. `recompute`
     names modules whose forward pass is repeated in backward: "blocks", or patterns of paths.
-    `bucket_bytes` is the size of what travels at once in data parallelism. With `needed_first`
+    `bucket_bytes` is the size of what travels at once in data parallelism; 0: as the link is
+    measured, see the module `bucket_size`. With `needed_first`
     the first layers' gradients overtake the last ones', and the next forward pass begins before
     all are there; it leaves no moment for clipping. With `local_steps` above 1 data-parallel
     replicas agree only every so many steps, with the outer optimizer's learning rate and
@@ -31,7 +31,7 @@ class Parallelism:
     chunks: int = 1
     sequence: bool = False
     recompute: tuple[str, ...] = ()
-    bucket_bytes: int = BUCKET_BYTES
+    bucket_bytes: int = 0
     compress: str = ""
     compress_activations: str = ""
     needed_first: bool = False
@@ -55,6 +55,10 @@ class Parallelism:
             raise MeshError(
                 "zero-bubble puts the weights' gradients off, and ZeRO from stage 2 on has no "
                 "memory to keep them in; zero=1, or the schedule 1f1b, would fit"
+            )
+        if self.bucket_bytes < 0:
+            raise MeshError(
+                f"bucket_bytes is {self.bucket_bytes}; it has to be 0 (measured) or more"
             )
         if self.local_steps < 1:
             raise MeshError(f"{self.local_steps} local steps; there has to be at least 1")

@@ -15,8 +15,8 @@ from ringlet.comm import Group
 from ringlet.nn import FlatParameters, Slot, common_dtype
 from ringlet.nn.flat import Flat, Named
 from ringlet.nn.tensor import Array
+from ringlet.runtime.bucket_size import BUCKET_BYTES
 from ringlet.runtime.data_parallel import (
-    BUCKET_BYTES,
     Bucket,
     DataParallel,
     padded_starts,
