@@ -38,6 +38,7 @@ class Board:
 
     def __init__(self, segments: list[Segment], rank: int) -> None:
         self.rank, self.size = rank, len(segments)
+        self.ranks = tuple(range(self.size))  # in the world
         self._segments = segments
         self._words = [memoryview(segment.memory).cast("Q") for segment in segments]
         self._others = [words for r, words in enumerate(self._words) if r != rank]
@@ -157,4 +158,8 @@ def open_board(group: Any) -> Board | None:
     if group.size == 1 or platform.machine() not in ("x86_64", "AMD64", "i686"):
         return None
     segments = share(group, _SIZE)
-    return None if segments is None else Board(segments, group.rank)
+    if segments is None:
+        return None
+    board = Board(segments, group.rank)
+    board.ranks = group.ranks
+    return board

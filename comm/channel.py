@@ -2,11 +2,13 @@
 
 import time
 from collections import deque
+from typing import NamedTuple
 
 import numpy as np
 import zmq
 
 from ringlet.comm.board import Board
+from ringlet.comm.choice import SHARED, Choice
 from ringlet.comm.endpoint import Endpoint, Message
 from ringlet.comm.errors import CollectiveMismatch, CommError
 from ringlet.comm.operation import Arrival, Operation, Program
@@ -18,12 +20,22 @@ HISTORY = 64
 """So many past collectives are remembered, for comparing with a rank that is behind."""
 
 
+class Hierarchy(NamedTuple):
+    """Two channels of one rank: with those of its host, and with those of its place on others."""
+
+    inside: "Channel"
+    across: "Channel"
+
+
 class Channel:
     """The collectives and transfers among `ranks` (world ranks); `index` is this rank's place."""
 
     def __init__(self, endpoint: Endpoint, id: str, ranks: tuple[int, ...]) -> None:
         self.endpoint, self.id, self.ranks = endpoint, id, ranks
         self.index = ranks.index(endpoint.rank)
+        self.hosts = endpoint.hosts_of(ranks)
+        self.choice = Choice(self.hosts, endpoint.policy, endpoint.links)
+        self.hierarchy: Hierarchy | None = None  # of several hosts that share memory each
         self.pending = 0  # asynchronous collectives that have not ended
         self.stats = Stats()
         self.broken: BaseException | None = None
@@ -33,6 +45,11 @@ class Channel:
         self._collectives = 0
         self._transfers: dict[tuple[str, int, int], int] = {}
         endpoint.groups[id] = str(list(ranks))
+
+    def choose_anew(self) -> None:
+        """Forget what was chosen: the hierarchy, or the endpoint's figures, are new."""
+        endpoint, shares = self.endpoint, self.hierarchy is not None
+        self.choice = Choice(self.hosts, endpoint.policy, endpoint.links, shares)
 
     def collective(self, signature: Signature, timeout: float, label: str) -> Operation:
         """The group's next collective; raises what broke the group, if something did."""
@@ -145,18 +162,46 @@ def agree(mine: Signature, theirs: Signature) -> bool:
 
 
 class Link:
-    """The messages of one operation, counted for each peer. Peers are indices into the group."""
+    """The messages of one operation, counted for each peer. Peers are indices into the group.
 
-    def __init__(self, operation: Operation) -> None:
+    `algorithm` is the one that was asked for. `channel` is where the messages travel, if it is
+    not the operation's own (see `within`).
+    """
+
+    def __init__(
+        self, operation: Operation, algorithm: str = "", channel: Channel | None = None
+    ) -> None:
         self._operation = operation
-        self._channel = operation.channel
+        self._channel = channel or operation.channel
+        self._algorithm = algorithm
         self.rank, self.size = self._channel.index, len(self._channel.ranks)
         self._sent: dict[int, int] = {}
         self._received: dict[int, int] = {}
         self.operation = operation
         self.signature, self.sequence = operation.signature, operation.sequence
-        self.board = self._channel.board
+        self.board = self._channel.board if algorithm in ("", SHARED) else None
         self.regions: Regions = self._channel.endpoint.regions
+
+    def algorithm(self, operation: str, nbytes: int) -> str:
+        """How to do an operation over messages: see `Choice.choose`."""
+        return self._algorithm or self._channel.choice.choose(operation, nbytes)
+
+    @property
+    def per_host(self) -> int | None:
+        """Ranks on each host, for the algorithms that know hosts."""
+        return self._channel.choice.per_host
+
+    @property
+    def hierarchy(self) -> Hierarchy | None:
+        """The two levels of the group's channel, if its ranks share memory on several hosts."""
+        return self._channel.hierarchy
+
+    def within(self, channel: Channel) -> "Link":
+        """The same operation among the fewer ranks of another channel.
+
+        What is said about the operation, and to whom, stays the same.
+        """
+        return Link(self._operation, channel=channel)
 
     def world_rank(self, rank: int) -> int:
         """The rank in the world of a rank of the group."""
@@ -201,7 +246,7 @@ class Link:
 
     def expect(self, header: Header) -> None:
         """Raise CollectiveMismatch unless a peeked header is the peer's first of this call."""
-        self._channel.check_message(self._operation, Message(header, b""), 0)
+        self._operation.channel.check_message(self._operation, Message(header, b""), 0)
 
     def receive(self, peer: int, like: Array) -> Program:
         """Wait for the peer's next segment; returns it as a 1-D array of the dtype of `like`.
@@ -212,7 +257,7 @@ class Link:
         number = self._received.get(peer, 0)
         self._received[peer] = number + 1
         message: Message = yield Arrival((channel.id, rank, operation.stream))
-        channel.check_message(operation, message, number)
+        operation.channel.check_message(operation, message, number)
         nbytes = memoryview(message.payload).nbytes
         if nbytes != like.nbytes:
             raise CollectiveMismatch(

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ringlet.comm.algorithms import steps_of
+from ringlet.comm.algorithms import slots_of, steps_of
 from ringlet.comm.arrays import REDUCTIONS, flat, parts, store, working_dtype
-from ringlet.comm.channel import Link
+from ringlet.comm.channel import Channel, Link
 from ringlet.comm.exchange import Task, exchange, fits, hear
 from ringlet.comm.operation import Program
 from ringlet.comm.run import run
+from ringlet.comm.schedule import Receive
 from ringlet.comm.wire import Array, Header, allocate
 
 
@@ -21,10 +22,36 @@ def all_reduce(link: Link, x: Array, op: str) -> Program:
         yield from exchange(link, link.board, task)
     else:
         data = flat(x).astype(working_dtype(x.dtype, op), copy=False)
-        yield from _reduce(link, "all_reduce", parts(data, link.size), op)
+        yield from all_reduce_flat(link, data, op)
         _finish(link, data, op)
     store(x, data)
     return x
+
+
+def all_reduce_flat(link: Link, data: Array, op: str) -> Program:
+    """Over messages, in place, in the dtype of the 1-D array; for a mean, the sum."""
+    name = link.algorithm("all_reduce", data.nbytes)
+    if name == "hierarchical" and link.hierarchy is not None and fits(data.dtype, link.size):
+        yield from _all_reduce_by_host(link, *link.hierarchy, data, op)
+    else:
+        yield from _run(link, "all_reduce", [data], name, op=op)
+
+
+def _all_reduce_by_host(
+    link: Link, inside: Channel, across: Channel, data: Array, op: str
+) -> Program:
+    """As the schedule (`algorithms.hierarchical`) says, with shared memory on the host.
+
+    Each rank of a host ends with the host's sum of its shard, adds it up with the ranks of the
+    same place on the other hosts, and reads the other shards of its host.
+    """
+    on_host, board = link.within(inside), inside.board
+    assert board is not None
+    shards, op = parts(data, on_host.size), "sum" if op == "mean" else op
+    mine = _only(on_host, shards[on_host.rank])
+    yield from exchange(on_host, board, Task("reduce_scatter", mine, data, cut=True, op=op))
+    yield from all_reduce_flat(link.within(across), shards[on_host.rank], op)
+    yield from exchange(on_host, board, Task("all_gather", shards, data, cut=True))
 
 
 def reduce_scatter(link: Link, x: Array, op: str, out: Array | None) -> Program:
@@ -39,9 +66,9 @@ def reduce_scatter(link: Link, x: Array, op: str, out: Array | None) -> Program:
     wide = working_dtype(x.dtype, op)
     in_place = out is not None and np.may_share_memory(out, x)
     data = flat(x).astype(wide, copy=not in_place)
-    slots = parts(data, link.size)
-    yield from _reduce(link, "reduce_scatter", slots, op)
-    mine = slots[link.rank]
+    name = link.algorithm("reduce_scatter", data.nbytes)
+    yield from _run(link, "reduce_scatter", [data], name, op=op)
+    mine = parts(data, link.size)[link.rank]
     _finish(link, mine, op)
     result = np.empty(_share(link, x), x.dtype) if out is None else out
     store(result, mine)
@@ -57,7 +84,8 @@ def all_gather(link: Link, x: Array, out: Array | None) -> Program:
     if link.board is not None and fits(x.dtype, 1):
         yield from exchange(link, link.board, Task("all_gather", slots, flat(x), cut=False))
     else:
-        yield from _move(link, "all_gather", slots)
+        name = link.algorithm("all_gather", data.nbytes)
+        yield from _run(link, "all_gather", [data], name)
     store(result, data)
     return result
 
@@ -69,11 +97,12 @@ def all_to_all(link: Link, x: Array, out: Array | None) -> Program:
     if np.may_share_memory(data, x):
         data = np.empty_like(data)
     source = flat(x)
-    slots = parts(source, link.size) + parts(data, link.size)
     if link.board is not None and fits(x.dtype, link.size):
+        slots = parts(source, link.size) + parts(data, link.size)
         yield from exchange(link, link.board, Task("all_to_all", slots, source, cut=True))
     else:
-        yield from _move(link, "all_to_all", slots)
+        name = link.algorithm("all_to_all", data.nbytes)
+        yield from _run(link, "all_to_all", [source, data], name)
     store(result, data)
     return result
 
@@ -85,7 +114,8 @@ def broadcast(link: Link, x: Array, root: int) -> Program:
         task = Task("broadcast", [data], data, cut=False, root=root, shown=link.rank == root)
         yield from exchange(link, link.board, task)
     else:
-        yield from _move(link, "broadcast", [data], root)
+        name = link.algorithm("broadcast", data.nbytes)
+        yield from _run(link, "broadcast", [data], name, root)
     if link.rank != root:
         store(x, data)
     return x
@@ -100,7 +130,8 @@ def reduce(link: Link, x: Array, root: int, op: str) -> Program:
         yield from exchange(link, link.board, task)
     else:
         data = flat(x).astype(working_dtype(x.dtype, op), copy=not at_root)
-        yield from _reduce(link, "reduce", [data], op, root)
+        name = link.algorithm("reduce", data.nbytes)
+        yield from _run(link, "reduce", [data], name, root, op)
         _finish(link, data, op)
     if not at_root:
         return None
@@ -121,19 +152,19 @@ def gather(link: Link, x: Array, root: int) -> Program:
         task = Task("gather", slots, data, cut=False, root=root)
         yield from exchange(link, link.board, task)
     else:
-        yield from _move(link, "gather", slots, root)
+        name = link.algorithm("gather", data.nbytes * link.size)
+        yield from _run_slots(link, "gather", slots, name, root)
     return result
 
 
 def scatter(link: Link, x: Array | None, root: int) -> Program:
     """x: (size, *shape) on the root -> shape. The others learn shape and dtype on arrival."""
     at_root = x is not None and link.rank == root
+    name = link.algorithm("scatter", 0)
     if link.board is not None:
         sent = yield from hear(link, link.board, root, link.signature)
     elif not at_root:
-        header: Header = yield from link.peek(root)
-        link.expect(header)
-        sent = header.signature
+        sent = yield from _overhear(link, name, root)
     if at_root:
         assert x is not None
         data = flat(x)
@@ -148,8 +179,19 @@ def scatter(link: Link, x: Array | None, root: int) -> Program:
         task = Task("scatter", slots, data, cut=True, root=root, shown=at_root)
         yield from exchange(link, link.board, task)
     else:
-        yield from _move(link, "scatter", slots, root)
+        yield from _run_slots(link, "scatter", slots, name, root)
     return result
+
+
+def _overhear(link: Link, name: str, root: int) -> Program:
+    """The root's word on what it scatters, from the header of the first message to come, which
+    stays where it is; what this rank passes on says it too."""
+    steps = steps_of("scatter", link.rank, link.size, root, name)
+    source = next(step.peer for step in steps if isinstance(step, Receive))
+    header: Header = yield from link.peek(source)
+    link.expect(header)
+    link.operation.signature = header.signature
+    return header.signature
 
 
 def barrier(link: Link) -> Program:
@@ -158,18 +200,40 @@ def barrier(link: Link) -> Program:
         task = Task("barrier", [], np.empty(0, np.uint8), cut=False)
         yield from exchange(link, link.board, task)
         return
-    yield from _move(link, "barrier", [np.empty(0, np.uint8)])
+    yield from _run(link, "barrier", [np.empty(0, np.uint8)], link.algorithm("barrier", 0))
 
 
-def _move(link: Link, operation: str, slots: Sequence[Array | None], root: int = 0) -> Program:
-    return run(link, steps_of(operation, link.rank, link.size, root), slots)
-
-
-def _reduce(
-    link: Link, operation: str, slots: Sequence[Array | None], op: str, root: int = 0
+def _run(
+    link: Link,
+    operation: str,
+    memory: Sequence[Array],
+    name: str,
+    root: int = 0,
+    op: str | None = None,
 ) -> Program:
-    steps = steps_of(operation, link.rank, link.size, root)
-    return run(link, steps, slots, REDUCTIONS[op])
+    """The algorithm on 1-D arrays that make up the slots together, each an equal share of them."""
+    count = slots_of(operation, link.size, name) // len(memory)
+    slots = [slot for array in memory for slot in parts(array, count)]
+    yield from _run_slots(link, operation, slots, name, root, op)
+
+
+def _run_slots(
+    link: Link,
+    operation: str,
+    slots: Sequence[Array | None],
+    name: str,
+    root: int = 0,
+    op: str | None = None,
+) -> Program:
+    """The algorithm on slots of equal kind; those that only pass through need not be there."""
+    steps = steps_of(operation, link.rank, link.size, root, name, link.per_host)
+    some = next(slot for slot in slots if slot is not None)
+    used = {step.slot for step in steps}
+    filled = [
+        np.empty_like(some) if slot is None and number in used else slot
+        for number, slot in enumerate(slots)
+    ]
+    yield from run(link, steps, filled, None if op is None else REDUCTIONS[op])
 
 
 def _finish(link: Link, data: Array, op: str) -> None:

@@ -19,8 +19,10 @@ from typing import Any, NamedTuple, TypeAlias
 import msgpack
 import zmq
 
+from ringlet.comm.choice import Policy
 from ringlet.comm.gate import Gate, report_refused
 from ringlet.comm.key import JobKey
+from ringlet.comm.links import Links
 from ringlet.comm.liveness import Liveness
 from ringlet.comm.regions import Regions
 from ringlet.comm.wire import (
@@ -97,6 +99,8 @@ class Endpoint:
         self.waiting: dict[tuple[str, int], Waiting] = {}
         self.mismatched: dict[str, str] = {}
         self.regions = Regions()
+        self.hosts: dict[int, str] = {}  # rank -> what tells its host from others
+        self.policy, self.links = Policy(by_price=False), Links()
         self.groups: dict[str, str] = {}  # id -> the ranks in words, for messages
         self.liveness = Liveness(self._where)
         self._greeted: set[int] = set()
@@ -178,6 +182,15 @@ class Endpoint:
         for rank in self.peers:
             self.notify(rank, "hello", None)
         self.wait(lambda: self._greeted >= set(self.peers), tick)
+
+    def hosts_of(self, ranks: tuple[int, ...]) -> tuple[int, ...]:
+        """For each rank a number for its host: 0 for that of the first, and so on."""
+        numbers: dict[str, int] = {}
+        return tuple(numbers.setdefault(self.hosts.get(rank, ""), len(numbers)) for rank in ranks)
+
+    def one_machine(self, ranks: tuple[int, ...]) -> bool:
+        """Whether the ranks may share memory: on one host, or in containers on one machine."""
+        return len({self.hosts.get(rank, "").partition("/")[0] for rank in ranks}) == 1
 
     def hide(self) -> None:
         """Remove the socket files: nobody else is to come, and nobody has to clean up."""

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from ringlet.comm.choice import Policy
 from ringlet.comm.errors import AuthenticationError, CommError
 from ringlet.comm.key import KEY, KEY_FILE, JobKey, find_key
+from ringlet.comm.links import Links
 
 DEFAULT_TIMEOUT_S = 300.0
 
@@ -41,6 +43,8 @@ class Environment:
     key: JobKey | None = None
     encrypt: str = "all"
     address: str | None = None
+    algorithm: str = ""
+    links: Links | None = None
 
     @property
     def data_key(self) -> JobKey | None:
@@ -103,7 +107,16 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
         key=key,
         encrypt=encrypt,
         address=address,
+        algorithm=_policy(variables),
+        links=Links.parse(variables["RINGLET_LINKS"]) if variables.get("RINGLET_LINKS") else None,
     )
+
+
+def _policy(variables: Mapping[str, str]) -> str:
+    """RINGLET_ALGORITHM, which is read here so that a wrong one is told at once."""
+    text = variables.get("RINGLET_ALGORITHM", "")
+    Policy.parse(text)
+    return text
 
 
 class _Reader:

@@ -10,9 +10,11 @@ import numpy.typing as npt
 from ringlet.comm import collectives
 from ringlet.comm.arrays import check_array, check_op, check_out
 from ringlet.comm.board import open_board
-from ringlet.comm.channel import Channel, Link
+from ringlet.comm.channel import Channel, Hierarchy, Link
+from ringlet.comm.choice import SHARED, Choice, Policy, algorithm_named
 from ringlet.comm.endpoint import Endpoint
 from ringlet.comm.errors import CollectiveMismatch
+from ringlet.comm.links import Links, measure
 from ringlet.comm.objects import pack, unpack
 from ringlet.comm.operation import Program
 from ringlet.comm.prepared import PreparedAllReduce
@@ -39,13 +41,17 @@ class Options(TypedDict, total=False):
     label: str
     """A word for error messages: which array this is."""
 
+    algorithm: str
+    """One of `comm.algorithms`, or "shared_memory"; default: what is priced lowest here."""
+
 
 class Group:
     """Some ranks of the world. All of them must call the same collectives in the same order.
 
     Ranks in arguments (`dst`, `src`, `root`) count within the group; ranks in errors are the
     world's. Collectives take `timeout` in seconds (default: the world's), `async_op=True` to
-    return a `Work` at once, and a `label` for errors. Arrays keep any shape, dtype that NumPy
+    return a `Work` at once, a `label` for errors, and the name of an `algorithm` (see `choice`
+    for what runs without one). Arrays keep any shape, dtype that NumPy
     can add, and memory order; they may be written again when a call, or `wait()`, returns.
 
     Raises (all under `CommError`): `PeerLost`, `CommTimeout`, `CollectiveMismatch`. After one of
@@ -59,7 +65,9 @@ class Group:
         self._timeout = timeout
         self._transfers = Transfers(channel)
         self._allocations = 0
+        self._shares_memory = False  # where it can
         self._side_group: Group | None = None
+        self._on_host: Group | None = None  # in a hierarchy
         self._prepared: PreparedAllReduce | None = None
         self._splits: dict[tuple[int, ...], int] = {}
         self.rank: int = channel.index
@@ -115,11 +123,10 @@ class Group:
     ) -> Any:
         """Combine the ranks' arrays with sum, mean, prod, max or min; in place, returns `x`.
 
-        Every rank gets the same bits. Ring algorithm: each rank sends 2 (n - 1) / n of the
-        array. float16 is combined in float32.
+        Every rank gets the same bits. float16 is combined in float32.
         """
         check_array(x, writable=True)
-        if self._prepared is not None and not options.get("async_op"):
+        if self._prepared is not None and not (options.get("async_op") or "algorithm" in options):
             recipe = self._prepared.recipe(x, op)
             if recipe is not None:
                 patience = self._patience(options.get("timeout"))
@@ -310,14 +317,62 @@ class Group:
         id = hashlib.blake2b(name.encode(), digest_size=6).hexdigest()
         channel = Channel(self._endpoint, id, tuple(self.ranks[rank] for rank in members))
         group = Group(self._endpoint, self._progress, channel, self._timeout)
-        if self._channel.board is not None:
-            group.open_board()
+        if self._shares_memory:
+            group.open_memory()
         return group
 
-    def open_board(self) -> None:
-        """Use shared memory from now on, if all ranks can reach it (a collective)."""
-        self._channel.board = board = open_board(self._side())
-        self._prepared = None if board is None else PreparedAllReduce(self._channel, board)
+    def open_memory(self) -> None:
+        """Use shared memory from now on, where ranks can reach it (a collective)."""
+        self._shares_memory, channel = True, self._channel
+        if self._endpoint.one_machine(self.ranks):
+            channel.board = board = open_board(self._side())
+            if board is not None and channel.choice.policy.pins.get("all_reduce", SHARED) == SHARED:
+                self._prepared = PreparedAllReduce(channel, board)
+        if channel.board is None and (channel.choice.per_host or 1) > 1:
+            self._open_hierarchy()
+
+    def _open_hierarchy(self) -> None:
+        """Boards for the ranks of each host, if all hosts can have one."""
+        hosts, own = self._channel.hosts, self._channel.hosts[self.rank]
+        near = [rank for rank in range(self.size) if hosts[rank] == own]
+        place = near.index(self.rank)
+        across = [
+            [rank for rank in range(self.size) if hosts[rank] == host][place]
+            for host in sorted(set(hosts))
+        ]
+        inside = self._among("inside", near)
+        inside.open_memory()
+        boards = inside._channel.board is not None
+        if all(self._side().all_gather_object(boards)):
+            self._on_host = inside
+            self._channel.hierarchy = Hierarchy(
+                inside._channel, self._among("across", across)._channel
+            )
+            self._channel.choose_anew()
+
+    def _among(self, name: str, members: list[int]) -> "Group":
+        """Some of the ranks, on a channel of their own."""
+        ranks = tuple(self.ranks[rank] for rank in members)
+        channel = Channel(self._endpoint, f"{self._channel.id}/{name}", ranks)
+        return Group(self._endpoint, self._progress, channel, self._timeout)
+
+    def use_links(self) -> None:
+        """Choose by the endpoint's figures from now on, in this group and those split from it."""
+        self._channel.choose_anew()
+        if self._channel.hierarchy is not None:
+            self._channel.hierarchy.across.choose_anew()
+
+    @property
+    def links(self) -> str:
+        """What is known of the links, as text: RINGLET_LINKS takes it to choose alike again."""
+        return str(self._endpoint.links)
+
+    def measure_links(self) -> Links:
+        """Latency, bandwidth and cost of a message between the ranks as they are now: see `links`.
+
+        A collective. What runs stays as it is.
+        """
+        return measure(self._side(), self._channel.hosts)
 
     def _side(self) -> "Group":
         """The same ranks on a channel of its own, without shared memory: for setting it up.
@@ -325,8 +380,9 @@ class Group:
         The numbers of the group's calls in messages stay the user's.
         """
         if self._side_group is None:
-            channel = Channel(self._endpoint, f"{self._channel.id}/memory", self.ranks)
-            self._side_group = Group(self._endpoint, self._progress, channel, self._timeout)
+            self._side_group = self._among("side", list(range(self.size)))
+            channel = self._side_group._channel
+            channel.choice = Choice(channel.hosts, Policy(by_price=False), Links())
         return self._side_group
 
     def empty(self, shape: int | Sequence[int], dtype: npt.DTypeLike = np.float32) -> Array:
@@ -334,8 +390,8 @@ class Group:
 
         A collective: every rank of the group calls it with the same shape and dtype. The array,
         and any contiguous part of it, can be used in this group and in groups split from it. The
-        memory is aligned to a cache line and stays until `shutdown()`. Where the ranks share no
-        memory it is ordinary.
+        memory is aligned to a cache line and stays until `shutdown()`. Ranks on several hosts
+        share it with those of their host; where ranks share no memory it is ordinary.
         """
         kind = np.dtype(dtype)
         dims = (shape,) if isinstance(shape, int) else tuple(shape)
@@ -348,6 +404,8 @@ class Group:
         return memory[:nbytes].view(kind).reshape(dims)
 
     def _registered(self, nbytes: int) -> Array | None:
+        if self._on_host is not None:
+            return self._on_host._registered(nbytes)
         if self._channel.board is None:
             return None
         segments = share(self._side(), nbytes)
@@ -372,13 +430,19 @@ class Group:
 
     def _call(self, signature: Signature, body: Body, nbytes: int, options: Options) -> Any:
         """Run a collective in this thread, or on the progress thread behind the earlier ones."""
-        async_op = options.get("async_op", False)
+        async_op, algorithm = options.get("async_op", False), options.get("algorithm", "")
+        if algorithm:
+            algorithm = self._asked_for(signature.operation, algorithm)
+            detail = ", ".join(filter(None, (signature.detail, algorithm)))
+            signature = signature._replace(detail=detail)
+        else:
+            algorithm = self._channel.choice.pinned(signature.operation)
         operation = self._channel.collective(
             signature, self._patience(options.get("timeout")), options.get("label", "")
         )
 
         def start() -> None:
-            operation.start(body(Link(operation)), nbytes)
+            operation.start(body(Link(operation, algorithm)), nbytes)
 
         if async_op or self._channel.pending:
             self._progress.submit(operation, start)
@@ -386,6 +450,15 @@ class Group:
             return work if async_op else work.wait()
         start()
         return operation.drive()
+
+    def _asked_for(self, operation: str, text: str) -> str:
+        """The algorithm of this name; raises ValueError if this group cannot use it."""
+        name = algorithm_named(operation, text)
+        if name == SHARED and self._channel.board is None:
+            raise ValueError(f"{name}: the ranks of {self!r} share no memory")
+        if name != SHARED and name not in self._channel.choice.candidates(operation):
+            raise ValueError(f"{name}: {self!r} has not several ranks on each of several hosts")
+        return name
 
     def _share(self, x: Array) -> tuple[int, ...]:
         if x.ndim == 0 or x.shape[0] % self.size:

@@ -161,8 +161,9 @@ class Operation:
         if isinstance(self._awaiting, Arrival):
             return self._awaiting.key[1]
         if isinstance(self._awaiting, Meeting):
-            behind = self._awaiting.board.behind(self._awaiting.phase)
-            return self.channel.ranks[behind[0]] if behind else None
+            board = self._awaiting.board
+            behind = board.behind(self._awaiting.phase)
+            return board.ranks[behind[0]] if behind else None
         return None
 
     def _wait(self, until: float | None) -> None:

@@ -40,6 +40,10 @@ class Network:
     ports: int = 1
     """So many messages each rank can send, and so many receive, at full bandwidth at once."""
 
+    host: Callable[[int], int] | None = None
+    """rank -> its host, where the ranks of a host share one network card: nothing ends before
+    the card has carried all that they send to other hosts."""
+
     @classmethod
     def uniform(cls, link: Link, reduction: float = 0.0, ports: int = 1) -> "Network":
         """The same link between all ranks."""
@@ -94,7 +98,7 @@ def price(schedule: Schedule, network: Network, nbytes: float, segments: int = 1
     execute(plan, pricer)
     finished = tuple(map(max, pricer.clocks.now, pricer.sent_at))
     return Price(
-        seconds=max(finished),
+        seconds=max(*finished, *pricer.carried.values(), 0.0),
         finished=finished,
         waits=pricer.waits,
         nbytes=tuple(count * pricer.slot_bytes for count in pricer.sent),
@@ -123,6 +127,7 @@ class _Pricer:
         self.sent = [0] * size
         self.sent_at = [0.0] * size
         self.waits: dict[tuple[int, int], float] = {}
+        self.carried: dict[int, float] = {}  # host -> seconds for which its card is busy
         self._combine = network.reduction * slot_bytes
 
     def copy(self, rank: int, step: Copy) -> None:
@@ -134,6 +139,8 @@ class _Pricer:
         left = self.clocks.send(rank, busy)
         self.sent[rank] += 1
         self.sent_at[rank] = max(self.sent_at[rank], left)
+        if self.network.host is not None:
+            self._carry(self.network.host(rank), self.network.host(step.peer), link)
         return _Message(left + link.latency, busy)
 
     def receive(self, rank: int, step: Receive | Reduce, message: _Message) -> None:
@@ -146,3 +153,8 @@ class _Pricer:
             self.waits[pair] = self.waits.get(pair, 0.0) + wait
         if isinstance(step, Reduce):
             clocks.now[rank] += self._combine
+
+    def _carry(self, host: int, other: int, link: Link) -> None:
+        if host != other:
+            seconds = self.slot_bytes / link.bandwidth
+            self.carried[host] = self.carried.get(host, 0.0) + seconds

@@ -35,7 +35,8 @@ Check = Callable[[], None]
 """Called while waiting; may raise."""
 
 Hello = dict[str, Any]
-"""{"job", "generation", "rank", "size", "host", "name", "pid", "addresses", "token"}"""
+"""{"job", "generation", "rank", "size", "host", "name", "pid", "addresses", "token",
+"algorithm"}"""
 
 
 def meet(
@@ -144,6 +145,11 @@ class _Host:
             return "it belongs to another job, or to an earlier start of this one"
         if hello["size"] != own["size"]:
             return f"its world has {hello['size']} ranks, rank 0's has {own['size']}"
+        if hello["algorithm"] != own["algorithm"]:
+            return (
+                f"its RINGLET_ALGORITHM and RINGLET_LINKS are {hello['algorithm']!r}, "
+                f"rank 0's {own['algorithm']!r}"
+            )
         if not 0 <= rank < own["size"]:
             return f"there is no rank {rank} in a world of {own['size']}"
         other = self._here.get(rank)
@@ -272,12 +278,12 @@ def check_hello(hello: Any) -> Hello:
     if type(hello) is not dict or type(hello["addresses"]) is not dict:
         raise TypeError("a hello and its addresses are maps")
     numbers = [hello[name] for name in ("generation", "rank", "size", "pid")]
-    texts = [hello[name] for name in ("job", "host", "name", "token")]
+    texts = [hello[name] for name in ("job", "host", "name", "token", "algorithm")]
     texts += [*hello["addresses"], *hello["addresses"].values()]
     if not all(type(number) is int for number in numbers):
         raise TypeError("generation, rank, size and pid are numbers")
     if not all(type(text) is str for text in texts):
-        raise TypeError("job, host, name, token and addresses are text")
+        raise TypeError("job, host, name, token, algorithm and addresses are text")
     return hello
 
 

@@ -8,9 +8,11 @@ import secrets
 import socket
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from ringlet.comm.channel import Channel
+from ringlet.comm.choice import Policy
 from ringlet.comm.endpoint import WORLD, Endpoint, Peer
 from ringlet.comm.environment import Environment, is_open, read_environment
 from ringlet.comm.errors import CommError, CommTimeout, PeerLost
@@ -42,6 +44,7 @@ class _World:
             environment.data_key,
         )
         self.endpoint.liveness.agent = environment.agent
+        self.endpoint.policy = Policy.parse(environment.algorithm)
         self.progress = Progress(self.endpoint)
         try:
             if environment.size > 1:
@@ -51,21 +54,37 @@ class _World:
             raise
         channel = Channel(self.endpoint, WORLD, tuple(range(environment.size)))
         self.group = Group(self.endpoint, self.progress, channel, environment.timeout)
-        if environment.transport == "auto":
-            self.group.open_board()
+        try:
+            if environment.transport == "auto":
+                self.group.open_memory()
+            if channel.board is None and self.endpoint.policy.wants_links:
+                self._know_links(environment)
+        except BaseException:
+            self.endpoint.close(0)
+            raise
+
+    def _know_links(self, environment: Environment) -> None:
+        """Only where collectives travel as messages: it takes some milliseconds."""
+        if environment.links is not None:
+            self.endpoint.links = environment.links
+        elif environment.size > 1:
+            self.endpoint.links = self.group.measure_links()
+        self.group.use_links()
 
     def close(self) -> None:
         self.progress.stop()
         self.endpoint.close(LINGER_S)
 
 
-def init(timeout: float | None = None) -> Group:
+def init(timeout: float | None = None, algorithm: str | None = None) -> Group:
     """Join the world that the environment describes; returns its group. A second call returns
     the same.
 
     Reads RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT as torchrun sets them
     and RINGLET_*; with none of them set, a world of one. `timeout` in seconds bounds the
     rendezvous and is the default of every later call (else RINGLET_TIMEOUT, else 300).
+    `algorithm`, the same on every rank, takes the place of RINGLET_ALGORITHM: auto (the
+    default), first, or all_reduce=ring,broadcast=chain for instance.
 
     Raises CommTimeout naming the ranks that did not come, CommError for a wrong environment,
     AuthenticationError where a job key is missing or is not the others'.
@@ -74,7 +93,9 @@ def init(timeout: float | None = None) -> Group:
     if _world is None:
         environment = read_environment()
         if timeout is not None:
-            environment = Environment(**{**vars(environment), "timeout": timeout})
+            environment = replace(environment, timeout=timeout)
+        if algorithm is not None:
+            environment = replace(environment, algorithm=algorithm)
         _world = _World(environment)
         atexit.register(shutdown)
     return _world.group
@@ -126,6 +147,7 @@ def _connect(endpoint: Endpoint, environment: Environment) -> None:
         "pid": os.getpid(),
         "addresses": addresses,
         "token": secrets.token_urlsafe(12),
+        "algorithm": f"{environment.algorithm} {environment.links or ''}".strip(),
     }
 
     def check() -> None:
@@ -143,6 +165,7 @@ def _connect(endpoint: Endpoint, environment: Environment) -> None:
             for rank, entry in enumerate(table)
             if rank != environment.rank
         }
+        endpoint.hosts = {rank: entry["host"] for rank, entry in enumerate(table)}
         endpoint.connect(peers)
 
         def tick() -> None:

@@ -5,6 +5,7 @@ import secrets
 import shutil
 import socket
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def cores() -> int:
 
 @dataclass(frozen=True)
 class Job:
-    """One start of some workers on this host.
+    """One start of some workers on this host. `variables` are more of their environment.
 
     `folder` is private (0700); the rendezvous' socket file lies in it until all have met.
     """
@@ -30,6 +31,7 @@ class Job:
     job: str = field(default_factory=lambda: secrets.token_hex(8))
     port: int = field(default_factory=lambda: free_port())
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX)))
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     def environment(self, rank: int) -> dict[str, str]:
         """The whole environment of one worker. BLAS threads that the user has set stay."""
@@ -49,6 +51,7 @@ class Job:
             "RINGLET_TRANSPORT": self.transport,
             "RINGLET_AGENT": "1",
             "PYTHONUNBUFFERED": "1",
+            **self.variables,
         }
         if self.timeout is not None:
             variables["RINGLET_TIMEOUT"] = str(self.timeout)

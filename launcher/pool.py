@@ -9,7 +9,7 @@ import selectors
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import IO, Any
 
@@ -37,11 +37,19 @@ class RanksFailed(AssertionError):
 class WorkerPool:
     """`size` ranks on this host, started at first use and again after a failure.
 
+    `variables` are more of their environment.
     `run` calls `function(world, **arguments)` on every rank and returns the results by rank.
     """
 
-    def __init__(self, size: int, transport: str = "auto", timeout: float = 20.0) -> None:
+    def __init__(
+        self,
+        size: int,
+        transport: str = "auto",
+        timeout: float = 20.0,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         self.size, self._transport, self._timeout = size, transport, timeout
+        self._variables = variables or {}
         self._job: Job | None = None
         self._workers: list[Worker] = []
         self._output: list[IO[bytes]] = []
@@ -87,7 +95,7 @@ class WorkerPool:
         self.close()
 
     def _make_job(self) -> Job:
-        return Job(self.size, self._transport, self._timeout)
+        return Job(self.size, self._transport, self._timeout, variables=self._variables)
 
     def _prefix(self, rank: int) -> Sequence[str]:
         """What goes before a worker's command."""

@@ -10,13 +10,18 @@ from ringlet.launcher.pool import WorkerPool
 
 @pytest.fixture(scope="session")
 def ranks() -> Iterator[Callable[..., WorkerPool]]:
-    """`ranks(size, transport="auto")`: a pool of warm ranks, shared by the whole test session."""
+    """`ranks(size, transport="auto")`: a pool of warm ranks, shared by the whole test session.
+
+    With "ipc", collectives run each operation's first algorithm, whose traffic is the textbook's;
+    with "tcp", what is priced lowest.
+    """
     pools: dict[tuple[int, str], WorkerPool] = {}
 
     def pool(size: int, transport: str = "auto") -> WorkerPool:
         key = (size, transport)
         if key not in pools:
-            pools[key] = WorkerPool(size, transport)
+            first = {"RINGLET_ALGORITHM": "first"} if transport == "ipc" else {}
+            pools[key] = WorkerPool(size, transport, variables=first)
         return pools[key]
 
     yield pool
