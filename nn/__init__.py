@@ -3,7 +3,7 @@
 Names and semantics are PyTorch's. Nothing here knows any process but its own.
 """
 
-from ringlet.nn import functional, init, models, optim, random
+from ringlet.nn import functional, init, methods, models, optim, random
 from ringlet.nn.cache import KeyValueCache
 from ringlet.nn.experts import ExpertLinear, Experts, MixtureOfExperts
 from ringlet.nn.flat import Flat, FlatParameters, Slot, common_dtype, first_nonfinite
@@ -81,6 +81,7 @@ __all__ = [
     "gradcheck",
     "init",
     "is_grad_enabled",
+    "methods",
     "models",
     "no_grad",
     "optim",

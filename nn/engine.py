@@ -203,9 +203,14 @@ class _Pass:
     def _give_inner(self, tensor: Source, part: Any) -> None:
         target = tensor.operation
         assert target is not None
-        if not isinstance(part, np.ndarray):
-            part = part.value(tensor.shape, tensor.dtype)
         held = self._gradients.get(target)
+        if not isinstance(part, np.ndarray):
+            if target in self._own:
+                part.into(held, add=True)
+                return
+            part = part.value(tensor.shape, tensor.dtype)
+            if held is None:
+                self._own.add(target)
         if held is None:
             self._gradients[target] = part
         elif target in self._own:

@@ -15,6 +15,14 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     from ringlet.nn.engine import Deferred
+    from ringlet.nn.methods import Methods
+else:
+
+    class Methods:
+        """Empty here; ringlet.nn.methods fills Tensor, once there are operations."""
+
+        __slots__ = ()
+
 
 Array: TypeAlias = npt.NDArray[Any]
 Gradient: TypeAlias = "Array | Deferred | None"
@@ -100,7 +108,7 @@ class Operation:
         self.__dict__.clear()
 
 
-class Tensor:
+class Tensor(Methods):
     """An n-dimensional array with an optional gradient; PyTorch's names and semantics.
 
     `data` is the array, `grad` the gradient after `backward()` (an array of the same shape and
@@ -143,6 +151,42 @@ class Tensor:
         """The number of elements (PyTorch's `numel()`)."""
         return self.data.size
 
+    def dim(self) -> int:
+        """The number of axes."""
+        return self.data.ndim
+
+    def numel(self) -> int:
+        """The number of elements."""
+        return self.data.size
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether no operation was recorded for it."""
+        return self.operation is None
+
+    def requires_grad_(self, requires_grad: bool = True) -> "Tensor":
+        """Say whether a gradient is wanted; only leaves can be told."""
+        if self.operation is not None and not requires_grad:
+            raise RuntimeError("only a leaf can give up its gradient; use detach()")
+        if requires_grad and self.data.dtype.kind not in "fc":
+            raise TypeError(f"only floating-point tensors have gradients, not {self.data.dtype}")
+        self.requires_grad = requires_grad
+        return self
+
+    def __bool__(self) -> bool:
+        if self.data.size != 1:
+            raise RuntimeError(f"a tensor of shape {self.shape} is not one truth value")
+        return bool(self.data.item())
+
+    def __float__(self) -> float:
+        return float(self.data.item())
+
+    def __int__(self) -> int:
+        return int(self.data.item())
+
+    def __iter__(self) -> "Iterator[Tensor]":
+        return iter(self.unbind())
+
     def __len__(self) -> int:
         return len(self.data)
 
@@ -154,6 +198,10 @@ class Tensor:
     def item(self) -> Any:
         """The only element as a Python number."""
         return self.data.item()
+
+    def tolist(self) -> Any:
+        """The elements as Python numbers, in lists."""
+        return self.data.tolist()
 
     def numpy(self) -> Array:
         """The array itself, not a copy."""
@@ -223,163 +271,8 @@ class Tensor:
         for hook in self._hooks or ():
             hook(self)
 
-    # -- operators ----------------------------------------------------------------------------
-
-    def __add__(self, other: Operand) -> "Tensor":
-        return ops.add(self, other)
-
-    def __radd__(self, other: Operand) -> "Tensor":
-        return ops.add(other, self)
-
-    def __sub__(self, other: Operand) -> "Tensor":
-        return ops.sub(self, other)
-
-    def __rsub__(self, other: Operand) -> "Tensor":
-        return ops.sub(other, self)
-
-    def __mul__(self, other: Operand) -> "Tensor":
-        return ops.mul(self, other)
-
-    def __rmul__(self, other: Operand) -> "Tensor":
-        return ops.mul(other, self)
-
-    def __truediv__(self, other: Operand) -> "Tensor":
-        return ops.div(self, other)
-
-    def __rtruediv__(self, other: Operand) -> "Tensor":
-        return ops.div(other, self)
-
-    def __pow__(self, exponent: float) -> "Tensor":
-        return ops.pow(self, exponent)
-
-    def __neg__(self) -> "Tensor":
-        return ops.neg(self)
-
-    def __matmul__(self, other: "Tensor") -> "Tensor":
-        return ops.matmul(self, other)
-
-    def __getitem__(self, index: Any) -> "Tensor":
-        return ops.getitem(self, index)
-
-    # Comparisons make plain tensors of bool; equality does too, so tensors hash by identity.
-    def __eq__(self, other: object) -> "Tensor":  # type: ignore[override]
-        return Tensor(np.equal(self.data, array_of(other)))
-
-    def __ne__(self, other: object) -> "Tensor":  # type: ignore[override]
-        return Tensor(np.not_equal(self.data, array_of(other)))
-
-    def __lt__(self, other: Operand) -> "Tensor":  # type: ignore[misc]
-        return Tensor(np.less(self.data, array_of(other)))
-
-    def __le__(self, other: Operand) -> "Tensor":  # type: ignore[misc]
-        return Tensor(np.less_equal(self.data, array_of(other)))
-
-    def __gt__(self, other: Operand) -> "Tensor":  # type: ignore[misc]
-        return Tensor(np.greater(self.data, array_of(other)))
-
-    def __ge__(self, other: Operand) -> "Tensor":  # type: ignore[misc]
-        return Tensor(np.greater_equal(self.data, array_of(other)))
-
-    __hash__ = object.__hash__
+    # Operators and methods that are operations: see ringlet.nn.methods.
     __array_ufunc__ = None  # array + tensor is a tensor, not an array of tensors
-
-    # -- methods that are operations ----------------------------------------------------------
-
-    def sum(self, dim: "ops.Axes" = None, keepdim: bool = False) -> "Tensor":
-        """The sum over all elements, or over the axes `dim`."""
-        return ops.sum(self, dim, keepdim)
-
-    def mean(self, dim: "ops.Axes" = None, keepdim: bool = False) -> "Tensor":
-        """The mean over all elements, or over the axes `dim`."""
-        return ops.mean(self, dim, keepdim)
-
-    def var(self, dim: "ops.Axes" = None, keepdim: bool = False, correction: int = 1) -> "Tensor":
-        """The variance; divides by the number of elements less `correction`."""
-        return ops.var(self, dim, keepdim, correction)
-
-    def max(self, dim: "ops.Axes" = None, keepdim: bool = False) -> "Tensor":
-        """The maximum (values only); equal maxima share the gradient."""
-        return ops.max(self, dim, keepdim)
-
-    def min(self, dim: "ops.Axes" = None, keepdim: bool = False) -> "Tensor":
-        """The minimum (values only); equal minima share the gradient."""
-        return ops.min(self, dim, keepdim)
-
-    def argmax(self, dim: int | None = None) -> "Tensor":
-        """The index of the (first) maximum; has no gradient."""
-        return Tensor(np.argmax(self.data, axis=dim))
-
-    def exp(self) -> "Tensor":
-        """e to the power of each element."""
-        return ops.exp(self)
-
-    def log(self) -> "Tensor":
-        """The natural logarithm."""
-        return ops.log(self)
-
-    def sqrt(self) -> "Tensor":
-        """The square root."""
-        return ops.sqrt(self)
-
-    def tanh(self) -> "Tensor":
-        """The hyperbolic tangent."""
-        return ops.tanh(self)
-
-    def sigmoid(self) -> "Tensor":
-        """1 / (1 + exp(-x))."""
-        return ops.sigmoid(self)
-
-    def relu(self) -> "Tensor":
-        """max(x, 0)."""
-        return ops.relu(self)
-
-    def abs(self) -> "Tensor":
-        """The absolute value."""
-        return ops.abs(self)
-
-    def clamp(self, min: float | None = None, max: float | None = None) -> "Tensor":
-        """The elements, none below `min` or above `max`."""
-        return ops.clamp(self, min, max)
-
-    def reshape(self, *shape: int) -> "Tensor":
-        """The same elements in another shape; one length may be -1."""
-        return ops.reshape(self, shape)
-
-    def transpose(self, dim0: int, dim1: int) -> "Tensor":
-        """Two axes exchanged."""
-        return ops.transpose(self, dim0, dim1)
-
-    def permute(self, *dims: int) -> "Tensor":
-        """The axes in another order."""
-        return ops.permute(self, dims)
-
-    def expand(self, *shape: int) -> "Tensor":
-        """Broadcast to the shape; -1 keeps an axis."""
-        return ops.expand(self, shape)
-
-    def squeeze(self, dim: int) -> "Tensor":
-        """Without the axis `dim` of length 1."""
-        return ops.squeeze(self, dim)
-
-    def unsqueeze(self, dim: int) -> "Tensor":
-        """With a new axis of length 1 at `dim`."""
-        return ops.unsqueeze(self, dim)
-
-    def split(self, split_size: int, dim: int = 0) -> "list[Tensor]":
-        """Pieces of `split_size` along an axis; the last may be shorter."""
-        return ops.split(self, split_size, dim)
-
-    def masked_fill(self, mask: "Tensor | Array", value: float) -> "Tensor":
-        """The elements, with `value` where `mask` is true."""
-        return ops.masked_fill(self, mask, value)
-
-    def softmax(self, dim: int = -1) -> "Tensor":
-        """exp(x) / sum(exp(x)) along an axis."""
-        return ops.softmax(self, dim)
-
-    def log_softmax(self, dim: int = -1) -> "Tensor":
-        """The logarithm of softmax."""
-        return ops.log_softmax(self, dim)
 
 
 class HookHandle:
@@ -411,5 +304,6 @@ def tensors(*operands: Operand) -> tuple[Tensor, ...]:
     )
 
 
-# Last, since the operations need the classes above.
-from ringlet.nn import operations as ops  # noqa: E402
+def in_dtype(value: float, like: Array) -> Array:
+    """A number in an array's dtype, so that it cannot widen the result."""
+    return np.asarray(value, like.dtype)

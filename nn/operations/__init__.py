@@ -1,56 +1,144 @@
 """The operations, by subject; `ringlet.nn.functional` is their public face."""
 
-from ringlet.nn.operations.activations import gelu as gelu
-from ringlet.nn.operations.activations import relu as relu
-from ringlet.nn.operations.activations import sigmoid as sigmoid
-from ringlet.nn.operations.activations import silu as silu
-from ringlet.nn.operations.activations import swiglu as swiglu
-from ringlet.nn.operations.activations import tanh as tanh
-from ringlet.nn.operations.attention import packed_self_attention as packed_self_attention
-from ringlet.nn.operations.attention import (
-    scaled_dot_product_attention as scaled_dot_product_attention,
+from ringlet.nn.operations.activations import gelu, relu, sigmoid, silu, swiglu, tanh
+from ringlet.nn.operations.arithmetic import (
+    abs,
+    add,
+    clamp,
+    div,
+    floor_divide,
+    maximum,
+    minimum,
+    mul,
+    neg,
+    pow,
+    remainder,
+    sub,
+    where,
 )
-from ringlet.nn.operations.dropout import dropout as dropout
-from ringlet.nn.operations.elementwise import abs as abs
-from ringlet.nn.operations.elementwise import add as add
-from ringlet.nn.operations.elementwise import clamp as clamp
-from ringlet.nn.operations.elementwise import cos as cos
-from ringlet.nn.operations.elementwise import div as div
-from ringlet.nn.operations.elementwise import exp as exp
-from ringlet.nn.operations.elementwise import log as log
-from ringlet.nn.operations.elementwise import maximum as maximum
-from ringlet.nn.operations.elementwise import minimum as minimum
-from ringlet.nn.operations.elementwise import mul as mul
-from ringlet.nn.operations.elementwise import neg as neg
-from ringlet.nn.operations.elementwise import pow as pow
-from ringlet.nn.operations.elementwise import sin as sin
-from ringlet.nn.operations.elementwise import sqrt as sqrt
-from ringlet.nn.operations.elementwise import sub as sub
-from ringlet.nn.operations.elementwise import where as where
-from ringlet.nn.operations.embedding import embedding as embedding
-from ringlet.nn.operations.loss import cross_entropy as cross_entropy
-from ringlet.nn.operations.normalization import layer_norm as layer_norm
-from ringlet.nn.operations.normalization import log_softmax as log_softmax
-from ringlet.nn.operations.normalization import rms_norm as rms_norm
-from ringlet.nn.operations.normalization import softmax as softmax
-from ringlet.nn.operations.products import linear as linear
-from ringlet.nn.operations.products import matmul as matmul
-from ringlet.nn.operations.reductions import Axes as Axes
-from ringlet.nn.operations.reductions import max as max
-from ringlet.nn.operations.reductions import mean as mean
-from ringlet.nn.operations.reductions import min as min
-from ringlet.nn.operations.reductions import sum as sum
-from ringlet.nn.operations.reductions import var as var
-from ringlet.nn.operations.rotary import rotary_embedding as rotary_embedding
-from ringlet.nn.operations.rotary import rotary_frequencies as rotary_frequencies
-from ringlet.nn.operations.shapes import cat as cat
-from ringlet.nn.operations.shapes import expand as expand
-from ringlet.nn.operations.shapes import getitem as getitem
-from ringlet.nn.operations.shapes import masked_fill as masked_fill
-from ringlet.nn.operations.shapes import permute as permute
-from ringlet.nn.operations.shapes import reshape as reshape
-from ringlet.nn.operations.shapes import split as split
-from ringlet.nn.operations.shapes import squeeze as squeeze
-from ringlet.nn.operations.shapes import stack as stack
-from ringlet.nn.operations.shapes import transpose as transpose
-from ringlet.nn.operations.shapes import unsqueeze as unsqueeze
+from ringlet.nn.operations.attention import packed_self_attention, scaled_dot_product_attention
+from ringlet.nn.operations.comparisons import (
+    allclose,
+    eq,
+    equal,
+    ge,
+    gt,
+    isclose,
+    isfinite,
+    isinf,
+    isnan,
+    le,
+    logical_and,
+    logical_not,
+    logical_or,
+    logical_xor,
+    lt,
+    ne,
+)
+from ringlet.nn.operations.dropout import dropout
+from ringlet.nn.operations.einsum import einsum
+from ringlet.nn.operations.elementwise import (
+    ceil,
+    cos,
+    erf,
+    exp,
+    expm1,
+    floor,
+    log,
+    log1p,
+    log2,
+    log10,
+    reciprocal,
+    round,
+    rsqrt,
+    sign,
+    sin,
+    sqrt,
+    square,
+)
+from ringlet.nn.operations.embedding import embedding
+from ringlet.nn.operations.indexing import (
+    chunk,
+    flip,
+    gather,
+    getitem,
+    index_select,
+    masked_fill,
+    masked_select,
+    narrow,
+    one_hot,
+    repeat_interleave,
+    roll,
+    scatter,
+    scatter_add,
+    select,
+    split,
+    tril,
+    triu,
+    unbind,
+)
+from ringlet.nn.operations.loss import cross_entropy
+from ringlet.nn.operations.normalization import layer_norm, log_softmax, rms_norm, softmax
+from ringlet.nn.operations.products import bmm, dot, linear, matmul, mm
+from ringlet.nn.operations.reductions import (
+    Axes,
+    Found,
+    all,
+    amax,
+    amin,
+    any,
+    argmax,
+    argmin,
+    argsort,
+    cumsum,
+    logsumexp,
+    max,
+    mean,
+    min,
+    norm,
+    prod,
+    sort,
+    std,
+    sum,
+    topk,
+    var,
+)
+from ringlet.nn.operations.rotary import rotary_embedding, rotary_frequencies
+from ringlet.nn.operations.shapes import (
+    cat,
+    clone,
+    contiguous,
+    expand,
+    flatten,
+    movedim,
+    pad,
+    permute,
+    repeat,
+    reshape,
+    squeeze,
+    stack,
+    t,
+    to,
+    transpose,
+    unsqueeze,
+)
+
+# fmt: off
+__all__ = [
+    "Axes", "Found", "abs", "add", "all", "allclose", "amax", "amin", "any", "argmax", "argmin",
+    "argsort", "bmm", "cat", "ceil", "chunk", "clamp", "clone", "contiguous", "cos",
+    "cross_entropy", "cumsum", "div", "dot", "dropout", "einsum", "embedding", "eq", "equal",
+    "erf", "exp", "expand", "expm1", "flatten", "flip", "floor", "floor_divide", "gather", "ge",
+    "gelu", "getitem", "gt", "index_select", "isclose", "isfinite", "isinf", "isnan",
+    "layer_norm", "le", "linear", "log", "log1p", "log2", "log10", "log_softmax", "logical_and",
+    "logical_not", "logical_or", "logical_xor", "logsumexp", "lt", "masked_fill",
+    "masked_select", "matmul", "max", "maximum", "mean", "min", "minimum", "mm", "movedim",
+    "mul", "narrow", "ne", "neg", "norm", "one_hot", "packed_self_attention", "pad", "permute",
+    "pow", "prod", "reciprocal", "relu", "remainder", "repeat", "repeat_interleave", "reshape",
+    "rms_norm", "roll", "rotary_embedding", "rotary_frequencies", "round", "rsqrt",
+    "scaled_dot_product_attention", "scatter", "scatter_add", "select", "sigmoid", "sign",
+    "silu", "sin", "softmax", "sort", "split", "sqrt", "square", "squeeze", "stack", "std",
+    "sub", "sum", "swiglu", "t", "tanh", "to", "topk", "transpose", "tril", "triu", "unbind",
+    "unsqueeze", "var", "where",
+]
+# fmt: on

@@ -2,12 +2,13 @@
 a transformer's layer that is not a matrix product."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
-from ringlet.nn.tensor import Array, Gradient, Operation, Tensor
+from ringlet.nn.operations.elementwise import error_function
+from ringlet.nn.tensor import Array, Gradient, Operation, Tensor, in_dtype
 
 BLOCK = 16 * 1024
 """Elements for each block: a handful of them fit the second-level cache."""
@@ -28,7 +29,7 @@ class Sigmoid(Operation):
     """1 / (1 + exp(-x)), as (1 + tanh(x / 2)) / 2, which cannot overflow."""
 
     def forward(self, *arrays: Array) -> Array:
-        half = np.asarray(0.5, arrays[0].dtype)
+        half = in_dtype(0.5, arrays[0])
         y: Array = half + half * np.tanh(half * arrays[0])
         self.y = y
         return y
@@ -152,33 +153,16 @@ class ErfGELU(Operation):
 
     def forward(self, *arrays: Array) -> Array:
         (self.x,) = arrays
-        self.cdf = (_erf(self.x / _like(math.sqrt(2), self.x)) + 1) * _like(0.5, self.x)
+        self.cdf = (error_function(self.x / in_dtype(math.sqrt(2), self.x)) + 1) * in_dtype(
+            0.5, self.x
+        )
         result: Array = self.x * self.cdf
         return result
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         x = self.x
-        density = np.exp(x * x * _like(-0.5, x)) * _like(1 / math.sqrt(2 * math.pi), x)
+        density = np.exp(x * x * in_dtype(-0.5, x)) * in_dtype(1 / math.sqrt(2 * math.pi), x)
         return (grad * (self.cdf + x * density),)
-
-
-def _like(value: float, x: Array) -> Array:
-    return np.asarray(value, x.dtype)
-
-
-def _erf(x: Array) -> Array:
-    """The error function: to double precision for float64, to 2e-7 for narrower dtypes."""
-    if x.dtype == np.float64:
-        exact: Callable[[Array], Array] = np.frompyfunc(math.erf, 1, 1)
-        return np.asarray(exact(x), np.float64)
-    # Abramowitz and Stegun, "Handbook of mathematical functions" (1964), 7.1.26
-    a = np.abs(x)
-    t = 1 / (1 + a * _like(0.3275911, x))
-    series = t * _like(1.061405429, x)
-    for coefficient in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
-        series = (series + _like(coefficient, x)) * t
-    result: Array = np.copysign(1 - series * np.exp(-a * a), x)
-    return result
 
 
 def _blocks(*arrays: Array) -> list[tuple[Array, ...]]:

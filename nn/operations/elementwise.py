@@ -1,84 +1,11 @@
-"""Operations element by element, with broadcasting."""
+"""Functions of each element."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ringlet.nn.tensor import Array, Gradient, Operand, Operation, Tensor, array_of, tensors
-
-
-class Add(Operation):
-    """a + b."""
-
-    def forward(self, *arrays: Array) -> Array:
-        a, b = arrays
-        return np.add(a, b)
-
-    def backward(self, grad: Array) -> Sequence[Gradient]:
-        return grad, grad
-
-
-class Sub(Operation):
-    """a - b."""
-
-    def forward(self, *arrays: Array) -> Array:
-        a, b = arrays
-        return np.subtract(a, b)
-
-    def backward(self, grad: Array) -> Sequence[Gradient]:
-        return grad, -grad if self.needs[1] else None
-
-
-class Mul(Operation):
-    """a * b."""
-
-    def forward(self, *arrays: Array) -> Array:
-        self.a, self.b = arrays
-        return np.multiply(self.a, self.b)
-
-    def backward(self, grad: Array) -> Sequence[Gradient]:
-        return (
-            grad * self.b if self.needs[0] else None,
-            grad * self.a if self.needs[1] else None,
-        )
-
-
-class Div(Operation):
-    """a / b."""
-
-    def forward(self, *arrays: Array) -> Array:
-        a, self.b = arrays
-        self.quotient = np.divide(a, self.b)
-        return self.quotient
-
-    def backward(self, grad: Array) -> Sequence[Gradient]:
-        a = grad / self.b
-        return a, -a * self.quotient if self.needs[1] else None
-
-
-class Pow(Operation):
-    """x ** exponent, for a number."""
-
-    def __init__(self, exponent: float) -> None:
-        self.exponent = exponent
-
-    def forward(self, *arrays: Array) -> Array:
-        (self.x,) = arrays
-        return np.power(self.x, _number(self.exponent, self.x))
-
-    def backward(self, grad: Array) -> Sequence[Gradient]:
-        slope = np.power(self.x, _number(self.exponent - 1, self.x))
-        return (grad * slope * _number(self.exponent, self.x),)
-
-
-class Neg(Operation):
-    """-x."""
-
-    def forward(self, *arrays: Array) -> Array:
-        return np.negative(arrays[0])
-
-    def backward(self, grad: Array) -> Sequence[Gradient]:
-        return (-grad,)
+from ringlet.nn.tensor import Array, Gradient, Operation, Tensor, in_dtype
 
 
 class Exp(Operation):
@@ -92,6 +19,17 @@ class Exp(Operation):
         return (grad * self.y,)
 
 
+class Expm1(Operation):
+    """exp(x) - 1, exact near 0."""
+
+    def forward(self, *arrays: Array) -> Array:
+        self.y = np.expm1(arrays[0])
+        return self.y
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        return (grad * (self.y + 1),)
+
+
 class Log(Operation):
     """The natural logarithm."""
 
@@ -103,6 +41,31 @@ class Log(Operation):
         return (grad / self.x,)
 
 
+class Log1p(Operation):
+    """log(1 + x), exact near 0."""
+
+    def forward(self, *arrays: Array) -> Array:
+        (self.x,) = arrays
+        return np.log1p(self.x)
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        return (grad / (self.x + 1),)
+
+
+class LogToBase(Operation):
+    """The logarithm to base 2 or 10."""
+
+    def __init__(self, base: int) -> None:
+        self.base = base
+
+    def forward(self, *arrays: Array) -> Array:
+        (self.x,) = arrays
+        return (np.log2 if self.base == 2 else np.log10)(self.x)
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        return (grad / (self.x * in_dtype(math.log(self.base), self.x)),)
+
+
 class Sqrt(Operation):
     """The square root."""
 
@@ -112,6 +75,17 @@ class Sqrt(Operation):
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         return (grad / (self.y + self.y),)
+
+
+class Rsqrt(Operation):
+    """1 / sqrt(x)."""
+
+    def forward(self, *arrays: Array) -> Array:
+        self.y = 1 / np.sqrt(arrays[0])
+        return self.y
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        return (grad * self.y**3 * in_dtype(-0.5, self.y),)
 
 
 class Sin(Operation):
@@ -136,98 +110,44 @@ class Cos(Operation):
         return (-grad * np.sin(self.x),)
 
 
-class Abs(Operation):
-    """The absolute value; slope 0 at 0."""
+class Erf(Operation):
+    """The error function: 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x."""
 
     def forward(self, *arrays: Array) -> Array:
         (self.x,) = arrays
-        return np.abs(self.x)
+        return error_function(self.x)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
-        return (grad * np.sign(self.x),)
+        slope = np.exp(-self.x * self.x) * in_dtype(2 / math.sqrt(math.pi), self.x)
+        return (grad * slope,)
 
 
-class Clamp(Operation):
-    """The elements, none below or above the bounds; slope 1 at a bound."""
+class Steps(Operation):
+    """A function that is constant between its jumps: its gradient is zeros."""
 
-    def __init__(self, low: float | None, high: float | None) -> None:
-        self.low, self.high = low, high
+    def __init__(self, function: Callable[[Array], Array]) -> None:
+        self.function = function
 
     def forward(self, *arrays: Array) -> Array:
-        (x,) = arrays
-        low = -np.inf if self.low is None else self.low
-        high = np.inf if self.high is None else self.high
-        self.inside = (x >= low) & (x <= high)
-        return np.clip(x, _number(low, x), _number(high, x))
+        return self.function(arrays[0])
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
-        return (grad * self.inside,)
+        return (np.zeros_like(grad),)
 
 
-class Extremum(Operation):
-    """The larger (or smaller) of two; equal ones share the gradient."""
-
-    def __init__(self, largest: bool) -> None:
-        self.largest = largest
-
-    def forward(self, *arrays: Array) -> Array:
-        self.a, self.b = arrays
-        return (np.maximum if self.largest else np.minimum)(self.a, self.b)
-
-    def backward(self, grad: Array) -> Sequence[Gradient]:
-        wins = np.greater(self.a, self.b) if self.largest else np.less(self.a, self.b)
-        share = wins.astype(grad.dtype)
-        share[np.equal(self.a, self.b)] = 0.5
-        return grad * share, grad * (1 - share)
-
-
-class Where(Operation):
-    """a where the condition holds, else b."""
-
-    def __init__(self, condition: Array) -> None:
-        self.condition = condition
-
-    def forward(self, *arrays: Array) -> Array:
-        a, b = arrays
-        return np.where(self.condition, a, b)
-
-    def backward(self, grad: Array) -> Sequence[Gradient]:
-        return grad * self.condition, grad * ~self.condition
-
-
-def _number(value: float, like: Array) -> Array:
-    """A number in an array's dtype, so that it cannot widen the result."""
-    return np.asarray(value, like.dtype)
-
-
-def add(a: Operand, b: Operand) -> Tensor:
-    """a + b."""
-    return Add()(*tensors(a, b))
-
-
-def sub(a: Operand, b: Operand) -> Tensor:
-    """a - b."""
-    return Sub()(*tensors(a, b))
-
-
-def mul(a: Operand, b: Operand) -> Tensor:
-    """a * b."""
-    return Mul()(*tensors(a, b))
-
-
-def div(a: Operand, b: Operand) -> Tensor:
-    """a / b."""
-    return Div()(*tensors(a, b))
-
-
-def pow(x: Tensor, exponent: float) -> Tensor:
-    """x ** exponent for a Python number."""
-    return Pow(exponent)(x)
-
-
-def neg(x: Tensor) -> Tensor:
-    """-x."""
-    return Neg()(x)
+def error_function(x: Array) -> Array:
+    """The error function: to double precision for float64, to 2e-7 for narrower dtypes."""
+    if x.dtype == np.float64:
+        exact: Callable[[Array], Array] = np.frompyfunc(math.erf, 1, 1)
+        return np.asarray(exact(x), np.float64)
+    # Abramowitz and Stegun, "Handbook of mathematical functions" (1964), 7.1.26
+    a = np.abs(x)
+    t = 1 / (1 + a * in_dtype(0.3275911, x))
+    series = t * in_dtype(1.061405429, x)
+    for coefficient in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
+        series = (series + in_dtype(coefficient, x)) * t
+    result: Array = np.copysign(1 - series * np.exp(-a * a), x)
+    return result
 
 
 def exp(x: Tensor) -> Tensor:
@@ -235,14 +155,49 @@ def exp(x: Tensor) -> Tensor:
     return Exp()(x)
 
 
+def expm1(x: Tensor) -> Tensor:
+    """exp(x) - 1, exact near 0."""
+    return Expm1()(x)
+
+
 def log(x: Tensor) -> Tensor:
     """The natural logarithm."""
     return Log()(x)
 
 
+def log1p(x: Tensor) -> Tensor:
+    """log(1 + x), exact near 0."""
+    return Log1p()(x)
+
+
+def log2(x: Tensor) -> Tensor:
+    """The logarithm to base 2."""
+    return LogToBase(2)(x)
+
+
+def log10(x: Tensor) -> Tensor:
+    """The logarithm to base 10."""
+    return LogToBase(10)(x)
+
+
 def sqrt(x: Tensor) -> Tensor:
     """The square root."""
     return Sqrt()(x)
+
+
+def rsqrt(x: Tensor) -> Tensor:
+    """1 / sqrt(x)."""
+    return Rsqrt()(x)
+
+
+def square(x: Tensor) -> Tensor:
+    """x * x."""
+    return Tensor.__mul__(x, x)
+
+
+def reciprocal(x: Tensor) -> Tensor:
+    """1 / x."""
+    return Tensor.__rtruediv__(x, 1)
 
 
 def sin(x: Tensor) -> Tensor:
@@ -255,26 +210,26 @@ def cos(x: Tensor) -> Tensor:
     return Cos()(x)
 
 
-def abs(x: Tensor) -> Tensor:
-    """The absolute value."""
-    return Abs()(x)
+def erf(x: Tensor) -> Tensor:
+    """The error function."""
+    return Erf()(x)
 
 
-def clamp(x: Tensor, min: float | None = None, max: float | None = None) -> Tensor:
-    """The elements, none below `min` or above `max`."""
-    return Clamp(min, max)(x)
+def sign(x: Tensor) -> Tensor:
+    """-1, 0 or 1; the gradient is zeros."""
+    return Steps(np.sign)(x)
 
 
-def maximum(a: Operand, b: Operand) -> Tensor:
-    """The larger of two, element by element."""
-    return Extremum(largest=True)(*tensors(a, b))
+def floor(x: Tensor) -> Tensor:
+    """The largest integer that is not above; the gradient is zeros."""
+    return Steps(np.floor)(x)
 
 
-def minimum(a: Operand, b: Operand) -> Tensor:
-    """The smaller of two, element by element."""
-    return Extremum(largest=False)(*tensors(a, b))
+def ceil(x: Tensor) -> Tensor:
+    """The smallest integer that is not below; the gradient is zeros."""
+    return Steps(np.ceil)(x)
 
 
-def where(condition: Tensor | Array, a: Operand, b: Operand) -> Tensor:
-    """a where the condition (bool) holds, else b."""
-    return Where(np.asarray(array_of(condition), bool))(*tensors(a, b))
+def round(x: Tensor) -> Tensor:
+    """The nearest integer, of two the even one; the gradient is zeros."""
+    return Steps(np.round)(x)

@@ -16,6 +16,7 @@ class RowSums(Deferred):
     """
 
     def __init__(self, ids: Array, rows: Array) -> None:
+        """`ids` (N,), `rows` (N, C); the table may have more axes than one after the first."""
         self._ids, self._rows = ids, rows
 
     def into(self, out: Array, add: bool) -> None:
@@ -27,7 +28,8 @@ class RowSums(Deferred):
         order = np.argsort(self._ids, kind="stable")
         ids = self._ids[order]
         starts = np.flatnonzero(np.concatenate(([True], ids[1:] != ids[:-1])))
-        out[ids[starts]] += np.add.reduceat(self._rows[order], starts, axis=0)
+        table = out.reshape(len(out), -1)
+        table[ids[starts]] += np.add.reduceat(self._rows[order], starts, axis=0)
 
 
 class Embedding(Operation):

@@ -12,8 +12,10 @@ class MatMul(Operation):
     """a @ b with broadcasting over the leading axes; vectors as in NumPy."""
 
     def forward(self, *arrays: Array) -> Array:
-        self.a, self.b = arrays
-        return np.asarray(np.matmul(self.a, self.b))
+        self.a, self.b = a, b = arrays
+        if not a.ndim or not b.ndim or a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
+            raise ValueError(f"shapes {a.shape} and {b.shape} do not fit as a matrix product")
+        return np.asarray(np.matmul(a, b))
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         a, b = self.a, self.b
@@ -63,7 +65,7 @@ def column_sums(x: Array) -> Array:
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
-    """The matrix product, broadcast over the leading axes."""
+    """The matrix product, broadcast over the leading axes. ValueError names both shapes."""
     return MatMul()(a, b)
 
 
@@ -72,3 +74,24 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if x.shape[-1:] != weight.shape[1:]:
         raise ValueError(f"input of shape {x.shape} and weight of shape {weight.shape} do not fit")
     return Linear()(x, weight) if bias is None else Linear()(x, weight, bias)
+
+
+def mm(a: Tensor, b: Tensor) -> Tensor:
+    """The product of two matrices."""
+    return _product_of(a, b, 2)
+
+
+def bmm(a: Tensor, b: Tensor) -> Tensor:
+    """The products of two batches of matrices: (B, m, k), (B, k, n) -> (B, m, n)."""
+    return _product_of(a, b, 3)
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """The product of two vectors."""
+    return _product_of(a, b, 1)
+
+
+def _product_of(a: Tensor, b: Tensor, axes: int) -> Tensor:
+    if a.ndim != axes or b.ndim != axes:
+        raise ValueError(f"shapes {a.shape} and {b.shape} do not fit: {axes} axes are wanted")
+    return matmul(a, b)

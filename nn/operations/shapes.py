@@ -1,11 +1,13 @@
 """Operations that move elements and compute nothing. Results are views where NumPy has views."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from ringlet.nn.tensor import Array, Gradient, Operation, Tensor, array_of
+from ringlet.nn.tensor import Array, Gradient, Operation, Tensor
 
 
 class Reshape(Operation):
@@ -55,27 +57,6 @@ class Expand(Operation):
         return (grad,)
 
 
-class GetItem(Operation):
-    """Indexing as in NumPy: slices, numbers, None, and arrays of numbers or bools."""
-
-    def __init__(self, index: Any) -> None:
-        self.index = index
-
-    def forward(self, *arrays: Array) -> Array:
-        (x,) = arrays
-        self.like = x
-        return np.asarray(x[self.index])
-
-    def backward(self, grad: Array) -> Sequence[Gradient]:
-        result = np.zeros(self.like.shape, self.like.dtype)
-        parts = self.index if isinstance(self.index, tuple) else (self.index,)
-        if any(isinstance(part, np.ndarray | list) for part in parts):
-            np.add.at(result, self.index, grad)  # the same element may be taken twice
-        else:
-            result[self.index] = grad
-        return (result,)
-
-
 class Cat(Operation):
     """Tensors one behind the other along an axis."""
 
@@ -103,28 +84,87 @@ class Stack(Operation):
         return list(np.moveaxis(grad, self.dim, 0))
 
 
-class MaskedFill(Operation):
-    """A number where the mask holds."""
+class Repeat(Operation):
+    """Copies side by side along each axis."""
 
-    def __init__(self, mask: Array, value: float) -> None:
-        self.mask, self.value = mask, value
+    def __init__(self, counts: tuple[int, ...]) -> None:
+        self.counts = counts
 
     def forward(self, *arrays: Array) -> Array:
         (x,) = arrays
-        return np.where(self.mask, np.asarray(self.value, x.dtype), x)
+        self.shape = (1,) * (len(self.counts) - x.ndim) + x.shape
+        return np.tile(x, self.counts)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
-        return (np.where(self.mask, np.asarray(0, grad.dtype), grad),)
+        pairs = zip(self.counts, self.shape, strict=True)
+        parts = grad.reshape([length for pair in pairs for length in pair])
+        return (parts.sum(axis=tuple(range(0, parts.ndim, 2))),)
 
 
-def reshape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+class Pad(Operation):
+    """A number around the elements."""
+
+    def __init__(self, widths: list[tuple[int, int]], value: float) -> None:
+        self.widths, self.value = widths, value
+
+    def forward(self, *arrays: Array) -> Array:
+        (x,) = arrays
+        self.inside = tuple(
+            slice(before, before + length)
+            for (before, _), length in zip(self.widths, x.shape, strict=True)
+        )
+        return np.pad(x, self.widths, constant_values=self.value)
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        return (grad[self.inside],)
+
+
+class Cast(Operation):
+    """Another dtype; the engine casts the gradient back."""
+
+    def __init__(self, dtype: npt.DTypeLike) -> None:
+        self.dtype = dtype
+
+    def forward(self, *arrays: Array) -> Array:
+        return arrays[0].astype(self.dtype)
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        return (grad,)
+
+
+class Clone(Operation):
+    """A copy."""
+
+    def forward(self, *arrays: Array) -> Array:
+        return arrays[0].copy()
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        return (grad,)
+
+
+def _lengths(shape: tuple[Any, ...]) -> tuple[int, ...]:
+    """x.reshape(2, 3) and x.reshape((2, 3)) are the same."""
+    if len(shape) == 1 and isinstance(shape[0], tuple | list):
+        return tuple(shape[0])
+    return shape
+
+
+def reshape(x: Tensor, *shape: Any) -> Tensor:
     """The same elements in another shape; one length may be -1."""
-    return Reshape(shape)(x)
+    return Reshape(_lengths(shape))(x)
 
 
-def permute(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+def flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
+    """The axes from start_dim to end_dim as one."""
+    if not x.ndim:
+        return reshape(x, 1)
+    start, stop = start_dim % x.ndim, end_dim % x.ndim + 1
+    return reshape(x, *x.shape[:start], math.prod(x.shape[start:stop]), *x.shape[stop:])
+
+
+def permute(x: Tensor, *dims: Any) -> Tensor:
     """The axes in another order."""
-    return Permute(dims)(x)
+    return Permute(_lengths(dims))(x)
 
 
 def transpose(x: Tensor, dim0: int, dim1: int) -> Tensor:
@@ -134,18 +174,30 @@ def transpose(x: Tensor, dim0: int, dim1: int) -> Tensor:
     return Permute(tuple(dims))(x)
 
 
-def expand(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+def t(x: Tensor) -> Tensor:
+    """A matrix transposed."""
+    if x.ndim > 2:
+        raise ValueError(f"t() is for matrices; the tensor has shape {x.shape}")
+    return x if x.ndim < 2 else transpose(x, 0, 1)
+
+
+def movedim(x: Tensor, source: int, destination: int) -> Tensor:
+    """One axis in another place."""
+    dims = [dim for dim in range(x.ndim) if dim != source % x.ndim]
+    dims.insert(destination % x.ndim, source % x.ndim)
+    return Permute(tuple(dims))(x)
+
+
+def expand(x: Tensor, *shape: Any) -> Tensor:
     """Broadcast to the shape; -1 keeps an axis."""
-    return Expand(shape)(x)
+    return Expand(_lengths(shape))(x)
 
 
-def squeeze(x: Tensor, dim: int) -> Tensor:
-    """Without the axis `dim`, which must have length 1."""
-    if x.shape[dim] != 1:
-        raise ValueError(f"axis {dim} of shape {x.shape} has not length 1")
-    shape = list(x.shape)
-    del shape[dim]
-    return Reshape(tuple(shape))(x)
+def squeeze(x: Tensor, dim: int | tuple[int, ...] | None = None) -> Tensor:
+    """Without the axes `dim` (None: all) that have length 1; others stay."""
+    dims = range(x.ndim) if dim is None else (dim,) if isinstance(dim, int) else dim
+    gone = {_axis(x, each) for each in dims if x.shape[each] == 1}
+    return Reshape(tuple(n for axis, n in enumerate(x.shape) if axis not in gone))(x)
 
 
 def unsqueeze(x: Tensor, dim: int) -> Tensor:
@@ -155,11 +207,21 @@ def unsqueeze(x: Tensor, dim: int) -> Tensor:
     return Reshape(tuple(shape))(x)
 
 
-def getitem(x: Tensor, index: Any) -> Tensor:
-    """Indexing as in NumPy; tensors of numbers or bools may be indices too."""
-    if isinstance(index, tuple):
-        return GetItem(tuple(array_of(part) for part in index))(x)
-    return GetItem(array_of(index))(x)
+def repeat(x: Tensor, *counts: Any) -> Tensor:
+    """Copies side by side along each axis; more counts than axes add axes in front."""
+    lengths = _lengths(counts)
+    if len(lengths) < x.ndim:
+        raise ValueError(f"{len(lengths)} counts for the axes of shape {x.shape}")
+    return Repeat(lengths)(x)
+
+
+def pad(x: Tensor, pad: Sequence[int], value: float = 0.0) -> Tensor:
+    """`value` before and after: (before, after) of the last axis, then of the one before, ..."""
+    if len(pad) % 2 or len(pad) > 2 * x.ndim:
+        raise ValueError(f"{len(pad)} widths of padding for shape {x.shape}")
+    widths = [(pad[place], pad[place + 1]) for place in range(0, len(pad), 2)]
+    widths += [(0, 0)] * (x.ndim - len(widths))
+    return Pad(widths[::-1], value)(x)
 
 
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
@@ -172,15 +234,20 @@ def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     return Stack(dim)(*tensors)
 
 
-def split(x: Tensor, split_size: int, dim: int = 0) -> list[Tensor]:
-    """Pieces of `split_size` along an axis; the last may be shorter."""
-    before = (slice(None),) * (dim % x.ndim)
-    return [
-        getitem(x, (*before, slice(start, start + split_size)))
-        for start in range(0, x.shape[dim], split_size)
-    ]
+def clone(x: Tensor) -> Tensor:
+    """A copy."""
+    return Clone()(x)
 
 
-def masked_fill(x: Tensor, mask: Tensor | Array, value: float) -> Tensor:
-    """The elements, with `value` where `mask` (bool, broadcast) holds."""
-    return MaskedFill(np.asarray(array_of(mask), bool), value)(x)
+def contiguous(x: Tensor) -> Tensor:
+    """A copy, if the elements do not lie one after the other."""
+    return x if x.data.flags.c_contiguous else clone(x)
+
+
+def to(x: Tensor, dtype: npt.DTypeLike) -> Tensor:
+    """In another dtype."""
+    return x if x.dtype == dtype else Cast(dtype)(x)
+
+
+def _axis(x: Tensor, dim: int) -> int:
+    return dim % x.ndim if x.ndim else dim

@@ -1,10 +1,14 @@
 """Values and gradients are PyTorch's: by fixtures, and live where PyTorch can be imported."""
 
 import importlib.util
+import pkgutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from ringlet.nn import operations
+from ringlet.nn.tensor import Operation
 
 FOLDER = Path(__file__).with_name("torch")
 
@@ -46,3 +50,35 @@ def test_values_and_gradients_are_pytorchs_over_random_shapes(name):
     for number in range(100, 110):
         draw = cases.Draw(name, number)
         check(name, number, compare.evaluate(library, cases.CASES[name], draw))
+
+
+CHECKED_ELSEWHERE = {
+    "Dropout": "test_gradients",
+    "PackedSelfAttention": "test_gradients",
+    "Rotary": "test_gradients and test_layers",
+    "SwiGLU": "test_gradients",
+    **dict.fromkeys(("Gates", "Balance", "Dispatch", "Combine", "ExpertProducts"), "test_experts"),
+}
+
+
+def operation_classes():
+    for module in pkgutil.iter_modules(operations.__path__):
+        found = importlib.import_module(f"{operations.__name__}.{module.name}")
+        for value in vars(found).values():
+            if isinstance(value, type) and issubclass(value, Operation):
+                yield from [value] if "backward" in vars(value) else []
+
+
+def test_the_cases_cover_every_operation(monkeypatch):
+    seen = set()
+    call = Operation.__call__
+
+    def watched(self, *inputs):
+        seen.add(type(self).__name__)
+        return call(self, *inputs)
+
+    monkeypatch.setattr(Operation, "__call__", watched)
+    for name, case in cases.CASES.items():
+        compare.evaluate(compare.Ringlet, case, cases.Draw(name, 0))
+    every = {kind.__name__ for kind in operation_classes()} - {"Operation"}
+    assert every - seen == set(CHECKED_ELSEWHERE)

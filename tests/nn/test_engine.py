@@ -67,6 +67,53 @@ def test_backward_needs_something_to_start_from():
     np.testing.assert_array_equal(x.grad, [3, 3])
 
 
+def test_elements_that_gradients_depend_on_cannot_be_set():
+    x, y = leaf(3), Tensor(np.zeros(3, np.float32))
+    with pytest.raises(RuntimeError, match="cannot be set"):
+        x[0] = 2
+    with pytest.raises(RuntimeError, match="cannot be set"):
+        y[0] = x[0]
+    with no_grad():
+        x[1:] = x[0] * 2
+    y[y == 0] = 5
+    assert x.tolist() == [1, 2, 2]
+    assert y.tolist() == [5, 5, 5]
+
+
+def test_a_tensor_of_one_element_is_a_number_and_a_truth_value():
+    one = Tensor(np.array([2.5]))
+    assert (float(one), int(one), bool(one > 2)) == (2.5, 2, True)
+    with pytest.raises(RuntimeError, match=r"shape \(2,\) is not one truth value"):
+        bool(leaf(2) == leaf(2))
+    assert leaf(2).requires_grad_(False).requires_grad is False
+    with pytest.raises(RuntimeError, match="only a leaf"):
+        (leaf(2) * 2).requires_grad_(False)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: x @ x, r"\(2, 3\) and \(2, 3\) do not fit as a matrix product"),
+        (lambda x: x.mm(x[0]), r"\(2, 3\) and \(3,\).*2 axes"),
+        (lambda x: x.gather(0, np.zeros((2, 4), int)), r"index of shape \(2, 4\).*\(2, 3\)"),
+        (lambda x: x.gather(0, np.full((2, 3), 2)), "index 2 is out of range for axis 0"),
+        (lambda x: x.split([1, 2], 0), r"pieces of \[1, 2\] for axis 0"),
+        (lambda x: x.narrow(1, 2, 2), "2 to 4 of axis 1"),
+        (lambda x: x.topk(4), "top 4 of axis -1"),
+        (lambda x: x.norm(p=3), "no 3-norm"),
+        (lambda x: x.repeat(2), "1 counts"),
+        (lambda x: F.pad(x, (1,)), "1 widths"),
+        (lambda x: F.einsum("ijk->i", x), r"'ijk' does not fit an operand of shape \(2, 3\)"),
+        (lambda x: F.einsum("ij,jk->ik", x), "takes 2 operands, not 1"),
+        (lambda x: F.swiglu(x, x[0]), r"\(2, 3\) and up of shape \(3,\)"),
+        (lambda x: F.one_hot(np.array([1, 3]), 3), "id 3 is out of range for 3 classes"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_shapes(function, message):
+    with pytest.raises((ValueError, IndexError), match=message):
+        function(leaf(2, 3))
+
+
 def test_a_second_backward_through_the_same_history_is_refused():
     y = (leaf(2) * 2).sum()
     y.backward()

@@ -1,13 +1,12 @@
 """The gradient of every operation against finite differences in float64, with broadcasting."""
 
 import importlib
-import pkgutil
 from functools import partial
 
 import numpy as np
 import pytest
 
-from ringlet.nn import Tensor, gradcheck, operations
+from ringlet.nn import Tensor, gradcheck
 from ringlet.nn import functional as F
 from ringlet.nn import random as nn_random
 from ringlet.nn.operations import products
@@ -85,8 +84,8 @@ CASES = {
     "var": (lambda a: a.var(), [normal(3, 4)]),
     "var axis": (lambda a: a.var(0, correction=0), [normal(3, 4)]),
     "max": (lambda a: a.max(), [distinct(3, 4)]),
-    "max axis": (lambda a: a.max(1), [distinct(3, 4)]),
-    "min axis": (lambda a: a.min(0, keepdim=True), [distinct(3, 4)]),
+    "max axis": (lambda a: a.amax(1), [distinct(3, 4)]),
+    "min axis": (lambda a: a.amin(0, keepdim=True), [distinct(3, 4)]),
     "reshape": (lambda a: a.reshape(2, -1), [normal(3, 4)]),
     "transpose": (lambda a: a.transpose(0, -1), [normal(3, 4, 2)]),
     "permute": (lambda a: a.permute(2, 0, -2), [normal(3, 4, 2)]),
@@ -227,34 +226,6 @@ def test_normalization_of_several_blocks_is_that_of_one(monkeypatch):
     monkeypatch.setattr(normalization, "BLOCK", 12)
     np.testing.assert_allclose(both(*map(Tensor, inputs)).data, whole, atol=1e-12)
     gradcheck(both, inputs)
-
-
-def classes():
-    for module in pkgutil.iter_modules(operations.__path__):
-        if module.name == "experts":  # see test_experts
-            continue
-        found = importlib.import_module(f"{operations.__name__}.{module.name}")
-        for value in vars(found).values():
-            if (
-                isinstance(value, type)
-                and issubclass(value, Operation)
-                and "backward" in vars(value)
-            ):
-                yield value
-
-
-def test_the_table_covers_every_operation(monkeypatch):
-    seen = set()
-    call = Operation.__call__
-
-    def watched(self, *inputs):
-        seen.add(type(self))
-        return call(self, *inputs)
-
-    monkeypatch.setattr(Operation, "__call__", watched)
-    for function, inputs in CASES.values():
-        function(*map(Tensor, inputs))
-    assert {kind.__name__ for kind in set(classes()) - seen - {Operation}} == set()
 
 
 def test_gradcheck_finds_a_wrong_gradient():

@@ -158,6 +158,200 @@ CASES = {
 }
 
 
+# -- tensor operations: each takes one array of any shape, unless something else is said ----------
+
+ELEMENTWISE = {
+    "neg": lambda F, x: -x,
+    "exp": lambda F, x: x.exp(),
+    "expm1": lambda F, x: x.expm1(),
+    "sin": lambda F, x: x.sin(),
+    "cos": lambda F, x: F.cos(x),
+    "erf": lambda F, x: F.erf(x),
+    "square": lambda F, x: x.square(),
+    "cube": lambda F, x: x**3,
+    "number arithmetic": lambda F, x: 2 - x * 3 / 7 + 1,
+    "clone": lambda F, x: x.clone() * x,
+    "float": lambda F, x: x.float() * 2,
+    "detach": lambda F, x: x.detach() * x,
+    "sum": lambda F, x: x.sum(),
+    "sum axis": lambda F, x: x.sum(-1, keepdim=True),
+    "mean": lambda F, x: x.mean(),
+    "mean axis": lambda F, x: x.mean(dim=0),
+    "var": lambda F, x: x.var(unbiased=False),
+    "var axis": lambda F, x: x.var(dim=-1, correction=0, keepdim=True),
+    "logsumexp": lambda F, x: x.logsumexp(-1),
+    "logsumexp keepdim": lambda F, x: x.logsumexp(0, keepdim=True),
+    "norm": lambda F, x: x.norm(),
+    "norm axis": lambda F, x: x.norm(dim=-1, keepdim=True),
+    "cumsum": lambda F, x: x.cumsum(-1),
+    "prod": lambda F, x: x.prod(),
+    "prod axis": lambda F, x: x.prod(0, keepdim=True),
+    "reshape": lambda F, x: x.reshape(-1, 1),
+    "view": lambda F, x: x.view((1, -1)),
+    "flatten": lambda F, x: x.flatten(),
+    "T": lambda F, x: x.reshape(1, -1).T,
+    "unsqueeze": lambda F, x: x.unsqueeze(-1).unsqueeze(0),
+    "expand": lambda F, x: x.unsqueeze(0).expand(3, *x.shape),
+    "repeat": lambda F, x: x.repeat(2, *x.shape),
+    "repeat_interleave": lambda F, x: x.repeat_interleave(2, dim=0),
+    "split": lambda F, x: x.split(2),
+    "chunk": lambda F, x: x.chunk(3, dim=-1),
+    "unbind": lambda F, x: x.unbind(0),
+    "cat": lambda F, x: F.cat([x, x * 2, x], dim=-1),
+    "stack": lambda F, x: F.stack([x, x * x], dim=1),
+    "flip": lambda F, x: x.flip((0,)) * x,
+    "roll": lambda F, x: x.roll(2, 0) * x,
+    "pad": lambda F, x: F.pad(x, (1, 2), value=3.0),
+    "masked_fill": lambda F, x: x.masked_fill(x > 0.2, -1.5),
+    "where": lambda F, x: F.where(x > 0, x * 2, x.exp()),
+    "index": lambda F, x: x[0],
+    "index slices": lambda F, x: x[..., :1],
+    "index new axis": lambda F, x: x[None, ..., None],
+    "index list": lambda F, x: x[[0, 0, -1]],
+    "index mask": lambda F, x: x[x > 0],
+    "narrow": lambda F, x: x.narrow(0, 0, 1),
+    "select": lambda F, x: x.select(-1, 0),
+    "masked_select": lambda F, x: x.masked_select(x < 0.3),
+    "comparisons": lambda F, x: [x > 0.1, x >= x, x < 0, x <= 0, x == x, x != x],
+    "logic": lambda F, x: [(x > 0) & (x < 1), (x > 0) | (x < -1), (x > 0) ^ (x > 1), ~(x > 0)],
+    "finite": lambda F, x: [F.isnan(x), F.isinf(x * float("inf")), x.isfinite()],
+    "all any": lambda F, x: [(x > -9).all(), (x > 0).any(-1)],
+    "iterate": lambda F, x: [each * 2 for each in x],
+}
+POSITIVE = {
+    "log": lambda F, x: x.log(),
+    "log1p": lambda F, x: x.log1p(),
+    "log2": lambda F, x: x.log2(),
+    "log10": lambda F, x: x.log10(),
+    "sqrt": lambda F, x: x.sqrt(),
+    "rsqrt": lambda F, x: F.rsqrt(x),
+    "reciprocal": lambda F, x: x.reciprocal(),
+    "pow fraction": lambda F, x: x.pow(0.7),
+    "pow zero": lambda F, x: x**0,
+    "number to the power": lambda F, x: 2**x,
+}
+DISTINCT = {
+    "abs": lambda F, x: abs(x),
+    "sign": lambda F, x: x.sign() * x,
+    "floor": lambda F, x: x.floor() * x,
+    "ceil": lambda F, x: x.ceil() * x,
+    "round": lambda F, x: x.round() * x,
+    "clamp": lambda F, x: x.clamp(-2, 2),
+    "clamp above": lambda F, x: x.clamp(max=0),
+    "max": lambda F, x: x.max(),
+    "min": lambda F, x: x.min(),
+    "max axis": lambda F, x: x.max(-1),
+    "min axis": lambda F, x: x.min(dim=0, keepdim=True),
+    "max of two": lambda F, x: x.max(-x),
+    "amax": lambda F, x: x.amax(-1, keepdim=True),
+    "amin": lambda F, x: x.amin(0),
+    "argmax": lambda F, x: [x.argmax(), x.argmax(0), x.argmin(dim=-1, keepdim=True)],
+    "sort": lambda F, x: x.sort(dim=0, descending=True),
+    "topk": lambda F, x: x.topk(1, dim=-1),
+    "topk smallest": lambda F, x: x.topk(1, 0, largest=False),
+    "norm 1": lambda F, x: x.norm(p=1, dim=-1),
+    "norm infinity": lambda F, x: x.norm(p=float("inf")),
+    "remainder": lambda F, x: x % 2.5,
+    "floor_divide": lambda F, x: x.detach() // 2,
+}
+CASES |= {name: (one("normal"), function) for name, function in ELEMENTWISE.items()}
+CASES |= {name: (one("positive"), function) for name, function in POSITIVE.items()}
+CASES |= {name: (one("distinct"), function) for name, function in DISTINCT.items()}
+
+
+def matrices(draw, *more):
+    return [draw.normal(*more, draw.length(1, 4), draw.length(1, 4))]
+
+
+def broadcast(draw, right="normal"):
+    """Two arrays of shapes that go together."""
+    shape = draw.shape(1, 3)
+    left = [n if draw.length(0, 2) else 1 for n in shape]
+    return [draw.normal(*left), getattr(draw, right)(*shape[draw.length(0, len(shape) - 1) :])]
+
+
+def gathered(draw):
+    rows, columns, taken = (draw.length(1, 4) for _ in range(3))
+    return [draw.normal(rows, columns), draw.ids(rows, taken, columns)]
+
+
+def scattered(draw, repeats):
+    rows, columns = draw.length(2, 4), draw.length(1, 4)
+    index = draw.ids(rows, 2, columns) if repeats else np.tile([[0], [1]], (1, columns))
+    return [draw.normal(rows, columns), index, draw.normal(2, columns)]
+
+
+def products(*shapes):
+    """Arrays whose axes have the lengths of the letters."""
+
+    def inputs(draw):
+        lengths = {letter: draw.length(1, 4) for letter in sorted(set("".join(shapes)))}
+        return [draw.normal(*(lengths[letter] for letter in shape)) for shape in shapes]
+
+    return inputs
+
+
+CASES |= {
+    "add": (broadcast, lambda F, x, y: x + y),
+    "sub": (broadcast, lambda F, x, y: x - y),
+    "mul": (broadcast, lambda F, x, y: x * y),
+    "div": (lambda d: broadcast(d, "positive"), lambda F, x, y: x / y),
+    "pow": (lambda d: broadcast(d)[::-1], lambda F, x, y: x.exp() ** y),
+    "remainder of two": (lambda d: broadcast(d, "positive"), lambda F, x, y: x % y),
+    "maximum": (broadcast, lambda F, x, y: F.maximum(x, y)),
+    "minimum": (broadcast, lambda F, x, y: F.minimum(x, y)),
+    "maximum of equals": (one("normal"), lambda F, x: F.maximum(x, x * 1)),
+    "var unbiased": (lambda d: [d.normal(3, d.length(2, 4))], lambda F, x: [x.var(), x.std(-1)]),
+    "transpose": (matrices, lambda F, x: x.transpose(0, -1) * 2),
+    "permute": (products("abc"), lambda F, x: x.permute(2, 0, -2)),
+    "movedim": (products("abc"), lambda F, x: x.movedim(0, -1)),
+    "mT": (products("abc"), lambda F, x: x.mT),
+    "squeeze": (lambda d: [d.normal(1, d.length(), 1)], lambda F, x: [x.squeeze(), x.squeeze(1)]),
+    "flatten some": (products("abcd"), lambda F, x: x.flatten(1, 2)),
+    "tril": (lambda d: matrices(d, 2), lambda F, x: x.tril(-1)),
+    "triu": (lambda d: matrices(d, 2), lambda F, x: F.triu(x, 1)),
+    "split sizes": (lambda d: [d.normal(2, 6)], lambda F, x: x.split([1, 3, 2], dim=-1)),
+    "index pairs": (
+        lambda d: [d.normal(3, 4), d.ids(3, 5), d.ids(4, 5)],
+        lambda F, x, i, j: x[i, j],
+    ),
+    "index table": (lambda d: [d.normal(4, 2, 3), d.ids(4, 2, 2)], lambda F, x, i: x[i]),
+    "index column": (lambda d: [d.normal(4, 5), d.ids(5, 3)], lambda F, x, i: x[1:, i]),
+    "gather": (gathered, lambda F, x, index: x.gather(0, index)),
+    "scatter": (lambda d: scattered(d, False), lambda F, x, i, y: x.scatter(0, i, y)),
+    "scatter_add": (lambda d: scattered(d, True), lambda F, x, i, y: x.scatter_add(0, i, y)),
+    "index_select": (
+        lambda d: [d.normal(2, 4), d.ids(4, 3)],
+        lambda F, x, index: x.index_select(1, index),
+    ),
+    "one_hot": (lambda d: [d.ids(4, *d.shape())], lambda F, ids: F.one_hot(ids, 4)),
+    "matmul": (products("ab", "bc"), lambda F, x, y: x @ y),
+    "matmul batched": (products("dab", "ebc"), lambda F, x, y: x @ y.unsqueeze(1)),
+    "matmul vector": (products("dab", "b"), lambda F, x, y: F.matmul(x, y)),
+    "matmul of vectors": (products("a", "a"), lambda F, x, y: x.matmul(y)),
+    "vector matmul": (products("a", "dab"), lambda F, x, y: x @ y),
+    "mm": (products("ab", "bc"), lambda F, x, y: x.mm(y)),
+    "bmm": (products("dab", "dbc"), lambda F, x, y: F.bmm(x, y)),
+    "dot": (products("a", "a"), lambda F, x, y: x.dot(y)),
+    "einsum product": (products("abc", "acd"), lambda F, x, y: F.einsum("bij,bjk->bik", x, y)),
+    "einsum implicit": (products("ab", "bc"), lambda F, x, y: F.einsum("ij,jk", x, y)),
+    "einsum trace": (products("aa"), lambda F, x: F.einsum("ii->", x)),
+    "einsum diagonal": (products("aab"), lambda F, x: F.einsum("iij->ji", x)),
+    "einsum sums": (products("ab", "cd"), lambda F, x, y: F.einsum("ij,kl->il", x, y)),
+    "einsum ellipsis": (
+        products("eab", "ebc"),
+        lambda F, x, y: F.einsum("...ij,...jk->...ik", x, y),
+    ),
+    "einsum of three": (
+        products("ab", "bc", "ca"),
+        lambda F, x, y, z: F.einsum("ab,bc,ca->b", x, y, z),
+    ),
+    "a graph with sharing": (
+        products("ab", "ab"),
+        lambda F, x, y: (x * y + x).split(1)[0] * y[0] + (x[:1] + y[:1]) * x[0],
+    ),
+}
+
 # With modules a case is (inputs, function, build): `build(nn)` makes the module with either
 # library, and `function(module, *tensors)` calls it.
 CASES |= {
