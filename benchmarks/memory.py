@@ -33,6 +33,9 @@ CASES = {
     "tensor parallel": ({"tp": 2}, {}),
     "sequence parallel": ({"tp": 2}, {"sequence": True}),
     "context parallel": ({"cp": 2}, {}),
+    "4 experts": ({}, {}, {"n_expert": 4}),
+    "4 experts, 2 ranks": ({"ep": 2}, {}, {"n_expert": 4}),
+    "4 experts, 2 ranks, ZeRO 3": ({"ep": 2}, {"zero": 3}, {"n_expert": 4}),
 }
 
 
@@ -67,7 +70,8 @@ def peak(world, mesh, options, sizes, samples, micro):
 
 def measure(name, sizes, samples, micro):
     """(measured bytes, formula's bytes) of each different rank."""
-    mesh, options = CASES[name]
+    mesh, options, *more = CASES[name]
+    sizes = {**sizes, **dict(*more)}
     with WorkerPool(int(np.prod([1, *mesh.values()])), "ipc") as pool:
         found = pool.run(
             peak,
@@ -105,14 +109,14 @@ def main():
         "vocab_size": 256, "block_size": given.context, "n_layer": given.layers,
         "n_head": given.width // 64, "n_embd": given.width,
     }  # fmt: skip
-    print(f"{'':24}{'measured':>12}{'formula':>12}{'ratio':>8}")
+    print(f"{'':28}{'measured':>12}{'formula':>12}{'ratio':>8}")
     for name in CASES:
         rows = measure(name, sizes, given.samples, given.micro_batches)
         for number, (measured, wanted) in enumerate(rows):
             head = name if len(rows) == 1 else f"{name}, rank {number}"
             ratio = measured / wanted
             print(
-                f"{head:24}{measured / 2**20:9.1f}MiB{wanted / 2**20:9.1f}MiB{ratio:8.2f}",
+                f"{head:28}{measured / 2**20:9.1f}MiB{wanted / 2**20:9.1f}MiB{ratio:8.2f}",
                 flush=True,
             )
 

@@ -51,16 +51,18 @@ def footprint(
     (AdamW has 2, SGD without momentum none).
     """
     shape = {axis: shape.get(axis, 1) for axis in AXES}
-    block = block_parameters(sizes, shape["tp"])
+    experts = expert_parameters(sizes, shape["tp"]) / shape["ep"]
+    block = dense_parameters(sizes, shape["tp"]) + experts
     stages = shape["pp"] * options.chunks
     mine = [stage for stage in range(stages) if stage % shape["pp"] == stage_rank]
     blocks = sum(share(sizes.n_layer, stages, stage)[1] for stage in mine)
     root = (embed_parameters(sizes, shape["tp"]) if 0 in mine else 0) + (
         head_parameters(sizes, shape["tp"], tied=0 in mine) if stages - 1 in mine else 0
     )
-    whole, ranks = blocks * block + root, shape["dp"] * shape["ep"] * shape["cp"]
+    whole, ranks = blocks * block + root, shape["dp"] * shape["cp"]
     here = min(MEMORIES, blocks) * block + root  # a few blocks at a time, from stage 2 on
-    part = whole / ranks
+    # Those who differ in ep share everything but the experts.
+    part = blocks * experts / ranks + (whole - blocks * experts) / (ranks * shape["ep"])
     return Footprint(
         parameters=ITEM * (part + here if options.zero == 3 else whole),
         gradients=ITEM * (part + here if options.zero >= 2 else whole),
@@ -71,9 +73,25 @@ def footprint(
 
 def block_parameters(sizes: GPTConfig, tensor: int = 1) -> float:
     """Numbers in a block: its matrices and most biases are cut, the rest is on every rank."""
+    return dense_parameters(sizes, tensor) + expert_parameters(sizes, tensor)
+
+
+def dense_parameters(sizes: GPTConfig, tensor: int = 1) -> float:
+    """Numbers in a block without its experts, if it has any."""
     width, bias = sizes.n_embd, sizes.bias
-    cut = 12 * width * width + 7 * width * bias
-    return cut / tensor + 4 * width + 2 * width * bias
+    attention = (4 * width * width + 3 * width * bias) / tensor + width * bias
+    mlp = width * sizes.n_expert if sizes.n_expert else _mlp_parameters(sizes, tensor)
+    return attention + mlp + 4 * width
+
+
+def expert_parameters(sizes: GPTConfig, tensor: int = 1) -> float:
+    """Numbers in all experts of a block."""
+    return sizes.n_expert * _mlp_parameters(sizes, tensor)
+
+
+def _mlp_parameters(sizes: GPTConfig, tensor: int) -> float:
+    width, bias = sizes.n_embd, sizes.bias
+    return (8 * width * width + 4 * width * bias) / tensor + width * bias
 
 
 def embed_parameters(sizes: GPTConfig, tensor: int = 1) -> float:
@@ -94,7 +112,9 @@ def block_activations(
 
     Of the width's size for each position: 4 outside the cut layers (two normalized inputs and
     two inputs of linear layers), and 16 inside (queries, keys and values 3, attention 1, and
-    three times 4 in the MLP). Attention keeps its exponentials, and in a ring only their sums.
+    three times 4 in the MLP). Of experts' rows, of which each position has top_k (if the load is
+    even and none is dropped), 2 besides are kept: what goes into an expert and what comes out.
+    Attention keeps its exponentials, and in a ring only their sums.
     """
     tensor, context = shape["tp"], shape["cp"]
     row = sizes.block_size / context * sizes.n_embd
@@ -102,7 +122,10 @@ def block_activations(
     scores = sizes.n_head * sizes.block_size * _seen(sizes.block_size) if context == 1 else 0.0
     if any("attend" in pattern for pattern in options.recompute):
         scores = 0.0
-    everything = outside + (16 * row + scores) / tensor
+    mlp = 12 * row / tensor
+    if sizes.n_expert:
+        mlp = sizes.top_k * (mlp + 2 * row)
+    everything = outside + (4 * row + scores) / tensor + mlp
     return everything, row / (tensor if options.sequence else 1)
 
 

@@ -145,6 +145,15 @@ def test_a_run_goes_on_on_any_other_mesh(ranks, whole, tmp_path, mesh, options, 
         np.testing.assert_allclose(array, arrays[name], atol=1e-4, err_msg=name)
 
 
+def test_replicas_that_agree_now_and_then_have_experts_of_their_own(ranks, tmp_path):
+    rare = {"local_steps": 2, "batch_size": 8, "deadline": 60}
+    for size, mesh in ((2, "dp=2"), (4, "dp=2,ep=2")):
+        ranks(size).run(trained, folder=str(tmp_path / mesh), mesh=mesh, **rare)
+    expected = weights(tmp_path / "dp=2")
+    for name, array in weights(tmp_path / "dp=2,ep=2").items():
+        np.testing.assert_allclose(array, expected[name], atol=1e-4, err_msg=name)
+
+
 def test_what_was_trained_writes_but_is_no_gpt2(ranks, tmp_path):
     ranks(2).run(trained, folder=str(tmp_path), deadline=60, mesh="ep=2", steps=2)
     checkpoint = latest_checkpoint(tmp_path / "checkpoints")

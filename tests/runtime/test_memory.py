@@ -24,16 +24,17 @@ def benchmark():
 @pytest.mark.parametrize(
     "case",
     ["one process", "ZeRO 1", "ZeRO 2", "ZeRO 3", "recomputed blocks", "GPipe, 2 ranks",
-     "1F1B, 2 ranks"],
+     "1F1B, 2 ranks", "4 experts, 2 ranks"],
 )  # fmt: skip
 def test_the_peak_is_the_formulas(benchmark, case):
     for measured, formula in benchmark.measure(case, SIZES, samples=1, micro=4):
         assert 0.85 < measured / formula < 1.15
 
 
+@pytest.mark.parametrize("experts", [0, 3])
 @pytest.mark.parametrize("bias", [True, False])
-def test_parameters_are_counted_right(bias):
-    sizes = GPTConfig(vocab_size=30, block_size=16, n_layer=3, n_head=2, n_embd=8, bias=bias)
+def test_parameters_are_counted_right(bias, experts):
+    sizes = GPTConfig(30, 16, n_layer=3, n_head=2, n_embd=8, bias=bias, n_expert=experts)
     model = GPT(sizes)
     assert sum(p.size for p in model.blocks[0].parameters()) == block_parameters(sizes)
     ends = embed_parameters(sizes) + head_parameters(sizes)

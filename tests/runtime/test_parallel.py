@@ -272,6 +272,59 @@ def test_one_expert_for_each_position_with_adamw_and_clipping(ranks, alone, mesh
     assert_same(result, alone(**switch), weights=3e-5)
 
 
+def drawn(seed):
+    """Any combination that is not refused: (mesh, options, other arguments of `trained`)."""
+    random = np.random.default_rng(seed)
+    while True:
+        axes = random.permutation(["dp", "tp", "pp", "cp", "ep", "dp"])[: random.integers(1, 5)]
+        mesh = {str(axis): int(random.choice([1, 2, 4])) for axis in axes}
+        schedule = SCHEDULES[str(random.choice(list(SCHEDULES)))] if mesh.get("pp", 1) > 1 else {}
+        sequence, needed_first = bool(random.integers(2)), random.random() < 0.2
+        options = {
+            **schedule,
+            "zero": int(random.integers(4)),
+            "sequence": sequence and mesh.get("tp", 1) > 1,
+            "needed_first": needed_first,
+            "recompute": RECOMPUTED[random.integers(len(RECOMPUTED))],
+            "bucket_bytes": int(random.choice([1 << 10, 1 << 20])),
+        }
+        clip = 0.0 if needed_first else float(random.choice([0.0, 0.5]))
+        how = {"optimizer": str(random.choice(["sgd", "adamw"])), "clip": clip}
+        if mesh.get("ep", 1) > 1 or random.random() < 0.3:
+            how["experts"] = {**EXPERTS, "top_k": int(random.choice([1, 2]))}
+        stages = mesh.get("pp", 1) * schedule.get("chunks", 1)
+        how["layers"] = stages + int(random.integers(3))
+        micro = int(random.integers(1, 5))
+        if possible(mesh, options, micro):
+            return mesh, options, {**how, "micro": micro}
+
+
+RECOMPUTED = [[], ["blocks"], ["*.attend", "*.act"], ["*.mlp"], ["*.attn", "*.experts"]]
+
+
+def possible(mesh, options, micro):
+    """Whether so many ranks can share the samples and the positions, and options allow it."""
+    shape = {axis: mesh.get(axis, 1) for axis in ("dp", "tp", "pp", "cp", "ep")}
+    positions = 2 * shape["cp"] * (shape["tp"] if options["sequence"] else 1)
+    try:
+        Parallelism(**options).check(shape)
+    except MeshError:
+        return False
+    fits = shape["dp"] * shape["ep"] * micro <= BATCH and CONTEXT % positions == 0
+    return fits and 1 < np.prod(list(shape.values())) <= 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(60))
+def test_any_combination(ranks, alone, seed):
+    mesh, options, how = drawn(seed)
+    micro = how.pop("micro")
+    print(mesh, options, how, micro)  # shown if it fails
+    result = run(ranks, mesh, options=options, micro=micro, **how)
+    # AdamW makes a step of 0.01 of the smallest gradient, and so of its rounding.
+    assert_same(result, alone(**how), weights=5e-4 if how["optimizer"] == "adamw" else 2e-6)
+
+
 def refused(world, mesh, options, layers=2, experts=0):
     sizes = {"n_layer": layers, "n_head": 3, "n_embd": 12, "n_expert": experts}
     with nn.uninitialized():
