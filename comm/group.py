@@ -441,6 +441,8 @@ class Group:
             signature, self._patience(options.get("timeout")), options.get("label", "")
         )
 
+        operation.nbytes = nbytes
+
         def start() -> None:
             operation.start(body(Link(operation, algorithm)), nbytes)
 

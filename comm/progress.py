@@ -2,7 +2,8 @@
 
 One thread for each process. Operations of one group run in the order in which they were
 issued; those of different groups run side by side, so that no order across groups can
-deadlock.
+deadlock. Whenever several can go on, the shortest does first: who waits for a few numbers does
+not also wait until a bucket of gradients has been put on the wire.
 """
 
 import threading
@@ -92,16 +93,15 @@ class Progress:
         with self._changed:
             self._changed.wait_for(lambda: bool(self._lanes) or self._stopping)
             self._fresh = False
-            started: list[Start] = []
             for channel, lane in list(self._lanes.items()):
                 while lane and lane[0][0].finished:
                     lane.popleft()
                     channel.pending -= 1
                 if not lane:
                     del self._lanes[channel]
-                elif lane[0][0] not in self._heads:
-                    started.append(lane[0][1])
-            self._heads = [lane[0][0] for lane in self._lanes.values()]
+            first = sorted((lane[0] for lane in self._lanes.values()), key=lambda it: it[0].nbytes)
+            started = [start for operation, start in first if operation not in self._heads]
+            self._heads = [operation for operation, _ in first]
         for start in started:
             start()
         return not self._stopping

@@ -64,6 +64,18 @@ class Mesh:
             self._groups[key] = self._make_group(key)
         return self._groups[key]
 
+    @property
+    def words(self) -> Group:
+        """All ranks, for short words that shall not wait behind what is in flight on `world`.
+
+        A collective of the world when it is first asked for.
+        """
+        if ("words",) not in self._groups:
+            group = self.world.split(range(self.world.size))
+            assert group is not None
+            self._groups["words",] = group
+        return self._groups["words",]
+
     def bytes_sent(self) -> int:
         """Payload bytes that this rank has sent in the mesh's groups and the world."""
         groups = {id(group): group for group in (self.world, *self._groups.values())}

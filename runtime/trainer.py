@@ -87,6 +87,8 @@ class Trainer:
         self.mesh = Mesh(world, **mesh_shape(config, world.size))
         self.parallel = parallelize(model, self.mesh, parallelism(config), seed=config.seed)
         self.parallel.use(lambda flat: make_optimizer(config, flat))
+        # Gradients that travel into the next step hold up what is said on the world's channel.
+        self._words = self.mesh.words if config.needed_first else world
         self.step = 0
         self.checkpoint: Path | None = None
         self._report = report
@@ -222,7 +224,7 @@ class Trainer:
         norm = self._clip()
         word = np.array([loss, self._stop.is_set(), not math.isfinite(norm or 0)], np.float64)
         waited = time.perf_counter()
-        self.world.all_reduce(word, label="loss")
+        self._words.all_reduce(word, label="loss")
         comm_s = self.parallel.waited + time.perf_counter() - waited
         self._check_finite(float(word[0]), not word[2])
         self.parallel.update(learning_rate)

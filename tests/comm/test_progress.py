@@ -1,0 +1,63 @@
+"""The progress thread: each group's order is kept; across groups the shortest goes first."""
+
+import threading
+import time
+
+from ringlet.comm.progress import Progress
+
+
+class Endpoint:
+    """Nobody to hear of."""
+
+    def wake(self):
+        """See Endpoint."""
+
+    def wait(self, ready, tick, patience_ms):
+        """See Endpoint."""
+        while not ready():
+            time.sleep(0.001)
+
+
+class Channel:
+    """A group's."""
+
+    def __init__(self, name):
+        self.name, self.pending = name, 0
+
+
+class Call:
+    """An operation that ends where it starts."""
+
+    def __init__(self, channel, nbytes, started, gate=None):
+        self.channel, self.nbytes, self.finished = channel, nbytes, False
+        self._started, self._gate = started, gate
+        self.ended = threading.Event()
+
+    def share(self):
+        """See Operation."""
+
+    def step(self):
+        """See Operation."""
+
+    def start(self):
+        """Note it, and hold the thread up if told."""
+        if self._gate is not None:
+            assert self._gate.wait(10)
+        self._started.append((self.channel.name, self.nbytes))
+        self.finished = True
+        self.ended.set()
+
+
+def test_short_ones_go_first_across_groups_and_none_overtakes_in_its_own():
+    a, b, c, d = map(Channel, "abcd")
+    started, gate = [], threading.Event()
+    progress = Progress(Endpoint())
+    calls = [Call(a, 8, started, gate)]  # while this holds the thread up, the others queue
+    calls += [Call(*call, started) for call in ((b, 1000), (b, 1), (c, 10), (d, 100))]
+    for call in calls:
+        progress.submit(call, call.start)
+    gate.set()
+    for call in calls:
+        assert call.ended.wait(10)
+    progress.stop()
+    assert started == [("a", 8), ("c", 10), ("d", 100), ("b", 1000), ("b", 1)]

@@ -1,0 +1,90 @@
+"""Tensor parallelism: the input's gradient travels while the weight's is computed."""
+
+import numpy as np
+import pytest
+
+from ringlet import nn
+from ringlet.nn import Parameter
+from ringlet.nn.engine import Product
+from ringlet.runtime.tensor_parallel import ColumnLinear
+from ringlet.runtime.wires import PlainCarrier, Replicated, Sequential
+
+
+class Diary:
+    """A carrier that writes down what leaves, and when somebody waits for it."""
+
+    def __init__(self, carrier, events):
+        self._carrier, self.group, self._events = carrier, carrier.group, events
+
+    def _noted(self, name, x, label, fly):
+        self._events.append(f"{name} leaves")
+        return Noted(getattr(self._carrier, name)(x, label, fly), name, self._events)
+
+    def all_reduce(self, x, label, fly=False):
+        """See Carrier."""
+        return self._noted("all_reduce", x, label, fly)
+
+    def all_gather(self, x, label, fly=False):
+        """See Carrier."""
+        return self._noted("all_gather", x, label, fly)
+
+    def reduce_scatter(self, x, label, fly=False):
+        """See Carrier."""
+        return self._noted("reduce_scatter", x, label, fly)
+
+
+class Noted:
+    """What is on its way, with a note of who waits."""
+
+    def __init__(self, pending, name, events):
+        self._pending, self._name, self._events = pending, name, events
+
+    def wait(self):
+        """See Pending."""
+        self._events.append(f"{self._name} awaited")
+        return self._pending.wait()
+
+
+def backward_events(world, sequence):
+    """What happens in the backward pass of a column layer behind another one, in order."""
+    events = []
+    wire = (Sequential if sequence else Replicated)(Diary(PlainCarrier(world), events))
+    x = Parameter(np.ones((1, 4 if sequence else 8, 6), np.float32))
+    weight = Parameter(np.ones((5, 6), np.float32))
+    inner = nn.functional.gelu(x)  # so that the layer's input is no leaf
+    loss = ColumnLinear(wire, weight, Parameter(np.zeros(5, np.float32)))(inner).sum()
+    into = Product.into
+
+    def noted(self, out, add):
+        events.append("weight's product")
+        into(self, out, add)
+
+    Product.into = noted
+    try:
+        events.clear()
+        loss.backward()
+    finally:
+        Product.into = into
+    assert np.isfinite(x.grad).all()
+    return events
+
+
+@pytest.mark.parametrize(
+    ("sequence", "expected"),
+    [
+        (False, ["all_reduce leaves", "weight's product", "all_reduce awaited"]),
+        (
+            True,
+            [
+                "all_gather leaves",
+                "reduce_scatter leaves",
+                "all_gather awaited",
+                "weight's product",
+                "reduce_scatter awaited",
+            ],
+        ),
+    ],
+)
+def test_the_inputs_gradient_leaves_before_the_weights_is_computed(ranks, sequence, expected):
+    for events in ranks(2).run(backward_events, sequence=sequence):
+        assert events == expected
