@@ -105,6 +105,11 @@ def talking(world, rounds, **how):
     return {"seconds": np.median(rows[1:], axis=0).tolist(), "buckets": buckets}
 
 
+def bucket_bytes(world, **how):
+    """The size that is measured for this link."""
+    return make_trainer(world, True, **how).parallel.families[0].reducer.bucket_bytes
+
+
 def stepping(world, steps, **how):
     """The median of the seconds of a step; how many buckets needed_first sends in backward."""
     trainer = make_trainer(world, True, **how)
@@ -176,6 +181,8 @@ def measure(link, mbit, preset, options, rounds, steps):
     how = {"preset": preset, "options": options, "deadline": 300.0}
     rows = []
     with LinkedPool(link, timeout=120.0) as pool:
+        size = pool.run(bucket_bytes, **how)[0]
+        how["options"] = {**options, "bucket_bytes": size}  # the same in all that follows
         for _ in range(rounds):
             alone = slowest(pool.run(computing, steps=steps, **how))
             talk = slowest(pool.run(talking, rounds=3, **how))
@@ -186,7 +193,8 @@ def measure(link, mbit, preset, options, rounds, steps):
     hidden, can = compute + talk_s - step, compute + talk_s - ideal
     print(
         f"{mbit:6} {preset:6} {'needed first' if options['needed_first'] else 'buckets':13}"
-        f"{compute * 1e3:9.0f} {talk_s * 1e3:9.0f} {step * 1e3:9.0f} {ideal * 1e3:9.0f}"
+        f"{size >> 10:7}"
+        f"{compute * 1e3:10.0f} {talk_s * 1e3:9.0f} {step * 1e3:9.0f} {ideal * 1e3:9.0f}"
         f"{can * 1e3:9.0f} {hidden * 1e3:9.0f} {hidden / can:8.0%}",
         flush=True,
     )
@@ -209,8 +217,8 @@ def main():
     parser.add_argument("--steps", type=int, default=10)
     given = parser.parse_args()
     print(
-        f"{'Mbit/s':>6} {'model':6} {'order':13}{'computing':>9} {'talking':>9} {'step':>9} "
-        f"{'ideal':>9}{'can hide':>9} {'hidden':>9} {'of it':>8}   (ms)"
+        f"{'Mbit/s':>6} {'model':6} {'order':13}{'KiB':>7}{'computing':>10} {'talking':>9} "
+        f"{'step':>9} {'ideal':>9}{'can hide':>9} {'hidden':>9} {'of it':>8}   (ms)"
     )
     with Link() as link:
         for mbit in map(int, given.mbit.split(",")):

@@ -88,6 +88,7 @@ class DataParallel(Reducer):
         self._flat, self._group = flat, group
         self.shard = flat
         self.parameters = {slot.name: slot.parameter for slot in flat.slots}
+        self.bucket_bytes = bucket_bytes
         self.buckets = make_buckets(flat.slots, bucket_bytes // flat.dtype.itemsize, flat.size)
         self._works: list[Pending] = []
         self._begun = False
