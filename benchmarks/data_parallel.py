@@ -6,7 +6,9 @@ One BLAS thread for each worker. Three kinds of steps in turns, on the same proc
 worker with the machine to itself; "side by side", two workers that say nothing to each other, each
 on half of the batch: they share caches and memory as the two of data parallelism do; "together",
 the two of data parallelism. Figures are medians; ratios are medians of the ratios of steps that
-follow each other. With auto the gradients go through shared memory, with ipc through sockets.
+follow each other. "processor" is the ratio of the processor's time, together to side by side: it
+tells what is added from what others on the machine disturb. With auto the gradients go through
+shared memory, with ipc through sockets.
 """
 
 import argparse
@@ -22,7 +24,8 @@ WARM_UP = 2
 
 
 def step_seconds(world, preset, steps):
-    """Seconds of this rank's steps: (steps, 3), of the kinds in turn; 0 where it took none."""
+    """Seconds of this rank's steps, and the processor's: (steps, 3, 2), of the kinds in turn; 0
+    where it took none."""
     config = make_config(preset)
     half = make_config(preset, None, {"batch_size": config.batch_size // 2})
     corpus = load_corpus("pydoc", config.block_size, config.vocab_size or None)
@@ -33,10 +36,11 @@ def step_seconds(world, preset, steps):
         row = []
         for trainer, here in ((single, world.rank == 0), (single, True), (together, True)):
             world.barrier()
-            started = time.perf_counter()
+            started, busy = time.perf_counter(), time.process_time()
             if here:
                 trainer._train_step()
-            row.append(time.perf_counter() - started if here else 0.0)
+            found = time.perf_counter() - started, time.process_time() - busy
+            row.append(found if here else (0.0, 0.0))
         rows.append(row)
     return np.array(rows[WARM_UP:])
 
@@ -50,17 +54,22 @@ def main() -> None:
     given = parser.parse_args()
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = "1"
-    print(f"{'':14}{'alone':>9}{'side by side':>14}{'together':>10}{'/ alone':>9}{'/ side':>8}")
+    print(
+        f"{'':14}{'alone':>9}{'side by side':>14}{'together':>10}{'/ alone':>9}{'/ side':>8}"
+        f"{'processor':>11}"
+    )
     for transport in given.transports.split(","):
         with WorkerPool(2, transport, timeout=120.0) as pool:
             for preset in given.presets.split(","):
                 how = {"preset": preset, "steps": given.steps, "deadline": 600.0}
-                seconds = np.max(pool.run(step_seconds, **how), axis=0)  # the slower rank's
+                found = np.max(pool.run(step_seconds, **how), axis=0)  # the slower rank's
+                seconds, busy = found[..., 0], found[..., 1]
                 alone, side, together = np.median(seconds, axis=0) * 1e3
                 ratios = np.median(seconds[:, 2:] / seconds[:, :2], axis=0)
+                processor = np.median(busy[:, 2] / busy[:, 1])
                 print(
                     f"{preset:8}{transport:6}{alone:7.0f}ms{side:12.0f}ms{together:8.0f}ms"
-                    f"{ratios[0]:9.3f}{ratios[1]:8.3f}",
+                    f"{ratios[0]:9.3f}{ratios[1]:8.3f}{processor:11.3f}",
                     flush=True,
                 )
 
