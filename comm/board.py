@@ -1,12 +1,13 @@
 """The board: a group's shared memory on one host, and the fences at which its ranks meet.
 
-Each rank writes only to its own segment, and everybody reads all of them. A segment begins with
-a counter, the rank's *phase*: at a fence a rank advances its own and waits until nobody's is
-behind. With it stand the rank's present call and where its data lies, so that ranks that meet in
-different calls see it at once; then come two areas for staging, used in turns.
+Each rank writes its own words, and everybody reads all of them. A segment begins with a counter,
+the rank's *phase*: at a fence a rank advances its own and waits until nobody's is behind. With it
+stand the rank's present call and where its data lies, so that ranks that meet in different calls
+see it at once; then come two areas for staging, used in turns.
 
 The counters rely on stores becoming visible in the order in which they were made, which x86
-guarantees to Python code and other processors do not.
+guarantees to Python code and other processors do not. (memcpy's streaming stores, which do not
+keep the order, end with a store fence.)
 """
 
 import os
@@ -18,7 +19,9 @@ from ringlet.comm import futex
 from ringlet.comm.segment import Segment, share
 from ringlet.comm.wire import Array
 
-STAGE_BYTES = 1 << 20
+STAGE_BYTES = 512 << 10
+"""Two ranks' chunks of an all-reduce are half of this: what is staged stays in the cache."""
+
 _STAGE_AT = 4096
 _SIZE = _STAGE_AT + 2 * STAGE_BYTES
 

@@ -7,10 +7,11 @@ import numpy as np
 from ringlet.comm.algorithms import slots_of, steps_of
 from ringlet.comm.arrays import REDUCTIONS, flat, parts, store, working_dtype
 from ringlet.comm.channel import Channel, Link
-from ringlet.comm.exchange import Task, exchange, fits, hear
+from ringlet.comm.exchange import exchange, fits, hear
 from ringlet.comm.operation import Program
 from ringlet.comm.run import run
 from ringlet.comm.schedule import Receive
+from ringlet.comm.staging import Task
 from ringlet.comm.wire import Array, Header, allocate
 
 

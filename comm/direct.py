@@ -1,12 +1,12 @@
 """Schedules for ranks that can read each other's memory: no messages, only fences and reads.
 
 Slots are numbered as for the schedules of messages (`algorithms`). Between two fences nobody may
-write what another reads; `prove_direct` shows it. The scheme is that of direct-access
+write what another reads or writes; `prove_direct` shows it. The scheme is that of direct-access
 collectives on shared memory, see Jain et al., "Framework for scalable intra-node collective
 operations using shared memory" (SC 2018).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
@@ -27,6 +27,32 @@ class Combine:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """Combine every rank's slot, in the order of ranks, and store the result in all of them.
+
+    In one pass: a block is stored everywhere while it is still in the cache, and the memory is
+    read once and written once, which is the least that an all-reduce can do.
+    """
+
+    slot: int
+    chunk: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Copy a chunk of the slots that other ranks combine to where they can reach it."""
+
+    chunk: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unstage:
+    """Copy the results of a chunk, which the other ranks have stored there, back."""
+
+    chunk: int
+
+
+@dataclass(frozen=True, slots=True)
 class Read:
     """Copy a peer's slot `source` into this rank's `slot`."""
 
@@ -35,14 +61,31 @@ class Read:
     slot: int
 
 
-DirectStep: TypeAlias = Fence | Combine | Read | Copy
+DirectStep: TypeAlias = Fence | Combine | Share | Read | Copy | Stage | Unstage
 DirectAlgorithm: TypeAlias = Callable[[int, int, int], list[DirectStep]]
 
 
 def all_reduce(rank: int, size: int, root: int = 0) -> list[DirectStep]:
-    """Each rank combines its own part of the array, then reads the other parts."""
-    parts: list[DirectStep] = [Read(peer, peer, peer) for peer in _others(rank, size)]
-    return [Fence(), Combine(rank), Fence(), *parts, Fence()]
+    """Each rank combines its own part of the array, for all."""
+    return [Fence(), Share(rank), Fence()]
+
+
+def all_reduce_staged(rank: int, size: int, chunks: int) -> Iterator[DirectStep]:
+    """The same for arrays that the others cannot reach: chunk by chunk, one fence for each.
+
+    Chunks use two staging areas in turns. Between two fences a rank combines one chunk, fetches
+    the results of the one before, and stages the next where these were.
+    """
+    yield Stage(0)
+    for chunk in range(chunks):
+        yield Fence()
+        if chunk:
+            yield Unstage(chunk - 1)
+        if chunk + 1 < chunks:
+            yield Stage(chunk + 1)
+        yield Share(rank, chunk)
+    yield Fence()
+    yield Unstage(chunks - 1)
 
 
 def all_reduce_whole(rank: int, size: int, root: int = 0) -> list[DirectStep]:
@@ -115,15 +158,19 @@ def direct_steps(operation: str, rank: int, size: int, root: int) -> tuple[Direc
 
 
 @lru_cache(maxsize=1024)
-def reads(operation: str, rank: int, size: int, root: int) -> tuple[tuple[int, int, int], ...]:
-    """(reader, read from, slot) of every read in which the rank has a part."""
+def transfers(operation: str, rank: int, size: int, root: int) -> tuple[tuple[int, int, int], ...]:
+    """(to, from, slot) of everything that the rank takes from a peer's memory or a peer from its,
+    and of what it stores there or they here."""
     found = []
-    for reader in range(size):
-        for step in direct_steps(operation, reader, size, root):
+    for actor in range(size):
+        others = _others(actor, size)
+        for step in direct_steps(operation, actor, size, root):
             if isinstance(step, Read):
-                found.append((reader, step.peer, step.source))
-            elif isinstance(step, Combine):
-                found += [(reader, peer, step.slot) for peer in _others(reader, size)]
+                found.append((actor, step.peer, step.source))
+            elif isinstance(step, Combine | Share):
+                found += [(actor, peer, step.slot) for peer in others]
+            if isinstance(step, Share):
+                found += [(peer, actor, step.slot) for peer in others]
     return tuple(entry for entry in found if rank in entry[:2])
 
 

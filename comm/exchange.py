@@ -1,54 +1,44 @@
 """Run a direct schedule on shared memory.
 
-Registered arrays are read by the peers where they lie. Others pass through the staging areas of
-the board, in chunks, two areas in turns: while one chunk is still being read the next is staged.
+The peers reach registered arrays where they lie. Others pass through the staging areas of
+the board, in chunks, two areas in turns: while one chunk is still in use the next is staged.
 """
 
 import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import Any
 
 import msgpack
 import numpy as np
 
-from ringlet.comm.arrays import REDUCTIONS, parts, working_dtype
 from ringlet.comm.board import STAGE_BYTES, Board
 from ringlet.comm.channel import Link
-from ringlet.comm.direct import Combine, Fence, Read, direct_steps, reads
+from ringlet.comm.combine import combine_in_order
+from ringlet.comm.direct import (
+    Combine,
+    Fence,
+    Read,
+    Share,
+    Stage,
+    Unstage,
+    all_reduce_staged,
+    direct_steps,
+    transfers,
+)
 from ringlet.comm.operation import Meeting, Never, Operation, Program
 from ringlet.comm.regions import UNREGISTERED
 from ringlet.comm.schedule import Copy
+from ringlet.comm.staging import Staged, Task
 from ringlet.comm.wire import Array, Signature
-
-BLOCK = 64 * 1024
-"""Elements combined at once: what is read of all ranks stays in the second-level cache."""
-
-SHORT_BYTES = 16 * 1024
-"""Up to here every rank combines the whole array itself, which saves a fence."""
-
-
-class Task(NamedTuple):
-    """One collective for the exchange.
-
-    `exposed` is what the peers may read: a contiguous array that is cut into one slot for each
-    rank (`cut`), or is one slot as a whole. It has the same size and dtype on all ranks.
-    """
-
-    operation: str
-    slots: Sequence[Array | None]
-    exposed: Array
-    cut: bool
-    op: str | None = None
-    root: int = 0
-    shown: bool = True  # whether anybody reads this rank's
 
 
 def exchange(link: Link, board: Board, task: Task) -> Program:
     """Run the task; when it returns every array may be written again, by everybody."""
     place = link.regions.place(task.exposed)
     if place == UNREGISTERED:
-        staged = _Staged(board, task)
+        staged = Staged(board, task)
         staged.stage(0)
     turn = yield from _announce(link, board, place)
     regions = {region for region, _ in board.places(turn)}
@@ -65,7 +55,7 @@ def exchange(link: Link, board: Board, task: Task) -> Program:
 
 def run_mixed(board: Board, task: Task) -> Program:
     """This rank's array is registered and some other's is not, as all know now: stage it too."""
-    staged = _Staged(board, task)
+    staged = Staged(board, task)
     staged.stage(0)
     yield from _meet(board)
     yield from _run_staged(board, task, staged)
@@ -130,13 +120,16 @@ def _run_registered(link: Link, board: Board, task: Task, places: list[tuple[int
         else link.regions.view(region, link.world_rank(rank), offset, task.exposed)
         for rank, (region, offset) in enumerate(places)
     ]
-    table = [_cut(task, array, link.size) for array in exposed]
+    table = [task.pieces(array, link.size) for array in exposed]
     yield from _take(board, task, task.operation, task.slots, table, first=1)
 
 
-def _run_staged(board: Board, task: Task, staged: "_Staged") -> Program:
+def _run_staged(board: Board, task: Task, staged: Staged) -> Program:
     """Chunk by chunk through the staging areas; the first chunk is there already."""
     operation = staged.operation
+    if operation == "all_reduce":
+        yield from _run_staged_all_reduce(board, task, staged)
+        return
     last = -1 if direct_steps(operation, board.rank, board.size, task.root)[-1] == Fence() else None
     for chunk in range(staged.chunks):
         if chunk:
@@ -145,6 +138,23 @@ def _run_staged(board: Board, task: Task, staged: "_Staged") -> Program:
         slots, table = staged.views(chunk)
         # The areas take turns, so the fence at the end is the next chunk's first.
         yield from _take(board, task, operation, slots, table, first=1, last=last)
+
+
+def _run_staged_all_reduce(board: Board, task: Task, staged: Staged) -> Program:
+    """The first chunk is staged and the first fence passed already."""
+    steps = all_reduce_staged(board.rank, board.size, staged.chunks)
+    for step in islice(steps, 2, None):
+        if isinstance(step, Fence):
+            yield from _meet(board)
+        elif isinstance(step, Stage):
+            staged.stage(step.chunk)
+        elif isinstance(step, Unstage):
+            staged.fetch(step.chunk)
+        else:
+            assert isinstance(step, Share)
+            target, others = staged.shared(step.chunk)
+            sources = [*others[: board.rank], target, *others[board.rank :]]
+            combine_in_order(target, sources, task.op, others)
 
 
 def _take(
@@ -163,9 +173,10 @@ def _take(
         elif isinstance(step, Combine):
             target = _own(slots, step.slot)
             combine_in_order(target, [exposed[step.slot] for exposed in table], task.op)
-            shown = table[board.rank][step.slot]
-            if operation == "all_reduce" and shown.ctypes.data != target.ctypes.data:
-                np.copyto(shown, target)
+        elif isinstance(step, Share):
+            everybody = [exposed[step.slot] for exposed in table]
+            others = everybody[: board.rank] + everybody[board.rank + 1 :]
+            combine_in_order(everybody[board.rank], everybody, task.op, others)
         elif isinstance(step, Read):
             source = table[step.peer]
             np.copyto(_own(slots, step.slot), source[step.source % len(source)])
@@ -180,88 +191,12 @@ def _own(slots: Sequence[Array | None], number: int) -> Array:
     return slot
 
 
-def combine_in_order(target: Array, sources: list[Array], op: str | None) -> None:
-    """target = sources[0] op sources[1] op ..., in this order, in blocks that fit the cache.
-
-    `target` may be one of the sources. float16 is combined in float32.
-    """
-    assert op is not None
-    ufunc, dtype = REDUCTIONS[op], working_dtype(target.dtype, op)
-    plain = dtype == target.dtype
-    wide: dict[str, Any] = {} if plain else {"dtype": dtype}
-    scratch = np.empty(min(BLOCK, target.size), dtype)
-    with np.errstate(over="ignore", invalid="ignore"):
-        for start in range(0, target.size, BLOCK):
-            out = target[start : start + BLOCK]
-            first, *others = (source[start : start + BLOCK] for source in sources)
-            total = scratch[: out.size]
-            for number, other in enumerate(others, 2):
-                into = out if plain and number == len(sources) else total
-                ufunc(first, other, out=into, **wide)
-                first = into
-            if op == "mean":
-                np.divide(first, len(sources), out=first)
-            if not plain:
-                np.copyto(out, first, casting="same_kind")
-
-
-def _cut(task: Task, array: Array, size: int) -> list[Array]:
-    return parts(array, size) if task.cut else [array]
-
-
-class _Staged:
-    """The chunks of a task: columns of all its parts, side by side in the staging areas."""
-
-    def __init__(self, board: Board, task: Task) -> None:
-        self._board, self._task = board, task
-        nbytes = task.exposed.nbytes
-        whole = task.operation == "all_reduce" and nbytes <= SHORT_BYTES
-        self.operation = "all_reduce_whole" if whole else task.operation
-        self._pieces = [task.exposed] if whole else _cut(task, task.exposed, board.size)
-        self._slots = [task.exposed] if whole else task.slots
-        count = len(self._pieces)
-        width = STAGE_BYTES // (task.exposed.itemsize * count)
-        self._width = width // 64 * 64 or width
-        longest = max(piece.size for piece in self._pieces)
-        self.chunks = max(1, -(-longest // self._width))
-        self._turn = 0
-
-    def stage(self, chunk: int) -> None:
-        """Copy this rank's part of the chunk to where the peers can read it."""
-        self._turn = self._board.next_area()
-        if not self._task.shown:
-            return
-        for piece, area in zip(
-            self._columns(self._pieces, chunk), self._areas(chunk, self._board.rank), strict=True
-        ):
-            np.copyto(area, piece)
-
-    def views(self, chunk: int) -> tuple[list[Array | None], list[list[Array]]]:
-        """This rank's slots, and what can be read of every rank."""
-        table = [self._areas(chunk, rank) for rank in range(self._board.size)]
-        start, stop = chunk * self._width, (chunk + 1) * self._width
-        return [None if slot is None else slot[start:stop] for slot in self._slots], table
-
-    def _columns(self, pieces: Sequence[Array], chunk: int) -> list[Array]:
-        start, stop = chunk * self._width, (chunk + 1) * self._width
-        return [piece[start:stop] for piece in pieces]
-
-    def _areas(self, chunk: int, rank: int) -> list[Array]:
-        """Where a rank stages each piece's columns."""
-        memory, item = self._board.stage(rank, self._turn), self._task.exposed.itemsize
-        areas = []
-        for number, piece in enumerate(self._columns(self._pieces, chunk)):
-            start = number * self._width * item
-            areas.append(memory[start : start + piece.size * item].view(self._task.exposed.dtype))
-        return areas
-
-
 def _count(link: Link, task: Task) -> None:
-    """Count what was read, on both sides."""
-    lengths = [piece.nbytes for piece in _cut(task, task.exposed, link.size)]
-    for reader, source, slot in reads(task.operation, link.rank, link.size, task.root):
+    """Count what was read and stored across ranks, on both sides."""
+    lengths = [piece.nbytes for piece in task.pieces(task.exposed, link.size)]
+    for receiver, source, slot in transfers(task.operation, link.rank, link.size, task.root):
         nbytes = lengths[slot % len(lengths)]
-        if reader == link.rank:
+        if receiver == link.rank:
             link.count_received(source, nbytes)
         else:
-            link.count_sent(reader, nbytes)
+            link.count_sent(receiver, nbytes)

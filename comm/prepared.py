@@ -8,6 +8,7 @@ moment or is in another call.
 """
 
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,16 +16,11 @@ import numpy as np
 from ringlet.comm.arrays import REDUCTIONS, check_op, parts, working_dtype
 from ringlet.comm.board import Board
 from ringlet.comm.channel import Channel
-from ringlet.comm.exchange import (
-    BLOCK,
-    SHORT_BYTES,
-    Task,
-    call_number,
-    disagreeing,
-    run_mixed,
-)
+from ringlet.comm.combine import block_elements
+from ringlet.comm.exchange import call_number, disagreeing, run_mixed
 from ringlet.comm.operation import Meeting, Operation, Program
 from ringlet.comm.regions import UNREGISTERED
+from ringlet.comm.staging import SHORT_BYTES, Task
 from ringlet.comm.stats import Traffic
 from ringlet.comm.wire import Array, Signature
 
@@ -41,11 +37,12 @@ class _Recipe(NamedTuple):
     nbytes: int
 
 
-class _Views(NamedTuple):
-    """A registered array's parts on all ranks, cut for the two halves of an all-reduce."""
+class _Block(NamedTuple):
+    """A piece of an array that fits the cache, on all ranks."""
 
-    blocks: list[tuple[Array, list[Array]]]  # of the own part: target, and all ranks' in order
-    copies: list[tuple[Array, Array]]  # of the other parts: target, the owner's
+    target: Array
+    sources: Sequence[Array]  # all ranks', in order; the target may be among them
+    copies: Sequence[Array]  # where else the result is to be stored
 
 
 class _Call:
@@ -112,7 +109,7 @@ class PreparedAllReduce:
     def __init__(self, channel: Channel, board: Board) -> None:
         self._channel, self._board = channel, board
         self._recipes: dict[tuple[Any, ...], _Recipe] = {}
-        self._views: dict[tuple[Any, ...], _Views] = {}
+        self._blocks: dict[tuple[Any, ...], list[_Block]] = {}
 
     def recipe(self, x: Array, op: str) -> _Recipe | None:
         """How to reduce the array here; None: it is neither short nor registered."""
@@ -145,7 +142,7 @@ class PreparedAllReduce:
         areas = recipe.areas[self._board.next_area()]
         np.copyto(areas[self._board.rank], x)
         call.announce()
-        _combine([(x, areas)], op)
+        _combine([_Block(x, areas, ())], op)
 
     def _run_registered(self, call: _Call, x: Array, op: str) -> None:
         places = tuple(self._board.places(call.announce()))
@@ -153,11 +150,7 @@ class PreparedAllReduce:
             call.stage_after_all(x, op)
             return
         key = (places, x.dtype, x.size)
-        views = self._views.get(key) or self._cut(x, places, key)
-        _combine(views.blocks, op)
-        call.meet()
-        for target, source in views.copies:
-            np.copyto(target, source)
+        _combine(self._blocks.get(key) or self._cut(x, places, key), op)
         call.meet()
 
     def _prepare(self, x: Array, op: str, key: tuple[Any, ...], short: bool) -> _Recipe | None:
@@ -186,47 +179,48 @@ class PreparedAllReduce:
         self._recipes[key] = recipe = _Recipe(signature, key[-1], areas, traffic, x.nbytes)
         return recipe
 
-    def _cut(self, x: Array, places: tuple[tuple[int, int], ...], key: tuple[Any, ...]) -> _Views:
+    def _cut(
+        self, x: Array, places: tuple[tuple[int, int], ...], key: tuple[Any, ...]
+    ) -> list[_Block]:
+        """This rank's part of the array, on all ranks, in blocks."""
         board, regions, flat = self._board, self._channel.endpoint.regions, x.reshape(-1)
-        table = [
-            parts(
-                flat
-                if rank == board.rank
-                else regions.view(region, self._channel.ranks[rank], offset, flat),
-                board.size,
-            )
+        everybody = [
+            flat
+            if rank == board.rank
+            else regions.view(region, self._channel.ranks[rank], offset, flat)
             for rank, (region, offset) in enumerate(places)
         ]
-        mine = table[board.rank]
+        everybody = [parts(array, board.size)[board.rank] for array in everybody]
+        others = everybody[: board.rank] + everybody[board.rank + 1 :]
+        step = block_elements(x.itemsize, board.size)
         blocks = [
-            (
-                mine[board.rank][start : start + BLOCK],
-                [row[board.rank][start : start + BLOCK] for row in table],
+            _Block(
+                everybody[board.rank][start : start + step],
+                [array[start : start + step] for array in everybody],
+                [array[start : start + step] for array in others],
             )
-            for start in range(0, mine[board.rank].size, BLOCK)
+            for start in range(0, everybody[board.rank].size, step)
         ]
-        owners = [(board.rank + distance) % board.size for distance in range(1, board.size)]
-        copies = [(mine[owner], table[owner][owner]) for owner in owners]
-        if len(self._views) >= MOST_RECIPES:
-            self._views.clear()
-        self._views[key] = views = _Views(blocks, copies)
-        return views
+        if len(self._blocks) >= MOST_RECIPES:
+            self._blocks.clear()
+        self._blocks[key] = blocks
+        return blocks
 
 
 def _traffic(lengths: list[int], rank: int, peer: int) -> Traffic:
     """What a rank sends to a peer and receives from it: whole, or part by part."""
     if len(lengths) == 1:
         return Traffic(1, lengths[0], 1, lengths[0])
-    # Each reads the other's copy of its own part, and the other's part when that is reduced.
+    # Each reads the other's copy of its own part, and stores the result there.
     both = lengths[rank] + lengths[peer]
     return Traffic(2, both, 2, both)
 
 
-def _combine(blocks: list[tuple[Array, list[Array]]], op: str) -> None:
-    """target = sources[0] op sources[1] op ..., for each block; the target may be a source."""
+def _combine(blocks: list[_Block], op: str) -> None:
+    """target = sources[0] op sources[1] op ..., and into the copies, block by block."""
     ufunc, scratch = REDUCTIONS[op], None
     with np.errstate(over="ignore", invalid="ignore"):
-        for target, sources in blocks:
+        for target, sources, copies in blocks:
             total = sources[0]
             for source in sources[1:-1]:
                 if scratch is None or scratch.shape != target.shape:
@@ -236,3 +230,5 @@ def _combine(blocks: list[tuple[Array, list[Array]]], op: str) -> None:
             ufunc(total, sources[-1], out=target)
             if op == "mean":
                 np.divide(target, len(sources), out=target)
+            for copy in copies:
+                np.copyto(copy, target)

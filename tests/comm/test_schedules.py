@@ -7,9 +7,17 @@ import pytest
 
 from ringlet.comm import ScheduleError, direct
 from ringlet.comm.algorithms import ALGORITHMS, schedule, slots_of, steps_of
-from ringlet.comm.direct import DIRECT, Fence, Read
+from ringlet.comm.direct import (
+    DIRECT,
+    Combine,
+    Fence,
+    Read,
+    Share,
+    Unstage,
+    all_reduce_staged,
+)
 from ringlet.comm.prove import prove
-from ringlet.comm.prove_direct import prove_direct
+from ringlet.comm.prove_direct import prove_direct, prove_staged
 from ringlet.comm.schedule import Copy, Receive, Reduce, Schedule, Send
 
 SIZES = range(1, 34)
@@ -259,7 +267,7 @@ def test_an_undefined_slot_is_not_combined():
 # -- schedules of shared memory -------------------------------------------------------------------
 
 FENCES = {
-    "all_reduce": 3, "all_reduce_whole": 1, "reduce_scatter": 2, "all_gather": 2, "all_to_all": 2,
+    "all_reduce": 2, "all_reduce_whole": 1, "reduce_scatter": 2, "all_gather": 2, "all_to_all": 2,
     "broadcast": 2, "reduce": 2, "gather": 2, "scatter": 2,
 }  # fmt: skip
 
@@ -272,27 +280,72 @@ def test_direct_schedules_are_right_and_nobody_reads_what_is_being_written(name)
     assert set(FENCES) == set(DIRECT) - {"barrier"}
 
 
+def test_the_staged_all_reduce_is_right_in_any_number_of_chunks():
+    for size in (2, 3, 4, 7):
+        for chunks in range(1, 7):
+            assert prove_staged(size, chunks) == chunks + 1  # one fence for each, and a last one
+
+
+def reads_of_others(rank):
+    return [Read(peer, peer, peer) for peer in range(3) if peer != rank]
+
+
 DIRECT_FAULTS = {
-    "a fence left out": ("written while others read", lambda s: [s[0], s[1], *s[3:]]),
-    "no last fence, then more": ("fences", lambda s: s[:-1]),
-    "a part not read": ("ends wrong", lambda s: [x for x in s if not isinstance(x, Read)]),
-    "combined twice": ("twice", lambda s: [*s[:3], s[1], Fence(), *s[3:]]),
+    "a fence left out": (
+        "all_reduce",
+        "while others use them",
+        lambda s: [s[0], Combine(s[1].slot), *reads_of_others(s[1].slot), s[-1]],
+    ),
+    "no last fence": ("all_reduce", "fences", lambda s: s[:-1]),
+    "a part not read": ("all_gather", "ends wrong", lambda s: [s[0], s[-1]]),
+    "a part not shared": ("all_reduce", "ends wrong", lambda s: [s[0], s[-1]]),
+    "another's part shared": ("all_reduce", "while others use", lambda s: [s[0], Share(1), s[-1]]),
+    "shared twice": ("all_reduce", "twice", lambda s: [*s, s[1]]),
+    "what is not there": ("scatter", "holds nothing", lambda s: [s[0], Read(1, 2, 0), s[-1]]),
 }
 
 
 @pytest.mark.parametrize("fault", DIRECT_FAULTS)
 def test_a_wrong_direct_schedule_is_refused(fault, monkeypatch):
-    text, damage = DIRECT_FAULTS[fault]
-    right = direct.all_reduce
+    name, text, damage = DIRECT_FAULTS[fault]
+    right = DIRECT[name]
 
     def wrong(rank, size, root=0):
         steps = right(rank, size, root)
-        return damage(steps) if fault != "no last fence, then more" or rank == 1 else steps
+        return damage(steps) if fault != "no last fence" or rank == 1 else steps
 
-    monkeypatch.setitem(DIRECT, "all_reduce", wrong)
+    monkeypatch.setitem(DIRECT, name, wrong)
     direct.direct_steps.cache_clear()
     try:
         with pytest.raises(ScheduleError, match=text):
-            prove_direct("all_reduce", 3)
+            prove_direct(name, 3)
     finally:
         direct.direct_steps.cache_clear()
+
+
+def staged_too_early(steps):
+    """The next chunk is staged before the results that lie there are fetched."""
+    swapped = list(steps)
+    for at, step in enumerate(steps[:-1]):
+        if isinstance(step, Unstage):
+            swapped[at : at + 2] = steps[at + 1], step
+    return swapped
+
+
+STAGED_FAULTS = {
+    "staged too early": ("twice|ends wrong", staged_too_early),
+    "no fences": ("while others use them", lambda s: [x for x in s if not isinstance(x, Fence)]),
+    "a chunk not fetched": ("ends wrong", lambda s: s[:-1]),
+}
+
+
+@pytest.mark.parametrize("fault", STAGED_FAULTS)
+def test_a_wrong_staged_all_reduce_is_refused(fault, monkeypatch):
+    text, damage = STAGED_FAULTS[fault]
+
+    def wrong(rank, size, chunks):
+        return damage(list(all_reduce_staged(rank, size, chunks)))
+
+    monkeypatch.setattr("ringlet.comm.prove_direct.all_reduce_staged", wrong)
+    with pytest.raises(ScheduleError, match=text):
+        prove_staged(3, 4)
