@@ -16,10 +16,15 @@ import zmq
 from zmq.utils import z85
 from zmq.utils.monitor import recv_monitor_message
 
+from ringlet.comm.errors import AuthenticationError
 from ringlet.comm.key import DOMAIN, JobKey
 
 HANDSHAKE_MS = 10_000
 """Who connects and does not get through the handshake is dropped after so long."""
+
+REFUSALS = 3
+"""After so many handshakes that failed one after the other the keys differ; one may be a process
+that has just ended."""
 
 LOGGED_ADDRESSES = 64
 """So many refused addresses are logged; a flood from more is not worth a log of its size."""
@@ -104,6 +109,35 @@ class Gate:
             elif address:
                 report_refused(self._who, address, self._reason or "not a process of ringlet")
             self._reason = ""
+
+
+class Handshakes:
+    """Tells a socket that connects when the listener at the address does not let it in."""
+
+    def __init__(self, connecting: "zmq.Socket[Any]", who: str, address: str) -> None:
+        self._socket, self._who, self._address = connecting, who, address
+        self._monitor = connecting.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | _FAILURES)
+        self._failures = 0
+
+    def check(self) -> None:
+        """Raise AuthenticationError if the listener has refused the connection."""
+        while self._monitor.poll(0):
+            event = recv_monitor_message(self._monitor)["event"]
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._failures = 0
+                continue
+            self._failures += 1
+            # After this one ZeroMQ tries again: the listener may be on its way up, or down.
+            if event != zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL or self._failures >= REFUSALS:
+                raise AuthenticationError(
+                    f"{self._who}: {self._address} refused this process: its job key is not the "
+                    "listener's, only one of the two has one, or another program listens there"
+                )
+
+    def close(self) -> None:
+        """Look no more; before the socket closes."""
+        self._monitor.close(0)
+        self._socket.disable_monitor()
 
 
 def report_refused(who: str, address: str, reason: str) -> None:

@@ -13,10 +13,9 @@ from typing import Any
 
 import msgpack
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
-from ringlet.comm.errors import AuthenticationError, CommError, CommTimeout
-from ringlet.comm.gate import Gate
+from ringlet.comm.errors import CommError, CommTimeout
+from ringlet.comm.gate import Gate, Handshakes
 from ringlet.comm.key import JobKey
 
 MAX_BYTES = 1 << 20
@@ -24,10 +23,6 @@ TELL_EVERY_S = 1.0
 POLL_MS = 50
 SPEAK_EVERY_S = 10.0
 LINGER_MS = 2000
-
-REFUSALS = 3
-"""After so many handshakes that failed one after the other the keys differ; one may be a process
-that has just ended."""
 
 _log = logging.getLogger("ringlet.comm")
 
@@ -104,16 +99,16 @@ class _Host:
             check()
             if self._socket.poll(POLL_MS):
                 self._take()
-            now = time.monotonic()
-            if now >= next_word or now >= deadline:
+            missing, now = self._missing(), time.monotonic()
+            if missing and now >= min(next_word, deadline):
                 next_word = now + TELL_EVERY_S
-                self._tell({"missing": self._missing()})
-                speak(self._missing())
-            if now >= deadline:
+                self._tell({"missing": missing})
+                speak(missing)
+            if missing and now >= deadline:
                 raise CommTimeout(
                     f"rank 0: rendezvous at {self._address}: {len(self._here)} of {size} ranks "
-                    f"came within {timeout:.0f} s; missing: {ranks_text(self._missing())}",
-                    self._missing(),
+                    f"came within {timeout:.0f} s; missing: {ranks_text(missing)}",
+                    missing,
                 )
         table = [self._here[rank] for rank in range(size)]
         self._tell({"table": table})
@@ -174,14 +169,13 @@ class _Visitor:
         self, context: "zmq.Context[Any]", address: str, hello: Hello, key: JobKey | None
     ) -> None:
         self._address, self._own = address, hello
-        self._failures = 0
         self._socket = context.socket(zmq.DEALER)
         self._socket.set(zmq.MAXMSGSIZE, MAX_BYTES)
         self._socket.set(zmq.RECONNECT_IVL, 20)
         self._socket.set(zmq.RECONNECT_IVL_MAX, 500)
         if key is not None:
             key.show(self._socket)
-        self._monitor = self._socket.get_monitor_socket(_HANDSHAKES)
+        self._handshakes = Handshakes(self._socket, f"rank {hello['rank']}", address)
         self._socket.connect(address)
 
     def visit(self, deadline: float, timeout: float, check: Check) -> list[Hello]:
@@ -191,7 +185,7 @@ class _Visitor:
             self._socket.send(msgpack.packb(self._own))
             while time.monotonic() < deadline:
                 check()
-                self._look()
+                self._handshakes.check()
                 speak(missing)
                 if not self._socket.poll(POLL_MS):
                     continue
@@ -204,8 +198,7 @@ class _Visitor:
                     )
                 missing = word["missing"]
         finally:
-            self._monitor.close(0)
-            self._socket.disable_monitor()
+            self._handshakes.close()
             self._socket.close(LINGER_MS)
         raise CommTimeout(f"rank {me}: {self._lateness(missing, timeout)}", missing)
 
@@ -230,29 +223,6 @@ class _Visitor:
         raise CommError(
             f"rank {self._own['rank']}: what listens at {self._address} is not rank 0 of a ringlet"
         )
-
-    def _look(self) -> None:
-        """Notice when rank 0 does not let this rank in, though it listens."""
-        while self._monitor.poll(0):
-            event = recv_monitor_message(self._monitor)["event"]
-            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                self._failures = 0
-                continue
-            self._failures += 1
-            # After this one ZeroMQ tries again: rank 0 may be on its way up, or down.
-            if event != zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL or self._failures >= REFUSALS:
-                raise AuthenticationError(
-                    f"rank {self._own['rank']}: {self._address} refused this process: its job key "
-                    "is not rank 0's, only one of the two has one, or another program listens there"
-                )
-
-
-_HANDSHAKES = (
-    zmq.EVENT_HANDSHAKE_SUCCEEDED
-    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-)
 
 
 class _Speaker:
