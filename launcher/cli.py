@@ -8,22 +8,37 @@ import typer
 from typer.core import TyperGroup
 
 import ringlet
+from ringlet.comm.errors import AuthenticationError
 from ringlet.launcher.bench import bench
 from ringlet.launcher.errors import ExitCode, UserError
 from ringlet.launcher.explain import explain
 from ringlet.launcher.explain_pipeline import explain_pipeline
 from ringlet.launcher.export import export
 from ringlet.launcher.generate import generate
+from ringlet.launcher.hosts import HostOptions, parse_hosts, place_of, run_over_ssh
 from ringlet.launcher.key import keys
 from ringlet.launcher.local import run_script
 from ringlet.launcher.options import (
     DEFAULT_GRACE_S,
     DEFAULT_TIMEOUT_S,
+    Address,
+    Announce,
+    Encrypt,
     Grace,
+    Hostfile,
+    Hosts,
+    Insecure,
+    Interface,
+    KeyFile,
+    Master,
+    Nnodes,
+    NodeRank,
     Timeout,
     Transport,
+    check_encrypt,
     check_options,
 )
+from ringlet.launcher.output import Screen
 from ringlet.launcher.train import train
 
 app = typer.Typer(
@@ -94,21 +109,46 @@ def run(
     transport: Transport = "auto",
     timeout: Timeout = DEFAULT_TIMEOUT_S,
     grace: Grace = DEFAULT_GRACE_S,
+    nnodes: Nnodes = 1,
+    node_rank: NodeRank = None,
+    master: Master = None,
+    interface: Interface = None,
+    address: Address = None,
+    hosts: Hosts = None,
+    hostfile: Hostfile = None,
+    key_file: KeyFile = None,
+    insecure: Insecure = False,
+    encrypt: Encrypt = None,
+    announce: Announce = False,
 ) -> None:
-    """Run a script on several worker processes; in it, ringlet.comm.init() joins them."""
+    """Run a script on several worker processes; in it, ringlet.comm.init() joins them.
+
+    On several hosts: the same command on each, with --nnodes, --node-rank and --master; or, from
+    one of them, --hosts or --hostfile.
+    """
     check_options(transport, timeout)
+    check_encrypt(encrypt)
     if program[0] != "-m" and not Path(program[0]).is_file():
         raise UserError(f"there is no script {program[0]}")
     if program == ["-m"]:
         raise UserError("-m needs the name of a module")
-    code = run_script(program, workers, transport=transport, timeout=timeout, grace=grace)
-    raise typer.Exit(code)
+    options = HostOptions(
+        nnodes, node_rank, master, interface, address, key_file, insecure, encrypt
+    )
+    if hosts is not None or hostfile is not None:
+        common = [f"--transport={transport}", f"--timeout={timeout}", f"--grace={grace}"]
+        places = parse_hosts(hosts, hostfile, workers)
+        raise typer.Exit(run_over_ssh(places, ["run", *common, *program], options, Screen()))
+    place = place_of(options, workers, announce)
+    raise typer.Exit(
+        run_script(program, workers, transport=transport, timeout=timeout, grace=grace, place=place)
+    )
 
 
 def main(arguments: list[str] | None = None) -> Any:
     """The entry point: what the user can mend is shown as one line, with exit code 2."""
     try:
         app(arguments)
-    except UserError as error:
+    except (UserError, AuthenticationError) as error:
         print(f"ringlet: {error}", file=sys.stderr)
         sys.exit(ExitCode.USER_ERROR)

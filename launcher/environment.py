@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 FOLDER_PREFIX = "ringlet-"
@@ -20,9 +21,12 @@ def cores() -> int:
 
 @dataclass(frozen=True)
 class Job:
-    """One start of some workers on this host. `variables` are more of their environment.
+    """One start of a job's workers, of which this host's are `ranks`. `variables` are
+    more of their environment.
 
-    `folder` is private (0700); the rendezvous' socket file lies in it until all have met.
+    `size` counts all. `folder` is private (0700); the rendezvous' socket file lies in it until
+    all have met, unless the job has several hosts: then `rendezvous` is tcp://address:port, and
+    `address` this host's own.
     """
 
     size: int
@@ -30,41 +34,60 @@ class Job:
     timeout: float | None = None
     job: str = field(default_factory=lambda: secrets.token_hex(8))
     port: int = field(default_factory=lambda: free_port())
-    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX)))
+    folder: Path | None = field(
+        default_factory=lambda: Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
+    )
     variables: Mapping[str, str] = field(default_factory=dict)
+    generation: int = 0
+    first: int = 0
+    local_size: int | None = None
+    node: int = 0
+    rendezvous: str | None = None
+    address: str | None = None
+
+    @property
+    def ranks(self) -> range:
+        """The ranks of this host."""
+        return range(self.first, self.first + (self.local_size or self.size))
 
     def environment(self, rank: int) -> dict[str, str]:
         """The whole environment of one worker. BLAS threads that the user has set stay."""
-        threads = str(max(1, cores() // self.size))
+        threads = str(max(1, cores() // len(self.ranks)))
+        meeting = self.rendezvous or f"ipc://{self.folder}/rendezvous"
+        master = urlsplit(meeting) if self.rendezvous else None
         variables = {
             **dict.fromkeys(THREAD_VARIABLES, threads),
             **os.environ,
             "RANK": str(rank),
             "WORLD_SIZE": str(self.size),
-            "LOCAL_RANK": str(rank),
-            "LOCAL_WORLD_SIZE": str(self.size),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(self.port),
+            "LOCAL_RANK": str(rank - self.first),
+            "LOCAL_WORLD_SIZE": str(len(self.ranks)),
+            "GROUP_RANK": str(self.node),
+            "MASTER_ADDR": master.hostname or "" if master else "127.0.0.1",
+            "MASTER_PORT": str(master.port if master else self.port),
             "RINGLET_JOB": self.job,
-            "RINGLET_GENERATION": "0",
-            "RINGLET_RENDEZVOUS": f"ipc://{self.folder}/rendezvous",
+            "RINGLET_GENERATION": str(self.generation),
+            "RINGLET_RENDEZVOUS": meeting,
             "RINGLET_TRANSPORT": self.transport,
             "RINGLET_AGENT": "1",
             "PYTHONUNBUFFERED": "1",
             **self.variables,
         }
+        if self.address is not None:
+            variables["RINGLET_ADDRESS"] = self.address
         if self.timeout is not None:
             variables["RINGLET_TIMEOUT"] = str(self.timeout)
         return variables
 
     def clean(self) -> None:
         """Remove the folder, with whatever a killed worker left in it."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def free_port() -> int:
-    """A TCP port of the loopback that was free a moment ago, for scripts that want one."""
+def free_port(address: str = "127.0.0.1") -> int:
+    """A TCP port of the address that was free a moment ago, for scripts that want one."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((address, 0))
         port: int = probe.getsockname()[1]
         return port

@@ -9,7 +9,9 @@ class ExitCode(IntEnum):
     OK = 0
     FAILED = 1  # a worker raised an exception
     USER_ERROR = 2  # wrong arguments, files or folders; nothing was started
-    STOPPED = 75  # training was stopped by a signal and saved; it can be resumed
+    STOPPED = 75  # stopped by a signal after it was saved: it can be resumed (EX_TEMPFAIL)
+    PEER_LOST = 76  # a host, or a process that this launcher does not own, was lost
+    TIMEOUT = 124  # a wait reached its deadline
     SIGNAL = 128  # plus the number of the signal that ended the first worker, or the launcher
 
 

@@ -1,20 +1,25 @@
 """Run workers on this host: start, watch, announce deaths, end all, leave nothing."""
 
 import os
+import secrets
 import selectors
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, TypeAlias
 
+from ringlet.comm.environment import DEFAULT_TIMEOUT_S
+from ringlet.launcher.agents import LISTENING, Agent, Place
 from ringlet.launcher.control import Message
-from ringlet.launcher.environment import Job
+from ringlet.launcher.environment import Job, free_port
 from ringlet.launcher.errors import ExitCode
+from ringlet.launcher.failure import Failure, first_cause
 from ringlet.launcher.output import Lines, Screen
 from ringlet.launcher.process import Worker
 
@@ -28,16 +33,7 @@ TERMINATE_S = 1.0
 """Then, after SIGTERM, so long before SIGKILL."""
 
 POLL_S = 0.2
-
-
-@dataclass
-class _Failure:
-    """How the first worker failed."""
-
-    rank: int
-    epitaph: str
-    code: int
-    text: str = ""
+AGENT_POLL_S = 0.05
 
 
 @dataclass
@@ -52,10 +48,10 @@ class _Watched:
 
 
 class Supervisor:
-    """Runs one job's workers to their end.
+    """Runs one job's workers on this host to their end.
 
     `inform(rank, message)` gets the messages that workers send besides their failures. With
-    `prefix`, output lines begin with `host:rank: `.
+    `prefix`, output lines begin with `host:rank: `. `agent` speaks with the job's other hosts.
     """
 
     def __init__(
@@ -68,14 +64,17 @@ class Supervisor:
         grace: float = DEFAULT_GRACE_S,
         prefix: bool | None = None,
         inform: Inform | None = None,
+        agent: Agent | None = None,
     ) -> None:
+        self._agent = agent
         self._job, self._module, self._arguments = job, module, arguments
         self._screen, self._grace, self._inform = screen, grace, inform
         self._host = socket.gethostname()
         self._prefix = job.size > 1 if prefix is None else prefix
         self._watched: list[_Watched] = []
         self._selector = selectors.DefaultSelector()
-        self._failure: _Failure | None = None
+        self._failures: list[Failure] = []
+        self._stopped = False
         self._signals: list[signal.Signals] = []
         self._deadlines: list[tuple[float, signal.Signals]] = []
 
@@ -86,12 +85,12 @@ class Supervisor:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         }
         try:
-            for rank in range(self._job.size):
+            for rank in self._job.ranks:
                 self._start(rank)
             while not all(watched.ended for watched in self._watched):
                 self._turn()
             self._drain()
-            return self._conclude()
+            return self._conclude(*self._verdict())
         finally:
             for watched in self._watched:
                 watched.worker.kill()
@@ -129,7 +128,7 @@ class Supervisor:
 
     def _turn(self) -> None:
         """Wait a moment for something to happen, and act on it."""
-        events = self._selector.select(POLL_S)
+        events = self._selector.select(POLL_S if self._agent is None else AGENT_POLL_S)
         if not events:
             for watched in self._watched:
                 for lines in watched.lines.values():
@@ -143,6 +142,7 @@ class Supervisor:
         for watched in self._watched:
             if not watched.ended and not watched.worker.running:
                 self._ended(watched)
+        self._hear()
         self._act_on_signals()
         self._act_on_deadlines()
 
@@ -191,21 +191,32 @@ class Supervisor:
         self._take_messages(watched)
         if not code:
             return
-        epitaph = worker.epitaph()
+        if code == ExitCode.STOPPED:
+            self._stopped = True
+            return
+        failure = Failure(
+            worker.rank, worker.epitaph(), code, watched.text, watched.echo, self._host
+        )
+        self._announce(failure)
+        if self._agent is not None:
+            self._agent.tell_failure(failure)
+
+    def _hear(self) -> None:
+        """What the other hosts say."""
+        for failure in self._agent.poll() if self._agent is not None else ():
+            self._announce(failure)
+
+    def _announce(self, failure: Failure) -> None:
+        self._failures.append(failure)
         for other in self._watched:
             if not other.ended:
-                other.worker.control.send({"lost": worker.rank, "cause": epitaph})
-        if self._failure is None or (self._failure_is_echo() and not watched.echo):
-            self._failure = _Failure(worker.rank, epitaph, code, watched.text)
+                other.worker.control.send({"lost": failure.rank, "cause": failure.epitaph})
         if not self._deadlines:
             now = time.monotonic()
             self._deadlines = [
                 (now + SURVIVORS_S, signal.SIGTERM),
                 (now + SURVIVORS_S + TERMINATE_S, signal.SIGKILL),
             ]
-
-    def _failure_is_echo(self) -> bool:
-        return self._failure is not None and self._watched[self._failure.rank].echo
 
     def _note_signal(self, number: int, frame: FrameType | None) -> None:
         self._signals.append(signal.Signals(number))
@@ -231,23 +242,37 @@ class Supervisor:
             if not watched.ended:
                 watched.worker.signal_group(number)
 
-    def _conclude(self) -> int:
+    def _verdict(self) -> tuple[Failure | None, int]:
+        """The job's first failure and its exit code, which all hosts agree on."""
+        failure = first_cause(self._failures)
+        if self._agent is None:
+            return failure, self._code(failure)
+        self._agent.ended()
+        while not self._agent.concluded():
+            time.sleep(AGENT_POLL_S)
+            self._hear()
+            if self._signals:  # the workers have had theirs
+                break
+        return self._agent.verdict(self._code(first_cause(self._failures)))
+
+    def _code(self, failure: Failure | None) -> int:
+        if failure is not None:
+            return failure.code if failure.code > 0 else ExitCode.SIGNAL - failure.code
+        return ExitCode.STOPPED if self._stopped else ExitCode.OK
+
+    def _conclude(self, first: Failure | None, code: int) -> int:
         """Show the first failure last and whole; returns the exit code."""
         self._screen.status("")
         for watched in self._watched:
-            if watched.text and (
-                self._failure is None or watched.worker.rank != self._failure.rank
-            ):
+            if watched.text and (first is None or watched.worker.rank != first.rank):
                 last = watched.text.strip().splitlines()[-1]
                 self._screen.line(f"{self._host}:{watched.worker.rank}: {last}", sys.stderr)
-        if self._failure is None:
-            return ExitCode.OK
-        failure = self._failure
-        text = f"\n{failure.text.rstrip()}" if failure.text else ""
-        self._screen.line(
-            f"ringlet: rank {failure.rank} failed: {failure.epitaph}{text}", sys.stderr
-        )
-        return failure.code if failure.code > 0 else ExitCode.SIGNAL - failure.code
+        if first is not None and not (self._agent is not None and self._agent.silent):
+            text = f"\n{first.text.rstrip()}" if first.text else ""
+            self._screen.line(
+                f"ringlet: rank {first.rank} failed: {first.epitaph}{text}", sys.stderr
+            )
+        return code
 
 
 def run_script(
@@ -258,13 +283,55 @@ def run_script(
     timeout: float | None = None,
     grace: float = DEFAULT_GRACE_S,
     screen: Screen | None = None,
+    place: Place | None = None,
 ) -> int:
-    """Run `script.py arguments...` (or `-m module arguments...`) on so many workers.
+    """Run `script.py arguments...` (or `-m module arguments...`) on so many workers; with
+    `place`, on so many of this host, together with the job's other hosts.
 
     Returns the exit code: 0, the first failed worker's own, or 128 + its signal.
     """
-    job = Job(workers, transport, timeout)
-    supervisor = Supervisor(
-        job, "ringlet.launcher.worker", arguments, screen=screen or Screen(), grace=grace
-    )
-    return supervisor.run()
+    with job_of(workers, transport, timeout, place) as (job, agent):
+        supervisor = Supervisor(
+            job,
+            "ringlet.launcher.worker",
+            arguments,
+            screen=screen or Screen(),
+            grace=grace,
+            agent=agent,
+        )
+        return supervisor.run()
+
+
+@contextmanager
+def job_of(
+    workers: int, transport: str, timeout: float | None, place: Place | None
+) -> Iterator[tuple[Job, Agent | None]]:
+    """The job of these workers. With `place`: once all hosts have met, and with the channel to
+    them, which is closed at the end."""
+    if place is None:
+        yield Job(workers, transport, timeout), None
+        return
+    agent = Agent(place)
+    if place.started and place.node == 0:
+        print(f"{LISTENING}{agent.address}", flush=True)  # for the launcher that started this
+    try:
+        job, port = secrets.token_hex(8), free_port(place.address)
+        plan = agent.meet(timeout or DEFAULT_TIMEOUT_S, job, port)
+        ranks = plan.ranks(place.node)
+        yield (
+            Job(
+                plan.size,
+                transport,
+                timeout,
+                job=plan.job,
+                folder=None,
+                first=ranks.start,
+                local_size=len(ranks),
+                node=place.node,
+                rendezvous=plan.rendezvous,
+                address=place.address,
+            ),
+            agent,
+        )
+    finally:
+        agent.close()

@@ -19,6 +19,7 @@ from pathlib import Path
 from ringlet import comm
 from ringlet.launcher.control import Control, Message
 from ringlet.launcher.environment import FOLDER_PREFIX
+from ringlet.launcher.errors import ExitCode
 
 
 class Guard:
@@ -82,7 +83,7 @@ def run_program(arguments: list[str]) -> None:
 
 def supervised(guard: Guard | None, program: Callable[[], None]) -> None:
     """Run the program; its exception is told to the launcher, which shows it, and ends this
-    process with exit code 1."""
+    process with the exit code for it."""
     try:
         program()
     except Exception as error:
@@ -90,7 +91,12 @@ def supervised(guard: Guard | None, program: Callable[[], None]) -> None:
             raise
         sys.stdout.flush()
         guard.control.send({"failed": _own_traceback(error), "echo": is_echo(error)})
-        sys.exit(1)
+        sys.exit(exit_code(error))
+
+
+def exit_code(error: BaseException) -> int:
+    """How a worker ends that does not catch the error."""
+    return ExitCode.TIMEOUT if isinstance(error, comm.CommTimeout) else ExitCode.FAILED
 
 
 def _own_traceback(error: Exception) -> str:
