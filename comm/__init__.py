@@ -18,7 +18,7 @@ from ringlet.comm.errors import (
 )
 from ringlet.comm.group import Group
 from ringlet.comm.work import Work
-from ringlet.comm.world import init, report_lost, shutdown
+from ringlet.comm.world import init, report_lost, show_last_operations_on_signal, shutdown
 
 __all__ = [
     "AuthenticationError",
@@ -31,5 +31,6 @@ __all__ = [
     "Work",
     "init",
     "report_lost",
+    "show_last_operations_on_signal",
     "shutdown",
 ]

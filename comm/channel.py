@@ -1,7 +1,6 @@
 """A group's stream of collectives on one rank: numbering, agreement, and its end by an error."""
 
 import time
-from collections import deque
 from typing import NamedTuple
 
 import numpy as np
@@ -12,12 +11,10 @@ from ringlet.comm.choice import SHARED, Choice
 from ringlet.comm.endpoint import Endpoint, Message
 from ringlet.comm.errors import CollectiveMismatch, CommError
 from ringlet.comm.operation import Arrival, Operation, Program
+from ringlet.comm.recorder import ENDED, ERROR, SIGNATURE, Record, find
 from ringlet.comm.regions import Regions
 from ringlet.comm.stats import Stats, Traffic
 from ringlet.comm.wire import COLLECTIVE, Array, Header, Signature
-
-HISTORY = 64
-"""So many past collectives are remembered, for comparing with a rank that is behind."""
 
 
 class Hierarchy(NamedTuple):
@@ -41,7 +38,9 @@ class Channel:
         self.broken: BaseException | None = None
         self.last_met: tuple[int, Signature, float] | None = None  # the last call that ended well
         self.board: Board | None = None  # shared memory, when all ranks are on one host
-        self._history: deque[tuple[int, Signature]] = deque(maxlen=HISTORY)
+        # The past collectives are also there for comparing with a rank that is behind.
+        self._history = endpoint.recorder.history(id)
+        self._past_transfers = endpoint.recorder.history(id)
         self._collectives = 0
         self._transfers: dict[tuple[str, int, int], int] = {}
         endpoint.groups[id] = str(list(ranks))
@@ -61,7 +60,7 @@ class Channel:
             raise self.broken
         sequence = self._collectives
         self._collectives += 1
-        self._history.append((sequence, signature))
+        self._history.append([sequence, signature, COLLECTIVE, -1, time.monotonic(), None, ""])
         return sequence
 
     def operation(
@@ -69,7 +68,13 @@ class Channel:
     ) -> Operation:
         """The counted collective in flight."""
         return Operation(
-            self, signature, stream=COLLECTIVE, sequence=sequence, timeout=timeout, label=label
+            self,
+            signature,
+            stream=COLLECTIVE,
+            sequence=sequence,
+            timeout=timeout,
+            label=label,
+            record=find(self._history, sequence),
         )
 
     def transfer(self, signature: Signature, peer: int, tag: int, timeout: float) -> Operation:
@@ -77,7 +82,11 @@ class Channel:
         key = (signature.operation, peer, tag)
         sequence = self._transfers.get(key, 0)
         self._transfers[key] = sequence + 1
-        return Operation(self, signature, stream=tag, sequence=sequence, timeout=timeout)
+        record: Record = [sequence, signature, tag, peer, time.monotonic(), None, ""]
+        self._past_transfers.append(record)
+        return Operation(
+            self, signature, stream=tag, sequence=sequence, timeout=timeout, record=record
+        )
 
     def ended(self, operation: Operation, seconds: float) -> None:
         """Count an operation that has ended; an error in a collective breaks the group.
@@ -86,6 +95,9 @@ class Channel:
         call could tell its own from them.
         """
         error = operation.error
+        if operation.record is not None:
+            operation.record[ENDED] = time.monotonic()
+            operation.record[ERROR] = "" if error is None else type(error).__name__
         if error is not None and operation.stream == COLLECTIVE:
             self.break_off(error)
         if not operation.counted:
@@ -106,7 +118,11 @@ class Channel:
         self, sequence: int, signature: Signature, seconds: float, traffic: dict[int, Traffic]
     ) -> None:
         """Count a collective that has ended well."""
-        self.last_met = (sequence, signature, time.monotonic())
+        now = time.monotonic()
+        self.last_met = (sequence, signature, now)
+        record = find(self._history, sequence)
+        if record is not None:
+            record[ENDED] = now
         self.stats.count(signature.operation, seconds, traffic)
 
     # -- agreement ----------------------------------------------------------------------------
@@ -140,7 +156,8 @@ class Channel:
     def _mine(self, sequence: int, operation: Operation) -> Signature | None:
         if sequence == operation.sequence:
             return operation.signature
-        return next((signature for n, signature in self._history if n == sequence), None)
+        record = find(self._history, sequence)
+        return None if record is None else record[SIGNATURE]
 
     def _disagreement(
         self, sequence: int, mine: Signature, rank: int, theirs: Signature

@@ -24,6 +24,7 @@ from ringlet.comm.gate import Gate, report_refused
 from ringlet.comm.key import JobKey
 from ringlet.comm.links import Links
 from ringlet.comm.liveness import Liveness
+from ringlet.comm.recorder import Recorder
 from ringlet.comm.regions import Regions
 from ringlet.comm.wire import (
     CONTROL,
@@ -102,6 +103,7 @@ class Endpoint:
         self.hosts: dict[int, str] = {}  # rank -> what tells its host from others
         self.policy, self.links = Policy(by_price=False), Links()
         self.groups: dict[str, str] = {}  # id -> the ranks in words, for messages
+        self.recorder = Recorder(rank, self.groups)
         self.liveness = Liveness(self._where)
         self._greeted: set[int] = set()
         self._looked = 0.0

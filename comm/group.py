@@ -65,7 +65,7 @@ class Group:
         self._timeout = timeout
         self._transfers = Transfers(channel)
         self._allocations = 0
-        self._shares_memory = False  # where it can
+        self._tries_memory = False  # where it can
         self._side_group: Group | None = None
         self._on_host: Group | None = None  # in a hierarchy
         self._prepared: PreparedAllReduce | None = None
@@ -317,13 +317,13 @@ class Group:
         id = hashlib.blake2b(name.encode(), digest_size=6).hexdigest()
         channel = Channel(self._endpoint, id, tuple(self.ranks[rank] for rank in members))
         group = Group(self._endpoint, self._progress, channel, self._timeout)
-        if self._shares_memory:
+        if self._tries_memory:
             group.open_memory()
         return group
 
     def open_memory(self) -> None:
         """Use shared memory from now on, where ranks can reach it (a collective)."""
-        self._shares_memory, channel = True, self._channel
+        self._tries_memory, channel = True, self._channel
         if self._endpoint.one_machine(self.ranks):
             channel.board = board = open_board(self._side())
             if board is not None and channel.choice.policy.pins.get("all_reduce", SHARED) == SHARED:

@@ -13,7 +13,8 @@ import zmq
 
 from ringlet.comm.board import Board
 from ringlet.comm.endpoint import WORLD, Endpoint, Key, Message
-from ringlet.comm.errors import CommTimeout, PeerLost
+from ringlet.comm.errors import CommError, CommTimeout, PeerLost
+from ringlet.comm.recorder import SHOWN_WITH_ERROR, Record
 from ringlet.comm.stats import Traffic
 from ringlet.comm.wire import COLLECTIVE, Signature, size_text
 
@@ -73,8 +74,10 @@ class Operation:
         sequence: int,
         timeout: float,
         label: str = "",
+        record: Record | None = None,
     ) -> None:
         self.channel, self.signature, self.label = channel, signature, label
+        self.record = record
         self.stream, self.sequence = stream, sequence
         self.started = time.monotonic()
         self.timeout, self.deadline = timeout, self.started + timeout
@@ -92,6 +95,8 @@ class Operation:
     def start(self, program: Program, nbytes: int) -> None:
         """Run the program up to its first wait."""
         self._program, self.nbytes = program, nbytes
+        if self.record is not None:
+            self.channel.endpoint.recorder.flying[id(self.record)] = self
         self._advance(None)
 
     # -- driving ------------------------------------------------------------------------------
@@ -224,10 +229,24 @@ class Operation:
 
     def _end(self, error: BaseException | None) -> None:
         self.error, self._program, self._awaiting = error, None, None
+        self.channel.endpoint.recorder.flying.pop(id(self.record), None)
         self.channel.ended(self, time.monotonic() - self.started)
+        if isinstance(error, CommError):
+            self._add_last_operations(error)
         self.finished = True
         if self._end_seen is not None:
             self._end_seen.set()
+
+    def remarks(self) -> str:
+        """For the flight recorder: the label, and whom it waits for."""
+        source = self._awaited()
+        waits = "" if source is None else f"waits for rank {source}"
+        return ", ".join(filter(None, (self.label, waits)))
+
+    def _add_last_operations(self, error: CommError) -> None:
+        """Tracebacks show notes below the message, which stays as short as it is."""
+        if not getattr(error, "__notes__", None):
+            error.add_note(self.channel.endpoint.recorder.text(SHOWN_WITH_ERROR))
 
     # -- what a wait can meet -----------------------------------------------------------------
 
@@ -277,9 +296,12 @@ class Operation:
         head = f"rank {self.channel.endpoint.rank}: {self.text()} waited {seconds:.1f} s"
         source = self._awaited()
         if source is None:
-            return CommTimeout(f"{head} for its turn")
-        words, culprit = self._follow(source)
-        return CommTimeout(f"{head} for {words}", [culprit])
+            error = CommTimeout(f"{head} for its turn")
+        else:
+            words, culprit = self._follow(source)
+            error = CommTimeout(f"{head} for {words}", [culprit])
+        self._add_last_operations(error)
+        return error
 
     def _follow(self, rank: int) -> tuple[str, int]:
         """What the awaited rank does, and so on along the chain of who waits for whom."""

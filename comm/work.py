@@ -4,7 +4,6 @@ import threading
 from collections import deque
 from typing import Any, Protocol
 
-from ringlet.comm.errors import CommTimeout
 from ringlet.comm.operation import Operation
 
 
@@ -31,8 +30,7 @@ class ProgressWork:
     def wait(self, timeout: float | None = None) -> Any:
         """See Work."""
         if not self._operation.wait_for_end(timeout):
-            error = self._operation.timed_out()
-            raise CommTimeout(str(error), error.waiting_for)
+            raise self._operation.timed_out()
         return self._operation.outcome()
 
     def done(self) -> bool:

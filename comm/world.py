@@ -18,6 +18,7 @@ from ringlet.comm.environment import Environment, is_open, read_environment
 from ringlet.comm.errors import CommError, CommTimeout, PeerLost
 from ringlet.comm.group import Group
 from ringlet.comm.progress import Progress
+from ringlet.comm.recorder import show_on_signal
 from ringlet.comm.rendezvous import meet, ranks_text
 
 LINGER_S = 5.0
@@ -98,6 +99,7 @@ def init(timeout: float | None = None, algorithm: str | None = None) -> Group:
             environment = replace(environment, algorithm=algorithm)
         _world = _World(environment)
         atexit.register(shutdown)
+        show_last_operations_on_signal()
     return _world.group
 
 
@@ -113,6 +115,15 @@ def shutdown() -> None:
         _lost.clear()
         atexit.unregister(shutdown)
         world.close()
+
+
+def show_last_operations_on_signal() -> None:
+    """Let SIGUSR1 show this rank's last operations on stderr; `init` does it, too."""
+
+    def text() -> str:
+        return "no world" if _world is None else _world.endpoint.recorder.text()
+
+    show_on_signal(text)
 
 
 def report_lost(rank: int, cause: str) -> None:

@@ -42,7 +42,8 @@ def main() -> None:
     guard = start_guard()
     if guard is None:
         sys.exit("a warm worker is started by a WorkerPool")
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    comm.show_last_operations_on_signal()
+    faulthandler.register(signal.SIGUSR1, all_threads=True, chain=True)
     try:
         world = comm.init()
         guard.control.send({"result": "ready"})
