@@ -11,7 +11,7 @@ from ringlet.comm.choice import SHARED, Choice
 from ringlet.comm.endpoint import Endpoint, Message
 from ringlet.comm.errors import CollectiveMismatch, CommError
 from ringlet.comm.operation import Arrival, Operation, Program
-from ringlet.comm.recorder import ENDED, ERROR, SIGNATURE, Record, find
+from ringlet.comm.recorder import ENDED, ERROR, SEQUENCE, SIGNATURE, Record, find
 from ringlet.comm.regions import Regions
 from ringlet.comm.stats import Stats, Traffic
 from ringlet.comm.wire import COLLECTIVE, Array, Header, Signature
@@ -120,8 +120,8 @@ class Channel:
         """Count a collective that has ended well."""
         now = time.monotonic()
         self.last_met = (sequence, signature, now)
-        record = find(self._history, sequence)
-        if record is not None:
+        record = self._history[-1]  # but for calls in flight side by side
+        if record[SEQUENCE] == sequence:
             record[ENDED] = now
         self.stats.count(signature.operation, seconds, traffic)
 

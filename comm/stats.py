@@ -41,12 +41,17 @@ class Stats:
     def count(self, operation: str, seconds: float, traffic: dict[int, Traffic]) -> None:
         """Add one ended call with its traffic by peer."""
         with self._lock:
-            total = self._operations.setdefault(operation, OperationStats())
+            total = self._operations.get(operation)
+            if total is None:
+                total = self._operations[operation] = OperationStats()
             total.calls += 1
             total.seconds += seconds
             for peer, part in traffic.items():
                 total.add(part)
-                self._peers.setdefault(peer, Traffic()).add(part)
+                with_peer = self._peers.get(peer)
+                if with_peer is None:
+                    with_peer = self._peers[peer] = Traffic()
+                with_peer.add(part)
 
     def snapshot(self) -> dict[str, Any]:
         """{"operations": {name: {calls, seconds, bytes_sent, ...}}, "peers": {rank: {...}}}."""
