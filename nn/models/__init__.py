@@ -1,6 +1,26 @@
 """Models, one file each: ordinary single-process code."""
 
+from ringlet.nn.models.beams import beam_search
+from ringlet.nn.models.bert import BERT, BERTConfig
+from ringlet.nn.models.chain import Chain
 from ringlet.nn.models.generation import generate, stream
 from ringlet.nn.models.gpt import GPT, GPTConfig
+from ringlet.nn.models.llama import Llama, LlamaConfig
+from ringlet.nn.models.pretrained import PretrainedError
+from ringlet.nn.models.t5 import T5, T5Config
 
-__all__ = ["GPT", "GPTConfig", "generate", "stream"]
+__all__ = [
+    "BERT",
+    "GPT",
+    "T5",
+    "BERTConfig",
+    "Chain",
+    "GPTConfig",
+    "Llama",
+    "LlamaConfig",
+    "PretrainedError",
+    "T5Config",
+    "beam_search",
+    "generate",
+    "stream",
+]

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ringlet.nn.cache import KeyValueCache
+from ringlet.nn.models.decoding import Continuing, Decoding
 from ringlet.nn.models.pretrained import Pretrained
 from ringlet.nn.module import Module, ModuleList
 from ringlet.nn.tensor import Array, Tensor
@@ -47,6 +48,14 @@ class Chain(Pretrained):
     def caches(self) -> list[KeyValueCache]:
         """An empty cache for each block, to generate with."""
         return [KeyValueCache(self.context_length) for _ in self.blocks]
+
+    def decoding(self, ids: Array, use_cache: bool, **options: Any) -> Decoding:
+        """The state of a generation that begins with ids (B, T); see nn.models.generation."""
+        return Continuing(self, ids, use_cache, **options)
+
+    def prompt(self, ids: Array) -> Array:
+        """What a generation's result begins with."""
+        return ids
 
     def forward(
         self,

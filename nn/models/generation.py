@@ -1,14 +1,15 @@
 """Generation: one token after the other, with the keys and values of the past in a cache."""
 
+import contextlib
 from collections.abc import Iterator
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
-from ringlet.nn.cache import KeyValueCache
-from ringlet.nn.models.gpt import GPT
+from ringlet.nn.models.chain import Chain
+from ringlet.nn.module import Module
 from ringlet.nn.random import generator
-from ringlet.nn.tensor import Array, no_grad
+from ringlet.nn.tensor import Array
 
 
 class Sampling(TypedDict, total=False):
@@ -19,10 +20,12 @@ class Sampling(TypedDict, total=False):
     top_p: float | None
     seed: int
     use_cache: bool
+    eos: int | None
+    attention_mask: Array | None
 
 
 def stream(
-    model: GPT,
+    model: Chain,
     ids: Array,
     max_new_tokens: int,
     *,
@@ -31,48 +34,66 @@ def stream(
     top_p: float | None = None,
     seed: int = 0,
     use_cache: bool = True,
+    eos: int | None = None,
+    **options: Any,
 ) -> Iterator[Array]:
     """Continue each row of ids (B, T), T >= 1: yields `max_new_tokens` times the next ids (B,).
 
     Temperature 0 takes the likeliest token; else it is drawn from the `top_k` likeliest, of those
     from the smallest set with a probability of `top_p` (Holtzman et al., "The curious case of
     neural text degeneration", 2020). The draws depend on (seed, position) only. When the context
-    is full, the model goes on from its latter half.
+    is full, the model goes on from its latter half. A row that has said `eos` says nothing else,
+    and when all have, it ends. Of a T5, `ids` is the source, its `attention_mask` an option.
     """
-    _check(ids, temperature, top_k, top_p)
-    context = model.config.block_size
+    check_ids(ids)
+    _check(temperature, top_k, top_p)
+    with evaluating(model):
+        decoding = model.decoding(np.asarray(ids), use_cache, **_given(options))
+        ended = np.zeros(len(decoding.prompt), bool)
+        for position in range(max_new_tokens):
+            random = generator(seed, position)
+            chosen = _choose(decoding.logits(), temperature, top_k, top_p, random)
+            if eos is not None:
+                chosen = np.where(ended, eos, chosen)
+                ended |= chosen == eos
+            yield chosen
+            if ended.all():
+                return
+            decoding.add(chosen)
+
+
+def generate(model: Chain, ids: Array, max_new_tokens: int, **options: Unpack[Sampling]) -> Array:
+    """The ids (B, T) with their continuation: (B, T + max_new_tokens). Options as for `stream`.
+
+    Of a T5 it is what the decoder says, its start first.
+    """
+    prompt = model.prompt(np.asarray(ids))
+    parts = stream(model, ids, max_new_tokens, **options)
+    return np.concatenate([prompt, *(part[:, None] for part in parts)], axis=1)
+
+
+@contextlib.contextmanager
+def evaluating(model: Module) -> Iterator[None]:
+    """Within it the model is in evaluation mode."""
     was_training = model.training
     model.eval()
     try:
-        window = np.asarray(ids)[:, -context:]
-        pending, caches = window, _caches(model) if use_cache else None
-        for position in range(max_new_tokens):
-            with no_grad():
-                logits = model(pending, caches=caches).data[:, -1]  # (B, V)
-            chosen = _choose(logits, temperature, top_k, top_p, generator(seed, position))
-            yield chosen
-            window = np.concatenate([window, chosen[:, None]], axis=1)
-            pending = chosen[:, None] if use_cache else window
-            if window.shape[1] > context:
-                window = window[:, -(context // 2 or 1) :]
-                pending, caches = window, _caches(model) if use_cache else None
+        yield
     finally:
         model.train(was_training)
 
 
-def generate(model: GPT, ids: Array, max_new_tokens: int, **options: Unpack[Sampling]) -> Array:
-    """The ids (B, T) with their continuation: (B, T + max_new_tokens). Options as for `stream`."""
-    parts = stream(model, ids, max_new_tokens, **options)
-    return np.concatenate([np.asarray(ids), *(part[:, None] for part in parts)], axis=1)
-
-
-def _caches(model: GPT) -> list[KeyValueCache]:
-    return [KeyValueCache(model.config.block_size) for _ in range(model.config.n_layer)]
-
-
-def _check(ids: Array, temperature: float, top_k: int | None, top_p: float | None) -> None:
+def check_ids(ids: Array) -> None:
+    """Raise ValueError unless ids are a batch of rows (B, T), T >= 1."""
     if np.ndim(ids) != 2 or not np.shape(ids)[1]:
         raise ValueError(f"ids of shape {np.shape(ids)}: a batch of rows of at least one id each")
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _check(temperature: float, top_k: int | None, top_p: float | None) -> None:
     if temperature < 0:
         raise ValueError(f"temperature is {temperature}; it has to be 0 or more")
     if top_k is not None and top_k < 1:

@@ -6,6 +6,7 @@ is what all models have in common.
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
@@ -73,13 +74,20 @@ class Pretrained(Module):
                 f"{folder / CONFIG} is of a {values.get('model_type')!r}, not of a "
                 f"{cls.model_type!r}"
             )
+        arrays = read_weights(folder)
+        values = cls.refine(values, arrays)
         with uninitialized():
             model = cls(cls.config_class.from_huggingface(values))  # type: ignore[call-arg]
         model.huggingface = values
         if not strict:
             model.initialize(0)
-        model.load_state_dict(Renamed(model, read_weights(folder)), strict)
+        model.load_state_dict(Renamed(model, arrays), strict)
         return model
+
+    @classmethod
+    def refine(cls, values: dict[str, Any], arrays: Mapping[str, Array]) -> dict[str, Any]:
+        """The config's values, where the arrays of the files say better."""
+        return values
 
     def save_pretrained(self, folder: str | Path, shard_bytes: int = SHARD_BYTES) -> None:
         """Write config.json and model.safetensors, in shards of at most `shard_bytes` if larger.
@@ -238,13 +246,35 @@ def expect(values: Mapping[str, Any], possible: Mapping[str, tuple[Any, ...]]) -
             )
 
 
-def number(values: Mapping[str, Any], key: str, default: Any = None) -> Any:
-    """A positive whole number of a config.json; raises PretrainedError."""
+def number(values: Mapping[str, Any], key: str, default: Any = None, least: int = 1) -> Any:
+    """A whole number of a config.json; raises PretrainedError."""
     value = values.get(key)
     value = default if value is None else value
-    if type(value) is not int or value < 1:
-        raise PretrainedError(f"{CONFIG} says {key}: {value!r}; it has to be a number above 0")
+    if type(value) is not int or value < least:
+        raise PretrainedError(
+            f"{CONFIG} says {key}: {value!r}; it has to be a whole number from {least} on"
+        )
     return value
+
+
+def known_values(config_class: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those values of a config.json that a config has fields for, in the fields' types.
+
+    What has no value, or null, keeps its default, but for sizes without which there is no model.
+    Raises PretrainedError naming the value.
+    """
+    known = {}
+    for field in fields(config_class):
+        value, default = values.get(field.name), field.default
+        if type(default) is int and (value is not None or default > 1):
+            least = 0 if default < 2 else 1
+            known[field.name] = number(values, field.name, least=least)
+        elif value is not None:
+            kinds = (int, float) if type(default) is float else (type(default),)
+            if default is not None and type(value) not in kinds:
+                raise PretrainedError(f"{CONFIG} says {field.name}: {value!r}")
+            known[field.name] = float(value) if type(default) is float else value
+    return known
 
 
 def _read_json(path: Path) -> dict[str, Any]:

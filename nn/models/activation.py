@@ -1,0 +1,28 @@
+"""Activations under the names that a config.json has for them."""
+
+from ringlet.nn import functional as F
+from ringlet.nn.module import Module
+from ringlet.nn.tensor import Tensor
+
+
+class Activation(Module):
+    """One of KINDS, element by element."""
+
+    KINDS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
+
+    def __init__(self, kind: str) -> None:
+        if kind not in self.KINDS:
+            raise ValueError(f"unknown activation {kind!r}; there are {', '.join(self.KINDS)}")
+        self.kind = kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        if self.kind == "relu":
+            return F.relu(x)
+        if self.kind == "silu":
+            return F.silu(x)
+        return F.gelu(x, "none" if self.kind == "gelu" else "tanh")
+
+    def describe(self) -> str:
+        """See Module."""
+        return repr(self.kind)

@@ -1,0 +1,101 @@
+"""Attention between projections that a model has itself, under its own names."""
+
+from typing import Any, TypeAlias
+
+from ringlet.nn import functional as F
+from ringlet.nn.cache import KeyValueCache
+from ringlet.nn.module import Module
+from ringlet.nn.tensor import Array, Tensor
+
+Rotation: TypeAlias = tuple[Array, Array]
+"""Cosines and sines (T, D / 2) of the positions' angles."""
+
+
+class HeadsAttention(Module):
+    """Attention without parameters: queries (B, T, H * D), keys and values (B, S, G * D).
+
+    Each of the G heads of keys and values serves H / G heads of queries. `scale` is that of the
+    scores, by default 1 / sqrt(D). Dropout is on the probabilities; `part` is (number, count)
+    where the heads are one of `count` equal parts.
+    """
+
+    part: tuple[int, int] = (0, 1)
+
+    def __init__(
+        self,
+        heads: int,
+        groups: int | None = None,
+        causal: bool = False,
+        scale: float | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        self.heads, self.groups, self.causal = heads, groups or heads, causal
+        self.scale, self.dropout = scale, dropout
+        if self.heads % self.groups:
+            raise ValueError(f"{self.heads} heads of queries cannot share {self.groups} of keys")
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | Array | None = None,
+        rotation: Rotation | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """The heads' results side by side: (B, T, H * D).
+
+        The mask is that of functional.scaled_dot_product_attention. With a cache the positions in
+        it are seen too, and those of `k` and `v` are added to it.
+        """
+        queries, keys = self._cut(q, self.heads), self._cut(k, self.groups)
+        values = self._cut(v, self.groups)
+        if rotation is not None:
+            queries, keys = (F.rotary_embedding(x, *rotation) for x in (queries, keys))
+        if cache is not None:
+            past = cache.append(keys.data, values.data)
+            keys, values = Tensor(past[0]), Tensor(past[1])
+        return self.attend(queries, keys, values, mask, self.causal)
+
+    def again(self, q: Tensor, mask: Tensor | Array | None, cache: KeyValueCache) -> Tensor:
+        """Attention to what the cache holds, and nothing else."""
+        keys, values = cache.filled
+        queries = self._cut(q, self.heads)
+        return self.attend(queries, Tensor(keys), Tensor(values), mask, causal=False)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Any, causal: bool) -> Tensor:
+        """(B, H, T, D), (B, G, S, D), (B, G, S, D) -> (B, T, H * D)."""
+        y = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=causal,
+            scale=self.scale,
+            enable_gqa=True,
+            path=self.path,
+            part=self.part,
+        )
+        batch, heads, length, width = y.shape
+        return y.permute(0, 2, 1, 3).reshape(batch, length, heads * width)
+
+    @staticmethod
+    def _cut(x: Tensor, heads: int) -> Tensor:
+        """(B, T, H * D) -> (B, H, T, D)."""
+        batch, length, width = x.shape
+        return x.reshape(batch, length, heads, width // heads).permute(0, 2, 1, 3)
+
+    def describe(self) -> str:
+        """See Module."""
+        shared = "" if self.groups == self.heads else f", groups={self.groups}"
+        return f"heads={self.heads}{shared}, causal={self.causal}"
+
+
+def key_mask(attention_mask: Any) -> Array | None:
+    """Which keys are seen, (B, 1, 1, S), from ones where a batch's rows (B, S) are not padding."""
+    if attention_mask is None:
+        return None
+    mask = attention_mask.data if isinstance(attention_mask, Tensor) else attention_mask
+    seen: Array = (mask != 0)[:, None, None, :]
+    return seen

@@ -1,0 +1,214 @@
+"""Llama (Touvron et al., "LLaMA: open and efficient foundation language models", 2023; "The Llama
+3 herd of models", 2024)."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from ringlet.nn import functional as F
+from ringlet.nn.cache import KeyValueCache
+from ringlet.nn.layers import CrossEntropyLoss, Embedding, Linear, RMSNorm, RotaryEmbedding
+from ringlet.nn.models.attention import HeadsAttention, Rotation
+from ringlet.nn.models.chain import Chain
+from ringlet.nn.models.pretrained import PretrainedError, expect, known_values
+from ringlet.nn.module import Module, ModuleList, uninitialized
+from ringlet.nn.random import generator
+from ringlet.nn.tensor import Array, Tensor
+
+INITIAL_STD = 0.02
+
+
+@dataclass(frozen=True)
+class LlamaConfig:
+    """The sizes of a Llama, under Hugging Face's names.
+
+    0 heads of keys are as many as of queries; a `head_dim` of 0 is hidden_size / heads.
+    `rope_scaling` stretches the rotary positions: {"rope_type": "linear" or "llama3", ...}.
+    """
+
+    vocab_size: int = 256
+    hidden_size: int = 128
+    intermediate_size: int = 352
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 4
+    num_key_value_heads: int = 0
+    head_dim: int = 0
+    max_position_embeddings: int = 2048
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10000.0
+    rope_scaling: Mapping[str, Any] | None = None
+    tie_word_embeddings: bool = False
+    attention_bias: bool = False
+    mlp_bias: bool = False
+
+    @property
+    def groups(self) -> int:
+        """Heads of keys and values."""
+        return self.num_key_value_heads or self.num_attention_heads
+
+    @property
+    def width(self) -> int:
+        """Numbers in each head."""
+        return self.head_dim or self.hidden_size // self.num_attention_heads
+
+    @classmethod
+    def from_huggingface(cls, values: Mapping[str, Any]) -> Self:
+        """See Pretrained. Rotary positions are in `rope_parameters`, or as in older files."""
+        expect(values, {"hidden_act": ("silu",)})
+        rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        if kind not in ("default", "linear", "llama3"):
+            raise PretrainedError(f"rope_type is {kind!r}; there are default, linear and llama3")
+        scaling = {**rope, "rope_type": kind}
+        theta = float(scaling.pop("rope_theta", values.get("rope_theta", 10000.0)))
+        scaling.pop("type", None)
+        return cls(
+            **known_values(cls, {**values, "rope_theta": theta, "rope_scaling": None}),
+            rope_scaling=scaling if kind != "default" else None,
+        )
+
+    def to_huggingface(self) -> dict[str, Any]:
+        """See Pretrained."""
+        scaling = dict(self.rope_scaling or {"rope_type": "default"})
+        values = asdict(self) | {
+            "num_key_value_heads": self.groups,
+            "head_dim": self.width,
+            "hidden_act": "silu",
+            "rope_parameters": {"rope_theta": self.rope_theta, **scaling},
+        }
+        return values if self.rope_scaling else {**values, "rope_scaling": None}
+
+
+class Attention(Module):
+    """Causal self-attention with rotary positions: (B, T, C) -> (B, T, C)."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        width, bias = config.hidden_size, config.attention_bias
+        inside, keys = config.num_attention_heads * config.width, config.groups * config.width
+        self.q_proj = Linear(width, inside, bias)
+        self.k_proj = Linear(width, keys, bias)
+        self.v_proj = Linear(width, keys, bias)
+        self.attend = HeadsAttention(config.num_attention_heads, config.groups, causal=True)
+        self.o_proj = Linear(inside, width, bias)
+
+    def forward(self, x: Tensor, rotation: Rotation, cache: KeyValueCache | None) -> Tensor:
+        """See the class."""
+        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        y: Tensor = self.o_proj(self.attend(q, k, v, rotation=rotation, cache=cache))
+        return y
+
+
+class MLP(Module):
+    """SwiGLU: (B, T, C) -> (B, T, C)."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        width, inside, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        self.gate_proj = Linear(width, inside, bias)
+        self.up_proj = Linear(width, inside, bias)
+        self.down_proj = Linear(inside, width, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        y: Tensor = self.down_proj(F.swiglu(self.gate_proj(x), self.up_proj(x)))
+        return y
+
+
+class Layer(Module):
+    """Attention and MLP, each on the normalized input and added to it."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        self.self_attn = Attention(config)
+        self.mlp = MLP(config)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, x: Tensor, rotation: Rotation, cache: KeyValueCache | None = None) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        x = x + self.self_attn(self.input_layernorm(x), rotation, cache)
+        y: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        return y
+
+
+class Decoder(Module):
+    """The parts below the head."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
+        self.layers = ModuleList([Layer(config) for _ in range(config.num_hidden_layers)])
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.rotary_emb = RotaryEmbedding(config.width, frequencies=frequencies(config))
+
+
+class Llama(Chain):
+    """Rotary positions, RMS normalization first, SwiGLU, heads of keys that queries share.
+
+    Parameters have the names of Hugging Face's Llama (model.layers.0.self_attn.q_proj.weight).
+    Each initial value depends on (seed, name) only.
+    """
+
+    architecture, model_type, config_class = "LlamaForCausalLM", "llama", LlamaConfig
+    prefix = "model."
+    ignored = ("*.rotary_emb.inv_freq", "lm_head.weight")
+
+    def __init__(self, config: LlamaConfig, seed: int = 1337) -> None:
+        self.config = config
+        self.context_length = config.max_position_embeddings
+        with uninitialized():
+            self.model = Decoder(config)
+            self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+        self.loss = CrossEntropyLoss()
+        self.assign_paths()
+        self.initialize(seed)
+
+    def embed(self, ids: Array, positions: Array) -> Tensor:
+        """Ids (B, T) -> (B, T, C)."""
+        self.check_length(positions)
+        x: Tensor = self.model.embed_tokens(ids)
+        return x
+
+    def for_blocks(self, ids: Array, positions: Array) -> tuple[Rotation]:
+        """Cosines and sines of the positions' angles."""
+        tables = self.model.rotary_emb.tables(positions, len(positions), np.dtype(np.float32))
+        return (tables,)
+
+    @property
+    def blocks(self) -> ModuleList:
+        """See Chain."""
+        return self.model.layers
+
+    def head(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> logits (B, T, V)."""
+        logits: Tensor = self.lm_head(self.model.norm(x))
+        return logits
+
+    def initial_value(self, name: str, shape: tuple[int, ...], seed: int) -> Array:
+        """Normal with deviation 0.02; normalizations start with ones, biases with zeros."""
+        if len(shape) == 1:
+            return np.full(shape, name.endswith("weight"), np.float32)
+        return generator(seed, name).standard_normal(shape, np.float32) * np.float32(INITIAL_STD)
+
+
+def frequencies(config: LlamaConfig) -> Array:
+    """How far each pair of a head turns from one position to the next, in radians: (D / 2,).
+
+    "linear" slows all down by `factor`. "llama3" slows down those that turn less than
+    `low_freq_factor` times in the original context, leaves those above `high_freq_factor`, and
+    mixes in between (Llama 3.1's reference code).
+    """
+    plain = F.rotary_frequencies(config.width, config.rope_theta)
+    scaling = config.rope_scaling
+    if scaling is None:
+        return plain
+    factor = float(scaling["factor"])
+    if scaling["rope_type"] == "linear":
+        return plain / factor
+    turns = scaling["original_max_position_embeddings"] * plain / (2 * math.pi)
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    kept = np.clip((turns - low) / (high - low), 0, 1)
+    slowed: Array = kept * plain + (1 - kept) * plain / factor
+    return slowed
