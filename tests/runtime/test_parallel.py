@@ -240,17 +240,12 @@ EXPERTS = {"n_expert": 4, "top_k": 2, "capacity_factor": 1.0, "balance": 0.1}
 SPREAD = [
     ({"ep": 2}, {}),
     ({"ep": 4}, {"zero": 2}),
-    ({"dp": 2}, {"zero": 3}),
-    ({"dp": 2, "ep": 2}, {"recompute": ["blocks"]}),
-    ({"ep": 2, "dp": 2}, {"zero": 1}),
+    ({"dp": 2, "ep": 2}, {"zero": 1, "recompute": ["blocks"]}),
     ({"ep": 2, "tp": 2}, {"zero": 3, "recompute": ["*.mlp"]}),
     ({"ep": 2, "tp": 2}, {"sequence": True}),
-    ({"tp": 4}, {"zero": 2, "sequence": True}),
     ({"ep": 2, "pp": 2}, {"schedule": "zero-bubble"}),
     ({"ep": 2, "pp": 2}, {"zero": 3, "schedule": "interleaved", "chunks": 2}),
-    ({"ep": 2, "cp": 2}, {"zero": 2, "recompute": ["blocks"]}),
-    ({"cp": 4}, {}),
-    ({"dp": 2, "ep": 2, "pp": 2}, {"zero": 1, "recompute": ["*.experts"]}),
+    ({"ep": 2, "cp": 2}, {"zero": 2, "recompute": ["*.experts"]}),
     ({"ep": 2, "cp": 2, "tp": 2}, {"zero": 3, "sequence": True}),
 ]
 
