@@ -9,7 +9,7 @@ turns:
 - `computing`: a step of both workers at once, each on its half of the batch, that says nothing;
   when each gradient becomes final in it, and when each block runs;
 - `talking`: the sums of all buckets, alone, one after the other;
-- `step`: the step of data parallelism.
+- `step`: the step of data parallelism, several in a row.
 
 *Hidden* is computing + talking - step. *Can be hidden* is what an ideal machine would hide with the
 same order: a bucket leaves when it is final and the one before it has arrived, and computing and
@@ -26,8 +26,11 @@ import numpy as np
 from ringlet.launcher.link import Link, LinkedPool
 from ringlet.runtime import Trainer, load_corpus, make_config
 
+STEPS = 8
+"""In a block."""
+
 WARM_UP = 5
-"""Steps before measuring: needed_first looks at its first four."""
+"""Steps of the first block, which does not count: needed_first looks at its first four."""
 
 
 def make_trainer(world, together, preset, options):
@@ -63,146 +66,140 @@ class Clock:
         self.begun.append(time.perf_counter())
 
 
-def computing(world, steps, **how):
-    """Medians of many steps: {step, forward: of embedding and each block, final: by name}."""
-    trainer = make_trainer(world, False, **how)
-    clock, rows = Clock(trainer), []
-    for _ in range(steps + WARM_UP):
-        clock.begun.clear()
-        world.barrier()
-        started = time.perf_counter()
-        trainer._train_step()
-        step = time.perf_counter() - started
-        starts = [started, *clock.begun]
-        begun = [when - started for when in starts]
-        final = [clock.final[slot.name] - started for slot in clock.slots]
-        rows.append([step, *begun, *final])
-    middle = np.median(rows[WARM_UP:], axis=0).tolist()
-    blocks = len(clock.begun)
+def measured(world, blocks, **how):
+    """Medians over so many blocks of steps, the three in turns, and how the sums are cut.
+
+    `extra` is what a step of both takes longer than one that says nothing, in the same block.
+    """
+    alone, both = make_trainer(world, False, **how), make_trainer(world, True, **how)
+    reducer = both.parallel.families[0].reducer
+    clock = Clock(alone)
+    moments, sums, pairs = [], [], []
+    for number in range(blocks + 1):
+        rows = [moments_of(alone, clock, world) for _ in range(STEPS)]
+        sums.append(talk(world, reducer))
+        step = consecutive(both, WARM_UP if number == 0 else STEPS, world)
+        if number:
+            moments += rows
+            pairs.append([np.median([row[0] for row in rows]), step])
+    step, *rest = np.median(moments, axis=0).tolist()
+    blocks_of_model = len(clock.begun)
     names = [slot.name for slot in clock.slots]
     return {
-        "step": middle[0],
-        "begun": middle[1 : 2 + blocks],
-        "final": dict(zip(names, middle[2 + blocks :], strict=True)),
+        "step": step,
+        "begun": rest[: 1 + blocks_of_model],
+        "final": dict(zip(names, rest[1 + blocks_of_model :], strict=True)),
+        "seconds": np.median(sums[1:], axis=0).tolist(),
+        "buckets": [[slot.name for slot in bucket.slots] for bucket in reducer.buckets],
+        "bucket_bytes": reducer.bucket_bytes,
+        "ahead": getattr(reducer, "_ahead", None),
+        "extra": float(np.median([after - before for before, after in pairs])),
     }
 
 
-def talking(world, rounds, **how):
-    """Medians of the seconds that each bucket's sum takes alone; the buckets as names."""
-    trainer = make_trainer(world, True, **how)
-    reducer = trainer.parallel.families[0].reducer
-    rows = []
-    for _ in range(rounds + 1):
-        world.barrier()
-        last, row = time.perf_counter(), []
-        works = [reducer._start(bucket, "alone") for bucket in reducer.buckets]
-        for work in works:
-            work.wait()
-            row.append(time.perf_counter() - last)
-            last = time.perf_counter()
-        rows.append(row)
-    buckets = [[slot.name for slot in bucket.slots] for bucket in reducer.buckets]
-    return {"seconds": np.median(rows[1:], axis=0).tolist(), "buckets": buckets}
+def moments_of(trainer, clock, world):
+    """Of a step that says nothing: [its end, begins of embedding and blocks, final gradients]."""
+    clock.begun.clear()
+    world.barrier()
+    started = time.perf_counter()
+    trainer._train_step()
+    end = time.perf_counter()
+    final = [clock.final[slot.name] for slot in clock.slots]
+    return [when - started for when in (end, started, *clock.begun, *final)]
 
 
-def bucket_bytes(world, **how):
-    """The size that is measured for this link."""
-    return make_trainer(world, True, **how).parallel.families[0].reducer.bucket_bytes
+def talk(world, reducer):
+    """Seconds of each bucket's sum, alone, one after the other."""
+    world.barrier()
+    last, row = time.perf_counter(), []
+    works = [reducer._start(bucket, "alone") for bucket in reducer.buckets]
+    for work in works:
+        work.wait()
+        row.append(time.perf_counter() - last)
+        last = time.perf_counter()
+    return row
 
 
-def stepping(world, steps, **how):
-    """The median of the seconds of a step; how many buckets needed_first sends in backward."""
-    trainer = make_trainer(world, True, **how)
+def consecutive(trainer, steps, world):
+    """The median of the seconds of steps in a row; before the first, nothing is on its way."""
+    world.barrier()
     seconds = []
-    for _ in range(steps + WARM_UP):
+    for _ in range(steps + 1):
         started = time.perf_counter()
         trainer._train_step()
         seconds.append(time.perf_counter() - started)
     trainer.parallel.complete()
-    ahead = getattr(trainer.parallel.families[0].reducer, "_ahead", None)
-    return {"step": statistics.median(seconds[WARM_UP:]), "ahead": ahead}
+    return statistics.median(seconds[1:])
 
 
-def ideal_step(alone, talk, ahead):
+def ideal_step(found, ahead):
     """Seconds of a step whose talking costs nothing but its time on the wire."""
-    final = [max(alone["final"][name] for name in bucket) for bucket in talk["buckets"]]
+    final = [max(found["final"][name] for name in bucket) for bucket in found["buckets"]]
     if ahead is None:
-        return alone["step"] + max(0.0, deliver(range(len(final)), final, talk)[-1] - max(final))
-    return ideal_needed_first(alone, talk, ahead, final)
+        return found["step"] + max(0.0, deliver(range(len(final)), final, found)[-1] - max(final))
+    return ideal_needed_first(found, ahead, final)
 
 
-def deliver(order, final, talk):
+def deliver(order, final, found):
     """When each bucket, sent in this order once it is final, has arrived."""
     arrived, now = [0.0] * len(final), 0.0
     for number in order:
-        now = max(now, final[number]) + talk["seconds"][number]
+        now = max(now, final[number]) + found["seconds"][number]
         arrived[number] = now
     return arrived
 
 
-def ideal_needed_first(alone, talk, ahead, final):
+def ideal_needed_first(found, ahead, final):
     """The same, once one step's talking reaches into the next one's forward pass."""
     count, ended = len(final), max(final)
     order = [*range(ahead), *reversed(range(ahead, count))]
     ready = [final[n] if n < ahead else ended for n in range(count)]
-    tail = alone["step"] - ended  # the optimizer, bucket by bucket, as needed
-    begins = [*alone["begun"], ended]
+    tail = found["step"] - ended  # the optimizer, bucket by bucket, as needed
+    begins = [*found["begun"], ended]
     arrived, begin, begin_before = [0.0] * count, 0.0, 0.0
     for _ in range(8):
         begin_before, now, due = begin, begin, set(range(count))
         shifted = []
         for place, since in enumerate(begins[:-1]):
-            needed = due & needed_by(talk, place, len(begins) - 2)
+            needed = due & needed_by(found, place, len(begins) - 2)
             due -= needed
             for number in needed:
                 now = max(now, arrived[number])
             shifted.append(now)
             now += begins[place + 1] - since if place < len(begins) - 2 else 0.0
         shift = shifted[-1] - begins[-2]
-        arrived = deliver(order, [when + shift for when in ready], talk)
+        arrived = deliver(order, [when + shift for when in ready], found)
         begin = ended + shift + tail
     return begin - begin_before
 
 
-def needed_by(talk, place, blocks):
+def needed_by(found, place, blocks):
     """Numbers of the buckets that the embedding (0), or a block, needs."""
-    found = set()
-    for number, names in enumerate(talk["buckets"]):
+    numbers = set()
+    for number, names in enumerate(found["buckets"]):
         inside = {int(n.split(".")[2]) for n in names if n.startswith("transformer.h.")}
         outside = any(not n.startswith("transformer.h.") for n in names)
         if (place == 0 and outside) or (place - 1) in inside:
-            found.add(number)
-    return found
+            numbers.add(number)
+    return numbers
 
 
-def measure(link, mbit, preset, options, rounds, steps):
-    """One line: medians of `rounds` rounds."""
+def measure(link, mbit, preset, options, blocks):
+    """One line."""
     link.set_rate(mbit)
     how = {"preset": preset, "options": options, "deadline": 300.0}
-    rows = []
     with LinkedPool(link, timeout=120.0) as pool:
-        size = pool.run(bucket_bytes, **how)[0]
-        how["options"] = {**options, "bucket_bytes": size}  # the same in all that follows
-        for _ in range(rounds):
-            alone = slowest(pool.run(computing, steps=steps, **how))
-            talk = slowest(pool.run(talking, rounds=3, **how))
-            both = slowest(pool.run(stepping, steps=steps, **how))
-            ideal = ideal_step(alone, talk, both["ahead"])
-            rows.append([alone["step"], sum(talk["seconds"]), both["step"], ideal])
-    compute, talk_s, step, ideal = np.median(rows, axis=0)
-    hidden, can = compute + talk_s - step, compute + talk_s - ideal
+        results = pool.run(measured, blocks=blocks, **how)
+    found = max(results, key=lambda result: result["step"] + result["extra"])  # the slower rank's
+    talking, ideal = sum(found["seconds"]), ideal_step(found, found["ahead"])
+    can, hidden = found["step"] + talking - ideal, talking - found["extra"]
+    order = "needed first" if options["needed_first"] else "buckets"
     print(
-        f"{mbit:6} {preset:6} {'needed first' if options['needed_first'] else 'buckets':13}"
-        f"{size >> 10:7}"
-        f"{compute * 1e3:10.0f} {talk_s * 1e3:9.0f} {step * 1e3:9.0f} {ideal * 1e3:9.0f}"
+        f"{mbit:6} {preset:6} {order:13}{found['bucket_bytes'] >> 10:7}{found['step'] * 1e3:10.0f} "
+        f"{talking * 1e3:9.0f} {(found['step'] + found['extra']) * 1e3:9.0f} {ideal * 1e3:9.0f}"
         f"{can * 1e3:9.0f} {hidden * 1e3:9.0f} {hidden / can:8.0%}",
         flush=True,
     )
-
-
-def slowest(results):
-    """That of the rank whose step, or sum, takes longest."""
-    return max(results, key=lambda found: found.get("step") or sum(found["seconds"]))
 
 
 def main():
@@ -213,8 +210,7 @@ def main():
     parser.add_argument("--mbit", default="1000,100")
     parser.add_argument("--presets", default="nano")
     parser.add_argument("--batch", type=int, default=0, help="contexts in a step, both workers'")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--blocks", type=int, default=5)
     given = parser.parse_args()
     print(
         f"{'Mbit/s':>6} {'model':6} {'order':13}{'KiB':>7}{'computing':>10} {'talking':>9} "
@@ -227,7 +223,7 @@ def main():
                     options = {"needed_first": needed_first, "clip": 0.0}
                     if given.batch:
                         options["batch_size"] = given.batch
-                    measure(link, mbit, preset, options, given.rounds, given.steps)
+                    measure(link, mbit, preset, options, given.blocks)
 
 
 if __name__ == "__main__":
