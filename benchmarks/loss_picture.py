@@ -25,7 +25,6 @@ def picture(panels, target):
 def panel(place, title, ways, target):
     """One link. Its time axis ends soon after plain sums are done."""
     x0, right = LEFT + place * (WIDTH + GAP), 1.15 * ways["plain"][-1][0]
-    ways = {name: points[1:] for name, points in ways.items()}  # all begin at the same loss
     losses = [loss for points in ways.values() for _, loss in points]
     low, high = min(target, *losses) - 0.1, max(losses)
 
@@ -43,8 +42,7 @@ def panel(place, title, ways, target):
             f'<text text-anchor="middle" x="{x(second):.1f}" y="{TOP + HEIGHT + 18}">'
             f"{second:g} s</text>"
         )
-    for tenths in range(int(10 * low) + 1, int(10 * high) + 1, 2):
-        loss = tenths / 10
+    for loss in range(int(low) + 1, int(high) + 1):
         parts.append(f'<text text-anchor="end" x="{x0 - 6}" y="{y(loss) + 4:.1f}">{loss}</text>')
     parts.append(f'<path d="M{x0} {y(target):.1f}h{WIDTH}" stroke="#888" stroke-dasharray="4 3"/>')
     for colour, points in zip(COLOURS, ways.values(), strict=False):
