@@ -74,7 +74,10 @@ def trained(
         model = GPT(GPTConfig(vocab_size=VOCABULARY, block_size=CONTEXT, **sizes))
     parallel = parallelize(model, Mesh(world, **(mesh or {})), Parallelism(**options), seed=7)
     rate = 0.5 if optimizer == "sgd" else 1e-2
-    parallel.use(lambda flat: SGD(flat, rate) if optimizer == "sgd" else AdamW(flat, rate))
+    # With AdamW's own eps the step of a gradient near 0 would be that of its rounding.
+    parallel.use(
+        lambda flat: SGD(flat, rate) if optimizer == "sgd" else AdamW(flat, rate, eps=1e-4)
+    )
     losses, norms, gradients = [], [], {}
     for step in range(STEPS):
         batches = micro_batches(batch_of(step), parallel, micro)
@@ -170,14 +173,14 @@ def test_all_of_eight_ranks(ranks, alone, mesh, zero, recompute):
                 how = {"optimizer": optimizer, "clip": clip, "layers": layers}
                 micro = 1 if mesh["dp"] == 8 else 2
                 result = run(ranks, mesh, options=options, micro=micro, **how)
-                assert_same(result, alone(**how), weights=3e-5 if clip else 1e-6)
+                assert_same(result, alone(**how), weights=1e-5 if clip else 1e-6)
 
 
 @pytest.mark.parametrize("mesh", SMALL, ids=text)
 def test_adamw_and_clipping(ranks, alone, mesh):
     arguments = {"optimizer": "adamw", "clip": 0.5, "layers": LAYERS[mesh["pp"]]}
     result = run(ranks, mesh, options={"zero": 1}, **arguments)
-    assert_same(result, alone(**arguments), weights=3e-5)
+    assert_same(result, alone(**arguments), weights=1e-5)
 
 
 SCHEDULES = {
@@ -264,7 +267,7 @@ def test_ranks_along_ep_may_have_different_numbers_of_samples(ranks, alone):
 def test_one_expert_for_each_position_with_adamw_and_clipping(ranks, alone, mesh):
     switch = {"optimizer": "adamw", "clip": 0.5, "experts": {**EXPERTS, "top_k": 1}}
     result = run(ranks, mesh, options={"zero": 1}, **switch)
-    assert_same(result, alone(**switch), weights=3e-5)
+    assert_same(result, alone(**switch), weights=1e-5)
 
 
 def drawn(seed):
@@ -316,8 +319,7 @@ def test_any_combination(ranks, alone, seed):
     micro = how.pop("micro")
     print(mesh, options, how, micro)  # shown if it fails
     result = run(ranks, mesh, options=options, micro=micro, **how)
-    # AdamW makes a step of 0.01 of the smallest gradient, and so of its rounding.
-    assert_same(result, alone(**how), weights=5e-4 if how["optimizer"] == "adamw" else 2e-6)
+    assert_same(result, alone(**how), weights=1e-5 if how["optimizer"] == "adamw" else 2e-6)
 
 
 def refused(world, mesh, options, layers=2, experts=0):
