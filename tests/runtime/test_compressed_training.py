@@ -1,5 +1,6 @@
 """Training with compressed gradients and activations: near the plain result, in fewer bytes."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -71,11 +72,10 @@ def weights(folder):
 @pytest.mark.parametrize("mesh", ["dp=3", "dp=2,tp=2", "dp=2,pp=2"])
 def test_a_resumed_run_has_the_same_bits(ranks, tmp_path, mesh, compress):
     size = 3 if mesh == "dp=3" else 4
-    options = {"mesh": mesh, "compress": compress}
+    options = {"mesh": mesh, "compress": compress, "steps": 8, "checkpoint_every": 4}
     ranks(size).run(trained, folder=str(tmp_path / "a"), **options)
-    ranks(size).run(trained, folder=str(tmp_path / "b"), **options)
-    for file in (tmp_path / "b" / "checkpoints" / "step-000024").iterdir():
-        file.unlink()
+    halfway = Path("checkpoints") / "step-000004"
+    shutil.copytree(tmp_path / "a" / halfway, tmp_path / "b" / halfway)
     ranks(size).run(trained, folder=str(tmp_path / "b"), resume=True, **options)
     for name, array in weights(tmp_path / "a").items():
         np.testing.assert_array_equal(weights(tmp_path / "b")[name], array, err_msg=name)

@@ -201,10 +201,11 @@ def assert_same_bits(result, expected):
 @pytest.mark.parametrize("micro", [1, 3, 4])
 @pytest.mark.parametrize("mesh", [m for m in SMALL if m["pp"] > 1], ids=text)
 def test_a_schedule_or_recomputation_changes_no_bit(ranks, alone, mesh, micro):
-    """Also with fewer micro-batches than stages."""
+    """Also with fewer micro-batches than stages; every combination for one number of them."""
     results = {}
-    for name, schedule in SCHEDULES.items():
-        for recompute in ([], ["blocks"], ["*.attend", "*.act"]):
+    kinds = ([], ["blocks"], ["*.attend", "*.act"])
+    for number, (name, schedule) in enumerate(SCHEDULES.items(), 2):
+        for recompute in kinds if micro == 3 else [kinds[number % 3]]:
             options = {**schedule, "recompute": recompute}
             results[name, *recompute] = run(
                 ranks, mesh, options=options, layers=8, micro=micro, clip=0.5

@@ -1,5 +1,6 @@
 """Whole runs on meshes: training, stopping, resuming on another mesh, and exporting."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -54,48 +55,63 @@ MESHES = {
 
 
 @pytest.fixture(scope="module")
-def whole(ranks, tmp_path_factory):
-    """A run of one process."""
-    folder = tmp_path_factory.mktemp("whole")
-    return ranks(1).run(trained, folder=str(folder))[0], weights(folder)
+def finished(ranks, tmp_path_factory):
+    """By name of a mesh: the folder of a whole run on it, and the validation loss."""
+    runs = {}
+
+    def run(name):
+        if name not in runs:
+            size, options = MESHES[name]
+            folder = tmp_path_factory.mktemp("run")
+            losses = ranks(size).run(trained, folder=str(folder), deadline=60, **options)
+            runs[name] = folder, losses[0]
+        return runs[name]
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(finished):
+    """The loss and the weights of one process."""
+    folder, loss = finished("one process")
+    return loss, weights(folder)
+
+
+def continued(ranks, start, folder, name):
+    """Go on from the middle of the run in `start`, on the mesh of this name; the losses."""
+    halfway = Path("checkpoints") / "step-000006"
+    shutil.copytree(start / halfway, folder / halfway)
+    size, options = MESHES[name]
+    return ranks(size).run(resumed, folder=str(folder), deadline=60, **options)
 
 
 @pytest.mark.parametrize("name", MESHES)
-def test_every_mesh_trains_and_any_other_goes_on(ranks, whole, tmp_path, name):
+def test_every_mesh_trains_and_any_other_goes_on(ranks, finished, whole, tmp_path, name):
     """Saved by one mesh after six steps, and continued by the next one of the table."""
     names = list(MESHES)
-    size, options = MESHES[name]
-    other_size, other = MESHES[names[(names.index(name) + 1) % len(names)]]
-    ranks(size).run(trained, folder=str(tmp_path), deadline=60, **options)
-    for step in tmp_path.glob("checkpoints/step-000012"):
-        for file in step.iterdir():
-            file.unlink()
-        step.rmdir()
-    losses = ranks(other_size).run(resumed, folder=str(tmp_path), deadline=60, **other)
-    assert losses == [pytest.approx(whole[0], abs=1e-5)] * other_size
+    other = names[(names.index(name) + 1) % len(names)]
+    folder, loss = finished(name)
+    assert loss == pytest.approx(whole[0], abs=1e-5)
+    losses = continued(ranks, folder, tmp_path, other)
+    assert losses == [pytest.approx(whole[0], abs=1e-5)] * MESHES[other][0]
     for key, array in weights(tmp_path).items():
         np.testing.assert_allclose(array, whole[1][key], atol=1e-4, err_msg=key)
 
 
 @pytest.mark.parametrize("name", ["zero 3", "sequence", "interleaved", "all"])
-def test_a_resumed_run_has_the_same_bits(ranks, tmp_path, name):
-    size, options = MESHES[name]
-    ranks(size).run(trained, folder=str(tmp_path), deadline=60, **options)
-    expected = weights(tmp_path)
-    for file in (tmp_path / "checkpoints" / "step-000012").iterdir():
-        file.unlink()
-    ranks(size).run(resumed, folder=str(tmp_path), deadline=60, **options)
+def test_a_resumed_run_has_the_same_bits(ranks, finished, tmp_path, name):
+    folder, _ = finished(name)
+    expected = weights(folder)
+    continued(ranks, folder, tmp_path, name)
     for key, array in weights(tmp_path).items():
         np.testing.assert_array_equal(array, expected[key], err_msg=key)
 
 
 @pytest.mark.parametrize("name", ["one process", "all"])
-def test_export_from_any_mesh(ranks, whole, tmp_path, name):
+def test_export_from_any_mesh(finished, whole, tmp_path, name):
     from safetensors.numpy import load_file
 
-    size, options = MESHES[name]
-    ranks(size).run(trained, folder=str(tmp_path), deadline=60, **options)
-    checkpoint = latest_checkpoint(tmp_path / "checkpoints")
+    checkpoint = latest_checkpoint(finished(name)[0] / "checkpoints")
     export_huggingface(checkpoint, tmp_path / "out")
     arrays = load_file(tmp_path / "out" / "model.safetensors")
     own = load_model(checkpoint)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from ringlet.launcher.cli import main
+
 RINGLET = [sys.executable, "-c", "from ringlet.launcher.cli import main; main()"]
-QUICK = [
-    "--preset", "tiny", "--steps", "20", "--eval-every", "10", "--checkpoint-every", "10",
-]  # fmt: skip
+QUICK = ["--preset", "tiny", "--config", str(Path(__file__).with_name("quick.toml"))]
 
 
 def ringlet(*arguments, cwd, deadline=60):
@@ -94,11 +94,16 @@ def test_two_runs_at_once_have_a_folder_each(tmp_path):
 
 
 def test_a_vocabulary_larger_than_the_bytes_can_write(tmp_path):
-    (tmp_path / "c.toml").write_text('preset = "tiny"\nvocab_size = 5000\nsteps = 1\n')
-    result = ringlet("train", "--config", "c.toml", "--out", "o", "-n", "1", cwd=tmp_path)
+    (tmp_path / "c.toml").write_text(
+        'preset = "tiny"\nvocab_size = 5000\nsteps = 1\neval_windows = 8\n'
+    )
+    result = ringlet(
+        "train", "--config", "c.toml", "--out", "o", "-n", "1", "--sample", "20", cwd=tmp_path
+    )
     assert result.returncode == 0, result.stderr
     assert "--- a sample ---" in result.stdout
-    assert ringlet("generate", "--from", "o", cwd=tmp_path).returncode == 0
+    some = ("--max-new-tokens", "20")
+    assert ringlet("generate", "--from", "o", *some, cwd=tmp_path).returncode == 0
 
 
 def test_a_file_of_ids_and_a_config_file(tmp_path):
@@ -107,11 +112,14 @@ def test_a_file_of_ids_and_a_config_file(tmp_path):
     (np.arange(4000) % 300).astype("<u2").tofile(tmp_path / "ids.bin")
     (tmp_path / "c.toml").write_text('preset = "tiny"\nsteps = 4\noptimizer = "sgd"\n')
     result = ringlet(
-        "train", "--data", "ids.bin", "--config", "c.toml", "--out", "o", "-n", "1", cwd=tmp_path
-    )
+        "train", "--data", "ids.bin", "--config", "c.toml", "--out", "o", "-n", "1",
+        "--sample", "50", cwd=tmp_path,
+    )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert "nats per token" in result.stdout
-    written = ringlet("generate", "--from", "o", "--prompt", "1 2", cwd=tmp_path)
+    written = ringlet(
+        "generate", "--from", "o", "--prompt", "1 2", "--max-new-tokens", "50", cwd=tmp_path
+    )
     assert all(0 <= int(word) < 300 for word in written.stdout.split())
     (np.arange(4000) % 310).astype("<u2").tofile(tmp_path / "more.bin")
     for data, text in (("more.bin", "holds id 309"), ("pydoc", "pydoc holds bytes")):
@@ -146,18 +154,24 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_gets_one_line_and_code_2_before_anything_starts(tmp_path, case):
+def test_bad_input_gets_one_line_and_code_2_before_anything_starts(
+    tmp_path, monkeypatch, capsys, case
+):
     arguments, text = BAD[case]
     (tmp_path / "empty").write_bytes(b"")
     (tmp_path / "short").write_bytes(b"hello world")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "metrics.jsonl").write_text("")
-    result = ringlet("train", *arguments, cwd=tmp_path)
-    assert result.returncode == 2, result.stderr
-    assert result.stdout == ""
-    assert len(result.stderr.splitlines()) == 1
-    assert text in result.stderr
-    assert result.stderr.startswith("ringlet: ")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["ringlet", "train", *arguments])
+    monkeypatch.setattr(subprocess, "Popen", None)  # nothing is started
+    with pytest.raises(SystemExit) as ended:
+        main()
+    out, error = capsys.readouterr()
+    assert (ended.value.code, out) == (2, "")
+    assert len(error.splitlines()) == 1
+    assert text in error
+    assert error.startswith("ringlet: ")
 
 
 def test_a_finished_or_changed_run_is_not_gone_on_with(done):
@@ -178,7 +192,7 @@ def test_a_finished_or_changed_run_is_not_gone_on_with(done):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_after_a_step_saves_and_can_be_resumed(tmp_path, number):
-    arguments = ["train", "--preset", "tiny", "--steps", "100000", "--out", "o"]
+    arguments = ["train", *QUICK, "--eval-every", "100000", "--steps", "100000", "--out", "o"]
     process = subprocess.Popen(
         [*RINGLET, *arguments], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, env={**os.environ, "TMPDIR": str(temporary(tmp_path))},
