@@ -17,7 +17,7 @@ RINGLET = [sys.executable, "-c", "from ringlet.launcher.cli import main; main()"
 QUICK = ["--preset", "tiny", "--config", str(Path(__file__).with_name("quick.toml"))]
 
 
-def ringlet(*arguments, cwd, deadline=60):
+def ringlet(*arguments, cwd, deadline=180):
     """Run a command in a folder of its own, with its temporary files there."""
     return subprocess.run(
         [*RINGLET, *map(str, arguments)],
@@ -88,7 +88,7 @@ def test_a_second_run_takes_the_next_name(done):
 def test_two_runs_at_once_have_a_folder_each(tmp_path):
     arguments = [*RINGLET, "train", *QUICK, "--steps", "2", "--sample", "0", "-n", "1"]
     both = [subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.DEVNULL) for _ in range(2)]
-    assert [process.wait(timeout=60) for process in both] == [0, 0]
+    assert [process.wait(timeout=180) for process in both] == [0, 0]
     for name in ("pydoc-tiny", "pydoc-tiny-2"):
         assert len((tmp_path / "runs" / name / "metrics.jsonl").read_text().splitlines()) == 3
 
@@ -199,13 +199,13 @@ def test_a_signal_stops_after_a_step_saves_and_can_be_resumed(tmp_path, number):
     )  # fmt: skip
     try:
         metrics = tmp_path / "o" / "metrics.jsonl"
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             if metrics.is_file() and len(metrics.read_text().splitlines()) > 5:
                 break
             time.sleep(0.05)
         process.send_signal(number)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=120)
     finally:
         process.kill()
     assert process.returncode == 75, err
