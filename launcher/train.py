@@ -168,9 +168,16 @@ def train(
     balance: Annotated[
         float | None, _option("balance", "Weight of the loss that evens out the experts' load.")
     ] = None,
-    optimizer: Annotated[str | None, _option("optimizer", "adamw or sgd.")] = None,
+    optimizer: Annotated[
+        str | None,
+        _option("optimizer", "adamw, sgd, adam, adagrad, rmsprop, lion, adafactor or muon."),
+    ] = None,
     learning_rate: Annotated[
         float | None, _option("learning_rate", "The highest learning rate.")
+    ] = None,
+    learning_rate_schedule: Annotated[
+        str | None,
+        _option("learning_rate_schedule", "cosine, linear, constant, one_cycle or inverse_sqrt."),
     ] = None,
     dropout: Annotated[float | None, _option("dropout", "Dropout probability.")] = None,
     eval_every: Annotated[int | None, _option("eval_every", "Steps between validations.")] = None,

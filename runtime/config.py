@@ -76,6 +76,7 @@ class TrainConfig:
     optimizer: str = "adamw"
     learning_rate: float = 1e-3
     learning_rate_floor: float = 1e-4
+    learning_rate_schedule: str = "cosine"
     warmup_steps: int = 100
     beta1: float = 0.9
     beta2: float = 0.99
@@ -130,7 +131,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 DEFAULT_PRESET = "nano"
 
-OPTIMIZERS = ("adamw", "sgd")
+OPTIMIZERS = ("adamw", "sgd", "adam", "adagrad", "rmsprop", "lion", "adafactor", "muon")
+SCHEDULES = ("cosine", "linear", "constant", "one_cycle", "inverse_sqrt")
 
 _TYPES = {field.name: type(field.default) for field in fields(TrainConfig)}
 _POSITIVE = (
@@ -205,7 +207,14 @@ def check_config(values: Mapping[str, Any]) -> TrainConfig:
             f"{config.experts} would fit"
         )
     if config.optimizer not in OPTIMIZERS:
-        raise ConfigError(f"unknown optimizer {config.optimizer!r}; there are adamw and sgd")
+        raise ConfigError(
+            f"unknown optimizer {config.optimizer!r}; there are {', '.join(OPTIMIZERS)}"
+        )
+    if config.learning_rate_schedule not in SCHEDULES:
+        raise ConfigError(
+            f"unknown learning_rate_schedule {config.learning_rate_schedule!r}; there are "
+            f"{', '.join(SCHEDULES)}"
+        )
     if not 0 <= config.dropout < 1:
         raise ConfigError(f"dropout is {config.dropout}; it has to be from 0 to below 1")
     for name in _NOT_NEGATIVE:

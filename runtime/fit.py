@@ -11,6 +11,7 @@ from ringlet.runtime.mesh import (
     mesh_text,
     parse_mesh,
 )
+from ringlet.runtime.optimizers import check_optimizer
 from ringlet.runtime.options import Parallelism
 
 DEFAULT_WORKERS = 2
@@ -66,6 +67,7 @@ def check_fit(config: TrainConfig, workers: int) -> None:
         parallelism(config).check(shape)
     except MeshError as error:
         raise ConfigError(str(error)) from error
+    check_optimizer(config, shape)
     _check_batch(config, shape)
     _check_rounds(config, shape)
     if config.needed_first and config.clip:

@@ -15,9 +15,7 @@ import numpy as np
 
 from ringlet.comm import Group
 from ringlet.nn import uninitialized
-from ringlet.nn.flat import Flat
 from ringlet.nn.models import GPT
-from ringlet.nn.optim import SGD, AdamW, Optimizer, warmup_cosine
 from ringlet.nn.tensor import Array
 from ringlet.runtime.checkpoint import (
     CheckpointError,
@@ -35,6 +33,7 @@ from ringlet.runtime.data import (
 from ringlet.runtime.finite import NonFinite, all_finite, blame
 from ringlet.runtime.fit import mesh_shape, parallelism
 from ringlet.runtime.mesh import Mesh
+from ringlet.runtime.optimizers import make_optimizer, make_schedule
 from ringlet.runtime.parallel import Step, parallelize
 from ringlet.runtime.pipeline.run import MicroBatch
 from ringlet.runtime.restore import load_checkpoint
@@ -89,6 +88,7 @@ class Trainer:
         self.parallel.use(lambda flat: make_optimizer(config, flat))
         # Gradients that travel into the next step hold up what is said on the world's channel.
         self._words = self.mesh.words if config.needed_first else world
+        self._learning_rate = make_schedule(config)
         self.step = 0
         self.checkpoint: Path | None = None
         self._report = report
@@ -213,13 +213,7 @@ class Trainer:
         """One optimizer step; returns its metrics and whether all ranks shall stop."""
         config, started = self.config, time.perf_counter()
         sent_before = self.mesh.bytes_sent()
-        learning_rate = warmup_cosine(
-            self.step,
-            peak=config.learning_rate,
-            floor=config.learning_rate_floor,
-            warmup_steps=config.warmup_steps,
-            total_steps=config.steps,
-        )
+        learning_rate = self._learning_rate(self.step)
         loss = self._gradients() / self._replicas
         norm = self._clip()
         word = np.array([loss, self._stop.is_set(), not math.isfinite(norm or 0)], np.float64)
@@ -333,20 +327,3 @@ def _is_up_to(row: str, step: int) -> bool:
     except (ValueError, KeyError, TypeError):
         return False
     return row.endswith("\n") and isinstance(number, int) and number <= step
-
-
-def make_optimizer(config: TrainConfig, flat: Flat) -> Optimizer:
-    """The optimizer that the config names."""
-    if config.optimizer == "sgd":
-        return SGD(
-            flat,
-            config.learning_rate,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-        )
-    return AdamW(
-        flat,
-        config.learning_rate,
-        betas=(config.beta1, config.beta2),
-        weight_decay=config.weight_decay,
-    )

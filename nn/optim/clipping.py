@@ -1,4 +1,4 @@
-"""Clipping by the norm of all gradients together."""
+"""Clipping: by the norm of all gradients together, or each element by itself."""
 
 import math
 
@@ -28,3 +28,13 @@ def clip_grad_norm_(flat: FlatParameters, max_norm: float) -> float:
     if norm > max_norm:
         grad *= max_norm / (norm + 1e-6)
     return norm
+
+
+def clip_grad_value_(flat: FlatParameters, clip_value: float) -> None:
+    """Bring every element of the gradients into +- clip_value."""
+    if clip_value < 0:
+        raise ValueError(f"clip_value is {clip_value}; it has to be 0 or more")
+    grad = flat.grad
+    for start in range(0, grad.size, BLOCK):
+        block = grad[start : start + BLOCK]
+        np.clip(block, -clip_value, clip_value, out=block)

@@ -1,11 +1,13 @@
 """What optimizers share: state as flat arrays, and updates in blocks that fit the cache."""
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from ringlet.nn.flat import Flat
+from ringlet.nn.flat import Flat, Slot
 from ringlet.nn.module import Parameter
 from ringlet.nn.tensor import Array
 
@@ -20,23 +22,79 @@ def matrices(name: str, parameter: Parameter) -> bool:
     return parameter.ndim >= 2 and not name.endswith("bias")  # experts' biases have two axes
 
 
+def everything(name: str, parameter: object) -> bool:
+    """Decay all parameters, as PyTorch's optimizers do without groups."""
+    return True
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters whose names fit one of the patterns, and what is different for them.
+
+    `patterns` by comma, as in "*.bias,transformer.wte.*"; the first group that fits counts.
+    `scale` multiplies the learning rate; `weight_decay` takes the place of the optimizer's,
+    whatever its `decay` says.
+    """
+
+    patterns: str
+    scale: float = 1.0
+    weight_decay: float | None = None
+
+    def fits(self, name: str) -> bool:
+        """Whether the parameter of this name belongs to it."""
+        return any(fnmatchcase(name, pattern.strip()) for pattern in self.patterns.split(","))
+
+
+class Rates(NamedTuple):
+    """What parameters of one group have in common: of the learning rate, and the decay."""
+
+    scale: float
+    decay: float
+
+
 class Optimizer:
     """Updates flat parameters (FlatParameters, or a shard of them) from their gradients.
 
     `learning_rate` may be set before each `step()`. State is one flat array for each name in
-    `STATE`, and the number of steps taken.
+    `STATE`, and the number of steps taken. `decay(name, parameter)` says which parameters decay
+    by `weight_decay`; `groups` say it by name, and scale the learning rate.
     """
 
     STATE: tuple[str, ...] = ()
 
-    def __init__(self, flat: Flat, learning_rate: float, weight_decay: float, decay: Decay) -> None:
+    def __init__(
+        self,
+        flat: Flat,
+        learning_rate: float,
+        weight_decay: float,
+        decay: Decay,
+        groups: Sequence[Group] = (),
+    ) -> None:
         self.flat, self.learning_rate, self.weight_decay = flat, learning_rate, weight_decay
+        self.groups, self._decay = tuple(groups), decay
+        if learning_rate < 0 or weight_decay < 0:
+            raise ValueError(
+                f"learning rate {learning_rate}, weight decay {weight_decay}: neither is below 0"
+            )
         self.steps = 0
         self.state: dict[str, Array] = {
             name: np.zeros(flat.size, flat.dtype) for name in self.STATE
         }
         self._scratch = np.empty((2, BLOCK), flat.dtype)
-        self._runs = list(_runs(flat, decay))
+        self._runs = list(_runs(flat, {slot.start: self.rates(slot) for slot in self.in_blocks()}))
+
+    def in_blocks(self) -> Sequence[Slot]:
+        """The parameters that are updated element by element, in blocks: here all."""
+        return self.flat.slots
+
+    def rates(self, slot: Slot) -> Rates:
+        """Of a parameter."""
+        decayed = self.weight_decay if self._decay(slot.name, slot.parameter) else 0.0
+        for group in self.groups:
+            if group.fits(slot.name):
+                own = decayed if group.weight_decay is None else group.weight_decay
+                return Rates(group.scale, own)
+        return Rates(1.0, decayed)
 
     def step(self) -> None:
         """Take one step along the gradients."""
@@ -51,19 +109,26 @@ class Optimizer:
 
     def update_range(self, begin: int, end: int) -> None:
         """Carry out the step for the parameters from `begin` to `end`."""
-        for start, stop, decayed in self._runs:
+        for start, stop, rates in self._runs:
+            rate = self.learning_rate * rates.scale
             for first in range(max(start, begin), min(stop, end), BLOCK):
                 last = min(first + BLOCK, stop, end)
                 data, grad = self.flat.views(first, last)
-                decay = self.weight_decay if decayed else 0.0
                 state = [array[first:last] for array in self.state.values()]
-                self.update(data, grad, decay, state, self._scratch[:, : last - first])
+                scratch = self._scratch[:, : last - first]
+                self.update(data, grad, rate, rates.decay, state, scratch)
 
     def begin(self) -> None:
         """Compute what all blocks of this step share."""
 
     def update(
-        self, data: Array, grad: Array, decay: float, state: list[Array], scratch: Array
+        self,
+        data: Array,
+        grad: Array,
+        rate: float,
+        decay: float,
+        state: list[Array],
+        scratch: Array,
     ) -> None:
         """Update a block of parameters in place; `grad` must not change, `scratch` may."""
         raise NotImplementedError
@@ -84,18 +149,33 @@ class Optimizer:
             np.copyto(self.state[name], state[name])
 
 
-def _runs(flat: Flat, decay: Decay) -> Iterator[tuple[int, int, bool]]:
-    """Stretches in one piece whose parameters are all decayed, or all not."""
-    start, kind, ends = 0, False, [stop for _, stop in flat.segments]
+def plus_decay(data: Array, grad: Array, decay: float, out: Array) -> Array:
+    """grad + decay * data; `grad` itself where nothing decays."""
+    if not decay:
+        return grad
+    np.multiply(data, decay, out=out)
+    out += grad
+    return out
+
+
+def _runs(flat: Flat, rates: Mapping[int, Rates]) -> Iterator[tuple[int, int, Rates]]:
+    """Stretches in one piece whose parameters have the same rates, given by their starts; a
+    parameter without is left out. Padding goes with the parameter before it."""
+    ends = [stop for _, stop in flat.segments]
+    start, present = 0, Rates(1.0, 0.0)
+    left_out = False
     for slot in flat.slots:
-        decayed = decay(slot.name, slot.parameter)
+        own = rates.get(slot.start)
         while slot.start >= ends[0]:
-            yield start, ends[0], kind
+            if not left_out and start < ends[0]:
+                yield start, ends[0], present
             start = ends.pop(0)
-        if decayed != kind and slot.start > start:
-            yield start, slot.start, kind
+        if (own is None, own or present) != (left_out, present) and slot.start > start:
+            if not left_out:
+                yield start, slot.start, present
             start = slot.start
-        kind = decayed
+        left_out, present = own is None, own or present
     for end in ends:
-        yield start, end, kind
+        if not left_out and start < end:
+            yield start, end, present
         start = end

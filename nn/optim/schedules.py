@@ -1,18 +1,82 @@
-"""Learning rates as functions of the step."""
+"""Learning rates as functions of the step, which counts from 0."""
 
 import math
+from collections.abc import Callable
+from typing import TypeAlias
+
+Schedule: TypeAlias = Callable[[int], float]
+
+
+def constant(rate: float) -> Schedule:
+    """The same rate at every step."""
+    return lambda step: rate
+
+
+def linear(start: float, end: float, steps: int) -> Schedule:
+    """From `start` at step 0 straight to `end` at step `steps`, and `end` from there on."""
+    return lambda step: start + (end - start) * min(1.0, step / max(1, steps))
+
+
+def cosine(peak: float, floor: float, steps: int) -> Schedule:
+    """Half a cosine from `peak` at step 0 down to `floor` at step `steps` and from there on.
+
+    Loshchilov and Hutter, "SGDR" (2017), without restarts.
+    """
+    return lambda step: floor + (peak - floor) * _half_cosine(min(1.0, step / max(1, steps)))
+
+
+def inverse_sqrt(peak: float, warmup_steps: int) -> Schedule:
+    """Linear up to `peak` over `warmup_steps`, then with 1 / sqrt(step) down.
+
+    Vaswani et al., "Attention is all you need" (2017), section 5.3.
+    """
+    turn = max(1, warmup_steps)
+    return lambda step: peak * min((step + 1) / turn, math.sqrt(turn / (step + 1)))
+
+
+def one_cycle(
+    peak: float,
+    steps: int,
+    rising: float = 0.3,
+    div_factor: float = 25.0,
+    final_div_factor: float = 1e4,
+) -> Schedule:
+    """Half a cosine from peak / div_factor up to `peak` over `rising` of the steps, and half a
+    cosine down to the start / final_div_factor at the last.
+
+    Smith and Topin, "Super-convergence" (2019), as PyTorch's OneCycleLR.
+    """
+    start = peak / div_factor
+    end, turn = start / final_div_factor, rising * steps - 1
+
+    def rate(step: int) -> float:
+        if step <= turn:
+            return peak + (start - peak) * _half_cosine(step / turn if turn else 1.0)
+        down = min(1.0, (step - turn) / max(1e-12, steps - 1 - turn))
+        return end + (peak - end) * _half_cosine(down)
+
+    return rate
+
+
+def warmup(schedule: Schedule, steps: int) -> Schedule:
+    """Linear from near 0 over so many steps to what `schedule` begins with; then the schedule."""
+
+    def rate(step: int) -> float:
+        if step < steps:
+            return schedule(0) * (step + 1) / (steps + 1)
+        return schedule(step - steps)
+
+    return rate
 
 
 def warmup_cosine(
     step: int, *, peak: float, floor: float, warmup_steps: int, total_steps: int
 ) -> float:
-    """Linear from near 0 to `peak` over `warmup_steps`, then half a cosine down to `floor`.
+    """Linear from near 0 to `peak` over `warmup_steps`, then half a cosine down to `floor`."""
+    falling = cosine(peak, floor, total_steps - warmup_steps)
+    return floor if step >= max(total_steps, warmup_steps) else warmup(falling, warmup_steps)(step)
 
-    `step` counts from 0. Loshchilov and Hutter, "SGDR" (2017), without restarts.
-    """
-    if step < warmup_steps:
-        return peak * (step + 1) / (warmup_steps + 1)
-    if step >= total_steps:
-        return floor
-    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-    return floor + (peak - floor) * (1 + math.cos(math.pi * progress)) / 2
+
+def _half_cosine(progress: float) -> float:
+    """1 at 0, 0 at 1."""
+    return (1 + math.cos(math.pi * progress)) / 2

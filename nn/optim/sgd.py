@@ -1,15 +1,12 @@
 """Stochastic gradient descent."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ringlet.nn.flat import Flat
-from ringlet.nn.optim.optimizer import Decay, Optimizer
+from ringlet.nn.optim.optimizer import Decay, Group, Optimizer, everything
 from ringlet.nn.tensor import Array
-
-
-def everything(name: str, parameter: object) -> bool:
-    """Decay all parameters, as PyTorch's SGD does."""
-    return True
 
 
 class SGD(Optimizer):
@@ -29,16 +26,23 @@ class SGD(Optimizer):
         nesterov: bool = False,
         weight_decay: float = 0.0,
         decay: Decay = everything,
+        groups: Sequence[Group] = (),
     ) -> None:
         if nesterov and not momentum:
             raise ValueError("Nesterov's method needs a momentum above 0")
         if not momentum:
             self.STATE = ()
-        super().__init__(flat, learning_rate, weight_decay, decay)
+        super().__init__(flat, learning_rate, weight_decay, decay, groups)
         self.momentum, self.nesterov = momentum, nesterov
 
     def update(
-        self, data: Array, grad: Array, decay: float, state: list[Array], scratch: Array
+        self,
+        data: Array,
+        grad: Array,
+        rate: float,
+        decay: float,
+        state: list[Array],
+        scratch: Array,
     ) -> None:
         """See Optimizer."""
         change, other = scratch
@@ -53,5 +57,5 @@ class SGD(Optimizer):
                 change += other
             else:
                 change = velocity
-        np.multiply(change, self.learning_rate, out=other)
+        np.multiply(change, rate, out=other)
         data -= other

@@ -6,7 +6,20 @@ import numpy as np
 import pytest
 
 from ringlet.nn import FlatParameters, LayerNorm, Linear, Sequential, first_nonfinite
-from ringlet.nn.optim import SGD, AdamW, clip_grad_norm_, grad_norm, warmup_cosine
+from ringlet.nn import optim as optimizers
+from ringlet.nn.optim import (
+    SGD,
+    Adafactor,
+    AdamW,
+    Group,
+    Lion,
+    Muon,
+    clip_grad_norm_,
+    clip_grad_value_,
+    grad_norm,
+    orthogonalized,
+    warmup_cosine,
+)
 from ringlet.nn.optim import optimizer as blocks
 
 STEPS = 5
@@ -88,7 +101,108 @@ def test_what_decays_can_be_chosen():
     assert "2.weight" in chosen
 
 
-@pytest.mark.parametrize("make", [AdamW, lambda f, r: SGD(f, r, momentum=0.9)])
+def test_lion():
+    flat, _ = run(lambda f: Lion(f, 1e-2, betas=(0.8, 0.95), weight_decay=0.5))
+    data = problem().data.astype(np.float64)
+    decays, m = np.zeros(flat.size), np.zeros_like(data)
+    for slot in flat.slots:
+        decays[slot.start : slot.stop] = 0.5 if len(slot.shape) == 2 else 0
+    for grad in gradients().astype(np.float64):
+        data -= 1e-2 * (np.sign(0.8 * m + 0.2 * grad) + decays * data)
+        m = 0.95 * m + 0.05 * grad
+    np.testing.assert_allclose(flat.data, data, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(4, 9), (9, 4), (3, 5, 5)])
+def test_muon_makes_matrices_orthogonal(shape):
+    matrix = np.random.default_rng(0).standard_normal(shape)
+    u, s, v = np.linalg.svd(matrix, full_matrices=False)
+    made = orthogonalized(matrix)
+    values = np.linalg.svd(made, compute_uv=False)
+    assert (values > 0.6).all()
+    assert (values < 1.3).all()
+    # the same singular vectors, so that u^T made v^T is diagonal
+    middle = np.swapaxes(u, -1, -2) @ made @ np.swapaxes(v, -1, -2)
+    np.testing.assert_allclose(middle * (1 - np.eye(s.shape[-1])), 0, atol=1e-9)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_muon_is_for_hidden_matrices_and_adamw_for_the_rest(nesterov):
+    flat, _ = run(lambda f: Muon(f, 1e-2, weight_decay=0.5, nesterov=nesterov, adjust="original"))
+    plain, _ = run(lambda f: AdamW(f, 1e-2, weight_decay=0.5))
+    start = problem()
+    for slot in flat.slots:
+        place = slice(slot.start, slot.stop)
+        if len(slot.shape) == 1:
+            np.testing.assert_array_equal(flat.data[place], plain.data[place])
+            continue
+        data = start.data[place].reshape(slot.shape).astype(np.float64)
+        mean = np.zeros_like(data)
+        for grad in gradients()[:, place].reshape(-1, *slot.shape):
+            mean = 0.95 * mean + 0.05 * grad
+            wanted = 0.05 * grad + 0.95 * mean if nesterov else mean
+            scale = math.sqrt(max(1, slot.shape[0] / slot.shape[1]))
+            data = data * (1 - 1e-2 * 0.5) - 1e-2 * scale * orthogonalized(wanted)
+        np.testing.assert_allclose(flat.data[place].reshape(slot.shape), data, atol=2e-4)
+    tables = Sequential(Linear(5, 7))
+    tables.wte = Linear(3, 5, bias=False)
+    assert [slot.name for slot in Muon(FlatParameters(tables)).whole()] == ["0.weight"]
+
+
+@pytest.mark.parametrize("kind", [Adafactor, Muon])
+def test_a_part_of_a_matrix_is_refused(kind):
+    flat = problem()
+    cut = [slot._replace(stop=slot.stop - 3) for slot in flat.slots[:1]]
+    flat.slots[:1] = cut
+    with pytest.raises(ValueError, match=r"only 32 of the 35 elements of 0\.weight are here.*ZeRO"):
+        kind(flat)
+
+
+def test_adafactor_touches_a_row_and_a_column_of_its_state():
+    _, optimizer = run(Adafactor)
+    state = optimizer.state["variance"]
+    assert np.count_nonzero(state[:35]) == 7 + 5
+    assert np.count_nonzero(state[35:42]) == 7
+
+
+def test_groups_by_name():
+    groups = [Group("*.bias", weight_decay=0.0), Group("0.*, 9.*", scale=0.5, weight_decay=0.2)]
+    flat, _ = run(lambda f: SGD(f, 0.1, weight_decay=0.4, groups=groups))
+    for slot in flat.slots:
+        decay = 0.0 if slot.name.endswith("bias") else 0.2 if slot.name[0] == "0" else 0.4
+        rate = 0.05 if slot.name == "0.weight" else 0.1
+        alone, _ = run(lambda f, r=rate, d=decay: SGD(f, r, weight_decay=d))
+        place = slice(slot.start, slot.stop)
+        np.testing.assert_array_equal(flat.data[place], alone.data[place])
+
+
+EVERY = {
+    "SGD": lambda f, r: SGD(f, r, momentum=0.9),
+    "AdamW": AdamW,
+    "Adam": optimizers.Adam,
+    "Adagrad": optimizers.Adagrad,
+    "RMSprop": lambda f, r: optimizers.RMSprop(f, r, momentum=0.5, centered=True),
+    "Lion": Lion,
+    "Adafactor": Adafactor,
+    "Muon": Muon,
+}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_step_in_ranges_is_a_step(name):
+    whole, _ = run(lambda f: EVERY[name](f, 1e-2))
+    flat = problem()
+    optimizer = EVERY[name](flat, 1e-2)
+    for grad in gradients():
+        flat.grad[:] = grad
+        optimizer.prepare()
+        middle = flat.slots[2].start
+        optimizer.update_range(middle, flat.size)
+        optimizer.update_range(0, middle)
+    np.testing.assert_allclose(flat.data, whole.data, rtol=1e-6)
+
+
+@pytest.mark.parametrize("make", EVERY.values())
 def test_a_saved_state_goes_on_with_the_same_bits(make):
     whole, _ = run(lambda f: make(f, 1e-2))
     flat = problem()
@@ -134,6 +248,15 @@ def test_clipping_by_the_norm_of_all():
     np.testing.assert_allclose(flat.grad, grad / norm, rtol=1e-4)
 
 
+def test_clipping_each_element():
+    flat = problem()
+    flat.grad[:] = grad = gradients()[0]
+    clip_grad_value_(flat, 0.3)
+    np.testing.assert_array_equal(flat.grad, np.clip(grad, np.float32(-0.3), np.float32(0.3)))
+    with pytest.raises(ValueError, match="clip_value is -1"):
+        clip_grad_value_(flat, -1)
+
+
 def test_what_is_not_finite_is_found():
     flat = problem()
     flat.grad[:] = 1
@@ -158,3 +281,18 @@ def test_warm_up_and_cosine():
     assert rate(110) == rate(5000) == 0.1
     assert all(rate(step) >= rate(step + 1) for step in range(10, 120))
     assert warmup_cosine(0, peak=1, floor=0, warmup_steps=0, total_steps=1) == 1
+
+
+def test_other_schedules():
+    assert [optimizers.constant(0.3)(step) for step in (0, 99)] == [0.3, 0.3]
+    falling = optimizers.linear(1.0, 0.5, 10)
+    assert [falling(step) for step in (0, 5, 10, 99)] == pytest.approx([1, 0.75, 0.5, 0.5])
+    warm = optimizers.warmup(falling, 4)
+    assert [warm(step) for step in (0, 3, 4, 9)] == pytest.approx([0.2, 0.8, 1, 0.75])
+    root = optimizers.inverse_sqrt(2.0, 4)
+    assert [root(step) for step in (0, 3, 15)] == pytest.approx([0.5, 2, 1])
+    up_and_down = optimizers.one_cycle(1.0, 21, rising=11 / 21)
+    rates = [up_and_down(step) for step in range(21)]
+    assert max(rates) == rates[10] == pytest.approx(1.0)
+    assert rates[0] == pytest.approx(1 / 25)
+    assert rates[20] == pytest.approx(1 / 25 / 1e4)

@@ -411,3 +411,25 @@ CASES |= {
         lambda nn: nn.MultiheadAttention(8, 2),
     ),
 }
+
+
+# Optimizers: what makes each with either library from parameters of shapes (7, 5), (7,), (3, 7);
+# `options` go to both, under PyTorch's names.
+OPTIMIZERS = {
+    "SGD": {"lr": 0.1, "weight_decay": 0.1},
+    "SGD momentum": {"lr": 0.1, "momentum": 0.9},
+    "SGD Nesterov": {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
+    "Adam": {"lr": 0.05, "betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.1},
+    "AdamW": {"lr": 0.05, "weight_decay": 0.3},
+    "Adagrad": {"lr": 0.05, "lr_decay": 0.1, "weight_decay": 0.1, "initial_accumulator_value": 0.2},
+    "RMSprop": {"lr": 0.05, "alpha": 0.9, "weight_decay": 0.1},
+    "RMSprop centered": {"lr": 0.05, "momentum": 0.5, "centered": True},
+    "Adafactor": {"lr": 0.3, "weight_decay": 0.1},
+    "Adafactor small": {"lr": 0.01, "beta2_decay": -0.5, "eps": (1e-9, 0.01), "d": 1.5},
+}
+SCHEDULES = {
+    "one_cycle": ((0.3, 20), {}),
+    "one_cycle options": ((0.3, 17), {"rising": 0.4, "div_factor": 10, "final_div_factor": 100}),
+    "linear": ((0.2, 0.05, 10), {}),
+    "cosine": ((0.2, 0.02, 20), {}),
+}

@@ -13,6 +13,25 @@ class Ringlet:
     tensor = nn.Tensor
 
     @staticmethod
+    def optimize(kind, options, data, grads):
+        """The parameters, as one array, after a step with each of the gradients."""
+        names = {"lr": "learning_rate", "lr_decay": "learning_rate_decay", "d": "clip"}
+        options = {names.get(name, name): value for name, value in options.items()}
+        named = [(str(n), nn.Parameter(x.copy())) for n, x in enumerate(data)]
+        flat = nn.FlatParameters(named)
+        optimizer = getattr(nn.optim, kind)(flat, decay=nn.optim.everything, **options)
+        for grad in grads:
+            flat.grad[:] = np.concatenate([x.reshape(-1) for x in grad])
+            optimizer.step()
+        return flat.data
+
+    @staticmethod
+    def schedule(kind, arguments, options, steps):
+        """The learning rate of each step."""
+        rate = getattr(nn.optim, kind)(*arguments, **options)
+        return np.array([rate(step) for step in range(steps)])
+
+    @staticmethod
     def fill(module, values):
         """Set the parameters."""
         for name, parameter in module.named_parameters():
@@ -28,11 +47,42 @@ class Torch:
 
     def __init__(self, torch):
         self.tensor, self.functional, self.modules = torch.tensor, self, torch.nn
+        self.torch = torch
         self._places = torch.nn.functional, torch
 
     def __getattr__(self, name):
         first, second = self._places
         return getattr(first, name) if hasattr(first, name) else getattr(second, name)
+
+    def optimize(self, kind, options, data, grads):
+        """The parameters, as one array, after a step with each of the gradients."""
+        parameters = [self.torch.nn.Parameter(self.tensor(x)) for x in data]
+        optimizer = getattr(self.torch.optim, kind)(parameters, **options)
+        for grad in grads:
+            for parameter, x in zip(parameters, grad, strict=True):
+                parameter.grad = self.tensor(x)
+            optimizer.step()
+        return np.concatenate([self.array(x).reshape(-1) for x in parameters])
+
+    def schedule(self, kind, arguments, options, steps):
+        """The learning rate of each step."""
+        optimizer = self.torch.optim.SGD([self.torch.nn.Parameter(self.tensor(0.0))], arguments[0])
+        schedules = self.torch.optim.lr_scheduler
+        if kind == "one_cycle":
+            options = {"pct_start" if n == "rising" else n: v for n, v in options.items()}
+            schedule = schedules.OneCycleLR(optimizer, *arguments, **options)
+        elif kind == "linear":
+            peak, end, count = arguments
+            schedule = schedules.LinearLR(optimizer, 1.0, end / peak, count)
+        else:
+            _, floor, count = arguments
+            schedule = schedules.CosineAnnealingLR(optimizer, count, floor)
+        rates = []
+        for _ in range(steps):
+            rates.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            schedule.step()
+        return np.array(rates)
 
     def fill(self, module, values):
         """Set the parameters."""
@@ -69,6 +119,18 @@ def evaluate(library, case, draw):
         total.backward()
     gradients = [library.array(x.grad) for x in tensors + parameters if x.grad is not None]
     return [np.asarray(library.array(x)) for x in results] + gradients
+
+
+def optimized(library, name, options, draw):
+    """The parameters after six steps with random gradients."""
+    shapes = [(7, 5), (7,), (3, 7)]
+    data, *grads = ([draw.normal(*shape) for shape in shapes] for _ in range(7))
+    return [library.optimize(name.partition(" ")[0], options, data, grads)]
+
+
+def scheduled(library, name, arguments, options):
+    """The learning rates of as many steps as there are."""
+    return [library.schedule(name.partition(" ")[0], arguments, options, arguments[-1])]
 
 
 def pack(rows):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from cases import CASES, Draw
-from compare import Torch, evaluate, pack
+from cases import CASES, OPTIMIZERS, SCHEDULES, Draw
+from compare import Torch, evaluate, optimized, pack, scheduled
 
 ROUNDS = 2
 FILE = Path(__file__).with_name("fixtures.npz")
@@ -22,6 +22,10 @@ def main():
         for name, case in CASES.items()
         for number in range(ROUNDS)
     }
+    for name, options in OPTIMIZERS.items():
+        rows[f"{name} optimizer"] = optimized(library, name, options, Draw(name, 0))
+    for name, given in SCHEDULES.items():
+        rows[f"{name} schedule"] = scheduled(library, name, *given)
     np.savez_compressed(FILE, **pack(rows))
     print(f"{len(rows)} rows, {FILE.stat().st_size} bytes")
 

@@ -1,0 +1,76 @@
+"""Adafactor: Adam's second moments in a row and a column for each matrix."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ringlet.nn.flat import Flat
+from ringlet.nn.optim.optimizer import Decay, Group, everything
+from ringlet.nn.optim.whole import WholeParameters
+from ringlet.nn.tensor import Array
+
+
+class Adafactor(WholeParameters):
+    """Shazeer and Stern, "Adafactor: adaptive learning rates with sublinear memory cost" (2018),
+    algorithm 4, as PyTorch defines it.
+
+    `learning_rate` bounds the relative step, which is 1 / sqrt(steps) later on, and is multiplied
+    by the parameter's root mean square (at least `eps[1]`). `eps[0]` None is that of the dtype.
+    The state is an array with an element for each parameter, of which a matrix uses as many as it
+    has rows and columns; the others are never touched, so the system gives them no memory.
+    """
+
+    STATE = ("variance",)
+
+    def __init__(
+        self,
+        flat: Flat,
+        learning_rate: float = 1e-2,
+        beta2_decay: float = -0.8,
+        eps: tuple[float | None, float] = (None, 1e-3),
+        clip: float = 1.0,
+        weight_decay: float = 0.0,
+        decay: Decay = everything,
+        groups: Sequence[Group] = (),
+    ) -> None:
+        super().__init__(flat, learning_rate, weight_decay, decay, groups)
+        self.beta2_decay, self.eps, self.clip = beta2_decay, eps, clip
+
+    def update_whole(
+        self, data: Array, grad: Array, rate: float, decay: float, state: list[Array]
+    ) -> None:
+        """See WholeParameters."""
+        tiny = float(np.finfo(data.dtype).eps) if self.eps[0] is None else self.eps[0]
+        size = max(self.eps[1], _root_mean_square(data))
+        if decay:
+            data *= 1 - rate * decay
+        change = self._variance(grad, state[0], tiny)
+        np.maximum(change, tiny * tiny, out=change)
+        np.sqrt(change, out=change)
+        np.divide(grad, change, out=change)
+        clipped = max(1.0, _root_mean_square(change) / self.clip)
+        change *= min(rate, 1 / math.sqrt(self.steps)) * size / clipped
+        data -= change
+
+    def _variance(self, grad: Array, kept: Array, tiny: float) -> Array:
+        """The estimate of the gradient's squares, an array of its own; takes the gradient in."""
+        fresh = self.steps**self.beta2_decay
+        square = grad * grad
+        if grad.ndim < 2 or min(grad.shape[-2:]) < 2:  # a row and a column would be no less
+            kept += fresh * (square.reshape(-1) - kept)
+            return kept.reshape(grad.shape).copy()
+        *batch, rows, columns = grad.shape
+        count = math.prod(batch)
+        row = kept[: count * rows].reshape(*batch, rows, 1)
+        column = kept[count * rows : count * (rows + columns)].reshape(*batch, 1, columns)
+        row += fresh * (square.mean(axis=-1, keepdims=True) - row)
+        column += fresh * (square.mean(axis=-2, keepdims=True) - column)
+        np.multiply(row, column, out=square)
+        square /= np.maximum(row.mean(axis=-2, keepdims=True), tiny)
+        return square
+
+
+def _root_mean_square(x: Array) -> float:
+    flat = x.reshape(-1)
+    return math.sqrt(float(np.dot(flat, flat)) / max(1, flat.size))

@@ -1,0 +1,131 @@
+"""Adam, with weight decay in the gradient or decoupled from it."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ringlet.nn.flat import Flat
+from ringlet.nn.optim.optimizer import (
+    Decay,
+    Group,
+    Optimizer,
+    everything,
+    matrices,
+    plus_decay,
+)
+from ringlet.nn.tensor import Array
+
+
+class Moments:
+    """What Adam keeps of the gradients: running means of them and of their squares."""
+
+    def __init__(self, betas: tuple[float, float], eps: float) -> None:
+        if not (0 <= betas[0] < 1 and 0 <= betas[1] < 1):
+            raise ValueError(f"betas are {betas}; they have to be from 0 to below 1")
+        self.betas, self.eps = betas, eps
+
+    def begin(self, steps: int) -> None:
+        """The bias corrections of this step."""
+        beta1, beta2 = self.betas
+        self._correction = 1 / (1 - beta1**steps)
+        self._root_correction = 1 / math.sqrt(1 - beta2**steps)
+
+    def step(self, data: Array, grad: Array, rate: float, state: list[Array], spare: Array) -> None:
+        """Take the gradient into the means, and move the parameters. `spare` are two arrays."""
+        mean, square = state
+        change, root = spare
+        beta1, beta2 = self.betas
+        mean *= beta1
+        np.multiply(grad, 1 - beta1, out=change)
+        mean += change
+        square *= beta2
+        np.multiply(grad, grad, out=change)
+        change *= 1 - beta2
+        square += change
+        np.sqrt(square, out=root)
+        root *= self._root_correction
+        root += self.eps
+        np.divide(mean, root, out=change)
+        change *= rate * self._correction
+        data -= change
+
+
+class Adam(Optimizer):
+    """Kingma and Ba, "Adam: a method for stochastic optimization" (2015), algorithm 1.
+
+    Weight decay is added to the gradient, as in PyTorch; AdamW decouples it.
+    """
+
+    STATE = ("exp_avg", "exp_avg_sq")
+
+    def __init__(
+        self,
+        flat: Flat,
+        learning_rate: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        decay: Decay = everything,
+        groups: Sequence[Group] = (),
+    ) -> None:
+        super().__init__(flat, learning_rate, weight_decay, decay, groups)
+        self.moments = Moments(betas, eps)
+        self._decayed = np.empty(self._scratch.shape[1], flat.dtype)
+
+    def begin(self) -> None:
+        """See Optimizer."""
+        self.moments.begin(self.steps)
+
+    def update(
+        self,
+        data: Array,
+        grad: Array,
+        rate: float,
+        decay: float,
+        state: list[Array],
+        scratch: Array,
+    ) -> None:
+        """See Optimizer."""
+        grad = plus_decay(data, grad, decay, self._decayed[: len(grad)])
+        self.moments.step(data, grad, rate, state, scratch)
+
+
+class AdamW(Optimizer):
+    """Loshchilov and Hutter, "Decoupled weight decay regularization" (2019), algorithm 2.
+
+    `decay(name, parameter)` says which parameters decay; by default those of two or more axes.
+    """
+
+    STATE = ("exp_avg", "exp_avg_sq")
+
+    def __init__(
+        self,
+        flat: Flat,
+        learning_rate: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+        decay: Decay = matrices,
+        groups: Sequence[Group] = (),
+    ) -> None:
+        super().__init__(flat, learning_rate, weight_decay, decay, groups)
+        self.moments = Moments(betas, eps)
+
+    def begin(self) -> None:
+        """See Optimizer."""
+        self.moments.begin(self.steps)
+
+    def update(
+        self,
+        data: Array,
+        grad: Array,
+        rate: float,
+        decay: float,
+        state: list[Array],
+        scratch: Array,
+    ) -> None:
+        """See Optimizer."""
+        if decay:
+            data *= 1 - rate * decay
+        self.moments.step(data, grad, rate, state, scratch)

@@ -1,0 +1,120 @@
+"""Learning rates for each element by its gradients' squares: Adagrad and RMSprop."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ringlet.nn.flat import Flat
+from ringlet.nn.optim.optimizer import Decay, Group, Optimizer, everything, plus_decay
+from ringlet.nn.tensor import Array
+
+
+class Adagrad(Optimizer):
+    """Duchi, Hazan and Singer, "Adaptive subgradient methods" (2011), as PyTorch defines it.
+
+    Weight decay is added to the gradient. `learning_rate_decay` divides the rate by
+    1 + (steps - 1) * learning_rate_decay.
+    """
+
+    STATE = ("sum",)
+
+    def __init__(
+        self,
+        flat: Flat,
+        learning_rate: float = 1e-2,
+        learning_rate_decay: float = 0.0,
+        weight_decay: float = 0.0,
+        initial_accumulator_value: float = 0.0,
+        eps: float = 1e-10,
+        decay: Decay = everything,
+        groups: Sequence[Group] = (),
+    ) -> None:
+        super().__init__(flat, learning_rate, weight_decay, decay, groups)
+        self.learning_rate_decay, self.eps = learning_rate_decay, eps
+        if initial_accumulator_value:
+            self.state["sum"].fill(initial_accumulator_value)
+
+    def update(
+        self,
+        data: Array,
+        grad: Array,
+        rate: float,
+        decay: float,
+        state: list[Array],
+        scratch: Array,
+    ) -> None:
+        """See Optimizer."""
+        (total,) = state
+        change, root = scratch
+        grad = plus_decay(data, grad, decay, change)
+        np.multiply(grad, grad, out=root)
+        total += root
+        np.sqrt(total, out=root)
+        root += self.eps
+        np.divide(grad, root, out=change)
+        change *= rate / (1 + (self.steps - 1) * self.learning_rate_decay)
+        data -= change
+
+
+class RMSprop(Optimizer):
+    """Tieleman and Hinton, "Lecture 6.5: rmsprop" (2012), as PyTorch defines it.
+
+    Weight decay is added to the gradient. `centered` divides by the deviation instead of the root
+    of the mean square (Graves, "Generating sequences with recurrent neural networks", 2013).
+    """
+
+    STATE: tuple[str, ...] = ("square_avg", "grad_avg", "momentum")
+
+    def __init__(
+        self,
+        flat: Flat,
+        learning_rate: float = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        momentum: float = 0.0,
+        centered: bool = False,
+        decay: Decay = everything,
+        groups: Sequence[Group] = (),
+    ) -> None:
+        wanted = {"square_avg": True, "grad_avg": centered, "momentum": bool(momentum)}
+        self.STATE = tuple(name for name, kept in wanted.items() if kept)
+        super().__init__(flat, learning_rate, weight_decay, decay, groups)
+        self.alpha, self.eps, self.momentum, self.centered = alpha, eps, momentum, centered
+        self._decayed = np.empty(self._scratch.shape[1], flat.dtype)
+
+    def update(
+        self,
+        data: Array,
+        grad: Array,
+        rate: float,
+        decay: float,
+        state: list[Array],
+        scratch: Array,
+    ) -> None:
+        """See Optimizer."""
+        change, root = scratch
+        grad = plus_decay(data, grad, decay, self._decayed[: len(grad)])
+        square, *others = state
+        square *= self.alpha
+        np.multiply(grad, grad, out=root)
+        root *= 1 - self.alpha
+        square += root
+        np.copyto(root, square)
+        if self.centered:
+            mean = others[0]
+            mean *= self.alpha
+            np.multiply(grad, 1 - self.alpha, out=change)
+            mean += change
+            np.multiply(mean, mean, out=change)
+            root -= change
+        np.sqrt(root, out=root)
+        root += self.eps
+        np.divide(grad, root, out=change)
+        if self.momentum:
+            velocity = others[-1]
+            velocity *= self.momentum
+            velocity += change
+            np.copyto(change, velocity)
+        change *= rate
+        data -= change

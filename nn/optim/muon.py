@@ -1,0 +1,121 @@
+"""Muon: momentum whose matrices are made orthogonal before the step."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+
+from ringlet.nn.flat import Flat, Slot
+from ringlet.nn.module import Parameter
+from ringlet.nn.optim.adam import Moments
+from ringlet.nn.optim.optimizer import Decay, Group, matrices
+from ringlet.nn.optim.whole import WholeParameters
+from ringlet.nn.tensor import Array
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Of the quintic iteration: they take small singular values up fast, to between 0.7 and 1.2."""
+
+TABLES = ("wte", "wpe", "lm_head", "embed", "shared", "relative_attention_bias")
+"""Parts of names of embeddings and heads, whose rows are not used alike: they are Adam's."""
+
+
+def hidden_matrices(name: str, parameter: Parameter) -> bool:
+    """Matrices that are no embeddings and no heads, by their names."""
+    return matrices(name, parameter) and not any(part in name for part in TABLES)
+
+
+class Muon(WholeParameters):
+    """Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024).
+
+    `whole(name, parameter)` says which parameters are Muon's; the others are updated by AdamW
+    with `betas` and `eps`. "match_rms_adamw" scales a step to the size of AdamW's, so that one
+    learning rate serves both (Liu et al., "Muon is scalable for LLM training", 2025); "original"
+    by sqrt(max(1, rows / columns)). Weight decay is decoupled.
+    """
+
+    STATE = ("exp_avg", "exp_avg_sq")
+
+    def __init__(
+        self,
+        flat: Flat,
+        learning_rate: float = 1e-3,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        weight_decay: float = 0.1,
+        ns_steps: int = 5,
+        adjust: Literal["match_rms_adamw", "original"] = "match_rms_adamw",
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        whole: Callable[[str, Parameter], bool] = hidden_matrices,
+        decay: Decay = matrices,
+        groups: Sequence[Group] = (),
+    ) -> None:
+        if adjust not in ("match_rms_adamw", "original"):
+            raise ValueError(f"adjust is {adjust!r}; there are 'match_rms_adamw' and 'original'")
+        self._is_whole, self.moments = whole, Moments(betas, eps)
+        super().__init__(flat, learning_rate, weight_decay, decay, groups)
+        self.momentum, self.nesterov, self.ns_steps = momentum, nesterov, ns_steps
+        self.adjust = adjust
+
+    def whole(self) -> Sequence[Slot]:
+        """See WholeParameters."""
+        return [slot for slot in self.flat.slots if self._is_whole(slot.name, slot.parameter)]
+
+    def begin(self) -> None:
+        """See Optimizer."""
+        self.moments.begin(self.steps)
+
+    def update(
+        self,
+        data: Array,
+        grad: Array,
+        rate: float,
+        decay: float,
+        state: list[Array],
+        scratch: Array,
+    ) -> None:
+        """AdamW; see Optimizer."""
+        if decay:
+            data *= 1 - rate * decay
+        self.moments.step(data, grad, rate, state, scratch)
+
+    def update_whole(
+        self, data: Array, grad: Array, rate: float, decay: float, state: list[Array]
+    ) -> None:
+        """See WholeParameters."""
+        mean = state[0].reshape(data.shape)
+        mean += (1 - self.momentum) * (grad - mean)
+        wanted = grad + self.momentum * (mean - grad) if self.nesterov else mean
+        change = orthogonalized(wanted, self.ns_steps)
+        if decay:
+            data *= 1 - rate * decay
+        rows, columns = data.shape[-2:]
+        scale = 0.2 * math.sqrt(max(rows, columns))
+        if self.adjust == "original":
+            scale = math.sqrt(max(1, rows / columns))
+        change *= rate * scale
+        data -= change
+
+
+def orthogonalized(matrix: Array, steps: int = 5, eps: float = 1e-7) -> Array:
+    """About U V^T of the singular value decomposition U S V^T: (..., m, n) -> (..., m, n).
+
+    The Newton-Schulz iteration of Muon, which takes matrix products only.
+    """
+    a, b, c = COEFFICIENTS
+    tall = matrix.shape[-2] > matrix.shape[-1]
+    x = np.swapaxes(matrix, -1, -2) if tall else matrix
+    norm = np.sqrt(np.square(x).sum(axis=(-2, -1), keepdims=True))
+    x = x / np.maximum(norm, np.asarray(eps, x.dtype))
+    for _ in range(steps):
+        gram = np.matmul(x, np.swapaxes(x, -1, -2))
+        polynomial = np.matmul(gram, gram)
+        polynomial *= c
+        gram *= b
+        polynomial += gram
+        change = np.matmul(polynomial, x)
+        x *= a
+        x += change
+    result: Array = np.array(np.swapaxes(x, -1, -2) if tall else x, order="C")
+    return result

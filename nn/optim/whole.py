@@ -1,0 +1,66 @@
+"""Optimizers that need parameters whole: as matrices, not element by element."""
+
+from collections.abc import Sequence
+
+from ringlet.nn.flat import Flat, Slot
+from ringlet.nn.optim.optimizer import Decay, Group, Optimizer
+from ringlet.nn.tensor import Array
+
+
+class WholeParameters(Optimizer):
+    """Updates the parameters in `whole()` one at a time, the others in blocks.
+
+    Raises ValueError naming the parameter if only a part of one is in the flat arrays, as with
+    ZeRO: a part of a matrix has not the rows and columns that the method is about.
+    """
+
+    def __init__(
+        self,
+        flat: Flat,
+        learning_rate: float,
+        weight_decay: float,
+        decay: Decay,
+        groups: Sequence[Group] = (),
+    ) -> None:
+        self.flat = flat
+        self._whole = list(self.whole())
+        for slot in self._whole:
+            if slot.stop - slot.start != slot.parameter.size:
+                raise ValueError(
+                    f"{type(self).__name__} needs whole matrices, and only {slot.stop - slot.start}"
+                    f" of the {slot.parameter.size} elements of {slot.name} are here: take ZeRO "
+                    f"stage 0, or an optimizer that goes element by element, such as AdamW"
+                )
+        super().__init__(flat, learning_rate, weight_decay, decay, groups)
+
+    def whole(self) -> Sequence[Slot]:
+        """The parameters that are updated whole: here all."""
+        return self.flat.slots
+
+    def in_blocks(self) -> Sequence[Slot]:
+        """See Optimizer."""
+        whole = {slot.start for slot in self._whole}
+        return [slot for slot in self.flat.slots if slot.start not in whole]
+
+    def update_range(self, begin: int, end: int) -> None:
+        """See Optimizer; a parameter must lie in the range as a whole, or outside."""
+        super().update_range(begin, end)
+        for slot in self._whole:
+            if not begin <= slot.start < end:
+                continue
+            if slot.stop > end:
+                raise ValueError(f"{slot.name} is cut at element {end}")
+            data, grad = (
+                array.reshape(slot.parameter.shape)
+                for array in self.flat.views(slot.start, slot.stop)
+            )
+            state = [array[slot.start : slot.stop] for array in self.state.values()]
+            rates = self.rates(slot)
+            rate = self.learning_rate * rates.scale
+            self.update_whole(data, grad, rate, rates.decay, state)
+
+    def update_whole(
+        self, data: Array, grad: Array, rate: float, decay: float, state: list[Array]
+    ) -> None:
+        """Update a parameter in place; `data` and `grad` have its shape, the state is flat."""
+        raise NotImplementedError
