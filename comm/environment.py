@@ -12,6 +12,7 @@ from ringlet.comm.choice import Policy
 from ringlet.comm.errors import AuthenticationError, CommError
 from ringlet.comm.key import KEY, KEY_FILE, JobKey, find_key
 from ringlet.comm.links import Links
+from ringlet.comm.mpi import translate
 
 DEFAULT_TIMEOUT_S = 300.0
 
@@ -70,12 +71,14 @@ class Environment:
 
 
 def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
-    """Read RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT and RINGLET_*.
+    """Read RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT and RINGLET_*, or what
+    Open MPI's and MPICH's mpirun say.
 
     With neither RANK nor WORLD_SIZE set: a world of one. Raises CommError naming the variable
     that is missing or wrong, AuthenticationError for an address that other hosts can reach while
     there is no job key, and for a key that is none.
     """
+    variables = translate(variables)
     reader = _Reader(variables)
     alone = "RANK" not in variables and "WORLD_SIZE" not in variables
     size = 1 if alone else reader.integer("WORLD_SIZE", minimum=1)

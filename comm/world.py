@@ -17,6 +17,7 @@ from ringlet.comm.endpoint import WORLD, Endpoint, Peer
 from ringlet.comm.environment import Environment, is_open, read_environment
 from ringlet.comm.errors import CommError, CommTimeout, PeerLost
 from ringlet.comm.group import Group
+from ringlet.comm.mpi import check_private
 from ringlet.comm.progress import Progress
 from ringlet.comm.recorder import show_on_signal
 from ringlet.comm.rendezvous import meet, ranks_text
@@ -233,6 +234,7 @@ def _private_folder(environment: Environment) -> Path:
     if folder is None:
         return Path(tempfile.mkdtemp(prefix="ringlet-"))
     folder.mkdir(mode=0o700, exist_ok=True)
+    check_private(folder)
     return folder
 
 

@@ -45,7 +45,7 @@ app = typer.Typer(
     name="ringlet",
     help="Train transformers on many processes, in pure NumPy.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
