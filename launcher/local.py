@@ -75,6 +75,7 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._failures: list[Failure] = []
         self._stopped = False
+        self.interrupted = False
         self._signals: list[signal.Signals] = []
         self._deadlines: list[tuple[float, signal.Signals]] = []
 
@@ -82,7 +83,7 @@ class Supervisor:
         """Start the workers, wait for all; returns the exit code (see ExitCode)."""
         handlers = {
             number: signal.signal(number, self._note_signal)
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
         }
         try:
             for rank in self._job.ranks:
@@ -222,9 +223,14 @@ class Supervisor:
         self._signals.append(signal.Signals(number))
 
     def _act_on_signals(self) -> None:
-        """Pass a signal on; after the grace, or at the second, SIGKILL."""
+        """Pass a signal on; after the grace, or at the second, SIGKILL. SIGUSR2 only gives notice:
+        another will come when time is up."""
         while self._signals:
             number = self._signals.pop(0)
+            self.interrupted = True
+            if number == signal.SIGUSR2:
+                self._signal_all(number)
+                continue
             again = any(kind == signal.SIGKILL for _, kind in self._deadlines)
             self._signal_all(signal.SIGKILL if again else number)
             now = time.monotonic()

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +22,7 @@ from ringlet.launcher.options import (
     check_options,
 )
 from ringlet.launcher.output import Screen
+from ringlet.launcher.restarts import persist
 from ringlet.runtime.checkpoint import Checkpoint, latest_checkpoint
 from ringlet.runtime.config import (
     DEFAULT_PRESET,
@@ -187,6 +189,13 @@ def train(
     transport: Transport = "auto",
     timeout: Timeout = DEFAULT_TIMEOUT_S,
     grace: Grace = DEFAULT_GRACE_S,
+    max_restarts: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="When a worker fails, go on from the newest checkpoint, so many times at most.",
+        ),
+    ] = 0,
     sample: Annotated[int, typer.Option(help="Tokens of the sample at the end.")] = 400,
 ) -> None:
     """Train a GPT on text, on any mesh of workers, and show a sample of what it writes.
@@ -213,7 +222,15 @@ def train(
         _check_resumed(found, settings, corpus)
     folder = out if resume and out else _new_folder(out, corpus.name, preset or DEFAULT_PRESET)
     raise typer.Exit(
-        _run(settings, folder, resume, Job(workers, transport, timeout), grace, sample)
+        _run(
+            settings,
+            folder,
+            resume,
+            lambda generation: Job(workers, transport, timeout, generation=generation),
+            grace,
+            sample,
+            max_restarts,
+        )
     )
 
 
@@ -282,9 +299,15 @@ def _taken(folder: Path) -> bool:
 
 
 def _run(
-    settings: TrainConfig, folder: Path, resume: bool, job: Job, grace: float, sample: int
+    settings: TrainConfig,
+    folder: Path,
+    resume: bool,
+    job_of: Callable[[int], Job],
+    grace: float,
+    sample: int,
+    max_restarts: int,
 ) -> int:
-    screen = Screen()
+    job, screen = job_of(0), Screen()
     progress = Progress(screen, settings)
     mesh = f" ({settings.mesh})" if settings.mesh else ""
     experts = f"{settings.experts} experts, " if settings.experts else ""
@@ -293,26 +316,39 @@ def _run(
         f"{experts}context {settings.block_size}, batch {settings.batch_size} on {settings.data} "
         f"with {job.size} worker{'s' if job.size > 1 else ''}{mesh}"
     )
-    task = {
-        "config": asdict(settings),
-        "folder": str(folder),
-        "resume": resume,
-        "sample": sample,
-    }
-    supervisor = Supervisor(
-        job,
-        "ringlet.launcher.train_worker",
-        [json.dumps(task)],
-        screen=screen,
-        grace=grace,
-        inform=lambda rank, message: progress.take(message),
+    task = {"config": asdict(settings), "folder": str(folder), "sample": sample}
+
+    def start(generation: int) -> Supervisor:
+        again = resume if not generation else _to_restart(folder)
+        return Supervisor(
+            job_of(generation) if generation else job,
+            "ringlet.launcher.train_worker",
+            [json.dumps({**task, "resume": again})],
+            screen=screen,
+            grace=grace,
+            inform=lambda rank, message: progress.take(message),
+        )
+
+    code = persist(
+        start,
+        max_restarts,
+        lambda: progress.steps > 0,
+        lambda text: screen.line(f"ringlet: {text}", sys.stderr),
     )
-    code = supervisor.run()
     if code == ExitCode.OK:
         progress.conclude(folder)
         if progress.stopped:
             return ExitCode.STOPPED
     return code
+
+
+def _to_restart(folder: Path) -> bool:
+    """Whether there is a checkpoint to go on from; if not, the run begins anew."""
+    warn = lambda text: print(text, file=sys.stderr)  # noqa: E731
+    if latest_checkpoint(folder / CHECKPOINTS, warn) is not None:
+        return True
+    (folder / METRICS).unlink(missing_ok=True)
+    return False
 
 
 class Progress:
@@ -325,6 +361,7 @@ class Progress:
         self._rate = 0.0
         self._plain_at = 0.0
         self.stopped = False
+        self.steps = 0  # taken by this command
         self._sample = ""
 
     def take(self, message: dict[str, Any]) -> None:
@@ -347,6 +384,7 @@ class Progress:
         if "loss" not in row:
             self._screen.line(f"step 0/{self._settings.steps}{self._val_loss}")
             return
+        self.steps += 1
         self._rate = 0.9 * self._rate + 0.1 * row["step_s"] if self._rate else row["step_s"]
         text = self._text(row)
         if self._screen.live:

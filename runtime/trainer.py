@@ -41,6 +41,9 @@ from ringlet.runtime.restore import load_checkpoint
 Report: TypeAlias = Callable[[dict[str, Any]], None]
 
 METRICS = "metrics.jsonl"
+
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+"""Schedulers announce the end of a job's time with the last one, or with the first."""
 CHECKPOINTS = "checkpoints"
 EVAL_BATCH = 32
 EVAL_IN_FLIGHT = 4
@@ -123,8 +126,8 @@ class Trainer:
     def run(self) -> Outcome:
         """Train up to `config.steps`; evaluate, save and report on the way.
 
-        Raises NonFinite, on all ranks in the same step. SIGTERM and SIGINT stop the run after the
-        current step, if this is the main thread.
+        Raises NonFinite, on all ranks in the same step. SIGTERM, SIGINT and SIGUSR2 stop the run
+        after the current step, if this is the main thread.
         """
         before = self._catch_signals()
         started = time.perf_counter() - self._elapsed_before
@@ -315,9 +318,7 @@ class Trainer:
         def handler(number: int, frame: FrameType | None) -> None:
             self.stop()
 
-        return {
-            number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)
-        }
+        return {number: signal.signal(number, handler) for number in STOPS}
 
 
 def _is_up_to(row: str, step: int) -> bool:

@@ -1,0 +1,121 @@
+"""Jobs that fail and go on: when they are started again, and with which result."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ringlet.launcher.errors import ExitCode
+from ringlet.launcher.restarts import persist
+
+RINGLET = [sys.executable, "-c", "from ringlet.launcher.cli import main; main()"]
+
+
+class Played:
+    """Stands for a Supervisor whose runs end with these codes."""
+
+    def __init__(self, codes, interrupted=False):
+        self.codes, self.interrupted, self.generations = list(codes), interrupted, []
+
+    def __call__(self, generation):
+        self.generations.append(generation)
+        return self
+
+    def run(self):
+        return self.codes.pop(0)
+
+
+PLAYS = {
+    "no failure": ([0], 3, True, 0, 1, ""),
+    "two failures": ([1, 137, 0], 3, True, 0, 3, "restart 2 of at most 3"),
+    "too many": ([1, 1, 7], 2, True, 7, 3, "it has been restarted 2 times"),
+    "not wanted": ([1], 0, True, 1, 1, ""),
+    "before the first step": ([1], 3, False, 1, 1, "before its first step"),
+    "preempted": ([75], 3, True, ExitCode.STOPPED, 1, ""),
+}
+
+
+@pytest.mark.parametrize("case", PLAYS)
+def test_when_a_job_is_started_again(case):
+    codes, restarts, begun, code, starts, text = PLAYS[case]
+    played, said = Played(codes), []
+    assert persist(played, restarts, lambda: begun, said.append) == code
+    assert played.generations == list(range(starts))
+    assert text in " ".join(said)
+    assert bool(said) == bool(text)
+
+
+def test_an_interrupted_job_is_not_started_again():
+    played = Played([130], interrupted=True)
+    assert persist(played, 3, lambda: True, pytest.fail) == 130
+
+
+def train(folder, *more):
+    arguments = ["--preset", "tiny", "--steps", "60", "--checkpoint-every", "8", "--sample", "0"]
+    (folder / "t").mkdir(parents=True)
+    return subprocess.Popen(
+        [*RINGLET, "train", "--out", "o", *arguments, *more],
+        cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(folder / "t")},
+    )  # fmt: skip
+
+
+def rows(folder):
+    path = folder / "o/metrics.jsonl"
+    return len(path.read_text().splitlines()) if path.is_file() else 0
+
+
+def children(process):
+    return Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+
+
+def bits(folder):
+    shards = sorted((folder / "o/checkpoints/step-000060").glob("*.safetensors"))
+    assert shards
+    return [(shard.name, hashlib.sha256(shard.read_bytes()).hexdigest()) for shard in shards]
+
+
+def killed(folder, goals):
+    """Train, with a worker killed each time that so many rows of metrics are there."""
+    process = train(folder, "--max-restarts", str(len(goals)))
+    until = time.monotonic() + 50
+    try:
+        for number, goal in enumerate(goals):
+            while rows(folder) < goal and process.poll() is None and time.monotonic() < until:
+                time.sleep(0.01)
+            os.kill(int(children(process)[number % 2]), signal.SIGKILL)
+            while "restart" not in (line := process.stderr.readline()) and line:
+                pass
+        return process.communicate(timeout=60)
+    finally:
+        process.kill()
+
+
+@pytest.mark.slow
+def test_a_training_that_is_killed_ends_with_the_same_bits(tmp_path):
+    _, err = train(tmp_path / "alone").communicate(timeout=60)
+    assert not err
+    out, _ = killed(tmp_path / "killed", [4, 20])  # before the first checkpoint, and after it
+    assert "done after step 60" in out
+    assert "going on after step" in out
+    assert bits(tmp_path / "killed") == bits(tmp_path / "alone")
+    assert rows(tmp_path / "killed") == rows(tmp_path / "alone")  # no step is there twice
+
+
+def test_notice_of_preemption_stops_a_training_that_can_be_resumed(tmp_path):
+    process = train(tmp_path / "run", "--steps", "100000")
+    try:
+        until = time.monotonic() + 50
+        while rows(tmp_path / "run") < 3 and time.monotonic() < until:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGUSR2)
+        out, err = process.communicate(timeout=50)
+    finally:
+        process.kill()
+    assert process.returncode == ExitCode.STOPPED, err
+    assert "stopped after step" in out
