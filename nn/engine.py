@@ -4,6 +4,7 @@ every gradient complete before it is passed on."""
 import contextlib
 import threading
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -121,31 +122,29 @@ def _running_pass(this: "_Pass") -> Iterator[None]:
 
 
 def _plan(root: Tensor) -> tuple[list[Operation], dict[int, int]]:
-    """The operations, each after all that use its result, and how often each leaf is used."""
-    order: list[Operation] = []
+    """The operations, the last that ran first, and how often each leaf is used.
+
+    So every operation comes after all that use its result, and what ran together (a block of a
+    model) is together here too, whichever way its results were used later.
+    """
     consumers: dict[int, int] = {}
-    seen: set[Operation] = set()
-    stack: list[tuple[Operation, bool]] = [(root.operation, False)] if root.operation else []
+    stack = [root.operation] if root.operation else []
+    seen = set(stack)
     while stack:
-        operation, expanded = stack.pop()
-        if expanded:
-            order.append(operation)
-            continue
-        if operation in seen:
-            continue
-        seen.add(operation)
+        operation = stack.pop()
         if operation.inputs is None:
             raise RuntimeError(
                 "the history of this tensor is gone: backward() was already run through it"
             )
-        stack.append((operation, True))
         for tensor in operation.inputs:
-            if tensor.operation is not None:
-                stack.append((tensor.operation, False))
+            source = tensor.operation
+            if source is not None:
+                if source not in seen:
+                    seen.add(source)
+                    stack.append(source)
             elif isinstance(tensor, Tensor) and tensor.requires_grad:
                 consumers[id(tensor)] = consumers.get(id(tensor), 0) + 1
-    order.reverse()
-    return order, consumers
+    return sorted(seen, key=attrgetter("number"), reverse=True), consumers
 
 
 class _Pass:

@@ -6,6 +6,7 @@ of what happened; `engine.backward` walks these records from the result to the l
 """
 
 import contextlib
+import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -72,6 +73,9 @@ class Source:
         self.shape, self.dtype = data.shape, data.dtype
 
 
+_numbers = itertools.count(1)
+
+
 class Operation:
     """One operation on arrays: `forward`, and the gradient of it.
 
@@ -84,6 +88,9 @@ class Operation:
     """Leaves, and the sources of other inputs."""
 
     needs: tuple[bool, ...] = ()
+
+    number: int = 0
+    """Operations are numbered in the order in which they ran; backward goes the other way."""
 
     def forward(self, *arrays: Array) -> Array:
         """The result, from the inputs' arrays."""
@@ -100,6 +107,7 @@ class Operation:
         if any(self.needs):
             result.requires_grad = True
             result.operation = self
+            self.number = next(_numbers)
             self.inputs = tuple([t if t.operation is None else Source(t) for t in inputs])
         return result
 

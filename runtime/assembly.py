@@ -14,7 +14,8 @@ from ringlet.runtime.data import share
 from ringlet.runtime.families import Family, make_reducer
 from ringlet.runtime.mesh import Mesh, MeshError
 from ringlet.runtime.options import Parallelism
-from ringlet.runtime.plan import Plan, Slicer, plan_of
+from ringlet.runtime.plan import Plan, Slicer
+from ringlet.runtime.plans import plan_of
 from ringlet.runtime.wires import Carrier, PlainCarrier, Replicated, Sequential
 
 DATA = ("dp", "ep", "cp")

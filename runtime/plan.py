@@ -2,7 +2,7 @@
 
 A plan names the parts of a model that is a chain of `embed`, `blocks`, `head` and `loss` (see
 nn.models.chain), and gives a style to each module that changes when tensors, sequences, contexts
-or experts are cut. A new model needs a new plan and nothing else.
+or experts are cut. A new model needs a new plan (see runtime/plans.py) and nothing else.
 """
 
 from collections.abc import Mapping
@@ -13,10 +13,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from ringlet.nn import Dropout, Module, PackedAttention, Parameter
-from ringlet.nn.models import GPT
+from ringlet.nn.models.attention import HeadsAttention
 from ringlet.runtime.layout import Layout
 from ringlet.runtime.mesh import Mesh, MeshError, divisors
 from ringlet.runtime.tensor_parallel import (
+    ColumnDropout,
     ColumnLinear,
     RowLinear,
     SequenceEmbedding,
@@ -117,7 +118,7 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Positions:
-    """An Embedding of positions: every rank looks up those that it sees."""
+    """An Embedding of positions or types: every rank looks up those that it sees."""
 
     def apply(self, module: Any, slicer: Slicer) -> Any:
         """See Style."""
@@ -145,15 +146,54 @@ class Heads:
 
     def apply(self, module: Any, slicer: Slicer) -> Any:
         """See Style."""
-        mesh = slicer.mesh
-        if module.heads % mesh.size("tp"):
-            raise MeshError(f"{module.heads} heads cannot be cut into tp={mesh.size('tp')} parts")
-        heads = module.heads // mesh.size("tp")
+        mesh, parts = slicer.mesh, slicer.mesh.size("tp")
+        if module.heads % parts:
+            raise MeshError(f"{module.heads} heads cannot be cut into tp={parts} parts")
+        if isinstance(module, HeadsAttention):
+            return self._cut_in_place(module, mesh)
+        heads = module.heads // parts
         if mesh.size("cp") > 1:
             from ringlet.runtime.context_parallel import RingSelfAttention
 
             return RingSelfAttention(mesh.group("cp"), heads)
         return PackedAttention(heads)
+
+    def _cut_in_place(self, module: HeadsAttention, mesh: Mesh) -> HeadsAttention:
+        parts = mesh.size("tp")
+        if mesh.size("cp") > 1:
+            raise MeshError(
+                "only a GPT's attention goes round a ring: this model cannot be cut along its "
+                f"contexts; cp=1 and dp={mesh.size('dp', 'cp')} would fit"
+            )
+        if module.groups % parts:
+            raise MeshError(
+                f"{module.groups} heads of keys cannot be cut into tp={parts} parts; tp can be "
+                f"{divisors(module.groups)}"
+            )
+        module.heads, module.groups = module.heads // parts, module.groups // parts
+        module.part = mesh.index("tp"), parts
+        return module
+
+
+@dataclass(frozen=True)
+class HeadTable:
+    """An Embedding with a number for each head: those of the heads that are here."""
+
+    def apply(self, module: Any, slicer: Slicer) -> Any:
+        """See Style."""
+        if slicer.tensor:
+            module.weight = slicer.cut(module.weight, 1)
+        return module
+
+
+@dataclass(frozen=True)
+class Inside:
+    """Dropout between a column-cut Linear and a row-cut one."""
+
+    def apply(self, module: Any, slicer: Slicer) -> Any:
+        """See Style."""
+        place = slicer.mesh.index("tp"), slicer.mesh.size("tp")
+        return ColumnDropout(module.p, *place) if slicer.tensor else module
 
 
 @dataclass(frozen=True)
@@ -236,40 +276,3 @@ class Plan:
         for path, module, style in found:
             parent, _, name = path.rpartition(".")
             setattr(slicer.root.submodule(parent), name, style.apply(module, slicer))
-
-
-GPT_PLAN = Plan(
-    embed=("transformer.wte", "transformer.wpe", "transformer.drop"),
-    blocks=("transformer.h",),
-    head=("transformer.ln_f", "lm_head", "loss"),
-    styles={
-        "transformer.wte": Vocabulary(),
-        "transformer.wpe": Positions(),
-        "transformer.drop": Everywhere(),
-        "transformer.h.*.ln_?": Everywhere(),
-        "transformer.h.*.attn.c_attn": Column(parts=3),
-        "transformer.h.*.attn.attend": Heads(),
-        "transformer.h.*.attn.c_proj": Row(),
-        "transformer.h.*.attn.resid_dropout": Everywhere(),
-        "transformer.h.*.mlp.c_fc": Column(),
-        "transformer.h.*.mlp.c_proj": Row(),
-        "transformer.h.*.mlp.dropout": Everywhere(),
-        "transformer.h.*.mlp.router": Everywhere(),
-        "transformer.h.*.mlp.experts": Spread(),
-        "transformer.ln_f": Everywhere(),
-        "lm_head": Column(),
-        "loss": VocabularyCut("lm_head"),
-    },
-)
-
-PLANS: dict[type[Module], Plan] = {GPT: GPT_PLAN}
-
-
-def plan_of(model: Module) -> Plan:
-    """The plan of the model's class; raises MeshError if there is none."""
-    if type(model) not in PLANS:
-        known = ", ".join(sorted(kind.__name__ for kind in PLANS))
-        raise MeshError(
-            f"there is no plan for cutting a {type(model).__name__}; there are plans for {known}"
-        )
-    return PLANS[type(model)]

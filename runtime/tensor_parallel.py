@@ -17,6 +17,7 @@ from ringlet.comm import Group
 from ringlet.nn import Module, Operation, Parameter, Tensor
 from ringlet.nn import functional as F
 from ringlet.nn.engine import Deferred, Product
+from ringlet.nn.operations.dropout import keep_mask
 from ringlet.nn.operations.embedding import RowSums
 from ringlet.nn.operations.products import column_sums
 from ringlet.nn.tensor import Array, Gradient, array_of
@@ -223,10 +224,27 @@ class SequenceEmbedding(Module):
         self.wire, self.weight = wire, weight
 
     def forward(self, positions: Array) -> Tensor:
-        """positions (T,) -> (T / n, C)."""
-        length = len(positions) // self.wire.group.size
+        """positions (..., T) -> (..., T / n, C)."""
+        length = positions.shape[-1] // self.wire.group.size
         start = self.wire.group.rank * length
-        return F.embedding(positions[start : start + length], self.weight)
+        return F.embedding(positions[..., start : start + length], self.weight)
+
+
+class ColumnDropout(Module):
+    """Dropout of this rank's part of a layer's features, the last axis: a part of the mask that
+    one process would draw (as long as the features divide)."""
+
+    def __init__(self, p: float, index: int, count: int) -> None:
+        self.p, self._index, self._count = p, index, count
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C / n) -> the same."""
+        if not (self.training and self.p):
+            return x
+        width = x.shape[-1]
+        whole = (*x.shape[:-1], width * self._count)
+        mask = keep_mask(whole, x.dtype, self.p, self.path, (0, 1))
+        return x * Tensor(mask[..., self._index * width : (self._index + 1) * width])
 
 
 class VocabularyLoss(Module):
