@@ -4,7 +4,9 @@
     python benchmarks/all_reduce.py --peers "$PEERS" --ranks 2
 
 All run in turns, `--rounds` times. What is reported is the median over the rounds of each run's
-median on rank 0, in microseconds, and how many times faster ringlet's is.
+median on rank 0, in microseconds, and how many times faster ringlet's is. On one host every rank
+also copies an array of the same size, all at once: an all-reduce has to read and write at least as
+much, so the share of the copy's bandwidth says how near it is to what the memory allows.
 """
 
 import argparse
@@ -18,6 +20,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 DEFAULT_PEERS = Path.home() / ".cache/ringlet-peers/bin"
 SIZES = (4, 1 << 10, 1 << 16, 1 << 20, 1 << 24, 1 << 26)
+COPY = "copy"
+SHARED_FROM = 1 << 20  # below, a copy is mostly the barrier before it
 ENVIRONMENT = {
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
     **dict.fromkeys(
@@ -54,6 +58,7 @@ def commands(options):
         "ringlet plain": [*ringlet, worker, "plain"],
         "gloo": [*torchrun, peer, "gloo"],
         "openmpi": [*mpirun, *ranks, python, peer, "openmpi"],
+        COPY: [*ringlet, worker, "copy"],
     }
 
 
@@ -95,7 +100,10 @@ def main():
         if options.json:
             print(json.dumps({"bytes": nbytes, **row}), flush=True)
         else:
+            copy = row.pop(COPY, None)
             parts = [f"{name} {us:10.1f} us ({us / first:5.2f}x)" for name, us in row.items()]
+            if copy is not None and nbytes >= SHARED_FROM:
+                parts.append(f"{copy / first:.0%} of a copy's bandwidth")
             print(f"{nbytes:>9} B   " + "   ".join(parts), flush=True)
 
 

@@ -1,4 +1,7 @@
-"""ringlet's side of all_reduce.py: `registered` or `plain` arrays, then sizes in bytes."""
+"""ringlet's side of all_reduce.py: `registered` or `plain` arrays, then sizes in bytes.
+
+With `copy` every rank copies an array of that size to another of its own, all at the same time.
+"""
 
 import json
 import sys
@@ -12,10 +15,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
 from all_reduce import measure
 
 world = comm.init()
-for nbytes in map(int, sys.argv[2:]):
-    make = world.empty if sys.argv[1] == "registered" else np.empty
-    x = make(nbytes // 4, np.float32)
+
+
+def call(nbytes):
+    """What is to be measured."""
+    count = nbytes // 4
+    x = world.empty(count, np.float32) if sys.argv[1] == "registered" else np.empty(count, "f4")
     x[...] = 0
-    microseconds = measure(lambda x=x: world.all_reduce(x), world.barrier, nbytes)
+    if sys.argv[1] != "copy":
+        return lambda: world.all_reduce(x)
+    y = x.copy()
+    return lambda: (world.barrier(), np.copyto(y, x))
+
+
+for nbytes in map(int, sys.argv[2:]):
+    microseconds = measure(call(nbytes), world.barrier, nbytes)
     if world.rank == 0:
         print(json.dumps({"bytes": nbytes, "us": microseconds}), flush=True)
