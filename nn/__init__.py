@@ -6,6 +6,15 @@ Names and semantics are PyTorch's. Nothing here knows any process but its own.
 from ringlet.nn import functional, init, methods, models, optim, random
 from ringlet.nn.cache import KeyValueCache
 from ringlet.nn.experts import ExpertLinear, Experts, MixtureOfExperts
+from ringlet.nn.finetune import (
+    LoRALinear,
+    add_lora,
+    freeze,
+    load_lora,
+    merge_lora,
+    save_lora,
+    unfreeze,
+)
 from ringlet.nn.flat import Flat, FlatParameters, Slot, common_dtype, first_nonfinite
 from ringlet.nn.gradcheck import gradcheck
 from ringlet.nn.layers import (
@@ -52,6 +61,7 @@ __all__ = [
     "LayerNorm",
     "LearnedPositions",
     "Linear",
+    "LoRALinear",
     "LogSoftmax",
     "MixtureOfExperts",
     "Module",
@@ -73,18 +83,24 @@ __all__ = [
     "SwiGLU",
     "Tanh",
     "Tensor",
+    "add_lora",
     "checkpoint",
     "common_dtype",
     "enable_grad",
     "first_nonfinite",
+    "freeze",
     "functional",
     "gradcheck",
     "init",
     "is_grad_enabled",
+    "load_lora",
+    "merge_lora",
     "methods",
     "models",
     "no_grad",
     "optim",
     "random",
+    "save_lora",
+    "unfreeze",
     "uninitialized",
 ]

@@ -55,7 +55,8 @@ class FlatParameters(Flat):
     """Moves a model's parameters and gradients into two flat arrays, of which they become views.
 
     `allocate(shape, dtype)` gives the memory. `slots` are in the order of named_parameters(), or
-    of the names and parameters that are given instead of a model; `starts` are their places in
+    of the names and parameters that are given instead of a model. Of a model, what is frozen
+    stays where it is. `starts` are their places in
     `size` elements, by default one after the other. `copy=False` leaves the values behind.
     Raises TypeError if the parameters have different dtypes.
     """
@@ -69,7 +70,9 @@ class FlatParameters(Flat):
         size: int | None = None,
         copy: bool = True,
     ) -> None:
-        named = list(model.named_parameters() if isinstance(model, Module) else model)
+        if isinstance(model, Module):
+            model = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        named = list(model)
         self.dtype = common_dtype(parameter for _, parameter in named)
         if starts is None:
             starts = np.cumsum([0, *(parameter.size for _, parameter in named)])[:-1].tolist()

@@ -42,6 +42,12 @@ class Assembly:
         for axes in GROUPS:
             mesh.group(*axes)
         self.plan: Plan = plan_of(model)
+        frozen = next((n for n, p in model.named_parameters() if not p.requires_grad), None)
+        if frozen is not None:
+            raise MeshError(
+                f"{frozen} is frozen, and a mesh trains all parameters: nn.merge_lora(model) if "
+                'there is LoRA, and nn.unfreeze(model, "*"), would fit'
+            )
         whole = skeleton(model)
         self.shapes = {name: p.shape for name, p in whole.named_parameters()}
         self.numbers = {name: number for number, name in enumerate(self.shapes)}

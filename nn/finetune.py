@@ -1,0 +1,194 @@
+"""Fine-tuning: some parameters learn, the others stay; LoRA.
+
+Hu et al., "LoRA: low-rank adaptation of large language models" (2021).
+"""
+
+import json
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ringlet.nn import functional as F
+from ringlet.nn.layers import Dropout, Linear
+from ringlet.nn.module import Module, uninitialized
+from ringlet.nn.random import generator
+from ringlet.nn.safetensors import SafetensorsFile, write_safetensors
+from ringlet.nn.tensor import Tensor
+
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+ADAPTER_PREFIX = "base_model.model."
+"""What peft puts before the names of modules."""
+
+
+def freeze(model: Module, *patterns: str) -> list[str]:
+    """The parameters of these names do not learn any more; returns their names.
+
+    Patterns are those of file names: "transformer.h.*", or "*" for all. They get no gradient,
+    and optimizers over flat buffers that are made from now on leave them alone. Raises ValueError
+    for a pattern that no parameter has.
+    """
+    return _set(model, patterns, learn=False)
+
+
+def unfreeze(model: Module, *patterns: str) -> list[str]:
+    """The parameters of these names learn; see `freeze`."""
+    return _set(model, patterns, learn=True)
+
+
+def _set(model: Module, patterns: tuple[str, ...], learn: bool) -> list[str]:
+    named = list(model.named_parameters())
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name, _ in named):
+            raise ValueError(
+                f"no parameter has a name like {pattern!r}; the first is {named[0][0]}"
+            )
+    chosen = [(n, p) for n, p in named if any(fnmatchcase(n, pattern) for pattern in patterns)]
+    for _, parameter in chosen:
+        parameter.requires_grad = learn
+    return [name for name, _ in chosen]
+
+
+class LoRALinear(Module):
+    """A Linear whose matrix stays, with a product of two thin ones that learns added to it.
+
+    x @ weight.T + bias + (x @ A.T) @ B.T * alpha / rank: A is (rank, in), B (out, rank). B starts
+    as zeros, so at first nothing changes. Weight and bias are the very ones of the Linear.
+    """
+
+    def __init__(self, linear: Linear, rank: int, alpha: float, dropout: float = 0.0) -> None:
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias, self.rank, self.alpha = linear.weight, linear.bias, rank, alpha
+        with uninitialized():
+            self.lora_A = Linear(self.in_features, rank, bias=False)
+            self.lora_B = Linear(rank, self.out_features, bias=False)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        change: Tensor = self.lora_B(self.lora_A(self.dropout(x)))
+        return F.linear(x, self.weight, self.bias) + change * (self.alpha / self.rank)
+
+    def merged(self) -> Linear:
+        """The Linear with the same weight and bias, to which what was learned is added."""
+        with uninitialized():
+            linear = Linear(self.in_features, self.out_features, bias=False)
+        change = np.matmul(self.lora_B.weight.data, self.lora_A.weight.data)
+        self.weight.data += change * np.asarray(self.alpha / self.rank, change.dtype)
+        linear.weight, linear.bias = self.weight, self.bias
+        return linear
+
+    def describe(self) -> str:
+        """See Module."""
+        return f"{self.in_features}, {self.out_features}, rank={self.rank}, alpha={self.alpha}"
+
+
+def add_lora(
+    model: Module,
+    *patterns: str,
+    rank: int = 8,
+    alpha: float = 16.0,
+    dropout: float = 0.0,
+    seed: int = 0,
+) -> list[str]:
+    """Give Linear layers of these paths a low-rank change that learns, and freeze all else.
+
+    Returns the paths. A's initial values depend on (seed, path). Raises ValueError for a pattern
+    that no Linear has, and for one that has a matrix which another layer shares.
+    """
+    if rank < 1:
+        raise ValueError(f"rank is {rank}; it has to be at least 1")
+    found = [(path, m) for path, m in model.named_modules() if type(m) is Linear]
+    for pattern in patterns:
+        if not any(fnmatchcase(path, pattern) for path, _ in found):
+            raise ValueError(f"no Linear has a path like {pattern!r}; there is {found[0][0]}")
+    chosen = [(p, m) for p, m in found if any(fnmatchcase(p, pattern) for pattern in patterns)]
+    own = {name for name, _ in model.named_parameters()}
+    shared = [path for path, _ in chosen if f"{path}.weight" not in own]
+    if shared:
+        raise ValueError(f"the matrix of {', '.join(shared)} is another layer's too")
+    freeze(model, "*")
+    for path, linear in chosen:
+        adapted = LoRALinear(linear, rank, alpha, dropout)
+        draws = generator(seed, f"{path}.lora_A.weight").random(adapted.lora_A.weight.shape)
+        adapted.lora_A.weight.data[...] = (2 * draws - 1) / np.sqrt(linear.in_features)
+        adapted.lora_B.weight.data.fill(0)
+        _replace(model, path, adapted)
+    model.assign_paths()
+    return [path for path, _ in chosen]
+
+
+def merge_lora(model: Module) -> list[str]:
+    """Add what LoRA layers have learned to their matrices, and make them Linear again.
+
+    Returns their paths. Everything stays frozen; see `unfreeze`.
+    """
+    found = list(_adapted(model))
+    for path, adapted in found:
+        _replace(model, path, adapted.merged())
+    model.assign_paths()
+    return [path for path, _ in found]
+
+
+def save_lora(model: Module, folder: str | Path) -> None:
+    """Write the low-rank matrices alone, as the peft library does.
+
+    Raises FileExistsError if the folder holds an adapter already, ValueError if the model has none.
+    """
+    folder, found = Path(folder), dict(_adapted(model))
+    if not found:
+        raise ValueError("the model has no LoRA layers")
+    if (folder / ADAPTER_CONFIG).exists():
+        raise FileExistsError(f"{folder} holds an adapter already")
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {
+        f"{ADAPTER_PREFIX}{path}.{part}.weight": getattr(adapted, part).weight.data
+        for path, adapted in found.items()
+        for part in ("lora_A", "lora_B")
+    }
+    write_safetensors(folder / ADAPTER_WEIGHTS, arrays, {"format": "pt"})
+    first = next(iter(found.values()))
+    values = {
+        "peft_type": "LORA",
+        "r": first.rank,
+        "lora_alpha": first.alpha,
+        "lora_dropout": first.dropout.p,
+        "target_modules": list(found),
+        "bias": "none",
+    }
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(values, indent=2) + "\n")
+
+
+def load_lora(model: Module, folder: str | Path) -> list[str]:
+    """Give a model the low-rank matrices that `save_lora`, or peft, wrote; returns the paths.
+
+    Raises ValueError for another kind of adapter or layers that the model does not have, KeyError
+    if the arrays do not fit.
+    """
+    folder = Path(folder)
+    values: dict[str, Any] = json.loads((folder / ADAPTER_CONFIG).read_bytes())
+    if values.get("peft_type") != "LORA" or values.get("bias", "none") != "none":
+        raise ValueError(f"{folder / ADAPTER_CONFIG} is of no plain LoRA")
+    file = SafetensorsFile(folder / ADAPTER_WEIGHTS)
+    state = {name.removeprefix(ADAPTER_PREFIX): file[name] for name in file}
+    paths = sorted({name.rsplit(".lora_", 1)[0] for name in state})
+    how = {"rank": values["r"], "alpha": float(values["lora_alpha"])}
+    add_lora(model, *paths, dropout=values.get("lora_dropout", 0.0), **how)
+    own = {f"{path}.{part}.weight" for path in paths for part in ("lora_A", "lora_B")}
+    if own != set(state):
+        raise KeyError(f"{folder}: arrays that do not pair: {sorted(own ^ set(state))}")
+    model.load_state_dict(state, strict=False)
+    return paths
+
+
+def _adapted(model: Module) -> Iterator[tuple[str, LoRALinear]]:
+    for path, module in model.named_modules():
+        if isinstance(module, LoRALinear):
+            yield path, module
+
+
+def _replace(model: Module, path: str, module: Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(model.submodule(parent), name, module)
