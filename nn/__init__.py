@@ -4,6 +4,7 @@ Names and semantics are PyTorch's. Nothing here knows any process but its own.
 """
 
 from ringlet.nn import functional, init, methods, models, optim, random
+from ringlet.nn.anomaly import Anomaly, detect_anomaly
 from ringlet.nn.cache import KeyValueCache
 from ringlet.nn.experts import ExpertLinear, Experts, MixtureOfExperts
 from ringlet.nn.finetune import (
@@ -39,6 +40,11 @@ from ringlet.nn.layers import (
     Softmax,
     SwiGLU,
     Tanh,
+    Transformer,
+    TransformerDecoder,
+    TransformerDecoderLayer,
+    TransformerEncoder,
+    TransformerEncoderLayer,
 )
 from ringlet.nn.memory import keep_freed_memory
 from ringlet.nn.module import Module, ModuleList, Parameter, Sequential, uninitialized
@@ -49,6 +55,7 @@ keep_freed_memory()
 
 __all__ = [
     "GELU",
+    "Anomaly",
     "CausalSelfAttention",
     "CrossEntropyLoss",
     "Dropout",
@@ -83,9 +90,15 @@ __all__ = [
     "SwiGLU",
     "Tanh",
     "Tensor",
+    "Transformer",
+    "TransformerDecoder",
+    "TransformerDecoderLayer",
+    "TransformerEncoder",
+    "TransformerEncoderLayer",
     "add_lora",
     "checkpoint",
     "common_dtype",
+    "detect_anomaly",
     "enable_grad",
     "first_nonfinite",
     "freeze",

@@ -4,16 +4,22 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from ringlet.nn.backward_hooks import watch_backward
 from ringlet.nn.random import generator
 from ringlet.nn.recompute import checkpoint
 from ringlet.nn.tensor import Array, Tensor, is_grad_enabled
 
-ForwardPreHook: TypeAlias = Callable[["Module", tuple[Any, ...]], None]
+if TYPE_CHECKING:
+    from ringlet.nn.summary import Summary
+
+ForwardPreHook: TypeAlias = Callable[["Module", tuple[Any, ...]], Any]
 ForwardHook: TypeAlias = Callable[["Module", tuple[Any, ...], Any], Any]
+Gradients: TypeAlias = tuple[Array | None, ...]
+BackwardHook: TypeAlias = Callable[["Module", Gradients, Gradients], None]
 
 
 class _Construction(threading.local):
@@ -60,6 +66,7 @@ class Module:
     _named = False
     _forward_pre_hooks: tuple[ForwardPreHook, ...] = ()
     _forward_hooks: tuple[ForwardHook, ...] = ()
+    _backward_hooks: tuple[BackwardHook, ...] = ()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the module computes."""
@@ -70,9 +77,14 @@ class Module:
         if not self._named:
             self.assign_paths()
         for before in self._forward_pre_hooks:
-            before(self, args)
+            changed = before(self, args)
+            if changed is not None:
+                args = changed if isinstance(changed, tuple) else (changed,)
         try:
-            result = self._run(*args, **kwargs)
+            if self._backward_hooks:
+                result = watch_backward(self, self._backward_hooks, args, kwargs)
+            else:
+                result = self._run(*args, **kwargs)
         except (ValueError, IndexError, TypeError) as error:
             if not getattr(error, "__notes__", None):
                 error.add_note(f"in {self.path or 'the model'} ({type(self).__name__})")
@@ -87,14 +99,26 @@ class Module:
             return checkpoint(self, *args, forward=partial(self.forward, **kwargs))
         return self.forward(*args, **kwargs)
 
-    def register_forward_pre_hook(self, hook: ForwardPreHook) -> None:
-        """Call `hook(module, arguments)` before each forward pass of this module."""
-        self._forward_pre_hooks = (*self._forward_pre_hooks, hook)
+    def register_forward_pre_hook(self, hook: ForwardPreHook) -> "ModuleHook":
+        """Call `hook(module, arguments)` before each forward pass of this module; what it returns
+        takes the arguments' place, unless it is None."""
+        return ModuleHook(self, "_forward_pre_hooks", hook)
 
-    def register_forward_hook(self, hook: ForwardHook) -> None:
+    def register_forward_hook(self, hook: ForwardHook) -> "ModuleHook":
         """Call `hook(module, arguments, result)` after each; what it returns replaces the result,
         unless it is None."""
-        self._forward_hooks = (*self._forward_hooks, hook)
+        return ModuleHook(self, "_forward_hooks", hook)
+
+    def register_full_backward_hook(self, hook: BackwardHook) -> "ModuleHook":
+        """Call `hook(module, grad_inputs, grad_outputs)` in backward, once the gradients of all
+        inputs that want one are there (arrays, or None). It may look, not change."""
+        return ModuleHook(self, "_backward_hooks", hook)
+
+    def summary(self, *args: Any, **kwargs: Any) -> "Summary":
+        """Run the model once on the arguments; shapes, parameters and FLOPs of each module."""
+        from ringlet.nn.summary import summarize
+
+        return summarize(self, *args, **kwargs)
 
     # -- what is in it ------------------------------------------------------------------------
 
@@ -225,6 +249,19 @@ class Module:
             return f"{head})"
         body = "\n".join(lines).replace("\n", "\n  ")
         return f"{head}\n  {body}\n)"
+
+
+class ModuleHook:
+    """Adds a hook to a module, and removes it again."""
+
+    def __init__(self, module: Module, kind: str, hook: Callable[..., Any]) -> None:
+        self._module, self._kind, self._hook = module, kind, hook
+        setattr(module, kind, (*getattr(module, kind), hook))
+
+    def remove(self) -> None:
+        """Do not call the hook any more."""
+        left = [hook for hook in getattr(self._module, self._kind) if hook is not self._hook]
+        setattr(self._module, self._kind, tuple(left))
 
 
 class ModuleList(Module):

@@ -24,6 +24,13 @@ from ringlet.nn.layers.positions import (
     RotaryEmbedding,
     SinusoidalPositions,
 )
+from ringlet.nn.layers.transformer import (
+    Transformer,
+    TransformerDecoder,
+    TransformerDecoderLayer,
+    TransformerEncoder,
+    TransformerEncoderLayer,
+)
 
 __all__ = [
     "GELU",
@@ -47,4 +54,9 @@ __all__ = [
     "Softmax",
     "SwiGLU",
     "Tanh",
+    "Transformer",
+    "TransformerDecoder",
+    "TransformerDecoderLayer",
+    "TransformerEncoder",
+    "TransformerEncoderLayer",
 ]

@@ -413,6 +413,38 @@ CASES |= {
 }
 
 
+LAYER = {"d_model": 8, "nhead": 2, "dim_feedforward": 12}
+CASES |= {
+    "TransformerEncoderLayer": (
+        lambda d: [sequences(d)[0]],
+        lambda module, x: module(x),
+        lambda nn: nn.TransformerEncoderLayer(**LAYER),
+    ),
+    "TransformerEncoderLayer norm first": (
+        lambda d: padded(d)[1:],
+        lambda module, x, hidden: module(x, src_key_padding_mask=hidden),
+        lambda nn: nn.TransformerEncoderLayer(
+            **LAYER, activation="gelu", norm_first=True, batch_first=True, bias=False
+        ),
+    ),
+    "TransformerDecoderLayer": (
+        padded,
+        lambda module, x, memory, hidden: module(x, memory, memory_key_padding_mask=hidden),
+        lambda nn: nn.TransformerDecoderLayer(**LAYER, batch_first=True),
+    ),
+    "TransformerDecoderLayer norm first": (
+        lambda d: [*sequences(d), np.triu(np.ones((4, 4), bool), 1)],
+        lambda module, x, memory, mask: module(x, memory, mask[: len(x), : len(x)]),
+        lambda nn: nn.TransformerDecoderLayer(**LAYER, norm_first=True),
+    ),
+    "Transformer": (
+        sequences,
+        lambda module, y, x: module(x, y),
+        lambda nn: nn.Transformer(8, 2, 1, 2, 12),
+    ),
+}
+
+
 # Optimizers: what makes each with either library from parameters of shapes (7, 5), (7,), (3, 7);
 # `options` go to both, under PyTorch's names.
 OPTIMIZERS = {

@@ -1,0 +1,217 @@
+"""The layers of Vaswani et al., "Attention is all you need" (2017), under PyTorch's names."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+from ringlet.nn import functional as F
+from ringlet.nn.layers.attention import MultiheadAttention
+from ringlet.nn.layers.basic import Dropout, Linear
+from ringlet.nn.layers.normalization import LayerNorm
+from ringlet.nn.module import Module, ModuleList
+from ringlet.nn.tensor import Array, Tensor
+
+Activation = str | Callable[[Tensor], Tensor]
+Mask = Tensor | Array | None
+
+
+class _Layer(Module):
+    """What encoder and decoder layers share: attention to itself, and two linear maps."""
+
+    def __init__(
+        self,
+        d_model: int,
+        nhead: int,
+        dim_feedforward: int = 2048,
+        dropout: float = 0.1,
+        activation: Activation = "relu",
+        layer_norm_eps: float = 1e-5,
+        batch_first: bool = False,
+        norm_first: bool = False,
+        bias: bool = True,
+    ) -> None:
+        self.norm_first, self._act = norm_first, _activation(activation)
+        self._attention = (d_model, nhead, dropout, bias)
+        self.self_attn = MultiheadAttention(*self._attention, batch_first=batch_first)
+        self.linear1 = Linear(d_model, dim_feedforward, bias)
+        self.dropout = Dropout(dropout)
+        self.linear2 = Linear(dim_feedforward, d_model, bias)
+        self.norm1 = LayerNorm(d_model, layer_norm_eps, bias=bias)
+        self.norm2 = LayerNorm(d_model, layer_norm_eps, bias=bias)
+        self.dropout1, self.dropout2 = Dropout(dropout), Dropout(dropout)
+
+    def _add(self, x: Tensor, norm: Module, part: Callable[[Tensor], Tensor]) -> Tensor:
+        """x and what the part makes of it, normalized before or after."""
+        y: Tensor = x + part(norm(x)) if self.norm_first else norm(x + part(x))
+        return y
+
+    def _itself(self, x: Tensor, mask: Mask, padding: Mask, causal: bool) -> Tensor:
+        y, _ = self.self_attn(x, x, x, padding, False, mask, is_causal=causal)
+        dropped: Tensor = self.dropout1(y)
+        return dropped
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.linear2(self.dropout(self._act(self.linear1(x))))
+        return y
+
+    def describe(self) -> str:
+        """See Module."""
+        return f"norm_first={self.norm_first}"
+
+
+class TransformerEncoderLayer(_Layer):
+    """Self-attention and a feed-forward part, each added to its input: (S, B, E) -> (S, B, E).
+
+    Or with the batch first. `norm_first` normalizes before each part, else after the addition.
+    Masks as for MultiheadAttention.
+    """
+
+    def forward(
+        self,
+        src: Tensor,
+        src_mask: Mask = None,
+        src_key_padding_mask: Mask = None,
+        is_causal: bool = False,
+    ) -> Tensor:
+        """See the class."""
+        attend = (src_mask, src_key_padding_mask, is_causal)
+        x = self._add(src, self.norm1, lambda x: self._itself(x, *attend))
+        return self._add(x, self.norm2, lambda x: self.dropout2(self._feed_forward(x)))
+
+
+class TransformerDecoderLayer(_Layer):
+    """Self-attention, attention to the encoder's result, and a feed-forward part.
+
+    (T, B, E) and the memory (S, B, E) -> (T, B, E); or with the batch first.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        first, norm = self.self_attn.batch_first, self.norm1
+        self.multihead_attn = MultiheadAttention(*self._attention, batch_first=first)
+        self.norm3 = LayerNorm(norm.normalized_shape, norm.eps, bias=norm.bias is not None)
+        self.dropout3 = Dropout(self.dropout.p)
+
+    def forward(
+        self,
+        tgt: Tensor,
+        memory: Tensor,
+        tgt_mask: Mask = None,
+        memory_mask: Mask = None,
+        tgt_key_padding_mask: Mask = None,
+        memory_key_padding_mask: Mask = None,
+        tgt_is_causal: bool = False,
+        memory_is_causal: bool = False,
+    ) -> Tensor:
+        """See the class."""
+        itself = (tgt_mask, tgt_key_padding_mask, tgt_is_causal)
+        across = (memory_mask, memory_key_padding_mask, memory_is_causal)
+        x = self._add(tgt, self.norm1, lambda x: self._itself(x, *itself))
+        x = self._add(x, self.norm2, lambda x: self._across(x, memory, *across))
+        return self._add(x, self.norm3, lambda x: self.dropout3(self._feed_forward(x)))
+
+    def _across(self, x: Tensor, memory: Tensor, mask: Mask, padding: Mask, causal: bool) -> Tensor:
+        y, _ = self.multihead_attn(x, memory, memory, padding, False, mask, is_causal=causal)
+        dropped: Tensor = self.dropout2(y)
+        return dropped
+
+
+class TransformerEncoder(Module):
+    """Several encoder layers like the one that is given, and a normalization if there is one."""
+
+    def __init__(
+        self, encoder_layer: TransformerEncoderLayer, num_layers: int, norm: Module | None = None
+    ) -> None:
+        self.layers = _copies(encoder_layer, num_layers)
+        self.norm = norm
+        self.initialize(0)
+
+    def forward(
+        self,
+        src: Tensor,
+        mask: Mask = None,
+        src_key_padding_mask: Mask = None,
+        is_causal: bool = False,
+    ) -> Tensor:
+        """See TransformerEncoderLayer."""
+        for layer in self.layers:
+            src = layer(src, mask, src_key_padding_mask, is_causal)
+        return src if self.norm is None else self.norm(src)
+
+
+class TransformerDecoder(Module):
+    """Several decoder layers like the one that is given, and a normalization if there is one."""
+
+    def __init__(
+        self, decoder_layer: TransformerDecoderLayer, num_layers: int, norm: Module | None = None
+    ) -> None:
+        self.layers = _copies(decoder_layer, num_layers)
+        self.norm = norm
+        self.initialize(0)
+
+    def forward(self, tgt: Tensor, memory: Tensor, *masks: Any, **options: Any) -> Tensor:
+        """See TransformerDecoderLayer, which has the same masks."""
+        for layer in self.layers:
+            tgt = layer(tgt, memory, *masks, **options)
+        return tgt if self.norm is None else self.norm(tgt)
+
+
+class Transformer(Module):
+    """An encoder of the source and a decoder of the target that attends to it.
+
+    (S, B, E), (T, B, E) -> (T, B, E); or with the batch first. Embeddings, positions and the
+    head are the caller's.
+    """
+
+    def __init__(
+        self,
+        d_model: int = 512,
+        nhead: int = 8,
+        num_encoder_layers: int = 6,
+        num_decoder_layers: int = 6,
+        dim_feedforward: int = 2048,
+        dropout: float = 0.1,
+        activation: Activation = "relu",
+        layer_norm_eps: float = 1e-5,
+        batch_first: bool = False,
+        norm_first: bool = False,
+        bias: bool = True,
+    ) -> None:
+        each = (d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps, batch_first)
+        norms = [LayerNorm(d_model, layer_norm_eps, bias=bias) for _ in range(2)]
+        encoder = TransformerEncoderLayer(*each, norm_first, bias)
+        decoder = TransformerDecoderLayer(*each, norm_first, bias)
+        self.encoder = TransformerEncoder(encoder, num_encoder_layers, norms[0])
+        self.decoder = TransformerDecoder(decoder, num_decoder_layers, norms[1])
+        self.initialize(0)
+
+    def forward(
+        self,
+        src: Tensor,
+        tgt: Tensor,
+        src_mask: Mask = None,
+        tgt_mask: Mask = None,
+        memory_mask: Mask = None,
+        src_key_padding_mask: Mask = None,
+        tgt_key_padding_mask: Mask = None,
+        memory_key_padding_mask: Mask = None,
+        src_is_causal: bool = False,
+        tgt_is_causal: bool = False,
+    ) -> Tensor:
+        """See the class; masks as for the layers."""
+        memory = self.encoder(src, src_mask, src_key_padding_mask, src_is_causal)
+        paddings = (tgt_key_padding_mask, memory_key_padding_mask)
+        y: Tensor = self.decoder(tgt, memory, tgt_mask, memory_mask, *paddings, tgt_is_causal)
+        return y
+
+
+def _copies(layer: Module, count: int) -> ModuleList:
+    return ModuleList([copy.deepcopy(layer) for _ in range(count)])
+
+
+def _activation(activation: Activation) -> Callable[[Tensor], Tensor]:
+    if callable(activation):
+        return activation
+    if activation not in ("relu", "gelu"):
+        raise ValueError(f"activation is {activation!r}; there are 'relu' and 'gelu'")
+    return F.relu if activation == "relu" else F.gelu
