@@ -1,27 +1,41 @@
 """`ringlet generate`: continue a prompt with a trained model."""
 
-import codecs
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 
 from ringlet.launcher.errors import UserError
-from ringlet.nn.models import GPT, stream
-from ringlet.runtime.checkpoint import Checkpoint, CheckpointError, latest_checkpoint
-from ringlet.runtime.data import token_bytes
+from ringlet.nn.models import BERT, T5, Chain, PretrainedError, beam_search, from_pretrained, stream
+from ringlet.nn.safetensors import SafetensorsError
+from ringlet.runtime.checkpoint import CheckpointError, latest_checkpoint
 from ringlet.runtime.export import load_model
+from ringlet.runtime.tokenizers import (
+    ByteTokenizer,
+    NumberTokenizer,
+    Tokenizer,
+    TokenizerError,
+    as_text,
+    load_tokenizer,
+)
 from ringlet.runtime.trainer import CHECKPOINTS
 
 
 def generate(
     folder: Annotated[
-        Path, typer.Option("--from", help="The folder of a run; its newest checkpoint is taken.")
+        Path,
+        typer.Option(
+            "--from",
+            help="The folder of a run, of which the newest checkpoint is taken, or of a Hugging "
+            "Face model.",
+        ),
     ],
     prompt: Annotated[
-        str, typer.Option(help="What to continue: text, or ids for a model of a .bin file.")
+        str,
+        typer.Option(help="What to continue (or a T5's source): text, or ids without a tokenizer."),
     ] = "\n",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="How many tokens to add.")] = 400,
     temperature: Annotated[
@@ -31,50 +45,66 @@ def generate(
     top_p: Annotated[
         float, typer.Option(help="Draw from the smallest set of so much probability.")
     ] = 1.0,
+    beams: Annotated[
+        int, typer.Option(min=1, help="Search with so many at a time instead of drawing, if > 1.")
+    ] = 1,
     seed: Annotated[int, typer.Option(help="Decides every draw.")] = 0,
 ) -> None:
     """Continue a prompt with a trained model; the text appears as it is made."""
     if not 0 < top_p <= 1:
         raise UserError(f"--top-p is {top_p}; it has to be above 0 and at most 1")
-    checkpoint = latest_checkpoint(folder / CHECKPOINTS, warn=lambda t: print(t, file=sys.stderr))
-    if checkpoint is None:
-        raise UserError(f"there is no checkpoint in {folder}")
-    as_bytes = checkpoint.manifest["as_bytes"]
-    model = _load(checkpoint)
-    ids = _encode(prompt, as_bytes, model.config.vocab_size)
-    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-    print(prompt, end="", flush=True)
-    parts = stream(
-        model,
-        np.array([ids]),
-        max_new_tokens,
-        temperature=temperature,
-        top_k=top_k or None,
-        top_p=top_p,
-        seed=seed,
-    )
-    for part in parts:
-        number = int(part[0])
-        print(decode(token_bytes(number)) if as_bytes else f" {number}", end="", flush=True)
-    print(decode(b"", final=True))
-
-
-def _load(checkpoint: Checkpoint) -> GPT:
-    try:
-        return load_model(checkpoint)
-    except CheckpointError as error:
-        raise UserError(str(error)) from error
-
-
-def _encode(prompt: str, as_bytes: bool, vocab_size: int) -> list[int]:
     if not prompt:
         raise UserError("the prompt is empty; give at least one character")
-    if as_bytes:
-        return list(prompt.encode())
+    model, tokenizer = _load(folder)
+    if isinstance(model, BERT):
+        raise UserError(f"{folder} holds a BERT, which says what is masked and does not generate")
     try:
-        ids = [int(word) for word in prompt.split()]
-    except ValueError:
-        ids = []
-    if not ids or not all(0 <= number < vocab_size for number in ids):
-        raise UserError(f"this model knows ids from 0 to {vocab_size - 1}; give some as the prompt")
-    return ids
+        ids = np.array([tokenizer.encode(prompt)])
+    except TokenizerError as error:
+        raise UserError(str(error)) from error
+    if not ids.size:
+        raise UserError(f"the tokenizer of {folder} makes no ids of the prompt {prompt!r}")
+    eos = model.huggingface.get("eos_token_id")
+    eos = eos if isinstance(eos, int) and eos < model.config.vocab_size else None
+    drawing = {"temperature": temperature, "top_k": top_k or None, "top_p": top_p, "seed": seed}
+    if not isinstance(model, T5):
+        print(prompt, end="", flush=True)
+    for text in as_text(tokenizer, _continuation(model, ids, max_new_tokens, beams, eos, drawing)):
+        print(text, end="", flush=True)
+    print()
+
+
+def _continuation(
+    model: Chain, ids: Any, count: int, beams: int, eos: int | None, drawing: dict[str, Any]
+) -> Iterator[int]:
+    """The new ids, up to the end of the text."""
+    if beams > 1:
+        found = beam_search(model, ids, count, beams=beams, eos=eos)[0]
+        new = iter(found[model.prompt(ids).shape[1] :].tolist())
+    else:
+        new = (int(part[0]) for part in stream(model, ids, count, eos=eos, **drawing))
+    for number in new:
+        if number == eos:
+            return
+        yield number
+
+
+def _load(folder: Path) -> tuple[Chain, Tokenizer]:
+    """The model of a run or of a Hugging Face folder, and what makes ids of text."""
+    try:
+        if (folder / "config.json").is_file():
+            model = from_pretrained(folder)
+            return model, load_tokenizer(folder, model.config.vocab_size)
+        checkpoint = latest_checkpoint(
+            folder / CHECKPOINTS, warn=lambda text: print(text, file=sys.stderr)
+        )
+        if checkpoint is None:
+            raise UserError(f"there is no checkpoint in {folder}")
+        trained = load_model(checkpoint)
+        if checkpoint.manifest["as_bytes"]:
+            return trained, ByteTokenizer()
+        return trained, NumberTokenizer(trained.config.vocab_size)
+    except (CheckpointError, PretrainedError, SafetensorsError, TokenizerError) as error:
+        raise UserError(str(error)) from error
+    except KeyError as error:
+        raise UserError(str(error.args[0])) from error

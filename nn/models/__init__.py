@@ -1,5 +1,6 @@
 """Models, one file each: ordinary single-process code."""
 
+from ringlet.nn.models.auto import from_pretrained
 from ringlet.nn.models.beams import beam_search
 from ringlet.nn.models.bert import BERT, BERTConfig
 from ringlet.nn.models.chain import Chain
@@ -21,6 +22,7 @@ __all__ = [
     "PretrainedError",
     "T5Config",
     "beam_search",
+    "from_pretrained",
     "generate",
     "stream",
 ]

@@ -14,7 +14,14 @@ BASE = {"numpy", "msgpack", "zmq"}
 ALLOWED = {
     "comm": BASE | {"ringlet.comm"},
     "nn": BASE | {"ringlet.nn"},
-    "runtime": {"numpy", "safetensors", "ringlet.comm", "ringlet.nn", "ringlet.runtime"},
+    "runtime": {
+        "numpy",
+        "safetensors",
+        "tokenizers",
+        "ringlet.comm",
+        "ringlet.nn",
+        "ringlet.runtime",
+    },
     "launcher": {"numpy", "typer", "rich", "ringlet"},
 }
 UNSAFE_MODULES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve"}
