@@ -18,7 +18,7 @@ from ringlet.comm.errors import (
 )
 from ringlet.comm.group import Group
 from ringlet.comm.work import Work
-from ringlet.comm.world import init, report_lost, show_last_operations_on_signal, shutdown
+from ringlet.comm.world import init, inject, report_lost, show_last_operations_on_signal, shutdown
 
 __all__ = [
     "AuthenticationError",
@@ -30,6 +30,7 @@ __all__ = [
     "ScheduleError",
     "Work",
     "init",
+    "inject",
     "report_lost",
     "show_last_operations_on_signal",
     "shutdown",

@@ -20,6 +20,7 @@ import msgpack
 import zmq
 
 from ringlet.comm.choice import Policy
+from ringlet.comm.faults import Faults
 from ringlet.comm.gate import Gate, report_refused
 from ringlet.comm.key import JobKey
 from ringlet.comm.links import Links
@@ -94,6 +95,7 @@ class Endpoint:
     ) -> None:
         self.rank, self.size, self.job, self.generation = rank, size, job, generation
         self._key = key
+        self.faults: Faults | None = None
         self.peers: dict[int, Peer] = {}
         self.dropped: Counter[str] = Counter()
         self.last: dict[int, tuple[Header, float]] = {}
@@ -211,6 +213,11 @@ class Endpoint:
         Returns a tracker when ZeroMQ still refers to the payload's memory, which then must not
         change until the tracker is done; None when the payload was copied.
         """
+        if self.faults is not None:
+            left = self.faults.sent(payload)
+            if left is None:
+                return None
+            payload = left
         data = payload.view("u1").data
         if peer == self.rank:
             self._deliver(Message(header, bytes(data)))

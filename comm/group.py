@@ -126,7 +126,11 @@ class Group:
         Every rank gets the same bits. float16 is combined in float32.
         """
         check_array(x, writable=True)
-        if self._prepared is not None and not (options.get("async_op") or "algorithm" in options):
+        if (
+            self._prepared is not None
+            and self._endpoint.faults is None
+            and not (options.get("async_op") or "algorithm" in options)
+        ):
             recipe = self._prepared.recipe(x, op)
             if recipe is not None:
                 patience = self._patience(options.get("timeout"))
@@ -430,6 +434,8 @@ class Group:
 
     def _call(self, signature: Signature, body: Body, nbytes: int, options: Options) -> Any:
         """Run a collective in this thread, or on the progress thread behind the earlier ones."""
+        if self._endpoint.faults is not None:
+            self._endpoint.faults.called(signature.operation)
         async_op, algorithm = options.get("async_op", False), options.get("algorithm", "")
         if algorithm:
             algorithm = self._asked_for(signature.operation, algorithm)

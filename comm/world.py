@@ -8,6 +8,7 @@ import secrets
 import socket
 import tempfile
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from ringlet.comm.choice import Policy
 from ringlet.comm.endpoint import WORLD, Endpoint, Peer
 from ringlet.comm.environment import Environment, is_open, read_environment
 from ringlet.comm.errors import CommError, CommTimeout, PeerLost
+from ringlet.comm.faults import OF_MESSAGES, Faults, parse_fault
 from ringlet.comm.group import Group
 from ringlet.comm.mpi import check_private
 from ringlet.comm.progress import Progress
@@ -46,6 +48,7 @@ class _World:
             environment.data_key,
         )
         self.endpoint.liveness.agent = environment.agent
+        self.transport = environment.transport
         self.endpoint.policy = Policy.parse(environment.algorithm)
         self.progress = Progress(self.endpoint)
         try:
@@ -125,6 +128,21 @@ def show_last_operations_on_signal() -> None:
         return "no world" if _world is None else _world.endpoint.recorder.text()
 
     show_on_signal(text)
+
+
+def inject(faults: Iterable[str]) -> None:
+    """Let faults happen to this rank, in place of those from before: see faults.py.
+
+    Raises ValueError for a text that is none, and for one that needs messages where the ranks
+    share memory.
+    """
+    if _world is None:
+        raise CommError("faults happen in a world: call comm.init() first")
+    parsed = [parse_fault(text) for text in faults]
+    for text, fault in zip(faults, parsed, strict=True):
+        if fault.kind in OF_MESSAGES and _world.transport == "auto":
+            raise ValueError(f"{text!r} needs messages: use the transport ipc or tcp")
+    _world.endpoint.faults = Faults(parsed, _world.endpoint.rank) if parsed else None
 
 
 def report_lost(rank: int, cause: str) -> None:

@@ -8,11 +8,14 @@ import inspect
 import selectors
 import signal
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from ringlet.comm.faults import parse_fault
 from ringlet.launcher.environment import Job
 from ringlet.launcher.process import Worker
 
@@ -34,6 +37,19 @@ class RanksFailed(AssertionError):
         super().__init__(f"{name} failed on {len(failures)} ranks\n" + "\n".join(parts))
 
 
+def _place(function: Callable[..., Any]) -> dict[str, str]:
+    """Where workers find a function: its file and name, or a notebook's source text."""
+    path, name = inspect.getsourcefile(function), function.__qualname__
+    if "<" in name:
+        raise TypeError(f"{name} is not a module-level function: workers cannot find it")
+    if path is not None and Path(path).is_file():
+        return {"path": path, "name": name}
+    try:
+        return {"source": textwrap.dedent(inspect.getsource(function)), "name": name}
+    except (OSError, TypeError):
+        raise TypeError(f"{name} has no source that workers could read") from None
+
+
 class WorkerPool:
     """`size` ranks on this host, started at first use and again after a failure.
 
@@ -47,7 +63,9 @@ class WorkerPool:
         transport: str = "auto",
         timeout: float = 20.0,
         variables: Mapping[str, str] | None = None,
+        show: bool = False,
     ) -> None:
+        self._show = show
         self.size, self._transport, self._timeout = size, transport, timeout
         self._variables = variables or {}
         self._job: Job | None = None
@@ -55,22 +73,32 @@ class WorkerPool:
         self._output: list[IO[bytes]] = []
 
     def run(
-        self, function: Callable[..., Any], deadline: float = 30.0, **arguments: Any
+        self,
+        function: Callable[..., Any],
+        deadline: float = 30.0,
+        faults: Sequence[str] = (),
+        **arguments: Any,
     ) -> list[Any]:
         """Run a module-level function on every rank; raises RanksFailed unless all return.
 
         Arguments and results are what `comm` can send as objects: numbers, text, lists, dicts,
-        NumPy arrays. After `deadline` seconds the stacks of the ranks that have not returned are
-        part of the error, and the ranks are killed.
+        NumPy arrays; as arguments also paths. `faults` happen on the way (see comm/faults.py):
+        "kill rank 2 at its third all_reduce". After `deadline` seconds the stacks of the ranks
+        that have not returned are part of the error, and the ranks are killed.
         """
-        path, name = inspect.getsourcefile(function), function.__qualname__
-        if path is None or "<" in name:
-            raise TypeError(f"{name} is not a module-level function: workers cannot find it")
+        place, name = _place(function), function.__qualname__
+        for fault in faults:
+            if parse_fault(fault).rank >= self.size:
+                raise ValueError(f"{fault!r}: the ranks are 0 to {self.size - 1}")
+        paths = {name: str(value) for name, value in arguments.items() if isinstance(value, Path)}
+        plain = {name: value for name, value in arguments.items() if name not in paths}
         if not self._workers:
             self._start()
             self._finish("starting the ranks", STARTUP_S)
         for worker in self._workers:
-            worker.control.send({"path": path, "name": name, "arguments": arguments})
+            worker.control.send(
+                {**place, "arguments": plain, "paths": paths, "faults": list(faults)}
+            )
         return self._finish(name, deadline)
 
     def close(self) -> None:
@@ -104,8 +132,10 @@ class WorkerPool:
     def _start(self) -> None:
         self._job = self._make_job()
         for rank in range(self.size):
-            output = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the pool
-            self._output.append(output)
+            output = None
+            if not self._show:
+                output = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the pool
+                self._output.append(output)
             worker = Worker(
                 self._job,
                 rank,
@@ -169,6 +199,8 @@ class WorkerPool:
         return {rank: f"{head}\n{self._written(rank)}" for rank in ranks}
 
     def _written(self, rank: int) -> str:
+        if self._show:
+            return ""  # it was seen
         output = self._output[rank]
         output.seek(0)
         return output.read()[-20_000:].decode(errors="replace")

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from ringlet import comm
 from ringlet.launcher.worker import is_echo, start_guard
 
@@ -37,6 +39,15 @@ def find(path: str, name: str) -> Any:
     return found
 
 
+def _function(task: dict[str, Any]) -> Any:
+    """The task's function: out of its file, or, for a notebook's, out of its own source text."""
+    if "source" not in task:
+        return find(task["path"], task["name"])
+    names: dict[str, Any] = {"__name__": "_notebook", "comm": comm, "np": np}
+    exec(compile(task["source"], f"<{task['name']}>", "exec"), names)
+    return names[task["name"]]
+
+
 def main() -> None:
     """Take tasks until the pool closes the channel; end after the first failure."""
     guard = start_guard()
@@ -49,8 +60,10 @@ def main() -> None:
         guard.control.send({"result": "ready"})
         while True:
             task = guard.inbox.get()
-            function = find(task["path"], task["name"])
-            guard.control.send({"result": function(world, **task["arguments"])})
+            comm.inject(task["faults"])
+            paths = {name: Path(path) for name, path in task["paths"].items()}
+            result = _function(task)(world, **task["arguments"], **paths)
+            guard.control.send({"result": result})
     except BaseException as error:
         guard.control.send({"failed": traceback.format_exc(), "echo": is_echo(error)})
         sys.exit(1)
