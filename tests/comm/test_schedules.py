@@ -24,7 +24,13 @@ SIZES = range(1, 34)
 SOME_SIZES = (*range(1, 10), 12, 15, 16, 17)
 """Where each size is proven several times over; `pytest -m slow` takes all."""
 
-EVERY_SIZE = pytest.param(SIZES, id="every size", marks=pytest.mark.slow)
+both_sizes = pytest.mark.parametrize(
+    "sizes",
+    [
+        pytest.param(SOME_SIZES, id="some sizes"),
+        pytest.param(SIZES, id="every size", marks=pytest.mark.slow),
+    ],
+)
 
 
 def log2(n):
@@ -132,7 +138,7 @@ def test_every_schedule_is_right_and_costs_what_the_textbook_says(operation, alg
             assert sum(proof.sent) == sum(proof.received), (size, root)
 
 
-@pytest.mark.parametrize("sizes", [pytest.param(SOME_SIZES, id="some sizes"), EVERY_SIZE])
+@both_sizes
 @pytest.mark.parametrize(("operation", "algorithm"), TEXTBOOK)
 def test_every_schedule_is_right_when_cut_into_segments(operation, algorithm, sizes):
     for size in sizes:
@@ -144,9 +150,10 @@ def test_every_schedule_is_right_when_cut_into_segments(operation, algorithm, si
             assert cut.slot_times <= whole.slot_times * segments
 
 
+@both_sizes
 @pytest.mark.parametrize("operation", ["all_reduce", "reduce_scatter", "all_gather"])
-def test_on_two_ports_a_bidirectional_ring_takes_half_the_time(operation):
-    for size in (size for size in SOME_SIZES if size > 2):
+def test_on_two_ports_a_bidirectional_ring_takes_half_the_time(operation, sizes):
+    for size in (size for size in sizes if size > 2):
         ring = prove(schedule(operation, "ring", size), ports=2)
         both = prove(schedule(operation, "bidirectional_ring", size), ports=2)
         assert both.slot_times == ring.slot_times  # of slots of half the length
@@ -155,8 +162,15 @@ def test_on_two_ports_a_bidirectional_ring_takes_half_the_time(operation):
 HOSTS = [(n, per_host) for n in range(1, 25) for per_host in range(1, n + 1) if n % per_host == 0]
 
 
+@pytest.mark.parametrize(
+    "cuts",
+    [
+        pytest.param((3,), id="some cuts"),
+        pytest.param((2, 7), id="other cuts", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize(("size", "per_host"), HOSTS)
-def test_hierarchical_all_reduce_sends_little_between_hosts(size, per_host):
+def test_hierarchical_all_reduce_sends_little_between_hosts(size, per_host, cuts):
     plan = schedule("all_reduce", "hierarchical", size, per_host=per_host)
     hosts = size // per_host
     rounds = 2 * (per_host - 1) + 2 * (hosts - 1)
@@ -166,7 +180,7 @@ def test_hierarchical_all_reduce_sends_little_between_hosts(size, per_host):
         2 * (size - 1),
         2 * size * (size - 1),
     )
-    for segments in (2, 3, 7) if size <= 12 else (3,):
+    for segments in cuts:
         assert prove(plan, segments).sent == size * (2 * (size - 1),)
     for rank, steps in enumerate(plan.steps):
         sends = [step for step in steps if isinstance(step, Send)]

@@ -198,14 +198,23 @@ def assert_same_bits(result, expected):
             np.testing.assert_array_equal(result[kind][name], array, err_msg=name)
 
 
-@pytest.mark.parametrize("micro", [1, 3, 4])
+@pytest.mark.parametrize(
+    ("micro", "everything"),
+    [
+        (1, False),
+        (3, True),
+        (4, False),
+        pytest.param(1, True, marks=pytest.mark.slow),
+        pytest.param(4, True, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("mesh", [m for m in SMALL if m["pp"] > 1], ids=text)
-def test_a_schedule_or_recomputation_changes_no_bit(ranks, alone, mesh, micro):
-    """Also with fewer micro-batches than stages; every combination for one number of them."""
+def test_a_schedule_or_recomputation_changes_no_bit(ranks, alone, mesh, micro, everything):
+    """Also with fewer micro-batches than stages; in every combination, or each kind once."""
     results = {}
     kinds = ([], ["blocks"], ["*.attend", "*.act"])
     for number, (name, schedule) in enumerate(SCHEDULES.items(), 2):
-        for recompute in kinds if micro == 3 else [kinds[number % 3]]:
+        for recompute in kinds if everything else [kinds[number % 3]]:
             options = {**schedule, "recompute": recompute}
             results[name, *recompute] = run(
                 ranks, mesh, options=options, layers=8, micro=micro, clip=0.5
