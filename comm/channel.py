@@ -8,6 +8,7 @@ import zmq
 
 from ringlet.comm.board import Board
 from ringlet.comm.choice import SHARED, Choice
+from ringlet.comm.credits import Parked
 from ringlet.comm.endpoint import Endpoint, Message
 from ringlet.comm.errors import CollectiveMismatch, CommError
 from ringlet.comm.operation import Arrival, Operation, Program
@@ -236,7 +237,7 @@ class Link:
         traffic.messages_received += 1
         traffic.bytes_received += nbytes
 
-    def send(self, peer: int, piece: Array) -> "zmq.MessageTracker | None":
+    def send(self, peer: int, piece: Array) -> "zmq.MessageTracker | Parked | None":
         """Queue one segment; returns the tracker to wait for, or None if it was copied."""
         operation, channel, rank = self._operation, self._channel, self._channel.ranks[peer]
         number = self._sent.get(peer, 0)

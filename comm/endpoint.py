@@ -20,6 +20,7 @@ import msgpack
 import zmq
 
 from ringlet.comm.choice import Policy
+from ringlet.comm.credits import Credits, Parked
 from ringlet.comm.faults import Faults
 from ringlet.comm.gate import Gate, report_refused
 from ringlet.comm.key import JobKey
@@ -106,6 +107,7 @@ class Endpoint:
         self.policy, self.links = Policy(by_price=False), Links()
         self.groups: dict[str, str] = {}  # id -> the ranks in words, for messages
         self.recorder = Recorder(rank, self.groups)
+        self.credits = Credits()
         self.liveness = Liveness(self._where)
         self._greeted: set[int] = set()
         self._looked = 0.0
@@ -207,32 +209,65 @@ class Endpoint:
 
     # -- sending ------------------------------------------------------------------------------
 
-    def post(self, peer: int, header: Header, payload: Array) -> "zmq.MessageTracker | None":
+    def post(
+        self, peer: int, header: Header, payload: Array
+    ) -> "zmq.MessageTracker | Parked | None":
         """Queue one message of at most SEGMENT_BYTES for a peer; never waits.
 
-        Returns a tracker when ZeroMQ still refers to the payload's memory, which then must not
-        change until the tracker is done; None when the payload was copied.
+        Returns a tracker when ZeroMQ still refers to the payload's memory, or the message has to
+        wait for the peer's credit: it must not change until the tracker is done. None when the
+        payload was copied.
         """
         if self.faults is not None:
             left = self.faults.sent(payload)
             if left is None:
                 return None
             payload = left
-        data = payload.view("u1").data
         if peer == self.rank:
-            self._deliver(Message(header, bytes(data)))
+            self._deliver(Message(header, bytes(payload.view("u1").data)))
             return None
+        with self._send_locks[peer]:
+            waiting = self.credits.parked.get(peer)
+            if waiting or not self.credits.admits(peer, payload.nbytes):
+                parked = Parked(peer, header, payload)
+                self.credits.parked.setdefault(peer, deque()).append(parked)
+                return parked
+            return self._send(peer, header, payload)
+
+    def _send(self, peer: int, header: Header, payload: Array) -> "zmq.MessageTracker | None":
+        """With the send lock held."""
+        data = payload.view("u1").data
         copy = len(data) < ZERO_COPY_BYTES
         try:
-            with self._send_locks[peer]:
-                outbox = self._outboxes[peer]
-                outbox.send(encode(header), zmq.SNDMORE | zmq.NOBLOCK)
-                tracker = outbox.send(data, zmq.NOBLOCK, copy=copy, track=not copy)
+            outbox = self._outboxes[peer]
+            outbox.send(encode(header), zmq.SNDMORE | zmq.NOBLOCK)
+            tracker = outbox.send(data, zmq.NOBLOCK, copy=copy, track=not copy)
         except zmq.ZMQError:
             # The connection is closed: whoever waits for an answer will be told why.
             self.liveness.closed(peer)
             return None
         return None if copy else tracker
+
+    def _credit(self, peer: int, taken: int) -> None:
+        """The peer has taken so much: what is parked for it may leave."""
+        with self._send_locks[peer]:
+            self.credits.grant(peer, taken)
+            waiting = self.credits.parked.get(peer, ())
+            while waiting and self.credits.admits(peer, waiting[0].payload.nbytes):
+                parked = waiting.popleft()
+                parked.tracker = self._send(peer, parked.header, parked.payload)
+                parked.left = True
+
+    def ask_for_credit(self, peer: int) -> bool:
+        """Tell the peer that this rank waits for it to take messages; False if it knows."""
+        if not self.credits.complain(peer):
+            return False
+        self.notify(peer, "full", None)
+        return True
+
+    def welcome(self, peer: int) -> None:
+        """Let the peer send more than has been taken: this rank, too, waits for it in the end."""
+        self.notify(peer, "credit", self.credits.welcome(peer))
 
     def notify(self, peer: int, word: str, content: Any) -> None:
         """Send a control message."""
@@ -249,7 +284,14 @@ class Endpoint:
     def take(self, key: Key) -> Message | None:
         """The oldest message under the key, out of the mailbox; None if there is none."""
         queue = self._mailbox.get(key)
-        return queue.popleft() if queue else None
+        if not queue:
+            return None
+        message = queue.popleft()
+        if key[1] != self.rank:
+            taken = self.credits.took(key[1], memoryview(message.payload).nbytes)
+            if taken is not None:
+                self.notify(key[1], "credit", taken)
+        return message
 
     def peek(self, key: Key) -> Message | None:
         """The oldest message under the key, left where it is."""
@@ -353,6 +395,7 @@ class Endpoint:
     def _deliver(self, message: Message) -> None:
         header = message.header
         self.last[header.source] = (header, time.monotonic())
+        self.credits.arrived(header.source, memoryview(message.payload).nbytes)
         key = (header.group, header.source, header.stream)
         with self._arrived:
             self._mailbox.setdefault(key, deque()).append(message)
@@ -363,6 +406,10 @@ class Endpoint:
         source, word = header.source, header.signature.operation
         if word == "hello":
             self._greeted.add(source)
+        elif word == "credit":
+            self._credit(source, int(content))
+        elif word == "full":
+            self.credits.full.add(source)
         elif word == "waiting":
             group, waited_for, stream, sequence, signature, seconds = content
             operation, dtype, shape, detail = signature
@@ -393,8 +440,12 @@ class Endpoint:
 
     def close(self, linger_s: float) -> None:
         """Say goodbye to every peer, deliver what is queued for up to `linger_s`, and close."""
-        farewells = self._say_goodbye() if linger_s else {}
         until = time.monotonic() + linger_s
+        while self._parked_for_the_living() and time.monotonic() < until:
+            self.poll()
+            self._look(time.monotonic())
+            time.sleep(0.001)
+        farewells = self._say_goodbye() if linger_s else {}
         while farewells and time.monotonic() < until:
             self.poll()
             self._look(time.monotonic())
@@ -412,6 +463,10 @@ class Endpoint:
         with self._wake_lock:
             self._waker.close(0)
         self._context.term()
+
+    def _parked_for_the_living(self) -> bool:
+        parked = self.credits.parked.items()
+        return any(waiting and self.liveness.reachable(peer) for peer, waiting in parked)
 
     def _say_goodbye(self) -> "dict[int, zmq.MessageTracker]":
         """Queue a goodbye, behind everything else, for each peer; the trackers of those sent.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import zmq
 
 from ringlet.comm.board import Board
+from ringlet.comm.credits import Parked
 from ringlet.comm.endpoint import WORLD, Endpoint, Key, Message
 from ringlet.comm.errors import CommError, CommTimeout, PeerLost
 from ringlet.comm.recorder import SHOWN_WITH_ERROR, Record
@@ -38,9 +39,9 @@ class Arrival(NamedTuple):
 
 
 class Departure(NamedTuple):
-    """Wait until ZeroMQ has let go of a payload."""
+    """Wait until ZeroMQ has let go of a payload, or the peer's credit lets it leave first."""
 
-    tracker: "zmq.MessageTracker"
+    tracker: "zmq.MessageTracker | Parked"
 
 
 class Meeting(NamedTuple):
@@ -169,7 +170,13 @@ class Operation:
             board = self._awaiting.board
             behind = board.behind(self._awaiting.phase)
             return board.ranks[behind[0]] if behind else None
-        return None
+        parked = self._parked()
+        return None if parked is None else parked.peer
+
+    def _parked(self) -> Parked | None:
+        """The message without credit that it waits for, if it does."""
+        tracker = self._awaiting.tracker if isinstance(self._awaiting, Departure) else None
+        return tracker if isinstance(tracker, Parked) and not tracker.left else None
 
     def _wait(self, until: float | None) -> None:
         def tick() -> None:
@@ -189,7 +196,9 @@ class Operation:
         except BaseException as error:
             self.fail(error)
 
-    def _wait_for_departure(self, tracker: "zmq.MessageTracker", tick: Callable[[], None]) -> None:
+    def _wait_for_departure(
+        self, tracker: "zmq.MessageTracker | Parked", tick: Callable[[], None]
+    ) -> None:
         """Keep reading meanwhile: the peer may have to get rid of its messages first."""
         while not tracker.done:
             self.channel.endpoint.poll()
@@ -263,9 +272,29 @@ class Operation:
             raise self._lost(*lost)
         if now >= self.deadline:
             raise self.timed_out()
+        parked = self._parked()
+        if parked is not None and self.channel.endpoint.ask_for_credit(parked.peer):
+            self._next_notice = now
+        if source is not None and self.channel.endpoint.credits.full:
+            self._break_circle(source)
         if now >= self._next_notice:
             self._next_notice = now + NOTICE_EVERY_S
             self._tell(now)
+
+    def _break_circle(self, rank: int) -> None:
+        """If the awaited rank waits, perhaps through others, for one that this rank does not let
+        send any more, let that one send."""
+        endpoint, seen = self.channel.endpoint, {self.channel.endpoint.rank}
+        while rank not in seen:
+            seen.add(rank)
+            if rank in endpoint.credits.full:
+                endpoint.welcome(rank)
+                return
+            words = [word for (_, r), word in list(endpoint.waiting.items()) if r == rank]
+            last = max(words, key=lambda word: word.heard, default=None)
+            if last is None or time.monotonic() - last.heard > 2 * NOTICE_EVERY_S:
+                return
+            rank = last.source
 
     def _lost(self, rank: int, cause: str) -> PeerLost:
         """The error; the others in the group are told, for they may wait for this rank now."""
