@@ -15,7 +15,7 @@ from ringlet.comm.operation import Arrival, Operation, Program
 from ringlet.comm.recorder import ENDED, ERROR, SEQUENCE, SIGNATURE, Record, find
 from ringlet.comm.regions import Regions
 from ringlet.comm.stats import Stats, Traffic
-from ringlet.comm.wire import COLLECTIVE, Array, Header, Signature
+from ringlet.comm.wire import COLLECTIVE, SEGMENT_BYTES, Array, Header, Signature
 
 
 class Hierarchy(NamedTuple):
@@ -34,6 +34,7 @@ class Channel:
         self.hosts = endpoint.hosts_of(ranks)
         self.choice = Choice(self.hosts, endpoint.policy, endpoint.links)
         self.hierarchy: Hierarchy | None = None  # of several hosts that share memory each
+        self.segment_bytes = SEGMENT_BYTES
         self.pending = 0  # asynchronous collectives that have not ended
         self.stats = Stats()
         self.broken: BaseException | None = None
@@ -203,6 +204,11 @@ class Link:
     def algorithm(self, operation: str, nbytes: int) -> str:
         """How to do an operation over messages: see `Choice.choose`."""
         return self._algorithm or self._channel.choice.choose(operation, nbytes)
+
+    @property
+    def segment_bytes(self) -> int:
+        """The most of an array that one message carries."""
+        return self._operation.channel.segment_bytes
 
     @property
     def per_host(self) -> int | None:

@@ -234,7 +234,8 @@ def _run_slots(
         np.empty_like(some) if slot is None and number in used else slot
         for number, slot in enumerate(slots)
     ]
-    yield from run(link, steps, filled, None if op is None else REDUCTIONS[op])
+    combine = None if op is None else REDUCTIONS[op]
+    yield from run(link, steps, filled, combine, link.segment_bytes)
 
 
 def _finish(link: Link, data: Array, op: str) -> None:

@@ -182,6 +182,23 @@ MISMATCHES = {
         lambda w: w.scatter(ones((w.size, 2)) if w.rank == 0 else None, root=0),
         lambda w: w.scatter(ones((w.size, 2)) if w.rank == 1 else None, root=1),
     ),
+    "root of broadcast": (
+        lambda w: w.broadcast(ones(4), root=0),
+        lambda w: w.broadcast(ones(4), root=1),
+    ),
+    "order": (
+        lambda w: [w.all_reduce(ones(4)), w.all_gather(ones(4))],
+        lambda w: [w.all_gather(ones(4)), w.all_reduce(ones(4))],
+    ),
+    "shorter all_to_all": (
+        lambda w: w.all_to_all(ones(2 * w.size)),
+        lambda w: w.all_to_all(ones(w.size)),
+    ),
+    "shorter broadcast": (lambda w: w.broadcast(ones(40)), lambda w: w.broadcast(ones(39))),
+    "many segments": (
+        lambda w: w.all_reduce(ones(1 << 19)),
+        lambda w: w.all_reduce(ones((1 << 19) - 1)),
+    ),
     "asynchronous": (
         lambda w: w.all_reduce(ones(8), async_op=True).wait(),
         lambda w: w.all_reduce(ones(9), async_op=True).wait(),
@@ -200,16 +217,41 @@ def mismatched(world, case):
     return caught(both)
 
 
-@pytest.mark.parametrize("case", MISMATCHES)
+def mismatches(world, cases, groups):
+    """One case after another, each in a group of its own: a mismatch ends only its group."""
+    found = []
+    for case in cases:
+        group = world.split(groups or range(world.size))
+        found.append(None if group is None else mismatched(group, case))
+        world.barrier()
+    return found
+
+
+@pytest.mark.parametrize("transport", ["auto", "tcp"])
 @pytest.mark.parametrize("size", [2, 3])
-def test_different_calls_are_a_mismatch_on_every_rank_within_a_second(ranks, size, case):
-    pool = ranks(size)
-    for error in pool.run(mismatched, case=case):
-        assert error["type"] == "CollectiveMismatch", error
-        assert error["seconds"] < 1.0
-        assert "call #" in error["text"]
-        assert error["text"].count("called") == 2  # both sides
-    pool.close()
+def test_different_calls_are_a_mismatch_on_every_rank_within_a_second(ranks, size, transport):
+    for errors in ranks(size, transport).run(mismatches, cases=list(MISMATCHES), groups=[]):
+        for case, error in zip(MISMATCHES, errors, strict=True):
+            check_mismatch(case, error)
+
+
+def check_mismatch(case, error):
+    assert error["type"] == "CollectiveMismatch", (case, error)
+    assert error["seconds"] < 1.0, (case, error)
+    assert "call #" in error["text"]
+    assert error["text"].count("called") == 2  # both sides
+
+
+@pytest.mark.parametrize("transport", ["auto", "tcp"])
+def test_a_mismatch_in_a_group_is_the_groups_own(ranks, transport):
+    """Its ranks are told, in the world's numbers; the others go on, and so does the world."""
+    cases = ["operation", "shorter"]
+    results = ranks(3, transport).run(mismatches, cases=cases, groups=[2, 0])
+    assert results[1] == [None, None]
+    for rank in (0, 2):
+        for case, error in zip(cases, results[rank], strict=True):
+            check_mismatch(case, error)
+            assert "of group [2, 0]: rank" in error["text"]
 
 
 def lists_differ(world):
