@@ -65,7 +65,7 @@ def values(rank, case):
 
 def laid_out(x, layout):
     """The same values in another memory order."""
-    if layout == "F":
+    if layout == "F" and x.ndim:
         return np.asfortranarray(x)
     if layout == "strided" and x.ndim:
         wide = np.zeros((*x.shape[:-1], 2 * x.shape[-1]), x.dtype)
