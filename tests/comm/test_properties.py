@@ -95,7 +95,8 @@ def expected(case, me):
         "gather": lambda: np.stack(rows) if me == root else None,
         "scatter": lambda: rows[me],
     }
-    return meanings[operation]()
+    right = meanings[operation]()
+    return None if right is None else right.astype(case["dtype"])  # stacked in native order
 
 
 def call(group, case):
@@ -110,7 +111,11 @@ def call(group, case):
         options["root"] = case["root"]
     if operation == "scatter":
         rows = [values(rank, case) for rank in range(group.size)]
-        x = laid_out(np.stack(rows), case["layout"]) if group.rank == case["root"] else None
+        x = (
+            laid_out(np.stack(rows).astype(case["dtype"]), case["layout"])
+            if group.rank == case["root"]
+            else None
+        )
     result = getattr(group, operation)(x, **options)
     return result.wait() if case["async_op"] else result
 
