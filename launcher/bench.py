@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ringlet.comm.choice import algorithm_named
 from ringlet.comm.wire import size_text
 from ringlet.launcher.environment import Job
 from ringlet.launcher.errors import ExitCode, UserError
@@ -13,7 +14,8 @@ from ringlet.launcher.options import DEFAULT_TIMEOUT_S, Timeout, Transport, chec
 from ringlet.launcher.output import Screen
 
 OPERATIONS = (
-    "all_reduce", "reduce_scatter", "all_gather", "all_to_all", "broadcast", "reduce", "send_recv",
+    "all_reduce", "reduce_scatter", "all_gather", "all_to_all", "broadcast", "reduce", "gather",
+    "scatter", "barrier", "send_recv", "ping_pong",
 )  # fmt: skip
 SMALLEST, LARGEST, FACTOR = 4, 256 << 20, 8
 GRACE_S = 5.0
@@ -34,6 +36,9 @@ def bench(
     plain: Annotated[
         bool, typer.Option("--plain", help="Ordinary arrays, not registered memory.")
     ] = False,
+    algorithm: Annotated[
+        str, typer.Option(help="Of one operation: by name, as `ringlet explain` shows them.")
+    ] = "",
     transport: Transport = "auto",
     timeout: Timeout = DEFAULT_TIMEOUT_S,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line for each row.")] = False,
@@ -42,12 +47,15 @@ def bench(
 
     Time is the median of the slowest rank. Algorithm bandwidth is size / time; bus bandwidth is
     what each rank's link carries at least, to compare with the last column: a copy in memory.
+    send_recv goes round all ranks at once; ping_pong is one way, half of there and back.
     """
     check_options(transport, timeout)
     names = [name.strip().replace("-", "_") for name in operations.split(",")]
     unknown = [name for name in names if name not in OPERATIONS]
     if unknown:
         raise UserError(f"unknown operation {unknown[0]!r}; there are {', '.join(OPERATIONS)}")
+    if algorithm:
+        algorithm = _algorithm(names, algorithm)
     if min_bytes > max_bytes:
         raise UserError(f"--min-bytes {min_bytes} is more than --max-bytes {max_bytes}")
     sizes = [min_bytes]
@@ -64,7 +72,12 @@ def bench(
         if not row["right"]:
             wrong.append(row["operation"])
 
-    task = {"operations": names, "sizes": sizes, "registered": not plain}
+    task = {
+        "operations": names,
+        "sizes": sizes,
+        "registered": not plain,
+        "algorithm": algorithm,
+    }
     supervisor = Supervisor(
         Job(workers, transport, timeout),
         "ringlet.launcher.bench_worker",
@@ -75,6 +88,16 @@ def bench(
     )
     code = supervisor.run()
     raise typer.Exit(ExitCode.FAILED if wrong and code == ExitCode.OK else code)
+
+
+def _algorithm(operations: list[str], text: str) -> str:
+    """The algorithm of the one operation that is measured."""
+    if len(operations) != 1:
+        raise UserError("--algorithm takes one operation: name it with --operations")
+    try:
+        return algorithm_named(operations[0], text)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def text(row: dict[str, Any]) -> str:

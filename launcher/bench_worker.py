@@ -11,6 +11,7 @@ import numpy as np
 
 from ringlet import comm
 from ringlet.comm import Group
+from ringlet.comm.group import Options
 from ringlet.comm.wire import Array
 from ringlet.launcher.worker import Guard, start_guard, supervised
 
@@ -24,18 +25,23 @@ class Case(NamedTuple):
     """One operation at one size: what is called, and whether its result is right.
 
     `nbytes` is the size of the array as nccl-tests counts it, `factor` what turns it, over time,
-    into the bandwidth that each rank's link needs at least (bus bandwidth).
+    into the bandwidth that each rank's link needs at least (bus bandwidth). A call makes so many
+    `trips`: a ping-pong two.
     """
 
     call: Callable[[], Any]
     right: Callable[[Any], bool]
     nbytes: int
     factor: float
+    trips: int = 1
 
 
-def make(world: Group, operation: str, count: int, registered: bool) -> Case:
+def make(world: Group, operation: str, count: int, registered: bool, algorithm: str = "") -> Case:
     """The case for about `count` float32 elements. Data are whole numbers: sums are exact."""
+    if operation in ("send_recv", "ping_pong"):
+        return _point_to_point(world, operation, count)
     n, rank = world.size, world.rank
+    options: Options = {"algorithm": algorithm} if algorithm else {}
     allocate = world.empty if registered else np.empty
     each = max(1, count // n)
     ring = (n - 1) / n
@@ -48,39 +54,68 @@ def make(world: Group, operation: str, count: int, registered: bool) -> Case:
     if operation == "all_reduce":
         x = filled(count, rank)
         # The largest rank's number stays what it is, however often it is reduced.
-        return Case(lambda: world.all_reduce(x, "max"), _all(n - 1), x.nbytes, 2 * ring)
+        return Case(lambda: world.all_reduce(x, "max", **options), _all(n - 1), x.nbytes, 2 * ring)
     if operation == "reduce_scatter":
         x, out = filled(each * n, 1), filled(each, 0)
-        return Case(lambda: world.reduce_scatter(x, out=out), _all(n), x.nbytes, ring)
+        return Case(lambda: world.reduce_scatter(x, out=out, **options), _all(n), x.nbytes, ring)
     if operation == "all_gather":
         x, out = filled(each, rank), filled(each * n, 0).reshape(n, each)
-        return Case(lambda: world.all_gather(x, out=out), _rows(n), out.nbytes, ring)
+        return Case(lambda: world.all_gather(x, out=out, **options), _rows(n), out.nbytes, ring)
     if operation == "all_to_all":
         x, out = filled(each * n, rank), filled(each * n, 0)
         right = _rows(n)
         return Case(
-            lambda: world.all_to_all(x, out=out),
+            lambda: world.all_to_all(x, out=out, **options),
             lambda result: right(result.reshape(n, each)),
             x.nbytes,
             ring,
         )
     if operation == "broadcast":
         x = filled(count, 7 if rank == 0 else 0)
-        return Case(lambda: world.broadcast(x), _all(7), x.nbytes, 1.0)
+        return Case(lambda: world.broadcast(x, **options), _all(7), x.nbytes, 1.0)
     if operation == "reduce":
         x = filled(count, 1 if rank == n - 1 else 0)
-        return Case(lambda: world.reduce(x, op="max"), _all(1, rank == 0), x.nbytes, 1.0)
-    assert operation == "send_recv"
-    x, y, peer = filled(count, rank), filled(count, -1), (rank + 1) % n
-    source = (rank - 1) % n
+        return Case(lambda: world.reduce(x, op="max", **options), _all(1, rank == 0), x.nbytes, 1.0)
+    if operation == "gather":
+        x = filled(each, rank)
+        rows_right = _rows(n)
+        return Case(
+            lambda: world.gather(x, **options),
+            lambda result: rows_right(result) if rank == 0 else result is None,
+            x.nbytes * n,
+            ring,
+        )
+    if operation == "scatter":
+        table = np.repeat(np.arange(n, dtype=np.float32)[:, None], each, 1) if rank == 0 else None
+        return Case(lambda: world.scatter(table, **options), _all(rank), each * n * 4, ring)
+    assert operation == "barrier"
+    return Case(lambda: world.barrier(**options), lambda result: result is None, 0, 1.0)
+
+
+def _point_to_point(world: Group, operation: str, count: int) -> Case:
+    """All ranks in a circle at once, each way one array; or there and back between two."""
+    n, rank = world.size, world.rank
+    x, y = np.full(count, rank, np.float32), np.full(count, -1, np.float32)
+    to, source = (rank + 1) % n, (rank - 1) % n
 
     def send_recv() -> Array:
-        work = world.isend(x, peer)
+        work = world.isend(x, to)
         world.recv(source, out=y)
         work.wait()
         return y
 
-    return Case(send_recv, _all(source), x.nbytes, 1.0)
+    def ping_pong() -> Array:
+        if rank == 0:
+            world.send(x, 1)
+            world.recv(1, out=y)
+        elif rank == 1:
+            world.recv(0, out=y)
+            world.send(x, 0)
+        return y
+
+    if operation == "send_recv":
+        return Case(send_recv, _all(source), x.nbytes, 1.0)
+    return Case(ping_pong, _all(1 - rank if rank < 2 else -1), x.nbytes, 1.0, trips=2)
 
 
 def _all(value: float, here: bool = True) -> Callable[[Any], bool]:
@@ -106,7 +141,8 @@ def measure(world: Group, case: Case) -> tuple[float, bool]:
         times.append(time.perf_counter() - start)
     last = case.call()  # on every rank, whatever the first was like
     right = right and case.right(last)
-    slowest = world.all_reduce(np.array([statistics.median(times), not right], np.float64), "max")
+    median = statistics.median(times) / case.trips
+    slowest = world.all_reduce(np.array([median, not right], np.float64), "max")
     return float(slowest[0]), not slowest[1]
 
 
@@ -126,8 +162,9 @@ def rows(world: Group, task: dict[str, Any]) -> Iterator[dict[str, Any]]:
     world.barrier()
     copy = float(world.all_reduce(np.array([copy_bandwidth()]), "min")[0])
     for operation in task["operations"]:
-        for nbytes in task["sizes"]:
-            case = make(world, operation, max(1, nbytes // 4), task["registered"])
+        for nbytes in task["sizes"] if operation != "barrier" else [0]:
+            count = max(1, nbytes // 4)
+            case = make(world, operation, count, task["registered"], task["algorithm"])
             seconds, right = measure(world, case)
             bandwidth = case.nbytes / seconds
             yield {

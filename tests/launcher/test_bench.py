@@ -22,7 +22,9 @@ def test_every_operation_is_measured_and_right(capfd):
     code, out, _ = bench(capfd, "--json", "--max-bytes", "4096", "--factor", "32", "-n", "3")
     assert code == 0
     rows = [json.loads(line) for line in out.splitlines()]
-    assert [row["operation"] for row in rows[::3]] == list(OPERATIONS)
+    sizes = {name: [r["bytes"] for r in rows if r["operation"] == name] for name in OPERATIONS}
+    assert [len(of) for of in sizes.values()] == [1 if n == "barrier" else 3 for n in OPERATIONS]
+    assert sum(map(len, sizes.values())) == len(rows)
     assert all(row["right"] and row["ranks"] == 3 and row["time_us"] > 0 for row in rows)
     for row in rows:
         if row["operation"] == "all_reduce":
@@ -40,6 +42,15 @@ def test_a_table_for_people(capfd):
     assert columns.split() == ["operation", "size", "time", "algorithm", "bus", "of", "a", "copy"]
     assert first.startswith("all_reduce             4 B")
     assert second.startswith("broadcast ")
+
+
+def test_an_algorithm_by_name(capfd):
+    code, out, _ = bench(
+        capfd, "--operations", "all_reduce", "--algorithm", "halving-doubling", "--json",
+        "--max-bytes", "4",
+    )  # fmt: skip
+    assert code == 0
+    assert json.loads(out)["right"]
 
 
 def spoiled(world):
@@ -65,6 +76,8 @@ def test_a_wrong_result_is_noticed(ranks):
         (["--operations", "all_reduce,gossip"], "unknown operation 'gossip'"),
         (["--min-bytes", "100", "--max-bytes", "10"], "--min-bytes 100 is more"),
         (["--transport", "pigeon"], "pigeon"),
+        (["--algorithm", "ring"], "--algorithm takes one operation"),
+        (["--operations", "reduce", "--algorithm", "ring"], "reduce has no algorithm 'ring'"),
     ],
 )
 def test_wrong_wishes_are_one_line(capfd, arguments, message):
