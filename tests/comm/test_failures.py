@@ -230,9 +230,11 @@ def mismatches(world, cases, groups):
 @pytest.mark.parametrize("transport", ["auto", "tcp"])
 @pytest.mark.parametrize("size", [2, 3])
 def test_different_calls_are_a_mismatch_on_every_rank_within_a_second(ranks, size, transport):
-    for errors in ranks(size, transport).run(mismatches, cases=list(MISMATCHES), groups=[]):
+    pool = ranks(size, transport)
+    for errors in pool.run(mismatches, cases=list(MISMATCHES), groups=[]):
         for case, error in zip(MISMATCHES, errors, strict=True):
             check_mismatch(case, error)
+    pool.close()
 
 
 def check_mismatch(case, error):
@@ -246,7 +248,9 @@ def check_mismatch(case, error):
 def test_a_mismatch_in_a_group_is_the_groups_own(ranks, transport):
     """Its ranks are told, in the world's numbers; the others go on, and so does the world."""
     cases = ["operation", "shorter"]
-    results = ranks(3, transport).run(mismatches, cases=cases, groups=[2, 0])
+    pool = ranks(3, transport)
+    results = pool.run(mismatches, cases=cases, groups=[2, 0])
+    pool.close()
     assert results[1] == [None, None]
     for rank in (0, 2):
         for case, error in zip(cases, results[rank], strict=True):
