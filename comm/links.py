@@ -26,7 +26,7 @@ LEAST_S = 1e-7
 SHARED_MEMORY = Link(latency=5e-6, bandwidth=4e9)
 """Of ranks that read each other's memory; a constant, for it is only compared with networks."""
 
-ON_HOST = Link(latency=60e-6, bandwidth=1.5e9, overhead=25e-6)
+ON_HOST = Link(latency=60e-6, bandwidth=1.5e9, overhead=60e-6)
 """What is said of sockets on one host where the figures of the moment must not count."""
 
 
