@@ -106,6 +106,9 @@ def trained_on(world, name, mesh, options):
     return [losses, norms, gradients, weights, float(world.all_reduce(score)[0])]
 
 
+MAIN = ("llama", "bert", "t5")
+"""The others differ in few layers, and go through fewer meshes."""
+
 TWO = [
     ({"dp": 2}, {"zero": 3}),
     ({"tp": 2}, {"recompute": ["blocks"]}),
@@ -125,7 +128,7 @@ FOUR = [
 @pytest.mark.parametrize("name", MODELS)
 def test_meshes(ranks, name):
     (alone,) = ranks(1).run(trained, name=name, cases=[({}, {})])[0]
-    for size, cases in ((2, TWO), (4, FOUR)):
+    for size, cases in ((2, TWO), (4, FOUR)) if name in MAIN else ((4, FOUR),):
         results = ranks(size).run(trained, name=name, cases=cases, deadline=120)[0]
         for case, result in zip(cases, results, strict=True):
             np.testing.assert_allclose(result[0], alone[0], rtol=1e-5, err_msg=case)
