@@ -8,6 +8,9 @@
 Nothing here knows models. See `Group` for everything that ranks can do together.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from ringlet.comm.errors import (
     AuthenticationError,
     CollectiveMismatch,
@@ -16,9 +19,17 @@ from ringlet.comm.errors import (
     PeerLost,
     ScheduleError,
 )
-from ringlet.comm.group import Group
-from ringlet.comm.work import Work
-from ringlet.comm.world import init, inject, report_lost, show_last_operations_on_signal, shutdown
+
+if TYPE_CHECKING:
+    from ringlet.comm.group import Group
+    from ringlet.comm.work import Work
+    from ringlet.comm.world import (
+        init,
+        inject,
+        report_lost,
+        show_last_operations_on_signal,
+        shutdown,
+    )
 
 __all__ = [
     "AuthenticationError",
@@ -35,3 +46,15 @@ __all__ = [
     "show_last_operations_on_signal",
     "shutdown",
 ]
+
+_PLACES = {"Group": "group", "Work": "work"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs NumPy when it is asked for: a launcher, which needs it not, starts in half
+    the time."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_PLACES.get(name, 'world')}"), name)
+    globals()[name] = value
+    return value

@@ -6,13 +6,15 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from ringlet.comm.choice import Policy
 from ringlet.comm.errors import AuthenticationError, CommError
 from ringlet.comm.key import KEY, KEY_FILE, JobKey, find_key
-from ringlet.comm.links import Links
 from ringlet.comm.mpi import translate
+
+if TYPE_CHECKING:
+    from ringlet.comm.links import Links
 
 DEFAULT_TIMEOUT_S = 300.0
 
@@ -45,7 +47,7 @@ class Environment:
     encrypt: str = "all"
     address: str | None = None
     algorithm: str = ""
-    links: Links | None = None
+    links: "Links | None" = None
 
     @property
     def data_key(self) -> JobKey | None:
@@ -111,14 +113,26 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
         encrypt=encrypt,
         address=address,
         algorithm=_policy(variables),
-        links=Links.parse(variables["RINGLET_LINKS"]) if variables.get("RINGLET_LINKS") else None,
+        links=_links(variables),
     )
+
+
+def _links(variables: Mapping[str, str]) -> "Links | None":
+    """RINGLET_LINKS."""
+    if not variables.get("RINGLET_LINKS"):
+        return None
+    from ringlet.comm.links import Links
+
+    return Links.parse(variables["RINGLET_LINKS"])
 
 
 def _policy(variables: Mapping[str, str]) -> str:
     """RINGLET_ALGORITHM, which is read here so that a wrong one is told at once."""
     text = variables.get("RINGLET_ALGORITHM", "")
-    Policy.parse(text)
+    if text:
+        from ringlet.comm.choice import Policy  # needs NumPy, which launchers do without
+
+        Policy.parse(text)
     return text
 
 

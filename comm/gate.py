@@ -14,10 +14,10 @@ from typing import Any
 
 import zmq
 from zmq.utils import z85
-from zmq.utils.monitor import recv_monitor_message
 
 from ringlet.comm.errors import AuthenticationError
 from ringlet.comm.key import DOMAIN, JobKey
+from ringlet.comm.monitor import Event, read_event
 
 HANDSHAKE_MS = 10_000
 """Who connects and does not get through the handshake is dropped after so long."""
@@ -75,7 +75,7 @@ class Gate:
                     if ready is self._zap:
                         self._zap.send_multipart(self._answer(self._zap.recv_multipart()))
                     else:
-                        self._watch(recv_monitor_message(self._monitor))
+                        self._watch(read_event(self._monitor))
         except zmq.ZMQError:  # the context ends
             self._zap.close(0)
             self._monitor.close(0)
@@ -88,13 +88,13 @@ class Gate:
         status = (b"200", b"OK") if known and self._public else (b"400", b"unknown key")
         return [version, number, *status, b"", b""]
 
-    def _watch(self, event: Any) -> None:
+    def _watch(self, event: Event) -> None:
         """Follow a connection from its acceptance to its end.
 
         Events of successes do not say which connection they mean; those that end in the middle
         of a handshake do.
         """
-        kind, value = event["event"], event["value"]
+        kind, value = event
         if kind == zmq.EVENT_ACCEPTED:
             self._open[value] = _address(value)
         elif kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
@@ -122,7 +122,7 @@ class Handshakes:
     def check(self) -> None:
         """Raise AuthenticationError if the listener has refused the connection."""
         while self._monitor.poll(0):
-            event = recv_monitor_message(self._monitor)["event"]
+            event = read_event(self._monitor).kind
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._failures = 0
                 continue

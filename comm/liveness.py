@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
+
+from ringlet.comm.monitor import read_event
 
 CAUSE_GRACE_S = 0.25
 AGENT_GRACE_S = 1.0
@@ -77,7 +78,7 @@ class Liveness:
         """Read the connections' monitors; call those lost that closed and stay unexplained."""
         for rank, monitor in monitors.items():
             while int(monitor.get(zmq.EVENTS)) & zmq.POLLIN:
-                if recv_monitor_message(monitor)["event"] == zmq.EVENT_DISCONNECTED:
+                if read_event(monitor).kind == zmq.EVENT_DISCONNECTED:
                     self.closed(rank)
         grace = AGENT_GRACE_S if self.agent else CAUSE_GRACE_S
         for rank, since in self._closed.items():

@@ -11,10 +11,6 @@ import threading
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
-import numpy as np
-
-from ringlet.comm.objects import pack, unpack
-
 Message: TypeAlias = dict[str, Any]
 
 VARIABLE = "RINGLET_CONTROL_FD"
@@ -46,7 +42,7 @@ class Control:
 
     def send(self, message: Message) -> None:
         """Send a message; a closed other end is no error, its reader will notice."""
-        data = pack(message).tobytes()
+        data = _pack(message)
         with self._lock:
             try:
                 self._socket.sendall(_LENGTH.pack(len(data)) + data)
@@ -90,6 +86,24 @@ class Control:
         end = start + _LENGTH.unpack_from(self._buffer)[0]
         if len(self._buffer) < end:
             return None
-        message: Message = unpack(np.frombuffer(bytes(self._buffer[start:end]), np.uint8))
+        message = _unpack(bytes(self._buffer[start:end]))
         del self._buffer[:end]
         return message
+
+
+# NumPy is imported when there is something to say: most launchers wait for ends, and no word.
+
+
+def _pack(message: Message) -> bytes:
+    from ringlet.comm.objects import pack
+
+    return pack(message).tobytes()
+
+
+def _unpack(data: bytes) -> Message:
+    import numpy as np
+
+    from ringlet.comm.objects import unpack
+
+    message: Message = unpack(np.frombuffer(data, np.uint8))
+    return message

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from ringlet.launcher.bench import OPERATIONS, text
 from ringlet.launcher.bench_worker import make, measure
-from ringlet.launcher.cli import app, main
+from ringlet.launcher.cli import main, make_app
 
 
 def bench(capfd, *arguments):
@@ -87,4 +87,4 @@ def test_wrong_wishes_are_one_line(capfd, arguments, message):
 
 
 def test_help():
-    assert "bus bandwidth" in CliRunner().invoke(app, ["bench", "--help"]).output
+    assert "bus bandwidth" in CliRunner().invoke(make_app(), ["bench", "--help"]).output
