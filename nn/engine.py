@@ -179,12 +179,16 @@ class _Pass:
         self, inputs: Sequence[Tensor | Source], needs: Sequence[bool], parts: Sequence[Any]
     ) -> None:
         """Leaves first: an inner tensor's gradient may still be on its way from other ranks."""
+        inner = []
         for tensor, needed, part in zip(inputs, needs, parts, strict=True):
-            if needed and isinstance(tensor, Tensor):
+            if not needed:
+                continue
+            if not isinstance(tensor, Source):
                 self._give_leaf(tensor, _fitting(part, tensor))
-        for tensor, needed, part in zip(inputs, needs, parts, strict=True):
-            if needed and isinstance(tensor, Source) and part is not None:
-                self._give_inner(tensor, _fitting(part, tensor))
+            elif part is not None:
+                inner.append((tensor, part))
+        for source, part in inner:
+            self._give_inner(source, _fitting(part, source))
 
     def _give_leaf(self, leaf: Tensor, part: Any) -> None:
         self._consumers[id(leaf)] -= 1
@@ -222,9 +226,11 @@ class _Pass:
 
 def _fitting(part: Any, tensor: Tensor | Source) -> Any:
     """The part in the tensor's shape; NumPy makes scalars of 0-d results."""
-    if isinstance(part, np.ndarray | np.generic):
-        return unbroadcast(np.asarray(part), tensor)
-    return part
+    if isinstance(part, np.ndarray):
+        if part.shape == tensor.shape and part.dtype == tensor.dtype:
+            return part
+        return unbroadcast(part, tensor)
+    return unbroadcast(np.asarray(part), tensor) if isinstance(part, np.generic) else part
 
 
 def unbroadcast(gradient: Array, tensor: Tensor | Source) -> Array:

@@ -102,9 +102,10 @@ class Operation:
 
     def __call__(self, *inputs: "Tensor") -> "Tensor":
         """Run on tensors; the result remembers this operation if a gradient may be wanted."""
-        self.needs = tuple(_mode.grad and t.requires_grad for t in inputs)
+        grad = _mode.grad
+        self.needs = needs = tuple([grad and t.requires_grad for t in inputs])
         result = Tensor(self.forward(*[t.data for t in inputs]))
-        if any(self.needs):
+        if True in needs:
             result.requires_grad = True
             result.operation = self
             self.number = next(_numbers)
@@ -300,16 +301,19 @@ def array_of(value: Any) -> Any:
     return value.data if isinstance(value, Tensor) else value
 
 
-def tensors(*operands: Operand) -> tuple[Tensor, ...]:
-    """The operands as tensors; Python numbers take the dtype of the tensors beside them."""
-    dtypes = [operand.dtype for operand in operands if isinstance(operand, Tensor | np.ndarray)]
+def tensors(a: Operand, b: Operand) -> tuple[Tensor, Tensor]:
+    """Both as tensors; a Python number takes the dtype of the tensor beside it."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a, b
+    dtypes = [operand.dtype for operand in (a, b) if isinstance(operand, Tensor | np.ndarray)]
     dtype = np.result_type(*dtypes) if dtypes else None
-    return tuple(
-        operand
-        if isinstance(operand, Tensor)
-        else Tensor(operand if isinstance(operand, np.ndarray) else np.asarray(operand, dtype))
-        for operand in operands
-    )
+    return _tensor(a, dtype), _tensor(b, dtype)
+
+
+def _tensor(operand: Operand, dtype: np.dtype[Any] | None) -> Tensor:
+    if isinstance(operand, Tensor):
+        return operand
+    return Tensor(operand if isinstance(operand, np.ndarray) else np.asarray(operand, dtype))
 
 
 def in_dtype(value: float, like: Array) -> Array:
