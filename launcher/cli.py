@@ -20,6 +20,7 @@ COMMANDS = {
     "bench": "bench:bench",
     "explain": "explanations:explanations",
     "key": "key:keys",
+    "doctor": "doctor:doctor",
 }
 """name -> module:what, a function or a group of commands."""
 

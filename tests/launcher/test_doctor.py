@@ -1,0 +1,55 @@
+"""`ringlet doctor`: what it finds, and what it says to do."""
+
+import pytest
+
+from ringlet.launcher import doctor
+from ringlet.launcher.cli import main
+
+
+def outcome(capfd):
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor"])
+    return ended.value.code or 0, capfd.readouterr().out
+
+
+def test_a_healthy_host(capfd, monkeypatch):
+    monkeypatch.delenv("RINGLET_KEY", raising=False)
+    monkeypatch.delenv("RINGLET_KEY_FILE", raising=False)
+    code, out = outcome(capfd)
+    assert code == 0, out
+    lines = out.splitlines()
+    assert len(lines) == len(doctor.LOOKS)
+    for line, name in zip(lines, doctor.LOOKS, strict=True):
+        assert line.split()[0] in ("ok", "note"), line
+        assert name in line
+    assert "us a sum" in lines[-1]
+
+
+SICK = {
+    "a key that is none": ("encryption", {"RINGLET_KEY": "secret"}, "holds no job key"),
+    "a long folder": ("sockets", {"TMPDIR": "long"}, "set TMPDIR to a shorter one"),
+}
+
+
+@pytest.mark.parametrize("case", SICK)
+def test_what_is_bad_is_told_with_the_remedy(case, capfd, monkeypatch, tmp_path):
+    name, variables, text = SICK[case]
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
+    if case == "a long folder":
+        folder = tmp_path / ("x" * 90)
+        folder.mkdir()
+        monkeypatch.setattr(doctor.tempfile, "tempdir", str(folder))
+    monkeypatch.setattr(doctor, "LOOKS", {name: doctor.LOOKS[name]})
+    code, out = outcome(capfd)
+    assert code == 1
+    assert out.startswith("bad")
+    assert text in out
+
+
+def test_a_look_that_breaks_is_a_finding(capfd, monkeypatch):
+    def breaks():
+        raise OSError("no luck")
+
+    monkeypatch.setattr(doctor, "LOOKS", {"luck": breaks})
+    assert outcome(capfd) == (1, f"bad   {'luck':<14} OSError: no luck\n")
