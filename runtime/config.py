@@ -4,7 +4,7 @@ import difflib
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,84 +15,92 @@ class ConfigError(ValueError):
     """An option is unknown or its value is not possible; the message names it."""
 
 
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
 @dataclass(frozen=True)
 class TrainConfig:
-    """All options of a run. The defaults are the preset `nano`: nanoGPT's recipe for a CPU."""
+    """All options of a run. The defaults are the preset `nano`: nanoGPT's recipe for a CPU.
 
-    data: str = "pydoc"
-    """The built-in text, or a file."""
-    seed: int = 1337
-    steps: int = 2000
-    batch_size: int = 12
-    """Contexts for each optimizer step, over all workers and micro-batches."""
-    accumulate: int = 1
-    """Micro-batches into which each worker cuts its share of the batch."""
+    Each is an option of `ringlet train` too, with this help; `runtime.fit` says what goes together.
+    """
 
-    mesh: str = ""
-    """The axes' lengths, as in `dp=2,tp=2`; what is not named is data parallelism."""
-    zero: int = 0
-    """The stage of ZeRO: 1 cuts the optimizer's state, 2 also gradients, 3 also parameters."""
-    schedule: str = "1f1b"
-    """Of the pipeline: gpipe, 1f1b, interleaved or zero-bubble."""
-    chunks: int = 1
-    """Stages on each rank of an interleaved pipeline."""
-    sequence: bool = False
-    """Cut activations between tensor-parallel layers along the sequence."""
-    recompute: str = ""
-    """What is computed again in backward: `blocks`, or patterns of module paths, by comma."""
+    data: str = _option(
+        "pydoc", "A file of text (any encoding: bytes), a nanoGPT .bin (uint16), or pydoc."
+    )
+    seed: int = _option(1337, "Decides every random number.")
+    steps: int = _option(2000, "Optimizer steps in all.")
+    batch_size: int = _option(12, "Contexts for each step, over all workers and micro-batches.")
+    accumulate: int = _option(1, "Micro-batches into which each worker cuts its share.")
 
-    compress: str = ""
-    """Of gradients: float16, bfloat16, int8, topk[:ratio] or powersgd[:rank]."""
-    compress_activations: str = ""
-    """Between tensor-parallel layers and pipeline stages: float16, bfloat16 or int8."""
-    bucket_bytes: int = 0
-    """Of gradients that travel at once; 0: as the link is measured, where no bit depends on it."""
-    needed_first: bool = False
-    """The first layers' gradients overtake, and the next forward pass waits for no others."""
-    local_steps: int = 1
-    """Steps that data-parallel replicas take by themselves before they agree."""
-    outer_learning_rate: float = 1.0
-    outer_momentum: float = 0.0
-    """Of the agreement: 1 and 0 average the replicas, 0.7 and 0.9 are DiLoCo's."""
+    mesh: str = _option(
+        "",
+        "Axes and lengths, as in dp=2,tp=2,pp=2: data, tensor, pipeline, context (cp) and expert "
+        "(ep) parallelism; what is not named is data parallelism.",
+    )
+    zero: int = _option(0, "Stage of ZeRO: 1 cuts optimizer state, 2 gradients too, 3 parameters.")
+    schedule: str = _option("1f1b", "Of the pipeline: gpipe, 1f1b, interleaved or zero-bubble.")
+    chunks: int = _option(1, "Stages on each rank of an interleaved pipeline.")
+    sequence: bool = _option(
+        False, "Cut activations between tensor-parallel layers along the sequence."
+    )
+    recompute: str = _option(
+        "", "Compute again in backward: blocks, or patterns of modules, as in *.attend,*.act."
+    )
 
-    block_size: int = 64
-    n_layer: int = 4
-    n_head: int = 4
-    n_embd: int = 128
-    dropout: float = 0.0
-    bias: bool = True
-    vocab_size: int = 0
-    """0: as the data needs."""
+    compress: str = _option(
+        "", "Of gradients: float16, bfloat16, int8, topk[:ratio] or powersgd[:rank]."
+    )
+    compress_activations: str = _option(
+        "", "Between tp layers and pp stages: float16, bfloat16 or int8."
+    )
+    bucket_bytes: int = _option(
+        0,
+        "Of gradients that travel at once; 0: as the link is measured, where no bit depends on it.",
+    )
+    needed_first: bool = _option(
+        False, "The first layers' gradients overtake; for slow links. Needs --clip 0."
+    )
+    local_steps: int = _option(1, "Steps that dp replicas take before they agree.")
+    outer_learning_rate: float = _option(1.0, "Of the agreement; DiLoCo's is 0.7.")
+    outer_momentum: float = _option(0.0, "Of the agreement; DiLoCo's is 0.9.")
 
-    experts: int = 0
-    """In the place of each MLP; 0: one MLP for all positions."""
-    top_k: int = 2
-    """Experts for each position."""
-    capacity_factor: float = 1.25
-    """Of an expert's even share of a context: what is chosen beyond it is dropped; 0: nothing."""
-    balance: float = 0.01
-    """The weight of the loss that evens out the experts' load."""
+    block_size: int = _option(64, "The longest context, in tokens.")
+    n_layer: int = _option(4, "Blocks.")
+    n_head: int = _option(4, "Heads of each attention.")
+    n_embd: int = _option(128, "Width.")
+    dropout: float = _option(0.0, "Dropout probability.")
+    bias: bool = _option(True, "Whether linear layers have one.")
+    vocab_size: int = _option(0, "0: as the data needs.")
 
-    optimizer: str = "adamw"
-    learning_rate: float = 1e-3
-    learning_rate_floor: float = 1e-4
-    learning_rate_schedule: str = "cosine"
-    warmup_steps: int = 100
-    beta1: float = 0.9
-    beta2: float = 0.99
-    momentum: float = 0.0
-    weight_decay: float = 0.1
-    clip: float = 1.0
-    """The largest norm of all gradients together; 0: no clipping."""
+    experts: int = _option(0, "Experts in the place of each MLP; 0: one MLP for all.")
+    top_k: int = _option(2, "Experts for each position.")
+    capacity_factor: float = _option(
+        1.25, "Of an expert's even share of a context; more is dropped. 0: no limit."
+    )
+    balance: float = _option(0.01, "Weight of the loss that evens out the experts' load.")
 
-    eval_every: int = 250
-    eval_windows: int = 2048
-    """At most so many contexts of the validation part are used."""
-    checkpoint_every: int = 500
-    keep: int = 3
-    """So many newest checkpoints stay."""
-    keep_best: bool = True
-    """So does the one with the lowest validation loss."""
+    optimizer: str = _option(
+        "adamw", "adamw, sgd, adam, adagrad, rmsprop, lion, adafactor or muon."
+    )
+    learning_rate: float = _option(1e-3, "The highest learning rate.")
+    learning_rate_floor: float = _option(1e-4, "The one at the last step.")
+    learning_rate_schedule: str = _option(
+        "cosine", "cosine, linear, constant, one_cycle or inverse_sqrt."
+    )
+    warmup_steps: int = _option(100, "Steps in which the learning rate rises to its highest.")
+    beta1: float = _option(0.9, "Of AdamW and its kin: how long the mean gradient is remembered.")
+    beta2: float = _option(0.99, "The same of its square.")
+    momentum: float = _option(0.0, "Of sgd and rmsprop.")
+    weight_decay: float = _option(0.1, "Of weights and embeddings; biases and norms do not decay.")
+    clip: float = _option(1.0, "The largest norm of all gradients together; 0: any.")
+
+    eval_every: int = _option(250, "Steps between validations.")
+    eval_windows: int = _option(2048, "At most so many contexts of the validation part are used.")
+    checkpoint_every: int = _option(500, "Steps between checkpoints.")
+    keep: int = _option(3, "So many newest checkpoints stay.")
+    keep_best: bool = _option(True, "So does the one with the lowest validation loss.")
 
     def gpt(self, vocab_size: int) -> GPTConfig:
         """The model's sizes."""
