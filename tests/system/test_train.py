@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from ringlet.launcher.cli import main
+from ringlet.runtime.config import TrainConfig
 
 RINGLET = [sys.executable, "-c", "from ringlet.launcher.cli import main; main()"]
 QUICK = ["--preset", "tiny", "--config", str(Path(__file__).with_name("quick.toml"))]
@@ -221,8 +223,8 @@ def test_a_signal_stops_after_a_step_saves_and_can_be_resumed(tmp_path, number):
 
 def test_help_names_every_default(tmp_path):
     text = ringlet("train", "--help", cwd=tmp_path).stdout
-    options = re.findall(r"^ +(?:-\w, )?(--[a-z-]+)", text, re.M)
-    assert len(options) >= 18
+    options = re.findall(r"^ +(?:-\w, )?(--[a-z0-9-]+)", text, re.M)
+    assert {f"--{field.name.replace('_', '-')}" for field in fields(TrainConfig)} <= set(options)
     flat = re.sub(r"\s+", " ", text)
     for option in set(options) - {"--help", "--resume", "--config"}:
         assert re.search(rf"{option} .*?\[default: ", flat), option
