@@ -122,6 +122,7 @@ def turning(folder, ranks=3, after=0.0, seconds=40):
     return turned()
 
 
+@pytest.mark.slow
 def test_a_killed_agent_and_a_cut_cable(start, link, tmp_path):
     processes = both(start, "script.py", "wait")
     assert turning(tmp_path)
