@@ -271,7 +271,9 @@ class Supervisor:
         self._screen.status("")
         for watched in self._watched:
             if watched.text and (first is None or watched.worker.rank != first.rank):
-                last = watched.text.strip().splitlines()[-1]
+                # What an error adds below its message is indented: the first failure's is enough.
+                lines = watched.text.strip().splitlines()
+                last = next((x for x in reversed(lines) if not x[:1].isspace()), lines[-1])
                 self._screen.line(f"{self._host}:{watched.worker.rank}: {last}", sys.stderr)
         if first is not None and not (self._agent is not None and self._agent.silent):
             text = f"\n{first.text.rstrip()}" if first.text else ""
