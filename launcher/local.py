@@ -44,6 +44,7 @@ class _Watched:
     lines: dict[int, Lines] = field(default_factory=dict)
     ended: bool = False
     text: str = ""
+    line: str = ""
     echo: bool = False
 
 
@@ -167,6 +168,7 @@ class Supervisor:
         for message in watched.worker.control.messages():
             if "failed" in message:
                 watched.text, watched.echo = message["failed"], message["echo"]
+                watched.line = message["line"]
             elif self._inform is not None:
                 self._inform(watched.worker.rank, message)
 
@@ -271,10 +273,7 @@ class Supervisor:
         self._screen.status("")
         for watched in self._watched:
             if watched.text and (first is None or watched.worker.rank != first.rank):
-                # What an error adds below its message is indented: the first failure's is enough.
-                lines = watched.text.strip().splitlines()
-                last = next((x for x in reversed(lines) if not x[:1].isspace()), lines[-1])
-                self._screen.line(f"{self._host}:{watched.worker.rank}: {last}", sys.stderr)
+                self._screen.line(f"{self._host}:{watched.worker.rank}: {watched.line}", sys.stderr)
         if first is not None and not (self._agent is not None and self._agent.silent):
             text = f"\n{first.text.rstrip()}" if first.text else ""
             self._screen.line(

@@ -90,7 +90,10 @@ def supervised(guard: Guard | None, program: Callable[[], None]) -> None:
         if guard is None:
             raise
         sys.stdout.flush()
-        guard.control.send({"failed": _own_traceback(error), "echo": is_echo(error)})
+        # Without the notes that some errors carry: the first failure shows them.
+        line = traceback.format_exception_only(error)[0].strip()
+        text = _own_traceback(error)
+        guard.control.send({"failed": text, "line": line, "echo": is_echo(error)})
         sys.exit(exit_code(error))
 
 
