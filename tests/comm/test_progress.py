@@ -31,7 +31,7 @@ class Call:
     def __init__(self, channel, nbytes, started, gate=None):
         self.channel, self.nbytes, self.finished = channel, nbytes, False
         self._started, self._gate = started, gate
-        self.ended = threading.Event()
+        self.begun, self.ended = threading.Event(), threading.Event()
 
     def share(self):
         """See Operation."""
@@ -41,6 +41,7 @@ class Call:
 
     def start(self):
         """Note it, and hold the thread up if told."""
+        self.begun.set()
         if self._gate is not None:
             assert self._gate.wait(10)
         self._started.append((self.channel.name, self.nbytes))
@@ -52,12 +53,14 @@ def test_short_ones_go_first_across_groups_and_none_overtakes_in_its_own():
     a, b, c, d = map(Channel, "abcd")
     started, gate = [], threading.Event()
     progress = Progress(Endpoint())
-    calls = [Call(a, 8, started, gate)]  # while this holds the thread up, the others queue
-    calls += [Call(*call, started) for call in ((b, 1000), (b, 1), (c, 10), (d, 100))]
-    for call in calls:
+    first = Call(a, 8, started, gate)
+    progress.submit(first, first.start)
+    assert first.begun.wait(10)  # while this holds the thread up, the others queue
+    others = [Call(*call, started) for call in ((b, 1000), (b, 1), (c, 10), (d, 100))]
+    for call in others:
         progress.submit(call, call.start)
     gate.set()
-    for call in calls:
+    for call in (first, *others):
         assert call.ended.wait(10)
     progress.stop()
     assert started == [("a", 8), ("c", 10), ("d", 100), ("b", 1000), ("b", 1)]

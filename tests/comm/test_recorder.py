@@ -30,6 +30,7 @@ def with_an_error(world):
 @pytest.mark.parametrize("transport", ["auto", "tcp"])
 def test_every_error_shows_what_the_rank_did_last(ranks, transport):
     pool = ranks(2, transport)
+    pool.close()  # calls of earlier tests have numbers too
     text = pool.run(with_an_error)[1]
     pool.close()
     lines = text[text.index("rank 1, its last operations") :].splitlines()
