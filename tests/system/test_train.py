@@ -147,7 +147,7 @@ BAD = {
     "resume what": (["--resume"], "--resume needs --out"),
     "transport": (["--transport", "pigeon"], "unknown transport 'pigeon'"),
     "config": (["--config", "none.toml"], "none.toml"),
-    "optimizer": (["--optimizer", "adam"], "unknown optimizer"),
+    "optimizer": (["--optimizer", "newton"], "unknown optimizer"),
     "steps": (["--steps", "0"], "steps is 0"),
     "timeout": (["--timeout", "-1"], "--timeout is -1"),
     "sample": (["--sample", "-1"], "--sample is -1"),
