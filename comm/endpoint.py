@@ -258,12 +258,17 @@ class Endpoint:
                 parked.tracker = self._send(peer, parked.header, parked.payload)
                 parked.left = True
 
-    def ask_for_credit(self, peer: int) -> bool:
-        """Tell the peer that this rank waits for it to take messages; False if it knows."""
-        if not self.credits.complain(peer):
-            return False
-        self.notify(peer, "full", None)
-        return True
+    def ask_for_credit(self) -> bool:
+        """Tell the peers for whom messages are parked; False if there are none, or they know.
+
+        Whoever waits asks for all. It may wait for an answer to what is parked, and need not be
+        the one who parked it.
+        """
+        stalled = [peer for peer, waiting in list(self.credits.parked.items()) if waiting]
+        new = [peer for peer in stalled if self.credits.complain(peer)]
+        for peer in new:
+            self.notify(peer, "full", None)
+        return bool(new)
 
     def welcome(self, peer: int) -> None:
         """Let the peer send more than has been taken: this rank, too, waits for it in the end."""

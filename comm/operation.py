@@ -272,8 +272,7 @@ class Operation:
             raise self._lost(*lost)
         if now >= self.deadline:
             raise self.timed_out()
-        parked = self._parked()
-        if parked is not None and self.channel.endpoint.ask_for_credit(parked.peer):
+        if self.channel.endpoint.ask_for_credit():
             self._next_notice = now
         if source is not None and self.channel.endpoint.credits.full:
             self._break_circle(source)

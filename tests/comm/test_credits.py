@@ -87,7 +87,26 @@ def through_another(world):
     world.barrier()
 
 
-@pytest.mark.parametrize("program", [both_send_first, through_another])
+def mail_first(world):
+    """Two windows that nobody receives before collectives are over, whose messages come behind."""
+    narrow(world, 4 << 20)
+    work = world.isend(np.ones(1 << 20), (world.rank + 1) % world.size)
+    world.barrier()
+    assert (world.all_reduce(np.ones(3), algorithm="ring") == world.size).all()
+    assert world.recv((world.rank - 1) % world.size).all()
+    work.wait()
+
+
+def less_than_was_told(world):
+    """A window that is less than what was taken and not told yet."""
+    for number in range(9):
+        world.broadcast(np.ones(1 << 17), root=number % world.size, algorithm="tree")
+    narrow(world, 1 << 20)
+
+
+@pytest.mark.parametrize(
+    "program", [both_send_first, through_another, mail_first, less_than_was_told]
+)
 def test_ranks_that_wait_in_a_circle_go_on(ranks, program):
     pool = ranks(3, "tcp")
     pool.run(program)
