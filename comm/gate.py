@@ -29,6 +29,9 @@ that has just ended."""
 LOGGED_ADDRESSES = 64
 """So many refused addresses are logged; a flood from more is not worth a log of its size."""
 
+UNKNOWN = "an address that nobody can tell any more"
+"""Of a connection that ZeroMQ had closed before it could be looked at."""
+
 _ZAP = "inproc://zeromq.zap.01"
 _FAILURES = (
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
@@ -106,8 +109,9 @@ class Gate:
             refused = self._reason or len(self._open) >= self._inside
             if not refused:
                 self._inside -= 1
-            elif address:
-                report_refused(self._who, address, self._reason or "not a process of ringlet")
+            else:
+                reason = self._reason or "not a process of ringlet"
+                report_refused(self._who, address or UNKNOWN, reason)
             self._reason = ""
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import select
 import socket
 import struct
 import subprocess
@@ -16,6 +17,7 @@ import zmq
 
 from ringlet.comm import AuthenticationError
 from ringlet.comm.environment import read_environment
+from ringlet.comm.gate import UNKNOWN
 from ringlet.comm.key import JobKey, find_key
 from ringlet.comm.wire import CONTROL, Header, Signature, encode
 
@@ -77,6 +79,14 @@ class Rank:
             for row in rows
             if row[3] == "0A" and f"socket:[{row[9]}]" in inodes
         ]
+
+    def heard(self, text, seconds=10):
+        """What it has written to stderr once that holds the text, or after so long."""
+        stream, until, seen = self.process.stderr, time.monotonic() + seconds, ""
+        while text not in seen and (left := until - time.monotonic()) > 0:
+            if select.select([stream], [], [], left)[0]:
+                seen += os.read(stream.fileno(), 1 << 16).decode()
+        return seen
 
     def end(self):
         try:
@@ -202,14 +212,17 @@ def test_strangers_are_refused_and_named_and_the_job_goes_on():
     context.term()
 
 
-def meet(first, second):
-    """Two ranks with these keys and variables; how each ended."""
+def come(times, first, second):
+    """So often rank 1 comes to rank 0, with these keys: how it ended, and what rank 0 said."""
     port = free_port()
-    ranks = [Rank(rank, 2, port, **one) for rank, one in enumerate([first, second])]
-    for rank in ranks[1:]:
-        code, out, err = rank.end()
-    ranks[0].process.kill()
-    return code, out, err, ranks[0].end()[2]
+    host = Rank(0, 2, port, **first)
+    try:
+        for time_ in range(times):
+            code, out, _ = Rank(1, 2, port, **second).end()
+            yield code, out, host.heard("refused a connection", 1 if time_ else 10)
+    finally:
+        host.process.kill()
+        host.end()
 
 
 KEY = JobKey.new()
@@ -222,13 +235,19 @@ KEY = JobKey.new()
     ids=["another key", "no key", "a key too many"],
 )  # fmt: skip
 def test_who_has_not_rank_0s_key_is_told_at_once(first, second):
-    began = time.monotonic()
-    code, out, _, seen = meet(first, second)
-    assert code == 3
-    assert out.startswith("AuthenticationError rank 1: tcp://127.0.0.1:")
-    assert "job key" in out
-    assert time.monotonic() - began < 10
-    assert "rank 0: refused a connection from 127.0.0.1" in seen
+    began, said = time.monotonic(), ""
+    for code, out, seen in come(6, first, second):
+        said += seen
+        assert code == 3
+        assert out.startswith("AuthenticationError rank 1: tcp://127.0.0.1:")
+        assert "job key" in out
+        assert time.monotonic() - began < 10
+        if "rank 0: refused a connection from 127.0.0.1" in said:
+            return
+        # Now and then ZeroMQ has closed the connection before anybody could look at it.
+        assert f"rank 0: refused a connection from {UNKNOWN}" in said
+        began = time.monotonic()
+    raise AssertionError("no refusal with its address")
 
 
 def test_plain_arrays_with_an_encrypted_meeting():
