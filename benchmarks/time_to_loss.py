@@ -127,7 +127,7 @@ def main():
     )
     parser.add_argument("--mbit", default="100,1000")
     parser.add_argument("--target", type=float, default=2.5, help="validation loss, nats a byte")
-    parser.add_argument("--steps", type=int, default=720, help="at most")
+    parser.add_argument("--steps", type=int, default=2400, help="at most")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, help="an SVG of loss over time")
     given = parser.parse_args()

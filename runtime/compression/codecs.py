@@ -12,6 +12,7 @@ import numpy as np
 
 from ringlet.comm.arrays import flat
 from ringlet.nn.tensor import Array
+from ringlet.runtime.compression.half import from_half, to_half
 
 CHUNK = 1 << 16
 """Elements at a time: 256 KiB of float32."""
@@ -97,13 +98,17 @@ class Float16(Codec):
         return 2 * size
 
     def _planes(self, data: Array, size: int) -> tuple[Array, ...]:
-        return (data.view(np.float16),)
+        return (data.view(np.uint16),)
 
     def _encode(self, x: Array, planes: tuple[Array, ...], part: slice) -> None:
-        planes[0][part] = x if _within(x, self.largest) else _saturated(x, self.largest)
+        half = planes[0][part]
+        if _within(x, self.largest):
+            to_half(x, half)
+        else:
+            half.view(np.float16)[...] = _saturated(x, self.largest)
 
     def _decode(self, planes: tuple[Array, ...], part: slice, out: Array) -> None:
-        out[...] = planes[0][part]
+        from_half(planes[0][part], out)
 
 
 class BFloat16(Codec):

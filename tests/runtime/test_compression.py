@@ -104,6 +104,19 @@ def test_all_magnitudes_stay_finite(name, value):
         assert decoded[0] == (65504 if value > 65504 else np.float16(value))
 
 
+def test_float16_has_the_bits_of_the_plain_conversion():
+    # A sample of all float32 numbers in its range, both signs, and all halfway points.
+    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
+    sample = np.arange(0, np.float32(65504).view(np.uint32) + 1, 1021, dtype=np.uint32)
+    x = np.concatenate([halves, (halves[1:] + halves[:-1]) / 2, sample.view(np.float32)])
+    x = np.concatenate([x, -x])
+    data = CODECS["float16"].encode(x)
+    expected = x.astype(np.float16)
+    np.testing.assert_array_equal(data.view(np.uint16), expected.view(np.uint16))
+    decoded = CODECS["float16"].decode(data, np.empty_like(x))
+    np.testing.assert_array_equal(decoded.view(np.uint32), expected.astype("f4").view(np.uint32))
+
+
 def test_bfloat16_rounds_to_nearest_even():
     exact, step = np.float32(1), np.float32(2.0**-7)
     x = np.array([1 + step / 2, 1 + 3 * step / 2, 1 + 0.51 * step, 1 + 0.49 * step], np.float32)
