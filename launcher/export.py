@@ -8,8 +8,9 @@ import typer
 
 from ringlet.launcher.errors import UserError
 from ringlet.nn.models.pretrained import PretrainedError
-from ringlet.runtime.checkpoint import CheckpointError, latest_checkpoint
+from ringlet.runtime.checkpoint import latest_checkpoint
 from ringlet.runtime.export import export_huggingface
+from ringlet.runtime.manifest import CheckpointError
 from ringlet.runtime.trainer import CHECKPOINTS
 
 

@@ -11,8 +11,9 @@ import typer
 from ringlet.launcher.errors import UserError
 from ringlet.nn.models import BERT, T5, Chain, PretrainedError, beam_search, from_pretrained, stream
 from ringlet.nn.safetensors import SafetensorsError
-from ringlet.runtime.checkpoint import CheckpointError, latest_checkpoint
+from ringlet.runtime.checkpoint import latest_checkpoint
 from ringlet.runtime.export import load_model
+from ringlet.runtime.manifest import CheckpointError
 from ringlet.runtime.tokenizers import (
     ByteTokenizer,
     NumberTokenizer,

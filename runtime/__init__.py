@@ -2,7 +2,6 @@
 
 from ringlet.runtime.checkpoint import (
     Checkpoint,
-    CheckpointError,
     latest_checkpoint,
     save_checkpoint,
     verify_checkpoint,
@@ -12,6 +11,7 @@ from ringlet.runtime.data import Corpus, DataError, load_corpus
 from ringlet.runtime.data_parallel import DataParallel
 from ringlet.runtime.finite import NonFinite
 from ringlet.runtime.fit import check_fit
+from ringlet.runtime.manifest import CheckpointError
 from ringlet.runtime.mesh import Mesh, MeshError
 from ringlet.runtime.options import Parallelism
 from ringlet.runtime.parallel import Parallel, Step, parallelize

@@ -9,12 +9,10 @@ and renames the folder. The newest checkpoint is the newest folder that verifies
 pointer that could point to a broken one.
 """
 
-import hashlib
-import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -23,21 +21,24 @@ import numpy as np
 import numpy.typing as npt
 
 from ringlet.comm import Group
+from ringlet.runtime.manifest import NAME as MANIFEST
+from ringlet.runtime.manifest import (
+    CheckpointError,
+    Manifest,
+    digest,
+    read_manifest,
+    sealed,
+    verify_files,
+)
 from ringlet.runtime.state import TrainingState
 
 Array: TypeAlias = npt.NDArray[Any]
 
-FORMAT = 2
-MANIFEST = "manifest.json"
 EXTRAS = "extras:"
 SHARD = "shard-0.safetensors"
 """What rank 0 writes."""
 
-_NAME = re.compile(r"step-(\d+)")
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint is damaged or does not fit; the message names the folder and the reason."""
+_NAME = re.compile(r"step-(\d+)(\.old)?")
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Checkpoint:
     """A verified checkpoint: its folder and its manifest."""
 
     folder: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
 
     @property
     def step(self) -> int:
@@ -69,19 +70,14 @@ def save_checkpoint(
 
     Every rank writes what it owns. Of the checkpoints in `folder` the `keep` newest stay (1 or
     more), and with `keep_best` also the one with the lowest `val_loss` among those that have it
-    in `extra`.
+    in `extra`. Raises CheckpointError on all ranks if one of them cannot write (a full disk);
+    what was there before is there still.
     """
     final = folder / f"step-{step:06d}"
     temporary = final.with_suffix(".tmp")
-    if world.rank == 0:
-        for unfinished in folder.glob("step-*.tmp"):
-            shutil.rmtree(unfinished)
-        temporary.mkdir(parents=True)
-    world.barrier()
-    written = world.all_gather_object(_write_pieces(temporary, world.rank, state))
-    if world.rank == 0:
+
+    def complete() -> None:
         manifest = {
-            "format": FORMAT,
             "step": step,
             "config": dict(config),
             "optimizer": {
@@ -98,15 +94,54 @@ def save_checkpoint(
             "files": {name: digest for _, files in written for name, digest in files.items()},
             **(extra or {}),
         }
-        manifest["sha256"] = _seal(manifest)
-        _write_synced(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
+        _write_synced(temporary / MANIFEST, sealed(manifest))
         _sync_folder(temporary)
-        shutil.rmtree(final, ignore_errors=True)
-        temporary.rename(final)
-        _sync_folder(folder)
+        _put_in_place(temporary, final)
         _prune(folder, step, keep, keep_best)
-    world.barrier()
+
+    try:
+        _together(world, final, lambda: None if world.rank else _make_room(temporary))
+        written = _together(world, final, lambda: _write_pieces(temporary, world.rank, state))
+        _together(world, final, lambda: None if world.rank else complete())
+    except CheckpointError:
+        if world.rank == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise
     return final
+
+
+def _together(world: Group, final: Path, work: Callable[[], Any]) -> list[Any]:
+    """What each rank's work returns; if one cannot write, all raise."""
+    result, problem = None, ""
+    try:
+        result = work()
+    except OSError as error:
+        problem = f"rank {world.rank} cannot write it: {error}"
+    everybodys = world.all_gather_object([result, problem])
+    problems = [problem for _, problem in everybodys if problem]
+    if problems:
+        raise CheckpointError(f"{final} was not saved: {'; '.join(problems)}")
+    return [result for result, _ in everybodys]
+
+
+def _make_room(temporary: Path) -> None:
+    for unfinished in temporary.parent.glob("step-*.tmp"):
+        shutil.rmtree(unfinished)
+    temporary.mkdir(parents=True)
+
+
+def _put_in_place(temporary: Path, final: Path) -> None:
+    """Rename the whole folder. What has the name so far (a damaged one, or one of the same step
+    that is saved again) goes only when the new one is there, and counts until then."""
+    folder = final.parent
+    if final.exists():
+        old = final.with_suffix(".old")
+        shutil.rmtree(old, ignore_errors=True)
+        final.rename(old)
+    temporary.rename(final)
+    _sync_folder(folder)
+    for replaced in folder.glob("step-*.old"):
+        shutil.rmtree(replaced)
 
 
 def _write_pieces(folder: Path, rank: int, state: TrainingState) -> list[Any]:
@@ -127,7 +162,7 @@ def _write_pieces(folder: Path, rank: int, state: TrainingState) -> list[Any]:
     if not arrays:
         return [entries, {}]
     _write_shard(folder / file, arrays)
-    return [entries, {file: _digest(folder / file)}]
+    return [entries, {file: digest(folder / file)}]
 
 
 def _join_entries(
@@ -158,7 +193,7 @@ def _prune(folder: Path, step: int, keep: int, keep_best: bool) -> None:
 
 def _val_loss(path: Path) -> float | None:
     try:
-        value = _read_manifest(path).get("val_loss")
+        value = read_manifest(path).get("val_loss")
     except CheckpointError:
         return None
     return value if isinstance(value, float) else None
@@ -169,11 +204,11 @@ def checkpoints(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
-    return sorted(found, key=_step)
+    return sorted(found, key=lambda path: (_step(path), not path.suffix))
 
 
 def _step(path: Path) -> int:
-    return int(path.name.removeprefix("step-"))
+    return int(path.stem.removeprefix("step-"))
 
 
 def latest_checkpoint(folder: Path, warn: Any = None) -> Checkpoint | None:
@@ -189,35 +224,9 @@ def latest_checkpoint(folder: Path, warn: Any = None) -> Checkpoint | None:
 
 def verify_checkpoint(path: Path) -> Checkpoint:
     """Read the manifest and check every file's size and checksum; raises CheckpointError."""
-    manifest = _read_manifest(path)
-    for name, expected in manifest["files"].items():
-        file = path / name
-        if not file.is_file():
-            raise CheckpointError(f"{file} is missing")
-        if _digest(file) != expected:
-            raise CheckpointError(f"{file} is not what was written: its size or checksum differs")
+    manifest = read_manifest(path)
+    verify_files(path, manifest)
     return Checkpoint(path, manifest)
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest, if it is as it was written; raises CheckpointError."""
-    try:
-        manifest: dict[str, Any] = json.loads((path / MANIFEST).read_bytes())
-        if manifest["format"] != FORMAT:
-            raise CheckpointError(f"{path} has format {manifest['format']}, not {FORMAT}")
-        seal = manifest.pop("sha256")
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} has no {MANIFEST}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path / MANIFEST} is damaged: {error!r}") from error
-    if seal != _seal(manifest):
-        raise CheckpointError(f"{path / MANIFEST} is damaged: its checksum differs")
-    return manifest
-
-
-def _seal(manifest: Mapping[str, Any]) -> str:
-    """The manifest's checksum, over what it says and not over how it is laid out."""
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _write_shard(path: Path, arrays: Mapping[str, Array]) -> None:
@@ -241,9 +250,3 @@ def _sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _digest(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": digest}

@@ -113,5 +113,15 @@ class Layout:
 
     @classmethod
     def from_json(cls, shape: Sequence[int], entry: dict[str, Any]) -> "Layout":
-        """What `to_json` gave."""
-        return cls(tuple(shape), tuple(entry["view"]), tuple(Cut(*cut) for cut in entry["cuts"]))
+        """What `to_json` gave; raises ValueError, TypeError or KeyError for anything else."""
+        view, cuts = tuple(entry["view"]), tuple(Cut(*cut) for cut in entry["cuts"])
+        if not all(type(n) is int and n >= 0 for n in view) or math.prod(view) != math.prod(shape):
+            raise ValueError(f"{view} is no view of {tuple(shape)}")
+        for cut in cuts:
+            numbers = (cut.axis, cut.start, cut.stop, cut.length)
+            if not all(type(n) is int for n in numbers) or not 0 <= cut.axis < len(view):
+                raise ValueError(f"{cut} is no cut of {view}")
+            inside = 0 <= cut.start <= cut.stop <= view[cut.axis]
+            if not inside or not cut.stop - cut.start <= cut.length <= view[cut.axis]:
+                raise ValueError(f"{cut} is no cut of {view}")
+        return cls(tuple(shape), view, cuts)

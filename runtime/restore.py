@@ -8,8 +8,9 @@ import numpy as np
 from ringlet.comm import Group
 from ringlet.nn import Module
 from ringlet.nn.tensor import Array
-from ringlet.runtime.checkpoint import EXTRAS, Checkpoint, CheckpointError
+from ringlet.runtime.checkpoint import EXTRAS, Checkpoint
 from ringlet.runtime.layout import Layout
+from ringlet.runtime.manifest import CheckpointError
 from ringlet.runtime.state import Replicas, TrainingState, array_name, split_name
 
 SHARED = "residual"
@@ -113,7 +114,10 @@ class Reader:
             layout = Layout.from_json(shape, piece)
             part = parts.setdefault(layout, np.empty(layout.size, dtype))
             values = self._read(piece["file"], piece["key"])
-            part[piece["first"] : piece["first"] + values.size] = values.reshape(-1)
+            place = part[piece["first"] : piece["first"] + values.size]
+            if place.size != values.size:
+                raise CheckpointError(f"{self._checkpoint.folder}: a piece of {name} is too long")
+            place[...] = values.reshape(-1)
             covered += values.size
         if not parts and name.startswith(SHARED):
             return np.zeros(shape, dtype)  # no rank has lost anything of it
@@ -160,9 +164,13 @@ class Reader:
             number += 1
 
     def _read(self, file: str, key: str) -> Array:
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
-        if file not in self._files:
-            self._files[file] = safe_open(self._checkpoint.folder / file, "np")
-        array: Array = self._files[file].get_tensor(key)
+        path = self._checkpoint.folder / file
+        try:
+            if file not in self._files:
+                self._files[file] = safe_open(path, "np")
+            array: Array = self._files[file].get_tensor(key)
+        except (SafetensorError, OSError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path}: cannot read {key}: {error}") from error
         return array

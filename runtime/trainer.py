@@ -17,11 +17,7 @@ from ringlet.comm import Group
 from ringlet.nn import uninitialized
 from ringlet.nn.models import GPT
 from ringlet.nn.tensor import Array
-from ringlet.runtime.checkpoint import (
-    CheckpointError,
-    latest_checkpoint,
-    save_checkpoint,
-)
+from ringlet.runtime.checkpoint import latest_checkpoint, save_checkpoint
 from ringlet.runtime.config import TrainConfig
 from ringlet.runtime.data import (
     Corpus,
@@ -32,6 +28,7 @@ from ringlet.runtime.data import (
 )
 from ringlet.runtime.finite import NonFinite, all_finite, blame
 from ringlet.runtime.fit import mesh_shape, parallelism
+from ringlet.runtime.manifest import CheckpointError
 from ringlet.runtime.mesh import Mesh
 from ringlet.runtime.optimizers import make_optimizer, make_schedule
 from ringlet.runtime.parallel import Step, parallelize
