@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         report_lost,
         show_last_operations_on_signal,
         shutdown,
+        when_joined,
     )
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "report_lost",
     "show_last_operations_on_signal",
     "shutdown",
+    "when_joined",
 ]
 
 _PLACES = {"Group": "group", "Work": "work"}

@@ -8,7 +8,7 @@ import secrets
 import socket
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +33,7 @@ IPC_PATH_BYTES = 107
 _log = logging.getLogger("ringlet.comm")
 
 _world: "_World | None" = None
+_when_joined: Callable[[], None] | None = None
 _lost: dict[int, str] = {}  # deaths announced before there was a world to tell
 
 
@@ -104,7 +105,15 @@ def init(timeout: float | None = None, algorithm: str | None = None) -> Group:
         _world = _World(environment)
         atexit.register(shutdown)
         show_last_operations_on_signal()
+        if _when_joined is not None:
+            _when_joined()
     return _world.group
+
+
+def when_joined(tell: Callable[[], None]) -> None:
+    """Call `tell()` once this process has joined a world: for launchers."""
+    global _when_joined
+    _when_joined = tell
 
 
 def shutdown() -> None:

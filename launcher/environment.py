@@ -21,8 +21,8 @@ def cores() -> int:
 
 @dataclass(frozen=True)
 class Job:
-    """One start of a job's workers, of which this host's are `ranks`. `variables` are
-    more of their environment.
+    """One start of a job's workers, of which this host's are `ranks`: the first has generation 0,
+    and there may be so many `restarts`. `variables` are more of their environment.
 
     `size` counts all. `folder` is private (0700); the rendezvous' socket file lies in it until
     all have met, unless the job has several hosts: then `rendezvous` is tcp://address:port, and
@@ -39,6 +39,7 @@ class Job:
     )
     variables: Mapping[str, str] = field(default_factory=dict)
     generation: int = 0
+    restarts: int = 0
     first: int = 0
     local_size: int | None = None
     node: int = 0
@@ -65,6 +66,8 @@ class Job:
             "GROUP_RANK": str(self.node),
             "MASTER_ADDR": master.hostname or "" if master else "127.0.0.1",
             "MASTER_PORT": str(master.port if master else self.port),
+            "TORCHELASTIC_RESTART_COUNT": str(self.generation),
+            "TORCHELASTIC_MAX_RESTARTS": str(self.restarts),
             "RINGLET_JOB": self.job,
             "RINGLET_GENERATION": str(self.generation),
             "RINGLET_RENDEZVOUS": meeting,
@@ -85,9 +88,14 @@ class Job:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def address_text(address: str) -> str:
+    """An IP address as it stands before a port: IPv6 in brackets."""
+    return f"[{address}]" if ":" in address else address
+
+
 def free_port(address: str = "127.0.0.1") -> int:
     """A TCP port of the address that was free a moment ago, for scripts that want one."""
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
         probe.bind((address, 0))
         port: int = probe.getsockname()[1]
         return port

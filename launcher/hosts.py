@@ -16,7 +16,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -24,9 +23,12 @@ from ringlet.comm.environment import INSECURE, check_network
 from ringlet.comm.errors import AuthenticationError
 from ringlet.comm.key import KEY, KEY_FILE, JobKey, find_key
 from ringlet.launcher.addresses import is_own, own_address, resolve, resolve_host
-from ringlet.launcher.agents import LISTENING, Place
 from ringlet.launcher.errors import ExitCode, UserError
+from ringlet.launcher.host_options import HostOptions
+from ringlet.launcher.options import check_encrypt
 from ringlet.launcher.output import Lines, Screen
+from ringlet.launcher.plan import Place
+from ringlet.launcher.restarts import LISTENING
 
 SSH_VARIABLE = "RINGLET_SSH"
 """A command in place of SSH: `ssh -p 2222 -i key`."""
@@ -35,22 +37,9 @@ SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ServerAliveInterval=5", "-o", "Serve
 PASSED_ON = ("RINGLET_", "OMP_", "OPENBLAS_", "MKL_", "PYTHON")
 
 
-@dataclass(frozen=True)
-class HostOptions:
-    """The options of --nnodes and of --hosts, as given."""
-
-    nnodes: int = 1
-    node_rank: int | None = None
-    master: str | None = None
-    interface: str | None = None
-    address: str | None = None
-    key_file: Path | None = None
-    insecure: bool = False
-    encrypt: str | None = None
-
-
 def apply_security(options: HostOptions) -> JobKey | None:
     """Put what the options say about keys into the environment; returns the job's key."""
+    check_encrypt(options.encrypt)
     if options.key_file is not None:
         os.environ[KEY_FILE] = str(options.key_file)
         os.environ.pop(KEY, None)
@@ -64,7 +53,7 @@ def apply_security(options: HostOptions) -> JobKey | None:
         raise UserError(str(error)) from error
 
 
-def place_of(options: HostOptions, workers: int, announce: bool = False) -> Place | None:
+def place_of(options: HostOptions, workers: int, restarts: int = 0) -> Place | None:
     """This host's place among several; None for a job of one host. Refuses what cannot be."""
     key = apply_security(options)
     if options.nnodes == 1 and options.master is None:
@@ -84,14 +73,23 @@ def place_of(options: HostOptions, workers: int, announce: bool = False) -> Plac
         raise UserError(
             f"{options.master} is not an address of this host: --node-rank 0 runs where --master is"
         )
-    if master.endswith(":0") and not announce:
+    if master.endswith(":0") and not options.announce:
         raise UserError("--master needs a port that the other hosts can be told, not 0")
     address = own_address(master, options.interface, options.address)
     try:
         check_network([f"tcp://{master}", f"tcp://{address}"], key)
     except AuthenticationError as error:
         raise UserError(str(error)) from error
-    return Place(options.node_rank, options.nnodes, workers, address, master, key, announce)
+    return Place(
+        options.node_rank,
+        options.nnodes,
+        workers,
+        address,
+        master,
+        key,
+        started=options.announce,
+        restarts=restarts,
+    )
 
 
 # -- over ssh ---------------------------------------------------------------------------------
@@ -128,22 +126,19 @@ def _parse_host(word: str, workers: int) -> tuple[str, int]:
     return name, int(count) if colon else workers
 
 
-def run_over_ssh(
-    hosts: Sequence[tuple[str, int]],
-    command: Sequence[str],
-    options: HostOptions,
-    screen: Screen,
-) -> int:
-    """Run `ringlet COMMAND...` (without the hosts' options) on all hosts; returns the exit code.
+def run_over_ssh(command: Sequence[str], options: HostOptions, workers: int) -> int:
+    """Run `ringlet COMMAND...` (without the hosts' options) on all hosts, with so many workers on
+    those for which no number is given; returns the exit code.
 
     The first host is host 0. Every host needs the same Python at the same place, and the folder
     in which this runs.
     """
+    hosts = parse_hosts(options.hosts, options.hostfile, workers)
     key = apply_security(options)
     if key is None and not options.insecure and os.environ.get(INSECURE) != "1":
         key = JobKey.new()  # nobody else has to know it: ssh takes it to the hosts
     ssh = shlex.split(os.environ.get(SSH_VARIABLE, "")) or SSH
-    return _Fleet(hosts, command, options, screen, ssh, key).run()
+    return _Fleet(hosts, command, options, Screen(), ssh, key).run()
 
 
 class _Fleet:

@@ -1,23 +1,20 @@
 """Run workers on this host: start, watch, announce deaths, end all, leave nothing."""
 
 import os
-import secrets
 import selectors
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, TypeAlias
 
-from ringlet.comm.environment import DEFAULT_TIMEOUT_S
-from ringlet.launcher.agents import LISTENING, Agent, Place
+from ringlet.launcher.agents import Agent
 from ringlet.launcher.control import Message
-from ringlet.launcher.environment import Job, free_port
+from ringlet.launcher.environment import Job
 from ringlet.launcher.errors import ExitCode
 from ringlet.launcher.failure import Failure, first_cause
 from ringlet.launcher.output import Lines, Screen
@@ -255,7 +252,7 @@ class Supervisor:
         failure = first_cause(self._failures)
         if self._agent is None:
             return failure, self._code(failure)
-        self._agent.ended()
+        self._agent.ended(leaving=self.interrupted)
         while not self._agent.concluded():
             time.sleep(AGENT_POLL_S)
             self._hear()
@@ -280,65 +277,3 @@ class Supervisor:
                 f"ringlet: rank {first.rank} failed: {first.epitaph}{text}", sys.stderr
             )
         return code
-
-
-def run_script(
-    arguments: Sequence[str],
-    workers: int,
-    *,
-    transport: str = "auto",
-    timeout: float | None = None,
-    grace: float = DEFAULT_GRACE_S,
-    screen: Screen | None = None,
-    place: Place | None = None,
-) -> int:
-    """Run `script.py arguments...` (or `-m module arguments...`) on so many workers; with
-    `place`, on so many of this host, together with the job's other hosts.
-
-    Returns the exit code: 0, the first failed worker's own, or 128 + its signal.
-    """
-    with job_of(workers, transport, timeout, place) as (job, agent):
-        supervisor = Supervisor(
-            job,
-            "ringlet.launcher.worker",
-            arguments,
-            screen=screen or Screen(),
-            grace=grace,
-            agent=agent,
-        )
-        return supervisor.run()
-
-
-@contextmanager
-def job_of(
-    workers: int, transport: str, timeout: float | None, place: Place | None
-) -> Iterator[tuple[Job, Agent | None]]:
-    """The job of these workers. With `place`: once all hosts have met, and with the channel to
-    them, which is closed at the end."""
-    if place is None:
-        yield Job(workers, transport, timeout), None
-        return
-    agent = Agent(place)
-    if place.started and place.node == 0:
-        print(f"{LISTENING}{agent.address}", flush=True)  # for the launcher that started this
-    try:
-        job, port = secrets.token_hex(8), free_port(place.address)
-        plan = agent.meet(timeout or DEFAULT_TIMEOUT_S, job, port)
-        ranks = plan.ranks(place.node)
-        yield (
-            Job(
-                plan.size,
-                transport,
-                timeout,
-                job=plan.job,
-                folder=None,
-                first=ranks.start,
-                local_size=len(ranks),
-                node=place.node,
-                rendezvous=plan.rendezvous,
-                address=place.address,
-            ),
-            agent,
-        )
-    finally:
-        agent.close()

@@ -1,37 +1,34 @@
 """`ringlet run`: any script on several workers, on this host or on many."""
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ringlet.launcher.control import Message
 from ringlet.launcher.errors import UserError
-from ringlet.launcher.hosts import HostOptions, parse_hosts, place_of, run_over_ssh
-from ringlet.launcher.local import run_script
+from ringlet.launcher.host_options import HostOptions, with_hosts, words_given
+from ringlet.launcher.hosts import place_of, run_over_ssh
+from ringlet.launcher.local import Supervisor
 from ringlet.launcher.options import (
     DEFAULT_GRACE_S,
     DEFAULT_TIMEOUT_S,
-    Address,
-    Announce,
-    Encrypt,
     Grace,
-    Hostfile,
-    Hosts,
-    Insecure,
-    Interface,
-    KeyFile,
-    Master,
-    Nnodes,
-    NodeRank,
+    MaxRestarts,
     Timeout,
     Transport,
-    check_encrypt,
     check_options,
 )
 from ringlet.launcher.output import Screen
+from ringlet.launcher.plan import Place
+from ringlet.launcher.restarts import Starts, channel, persist
 
 
+@with_hosts
 def run(
+    context: typer.Context,
     program: Annotated[
         list[str],
         typer.Argument(
@@ -44,17 +41,9 @@ def run(
     transport: Transport = "auto",
     timeout: Timeout = DEFAULT_TIMEOUT_S,
     grace: Grace = DEFAULT_GRACE_S,
-    nnodes: Nnodes = 1,
-    node_rank: NodeRank = None,
-    master: Master = None,
-    interface: Interface = None,
-    address: Address = None,
-    hosts: Hosts = None,
-    hostfile: Hostfile = None,
-    key_file: KeyFile = None,
-    insecure: Insecure = False,
-    encrypt: Encrypt = None,
-    announce: Announce = False,
+    max_restarts: MaxRestarts = 0,
+    *,
+    hosts: HostOptions,
 ) -> None:
     """Run a script on several worker processes; in it, ringlet.comm.init() joins them.
 
@@ -62,19 +51,55 @@ def run(
     one of them, --hosts or --hostfile.
     """
     check_options(transport, timeout)
-    check_encrypt(encrypt)
     if program[0] != "-m" and not Path(program[0]).is_file():
         raise UserError(f"there is no script {program[0]}")
     if program == ["-m"]:
         raise UserError("-m needs the name of a module")
-    options = HostOptions(
-        nnodes, node_rank, master, interface, address, key_file, insecure, encrypt
-    )
-    if hosts is not None or hostfile is not None:
-        common = [f"--transport={transport}", f"--timeout={timeout}", f"--grace={grace}"]
-        places = parse_hosts(hosts, hostfile, workers)
-        raise typer.Exit(run_over_ssh(places, ["run", *common, *program], options, Screen()))
-    place = place_of(options, workers, announce)
-    raise typer.Exit(
-        run_script(program, workers, transport=transport, timeout=timeout, grace=grace, place=place)
-    )
+    if hosts.over_ssh:
+        command = ["run", *words_given(context, without=("workers",)), *program]
+        raise typer.Exit(run_over_ssh(command, hosts, workers))
+    place = place_of(hosts, workers, max_restarts)
+    starts = run_script(program, workers, transport, timeout, grace, max_restarts, place)
+    raise typer.Exit(starts)
+
+
+def run_script(
+    arguments: Sequence[str],
+    workers: int,
+    transport: str = "auto",
+    timeout: float | None = None,
+    grace: float = DEFAULT_GRACE_S,
+    restarts: int = 0,
+    place: Place | None = None,
+) -> int:
+    """Run `script.py arguments...` (or `-m module arguments...`) on so many workers; with
+    `place`, on so many of this host, together with the job's other hosts.
+
+    Returns the exit code: 0, the first failed worker's own, or 128 + its signal. A script whose
+    ranks have not met is not restarted.
+    """
+    screen, met = Screen(), []
+
+    def inform(rank: int, message: Message) -> None:
+        if "joined" in message:
+            met.append(rank)
+
+    with channel(place) as agent:
+        starts = Starts(workers, transport, timeout, restarts, agent)
+
+        def start(generation: int) -> Supervisor:
+            job, _ = starts.job(generation)
+            return Supervisor(
+                job,
+                "ringlet.launcher.worker",
+                arguments,
+                screen=screen,
+                grace=grace,
+                inform=inform,
+                agent=agent,
+            )
+
+        def say(text: str) -> None:
+            screen.line(f"ringlet: {text}", sys.stderr)
+
+        return persist(start, restarts, lambda: bool(met), say, agent)

@@ -1,6 +1,7 @@
 """The program of a training worker: joins the world, trains, reports to the launcher."""
 
 import json
+import os
 import signal
 import sys
 from dataclasses import asdict
@@ -10,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from ringlet import comm
+from ringlet.launcher.errors import ExitCode
 from ringlet.launcher.worker import Guard, start_guard, supervised
 from ringlet.nn.models import generate
+from ringlet.runtime.agreement import check_same_data, check_shared
 from ringlet.runtime.checkpoint import verify_checkpoint
 from ringlet.runtime.config import check_config
 from ringlet.runtime.data import load_corpus, token_bytes
@@ -34,6 +37,9 @@ def work(task: dict[str, Any], guard: Guard | None) -> None:
     trainer = Trainer(
         config, corpus, world, Path(task["folder"]), report=lambda row: tell({"row": row})
     )
+    if os.environ.get("LOCAL_WORLD_SIZE") != os.environ.get("WORLD_SIZE"):
+        check_same_data(world, corpus)
+        check_shared(world, Path(task["folder"]), trainer.parallel.state())
     if task["resume"]:
         step = trainer.resume(warn=lambda text: tell({"note": text}))
         tell({"resumed": step})
@@ -45,6 +51,8 @@ def work(task: dict[str, Any], guard: Guard | None) -> None:
     tell({"outcome": result, "sample": text})
     world.barrier()
     comm.shutdown()
+    if outcome.stopped:
+        sys.exit(ExitCode.STOPPED)
 
 
 def sample(trainer: Trainer, length: int) -> str:

@@ -57,7 +57,11 @@ def start_guard() -> Guard | None:
     """Start the guard if a launcher started this process."""
     faulthandler.enable()
     control = Control.inherited()
-    return None if control is None else Guard(control)
+    if control is None:
+        return None
+    if os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
+        comm.when_joined(lambda: control.send({"joined": True}))
+    return Guard(control)
 
 
 def is_echo(error: BaseException | None) -> bool:

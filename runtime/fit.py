@@ -1,6 +1,7 @@
 """Whether a run fits a number of workers: asked before anything starts."""
 
 import math
+from dataclasses import replace
 
 from ringlet.runtime.config import ConfigError, TrainConfig
 from ringlet.runtime.mesh import (
@@ -38,6 +39,19 @@ def default_workers(config: TrainConfig) -> int:
     except MeshError as error:
         raise ConfigError(str(error)) from error
     return math.prod(given.values()) if given else DEFAULT_WORKERS
+
+
+def resized(config: TrainConfig, workers: int) -> TrainConfig:
+    """The same run on another number of workers: dp alone is another.
+
+    A mesh whose other axes do not fit the number stays as it is, for `check_fit` to refuse.
+    """
+    given = parse_mesh(config.mesh)
+    others = math.prod(length for axis, length in given.items() if axis != "dp")
+    if "dp" not in given or workers % others:
+        return config
+    shape = {**given, "dp": workers // others}
+    return replace(config, mesh=",".join(f"{axis}={length}" for axis, length in shape.items()))
 
 
 def parallelism(config: TrainConfig) -> Parallelism:

@@ -4,8 +4,10 @@ The two hosts are network namespaces with a cable between them.
 """
 
 import contextlib
+import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -19,11 +21,14 @@ import pytest
 from ringlet.comm import AuthenticationError
 from ringlet.comm.key import JobKey
 from ringlet.launcher.addresses import is_own, resolve
-from ringlet.launcher.agents import Agent, Place
+from ringlet.launcher.chief import Chief
 from ringlet.launcher.errors import ExitCode, UserError
 from ringlet.launcher.failure import Failure
-from ringlet.launcher.hosts import HostOptions, parse_hosts, place_of
+from ringlet.launcher.host_options import HostOptions
+from ringlet.launcher.hosts import parse_hosts, place_of
 from ringlet.launcher.link import Link, LinkError
+from ringlet.launcher.member import Member
+from ringlet.launcher.plan import Place, Plan
 
 RINGLET = [sys.executable, "-c", "from ringlet.launcher.cli import main; main()"]
 
@@ -56,7 +61,8 @@ def link():
 
 @pytest.fixture
 def start(link, tmp_path, monkeypatch):
-    """`start(host, *options)` runs `ringlet run` there; all that is left is ended."""
+    """`start(host, *options)` runs `ringlet run` (or another `command`) there; all that is left is
+    ended."""
     monkeypatch.chdir(tmp_path)  # where the hosts' commands run, too
     (tmp_path / "script.py").write_text(SCRIPT)
     key = tmp_path / "key"
@@ -64,9 +70,9 @@ def start(link, tmp_path, monkeypatch):
     key.chmod(0o600)
     started = []
 
-    def start(host, *options, variables=None):
+    def start(host, *options, variables=None, command="run"):
         process = subprocess.Popen(
-            [*link.enter(host), *RINGLET, "run", *options],
+            [*link.enter(host), *RINGLET, command, *options],
             env={**os.environ, "RINGLET_KEY_FILE": str(key), **(variables or {})},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL,
         )  # fmt: skip
@@ -88,6 +94,20 @@ def both(start, *program, **more):
     ]
 
 
+def training(start, *options, workers=(1, 1)):
+    """The same `ringlet train` on both hosts; the options of the hosts come last."""
+    tiny = ["--preset", "tiny", "--steps", "12", "--checkpoint-every", "4", "--sample", "0"]
+    more = ["--nnodes", "2", "--master", f"{Link.addresses[0]}:29400", "--timeout", "30"]
+    return [
+        start(
+            node, *tiny, "--eval-every", "12", "--eval-windows", "64", *more,
+            "--node-rank", str(node), "-n", str(workers[node]), "--out", "o", *options,
+            command="train",
+        )
+        for node in range(2)
+    ]  # fmt: skip
+
+
 def outcome(process, seconds=60):
     out, err = process.communicate(timeout=seconds)
     return process.returncode, out, err
@@ -106,6 +126,42 @@ def test_a_dead_worker_is_announced_to_all_hosts_and_all_exit_alike(start):
     for code, _, err in map(outcome, both(start, "script.py", "2")):
         assert code == 128 + signal.SIGKILL
         assert re.search(r"ringlet: rank 2 failed: process \d+ on host .* signal 9", err)
+
+
+def test_training_on_two_hosts(start, tmp_path):
+    """A mesh across them, each saving its shards; host 0 speaks. Then too small a mesh."""
+    (code0, out0, err0), (code1, out1, err1) = map(outcome, training(start, "--mesh", "tp=2"))
+    assert (code0, code1) == (0, 0), err0 + err1
+    assert "with 2 workers (tp=2)" in out0
+    assert "done after step 12" in out0
+    assert out1 == ""
+    assert len(list((tmp_path / "o/checkpoints/step-000012").glob("*.safetensors"))) == 2
+    for code, _, err in map(outcome, training(start, "--mesh", "tp=4", "--resume", "--steps=50")):
+        assert code == ExitCode.USER_ERROR
+        assert "start 4 workers" in err
+
+
+RESTARTED = """
+import os, sys
+from ringlet import comm
+world = comm.init()
+count = os.environ["TORCHELASTIC_RESTART_COUNT"]
+print("start", count, "of rank", world.rank)
+world.barrier()
+if (count, world.rank) in [("0", 1), ("1", 0)]:
+    os.kill(os.getpid(), 9)
+world.barrier()
+"""
+
+
+def test_all_hosts_start_again_together(start, tmp_path):
+    (tmp_path / "script.py").write_text(RESTARTED)
+    outcomes = [*map(outcome, both(start, "--max-restarts", "2", "script.py"))]
+    assert [code for code, _, _ in outcomes] == [0, 0], outcomes
+    assert "restart 2 of at most 2" in outcomes[0][2]
+    for rank in range(3):
+        starts = re.findall(rf"start (\d) of rank {rank}\n", outcomes[min(rank, 1)][1])
+        assert starts == ["0", "1", "2"]
 
 
 def turning(folder, ranks=3, after=0.0, seconds=40):
@@ -186,6 +242,31 @@ def sshd(link, tmp_path):
     server.communicate()
 
 
+@pytest.fixture
+def like_ssh(link, tmp_path):
+    """A command that runs its words on host 1, as ssh would, on machines without sshd."""
+    script = tmp_path / "like-ssh"
+    script.write_text(f'#!/bin/sh\nexec {shlex.join(link.enter(1))} sh -c "$3"\n')
+    script.chmod(0o700)
+    return str(script)
+
+
+def test_training_from_one_host(start, like_ssh, tmp_path):
+    """The given options reach every host, the training's and the launcher's."""
+    hosts = f"{Link.addresses[0]}:1,{Link.addresses[1]}:2"
+    process = start(
+        0, "--hosts", hosts, "--preset", "tiny", "--steps", "4", "--sample=0", "--no-bias",
+        "--eval-windows=64", "--out", "o", "--zero", "1", "--timeout", "30",
+        variables={"RINGLET_SSH": like_ssh, "RINGLET_KEY_FILE": ""}, command="train",
+    )  # fmt: skip
+    code, out, err = outcome(process)
+    assert code == 0, err
+    assert "with 3 workers" in out
+    manifest = json.loads((tmp_path / "o/checkpoints/step-000004/manifest.json").read_text())
+    assert not manifest["config"]["bias"]
+    assert len(manifest["files"]) == 3
+
+
 @pytest.mark.slow
 def test_from_one_host_over_ssh(start, sshd, tmp_path):
     """A run to its end, with a key of its own; then the launcher is killed: nothing is left."""
@@ -212,13 +293,19 @@ def place(node, nodes=2, master="127.0.0.1:0", key=None, workers=2):
     return Place(node, nodes, workers, "127.0.0.1", master, key)
 
 
+def offer(hosts):
+    if sum(host.workers for host in hosts) > 8:
+        raise UserError("at most 8 workers would fit")
+    return Plan(hosts, "job", "tcp://127.0.0.1:29500", task="sum")
+
+
 def meeting(agents, timeout=5.0):
     """Let the agents meet; what each got, or the error."""
     results = {}
 
     def meet(agent):
         try:
-            results[agent] = agent.meet(timeout, "job", 29500)
+            results[agent] = agent.meet(timeout, offer)
         except (UserError, AuthenticationError) as error:
             results[agent] = error
 
@@ -233,10 +320,12 @@ def meeting(agents, timeout=5.0):
 @contextlib.contextmanager
 def crew(*others, nodes=2, key=None):
     """Agent 0, and others with these differences."""
-    agents = [Agent(place(0, nodes, key=key))]
+    agents = [Chief(place(0, nodes, key=key))]
     try:
         agents += [
-            Agent(place(**{"node": 1, "nodes": nodes, "master": agents[0].address, "key": key} | o))
+            Member(
+                place(**{"node": 1, "nodes": nodes, "master": agents[0].address, "key": key} | o)
+            )
             for o in others
         ]
         yield agents
@@ -281,6 +370,7 @@ MEETINGS = {
     "one did not come": ([{"node": 2}], 4, "hosts 1 and 3 did not come"),
     "another size": ([{"nodes": 3}], 2, "its --nnodes is 3, host 0's is 2"),
     "twice the same": ([{}, {"workers": 1}], 3, "is there already"),
+    "too many": ([{"workers": 9}], 2, "at most 8 workers would fit"),
     "another key": ([{"key": JobKey.new()}], 2, "its job key is not the listener's"),
 }
 

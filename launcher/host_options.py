@@ -1,0 +1,104 @@
+"""The options of jobs on several hosts, which several commands have."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+
+@dataclass(frozen=True)
+class HostOptions:
+    """The options of --nnodes and of --hosts, as given."""
+
+    nnodes: Annotated[
+        int, typer.Option("--nnodes", min=1, help="How many hosts; the same command runs on each.")
+    ] = 1
+    node_rank: Annotated[
+        int | None,
+        typer.Option("--node-rank", help="This host's number, from 0; host 0 is where --master "
+                     "is."),
+    ] = None  # fmt: skip
+    master: Annotated[
+        str | None, typer.Option(help="HOST:PORT where host 0 listens for the others.")
+    ] = None
+    interface: Annotated[
+        str | None,
+        typer.Option(help="The interface for other hosts. [default: the one towards --master]"),
+    ] = None
+    address: Annotated[
+        str | None,
+        typer.Option(help="This host's address for other hosts, instead of --interface."),
+    ] = None
+    hosts: Annotated[
+        str | None,
+        typer.Option(help="Start the hosts from here, over ssh: a:2,b:4 (a's and b's workers)."),
+    ] = None
+    hostfile: Annotated[
+        Path | None, typer.Option(help="As --hosts; a file with a:2, or a slots=2, on each line.")
+    ] = None
+    key_file: Annotated[
+        Path | None,
+        typer.Option(help="The job key, which several hosts need (`ringlet key new`); also "
+                     "RINGLET_KEY_FILE. --hosts makes one of its own."),
+    ] = None  # fmt: skip
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="No key: for networks where everybody is trusted.")
+    ] = False
+    encrypt: Annotated[
+        str | None,
+        typer.Option(help="all, or control: arrays travel in the clear (see SECURITY.md). "
+                     "[default: all]", show_default=False),
+    ] = None  # fmt: skip
+    announce: Annotated[bool, typer.Option("--announce", hidden=True)] = False
+
+    @property
+    def over_ssh(self) -> bool:
+        """Whether the hosts are started from here."""
+        return self.hosts is not None or self.hostfile is not None
+
+
+def with_hosts(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command these options; it gets them as `hosts`, a HostOptions."""
+    signature, hints = inspect.signature(command), get_type_hints(HostOptions, include_extras=True)
+    given_too = [
+        inspect.Parameter(
+            each.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=each.default,
+            annotation=hints[each.name],
+        )
+        for each in fields(HostOptions)
+    ]
+    own = [each for each in signature.parameters.values() if each.name != "hosts"]
+    more = [each for each in own if each.kind == inspect.Parameter.VAR_KEYWORD]
+
+    def with_options(**given: Any) -> None:
+        options = HostOptions(**{each.name: given.pop(each.name) for each in given_too})
+        command(**given, hosts=options)
+
+    changed: Any = with_options
+    changed.__name__, changed.__doc__ = command.__name__, command.__doc__
+    shown = [each for each in own if each not in more] + given_too
+    changed.__signature__ = signature.replace(parameters=[*shown, *more])
+    changed.__annotations__ = {each.name: each.annotation for each in shown}
+    return with_options
+
+
+def words_given(context: typer.Context, without: tuple[str, ...] = ()) -> list[str]:
+    """The options of the running command that were given, as words for another command line; but
+    none of HostOptions or `without`."""
+    left_out = {*without, *(each.name for each in fields(HostOptions))}
+    words = []
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        if option.name in left_out or source is None or source.name != "COMMANDLINE":
+            continue
+        value = context.params[option.name or ""]
+        if isinstance(value, bool):
+            words.append((option.opts if value else option.secondary_opts)[-1])
+        elif option.param_type_name == "option":
+            words.append(f"{option.opts[-1]}={value}")
+    return words

@@ -1,0 +1,47 @@
+"""Hosts that have read different texts, or do not share a folder, are told before they train."""
+
+import numpy as np
+import pytest
+
+from ringlet.nn import FlatParameters, Linear
+from ringlet.nn.optim import SGD
+from ringlet.runtime.agreement import check_same_data, check_shared
+from ringlet.runtime.checkpoint import CheckpointError
+from ringlet.runtime.data import Corpus, DataError
+from ringlet.runtime.state import TrainingState
+
+
+def texts(world, other):
+    tokens = np.arange(10) + (other and world.rank == 1)
+    corpus = Corpus("book", tokens, tokens, 256, True)
+    if not other:
+        check_same_data(world, corpus)
+        return
+    with pytest.raises(DataError, match="book that rank 0 has read is not what rank 1 read"):
+        check_same_data(world, corpus)
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_the_same_text(ranks, other):
+    ranks(2).run(texts, other=other)
+
+
+def folders(world, folder, shared, saving):
+    """Rank 1 looks for the folder somewhere else, unless it is `shared`."""
+    flat = FlatParameters(Linear(2, 2))
+    state = TrainingState.of(flat, SGD(flat, 0.1))
+    if world.rank and not saving:
+        state.parts = []
+    mine = folder if shared or not world.rank else folder / "elsewhere"
+    if shared or not saving:
+        check_shared(world, mine, state)
+        world.barrier()
+        assert list(folder.iterdir()) == []
+        return
+    with pytest.raises(CheckpointError, match="rank 1 cannot see rank 0's folder"):
+        check_shared(world, mine, state)
+
+
+@pytest.mark.parametrize(("shared", "saving"), [(True, True), (False, False), (False, True)])
+def test_the_same_folder(ranks, tmp_path, shared, saving):
+    ranks(2).run(folders, folder=tmp_path, shared=shared, saving=saving)
