@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 
 from ringlet.comm import Group
-from ringlet.runtime.checkpoint import CheckpointError
 from ringlet.runtime.data import Corpus, DataError
+from ringlet.runtime.manifest import CheckpointError
 from ringlet.runtime.state import TrainingState
 
 SEEN_S = 2.0

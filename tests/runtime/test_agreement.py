@@ -6,8 +6,8 @@ import pytest
 from ringlet.nn import FlatParameters, Linear
 from ringlet.nn.optim import SGD
 from ringlet.runtime.agreement import check_same_data, check_shared
-from ringlet.runtime.checkpoint import CheckpointError
 from ringlet.runtime.data import Corpus, DataError
+from ringlet.runtime.manifest import CheckpointError
 from ringlet.runtime.state import TrainingState
 
 
