@@ -5,6 +5,7 @@ Names and semantics are PyTorch's. Nothing here knows any process but its own.
 
 from ringlet.nn import functional, init, methods, models, optim, random
 from ringlet.nn.anomaly import Anomaly, detect_anomaly
+from ringlet.nn.backend import Backend, BackendError, MixedArrays, asarray, to_host, use
 from ringlet.nn.cache import KeyValueCache
 from ringlet.nn.experts import ExpertLinear, Experts, MixtureOfExperts
 from ringlet.nn.finetune import (
@@ -56,6 +57,8 @@ keep_freed_memory()
 __all__ = [
     "GELU",
     "Anomaly",
+    "Backend",
+    "BackendError",
     "CausalSelfAttention",
     "CrossEntropyLoss",
     "Dropout",
@@ -70,6 +73,7 @@ __all__ = [
     "Linear",
     "LoRALinear",
     "LogSoftmax",
+    "MixedArrays",
     "MixtureOfExperts",
     "Module",
     "ModuleList",
@@ -96,6 +100,7 @@ __all__ = [
     "TransformerEncoder",
     "TransformerEncoderLayer",
     "add_lora",
+    "asarray",
     "checkpoint",
     "common_dtype",
     "detect_anomaly",
@@ -114,6 +119,8 @@ __all__ = [
     "optim",
     "random",
     "save_lora",
+    "to_host",
     "unfreeze",
     "uninitialized",
+    "use",
 ]

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ringlet.nn.backend import to_host, xp
 from ringlet.nn.engine import Deferred
 from ringlet.nn.module import Module
 from ringlet.nn.operations.shapes import Cast
@@ -62,8 +63,9 @@ class _Check:
     def _values(self, array: Array, text: str) -> None:
         if array.dtype.kind not in "fc":
             return
-        wrong = ~np.isfinite(array) if self._infinite else np.isnan(array)
+        wrong = ~xp.isfinite(array) if self._infinite else xp.isnan(array)
         if wrong.any():
+            wrong, array = to_host(wrong), to_host(array)
             at = tuple(map(int, np.argwhere(wrong)[0]))
             kind = "NaN" if np.isnan(array[at]) else "infinity"
             raise Anomaly(
@@ -85,7 +87,7 @@ def _check_backward(operation: Operation, check: _Check) -> None:
             part.value(tensor.shape, tensor.dtype) if isinstance(part, Deferred) else part
             for part, tensor in zip(type(operation).backward(operation, grad), inputs, strict=True)
         ]
-        arrays = [None if part is None else np.asarray(part) for part in parts]
+        arrays = [None if part is None else xp.asarray(part) for part in parts]
         check.backward(grad, arrays, inputs)
         return arrays
 

@@ -1,7 +1,6 @@
 """What attention keeps from one generated token to the next."""
 
-import numpy as np
-
+from ringlet.nn.backend import asarray, xp
 from ringlet.nn.tensor import Array
 
 FIRST_ROOM = 64
@@ -38,7 +37,7 @@ class KeyValueCache:
     def select(self, rows: Array) -> None:
         """Go on with these rows of the batch, in this order; one may be there more than once."""
         if self._memory is not None:
-            self._memory = self._memory[:, rows]
+            self._memory = self._memory[:, asarray(rows)]
 
     def _room(self, k: Array, end: int) -> Array:
         """The memory, with room for positions up to `end`."""
@@ -48,7 +47,7 @@ class KeyValueCache:
             room = max(end, 2 * have, FIRST_ROOM)
             if self._capacity is not None:
                 room = min(room, self._capacity)
-            larger = np.empty((2, batch, heads, room, width), k.dtype)
+            larger = xp.empty((2, batch, heads, room, width), k.dtype)
             if self._memory is not None:
                 larger[:, :, :, : self.length] = self._memory[:, :, :, : self.length]
             self._memory = larger

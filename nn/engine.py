@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ringlet.nn.backend import refuse_mixture, xp
 from ringlet.nn.tensor import Array, Gradient, Operation, Source, Tensor
 
 
@@ -21,7 +22,7 @@ class Deferred:
 
     def value(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """The gradient as an array of its own."""
-        out = np.empty(shape, dtype)
+        out = xp.empty(shape, dtype)
         self.into(out, add=False)
         return out
 
@@ -35,9 +36,9 @@ class Product(Deferred):
     def into(self, out: Array, add: bool) -> None:
         """See Deferred."""
         if add:
-            np.add(out, np.matmul(self._left, self._right), out=out)
+            xp.add(out, xp.matmul(self._left, self._right), out=out)
         else:
-            np.matmul(self._left, self._right, out=out)
+            xp.matmul(self._left, self._right, out=out)
 
 
 class WeightGradients:
@@ -79,8 +80,9 @@ def backward(
     if gradient is None:
         if root.size != 1:
             raise RuntimeError(f"a tensor of shape {root.shape} needs a gradient to start from")
-        gradient = np.ones(root.shape, root.dtype)
-    elif gradient.shape != root.shape:
+        gradient = xp.ones(root.shape, root.dtype)
+    refuse_mixture("backward()", (gradient,))
+    if gradient.shape != root.shape:
         raise ValueError(f"a gradient of shape {gradient.shape} for a tensor of {root.shape}")
     order, consumers = _plan(root)
     if root.operation is None:
@@ -207,7 +209,7 @@ class _Pass:
         target = tensor.operation
         assert target is not None
         held = self._gradients.get(target)
-        if not isinstance(part, np.ndarray):
+        if not isinstance(part, xp.ndarray):
             if target in self._own:
                 part.into(held, add=True)
                 return
@@ -217,20 +219,20 @@ class _Pass:
         if held is None:
             self._gradients[target] = part
         elif target in self._own:
-            np.add(held, part, out=held)
+            xp.add(held, part, out=held)
         else:
             # What an operation returned may be another's input too: the sum gets its own memory.
-            self._gradients[target] = np.asarray(np.add(held, part))
+            self._gradients[target] = xp.asarray(xp.add(held, part))
             self._own.add(target)
 
 
 def _fitting(part: Any, tensor: Tensor | Source) -> Any:
     """The part in the tensor's shape; NumPy makes scalars of 0-d results."""
-    if isinstance(part, np.ndarray):
+    if isinstance(part, xp.ndarray):
         if part.shape == tensor.shape and part.dtype == tensor.dtype:
             return part
         return unbroadcast(part, tensor)
-    return unbroadcast(np.asarray(part), tensor) if isinstance(part, np.generic) else part
+    return unbroadcast(xp.asarray(part), tensor) if isinstance(part, np.generic) else part
 
 
 def unbroadcast(gradient: Array, tensor: Tensor | Source) -> Array:
@@ -243,5 +245,5 @@ def unbroadcast(gradient: Array, tensor: Tensor | Source) -> Array:
             for axis, length in enumerate(shape)
             if length == 1 and gradient.shape[axis + extra] != 1
         )
-        gradient = np.asarray(gradient.sum(axis=axes, keepdims=True)).reshape(shape)
+        gradient = xp.asarray(gradient.sum(axis=axes, keepdims=True)).reshape(shape)
     return gradient if gradient.dtype == tensor.dtype else gradient.astype(tensor.dtype)

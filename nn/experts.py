@@ -14,7 +14,8 @@ import math
 import numpy as np
 
 from ringlet.nn.layers import GELU, Dropout, Linear
-from ringlet.nn.module import Module, Parameter
+from ringlet.nn.layers.basic import unset
+from ringlet.nn.module import Module
 from ringlet.nn.operations.experts import (
     Balance,
     Combine,
@@ -42,8 +43,8 @@ class ExpertLinear(Module):
     def __init__(
         self, experts: int, in_features: int, out_features: int, bias: bool = True
     ) -> None:
-        self.weight = Parameter(np.empty((experts, out_features, in_features), np.float32))
-        self.bias = Parameter(np.empty((experts, out_features), np.float32)) if bias else None
+        self.weight = unset(experts, out_features, in_features)
+        self.bias = unset(experts, out_features) if bias else None
         self.initialize(0)
 
     def forward(self, rows: Tensor, counts: Array) -> Tensor:

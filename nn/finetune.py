@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from ringlet.nn import functional as F
+from ringlet.nn.backend import copy_from_host, xp
 from ringlet.nn.layers import Dropout, Linear
 from ringlet.nn.module import Module, uninitialized
 from ringlet.nn.random import generator
 from ringlet.nn.safetensors import SafetensorsFile, write_safetensors
-from ringlet.nn.tensor import Tensor
+from ringlet.nn.tensor import Tensor, in_dtype
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ADAPTER_PREFIX = "base_model.model."
@@ -75,8 +76,8 @@ class LoRALinear(Module):
         """The Linear with the same weight and bias, to which what was learned is added."""
         with uninitialized():
             linear = Linear(self.in_features, self.out_features, bias=False)
-        change = np.matmul(self.lora_B.weight.data, self.lora_A.weight.data)
-        self.weight.data += change * np.asarray(self.alpha / self.rank, change.dtype)
+        change = xp.matmul(self.lora_B.weight.data, self.lora_A.weight.data)
+        self.weight.data += change * in_dtype(self.alpha / self.rank, change)
         linear.weight, linear.bias = self.weight, self.bias
         return linear
 
@@ -113,7 +114,8 @@ def add_lora(
     for path, linear in chosen:
         adapted = LoRALinear(linear, rank, alpha, dropout)
         draws = generator(seed, f"{path}.lora_A.weight").random(adapted.lora_A.weight.shape)
-        adapted.lora_A.weight.data[...] = (2 * draws - 1) / np.sqrt(linear.in_features)
+        values = (2 * draws - 1) / np.sqrt(linear.in_features)
+        copy_from_host(adapted.lora_A.weight.data, values)
         adapted.lora_B.weight.data.fill(0)
         _replace(model, path, adapted)
     model.assign_paths()

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from ringlet.nn.backend import xp
 from ringlet.nn.module import Module, Parameter
 from ringlet.nn.tensor import Array
 
@@ -54,17 +55,17 @@ class Flat:
 class FlatParameters(Flat):
     """Moves a model's parameters and gradients into two flat arrays, of which they become views.
 
-    `allocate(shape, dtype)` gives the memory. `slots` are in the order of named_parameters(), or
-    of the names and parameters that are given instead of a model. Of a model, what is frozen
-    stays where it is. `starts` are their places in
-    `size` elements, by default one after the other. `copy=False` leaves the values behind.
+    `allocate(shape, dtype)` gives the memory, by default the backend. `slots` are in the order of
+    named_parameters(), or of the names and parameters that are given instead of a model. Of a
+    model, what is frozen stays where it is. `starts` are their places in `size` elements, by
+    default one after the other. `copy=False` leaves the values behind.
     Raises TypeError if the parameters have different dtypes.
     """
 
     def __init__(
         self,
         model: Module | Named,
-        allocate: Allocate = np.empty,
+        allocate: Allocate | None = None,
         *,
         starts: Sequence[int] | None = None,
         size: int | None = None,
@@ -82,6 +83,7 @@ class FlatParameters(Flat):
         ]
         self.size = self.slots[-1].stop if size is None else size
         self.segments = [(0, self.size)]
+        allocate = allocate or xp.empty
         self.data = allocate((self.size,), self.dtype)
         self._grad = allocate((self.size,), self.dtype)
         self._clear_gaps()
@@ -117,7 +119,7 @@ class FlatParameters(Flat):
         parameter, place = slot.parameter, slice(slot.start, slot.stop)
         view = self.data[place].reshape(slot.shape)
         if copy:
-            np.copyto(view, parameter.data)
+            xp.copyto(view, parameter.data)
         parameter.data = view
         parameter.bind_grad(self._grad[place].reshape(slot.shape))
 
@@ -142,6 +144,6 @@ def first_nonfinite(flat: FlatParameters) -> str | None:
     """The name of the first parameter whose gradient is not finite; None if all are."""
     for slot in flat.slots:
         grad = slot.parameter.grad
-        if grad is not None and not np.isfinite(grad).all():
+        if grad is not None and not xp.isfinite(grad).all():
             return slot.name
     return None

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ringlet.nn.backend import asarray, to_host
 from ringlet.nn.random import generator
 from ringlet.nn.tensor import Array, Tensor
 
@@ -20,14 +21,14 @@ def gradcheck(
     The result may have any shape: it is weighted with fixed random numbers and summed. Raises
     AssertionError naming the input and its worst element.
     """
-    arrays = [np.array(array, np.float64) for array in inputs]
+    arrays = [np.array(to_host(array), np.float64) for array in inputs]
     tensors = [Tensor(array, requires_grad=True) for array in arrays]
     result = function(*tensors)
     weights = generator(0, "gradcheck").standard_normal(result.shape)
-    result.backward(weights.astype(result.dtype))
+    result.backward(asarray(weights.astype(result.dtype)))
 
     def value() -> float:
-        return float((function(*map(Tensor, arrays)).data * weights).sum())
+        return float((to_host(function(*map(Tensor, arrays)).data) * weights).sum())
 
     for number, (array, tensor) in enumerate(zip(arrays, tensors, strict=True)):
         expected = np.zeros_like(array)
@@ -38,7 +39,7 @@ def gradcheck(
             array[place] = before - eps
             expected[place] = (above - value()) / (2 * eps)
             array[place] = before
-        actual = np.zeros_like(array) if tensor.grad is None else tensor.grad
+        actual = np.zeros_like(array) if tensor.grad is None else to_host(tensor.grad)
         error = np.abs(actual - expected) - rtol * np.abs(expected)
         if array.size and not error.max() <= atol:
             worst = np.unravel_index(np.argmax(error), array.shape)

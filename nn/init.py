@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from ringlet.nn.backend import copy_from_host
 from ringlet.nn.random import next_generator
 from ringlet.nn.tensor import Array, Tensor
 
@@ -162,5 +163,5 @@ def _random(generator: Generator) -> np.random.Generator:
 
 
 def _write(tensor: Tensor, values: Array) -> Tensor:
-    tensor.data[...] = values
+    copy_from_host(tensor.data, values)
     return tensor

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from ringlet.nn.backend import copy_from_host
 from ringlet.nn.backward_hooks import watch_backward
 from ringlet.nn.random import generator
 from ringlet.nn.recompute import checkpoint
@@ -190,10 +191,10 @@ class Module:
         if not _construction.draws:
             return
         for name, parameter in self.named_parameters():
-            parameter.data[...] = self.initial_value(name, parameter.shape, seed)
+            copy_from_host(parameter.data, self.initial_value(name, parameter.shape, seed))
 
     def initial_value(self, name: str, shape: tuple[int, ...], seed: int) -> Array:
-        """What the parameter of this path starts from; `shape` is the whole parameter's."""
+        """What the parameter of this path starts from, on the host; `shape` is the whole one's."""
         path, _, own = name.rpartition(".")
         return self.submodule(path).draw(own, shape, generator(seed, name))
 
@@ -213,7 +214,7 @@ class Module:
         return {name: parameter.data for name, parameter in self.named_parameters()}
 
     def load_state_dict(self, state: Mapping[str, Array], strict: bool = True) -> None:
-        """Copy the arrays into the parameters.
+        """Copy the arrays, of the host or of the backend, into the parameters.
 
         Raises KeyError listing what is missing, unexpected or of the wrong shape, before anything
         is copied; with `strict=False` only wrong shapes are refused.
@@ -234,7 +235,7 @@ class Module:
             raise KeyError(f"the state does not fit {type(self).__name__}: {text}")
         for name, parameter in own.items():
             if name in state:
-                np.copyto(parameter.data, state[name])
+                copy_from_host(parameter.data, state[name])
 
     # -- for people ---------------------------------------------------------------------------
 

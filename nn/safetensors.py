@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ringlet.nn.backend import to_host
 from ringlet.nn.tensor import Array
 
 DTYPES = {
@@ -136,7 +137,7 @@ def write_safetensors(
 
     Raises TypeError for a dtype that the format does not have.
     """
-    ready = {name: np.asarray(array) for name, array in arrays.items()}
+    ready = {name: to_host(array) for name, array in arrays.items()}
     wrong = [f"{name} ({a.dtype})" for name, a in ready.items() if a.dtype not in NAMES]
     if wrong:
         raise TypeError(f"safetensors has no dtype for {', '.join(wrong)}")

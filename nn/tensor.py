@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from ringlet.nn.backend import asarray, refuse_mixture, to_host, xp
+
 if TYPE_CHECKING:
     from ringlet.nn.engine import Deferred
     from ringlet.nn.methods import Methods
@@ -28,6 +30,7 @@ else:
 Array: TypeAlias = npt.NDArray[Any]
 Gradient: TypeAlias = "Array | Deferred | None"
 Operand: TypeAlias = "Tensor | Array | float | int"
+_NUMBERS = (float, int)
 
 
 class _Mode(threading.local):
@@ -104,7 +107,12 @@ class Operation:
         """Run on tensors; the result remembers this operation if a gradient may be wanted."""
         grad = _mode.grad
         self.needs = needs = tuple([grad and t.requires_grad for t in inputs])
-        result = Tensor(self.forward(*[t.data for t in inputs]))
+        arrays = [t.data for t in inputs]
+        try:
+            result = Tensor(self.forward(*arrays))
+        except Exception:
+            refuse_mixture(type(self).__name__, arrays)  # if that is why
+            raise
         if True in needs:
             result.requires_grad = True
             result.operation = self
@@ -121,7 +129,9 @@ class Tensor(Methods):
     """An n-dimensional array with an optional gradient; PyTorch's names and semantics.
 
     `data` is the array, `grad` the gradient after `backward()` (an array of the same shape and
-    dtype, or None). Arithmetic stays in the dtype of the tensors; Python numbers take it.
+    dtype, or None). Arithmetic stays in the dtype of the tensors; Python numbers take it. Both
+    arrays are the backend's (see nn.use): on a device, from an array of the host a tensor is a
+    copy there.
     """
 
     __slots__ = ("__weakref__", "_fresh", "_grad", "_hooks", "data", "operation", "requires_grad")
@@ -129,7 +139,7 @@ class Tensor(Methods):
     is_parameter = False
 
     def __init__(self, data: npt.ArrayLike, requires_grad: bool = False) -> None:
-        self.data: Array = data if isinstance(data, np.ndarray) else np.asarray(data)
+        self.data: Array = data if isinstance(data, xp.ndarray) else asarray(data)
         if requires_grad and self.data.dtype.kind not in "fc":
             raise TypeError(f"only floating-point tensors have gradients, not {self.data.dtype}")
         self.requires_grad = requires_grad
@@ -200,7 +210,7 @@ class Tensor(Methods):
         return len(self.data)
 
     def __repr__(self) -> str:
-        body = np.array2string(self.data, prefix="tensor(", separator=", ", threshold=20)
+        body = np.array2string(to_host(self.data), prefix="tensor(", separator=", ", threshold=20)
         note = ", requires_grad=True" if self.requires_grad else ""
         return f"tensor({body}, dtype={self.dtype}{note})"
 
@@ -213,8 +223,8 @@ class Tensor(Methods):
         return self.data.tolist()
 
     def numpy(self) -> Array:
-        """The array itself, not a copy."""
-        return self.data
+        """The array itself, not a copy; on a device a copy on the host."""
+        return to_host(self.data)
 
     def detach(self) -> "Tensor":
         """The same array without history."""
@@ -266,13 +276,13 @@ class Tensor(Methods):
     def accumulate(self, gradient: "Array | Deferred") -> None:
         """Add to the gradient, or write it if there is none; used by the engine."""
         if self._grad is None:
-            self._grad, self._fresh = np.empty(self.shape, self.dtype), True
-        if not isinstance(gradient, np.ndarray):
+            self._grad, self._fresh = xp.empty(self.shape, self.dtype), True
+        if not isinstance(gradient, xp.ndarray):
             gradient.into(self._grad, add=not self._fresh)
         elif self._fresh:
-            np.copyto(self._grad, gradient)
+            xp.copyto(self._grad, gradient)
         else:
-            np.add(self._grad, gradient, out=self._grad)
+            xp.add(self._grad, gradient, out=self._grad)
         self._fresh = False
 
     def fire_hooks(self) -> None:
@@ -301,21 +311,45 @@ def array_of(value: Any) -> Any:
     return value.data if isinstance(value, Tensor) else value
 
 
+def host_array(value: Any) -> Array:
+    """What says where (ids, targets, indices), on the host, where it is checked.
+
+    An array of the device has to be fetched, and the host waits for it.
+    """
+    array = array_of(value)
+    return to_host(array) if isinstance(array, xp.ndarray) else np.asarray(array)
+
+
+def operand_array(value: Any, other: Any = None) -> Any:
+    """The same for what is computed with `other`; raises MixedArrays for one that is elsewhere."""
+    if isinstance(value, Tensor):
+        return value.data
+    if not isinstance(value, xp.ndarray):
+        refuse_mixture("an operation", (value, array_of(other)))  # a number is welcome
+    return value
+
+
+def mask_array(value: Any) -> Array:
+    """A mask as an array of bool, wherever it comes from."""
+    return asarray(array_of(value), bool)
+
+
 def tensors(a: Operand, b: Operand) -> tuple[Tensor, Tensor]:
     """Both as tensors; a Python number takes the dtype of the tensor beside it."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return a, b
-    dtypes = [operand.dtype for operand in (a, b) if isinstance(operand, Tensor | np.ndarray)]
+    dtypes = [operand.dtype for operand in (a, b) if isinstance(operand, Tensor | xp.ndarray)]
     dtype = np.result_type(*dtypes) if dtypes else None
-    return _tensor(a, dtype), _tensor(b, dtype)
+    return _tensor(a, b, dtype), _tensor(b, a, dtype)
 
 
-def _tensor(operand: Operand, dtype: np.dtype[Any] | None) -> Tensor:
+def _tensor(operand: Operand, other: Operand, dtype: np.dtype[Any] | None) -> Tensor:
     if isinstance(operand, Tensor):
         return operand
-    return Tensor(operand if isinstance(operand, np.ndarray) else np.asarray(operand, dtype))
+    array = operand if isinstance(operand, _NUMBERS) else operand_array(operand, other)
+    return Tensor(array if isinstance(array, xp.ndarray) else asarray(array, dtype))
 
 
-def in_dtype(value: float, like: Array) -> Array:
-    """A number in an array's dtype, so that it cannot widen the result."""
-    return np.asarray(value, like.dtype)
+def in_dtype(value: float, like: Array) -> Any:
+    """A number in an array's dtype, so that it cannot widen the result; it stays on the host."""
+    return like.dtype.type(value)

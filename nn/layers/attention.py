@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from ringlet.nn import functional as F
+from ringlet.nn.backend import asarray, xp
 from ringlet.nn.cache import KeyValueCache
 from ringlet.nn.layers.basic import Dropout, Linear, unset
 from ringlet.nn.module import Module
-from ringlet.nn.tensor import Array, Tensor, array_of
+from ringlet.nn.tensor import Array, Tensor, array_of, mask_array
 
 
 class MultiheadAttention(Module):
@@ -176,9 +177,8 @@ def _swapped(*tensors: Tensor) -> Sequence[Tensor]:
 def _added(mask: Tensor | Array, dtype: np.dtype[Any]) -> Tensor:
     """A mask as numbers that are added to the scores."""
     if array_of(mask).dtype == bool:
-        hidden = np.where(array_of(mask), np.asarray(-np.inf, dtype), np.asarray(0, dtype))
-        return Tensor(hidden)
-    return mask if isinstance(mask, Tensor) else Tensor(mask.astype(dtype, copy=False))
+        return Tensor(xp.where(mask_array(mask), dtype.type(-np.inf), dtype.type(0)))
+    return mask if isinstance(mask, Tensor) else Tensor(asarray(mask, dtype))
 
 
 class PackedAttention(Module):

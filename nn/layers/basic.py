@@ -5,13 +5,14 @@ import math
 import numpy as np
 
 from ringlet.nn import functional as F
+from ringlet.nn.backend import xp
 from ringlet.nn.module import Module, Parameter
 from ringlet.nn.tensor import Array, Tensor
 
 
 def unset(*shape: int) -> Parameter:
     """A parameter whose values are yet to be drawn."""
-    return Parameter(np.empty(shape, np.float32))
+    return Parameter(xp.empty(shape, np.float32))
 
 
 class Linear(Module):

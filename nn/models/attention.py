@@ -3,9 +3,10 @@
 from typing import Any, TypeAlias
 
 from ringlet.nn import functional as F
+from ringlet.nn.backend import asarray
 from ringlet.nn.cache import KeyValueCache
 from ringlet.nn.module import Module
-from ringlet.nn.tensor import Array, Tensor
+from ringlet.nn.tensor import Array, Tensor, array_of
 
 Rotation: TypeAlias = tuple[Array, Array]
 """Cosines and sines (T, D / 2) of the positions' angles."""
@@ -96,6 +97,5 @@ def key_mask(attention_mask: Any) -> Array | None:
     """Which keys are seen, (B, 1, 1, S), from ones where a batch's rows (B, S) are not padding."""
     if attention_mask is None:
         return None
-    mask = attention_mask.data if isinstance(attention_mask, Tensor) else attention_mask
-    seen: Array = (mask != 0)[:, None, None, :]
-    return seen
+    seen: Array = (array_of(attention_mask) != 0)[:, None, None, :]
+    return asarray(seen)

@@ -15,7 +15,7 @@ from ringlet.nn.models.decoding import Decoding
 from ringlet.nn.models.pretrained import expect, known_values
 from ringlet.nn.module import Module, ModuleList, uninitialized
 from ringlet.nn.random import generator
-from ringlet.nn.tensor import Array, Tensor
+from ringlet.nn.tensor import Array, Tensor, host_array
 
 INITIAL_STD = 0.02
 
@@ -255,7 +255,7 @@ class BERT(Chain):
     def encode(self, ids: Array, **options: Array) -> Tensor:
         """What the encoder makes of ids (B, T): (B, T, C). Options as for `forward`."""
         positions = np.arange(np.shape(ids)[1])
-        x = self.embed(np.asarray(ids), positions, **options)
+        x = self.embed(host_array(ids), positions, **options)
         for block in self.blocks:
             x = block(x, *self.for_blocks(ids, positions, **options))
         return x

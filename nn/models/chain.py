@@ -9,7 +9,7 @@ from ringlet.nn.cache import KeyValueCache
 from ringlet.nn.models.decoding import Continuing, Decoding
 from ringlet.nn.models.pretrained import Pretrained
 from ringlet.nn.module import Module, ModuleList
-from ringlet.nn.tensor import Array, Tensor
+from ringlet.nn.tensor import Array, Tensor, host_array
 
 
 class Chain(Pretrained):
@@ -72,7 +72,7 @@ class Chain(Pretrained):
         more positions than `context_length`, IndexError for an id or target that is not in the
         vocabulary.
         """
-        ids = ids.data if isinstance(ids, Tensor) else np.asarray(ids)
+        ids = host_array(ids)
         start = caches[0].length if caches else 0
         positions = np.arange(start, start + ids.shape[1])
         common = self.for_blocks(ids, positions, **options)

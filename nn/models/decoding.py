@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ringlet.nn.backend import asarray, to_host
 from ringlet.nn.cache import KeyValueCache
 from ringlet.nn.tensor import Array, Tensor, no_grad
 
@@ -18,7 +19,7 @@ class Decoding(Protocol):
     prompt: Array
 
     def logits(self) -> Array:
-        """(B, V): of the ids that come next."""
+        """(B, V) on the host: of the ids that come next."""
 
     def add(self, ids: Array) -> None:
         """The next ids (B,) are these."""
@@ -45,7 +46,7 @@ class Continuing:
         """See Decoding."""
         with no_grad():
             logits: Array = self._model(self._pending, caches=self._caches).data[:, -1]
-        return logits
+        return to_host(logits)
 
     def add(self, ids: Array) -> None:
         """See Decoding."""
@@ -82,7 +83,7 @@ class Translating:
         with no_grad():
             result = self._model.decode(self._pending, self._source, self._mask, self._caches)
         logits: Array = result.data[:, -1]
-        return logits
+        return to_host(logits)
 
     def add(self, ids: Array) -> None:
         """See Decoding."""
@@ -92,7 +93,7 @@ class Translating:
     def select(self, rows: Array) -> None:
         """See Decoding."""
         self._said, self._pending = self._said[rows], self._pending[rows]
-        self._source = Tensor(self._source.data[rows])
+        self._source = Tensor(self._source.data[asarray(rows)])
         if self._mask is not None:
             self._mask = self._mask[rows]
         for pair in self._caches or ():

@@ -26,7 +26,7 @@ from ringlet.nn.models.pretrained import PretrainedError, known_values
 from ringlet.nn.module import Module, ModuleList, uninitialized
 from ringlet.nn.operations import where
 from ringlet.nn.random import generator
-from ringlet.nn.tensor import Array, Tensor, array_of
+from ringlet.nn.tensor import Array, Tensor, host_array
 
 IGNORED = -100
 """A target that does not count."""
@@ -359,7 +359,7 @@ class T5(Chain):
             if targets is None:
                 raise ValueError("a T5 needs decoder_ids, or targets to make them from")
             decoder_ids = self.shift_right(targets)
-        both = np.asarray(array_of(ids)), np.asarray(array_of(decoder_ids))
+        both = host_array(ids), host_array(decoder_ids)
         positions = tuple(np.arange(each.shape[1]) for each in both)
         common = self.for_blocks(both, positions, **options)
         x: Any = self.embed(both, positions, **options)
@@ -370,7 +370,7 @@ class T5(Chain):
     def shift_right(self, targets: Array | Tensor) -> Array:
         """What the decoder has read when it says the targets (B, T): a start and all but the
         last; those that do not count are padding."""
-        ids = np.asarray(array_of(targets))
+        ids = host_array(targets)
         start = np.full((len(ids), 1), self.config.decoder_start_token_id, ids.dtype)
         shifted = np.concatenate([start, ids[:, :-1]], axis=1)
         return np.where(shifted == IGNORED, self.config.pad_token_id, shifted)

@@ -4,14 +4,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ringlet.nn.backend import xp
 from ringlet.nn.tensor import (
     Array,
     Gradient,
     Operand,
     Operation,
     Tensor,
-    array_of,
     in_dtype,
+    mask_array,
     tensors,
 )
 
@@ -21,7 +22,7 @@ class Add(Operation):
 
     def forward(self, *arrays: Array) -> Array:
         a, b = arrays
-        return np.add(a, b)
+        return xp.add(a, b)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         return grad, grad
@@ -32,7 +33,7 @@ class Sub(Operation):
 
     def forward(self, *arrays: Array) -> Array:
         a, b = arrays
-        return np.subtract(a, b)
+        return xp.subtract(a, b)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         return grad, -grad if self.needs[1] else None
@@ -43,7 +44,7 @@ class Mul(Operation):
 
     def forward(self, *arrays: Array) -> Array:
         self.a, self.b = arrays
-        return np.multiply(self.a, self.b)
+        return xp.multiply(self.a, self.b)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         return (
@@ -57,7 +58,7 @@ class Div(Operation):
 
     def forward(self, *arrays: Array) -> Array:
         a, self.b = arrays
-        self.quotient = np.divide(a, self.b)
+        self.quotient = xp.divide(a, self.b)
         return self.quotient
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
@@ -73,12 +74,13 @@ class Pow(Operation):
 
     def forward(self, *arrays: Array) -> Array:
         (self.x,) = arrays
-        return np.power(self.x, in_dtype(self.exponent, self.x))
+        y: Array = xp.power(self.x, in_dtype(self.exponent, self.x))
+        return y
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         if not self.exponent:
-            return (np.zeros_like(grad),)
-        slope = np.power(self.x, in_dtype(self.exponent - 1, self.x))
+            return (xp.zeros_like(grad),)
+        slope: Array = xp.power(self.x, in_dtype(self.exponent - 1, self.x))
         return (grad * slope * in_dtype(self.exponent, self.x),)
 
 
@@ -87,16 +89,16 @@ class Power(Operation):
 
     def forward(self, *arrays: Array) -> Array:
         self.a, self.b = arrays
-        self.y = np.power(self.a, self.b)
+        self.y = xp.power(self.a, self.b)
         return self.y
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         a, b = self.a, self.b
         to_a = to_b = None
         if self.needs[0]:
-            to_a = grad * np.where(b == 0, 0, b * np.power(a, np.where(b == 0, 1, b - 1)))
+            to_a = grad * xp.where(b == 0, 0, b * xp.power(a, xp.where(b == 0, 1, b - 1)))
         if self.needs[1]:
-            to_b = grad * self.y * np.log(np.where(a == 0, 1, a))
+            to_b = grad * self.y * xp.log(xp.where(a == 0, 1, a))
         return to_a, to_b
 
 
@@ -105,17 +107,17 @@ class Remainder(Operation):
 
     def forward(self, *arrays: Array) -> Array:
         self.a, self.b = arrays
-        return np.remainder(self.a, self.b)
+        return xp.remainder(self.a, self.b)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
-        return grad, -grad * np.floor_divide(self.a, self.b) if self.needs[1] else None
+        return grad, -grad * xp.floor_divide(self.a, self.b) if self.needs[1] else None
 
 
 class Neg(Operation):
     """-x."""
 
     def forward(self, *arrays: Array) -> Array:
-        return np.negative(arrays[0])
+        return xp.negative(arrays[0])
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         return (-grad,)
@@ -126,10 +128,10 @@ class Abs(Operation):
 
     def forward(self, *arrays: Array) -> Array:
         (self.x,) = arrays
-        return np.abs(self.x)
+        return xp.abs(self.x)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
-        return (grad * np.sign(self.x),)
+        return (grad * xp.sign(self.x),)
 
 
 class Clamp(Operation):
@@ -143,7 +145,7 @@ class Clamp(Operation):
         low = -np.inf if self.low is None else self.low
         high = np.inf if self.high is None else self.high
         self.inside = (x >= low) & (x <= high)
-        return np.clip(x, in_dtype(low, x), in_dtype(high, x))
+        return xp.clip(x, in_dtype(low, x), in_dtype(high, x))
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         return (grad * self.inside,)
@@ -157,12 +159,12 @@ class Extremum(Operation):
 
     def forward(self, *arrays: Array) -> Array:
         self.a, self.b = arrays
-        return (np.maximum if self.largest else np.minimum)(self.a, self.b)
+        return (xp.maximum if self.largest else xp.minimum)(self.a, self.b)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
-        wins = np.greater(self.a, self.b) if self.largest else np.less(self.a, self.b)
+        wins = xp.greater(self.a, self.b) if self.largest else xp.less(self.a, self.b)
         share = wins.astype(grad.dtype)
-        share[np.equal(self.a, self.b)] = 0.5
+        share[xp.equal(self.a, self.b)] = 0.5
         return grad * share, grad * (1 - share)
 
 
@@ -174,7 +176,7 @@ class Where(Operation):
 
     def forward(self, *arrays: Array) -> Array:
         a, b = arrays
-        return np.where(self.condition, a, b)
+        return xp.where(self.condition, a, b)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         return grad * self.condition, grad * ~self.condition
@@ -214,7 +216,7 @@ def remainder(a: Operand, b: Operand) -> Tensor:
 
 def floor_divide(a: Operand, b: Operand) -> Tensor:
     """The floor of a / b; has no gradient."""
-    return Tensor(np.floor_divide(*(x.data for x in tensors(a, b))))
+    return Tensor(xp.floor_divide(*(x.data for x in tensors(a, b))))
 
 
 def neg(x: Tensor) -> Tensor:
@@ -244,4 +246,4 @@ def minimum(a: Operand, b: Operand) -> Tensor:
 
 def where(condition: Tensor | Array, a: Operand, b: Operand) -> Tensor:
     """a where the condition (bool) holds, else b."""
-    return Where(np.asarray(array_of(condition), bool))(*tensors(a, b))
+    return Where(mask_array(condition))(*tensors(a, b))

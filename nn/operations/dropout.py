@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ringlet.nn.backend import asarray
 from ringlet.nn.random import current, sample_generators
 from ringlet.nn.tensor import Array, Gradient, Operation, Tensor
 
@@ -31,13 +32,17 @@ class Dropout(Operation):
 def keep_mask(
     shape: tuple[int, ...], dtype: np.dtype[Any], p: float, path: str, part: tuple[int, int]
 ) -> Array:
-    """What elements are multiplied by: 0 with probability p, else 1 / (1 - p); see `dropout`."""
-    mask = np.empty(shape, dtype)
+    """What elements are multiplied by: 0 with probability p, else 1 / (1 - p); see `dropout`.
+
+    It is drawn on the host, so that it is the same on a device.
+    """
+    mask = np.empty(shape, bool)
     chosen, whole = _positions(shape, part)
     for row, generator in zip(mask, sample_generators(len(mask), path), strict=True):
         row[...] = (generator.random(whole, np.float32) >= p)[chosen]
-    mask *= 1 / (1 - p)
-    return mask
+    keep = asarray(mask).astype(dtype)
+    keep *= dtype.type(1 / (1 - p))
+    return keep
 
 
 def _positions(shape: tuple[int, ...], part: tuple[int, int]) -> tuple[Any, tuple[int, ...]]:

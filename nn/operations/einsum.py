@@ -3,8 +3,7 @@
 import string
 from collections.abc import Sequence
 
-import numpy as np
-
+from ringlet.nn.backend import xp
 from ringlet.nn.tensor import Array, Gradient, Operation, Tensor
 
 
@@ -16,7 +15,7 @@ class Einsum(Operation):
 
     def forward(self, *arrays: Array) -> Array:
         self.arrays = arrays
-        return np.asarray(np.einsum(f"{','.join(self.labels)}->{self.result}", *arrays))
+        return xp.asarray(xp.einsum(f"{','.join(self.labels)}->{self.result}", *arrays))
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         return [self._gradient(n, grad) if self.needs[n] else None for n in range(len(self.labels))]
@@ -28,15 +27,20 @@ class Einsum(Operation):
         unique = "".join(dict.fromkeys(own))
         here = "".join(label for label in unique if any(label in term for term in terms))
         arrays = [grad, *(self.arrays[n] for n in others)]
-        part = np.einsum(f"{','.join(terms)}->{here}", *arrays, optimize=len(arrays) > 2)
+        part = xp.einsum(f"{','.join(terms)}->{here}", *arrays, optimize=len(arrays) > 2)
         # A label that only this operand has was summed: all along it have the same gradient.
         shape = [1 if label not in here else part.shape[here.index(label)] for label in unique]
         lengths = dict(zip(unique, shape, strict=True))
         for label, length in zip(own, x.shape, strict=True):
             lengths[label] = max(lengths[label], length)  # the engine undoes broadcasting
-        result = np.zeros([lengths[label] for label in own], grad.dtype)
-        # A label that is there twice is a diagonal, of which einsum makes a view.
-        np.einsum(f"{own}->{unique}", result)[...] = np.reshape(part, shape)
+        result = xp.zeros([lengths[label] for label in own], grad.dtype)
+        # A label that is there twice is a diagonal.
+        axes = {
+            label: [1] * axis + [-1] + [1] * (len(unique) - axis - 1)
+            for axis, label in enumerate(unique)
+        }
+        diagonal = tuple(xp.arange(lengths[label]).reshape(axes[label]) for label in own)
+        result[diagonal] = xp.reshape(part, shape)
         return result
 
 

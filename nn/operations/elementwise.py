@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ringlet.nn.backend import chosen, xp
 from ringlet.nn.tensor import Array, Gradient, Operation, Tensor, in_dtype
 
 
@@ -12,7 +13,7 @@ class Exp(Operation):
     """e ** x."""
 
     def forward(self, *arrays: Array) -> Array:
-        self.y = np.exp(arrays[0])
+        self.y = xp.exp(arrays[0])
         return self.y
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
@@ -23,7 +24,7 @@ class Expm1(Operation):
     """exp(x) - 1, exact near 0."""
 
     def forward(self, *arrays: Array) -> Array:
-        self.y = np.expm1(arrays[0])
+        self.y = xp.expm1(arrays[0])
         return self.y
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
@@ -35,7 +36,7 @@ class Log(Operation):
 
     def forward(self, *arrays: Array) -> Array:
         (self.x,) = arrays
-        return np.log(self.x)
+        return xp.log(self.x)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         return (grad / self.x,)
@@ -46,7 +47,7 @@ class Log1p(Operation):
 
     def forward(self, *arrays: Array) -> Array:
         (self.x,) = arrays
-        return np.log1p(self.x)
+        return xp.log1p(self.x)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         return (grad / (self.x + 1),)
@@ -60,7 +61,7 @@ class LogToBase(Operation):
 
     def forward(self, *arrays: Array) -> Array:
         (self.x,) = arrays
-        return (np.log2 if self.base == 2 else np.log10)(self.x)
+        return (xp.log2 if self.base == 2 else xp.log10)(self.x)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         return (grad / (self.x * in_dtype(math.log(self.base), self.x)),)
@@ -70,7 +71,7 @@ class Sqrt(Operation):
     """The square root."""
 
     def forward(self, *arrays: Array) -> Array:
-        self.y = np.sqrt(arrays[0])
+        self.y = xp.sqrt(arrays[0])
         return self.y
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
@@ -81,7 +82,7 @@ class Rsqrt(Operation):
     """1 / sqrt(x)."""
 
     def forward(self, *arrays: Array) -> Array:
-        self.y = 1 / np.sqrt(arrays[0])
+        self.y = 1 / xp.sqrt(arrays[0])
         return self.y
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
@@ -93,10 +94,10 @@ class Sin(Operation):
 
     def forward(self, *arrays: Array) -> Array:
         (self.x,) = arrays
-        return np.sin(self.x)
+        return xp.sin(self.x)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
-        return (grad * np.cos(self.x),)
+        return (grad * xp.cos(self.x),)
 
 
 class Cos(Operation):
@@ -104,10 +105,10 @@ class Cos(Operation):
 
     def forward(self, *arrays: Array) -> Array:
         (self.x,) = arrays
-        return np.cos(self.x)
+        return xp.cos(self.x)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
-        return (-grad * np.sin(self.x),)
+        return (-grad * xp.sin(self.x),)
 
 
 class Erf(Operation):
@@ -118,7 +119,7 @@ class Erf(Operation):
         return error_function(self.x)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
-        slope = np.exp(-self.x * self.x) * in_dtype(2 / math.sqrt(math.pi), self.x)
+        slope = xp.exp(-self.x * self.x) * in_dtype(2 / math.sqrt(math.pi), self.x)
         return (grad * slope,)
 
 
@@ -132,21 +133,20 @@ class Steps(Operation):
         return self.function(arrays[0])
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
-        return (np.zeros_like(grad),)
+        return (xp.zeros_like(grad),)
 
 
 def error_function(x: Array) -> Array:
     """The error function: to double precision for float64, to 2e-7 for narrower dtypes."""
     if x.dtype == np.float64:
-        exact: Callable[[Array], Array] = np.frompyfunc(math.erf, 1, 1)
-        return np.asarray(exact(x), np.float64)
+        return chosen().erf(x)
     # Abramowitz and Stegun, "Handbook of mathematical functions" (1964), 7.1.26
-    a = np.abs(x)
+    a = xp.abs(x)
     t = 1 / (1 + a * in_dtype(0.3275911, x))
     series = t * in_dtype(1.061405429, x)
     for coefficient in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
         series = (series + in_dtype(coefficient, x)) * t
-    result: Array = np.copysign(1 - series * np.exp(-a * a), x)
+    result: Array = xp.copysign(1 - series * xp.exp(-a * a), x)
     return result
 
 
@@ -217,19 +217,19 @@ def erf(x: Tensor) -> Tensor:
 
 def sign(x: Tensor) -> Tensor:
     """-1, 0 or 1; the gradient is zeros."""
-    return Steps(np.sign)(x)
+    return Steps(xp.sign)(x)
 
 
 def floor(x: Tensor) -> Tensor:
     """The largest integer that is not above; the gradient is zeros."""
-    return Steps(np.floor)(x)
+    return Steps(xp.floor)(x)
 
 
 def ceil(x: Tensor) -> Tensor:
     """The smallest integer that is not below; the gradient is zeros."""
-    return Steps(np.ceil)(x)
+    return Steps(xp.ceil)(x)
 
 
 def round(x: Tensor) -> Tensor:
     """The nearest integer, of two the even one; the gradient is zeros."""
-    return Steps(np.round)(x)
+    return Steps(xp.round)(x)

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ringlet.nn.backend import asarray, xp
 from ringlet.nn.engine import Deferred
-from ringlet.nn.tensor import Array, Gradient, Operation, Tensor, array_of
+from ringlet.nn.tensor import Array, Gradient, Operation, Tensor, host_array
 
 
 class RowSums(Deferred):
@@ -16,7 +17,7 @@ class RowSums(Deferred):
     """
 
     def __init__(self, ids: Array, rows: Array) -> None:
-        """`ids` (N,), `rows` (N, C); the table may have more axes than one after the first."""
+        """`ids` (N,) of the host, `rows` (N, C); the table may have more axes after the first."""
         self._ids, self._rows = ids, rows
 
     def into(self, out: Array, add: bool) -> None:
@@ -29,17 +30,18 @@ class RowSums(Deferred):
         ids = self._ids[order]
         starts = np.flatnonzero(np.concatenate(([True], ids[1:] != ids[:-1])))
         table = out.reshape(len(out), -1)
-        table[ids[starts]] += np.add.reduceat(self._rows[order], starts, axis=0)
+        rows = self._rows[asarray(order)]
+        table[asarray(ids[starts])] += xp.add.reduceat(rows, asarray(starts), axis=0)
 
 
 class Embedding(Operation):
-    """table[ids]: (V, C) -> (*ids.shape, C)."""
+    """table[ids]: (V, C) -> (*ids.shape, C); the ids are the host's."""
 
     def __init__(self, ids: Array) -> None:
         self.ids = ids
 
     def forward(self, *arrays: Array) -> Array:
-        return arrays[0][self.ids]
+        return arrays[0][asarray(self.ids)]
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         return (RowSums(self.ids.reshape(-1), grad.reshape(-1, grad.shape[-1])),)
@@ -50,7 +52,7 @@ def embedding(ids: Tensor | Array, weight: Tensor) -> Tensor:
 
     Raises IndexError naming an id that is out of range, TypeError if they are no integers.
     """
-    numbers = np.asarray(array_of(ids))
+    numbers = host_array(ids)
     if numbers.dtype.kind not in "iu":
         raise TypeError(f"ids are integers, not {numbers.dtype}")
     wrong = numbers[(numbers < 0) | (numbers >= weight.shape[0])]

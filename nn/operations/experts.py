@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-
+from ringlet.nn.backend import xp
 from ringlet.nn.engine import Deferred
 from ringlet.nn.operations.products import column_sums
 from ringlet.nn.tensor import Array, Gradient, Operation
@@ -32,11 +31,11 @@ class Routing:
     def of(cls, experts: Array, kept: Array, count: int) -> "Routing":
         """From the chosen experts (N, k), of so many, and which of the choices are kept."""
         flat = experts.reshape(-1)
-        served = np.flatnonzero(kept)
-        choices = served[np.argsort(flat[served], kind="stable")]
-        rows = np.full(flat.shape, -1)
-        rows[choices] = np.arange(len(choices))
-        counts = np.bincount(flat[served], minlength=count)
+        served = xp.flatnonzero(kept)
+        choices = served[xp.argsort(flat[served], kind="stable")]
+        rows = xp.full(flat.shape, -1)
+        rows[choices] = xp.arange(len(choices))
+        counts = xp.bincount(flat[served], minlength=count)
         return cls(rows.reshape(experts.shape), choices, counts)
 
     @property
@@ -47,7 +46,7 @@ class Routing:
 
     def summed(self, values: Array, gates: Array | None = None) -> Array:
         """(R, C) -> (N, C): each position's rows added, times their gates (N, k)."""
-        total = np.zeros((len(self.rows), values.shape[1]), values.dtype)
+        total = xp.zeros((len(self.rows), values.shape[1]), values.dtype)
         for number, rows in enumerate(self.rows.T):
             served = rows >= 0
             part = values[rows[served]]
@@ -71,18 +70,18 @@ class Gates(Operation):
     def forward(self, *arrays: Array) -> Array:
         (logits,) = arrays
         self.shape = logits.shape
-        chosen = np.take_along_axis(logits, self.experts, axis=1)
+        chosen = xp.take_along_axis(logits, self.experts, axis=1)
         self.probabilities = probabilities(logits if self.among_all else chosen)
         if self.among_all:
-            return np.take_along_axis(self.probabilities, self.experts, axis=1)
+            return xp.take_along_axis(self.probabilities, self.experts, axis=1)
         return self.probabilities
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
-        p, wide = self.probabilities, np.zeros(self.shape, grad.dtype)
+        p, wide = self.probabilities, xp.zeros(self.shape, grad.dtype)
         if self.among_all:
-            np.put_along_axis(wide, self.experts, grad, axis=1)
+            xp.put_along_axis(wide, self.experts, grad, axis=1)
             return (softmax_gradient(p, wide),)
-        np.put_along_axis(wide, self.experts, softmax_gradient(p, grad), axis=1)
+        xp.put_along_axis(wide, self.experts, softmax_gradient(p, grad), axis=1)
         return (wide,)
 
 
@@ -139,8 +138,8 @@ class Combine(Operation):
     def backward(self, grad: Array) -> Sequence[Gradient]:
         routing = self.routing
         spread = grad[routing.positions]  # (R, C)
-        to_gates = np.zeros(self.gates.shape, grad.dtype)
-        to_gates.reshape(-1)[routing.choices] = np.einsum("rc,rc->r", spread, self.values)
+        to_gates = xp.zeros(self.gates.shape, grad.dtype)
+        to_gates.reshape(-1)[routing.choices] = xp.einsum("rc,rc->r", spread, self.values)
         spread *= self.gates.reshape(-1)[routing.choices, None]
         return spread, to_gates
 
@@ -156,9 +155,9 @@ class StretchProducts(Deferred):
         for target, rows in zip(out, stretches(self._counts), strict=True):
             left, right = self._left[rows].T, self._right[rows]
             if add:
-                target += np.matmul(left, right)
+                target += xp.matmul(left, right)
             else:
-                np.matmul(left, right, out=target)
+                xp.matmul(left, right, out=target)
 
 
 class ExpertProducts(Operation):
@@ -173,9 +172,9 @@ class ExpertProducts(Operation):
 
     def forward(self, *arrays: Array) -> Array:
         self.x, self.weight, *bias = arrays
-        result = np.empty((len(self.x), self.weight.shape[1]), self.x.dtype)
+        result = xp.empty((len(self.x), self.weight.shape[1]), self.x.dtype)
         for expert, rows in enumerate(stretches(self.counts)):
-            np.matmul(self.x[rows], self.weight[expert].T, out=result[rows])
+            xp.matmul(self.x[rows], self.weight[expert].T, out=result[rows])
             if bias and self.adds_bias:
                 result[rows] += bias[0][expert]
         return result
@@ -183,26 +182,26 @@ class ExpertProducts(Operation):
     def backward(self, grad: Array) -> Sequence[Gradient]:
         to_x, to_weight = None, None
         if self.needs[0]:
-            to_x = np.empty(self.x.shape, grad.dtype)
+            to_x = xp.empty(self.x.shape, grad.dtype)
             for expert, rows in enumerate(stretches(self.counts)):
-                np.matmul(grad[rows], self.weight[expert], out=to_x[rows])
+                xp.matmul(grad[rows], self.weight[expert], out=to_x[rows])
         if self.needs[1]:
             to_weight = StretchProducts(grad, self.x, self.counts)
         if len(self.needs) == 2:
             return to_x, to_weight
         sums = [column_sums(grad[rows]) for rows in stretches(self.counts)]
-        return to_x, to_weight, np.stack(sums)
+        return to_x, to_weight, xp.stack(sums)
 
 
 def stretches(counts: Array) -> Iterator[slice]:
     """The rows of each expert."""
-    for start, stop in pairwise([0, *np.cumsum(counts).tolist()]):
+    for start, stop in pairwise([0, *xp.cumsum(counts).tolist()]):
         yield slice(start, stop)
 
 
 def probabilities(logits: Array) -> Array:
     """Softmax over the last axis."""
-    exp: Array = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    exp: Array = xp.exp(logits - logits.max(axis=-1, keepdims=True))
     exp /= exp.sum(axis=-1, keepdims=True)
     return exp
 
@@ -215,6 +214,6 @@ def softmax_gradient(p: Array, grad: Array) -> Array:
 
 def best(logits: Array, count: int) -> Array:
     """The numbers of the largest along the last axis, in falling order; of equals the first."""
-    order: Any = np.argsort(-logits, axis=-1, kind="stable")
+    order: Any = xp.argsort(-logits, axis=-1, kind="stable")
     numbers: Array = order[..., :count]
     return numbers

@@ -5,9 +5,18 @@ from typing import Any
 
 import numpy as np
 
+from ringlet.nn.backend import asarray, chosen, to_host, xp
 from ringlet.nn.engine import Deferred
 from ringlet.nn.operations.embedding import RowSums
-from ringlet.nn.tensor import Array, Gradient, Operation, Tensor, array_of
+from ringlet.nn.tensor import (
+    Array,
+    Gradient,
+    Operation,
+    Tensor,
+    array_of,
+    in_dtype,
+    mask_array,
+)
 
 
 class Placed(Deferred):
@@ -23,15 +32,13 @@ class Placed(Deferred):
         if _takes_once(self._index):
             out[self._index] += self._part
         else:
-            np.add.at(out, self._index, self._part)
+            chosen().scatter_add(out, self._index, self._part)
 
 
 def _takes_once(index: Any) -> bool:
     """Whether no element can be taken twice: there are no arrays of numbers."""
     parts = index if isinstance(index, tuple) else (index,)
-    return not any(
-        isinstance(part, np.ndarray | list) and np.asarray(part).dtype != bool for part in parts
-    )
+    return all(not isinstance(part, xp.ndarray) or part.dtype == bool for part in parts)
 
 
 class GetItem(Operation):
@@ -43,13 +50,13 @@ class GetItem(Operation):
     def forward(self, *arrays: Array) -> Array:
         (x,) = arrays
         self.shape = x.shape
-        return np.asarray(x[self.index])
+        return xp.asarray(x[self.index])
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         index = self.index
-        if isinstance(index, np.ndarray) and index.dtype.kind in "iu" and index.ndim:
+        if isinstance(index, xp.ndarray) and index.dtype.kind in "iu" and index.ndim:
             rows = grad.reshape(index.size, -1)
-            return (RowSums(index.reshape(-1) % self.shape[0], rows),)
+            return (RowSums(to_host(index).reshape(-1) % self.shape[0], rows),)
         return (Placed(index, grad),)
 
 
@@ -63,7 +70,7 @@ class Scatter(Operation):
         x, source = arrays
         result = x.copy()
         if self.add:
-            np.add.at(result, self.index, source)
+            chosen().scatter_add(result, self.index, source)
         else:
             result[self.index] = source
         return result
@@ -84,17 +91,32 @@ class MaskedFill(Operation):
 
     def forward(self, *arrays: Array) -> Array:
         (x,) = arrays
-        return np.where(self.mask, np.asarray(self.value, x.dtype), x)
+        return xp.where(self.mask, in_dtype(self.value, x), x)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
-        return (np.where(self.mask, np.asarray(0, grad.dtype), grad),)
+        return (xp.where(self.mask, in_dtype(0, grad), grad),)
 
 
 def getitem(x: Tensor, index: Any) -> Tensor:
     """Indexing as in NumPy; tensors of numbers or bools may be indices too."""
-    if isinstance(index, tuple):
-        return GetItem(tuple(array_of(part) for part in index))(x)
-    return GetItem(array_of(index))(x)
+    return GetItem(index_for(x.shape, index))(x)
+
+
+def index_for(shape: tuple[int, ...], index: Any) -> Any:
+    """An index into an array of this shape with arrays of the backend in it.
+
+    CuPy wraps numbers that are out of range around: on a device they are tried on the host first.
+    """
+    parts = tuple(_index_part(part) for part in (index if isinstance(index, tuple) else (index,)))
+    if chosen().on_device and any(isinstance(part, np.ndarray | xp.ndarray) for part in parts):
+        places = np.broadcast_to(np.False_, shape)  # takes one byte, whatever the shape
+        places[tuple(to_host(p) if isinstance(p, xp.ndarray) else p for p in parts)]
+        parts = tuple(asarray(p) if isinstance(p, np.ndarray) else p for p in parts)
+    return parts if isinstance(index, tuple) else parts[0]
+
+
+def _index_part(part: Any) -> Any:
+    return np.asarray(part) if isinstance(part, list) else array_of(part)
 
 
 def gather(x: Tensor, dim: int, index: Tensor | Array) -> Tensor:
@@ -117,7 +139,7 @@ def scatter_add(x: Tensor, dim: int, index: Tensor | Array, src: Tensor) -> Tens
 
 def _source(x: Tensor, index: Tensor | Array, src: Tensor | float) -> Tensor:
     if not isinstance(src, Tensor):
-        return Tensor(np.full(array_of(index).shape, src, x.dtype))
+        return Tensor(xp.full(array_of(index).shape, src, x.dtype))
     if src.shape != index.shape:
         raise ValueError(f"src of shape {src.shape} and index of shape {index.shape} do not fit")
     return src
@@ -125,7 +147,7 @@ def _source(x: Tensor, index: Tensor | Array, src: Tensor | float) -> Tensor:
 
 def _mesh(x: Tensor, dim: int, index: Tensor | Array) -> tuple[Array, ...]:
     """The index of each axis, of which that of `dim` is given."""
-    given, axis = np.asarray(array_of(index)), dim % x.ndim
+    given, axis = array_of(index), dim % x.ndim
     fits = given.ndim == x.ndim and all(
         own <= length or number == axis
         for number, (own, length) in enumerate(zip(given.shape, x.shape, strict=True))
@@ -135,8 +157,11 @@ def _mesh(x: Tensor, dim: int, index: Tensor | Array) -> tuple[Array, ...]:
     wrong = given[(given < 0) | (given >= x.shape[axis])]
     if wrong.size:
         raise IndexError(f"index {wrong[0]} is out of range for axis {dim} of shape {x.shape}")
-    mesh = np.ogrid[tuple(slice(length) for length in given.shape)]
-    return (*mesh[:axis], given, *mesh[axis + 1 :])
+    mesh = [
+        xp.arange(length).reshape((1,) * number + (-1,) + (1,) * (x.ndim - number - 1))
+        for number, length in enumerate(given.shape)
+    ]
+    return (*mesh[:axis], asarray(given), *mesh[axis + 1 :])
 
 
 def index_select(x: Tensor, dim: int, index: Tensor | Array) -> Tensor:
@@ -203,28 +228,28 @@ def _before(x: Tensor, dim: int) -> tuple[slice, ...]:
 
 def masked_fill(x: Tensor, mask: Tensor | Array, value: float) -> Tensor:
     """The elements, with `value` where `mask` (bool, broadcast) holds."""
-    return MaskedFill(np.asarray(array_of(mask), bool), value)(x)
+    return MaskedFill(mask_array(mask), value)(x)
 
 
 def masked_select(x: Tensor, mask: Tensor | Array) -> Tensor:
     """The elements where `mask` (bool, broadcast) holds, in one row."""
-    return getitem(x, np.broadcast_to(array_of(mask), x.shape))
+    return getitem(x, xp.broadcast_to(mask_array(mask), x.shape))
 
 
 def tril(x: Tensor, diagonal: int = 0) -> Tensor:
     """Zeros above the diagonal of the last two axes; `diagonal` 1 is the one above the main."""
-    return masked_fill(x, ~np.tri(x.shape[-2], x.shape[-1], diagonal, dtype=bool), 0)
+    return masked_fill(x, ~xp.tri(x.shape[-2], x.shape[-1], diagonal, dtype=bool), 0)
 
 
 def triu(x: Tensor, diagonal: int = 0) -> Tensor:
     """Zeros below the diagonal of the last two axes."""
-    return masked_fill(x, np.tri(x.shape[-2], x.shape[-1], diagonal - 1, dtype=bool), 0)
+    return masked_fill(x, xp.tri(x.shape[-2], x.shape[-1], diagonal - 1, dtype=bool), 0)
 
 
 def one_hot(ids: Tensor | Array, num_classes: int) -> Tensor:
     """int64 (..., num_classes): 1 at each id, else 0. Raises IndexError naming an id beyond."""
-    numbers = np.asarray(array_of(ids))
+    numbers = array_of(ids)
     wrong = numbers[(numbers < 0) | (numbers >= num_classes)]
     if wrong.size:
         raise IndexError(f"id {wrong[0]} is out of range for {num_classes} classes")
-    return Tensor((numbers[..., None] == np.arange(num_classes)).astype(np.int64))
+    return Tensor((asarray(numbers)[..., None] == xp.arange(num_classes)).astype(np.int64))

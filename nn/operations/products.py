@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
+from ringlet.nn.backend import xp
 from ringlet.nn.engine import Product
 from ringlet.nn.tensor import Array, Gradient, Operation, Tensor
 
@@ -15,7 +14,7 @@ class MatMul(Operation):
         self.a, self.b = a, b = arrays
         if not a.ndim or not b.ndim or a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
             raise ValueError(f"shapes {a.shape} and {b.shape} do not fit as a matrix product")
-        return np.asarray(np.matmul(a, b))
+        return xp.asarray(xp.matmul(a, b))
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         a, b = self.a, self.b
@@ -23,17 +22,17 @@ class MatMul(Operation):
             return grad * b, grad * a
         if a.ndim == 1:  # (k,) @ (..., k, n) -> (..., n)
             return (
-                np.matmul(b, grad[..., None])[..., 0],
+                xp.matmul(b, grad[..., None])[..., 0],
                 a[:, None] * grad[..., None, :],
             )
         if b.ndim == 1:  # (..., m, k) @ (k,) -> (..., m)
             return (
                 grad[..., None] * b,
-                np.matmul(np.swapaxes(a, -1, -2), grad[..., None])[..., 0],
+                xp.matmul(xp.swapaxes(a, -1, -2), grad[..., None])[..., 0],
             )
         return (
-            np.matmul(grad, np.swapaxes(b, -1, -2)) if self.needs[0] else None,
-            np.matmul(np.swapaxes(a, -1, -2), grad) if self.needs[1] else None,
+            xp.matmul(grad, xp.swapaxes(b, -1, -2)) if self.needs[0] else None,
+            xp.matmul(xp.swapaxes(a, -1, -2), grad) if self.needs[1] else None,
         )
 
 
@@ -44,14 +43,14 @@ class Linear(Operation):
         x, self.weight, *bias = arrays
         self.shape = x.shape
         self.x = x.reshape(-1, x.shape[-1])  # (N, in)
-        result: Array = np.matmul(self.x, self.weight.T)  # (N, out)
+        result: Array = xp.matmul(self.x, self.weight.T)  # (N, out)
         if bias:
             result += bias[0]
         return result.reshape(*self.shape[:-1], self.weight.shape[0])
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         flat = grad.reshape(-1, grad.shape[-1])  # (N, out)
-        to_x = np.matmul(flat, self.weight).reshape(self.shape) if self.needs[0] else None
+        to_x = xp.matmul(flat, self.weight).reshape(self.shape) if self.needs[0] else None
         to_weight = Product(flat.T, self.x) if self.needs[1] else None
         if len(self.needs) == 2:
             return to_x, to_weight
@@ -60,7 +59,7 @@ class Linear(Operation):
 
 def column_sums(x: Array) -> Array:
     """The sums over the first axis, (N, C) -> (C,), as a product: faster than a reduction."""
-    sums: Array = np.matmul(np.ones(x.shape[0], x.dtype), x)
+    sums: Array = xp.matmul(xp.ones(x.shape[0], x.dtype), x)
     return sums
 
 

@@ -6,9 +6,10 @@ from typing import NamedTuple, TypeAlias, overload
 
 import numpy as np
 
+from ringlet.nn.backend import xp
 from ringlet.nn.operations.arithmetic import abs, maximum, minimum
 from ringlet.nn.operations.indexing import gather
-from ringlet.nn.tensor import Array, Gradient, Operation, Tensor, array_of
+from ringlet.nn.tensor import Array, Gradient, Operation, Tensor, array_of, in_dtype
 
 Axes: TypeAlias = int | tuple[int, ...] | list[int] | None
 
@@ -30,8 +31,8 @@ class _Reduction(Operation):
     def spread(self, reduced: Array, shape: tuple[int, ...]) -> Array:
         """A reduced array broadcast back to the shape of what was reduced (a view)."""
         if not self.keepdim and self.dim is not None:
-            reduced = np.expand_dims(reduced, self.dim)
-        return np.broadcast_to(reduced, shape)
+            reduced = xp.expand_dims(reduced, self.dim)
+        return xp.broadcast_to(reduced, shape)
 
 
 class Sum(_Reduction):
@@ -40,7 +41,7 @@ class Sum(_Reduction):
     def forward(self, *arrays: Array) -> Array:
         (x,) = arrays
         self.shape = x.shape
-        return np.asarray(x.sum(axis=self.dim, keepdims=self.keepdim, dtype=_dtype(x)))
+        return xp.asarray(x.sum(axis=self.dim, keepdims=self.keepdim, dtype=_dtype(x)))
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         return (self.spread(grad, self.shape),)
@@ -52,11 +53,11 @@ class Mean(_Reduction):
     def forward(self, *arrays: Array) -> Array:
         (x,) = arrays
         self.shape = x.shape
-        return np.asarray(x.mean(axis=self.dim, keepdims=self.keepdim))
+        return xp.asarray(x.mean(axis=self.dim, keepdims=self.keepdim))
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         count = math.prod(self.shape) // (grad.size or 1)
-        return (self.spread(grad / np.asarray(count, grad.dtype), self.shape),)
+        return (self.spread(grad / in_dtype(count, grad), self.shape),)
 
 
 class Var(_Reduction):
@@ -69,9 +70,9 @@ class Var(_Reduction):
     def forward(self, *arrays: Array) -> Array:
         (x,) = arrays
         self.centred = x - x.mean(axis=self.dim, keepdims=True)
-        total = np.square(self.centred).sum(axis=self.dim, keepdims=self.keepdim)
-        self.divisor = np.asarray(x.size // (total.size or 1) - self.correction, x.dtype)
-        return np.asarray(total / self.divisor)
+        total = xp.square(self.centred).sum(axis=self.dim, keepdims=self.keepdim)
+        self.divisor = in_dtype(x.size // (total.size or 1) - self.correction, x)
+        return xp.asarray(total / self.divisor)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         slope = self.centred * (2 / self.divisor)
@@ -87,8 +88,8 @@ class Extreme(_Reduction):
 
     def forward(self, *arrays: Array) -> Array:
         (x,) = arrays
-        find = np.max if self.largest else np.min
-        result = np.asarray(find(x, axis=self.dim, keepdims=self.keepdim))
+        find = xp.max if self.largest else xp.min
+        result = xp.asarray(find(x, axis=self.dim, keepdims=self.keepdim))
         hits = x == self.spread(result, x.shape)
         self.share = hits / hits.sum(axis=self.dim, keepdims=True, dtype=x.dtype)
         return result
@@ -103,13 +104,13 @@ class LogSumExp(_Reduction):
     def forward(self, *arrays: Array) -> Array:
         (self.x,) = arrays
         largest = self.x.max(axis=self.dim, keepdims=True)
-        largest[~np.isfinite(largest)] = 0
-        total = np.exp(self.x - largest).sum(axis=self.dim, keepdims=True)
-        self.y = np.log(total) + largest
-        return self.y if self.keepdim else np.asarray(self.y.squeeze(self.dim))
+        largest[~xp.isfinite(largest)] = 0
+        total = xp.exp(self.x - largest).sum(axis=self.dim, keepdims=True)
+        self.y = xp.log(total) + largest
+        return self.y if self.keepdim else xp.asarray(self.y.squeeze(self.dim))
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
-        return (self.spread(grad, self.x.shape) * np.exp(self.x - self.y),)
+        return (self.spread(grad, self.x.shape) * xp.exp(self.x - self.y),)
 
 
 class Norm(_Reduction):
@@ -117,12 +118,13 @@ class Norm(_Reduction):
 
     def forward(self, *arrays: Array) -> Array:
         (self.x,) = arrays
-        total = np.square(self.x).sum(axis=self.dim, keepdims=self.keepdim)
-        self.y = np.asarray(np.sqrt(total))
+        total = xp.square(self.x).sum(axis=self.dim, keepdims=self.keepdim)
+        self.y = xp.asarray(xp.sqrt(total))
         return self.y
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
-        share = np.divide(grad, self.y, out=np.zeros_like(self.y), where=self.y != 0)
+        some = self.y != 0
+        share = xp.where(some, grad / xp.where(some, self.y, in_dtype(1, grad)), in_dtype(0, grad))
         return (self.spread(share, self.x.shape) * self.x,)
 
 
@@ -131,17 +133,17 @@ class Prod(_Reduction):
 
     def forward(self, *arrays: Array) -> Array:
         (self.x,) = arrays
-        return np.asarray(self.x.prod(axis=self.dim, keepdims=self.keepdim))
+        return xp.asarray(self.x.prod(axis=self.dim, keepdims=self.keepdim))
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         """Each element's slope is the product of those before and after it: zeros may be there."""
         axis = self.dim if isinstance(self.dim, int) else 0
-        x = self.x.reshape(-1) if self.dim is None else np.moveaxis(self.x, axis, -1)
-        ones = np.ones_like(x[..., :1])
-        before = np.concatenate([ones, x[..., :-1]], -1).cumprod(-1)
-        after = np.concatenate([x[..., 1:], ones], -1)[..., ::-1].cumprod(-1)[..., ::-1]
+        x = self.x.reshape(-1) if self.dim is None else xp.moveaxis(self.x, axis, -1)
+        ones = xp.ones_like(x[..., :1])
+        before = xp.concatenate([ones, x[..., :-1]], -1).cumprod(-1)
+        after = xp.concatenate([x[..., 1:], ones], -1)[..., ::-1].cumprod(-1)[..., ::-1]
         slope = before * after
-        slope = slope.reshape(self.x.shape) if self.dim is None else np.moveaxis(slope, -1, axis)
+        slope = slope.reshape(self.x.shape) if self.dim is None else xp.moveaxis(slope, -1, axis)
         return (self.spread(grad, self.x.shape) * slope,)
 
 
@@ -156,7 +158,7 @@ class CumSum(Operation):
         return x.cumsum(axis=self.dim, dtype=_dtype(x))
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
-        return (np.flip(np.flip(grad, self.dim).cumsum(axis=self.dim), self.dim),)
+        return (xp.flip(xp.flip(grad, self.dim).cumsum(axis=self.dim), self.dim),)
 
 
 def sum(x: Tensor, dim: Axes = None, keepdim: bool = False) -> Tensor:
@@ -231,12 +233,12 @@ def min(x: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -> Te
 
 def argmax(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """The index of the (first) maximum; has no gradient."""
-    return Tensor(np.asarray(np.argmax(x.data, axis=dim, keepdims=keepdim)))
+    return Tensor(xp.asarray(xp.argmax(x.data, axis=dim, keepdims=keepdim)))
 
 
 def argmin(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """The index of the (first) minimum; has no gradient."""
-    return Tensor(np.asarray(np.argmin(x.data, axis=dim, keepdims=keepdim)))
+    return Tensor(xp.asarray(xp.argmin(x.data, axis=dim, keepdims=keepdim)))
 
 
 def sort(x: Tensor, dim: int = -1, descending: bool = False) -> Found:
@@ -248,9 +250,9 @@ def sort(x: Tensor, dim: int = -1, descending: bool = False) -> Found:
 def argsort(x: Tensor, dim: int = -1, descending: bool = False) -> Tensor:
     """The indices that sort along an axis; equal elements stay in their order."""
     if not descending:
-        return Tensor(np.argsort(x.data, axis=dim, kind="stable"))
-    backwards = np.argsort(np.flip(x.data, dim), axis=dim, kind="stable")
-    return Tensor(x.shape[dim] - 1 - np.flip(backwards, dim))
+        return Tensor(xp.argsort(x.data, axis=dim, kind="stable"))
+    backwards = xp.argsort(xp.flip(x.data, dim), axis=dim, kind="stable")
+    return Tensor(x.shape[dim] - 1 - xp.flip(backwards, dim))
 
 
 def topk(x: Tensor, k: int, dim: int = -1, largest: bool = True) -> Found:
@@ -258,7 +260,7 @@ def topk(x: Tensor, k: int, dim: int = -1, largest: bool = True) -> Found:
     if not 0 <= k <= x.shape[dim]:
         raise ValueError(f"the top {k} of axis {dim} of shape {x.shape}")
     order = array_of(argsort(x, dim, largest))
-    index = Tensor(np.take(order, np.arange(k), axis=dim))
+    index = Tensor(xp.take(order, xp.arange(k), axis=dim))
     return Found(gather(x, dim, index), index)
 
 
@@ -288,12 +290,12 @@ def norm(x: Tensor, p: float = 2, dim: Axes = None, keepdim: bool = False) -> Te
 
 def all(x: Tensor, dim: Axes = None, keepdim: bool = False) -> Tensor:
     """Whether all are true."""
-    return Tensor(np.asarray(np.all(x.data, axis=_axes(dim), keepdims=keepdim)))
+    return Tensor(xp.asarray(xp.all(x.data, axis=_axes(dim), keepdims=keepdim)))
 
 
 def any(x: Tensor, dim: Axes = None, keepdim: bool = False) -> Tensor:
     """Whether one is true."""
-    return Tensor(np.asarray(np.any(x.data, axis=_axes(dim), keepdims=keepdim)))
+    return Tensor(xp.asarray(xp.any(x.data, axis=_axes(dim), keepdims=keepdim)))
 
 
 def _along(x: Tensor, index: Tensor, dim: int, keepdim: bool) -> Found:

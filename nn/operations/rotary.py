@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ringlet.nn.backend import asarray, xp
 from ringlet.nn.tensor import Array, Gradient, Operation, Tensor
 
 
@@ -23,11 +24,11 @@ class Rotary(Operation):
         return (self._rotate(grad, -self.sin),)
 
     def _rotate(self, x: Array, sin: Array) -> Array:
-        result = np.empty_like(x)
+        result = xp.empty_like(x)
         (a, b), (y, z) = self._pairs(x), self._pairs(result)
-        np.multiply(a, self.cos, out=y)
+        xp.multiply(a, self.cos, out=y)
         y -= b * sin
-        np.multiply(b, self.cos, out=z)
+        xp.multiply(b, self.cos, out=z)
         z += a * sin
         width = 2 * self.cos.shape[-1]
         result[..., width:] = x[..., width:]
@@ -53,12 +54,12 @@ def rotary_embedding(x: Tensor, cos: Array, sin: Array, interleaved: bool = Fals
     for own, length in zip(cos.shape[-2::-1], x.shape[-2::-1], strict=False):
         if own not in (1, length):
             raise ValueError(f"cosines of shape {cos.shape} do not fit x of shape {x.shape}")
-    dtype = x.dtype
-    return Rotary(cos.astype(dtype, copy=False), sin.astype(dtype, copy=False), interleaved)(x)
+    return Rotary(asarray(cos, x.dtype), asarray(sin, x.dtype), interleaved)(x)
 
 
 def rotary_frequencies(width: int, base: float = 10000.0) -> Array:
-    """How far each pair turns from one position to the next, in radians: float64 (width / 2,)."""
+    """How far each pair turns from one position to the next, in radians: float64 (width / 2,),
+    on the host."""
     if width % 2:
         raise ValueError(f"rotary positions pair numbers: a width of {width} is odd")
     return base ** (-np.arange(0, width, 2) / width)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ringlet.nn.backend import xp
 from ringlet.nn.tensor import Array, Gradient, Operation, Tensor
 
 
@@ -35,7 +36,7 @@ class Permute(Operation):
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         axes = [dim % len(self.dims) for dim in self.dims]
-        return (grad.transpose(np.argsort(axes)),)
+        return (grad.transpose(np.argsort(axes).tolist()),)
 
 
 class Expand(Operation):
@@ -51,7 +52,7 @@ class Expand(Operation):
             x.shape[axis - extra] if length == -1 else length
             for axis, length in enumerate(self.target)
         )
-        return np.broadcast_to(x, shape)
+        return xp.broadcast_to(x, shape)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         return (grad,)
@@ -64,11 +65,11 @@ class Cat(Operation):
         self.dim = dim
 
     def forward(self, *arrays: Array) -> Array:
-        self.bounds = np.cumsum([array.shape[self.dim] for array in arrays])[:-1]
-        return np.concatenate(arrays, axis=self.dim)
+        self.bounds = np.cumsum([array.shape[self.dim] for array in arrays])[:-1].tolist()
+        return xp.concatenate(arrays, axis=self.dim)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
-        return np.split(grad, self.bounds, axis=self.dim)
+        return xp.split(grad, self.bounds, axis=self.dim)
 
 
 class Stack(Operation):
@@ -78,10 +79,10 @@ class Stack(Operation):
         self.dim = dim
 
     def forward(self, *arrays: Array) -> Array:
-        return np.stack(arrays, axis=self.dim)
+        return xp.stack(arrays, axis=self.dim)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
-        return list(np.moveaxis(grad, self.dim, 0))
+        return list(xp.moveaxis(grad, self.dim, 0))
 
 
 class Repeat(Operation):
@@ -93,7 +94,7 @@ class Repeat(Operation):
     def forward(self, *arrays: Array) -> Array:
         (x,) = arrays
         self.shape = (1,) * (len(self.counts) - x.ndim) + x.shape
-        return np.tile(x, self.counts)
+        return xp.tile(x, self.counts)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         pairs = zip(self.counts, self.shape, strict=True)
@@ -113,7 +114,7 @@ class Pad(Operation):
             slice(before, before + length)
             for (before, _), length in zip(self.widths, x.shape, strict=True)
         )
-        return np.pad(x, self.widths, constant_values=self.value)
+        return xp.pad(x, self.widths, constant_values=self.value)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         return (grad[self.inside],)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ringlet.nn.backend import xp
 from ringlet.nn.flat import Flat
 from ringlet.nn.optim.optimizer import Decay, Group, everything
 from ringlet.nn.optim.whole import WholeParameters
@@ -46,9 +47,9 @@ class Adafactor(WholeParameters):
         if decay:
             data *= 1 - rate * decay
         change = self._variance(grad, state[0], tiny)
-        np.maximum(change, tiny * tiny, out=change)
-        np.sqrt(change, out=change)
-        np.divide(grad, change, out=change)
+        xp.maximum(change, tiny * tiny, out=change)
+        xp.sqrt(change, out=change)
+        xp.divide(grad, change, out=change)
         clipped = max(1.0, _root_mean_square(change) / self.clip)
         change *= min(rate, 1 / math.sqrt(self.steps)) * size / clipped
         data -= change
@@ -66,11 +67,11 @@ class Adafactor(WholeParameters):
         column = kept[count * rows : count * (rows + columns)].reshape(*batch, 1, columns)
         row += fresh * (square.mean(axis=-1, keepdims=True) - row)
         column += fresh * (square.mean(axis=-2, keepdims=True) - column)
-        np.multiply(row, column, out=square)
-        square /= np.maximum(row.mean(axis=-2, keepdims=True), tiny)
+        xp.multiply(row, column, out=square)
+        square /= xp.maximum(row.mean(axis=-2, keepdims=True), tiny)
         return square
 
 
 def _root_mean_square(x: Array) -> float:
     flat = x.reshape(-1)
-    return math.sqrt(float(np.dot(flat, flat)) / max(1, flat.size))
+    return math.sqrt(float(xp.dot(flat, flat)) / max(1, flat.size))

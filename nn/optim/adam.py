@@ -3,8 +3,7 @@
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
+from ringlet.nn.backend import xp
 from ringlet.nn.flat import Flat
 from ringlet.nn.optim.optimizer import (
     Decay,
@@ -37,16 +36,16 @@ class Moments:
         change, root = spare
         beta1, beta2 = self.betas
         mean *= beta1
-        np.multiply(grad, 1 - beta1, out=change)
+        xp.multiply(grad, 1 - beta1, out=change)
         mean += change
         square *= beta2
-        np.multiply(grad, grad, out=change)
+        xp.multiply(grad, grad, out=change)
         change *= 1 - beta2
         square += change
-        np.sqrt(square, out=root)
+        xp.sqrt(square, out=root)
         root *= self._root_correction
         root += self.eps
-        np.divide(mean, root, out=change)
+        xp.divide(mean, root, out=change)
         change *= rate * self._correction
         data -= change
 
@@ -71,7 +70,7 @@ class Adam(Optimizer):
     ) -> None:
         super().__init__(flat, learning_rate, weight_decay, decay, groups)
         self.moments = Moments(betas, eps)
-        self._decayed = np.empty(self._scratch.shape[1], flat.dtype)
+        self._decayed = xp.empty(self._scratch.shape[1], flat.dtype)
 
     def begin(self) -> None:
         """See Optimizer."""

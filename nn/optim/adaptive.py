@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
+from ringlet.nn.backend import xp
 from ringlet.nn.flat import Flat
 from ringlet.nn.optim.optimizer import Decay, Group, Optimizer, everything, plus_decay
 from ringlet.nn.tensor import Array
@@ -47,11 +46,11 @@ class Adagrad(Optimizer):
         (total,) = state
         change, root = scratch
         grad = plus_decay(data, grad, decay, change)
-        np.multiply(grad, grad, out=root)
+        xp.multiply(grad, grad, out=root)
         total += root
-        np.sqrt(total, out=root)
+        xp.sqrt(total, out=root)
         root += self.eps
-        np.divide(grad, root, out=change)
+        xp.divide(grad, root, out=change)
         change *= rate / (1 + (self.steps - 1) * self.learning_rate_decay)
         data -= change
 
@@ -81,7 +80,7 @@ class RMSprop(Optimizer):
         self.STATE = tuple(name for name, kept in wanted.items() if kept)
         super().__init__(flat, learning_rate, weight_decay, decay, groups)
         self.alpha, self.eps, self.momentum, self.centered = alpha, eps, momentum, centered
-        self._decayed = np.empty(self._scratch.shape[1], flat.dtype)
+        self._decayed = xp.empty(self._scratch.shape[1], flat.dtype)
 
     def update(
         self,
@@ -97,24 +96,24 @@ class RMSprop(Optimizer):
         grad = plus_decay(data, grad, decay, self._decayed[: len(grad)])
         square, *others = state
         square *= self.alpha
-        np.multiply(grad, grad, out=root)
+        xp.multiply(grad, grad, out=root)
         root *= 1 - self.alpha
         square += root
-        np.copyto(root, square)
+        xp.copyto(root, square)
         if self.centered:
             mean = others[0]
             mean *= self.alpha
-            np.multiply(grad, 1 - self.alpha, out=change)
+            xp.multiply(grad, 1 - self.alpha, out=change)
             mean += change
-            np.multiply(mean, mean, out=change)
+            xp.multiply(mean, mean, out=change)
             root -= change
-        np.sqrt(root, out=root)
+        xp.sqrt(root, out=root)
         root += self.eps
-        np.divide(grad, root, out=change)
+        xp.divide(grad, root, out=change)
         if self.momentum:
             velocity = others[-1]
             velocity *= self.momentum
             velocity += change
-            np.copyto(change, velocity)
+            xp.copyto(change, velocity)
         change *= rate
         data -= change

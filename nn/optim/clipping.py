@@ -1,9 +1,10 @@
 """Clipping: by the norm of all gradients together, or each element by itself."""
 
+import itertools
 import math
+from collections.abc import Sequence
 
-import numpy as np
-
+from ringlet.nn.backend import block, to_host, xp
 from ringlet.nn.flat import FlatParameters
 from ringlet.nn.optim.optimizer import BLOCK
 from ringlet.nn.tensor import Array
@@ -11,11 +12,22 @@ from ringlet.nn.tensor import Array
 
 def grad_norm(grad: Array) -> float:
     """The 2-norm of a flat array; blocks are added in float64, in a fixed order."""
-    total = 0.0
-    for start in range(0, grad.size, BLOCK):
-        block = grad[start : start + BLOCK]
-        total += float(np.dot(block, block))
-    return math.sqrt(total)
+    return math.sqrt(sums_of_squares([grad])[0])
+
+
+def sums_of_squares(arrays: Sequence[Array]) -> list[float]:
+    """Of each flat array; blocks are added in float64, in a fixed order.
+
+    Of a device the host fetches the sums of all blocks at once.
+    """
+    step = block(BLOCK)
+    parts = [
+        [xp.dot(array[n : n + step], array[n : n + step]) for n in range(0, array.size, step)]
+        for array in arrays
+    ]
+    sums = [part for each in parts for part in each]
+    values = iter(to_host(xp.stack(sums)).tolist() if sums else ())
+    return [sum(itertools.islice(values, len(each))) for each in parts]
 
 
 def clip_grad_norm_(flat: FlatParameters, max_norm: float) -> float:
@@ -35,6 +47,7 @@ def clip_grad_value_(flat: FlatParameters, clip_value: float) -> None:
     if clip_value < 0:
         raise ValueError(f"clip_value is {clip_value}; it has to be 0 or more")
     grad = flat.grad
-    for start in range(0, grad.size, BLOCK):
-        block = grad[start : start + BLOCK]
-        np.clip(block, -clip_value, clip_value, out=block)
+    step = block(BLOCK)
+    for start in range(0, grad.size, step):
+        part = grad[start : start + step]
+        xp.clip(part, -clip_value, clip_value, out=part)

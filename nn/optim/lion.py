@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
+from ringlet.nn.backend import xp
 from ringlet.nn.flat import Flat
 from ringlet.nn.optim.optimizer import Decay, Group, Optimizer, matrices
 from ringlet.nn.tensor import Array
@@ -45,12 +44,12 @@ class Lion(Optimizer):
         beta1, beta2 = self.betas
         if decay:
             data *= 1 - rate * decay
-        np.multiply(mean, beta1, out=change)
-        np.multiply(grad, 1 - beta1, out=other)
+        xp.multiply(mean, beta1, out=change)
+        xp.multiply(grad, 1 - beta1, out=other)
         change += other
-        np.sign(change, out=change)
+        xp.sign(change, out=change)
         change *= rate
         data -= change
         mean *= beta2
-        np.multiply(grad, 1 - beta2, out=other)
+        xp.multiply(grad, 1 - beta2, out=other)
         mean += other

@@ -4,14 +4,13 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-import numpy as np
-
+from ringlet.nn.backend import xp
 from ringlet.nn.flat import Flat, Slot
 from ringlet.nn.module import Parameter
 from ringlet.nn.optim.adam import Moments
 from ringlet.nn.optim.optimizer import Decay, Group, matrices
 from ringlet.nn.optim.whole import WholeParameters
-from ringlet.nn.tensor import Array
+from ringlet.nn.tensor import Array, in_dtype
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic iteration: they take small singular values up fast, to between 0.7 and 1.2."""
@@ -105,17 +104,17 @@ def orthogonalized(matrix: Array, steps: int = 5, eps: float = 1e-7) -> Array:
     """
     a, b, c = COEFFICIENTS
     tall = matrix.shape[-2] > matrix.shape[-1]
-    x = np.swapaxes(matrix, -1, -2) if tall else matrix
-    norm = np.sqrt(np.square(x).sum(axis=(-2, -1), keepdims=True))
-    x = x / np.maximum(norm, np.asarray(eps, x.dtype))
+    x = xp.swapaxes(matrix, -1, -2) if tall else matrix
+    norm = xp.sqrt(xp.square(x).sum(axis=(-2, -1), keepdims=True))
+    x = x / xp.maximum(norm, in_dtype(eps, x))
     for _ in range(steps):
-        gram = np.matmul(x, np.swapaxes(x, -1, -2))
-        polynomial = np.matmul(gram, gram)
+        gram = xp.matmul(x, xp.swapaxes(x, -1, -2))
+        polynomial = xp.matmul(gram, gram)
         polynomial *= c
         gram *= b
         polynomial += gram
-        change = np.matmul(polynomial, x)
+        change = xp.matmul(polynomial, x)
         x *= a
         x += change
-    result: Array = np.array(np.swapaxes(x, -1, -2) if tall else x, order="C")
+    result: Array = xp.array(xp.swapaxes(x, -1, -2) if tall else x, order="C")
     return result

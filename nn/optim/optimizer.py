@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, TypeAlias
 
-import numpy as np
-
+from ringlet.nn.backend import block, copy_from_host, xp
 from ringlet.nn.flat import Flat, Slot
 from ringlet.nn.module import Parameter
 from ringlet.nn.tensor import Array
@@ -78,9 +77,10 @@ class Optimizer:
             )
         self.steps = 0
         self.state: dict[str, Array] = {
-            name: np.zeros(flat.size, flat.dtype) for name in self.STATE
+            name: xp.zeros(flat.size, flat.dtype) for name in self.STATE
         }
-        self._scratch = np.empty((2, BLOCK), flat.dtype)
+        self._block = min(block(BLOCK), max(1, flat.size))
+        self._scratch = xp.empty((2, self._block), flat.dtype)
         self._runs = list(_runs(flat, {slot.start: self.rates(slot) for slot in self.in_blocks()}))
 
     def in_blocks(self) -> Sequence[Slot]:
@@ -111,8 +111,8 @@ class Optimizer:
         """Carry out the step for the parameters from `begin` to `end`."""
         for start, stop, rates in self._runs:
             rate = self.learning_rate * rates.scale
-            for first in range(max(start, begin), min(stop, end), BLOCK):
-                last = min(first + BLOCK, stop, end)
+            for first in range(max(start, begin), min(stop, end), self._block):
+                last = min(first + self._block, stop, end)
                 data, grad = self.flat.views(first, last)
                 state = [array[first:last] for array in self.state.values()]
                 scratch = self._scratch[:, : last - first]
@@ -146,14 +146,14 @@ class Optimizer:
             )
         self.steps = int(state["steps"])
         for name in self.STATE:
-            np.copyto(self.state[name], state[name])
+            copy_from_host(self.state[name], state[name])
 
 
 def plus_decay(data: Array, grad: Array, decay: float, out: Array) -> Array:
     """grad + decay * data; `grad` itself where nothing decays."""
     if not decay:
         return grad
-    np.multiply(data, decay, out=out)
+    xp.multiply(data, decay, out=out)
     out += grad
     return out
 

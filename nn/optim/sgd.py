@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
+from ringlet.nn.backend import xp
 from ringlet.nn.flat import Flat
 from ringlet.nn.optim.optimizer import Decay, Group, Optimizer, everything
 from ringlet.nn.tensor import Array
@@ -46,16 +45,16 @@ class SGD(Optimizer):
     ) -> None:
         """See Optimizer."""
         change, other = scratch
-        np.multiply(data, decay, out=change)
+        xp.multiply(data, decay, out=change)
         change += grad
         if self.momentum:
             (velocity,) = state
             velocity *= self.momentum
             velocity += change
             if self.nesterov:
-                np.multiply(velocity, self.momentum, out=other)
+                xp.multiply(velocity, self.momentum, out=other)
                 change += other
             else:
                 change = velocity
-        np.multiply(change, rate, out=other)
+        xp.multiply(change, rate, out=other)
         data -= other

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BASE = {"numpy", "msgpack", "zmq"}
 ALLOWED = {
     "comm": BASE | {"ringlet.comm"},
-    "nn": BASE | {"ringlet.nn"},
+    "nn": BASE | {"ringlet.nn", "cupy", "cupyx"},
     "runtime": {
         "numpy",
         "safetensors",
@@ -73,6 +73,24 @@ def test_a_folder_imports_only_what_it_may(folder):
     ]
     assert found == []
     assert len(sources(folder)) > 3
+
+
+def test_cupy_is_imported_by_the_backend_alone_and_only_when_it_is_asked_for():
+    backend = ROOT / "nn/backend.py"
+    found = {
+        path
+        for path, tree in trees(*ALLOWED)
+        for _, module in imports(tree)
+        if module.split(".")[0] in ("cupy", "cupyx")
+    }
+    assert found == {backend.relative_to(ROOT)}
+    at_once = {
+        module
+        for node in ast.parse(backend.read_text()).body
+        for _, module in imports(node)
+        if not isinstance(node, ast.ClassDef | ast.FunctionDef)
+    }
+    assert at_once.isdisjoint({"cupy", "cupyx"})
 
 
 def unsafe(tree):

@@ -1,0 +1,246 @@
+"""Who computes with arrays, and where they live: NumPy on the host, or CuPy on a GPU.
+
+A process has one backend, chosen once by `use`, before its first tensor. The operations take
+their functions from `xp`, whose names are those of the backend's own module: `xp.exp` is
+`numpy.exp` until then. It costs what the module itself would.
+
+What is computed with lives in the backend's memory. What says where (ids, targets, indices,
+positions, masks) may come from the host: it is checked there, where a look costs nothing, and
+then moved. Anything else goes from one to the other through `asarray` and `to_host` alone.
+"""
+
+import contextlib
+import math
+import types
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import numpy as xp
+else:
+    xp = types.ModuleType("ringlet.nn.backend.xp", "The functions of the chosen backend.")
+
+__all__ = [
+    "Backend",
+    "BackendError",
+    "MixedArrays",
+    "asarray",
+    "block",
+    "chosen",
+    "copy_from_host",
+    "refuse_mixture",
+    "substituted",
+    "to_host",
+    "use",
+    "xp",
+]
+
+Array: TypeAlias = npt.NDArray[Any]
+
+LARGE_BLOCK = 1 << 24
+"""Elements for each block on a device: enough to keep it busy, few enough for scratch memory."""
+
+
+class BackendError(RuntimeError):
+    """The backend cannot be had, or another was chosen; the message says why."""
+
+
+class MixedArrays(TypeError):
+    """Arrays of the host and of the device met in one operation; the message names both."""
+
+
+class Backend:
+    """NumPy: arrays live on the host, and nothing is ever moved."""
+
+    name = "numpy"
+    on_device = False
+
+    def __init__(self) -> None:
+        self.module: Any = np
+
+    def asarray(self, data: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> Array:
+        """An array of this backend: `data` itself if it is one, else a copy in its memory."""
+        return np.asarray(data, dtype)
+
+    def to_host(self, array: Array, out: Array | None = None) -> Array:
+        """The array in the host's memory, in `out` if it is given; waits until it is there."""
+        if out is None:
+            return array
+        np.copyto(out, array)
+        return out
+
+    def pinned(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+        """Memory of the host from and to which the device copies fastest; values are not set."""
+        return np.empty(shape, dtype)
+
+    def scatter_add(self, out: Array, index: Any, values: Array) -> None:
+        """Add `values` at the places that `index` names, which may name one more than once."""
+        np.add.at(out, index, values)
+
+    def erf(self, x: Array) -> Array:
+        """The error function, in double precision."""
+        exact: Callable[[Array], Array] = np.frompyfunc(math.erf, 1, 1)
+        return np.asarray(exact(x), np.float64)
+
+    def block(self, elements: int) -> int:
+        """The size of blocks for loops that keep to the cache: what is best on a CPU."""
+        return elements
+
+    def synchronize(self) -> None:
+        """Wait until all that was asked for is computed."""
+
+
+class CuPy(Backend):
+    """CuPy: arrays live on one GPU, and the host waits only where it looks at a value."""
+
+    name = "cupy"
+    on_device = True
+
+    def __init__(self, device: int = 0) -> None:
+        try:
+            import cupy
+            import cupyx
+            from cupyx.scipy import special
+        except ImportError as error:
+            raise BackendError(
+                f"CuPy cannot be imported ({error}): pip install 'ringlet[cupy]' has the one for "
+                "CUDA 12"
+            ) from error
+        try:
+            count = cupy.cuda.runtime.getDeviceCount()
+        except cupy.cuda.runtime.CUDARuntimeError as error:
+            raise BackendError(f"CuPy finds no GPU: {error}") from error
+        if not count:
+            raise BackendError("CuPy finds no GPU")
+        self.module, self._extension, self._special = cupy, cupyx, special
+        cupy.cuda.Device(device % count).use()  # of the calling thread
+
+    def asarray(self, data: Any, dtype: npt.DTypeLike | None = None) -> Array:
+        """See Backend."""
+        if isinstance(data, int | float):  # goes along with the kernel that writes it
+            number: Array = self.module.full((), data, dtype or np.asarray(data).dtype)
+            return number
+        array: Array = self.module.asarray(data, dtype)
+        return array
+
+    def to_host(self, array: Array, out: Array | None = None) -> Array:
+        """See Backend."""
+        host: Array = self.module.asnumpy(array, out=out)
+        return host
+
+    def pinned(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+        """See Backend."""
+        memory: Array = self._extension.empty_pinned(shape, dtype)
+        return memory
+
+    def scatter_add(self, out: Array, index: Any, values: Array) -> None:
+        """See Backend. Sums of several values at one place are in no fixed order."""
+        self.module.add.at(out, index, values)
+
+    def erf(self, x: Array) -> Array:
+        """See Backend."""
+        result: Array = self._special.erf(x)
+        return result
+
+    def block(self, elements: int) -> int:
+        """See Backend: each call is a kernel, and the more it has to do the better."""
+        return max(elements, LARGE_BLOCK)
+
+    def synchronize(self) -> None:
+        """See Backend."""
+        self.module.cuda.get_current_stream().synchronize()
+
+
+_KINDS: dict[str, type[Backend]] = {"numpy": Backend, "cupy": CuPy}
+_HOST = _present = Backend()
+_was_chosen = False
+
+
+def _install(backend: Backend) -> None:
+    global _present
+    names = vars(xp)
+    for name in [name for name in names if not name.startswith("__")]:
+        del names[name]
+    names.update((k, v) for k, v in vars(backend.module).items() if not k.startswith("__"))
+    _present = backend
+
+
+_install(_present)
+
+
+def use(name: str, device: int = 0) -> Backend:
+    """Compute with "numpy" or "cupy" from now on; to be called before the first tensor is made.
+
+    `device` is the number of the GPU, modulo how many there are: a local rank will do. Raises
+    BackendError if CuPy or a GPU is not there, or if another backend was chosen before.
+    """
+    global _was_chosen
+    if name not in _KINDS:
+        raise BackendError(f"there is no backend {name!r}; there are {', '.join(_KINDS)}")
+    if name != _present.name:
+        if _was_chosen:
+            raise BackendError(
+                f"this process computes with {_present.name} already; {name} takes another process"
+            )
+        _install(CuPy(device) if name == "cupy" else Backend())
+    _was_chosen = True
+    return _present
+
+
+@contextlib.contextmanager
+def substituted(backend: Backend) -> Iterator[Backend]:
+    """Within it another backend is present: for tests, which run many in one process."""
+    before = _present
+    _install(backend)
+    try:
+        yield backend
+    finally:
+        _install(before)
+
+
+def chosen() -> Backend:
+    """The backend of this process."""
+    return _present
+
+
+def asarray(data: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> Array:
+    """An array of the backend; see Backend."""
+    return _present.asarray(data, dtype)
+
+
+def to_host(array: Any, out: Array | None = None) -> Array:
+    """An array as NumPy's: itself where it is one, unless `out` is given."""
+    here = _HOST if isinstance(array, np.ndarray) else _present
+    return here.to_host(array, out)
+
+
+def copy_from_host(out: Any, values: Array) -> None:
+    """Write an array, of the host or of the backend, into an array of the backend."""
+    if isinstance(out, np.ndarray):
+        np.copyto(out, values)
+    else:
+        out[...] = _present.asarray(values, out.dtype)
+
+
+def block(elements: int) -> int:
+    """How many elements a loop that keeps to the cache takes at once; many on a device."""
+    return _present.block(elements)
+
+
+def refuse_mixture(what: str, arrays: Iterable[Any]) -> None:
+    """Raise MixedArrays if not all arrays are the backend's."""
+    met = [array for array in arrays if hasattr(array, "ndim") and not np.isscalar(array)]
+    if not all(isinstance(array, xp.ndarray) for array in met):
+        raise MixedArrays(
+            f"{what} computes with arrays of {_present.name} and was given "
+            f"{' and '.join(map(_described, met))}: nn.asarray(array) and nn.Tensor(array) move "
+            "one from the host to the device, nn.to_host(array) back; models are made after nn.use"
+        )
+
+
+def _described(array: Any) -> str:
+    home = "host" if isinstance(array, np.ndarray) else "device"
+    return f"one of the {home} ({type(array).__module__}, {array.dtype} {array.shape})"
