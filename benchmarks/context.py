@@ -21,7 +21,8 @@ import numpy as np
 from ringlet.launcher.pool import WorkerPool
 from ringlet.nn import Tensor
 from ringlet.nn import functional as F
-from ringlet.runtime.context_parallel import RingAttention, zigzag
+from ringlet.runtime.context_parallel import zigzag
+from ringlet.runtime.ring_attention import RingAttention
 
 
 def prepare(world, attention, batch, length, heads, width):

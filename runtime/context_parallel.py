@@ -1,4 +1,4 @@
-"""Context parallelism: each rank has a part of every sequence, and attention goes round a ring.
+"""Context parallelism: each rank has a part of every sequence, and keys go round a ring.
 
 Liu, Zaharia and Abbeel, "Ring attention with blockwise transformers for near-infinite context"
 (2023). A causal mask would leave the ranks with the first positions idle; the zigzag split of
@@ -7,7 +7,8 @@ ring (cf. Brandon et al., "Striped attention", 2023).
 
 Blocks travel from each rank to the one below. Owner j's late chunk is needed on the ranks below j
 only: it stops at rank 0, and just the early chunk goes on round the ring. That saves a quarter of
-a plain ring's traffic: every rank receives what it needs and nothing else.
+a plain ring's traffic: every rank receives what it needs and nothing else. What is computed on the
+way is in ring_attention.py.
 """
 
 from collections.abc import Iterator
@@ -17,9 +18,7 @@ import numpy as np
 
 from ringlet.comm import Group
 from ringlet.comm.work import Work
-from ringlet.nn import Module, Operation, Tensor
-from ringlet.nn.tensor import Array, Gradient
-from ringlet.runtime.blockwise_attention import Seen, Wanted, attend, attend_backward, row_products
+from ringlet.nn.tensor import Array
 
 EARLY, LATE = 0, 1
 
@@ -85,7 +84,7 @@ def chunks_needed(rank: int, owner: int) -> int:
 def travel(group: Group, own: Array) -> Iterator[tuple[int, Array]]:
     """Yield (owner, keys and values) for every rank, this one first, then upwards round the ring.
 
-    `own` is (2, 2, B, H, T / 2n, D): keys and values of the early chunk and of the late one. A
+    `own` is (2, 2, B, G, T / 2n, D): keys and values of the early chunk and of the late one. A
     block has the same shape, or (1, ...) if only the early chunk is needed here. While the caller
     computes with a block the next one arrives, and this one leaves for the rank below; a block
     must not be changed, nor used after the next was asked for.
@@ -164,95 +163,3 @@ class PartialSums:
 
     def _step(self, owner: int) -> int:
         return (owner - self._group.rank) % self._group.size
-
-
-class RingAttention(Operation):
-    """Causal self-attention over a sequence that is split over the ranks of a group, by zigzag.
-
-    `RingAttention(group, heads)(qkv)`: queries, keys and values of this rank's positions side by
-    side, as for `nn.functional.packed_self_attention`: (B, T / n, 3C) -> (B, T / n, C). All ranks
-    call it with the same shape, in the same order, and run their backward passes in the same order.
-
-    Traffic, in units of h = B * (T / n) * C elements (the keys and values of one chunk), on n
-    ranks. Forward, rank 0 sends (n - 1) h and rank r > 0 sends (2n - 1 - r) h: in all 3/4 of the
-    n * (n - 1) * 2h of a plain ring. Backward, keys and values travel again, and rank r sends
-    (2n - 2 - r) h of gradients besides: one partial sum for each chunk that it has met.
-
-    Kept for backward: qkv, the result, and the largest score and the sum of each query. These two
-    are the log-sum-exp in two parts: one float32 would lose the sum beside a large score. Buffers
-    for blocks, of 2h each: two in forward, at most five in backward.
-
-    Raises ValueError if the last axis is not 3 heads' widths, or T / n is odd.
-    """
-
-    def __init__(self, group: Group, heads: int) -> None:
-        self.group, self.heads = group, heads
-
-    def forward(self, *arrays: Array) -> Array:
-        (self.packed,) = arrays
-        self._check()
-        batch, length, width = self.packed.shape
-        self.result = np.zeros((batch, length, width // 3), self.packed.dtype)
-        qkv, out = self._chunks(self.packed, 3), self._chunks(self.result, 1)[:, 0]
-        self.maximum = np.full((*out.shape[:-1], 1), -np.inf, out.dtype)
-        self.total = np.zeros_like(self.maximum)
-        seen = [Seen(*parts) for parts in zip(out, self.maximum, self.total, strict=True)]
-        for owner, block in travel(self.group, qkv[:, 1:]):
-            for queries, keys, diagonal in chunk_pairs(self.group.rank, owner):
-                attend(qkv[queries, 0], block[keys], seen[queries], diagonal)
-        out /= self.total
-        return self.result
-
-    def backward(self, grad: Array) -> tuple[Gradient]:
-        rank, qkv = self.group.rank, self._chunks(self.packed, 3)
-        result = np.zeros(self.packed.shape, self.packed.dtype)
-        to_qkv = self._chunks(result, 3)
-        to_q, own = to_qkv[:, 0], to_qkv[:, 1:]
-        wanted = self._wanted(grad)
-        sums = PartialSums(self.group, own.shape, own.dtype)
-        for owner, block in travel(self.group, qkv[:, 1:]):
-            share = own if owner == rank else sums.begin(owner)
-            for queries, keys, diagonal in chunk_pairs(rank, owner):
-                q, gradients = qkv[queries, 0], (to_q[queries], share[keys])
-                attend_backward(q, block[keys], wanted[queries], *gradients, diagonal)
-            if owner != rank:
-                sums.send(owner, share)
-        sums.collect(own)
-        return (result,)
-
-    def _wanted(self, grad: Array) -> list[Wanted]:
-        out = self._chunks(self.result, 1)[:, 0]
-        grads = self._chunks(grad, 1)[:, 0] / self.total
-        deltas = row_products(grads, out)
-        return [Wanted(*parts) for parts in zip(self.maximum, grads, deltas, strict=True)]
-
-    def _chunks(self, packed: Array, parts: int) -> Array:
-        """(B, T, parts * C) -> a view (2, parts, B, H, T / 2, D): the early chunk and the late."""
-        batch, length, width = packed.shape
-        shape = (batch, 2, length // 2, parts, self.heads, width // (parts * self.heads))
-        return packed.reshape(shape).transpose(1, 3, 0, 4, 2, 5)
-
-    def _check(self) -> None:
-        _, length, width = self.packed.shape
-        if width % (3 * self.heads):
-            raise ValueError(f"a last axis of {width} is not 3 x {self.heads} heads of one width")
-        if length % 2:
-            raise ValueError(
-                f"this rank's {length} positions cannot be cut into an early and a late chunk: "
-                f"take a sequence whose length is a multiple of {2 * self.group.size} (see zigzag)"
-            )
-
-
-class RingSelfAttention(Module):
-    """RingAttention in the place of nn.PackedAttention: (B, T / n, 3C) -> (B, T / n, C)."""
-
-    def __init__(self, group: Group, heads: int) -> None:
-        self.group, self.heads = group, heads
-
-    def forward(self, qkv: Tensor) -> Tensor:
-        """See the class."""
-        return RingAttention(self.group, self.heads)(qkv)
-
-    def describe(self) -> str:
-        """See Module."""
-        return f"heads={self.heads}, ranks={self.group.size}"

@@ -153,25 +153,30 @@ class Heads:
             return self._cut_in_place(module, mesh)
         heads = module.heads // parts
         if mesh.size("cp") > 1:
-            from ringlet.runtime.context_parallel import RingSelfAttention
+            from ringlet.runtime.ring_attention import RingSelfAttention
 
             return RingSelfAttention(mesh.group("cp"), heads)
         return PackedAttention(heads)
 
     def _cut_in_place(self, module: HeadsAttention, mesh: Mesh) -> HeadsAttention:
         parts = mesh.size("tp")
-        if mesh.size("cp") > 1:
-            raise MeshError(
-                "only a GPT's attention goes round a ring: this model cannot be cut along its "
-                f"contexts; cp=1 and dp={mesh.size('dp', 'cp')} would fit"
-            )
         if module.groups % parts:
             raise MeshError(
                 f"{module.groups} heads of keys cannot be cut into tp={parts} parts; tp can be "
                 f"{divisors(module.groups)}"
             )
-        module.heads, module.groups = module.heads // parts, module.groups // parts
-        module.part = mesh.index("tp"), parts
+        heads, groups = module.heads // parts, module.groups // parts
+        if mesh.size("cp") > 1:
+            from ringlet.runtime.ring_attention import RingHeadsAttention
+
+            if not module.causal or module.scale is not None or module.dropout:
+                raise MeshError(
+                    "only causal attention without biases and dropout goes round a ring: this "
+                    "model cannot be cut along its contexts; cp=1 and "
+                    f"dp={mesh.size('dp', 'cp')} would fit"
+                )
+            return RingHeadsAttention(mesh.group("cp"), heads, groups)
+        module.heads, module.groups, module.part = heads, groups, (mesh.index("tp"), parts)
         return module
 
 

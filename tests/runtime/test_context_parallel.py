@@ -12,13 +12,11 @@ from ringlet import nn
 from ringlet.nn import functional as F
 from ringlet.nn.tensor import Tensor
 from ringlet.runtime.blockwise_attention import SCORES
-from ringlet.runtime.context_parallel import (
-    Pair,
+from ringlet.runtime.context_parallel import Pair, chunk_pairs, travel, zigzag
+from ringlet.runtime.ring_attention import (
+    GroupedRingAttention,
     RingAttention,
     RingSelfAttention,
-    chunk_pairs,
-    travel,
-    zigzag,
 )
 
 # -- which positions, which pairs of chunks ---------------------------------------------------
@@ -185,6 +183,40 @@ def test_repetitions_have_the_same_bits(ranks, size):
     np.testing.assert_array_equal(first, second)
 
 
+def bytes_sent(world):
+    """By this rank, point to point."""
+    return world.stats()["operations"].get("send", {"bytes_sent": 0})["bytes_sent"]
+
+
+def shares_keys(world):
+    """Each of some heads of keys serves several of queries; only they travel."""
+    random, length = np.random.default_rng(3), 12 * world.size
+    here = zigzag(length, world.size, world.rank)
+    for groups in (1, 2, 4):
+        shapes = [(2, heads, length, 6) for heads in (4, groups, groups, 4)]
+        *inputs, grad = (random.standard_normal(shape, np.float32) for shape in shapes)
+        whole = [Tensor(x, requires_grad=True) for x in inputs]
+        result = F.scaled_dot_product_attention(*whole, is_causal=True, enable_gqa=True)
+        result.backward(grad)
+        mine = [Tensor(x[:, :, here], requires_grad=True) for x in inputs]
+        before = bytes_sent(world)
+        y = GroupedRingAttention(world)(*mine)
+        blocks = 2 * world.size - 1 - world.rank if world.rank else world.size - 1
+        chunk = 2 * 2 * groups * 6 * 6 * 4  # bytes of its keys and values
+        assert bytes_sent(world) - before == blocks * chunk
+        y.backward(grad[:, :, here])
+        np.testing.assert_allclose(y.data, result.data[:, :, here], atol=1e-5)
+        for one, other in zip(mine, whole, strict=True):
+            np.testing.assert_allclose(one.grad, other.grad[:, :, here], atol=1e-5)
+    with pytest.raises(ValueError, match="4 heads of queries cannot share 3 of keys"):
+        GroupedRingAttention(world)(*(Tensor(np.zeros((1, n, 2, 2), "f4")) for n in (4, 3, 3)))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_heads_of_queries_share_heads_of_keys(ranks, size):
+    ranks(size, transport="ipc").run(shares_keys)
+
+
 # -- in a model -------------------------------------------------------------------------------
 
 
@@ -291,15 +323,11 @@ def traffic(world):
     """Bytes that this rank sends in forward, and in backward."""
     qkv, grad = inputs((2, 16 * world.size, 4), 2, "float32")
     here = zigzag(qkv.shape[1], world.size, world.rank)
-
-    def sent():
-        return world.stats()["operations"].get("send", {"bytes_sent": 0})["bytes_sent"]
-
-    before = sent()
+    before = bytes_sent(world)
     y = RingAttention(world, 2)(Tensor(qkv[:, here], requires_grad=True))
-    between = sent()
+    between = bytes_sent(world)
     y.backward(grad[:, here])
-    return [between - before, sent() - between]
+    return [between - before, bytes_sent(world) - between]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])

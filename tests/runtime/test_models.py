@@ -124,11 +124,19 @@ FOUR = [
     ({"pp": 4}, {}),
 ]
 
+CONTEXTS = [
+    ({"cp": 4}, {"zero": 1}),
+    ({"cp": 2, "tp": 2}, {"sequence": True}),
+    ({"cp": 2, "pp": 2}, {"recompute": ["blocks"]}),
+]
+"""Of causal attention."""
+
 
 @pytest.mark.parametrize("name", MODELS)
 def test_meshes(ranks, name):
     (alone,) = ranks(1).run(trained, name=name, cases=[({}, {})])[0]
-    for size, cases in ((2, TWO), (4, FOUR)) if name in MAIN else ((4, FOUR),):
+    four = FOUR + CONTEXTS if name == "llama" else FOUR
+    for size, cases in ((2, TWO), (4, four)) if name in MAIN else ((4, FOUR),):
         results = ranks(size).run(trained, name=name, cases=cases, deadline=120)[0]
         for case, result in zip(cases, results, strict=True):
             np.testing.assert_allclose(result[0], alone[0], rtol=1e-5, err_msg=case)
