@@ -45,6 +45,7 @@ class Channel:
         self._past_transfers = endpoint.recorder.history(id)
         self._collectives = 0
         self._transfers: dict[tuple[str, int, int], int] = {}
+        self.received: dict[tuple[int, int], int] = {}  # (peer, tag) -> arrays taken
         endpoint.groups[id] = str(list(ranks))
 
     def choose_anew(self) -> None:
@@ -140,6 +141,16 @@ class Channel:
             mine = self._mine(word.sequence, operation)
             if mine is not None and not agree(mine, word.signature):
                 raise self._disagreement(word.sequence, mine, rank, word.signature)
+
+    def is_repeated(self, operation: Operation, header: Header, number: int) -> bool:
+        """Whether the message has come before: it belongs to a call that has ended well, or to
+        what is there of this one. One of a rank that is in another call is none: a mismatch."""
+        if (header.sequence, header.number) >= (operation.sequence, number):
+            return False
+        mine = self._mine(header.sequence, operation)
+        return operation.stream != COLLECTIVE or (
+            mine is not None and agree(mine, header.signature)
+        )
 
     def check_message(self, operation: Operation, message: Message, number: int) -> None:
         """Raise CollectiveMismatch unless the message is the operation's next from its source."""
@@ -268,6 +279,12 @@ class Link:
         message: Message = yield Arrival(key, keep=True)
         return message.header
 
+    def discard(self, peer: int) -> Program:
+        """Drop the peer's next message, which has come before."""
+        channel = self._channel
+        yield Arrival((channel.id, channel.ranks[peer], self._operation.stream))
+        channel.endpoint.repeated()
+
     def expect(self, header: Header) -> None:
         """Raise CollectiveMismatch unless a peeked header is the peer's first of this call."""
         self._operation.channel.check_message(self._operation, Message(header, b""), 0)
@@ -280,8 +297,17 @@ class Link:
         operation, channel, rank = self._operation, self._channel, self._channel.ranks[peer]
         number = self._received.get(peer, 0)
         self._received[peer] = number + 1
-        message: Message = yield Arrival((channel.id, rank, operation.stream))
+        while True:
+            message: Message = yield Arrival((channel.id, rank, operation.stream))
+            if not operation.channel.is_repeated(operation, message.header, number):
+                break
+            channel.endpoint.repeated()
         operation.channel.check_message(operation, message, number)
+        if not message.whole:
+            raise CommError(
+                f"rank {channel.endpoint.rank}: {operation.text()} got a damaged message from rank "
+                f"{rank}: its checksum differs. Something between the two changes what travels"
+            )
         nbytes = memoryview(message.payload).nbytes
         if nbytes != like.nbytes:
             raise CollectiveMismatch(

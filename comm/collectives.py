@@ -190,6 +190,9 @@ def _overhear(link: Link, name: str, root: int) -> Program:
     steps = steps_of("scatter", link.rank, link.size, root, name)
     source = next(step.peer for step in steps if isinstance(step, Receive))
     header: Header = yield from link.peek(source)
+    while link.operation.channel.is_repeated(link.operation, header, 0):
+        yield from link.discard(source)
+        header = yield from link.peek(source)
     link.expect(header)
     link.operation.signature = header.signature
     return header.signature

@@ -36,6 +36,7 @@ from ringlet.comm.wire import (
     Header,
     Malformed,
     Signature,
+    checksum,
     decode,
     encode,
 )
@@ -54,6 +55,12 @@ INBOX_MESSAGES = 32
 WORLD = "world"
 """The id of the group of all ranks."""
 
+NOT_OF_THIS_JOB = (
+    ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
+    msgpack.UnpackException,
+)  # fmt: skip
+"""What reading bytes raises that are no message: all but what is a fault of this process."""
+
 Key: TypeAlias = tuple[str, int, int]
 """(group, source's world rank, stream): messages under one key keep their order."""
 
@@ -68,10 +75,11 @@ class Peer(NamedTuple):
 
 
 class Message(NamedTuple):
-    """A header and the bytes that came with it."""
+    """A header and the bytes that came with it; `whole` if they are what was sent."""
 
     header: Header
     payload: Any  # supports the buffer protocol
+    whole: bool = True
 
 
 class Waiting(NamedTuple):
@@ -123,6 +131,7 @@ class Endpoint:
         self._send_locks: dict[int, threading.Lock] = {}
         self._monitors: dict[int, zmq.Socket[bytes]] = {}
         self._socket_files: list[Path] = []
+        self.addresses: set[str] = set()  # where this process and its peers listen
 
     def _make_inbox(self) -> "zmq.Socket[bytes]":
         inbox = self._context.socket(zmq.PULL)
@@ -141,6 +150,7 @@ class Endpoint:
         address = f"ipc://{path}"
         self._inbox.bind(address)
         self._socket_files.append(path)
+        self.addresses.add(address)
         return address
 
     def bind_tcp(self, host: str) -> str:
@@ -152,6 +162,7 @@ class Endpoint:
         self._inbox.bind(f"tcp://{host}:*")
         address = self._inbox.get(zmq.LAST_ENDPOINT)
         assert isinstance(address, bytes)
+        self.addresses.add(address.decode())
         return address.decode()
 
     def connect(self, peers: dict[int, Peer]) -> None:
@@ -176,6 +187,7 @@ class Endpoint:
             self._outboxes[rank] = outbox
             self._send_locks[rank] = threading.Lock()
         self.peers = dict(peers)
+        self.addresses |= {peer.address for peer in peers.values()}
         # pyzmq's collector of sent memory stops at interpreter exit, in the reverse order of
         # starts: it has to be up before the caller registers its own end.
         zmq.Frame(b"start", track=True, copy=False)
@@ -218,11 +230,6 @@ class Endpoint:
         wait for the peer's credit: it must not change until the tracker is done. None when the
         payload was copied.
         """
-        if self.faults is not None:
-            left = self.faults.sent(payload)
-            if left is None:
-                return None
-            payload = left
         if peer == self.rank:
             self._deliver(Message(header, bytes(payload.view("u1").data)))
             return None
@@ -237,11 +244,15 @@ class Endpoint:
     def _send(self, peer: int, header: Header, payload: Array) -> "zmq.MessageTracker | None":
         """With the send lock held."""
         data = payload.view("u1").data
-        copy = len(data) < ZERO_COPY_BYTES
+        copy, tracker = len(data) < ZERO_COPY_BYTES, None
+        frames = [(encode(header._replace(checksum=checksum(data))), data)]
+        if self.faults is not None:
+            frames = self.faults.sent(*frames[0])
         try:
             outbox = self._outboxes[peer]
-            outbox.send(encode(header), zmq.SNDMORE | zmq.NOBLOCK)
-            tracker = outbox.send(data, zmq.NOBLOCK, copy=copy, track=not copy)
+            for head, data in frames:
+                outbox.send(head, zmq.SNDMORE | zmq.NOBLOCK)
+                tracker = outbox.send(data, zmq.NOBLOCK, copy=copy, track=not copy)
         except zmq.ZMQError:
             # The connection is closed: whoever waits for an answer will be told why.
             self.liveness.closed(peer)
@@ -278,9 +289,7 @@ class Endpoint:
         """Send a control message."""
         try:
             with self._send_locks[peer]:
-                self._outboxes[peer].send_multipart(
-                    [encode(self._control(word)), msgpack.packb(content)], zmq.NOBLOCK
-                )
+                self._outboxes[peer].send_multipart(self._control(word, content), zmq.NOBLOCK)
         except zmq.ZMQError:
             self.liveness.closed(peer)
 
@@ -297,6 +306,10 @@ class Endpoint:
             if taken is not None:
                 self.notify(key[1], "credit", taken)
         return message
+
+    def repeated(self) -> None:
+        """Count a message that has come before."""
+        self.dropped["a message that had come before"] += 1
 
     def peek(self, key: Key) -> Message | None:
         """The oldest message under the key, left where it is."""
@@ -384,13 +397,16 @@ class Endpoint:
                 raise Malformed("a header of another job")
             if header.source not in self.peers:
                 raise Malformed("a header of a rank that is none")
+            whole = checksum(frames[1].buffer) == header.checksum
             if header.stream == CONTROL:
+                if not whole:
+                    raise Malformed("a damaged control message")
                 self._heed(header, msgpack.unpackb(frames[1].buffer, strict_map_key=False))
                 return
-        except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
+        except NOT_OF_THIS_JOB as error:
             self._drop(frames[0], str(error)[:80])
             return
-        self._deliver(Message(header, frames[1].buffer))
+        self._deliver(Message(header, frames[1].buffer, whole))
 
     def _drop(self, frame: "zmq.Frame", reason: str) -> None:
         self.dropped[reason] += 1
@@ -483,11 +499,24 @@ class Endpoint:
             if not self.liveness.reachable(rank):
                 continue
             with contextlib.suppress(zmq.ZMQError), self._send_locks[rank]:
-                outbox.send(encode(self._control("goodbye")), zmq.SNDMORE | zmq.NOBLOCK)
-                content = msgpack.packb(self.liveness.gone())
+                head, content = self._control("goodbye", self.liveness.gone())
+                outbox.send(head, zmq.SNDMORE | zmq.NOBLOCK)
                 farewells[rank] = outbox.send(content, zmq.NOBLOCK, copy=False, track=True)
         return farewells
 
-    def _control(self, word: str) -> Header:
+    def _control(self, word: str, content: Any) -> tuple[bytes, bytes]:
+        data: bytes = msgpack.packb(content)
         signature = Signature(word, "", (), "")
-        return Header(self.job, self.generation, self.rank, "", CONTROL, 0, signature, 0)
+        return encode(
+            Header(
+                self.job,
+                self.generation,
+                self.rank,
+                "",
+                CONTROL,
+                0,
+                signature,
+                0,
+                checksum(data),
+            )
+        ), data

@@ -1,40 +1,59 @@
 """Faults to order, for tests of what a program does when its peers fail.
 
-kill rank 2 at its third all_reduce
-stop rank 0 at its first barrier
+kill rank 2 at its third all_reduce         before it begins
+stop rank 0 in its first barrier            where it first waits for the others (SIGSTOP)
+close rank 1 after its second all_gather    its connections, as a network that breaks does
 delay rank 1 at its second broadcast by 0.5 s
-drop rank 1 at its 12th all_gather          what it sends in this call never leaves
-corrupt rank 0 at its first reduce_scatter  one bit of the first message that it sends
+
+And to the messages that a rank sends in a call, where there are messages:
+
+drop rank 1 at its 12th all_gather          none of them leaves
+corrupt rank 0 at its first reduce_scatter  one bit of the first one's array changes
+garble rank 0 at its first reduce           one bit of its header
+truncate rank 3 at its second all_to_all    its last byte is missing
+duplicate rank 2 at its first scatter       it leaves twice
 """
 
+import contextlib
 import os
 import re
 import signal
+import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
-from typing import NamedTuple
-
-from ringlet.comm.wire import Array
+from collections.abc import Collection, Generator, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 ORDINALS = (
     "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth",
 )  # fmt: skip
 
-OF_MESSAGES = ("drop", "corrupt")
+OF_MESSAGES = ("drop", "corrupt", "garble", "truncate", "duplicate")
 """Faults that need messages: shared memory has none."""
 
+OF_PROCESSES = ("kill", "stop", "close", "delay")
+
+TRANSFERS = ("send", "recv")
+"""They have no middle: what happens to them happens before they begin, or to their messages."""
+
 _FORM = re.compile(
-    r"(kill|stop|delay|drop|corrupt) rank (\d+) at its (\w+) (\w+)(?: by ([\d.]+) ?s)?"
+    rf"({'|'.join(OF_PROCESSES + OF_MESSAGES)}) rank (\d+) (at|in|after) its (\w+) (\w+)"
+    r"(?: by (\d+\.?\d*) ?s)?"
 )
+
+Result = TypeVar("Result")
+Frames = tuple[bytes, Any]
+"""A header and the bytes that follow it."""
 
 
 class Fault(NamedTuple):
-    """What happens to which rank, at its `number`-th call of a collective (from 1)."""
+    """What happens to which rank at, in or after its `number`-th call of an operation (from 1)."""
 
     kind: str
     rank: int
+    place: str
     number: int
     operation: str
     seconds: float
@@ -43,13 +62,19 @@ class Fault(NamedTuple):
 def parse_fault(text: str) -> Fault:
     """The fault that the text describes; raises ValueError for a text that describes none."""
     match = _FORM.fullmatch(text.strip())
-    count = _ordinal(match[3]) if match else 0
-    if match is None or count < 1 or (match[1] == "delay") != (match[5] is not None):
+    count = _ordinal(match[4]) if match else 0
+    timed = match is not None and (match[1] == "delay") == (match[6] is not None)
+    if match is None or count < 1 or not timed or not _can_be(match[1], match[3], match[5]):
         raise ValueError(
-            f"{text!r} is no fault; as in `kill rank 2 at its third all_reduce` (or stop, drop, "
-            "corrupt), or `delay rank 1 at its first barrier by 0.5 s`"
+            f"{text!r} is no fault; as in `kill rank 2 at its third all_reduce` (or in, after; "
+            f"{', '.join(OF_PROCESSES[1:3] + OF_MESSAGES)}), or `delay rank 1 at its first barrier "
+            "by 0.5 s`"
         )
-    return Fault(match[1], int(match[2]), count, match[4], float(match[5] or 0))
+    return Fault(match[1], int(match[2]), match[3], count, match[5], float(match[6] or 0))
+
+
+def _can_be(kind: str, place: str, operation: str) -> bool:
+    return place == "at" or (kind not in OF_MESSAGES and operation not in TRANSFERS)
 
 
 def _ordinal(word: str) -> int:
@@ -60,35 +85,99 @@ def _ordinal(word: str) -> int:
 
 
 class Faults:
-    """One rank's faults. Calls are counted from here on."""
+    """One rank's faults. Calls are counted from here on. `addresses` are those of its
+    connections' ends, its own and its peers' (ipc://... or tcp://...)."""
 
-    def __init__(self, faults: Iterable[Fault], rank: int) -> None:
+    def __init__(self, faults: Iterable[Fault], rank: int, addresses: Collection[str]) -> None:
         self._faults = [fault for fault in faults if fault.rank == rank]
+        self._addresses = addresses
         self._calls: Counter[str] = Counter()
         self._on_messages = ""
         self._lock = threading.Lock()
 
-    def called(self, operation: str) -> None:
-        """This rank calls a collective."""
+    def called(self, operation: str) -> int:
+        """This rank calls an operation; returns which of its calls this is, from 1."""
         with self._lock:
             self._calls[operation] += 1
             count = self._calls[operation]
-        due = [f for f in self._faults if (f.operation, f.number) == (operation, count)]
         self._on_messages = ""
-        for fault in due:
+        self._strike("at", operation, count)
+        return count
+
+    def through(
+        self, operation: str, count: int, program: Generator[Any, Any, Result]
+    ) -> Generator[Any, Any, Result]:
+        """The program of a call, with what happens in it, at its first wait, and after it."""
+        try:
+            awaited = next(program)
+        except StopIteration as stop:
+            self._strike("in", operation, count)
+            self._strike("after", operation, count)
+            return stop.value  # type: ignore[no-any-return]
+        self._strike("in", operation, count)
+        result = yield from _resumed(program, awaited)
+        self._strike("after", operation, count)
+        return result
+
+    def _strike(self, place: str, operation: str, count: int) -> None:
+        for fault in self._faults:
+            if (fault.place, fault.operation, fault.number) != (place, operation, count):
+                continue
             if fault.kind in OF_MESSAGES:
                 self._on_messages = fault.kind
             elif fault.kind == "delay":
                 time.sleep(fault.seconds)
+            elif fault.kind == "close":
+                cut(self._addresses)
             else:
                 os.kill(os.getpid(), signal.SIGKILL if fault.kind == "kill" else signal.SIGSTOP)
 
-    def sent(self, payload: Array) -> Array | None:
-        """What leaves in place of the payload; None if nothing does."""
-        if self._on_messages == "drop":
-            return None
-        if self._on_messages == "corrupt" and payload.nbytes:
-            self._on_messages = ""
-            payload = payload.copy()
-            payload.view("u1").reshape(-1)[payload.nbytes // 2] ^= 0x10
-        return payload
+    def sent(self, head: bytes, data: Any) -> list[Frames]:
+        """What leaves in place of a message."""
+        kind = self._on_messages
+        if kind == "drop":
+            return []
+        if not kind or (kind in ("corrupt", "truncate") and not len(data)):
+            return [(head, data)]
+        self._on_messages = ""
+        return {
+            "corrupt": [(head, _flipped(data))],
+            "garble": [(_flipped(head), data)],
+            "truncate": [(head, bytes(data)[:-1])],
+            "duplicate": [(head, data)] * 2,
+        }[kind]
+
+
+def _resumed(program: Generator[Any, Any, Result], awaited: Any) -> Generator[Any, Any, Result]:
+    """What is left of a program that has begun to wait."""
+    while True:
+        sent = yield awaited
+        try:
+            awaited = program.send(sent)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+
+
+def _flipped(data: Any) -> bytes:
+    """A copy with one bit in the middle changed."""
+    changed = bytearray(data)
+    changed[len(changed) // 2] ^= 0x10
+    return bytes(changed)
+
+
+def cut(addresses: Collection[str]) -> None:
+    """Break this process's connections of which one end has one of the addresses."""
+    for entry in Path("/proc/self/fd").iterdir():
+        with (
+            contextlib.suppress(OSError),  # no socket, or closed by now
+            socket.socket(fileno=os.dup(int(entry.name))) as connection,
+        ):
+            ends = (connection.getsockname(), connection.getpeername())
+            if any(_address(connection.family, end) in addresses for end in ends):
+                connection.shutdown(socket.SHUT_RDWR)
+
+
+def _address(family: int, end: Any) -> str:
+    if family == socket.AF_UNIX:
+        return f"ipc://{end}"
+    return f"tcp://{end[0]}:{end[1]}" if family == socket.AF_INET else ""

@@ -105,12 +105,16 @@ class Group:
 
     def isend(self, x: Array, dst: int, tag: int = 0, *, timeout: float | None = None) -> Work:
         """Start to send; the array must not change before the Work's `wait()` returns."""
+        if self._endpoint.faults is not None:
+            self._endpoint.faults.called("send")
         return self._transfers.isend(x, dst, tag, self._patience(timeout))
 
     def irecv(
         self, src: int, tag: int = 0, *, out: Array | None = None, timeout: float | None = None
     ) -> Work:
         """Start to receive; `wait()` returns the array. Receives match in the order of issue."""
+        if self._endpoint.faults is not None:
+            self._endpoint.faults.called("recv")
         return self._transfers.irecv(src, tag, out, self._patience(timeout))
 
     # -- collectives --------------------------------------------------------------------------
@@ -434,8 +438,8 @@ class Group:
 
     def _call(self, signature: Signature, body: Body, nbytes: int, options: Options) -> Any:
         """Run a collective in this thread, or on the progress thread behind the earlier ones."""
-        if self._endpoint.faults is not None:
-            self._endpoint.faults.called(signature.operation)
+        faults = self._endpoint.faults
+        count = 0 if faults is None else faults.called(signature.operation)
         async_op, algorithm = options.get("async_op", False), options.get("algorithm", "")
         if algorithm:
             algorithm = self._asked_for(signature.operation, algorithm)
@@ -450,7 +454,10 @@ class Group:
         operation.nbytes = nbytes
 
         def start() -> None:
-            operation.start(body(Link(operation, algorithm)), nbytes)
+            program = body(Link(operation, algorithm))
+            if faults is not None:
+                program = faults.through(signature.operation, count, program)
+            operation.start(program, nbytes)
 
         if async_op or self._channel.pending:
             self._progress.submit(operation, start)

@@ -53,19 +53,26 @@ def _send(link: Link, peer: int, data: Array) -> Program:
 
 
 def _receive(link: Link, operation: Operation, peer: int, out: Array | None) -> Program:
+    channel, tag = operation.channel, operation.stream
     header: Header = yield from link.peek(peer)
+    # Sends are counted by their sender; receives that have failed in between do not count.
+    while header.sequence < channel.received.get((peer, tag), 0):
+        yield from link.discard(peer)
+        header = yield from link.peek(peer)
+    operation.sequence = channel.received.get((peer, tag), 0)
+    link.expect(header)
     _, dtype, shape, _ = header.signature
     if out is not None and (out.shape != shape or out.dtype.str != dtype):
         raise CollectiveMismatch(
-            f"rank {operation.channel.endpoint.rank}: {operation.text()} into an array of shape "
+            f"rank {channel.endpoint.rank}: {operation.text()} into an array of shape "
             f"{out.shape} and dtype {out.dtype} met {header.signature} from rank {header.source}; "
             "the message can still be received"
         )
-    operation.sequence = header.sequence
     result = allocate(header.signature) if out is None else out
     operation.nbytes = result.nbytes
     data = flat(result)
     for piece in segments(data):
         piece[...] = yield from link.receive(peer, piece)
     store(result, data)
+    channel.received[peer, tag] = header.sequence + 1
     return result

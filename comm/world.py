@@ -151,7 +151,9 @@ def inject(faults: Iterable[str]) -> None:
     for text, fault in zip(faults, parsed, strict=True):
         if fault.kind in OF_MESSAGES and _world.transport == "auto":
             raise ValueError(f"{text!r} needs messages: use the transport ipc or tcp")
-    _world.endpoint.faults = Faults(parsed, _world.endpoint.rank) if parsed else None
+    endpoint = _world.endpoint
+    mine = any(fault.rank == endpoint.rank for fault in parsed)
+    endpoint.faults = Faults(parsed, endpoint.rank, endpoint.addresses) if mine else None
 
 
 def report_lost(rank: int, cause: str) -> None:

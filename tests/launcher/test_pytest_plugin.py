@@ -111,21 +111,23 @@ def test_faults_happen_where_they_are_told_to(ranks):
     pool = ranks(2, "ipc")
     fault = "delay rank 1 at its second all_reduce by 0.4 s"
     assert pool.run(under_faults, faults=[fault]) == [[2.0, 2.0, "late", 2.0]] * 2
-    fault = "corrupt rank 0 at its 3rd all_reduce"
-    met = pool.run(under_faults, faults=[fault])
-    assert [m[:2] for m in met] == [[2.0, 2.0]] * 2
-    assert "damaged" in [m[2] for m in met]
+    fault = "duplicate rank 0 at its 3rd all_reduce"
+    assert pool.run(under_faults, faults=[fault]) == [[2.0] * 3] * 2
     assert pool.run(under_faults) == [[2.0] * 3] * 2  # they are gone with their test
     met = pool.run(under_faults, faults=["drop rank 1 at its first all_reduce"])
     assert "CommTimeout" in [m[-1] for m in met]
     pool.close()  # that group is broken for good
+    met = pool.run(under_faults, faults=["corrupt rank 0 at its 3rd all_reduce"])
+    assert met[1] == [2.0, 2.0, "CommError"]
+    pool.close()
 
 
 @pytest.mark.parametrize(
     "text",
     ["", "kill rank 2", "kill rank two at its first barrier", "kill rank 1 at its 0th barrier",
      "maim rank 1 at its first barrier", "delay rank 1 at its first barrier",
-     "kill rank 1 at its first barrier by 2 s"],
+     "kill rank 1 at its first barrier by 2 s", "kill rank 1 in its first send",
+     "drop rank 1 in its first barrier"],
 )  # fmt: skip
 def test_what_is_no_fault(text):
     with pytest.raises(ValueError, match="is no fault"):
