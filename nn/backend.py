@@ -28,7 +28,7 @@ __all__ = [
     "BackendError",
     "MixedArrays",
     "asarray",
-    "block",
+    "block_size",
     "chosen",
     "copy_from_host",
     "refuse_mixture",
@@ -85,7 +85,7 @@ class Backend:
         exact: Callable[[Array], Array] = np.frompyfunc(math.erf, 1, 1)
         return np.asarray(exact(x), np.float64)
 
-    def block(self, elements: int) -> int:
+    def block_size(self, elements: int) -> int:
         """The size of blocks for loops that keep to the cache: what is best on a CPU."""
         return elements
 
@@ -145,7 +145,7 @@ class CuPy(Backend):
         result: Array = self._special.erf(x)
         return result
 
-    def block(self, elements: int) -> int:
+    def block_size(self, elements: int) -> int:
         """See Backend: each call is a kernel, and the more it has to do the better."""
         return max(elements, LARGE_BLOCK)
 
@@ -225,9 +225,9 @@ def copy_from_host(out: Any, values: Array) -> None:
         out[...] = _present.asarray(values, out.dtype)
 
 
-def block(elements: int) -> int:
+def block_size(elements: int) -> int:
     """How many elements a loop that keeps to the cache takes at once; many on a device."""
-    return _present.block(elements)
+    return _present.block_size(elements)
 
 
 def refuse_mixture(what: str, arrays: Iterable[Any]) -> None:

@@ -1,11 +1,32 @@
-"""The one helper through which tests start ranks: `ranks(4).run(function, **arguments)`."""
+"""The one helper through which tests start ranks: `ranks(4).run(function, **arguments)`; and a
+device where there is none."""
 
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ringlet.launcher.link import Link, LinkedPool, LinkError
 from ringlet.launcher.pool import WorkerPool
+from ringlet.nn import backend
+
+FAKE = Path(__file__).with_name("fake")
+
+
+@pytest.fixture
+def fake_cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The backend is CuPy, of which a stand-in takes the place, here and in processes that are
+    started; gives its module. See tests/fake/cupy/core.py."""
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("cupy", "cupyx")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(FAKE)
+    monkeypatch.setenv("PYTHONPATH", str(FAKE))
+    with backend.substituted(backend.CuPy()) as present:
+        yield present.module
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("cupy", "cupyx")]:
+        del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

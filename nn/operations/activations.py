@@ -5,8 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-import numpy as np
-
+from ringlet.nn.backend import block_size, xp
 from ringlet.nn.operations.elementwise import error_function
 from ringlet.nn.tensor import Array, Gradient, Operation, Tensor, in_dtype
 
@@ -18,7 +17,7 @@ class Tanh(Operation):
     """The hyperbolic tangent."""
 
     def forward(self, *arrays: Array) -> Array:
-        self.y = np.tanh(arrays[0])
+        self.y = xp.tanh(arrays[0])
         return self.y
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
@@ -30,7 +29,7 @@ class Sigmoid(Operation):
 
     def forward(self, *arrays: Array) -> Array:
         half = in_dtype(0.5, arrays[0])
-        y: Array = half + half * np.tanh(half * arrays[0])
+        y: Array = half + half * xp.tanh(half * arrays[0])
         self.y = y
         return y
 
@@ -42,7 +41,7 @@ class ReLU(Operation):
     """max(x, 0); slope 0 at 0."""
 
     def forward(self, *arrays: Array) -> Array:
-        self.y = np.maximum(arrays[0], 0)
+        self.y = xp.maximum(arrays[0], 0)
         return self.y
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
@@ -54,15 +53,15 @@ class SiLU(Operation):
 
     def forward(self, *arrays: Array) -> Array:
         (self.x,) = arrays
-        self.gate = np.empty(self.x.shape, self.x.dtype)
-        result = np.empty(self.x.shape, self.x.dtype)
+        self.gate = xp.empty(self.x.shape, self.x.dtype)
+        result = xp.empty(self.x.shape, self.x.dtype)
         for x, s, y in _blocks(self.x, self.gate, result):
             _sigmoid(x, s)
-            np.multiply(x, s, out=y)
+            xp.multiply(x, s, out=y)
         return result
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
-        result = np.empty(self.x.shape, self.x.dtype)
+        result = xp.empty(self.x.shape, self.x.dtype)
         for x, s, g, d in _blocks(self.x, self.gate, grad, result):
             _silu_slope(x, s, d)
             d *= g
@@ -74,19 +73,19 @@ class SwiGLU(Operation):
 
     def forward(self, *arrays: Array) -> Array:
         self.gate, self.up = arrays
-        self.sigmoid = np.empty(self.gate.shape, self.gate.dtype)
-        result = np.empty(self.gate.shape, self.gate.dtype)
+        self.sigmoid = xp.empty(self.gate.shape, self.gate.dtype)
+        result = xp.empty(self.gate.shape, self.gate.dtype)
         for x, up, s, y in _blocks(self.gate, self.up, self.sigmoid, result):
             _sigmoid(x, s)
-            np.multiply(x, s, out=y)
+            xp.multiply(x, s, out=y)
             y *= up
         return result
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
-        to_gate, to_up = np.empty(grad.shape, grad.dtype), np.empty(grad.shape, grad.dtype)
+        to_gate, to_up = xp.empty(grad.shape, grad.dtype), xp.empty(grad.shape, grad.dtype)
         blocks = _blocks(self.gate, self.up, self.sigmoid, grad, to_gate, to_up)
         for x, up, s, g, d_gate, d_up in blocks:
-            np.multiply(x, s, out=d_up)
+            xp.multiply(x, s, out=d_up)
             d_up *= g
             _silu_slope(x, s, d_gate)
             d_gate *= up
@@ -95,15 +94,15 @@ class SwiGLU(Operation):
 
 
 def _sigmoid(x: Array, out: Array) -> None:
-    np.multiply(x, 0.5, out=out)
-    np.tanh(out, out=out)
+    xp.multiply(x, 0.5, out=out)
+    xp.tanh(out, out=out)
     out *= 0.5
     out += 0.5
 
 
 def _silu_slope(x: Array, s: Array, out: Array) -> None:
     """s (1 + x (1 - s))"""
-    np.subtract(1, s, out=out)
+    xp.subtract(1, s, out=out)
     out *= x
     out += 1
     out *= s
@@ -120,23 +119,23 @@ class TanhGELU(Operation):
 
     def forward(self, *arrays: Array) -> Array:
         (self.x,) = arrays
-        self.tanh = np.empty(self.x.shape, self.x.dtype)
-        result = np.empty(self.x.shape, self.x.dtype)
+        self.tanh = xp.empty(self.x.shape, self.x.dtype)
+        result = xp.empty(self.x.shape, self.x.dtype)
         for x, t, y in _blocks(self.x, self.tanh, result):
-            np.multiply(x, x, out=t)
+            xp.multiply(x, x, out=t)
             t *= self.INNER * self.CUBIC
             t += self.INNER
             t *= x
-            np.tanh(t, out=t)
-            np.multiply(x, 0.5, out=y)
+            xp.tanh(t, out=t)
+            xp.multiply(x, 0.5, out=y)
             y += y * t
         return result
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
-        result = np.empty(self.x.shape, self.x.dtype)
+        result = xp.empty(self.x.shape, self.x.dtype)
         for x, t, g, d in _blocks(self.x, self.tanh, grad, result):
             # slope: (1 + t) / 2 + x / 2 (1 - t^2) (INNER + 3 INNER CUBIC x^2)
-            np.multiply(x, x, out=d)
+            xp.multiply(x, x, out=d)
             d *= 3 * self.INNER * self.CUBIC
             d += self.INNER
             d *= x
@@ -161,16 +160,15 @@ class ErfGELU(Operation):
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         x = self.x
-        density = np.exp(x * x * in_dtype(-0.5, x)) * in_dtype(1 / math.sqrt(2 * math.pi), x)
+        density = xp.exp(x * x * in_dtype(-0.5, x)) * in_dtype(1 / math.sqrt(2 * math.pi), x)
         return (grad * (self.cdf + x * density),)
 
 
 def _blocks(*arrays: Array) -> list[tuple[Array, ...]]:
     """The arrays, all of one size, cut into flat blocks that fit the cache together."""
-    flat = [array.reshape(-1) for array in arrays]
+    flat, size = [array.reshape(-1) for array in arrays], block_size(BLOCK)
     return [
-        tuple(each[start : start + BLOCK] for each in flat)
-        for start in range(0, flat[0].size, BLOCK)
+        tuple(each[start : start + size] for each in flat) for start in range(0, flat[0].size, size)
     ]
 
 

@@ -6,12 +6,13 @@ with its row sums, and the sums are applied to the narrow side (head width, not 
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from ringlet.nn.backend import asarray, block_size, xp
 from ringlet.nn.operations.dropout import check_probability, keep_mask
-from ringlet.nn.tensor import Array, Gradient, Operation, Tensor, array_of
+from ringlet.nn.tensor import Array, Gradient, Operation, Tensor, array_of, in_dtype
 
 ROWS = 128
 """Queries for each block of scores."""
@@ -49,9 +50,9 @@ class Masks(NamedTuple):
     scale: float | None = None
     """Of the scores; 1 / sqrt(D) if it is None."""
 
-    def factor(self, q: Array) -> Array:
+    def factor(self, q: Array) -> Any:
         """The scale in the dtype of `q`."""
-        return np.asarray(self.scale or 1 / math.sqrt(q.shape[-1]), q.dtype)
+        return in_dtype(self.scale or 1 / math.sqrt(q.shape[-1]), q)
 
 
 PLAIN, CAUSAL = Masks(), Masks(causal=True)
@@ -68,7 +69,7 @@ def attend(q: Array, k: Array, v: Array, out: Array, masks: Masks) -> list[_Bloc
     scale, groups = masks.factor(q), k.shape[1]
     for samples, queries, keys in _plan(q.shape, k.shape[2], masks.causal):
         rows = q[samples, :, queries] * scale  # (S, H, R, D)
-        exp = np.matmul(_fold(rows, groups), np.swapaxes(k[samples, :, keys], -1, -2))
+        exp = xp.matmul(_fold(rows, groups), xp.swapaxes(k[samples, :, keys], -1, -2))
         exp = exp.reshape(*rows.shape[:-1], exp.shape[-1])  # (S, H, R, K)
         if masks.causal:
             _mask(exp, queries.start + k.shape[2] - q.shape[2])
@@ -76,9 +77,9 @@ def attend(q: Array, k: Array, v: Array, out: Array, masks: Masks) -> list[_Bloc
         block = _Block(samples, queries, keys, exp, 1 / total)
         target, weights = out[samples, :, queries], _dropped(exp, masks, block)
         if groups == q.shape[1]:
-            np.matmul(weights, v[samples, :, keys], out=target)
+            xp.matmul(weights, v[samples, :, keys], out=target)
         else:
-            target[...] = np.matmul(_fold(weights, groups), v[samples, :, keys]).reshape(
+            target[...] = xp.matmul(_fold(weights, groups), v[samples, :, keys]).reshape(
                 target.shape
             )
         target *= block.inverse
@@ -90,16 +91,16 @@ def _exponentials(scores: Array, masks: Masks, place: tuple[slice, ...]) -> Arra
     """exp(scores - maximum) in their place; returns the row sums (S, H, R, 1)."""
     bias = masks.bias
     if bias is not None and bias.dtype == bool:
-        np.copyto(scores, -np.inf, where=~bias[place])
+        xp.copyto(scores, -np.inf, where=~bias[place])
     elif bias is not None:
         scores += bias[place]
     largest = scores.max(axis=-1, keepdims=True)
     if bias is not None:  # a row may have no key: all its exponentials become 0
-        np.maximum(largest, np.finfo(scores.dtype).min, out=largest)
+        xp.maximum(largest, np.finfo(scores.dtype).min, out=largest)
     scores -= largest
-    np.exp(scores, out=scores)
-    total: Array = np.matmul(scores, np.ones((scores.shape[-1], 1), scores.dtype))
-    return total if bias is None else np.maximum(total, 1)
+    xp.exp(scores, out=scores)
+    total: Array = xp.matmul(scores, xp.ones((scores.shape[-1], 1), scores.dtype))
+    return total if bias is None else xp.maximum(total, 1)
 
 
 def _dropped(exp: Array, masks: Masks, block: _Block) -> Array:
@@ -132,11 +133,11 @@ def attend_backward(
         g = grad[samples, :, queries] * inverse  # (S, H, R, E)
         folded = _fold(g, groups)
         weights = _fold(_dropped(exp, masks, block), groups)
-        to_v = np.matmul(np.swapaxes(weights, -1, -2), folded)  # (S, G, K, E)
-        delta = np.matmul(
-            g * out[samples, :, queries], np.ones((out.shape[-1], 1), q.dtype)
+        to_v = xp.matmul(xp.swapaxes(weights, -1, -2), folded)  # (S, G, K, E)
+        delta = xp.matmul(
+            g * out[samples, :, queries], xp.ones((out.shape[-1], 1), q.dtype)
         )  # (S, H, R, 1)
-        scores = np.matmul(folded, np.swapaxes(v[samples, :, keys], -1, -2)).reshape(exp.shape)
+        scores = xp.matmul(folded, xp.swapaxes(v[samples, :, keys], -1, -2)).reshape(exp.shape)
         if masks.keep is not None:
             scores *= masks.keep[block.place]
         scores -= delta
@@ -145,8 +146,8 @@ def attend_backward(
             _add_reduced(to_bias, block, scores)
         scores *= scale
         scores = _fold(scores, groups)
-        to_q = np.matmul(scores, k[samples, :, keys]).reshape(*g.shape[:-1], -1)
-        to_k = np.matmul(np.swapaxes(scores, -1, -2), _fold(q[samples, :, queries], groups))
+        to_q = xp.matmul(scores, k[samples, :, keys]).reshape(*g.shape[:-1], -1)
+        to_k = xp.matmul(xp.swapaxes(scores, -1, -2), _fold(q[samples, :, queries], groups))
         yield block, to_q, to_k, to_v
 
 
@@ -159,10 +160,13 @@ def _add_reduced(total: Array, block: _Block, part: Array) -> None:
 
 def _plan(shape: tuple[int, ...], keys: int, causal: bool) -> Iterator[tuple[slice, slice, slice]]:
     batch, heads, length, _ = shape
-    group = max(1, SCORES // max(1, heads * min(ROWS, length) * keys))
+    size, rows = block_size(SCORES), ROWS
+    if size > SCORES:  # on a device: as many queries as fit a block
+        rows = max(ROWS, size // max(1, heads * keys))
+    group = max(1, size // max(1, heads * min(rows, length) * keys))
     for sample in range(0, batch, group):
-        for start in range(0, length, ROWS):
-            stop = min(start + ROWS, length)
+        for start in range(0, length, rows):
+            stop = min(start + rows, length)
             seen = stop + keys - length if causal else keys
             yield slice(sample, sample + group), slice(start, stop), slice(0, seen)
 
@@ -170,10 +174,10 @@ def _plan(shape: tuple[int, ...], keys: int, causal: bool) -> Iterator[tuple[sli
 def _mask(scores: Array, first: int) -> None:
     """Hide what lies ahead: row r sees the columns up to first + r."""
     rows, columns = scores.shape[-2:]
-    hidden = np.arange(columns) > first + np.arange(rows)[:, None]
-    if hidden.any():
+    if columns - 1 > first:
+        hidden = xp.arange(first, columns) > first + xp.arange(rows)[:, None]
         square = scores[..., first:]  # the columns before `first` are seen by every row
-        np.copyto(square, -np.inf, where=hidden[:, first:])
+        xp.copyto(square, -np.inf, where=hidden)
 
 
 class ScaledDotProductAttention(Operation):
@@ -190,16 +194,16 @@ class ScaledDotProductAttention(Operation):
         q, k, v, *self.bias = arrays
         if self.bias:
             shape = (*q.shape[:3], k.shape[2])
-            self.masks = self.masks._replace(bias=np.broadcast_to(self.bias[0], shape))
-        out = np.empty((*q.shape[:3], v.shape[3]), q.dtype)
+            self.masks = self.masks._replace(bias=xp.broadcast_to(self.bias[0], shape))
+        out = xp.empty((*q.shape[:3], v.shape[3]), q.dtype)
         self.blocks = attend(q, k, v, out, self.masks)
         self.arrays = q, k, v, out
         return out
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         q, k, v, _ = self.arrays
-        to_q, to_k, to_v = np.empty_like(q), np.zeros_like(k), np.zeros_like(v)
-        to_bias = [np.zeros_like(bias) if self.needs[3] else None for bias in self.bias]
+        to_q, to_k, to_v = xp.empty_like(q), xp.zeros_like(k), xp.zeros_like(v)
+        to_bias = [xp.zeros_like(bias) if self.needs[3] else None for bias in self.bias]
         parts = attend_backward(self.blocks, self.arrays, grad, self.masks, *to_bias)
         for block, q_part, k_part, v_part in parts:
             to_q[block.samples, :, block.queries] = q_part
@@ -226,14 +230,14 @@ class PackedSelfAttention(Operation):
     def forward(self, *arrays: Array) -> Array:
         (self.packed,) = arrays
         batch, length, width = self.packed.shape
-        self.result = np.empty((batch, length, width // 3), self.packed.dtype)
+        self.result = xp.empty((batch, length, width // 3), self.packed.dtype)
         q, k, v = self._heads(self.packed, 3)
         (out,) = self._heads(self.result, 1)
         self.blocks = attend(q, k, v, out, self.masks)
         return self.result
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
-        result = np.empty(self.packed.shape, self.packed.dtype)
+        result = xp.empty(self.packed.shape, self.packed.dtype)
         q, k, v = self._heads(self.packed, 3)
         to_q, to_k, to_v = self._heads(result, 3)
         (out,), (g,) = self._heads(self.result, 1), self._heads(grad, 1)
@@ -290,7 +294,7 @@ def scaled_dot_product_attention(
         bias = attn_mask.reshape(*(1,) * (4 - attn_mask.ndim), *attn_mask.shape)
         return ScaledDotProductAttention(masks)(query, key, value, bias)
     if attn_mask is not None:
-        masks = masks._replace(bias=np.broadcast_to(array_of(attn_mask), shape))
+        masks = masks._replace(bias=xp.broadcast_to(asarray(array_of(attn_mask)), shape))
     return ScaledDotProductAttention(masks)(query, key, value)
 
 

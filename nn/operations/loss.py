@@ -5,7 +5,8 @@ from typing import Literal
 
 import numpy as np
 
-from ringlet.nn.tensor import Array, Gradient, Operation, Tensor, array_of
+from ringlet.nn.backend import asarray, block_size, xp
+from ringlet.nn.tensor import Array, Gradient, Operation, Tensor, host_array
 
 ROWS = 64
 """Rows worked on at once: they stay in the cache from the maximum to the sum."""
@@ -32,44 +33,46 @@ class CrossEntropy(Operation):
     def forward(self, *arrays: Array) -> Array:
         (logits,) = arrays  # (N, V)
         self._weigh(logits)
-        self.probabilities = np.empty(logits.shape, logits.dtype)
-        losses = np.empty(len(logits), logits.dtype)
-        ones = np.ones((logits.shape[1], 1), logits.dtype)
-        for start in range(0, len(logits), ROWS):
-            block = slice(start, start + ROWS)
+        self.probabilities = xp.empty(logits.shape, logits.dtype)
+        losses = xp.empty(len(logits), logits.dtype)
+        ones = xp.ones((logits.shape[1], 1), logits.dtype)
+        rows = block_size(ROWS * logits.shape[1]) // logits.shape[1]
+        for start in range(0, len(logits), rows):
+            block = slice(start, start + rows)
             p, columns = self.probabilities[block], self.columns[block]
-            np.subtract(logits[block], logits[block].max(axis=1, keepdims=True), out=p)
-            loss = -p[np.arange(len(p)), columns] * self.target_share[block]
+            xp.subtract(logits[block], logits[block].max(axis=1, keepdims=True), out=p)
+            loss = -p[xp.arange(len(p)), columns] * self.target_share[block]
             if self.smoothing:
                 loss -= p @ self.others
-            np.exp(p, out=p)
+            xp.exp(p, out=p)
             total = p @ ones  # (rows, 1)
-            loss += np.log(total[:, 0]) * self.row_share[block]
+            loss += xp.log(total[:, 0]) * self.row_share[block]
             losses[block] = loss
             p /= total
         losses *= self.weights[:, 0]
-        return losses if self.reduction == "none" else np.asarray(losses.sum(), logits.dtype)
+        return losses if self.reduction == "none" else xp.asarray(losses.sum(), logits.dtype)
 
     def _weigh(self, logits: Array) -> None:
-        """The probabilities that are wanted of the target and of the others, times the weights
-        of their classes; and the weights of the rows."""
+        """On the host: the probabilities that are wanted of the target and of the others, times
+        the weights of their classes; and the weights of the rows."""
         dtype, count = logits.dtype, logits.shape[1]
         counted = self.targets != self.ignore_index
-        self.columns = np.where(counted, self.targets, 0)
+        columns = np.where(counted, self.targets, 0)
         classes = np.ones(count, dtype) if self.classes is None else self.classes.astype(dtype)
-        chosen = classes[self.columns]  # (N,)
-        self.others = classes * np.asarray(self.smoothing / count, dtype)  # (V,)
-        self.target_share = chosen * np.asarray(1 - self.smoothing, dtype)
-        self.row_share = self.target_share + self.others.sum()
+        chosen = classes[columns]  # (N,)
+        others = classes * dtype.type(self.smoothing / count)  # (V,)
+        share = chosen * dtype.type(1 - self.smoothing)
         total = float(chosen[counted].sum()) if self.reduction == "mean" else 1
-        self.weights = np.where(counted, 1 / (total or 1), 0).astype(dtype)[:, None]  # (N, 1)
+        weights = np.where(counted, 1 / (total or 1), 0).astype(dtype)[:, None]  # (N, 1)
+        self.columns, self.others, self.weights = map(asarray, (columns, others, weights))
+        self.target_share, self.row_share = asarray(share), asarray(share + others.sum())
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         result = self.probabilities
         if self.smoothing or self.classes is not None:
             result *= self.row_share[:, None]
             result -= self.others
-        result[np.arange(len(result)), self.columns] -= self.target_share
+        result[xp.arange(len(result)), self.columns] -= self.target_share
         result *= self.weights * grad.reshape(-1, 1)
         return (result,)
 
@@ -88,7 +91,7 @@ def cross_entropy(
     their classes; "none" gives (...). Raises IndexError naming the target that is no id of the
     vocabulary, ValueError with the shapes if they do not fit.
     """
-    ids = np.asarray(array_of(targets))
+    ids = host_array(targets)
     if ids.shape != logits.shape[:-1]:
         raise ValueError(f"logits of shape {logits.shape} and targets of {ids.shape} do not fit")
     if reduction not in ("mean", "sum", "none"):
@@ -98,7 +101,7 @@ def cross_entropy(
     wrong = ids[(ids != ignore_index) & ((ids < 0) | (ids >= logits.shape[-1]))]
     if wrong.size:
         raise IndexError(f"target {wrong[0]} is no id of a vocabulary of {logits.shape[-1]}")
-    classes = None if weight is None else np.asarray(array_of(weight))
+    classes = None if weight is None else host_array(weight)
     if classes is not None and classes.shape != logits.shape[-1:]:
         raise ValueError(f"weights of shape {classes.shape} for {logits.shape[-1]} classes")
     flat = logits.reshape(-1, logits.shape[-1])

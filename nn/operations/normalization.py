@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ringlet.nn.backend import block_size, xp
 from ringlet.nn.operations.products import column_sums
-from ringlet.nn.tensor import Array, Gradient, Operation, Tensor
+from ringlet.nn.tensor import Array, Gradient, Operation, Tensor, in_dtype
 
 BLOCK = 32 * 1024
 """Normalization works on rows of about so many elements: they stay in the cache."""
@@ -20,7 +21,7 @@ class Softmax(Operation):
 
     def forward(self, *arrays: Array) -> Array:
         (x,) = arrays
-        y: Array = np.exp(x - x.max(axis=self.dim, keepdims=True))
+        y: Array = xp.exp(x - x.max(axis=self.dim, keepdims=True))
         y /= y.sum(axis=self.dim, keepdims=True)
         self.y = y
         return y
@@ -40,12 +41,12 @@ class LogSoftmax(Operation):
     def forward(self, *arrays: Array) -> Array:
         (x,) = arrays
         y: Array = x - x.max(axis=self.dim, keepdims=True)
-        y -= np.log(np.exp(y).sum(axis=self.dim, keepdims=True))
+        y -= xp.log(xp.exp(y).sum(axis=self.dim, keepdims=True))
         self.y = y
         return y
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
-        return (grad - np.exp(self.y) * grad.sum(axis=self.dim, keepdims=True),)
+        return (grad - xp.exp(self.y) * grad.sum(axis=self.dim, keepdims=True),)
 
 
 class LayerNorm(Operation):
@@ -61,36 +62,36 @@ class LayerNorm(Operation):
     def forward(self, *arrays: Array) -> Array:
         x, self.weight, self.bias = arrays
         rows = x.reshape(-1, x.shape[-1])  # (N, C)
-        self.normal = np.empty(rows.shape, rows.dtype)
-        self.scale = np.empty((len(rows), 1), rows.dtype)
-        result = np.empty(x.shape, x.dtype)
+        self.normal = xp.empty(rows.shape, rows.dtype)
+        self.scale = xp.empty((len(rows), 1), rows.dtype)
+        result = xp.empty(x.shape, x.dtype)
         flat = result.reshape(rows.shape)
-        mean_of = np.full((x.shape[-1], 1), 1 / x.shape[-1], x.dtype)
+        mean_of = xp.full((x.shape[-1], 1), 1 / x.shape[-1], x.dtype)
         for block in _row_blocks(rows):
             normal, y = self.normal[block], flat[block]
-            np.subtract(rows[block], rows[block] @ mean_of, out=normal)
-            np.multiply(normal, normal, out=y)
-            scale = 1 / np.sqrt(y @ mean_of + np.asarray(self.eps, x.dtype))  # (rows, 1)
+            xp.subtract(rows[block], rows[block] @ mean_of, out=normal)
+            xp.multiply(normal, normal, out=y)
+            scale = 1 / xp.sqrt(y @ mean_of + in_dtype(self.eps, x))  # (rows, 1)
             self.scale[block] = scale
             normal *= scale
-            np.multiply(normal, self.weight, out=y)
+            xp.multiply(normal, self.weight, out=y)
             y += self.bias
         return result
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         g = grad.reshape(self.normal.shape)  # (N, C)
-        result = np.empty(grad.shape, grad.dtype)
+        result = xp.empty(grad.shape, grad.dtype)
         flat = result.reshape(g.shape)
-        to_weight = np.zeros_like(self.weight)
-        mean_of = np.full((g.shape[-1], 1), 1 / g.shape[-1], g.dtype)
+        to_weight = xp.zeros_like(self.weight)
+        mean_of = xp.full((g.shape[-1], 1), 1 / g.shape[-1], g.dtype)
         weight_mean = self.weight[:, None] * mean_of  # (C, 1)
         for block in _row_blocks(g):
             normal, out = self.normal[block], flat[block]
             product = g[block] * normal
             to_weight += column_sums(product)
             # with h = g * weight: (h - mean(h) - normal * mean(h * normal)) * scale
-            np.multiply(normal, -(product @ weight_mean), out=out)
-            np.multiply(g[block], self.weight, out=product)
+            xp.multiply(normal, -(product @ weight_mean), out=out)
+            xp.multiply(g[block], self.weight, out=product)
             out += product
             out -= g[block] @ weight_mean
             out *= self.scale[block]
@@ -110,25 +111,25 @@ class RMSNorm(Operation):
     def forward(self, *arrays: Array) -> Array:
         x, self.weight = arrays
         self.x = x.reshape(-1, x.shape[-1])  # (N, C)
-        self.scale = np.empty((len(self.x), 1), x.dtype)
-        result = np.empty(x.shape, x.dtype)
+        self.scale = xp.empty((len(self.x), 1), x.dtype)
+        result = xp.empty(x.shape, x.dtype)
         flat = result.reshape(self.x.shape)
-        mean_of = np.full((x.shape[-1], 1), 1 / x.shape[-1], x.dtype)
+        mean_of = xp.full((x.shape[-1], 1), 1 / x.shape[-1], x.dtype)
         for block in _row_blocks(self.x):
             rows, y = self.x[block], flat[block]
-            np.multiply(rows, rows, out=y)
-            scale = 1 / np.sqrt(y @ mean_of + np.asarray(self.eps, x.dtype))  # (rows, 1)
+            xp.multiply(rows, rows, out=y)
+            scale = 1 / xp.sqrt(y @ mean_of + in_dtype(self.eps, x))  # (rows, 1)
             self.scale[block] = scale
-            np.multiply(rows, scale, out=y)
+            xp.multiply(rows, scale, out=y)
             y *= self.weight
         return result
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         g = grad.reshape(self.x.shape)  # (N, C)
-        result = np.empty(grad.shape, grad.dtype)
+        result = xp.empty(grad.shape, grad.dtype)
         flat = result.reshape(g.shape)
-        to_weight = np.zeros_like(self.weight)
-        weight_mean = self.weight[:, None] / np.asarray(g.shape[-1], g.dtype)  # (C, 1)
+        to_weight = xp.zeros_like(self.weight)
+        weight_mean = self.weight[:, None] / in_dtype(g.shape[-1], g)  # (C, 1)
         for block in _row_blocks(g):
             rows, scale, out = self.x[block], self.scale[block], flat[block]
             # with n = x * scale and h = g * weight: (h - n * mean(h * n)) * scale
@@ -136,14 +137,14 @@ class RMSNorm(Operation):
             product = g[block] * normal
             to_weight += column_sums(product)
             normal *= product @ weight_mean
-            np.multiply(g[block], self.weight, out=out)
+            xp.multiply(g[block], self.weight, out=out)
             out -= normal
             out *= scale
         return result, to_weight
 
 
 def _row_blocks(rows: Array) -> list[slice]:
-    step = max(1, BLOCK // rows.shape[1])
+    step = max(1, block_size(BLOCK) // rows.shape[1])
     return [slice(start, start + step) for start in range(0, len(rows), step)]
 
 
@@ -169,8 +170,8 @@ def layer_norm(
     Weight and bias have that shape. Raises ValueError with the shapes if they do not fit.
     """
     shape, width = _normalized(x, normalized_shape, weight, bias)
-    weight = Tensor(np.ones(shape, x.dtype)) if weight is None else weight
-    bias = Tensor(np.zeros(shape, x.dtype)) if bias is None else bias
+    weight = Tensor(xp.ones(shape, x.dtype)) if weight is None else weight
+    bias = Tensor(xp.zeros(shape, x.dtype)) if bias is None else bias
     if len(shape) == 1:
         return LayerNorm(eps)(x, weight, bias)
     rows = x.reshape(*x.shape[: -len(shape)], width)
@@ -190,7 +191,7 @@ def rms_norm(
     they do not fit.
     """
     shape, width = _normalized(x, normalized_shape, weight)
-    weight = Tensor(np.ones(shape, x.dtype)) if weight is None else weight
+    weight = Tensor(xp.ones(shape, x.dtype)) if weight is None else weight
     eps = float(np.finfo(x.dtype).eps) if eps is None else eps
     if len(shape) == 1:
         return RMSNorm(eps)(x, weight)

@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from ringlet.nn.backend import block, to_host, xp
+from ringlet.nn.backend import block_size, to_host, xp
 from ringlet.nn.flat import FlatParameters
 from ringlet.nn.optim.optimizer import BLOCK
 from ringlet.nn.tensor import Array
@@ -20,7 +20,7 @@ def sums_of_squares(arrays: Sequence[Array]) -> list[float]:
 
     Of a device the host fetches the sums of all blocks at once.
     """
-    step = block(BLOCK)
+    step = block_size(BLOCK)
     parts = [
         [xp.dot(array[n : n + step], array[n : n + step]) for n in range(0, array.size, step)]
         for array in arrays
@@ -47,7 +47,7 @@ def clip_grad_value_(flat: FlatParameters, clip_value: float) -> None:
     if clip_value < 0:
         raise ValueError(f"clip_value is {clip_value}; it has to be 0 or more")
     grad = flat.grad
-    step = block(BLOCK)
+    step = block_size(BLOCK)
     for start in range(0, grad.size, step):
         part = grad[start : start + step]
         xp.clip(part, -clip_value, clip_value, out=part)

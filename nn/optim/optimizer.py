@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, TypeAlias
 
-from ringlet.nn.backend import block, copy_from_host, xp
+from ringlet.nn.backend import block_size, copy_from_host, xp
 from ringlet.nn.flat import Flat, Slot
 from ringlet.nn.module import Parameter
 from ringlet.nn.tensor import Array
@@ -79,7 +79,7 @@ class Optimizer:
         self.state: dict[str, Array] = {
             name: xp.zeros(flat.size, flat.dtype) for name in self.STATE
         }
-        self._block = min(block(BLOCK), max(1, flat.size))
+        self._block = min(block_size(BLOCK), max(1, flat.size))
         self._scratch = xp.empty((2, self._block), flat.dtype)
         self._runs = list(_runs(flat, {slot.start: self.rates(slot) for slot in self.in_blocks()}))
 

@@ -17,13 +17,13 @@ class Ringlet:
         """The parameters, as one array, after a step with each of the gradients."""
         names = {"lr": "learning_rate", "lr_decay": "learning_rate_decay", "d": "clip"}
         options = {names.get(name, name): value for name, value in options.items()}
-        named = [(str(n), nn.Parameter(x.copy())) for n, x in enumerate(data)]
+        named = [(str(n), nn.Parameter(nn.asarray(x.copy()))) for n, x in enumerate(data)]
         flat = nn.FlatParameters(named)
         optimizer = getattr(nn.optim, kind)(flat, decay=nn.optim.everything, **options)
         for grad in grads:
-            flat.grad[:] = np.concatenate([x.reshape(-1) for x in grad])
+            flat.grad[:] = nn.asarray(np.concatenate([x.reshape(-1) for x in grad]))
             optimizer.step()
-        return flat.data
+        return nn.to_host(flat.data)
 
     @staticmethod
     def schedule(kind, arguments, options, steps):
@@ -35,11 +35,11 @@ class Ringlet:
     def fill(module, values):
         """Set the parameters."""
         for name, parameter in module.named_parameters():
-            parameter.data = values[name]
+            parameter.data = nn.asarray(values[name])
 
     @staticmethod
     def array(tensor):
-        return tensor.data if isinstance(tensor, nn.Tensor) else tensor
+        return nn.to_host(tensor.data if isinstance(tensor, nn.Tensor) else tensor)
 
 
 class Torch:
