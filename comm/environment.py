@@ -92,7 +92,7 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
     if transport not in TRANSPORTS:
         raise CommError(f"RINGLET_TRANSPORT is {transport!r}; there are {', '.join(TRANSPORTS)}")
     rendezvous = _rendezvous(reader) if size > 1 else ""
-    address = variables.get("RINGLET_ADDRESS")
+    address = variables.get("RINGLET_ADDRESS") if size > 1 else None
     key = find_key(variables) if size > 1 else None
     check_network([rendezvous, f"tcp://{address}" if address else ""], key, variables)
     encrypt = variables.get("RINGLET_ENCRYPT", "all")

@@ -23,7 +23,7 @@ from ringlet.launcher.failure import Failure
 from ringlet.launcher.plan import Host, Place, Plan
 
 BEAT_S = 0.5
-SILENCE_S = 8.0
+SILENCE_S = 4.5
 TELL_EVERY_S = 1.0
 POLL_MS = 100
 LINGER_MS = 2000
@@ -138,7 +138,7 @@ class Agent(ABC):
         those of all other hosts."""
         heard.gone = True
         host = self.plan.host(node)
-        cause = f"the agent of {host} has not been heard for {SILENCE_S:.0f} s"
+        cause = f"the agent of {host} has not been heard for {SILENCE_S:g} s"
         for rank in self.plan.ranks(node):
             failure = Failure(rank, cause, ExitCode.PEER_LOST, host=host.name)
             self._failures.append(failure)

@@ -129,7 +129,9 @@ class Chief(Agent):
         for node, heard in self._others.items():
             if heard.gone:
                 del here[node]
-        reason = self._objection(word, host, here) or ("" if self.place.restarts else RUNNING)
+        reason = self._objection(word, host, here)
+        if not reason and not self.place.restarts and not self.place.elastic:
+            reason = RUNNING
         if reason:
             self._send({"refused": reason}, route)
         else:

@@ -8,14 +8,18 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from ringlet.launcher.errors import UserError
+
 
 @dataclass(frozen=True)
 class HostOptions:
     """The options of --nnodes and of --hosts, as given."""
 
     nnodes: Annotated[
-        int, typer.Option("--nnodes", min=1, help="How many hosts; the same command runs on each.")
-    ] = 1
+        str,
+        typer.Option("--nnodes", metavar="N|MIN:MAX", help="How many hosts; the same command runs "
+                     "on each. With MIN:MAX the job goes on without those that are lost."),
+    ] = "1"  # fmt: skip
     node_rank: Annotated[
         int | None,
         typer.Option("--node-rank", help="This host's number, from 0; host 0 is where --master "
@@ -53,6 +57,16 @@ class HostOptions:
                      "[default: all]", show_default=False),
     ] = None  # fmt: skip
     announce: Annotated[bool, typer.Option("--announce", hidden=True)] = False
+
+    def range(self) -> tuple[int, int]:
+        """The fewest hosts and the most; raises UserError."""
+        least, colon, most = self.nnodes.partition(":")
+        numbers = [least, most] if colon else [least, least]
+        if not all(number.isdecimal() and int(number) > 0 for number in numbers):
+            raise UserError(f"--nnodes is {self.nnodes!r}; it has to be as 4, or as 1:4")
+        if int(numbers[0]) > int(numbers[1]):
+            raise UserError(f"--nnodes is {self.nnodes}; the fewest hosts come first, as in 1:4")
+        return int(numbers[0]), int(numbers[1])
 
     @property
     def over_ssh(self) -> bool:

@@ -56,17 +56,18 @@ def apply_security(options: HostOptions) -> JobKey | None:
 def place_of(options: HostOptions, workers: int, restarts: int = 0) -> Place | None:
     """This host's place among several; None for a job of one host. Refuses what cannot be."""
     key = apply_security(options)
-    if options.nnodes == 1 and options.master is None:
+    least, most = options.range()
+    if most == 1 and options.master is None:
         return None
     if options.master is None or options.node_rank is None:
         raise UserError(
             "several hosts need --master HOST:PORT, an address of host 0, and --node-rank: 0 on "
             "that host, 1, 2, ... on the others"
         )
-    if not 0 <= options.node_rank < options.nnodes:
+    if not 0 <= options.node_rank < most:
         raise UserError(
             f"--node-rank is {options.node_rank}; with --nnodes {options.nnodes} it is a number "
-            f"from 0 to {options.nnodes - 1}"
+            f"from 0 to {most - 1}"
         )
     master = resolve(options.master)
     if options.node_rank == 0 and not is_own(master.rpartition(":")[0]):
@@ -82,12 +83,13 @@ def place_of(options: HostOptions, workers: int, restarts: int = 0) -> Place | N
         raise UserError(str(error)) from error
     return Place(
         options.node_rank,
-        options.nnodes,
+        most,
         workers,
         address,
         master,
         key,
         started=options.announce,
+        least=least,
         restarts=restarts,
     )
 
@@ -134,6 +136,8 @@ def run_over_ssh(command: Sequence[str], options: HostOptions, workers: int) -> 
     in which this runs.
     """
     hosts = parse_hosts(options.hosts, options.hostfile, workers)
+    if options.nnodes != "1" and options.range()[1] != len(hosts):
+        raise UserError(f"--nnodes is {options.nnodes}, and {len(hosts)} hosts are named")
     key = apply_security(options)
     if key is None and not options.insecure and os.environ.get(INSECURE) != "1":
         key = JobKey.new()  # nobody else has to know it: ssh takes it to the hosts
@@ -186,7 +190,8 @@ class _Fleet:
     def _start(self, node: int) -> None:
         name, workers = self._hosts[node]
         words = [sys.executable, "-m", "ringlet.launcher.hosts", self._command[0]]
-        words += ["--nnodes", str(len(self._hosts)), "--node-rank", str(node)]
+        least = self._options.range()[0] if ":" in self._options.nnodes else len(self._hosts)
+        words += ["--nnodes", f"{least}:{len(self._hosts)}", "--node-rank", str(node)]
         words += ["--master", self._master, "--workers", str(workers)]
         if self._options.interface is not None:
             words += ["--interface", self._options.interface]
@@ -242,13 +247,16 @@ class _Fleet:
                 self._say(agent, {"signal": number})
 
     def _code(self) -> int:
-        """All agents agree, unless one was lost: then the first that failed on its own."""
+        """Host 0's, which the others share, unless it was lost: then the first that failed on
+        its own."""
         codes = [agent.wait() for agent in self._agents]
         if len(codes) < len(self._hosts):
             return codes[0] or ExitCode.FAILED
         for (name, _), code in zip(self._hosts, codes, strict=True):
             if code == 255:
                 self._screen.line(f"ringlet: ssh to {name} failed", sys.stderr)
+        if codes[0] == 0:
+            return ExitCode.OK
         agreed = [code for code in codes if code not in (0, 255)]
         if agreed:
             return ExitCode.SIGNAL - agreed[0] if agreed[0] < 0 else agreed[0]

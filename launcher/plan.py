@@ -29,8 +29,9 @@ class Host:
 class Place:
     """What one agent is told to be: `node` of `nodes`, and where agent 0 listens.
 
-    The job may be as small as `least` hosts. With `restarts`, a host may come while the job runs,
-    and belongs to it from its next start on.
+    The job may be as small as `least` hosts (0: `nodes`). If it may start again, with so many
+    `restarts` or since it is elastic, a host may come while it runs, and belongs to it from its
+    next start on.
     """
 
     node: int
@@ -47,6 +48,11 @@ class Place:
     def fewest(self) -> int:
         """How many hosts there have to be."""
         return self.least or self.nodes
+
+    @property
+    def elastic(self) -> bool:
+        """Whether the job goes on without hosts that are lost."""
+        return self.fewest < self.nodes
 
 
 @dataclass(frozen=True)

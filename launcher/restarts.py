@@ -101,9 +101,11 @@ def persist(
     """Run `start(generation)` until it succeeds or stops on a signal, with so many restarts at
     most; returns the last exit code.
 
-    A program that fails before it has `begun` its work would fail again: it is not restarted.
+    A program that fails before it has `begun` its work would fail again: it is not restarted. An
+    elastic job that has lost a host goes on without; that does not count.
     """
     code: int = ExitCode.OK
+    used = 0
     for generation in itertools.count():
         try:
             supervisor = start(generation)
@@ -119,11 +121,13 @@ def persist(
             if supervisor.interrupted or not agent.agree(True):
                 return code
             continue
-        again = restarts > 0 and not supervisor.interrupted
-        if again:
-            reason = _objection(code, generation, restarts, begun, agent)
-            again = not reason
-            say(reason or f"restart {generation + 1} of at most {restarts}")
+        again = not supervisor.interrupted
+        if again and _lost_a_host(code, agent):
+            say("going on with the hosts that are left")
+        elif again := again and restarts > 0:
+            reason = _objection(code, used, restarts, begun, agent)
+            again, used = not reason, used + 1
+            say(reason or f"restart {used} of at most {restarts}")
         if agent is not None:
             agent.agree(again)
         if not again:
@@ -131,14 +135,21 @@ def persist(
     raise AssertionError("counts for ever")
 
 
+def _lost_a_host(code: int, agent: Agent | None) -> bool:
+    """Whether that is why the job has ended, and it may go on without."""
+    if agent is None or not agent.place.elastic:
+        return False
+    return code == ExitCode.PEER_LOST or agent.deserted
+
+
 def _objection(
-    code: int, generation: int, restarts: int, begun: Callable[[], bool], agent: Agent | None
+    code: int, used: int, restarts: int, begun: Callable[[], bool], agent: Agent | None
 ) -> str:
     """Why the job is not to be started again; empty if it is."""
-    if generation == restarts:
+    if used == restarts:
         return f"not restarted: it has been restarted {restarts} times"
     if code != ExitCode.PEER_LOST and not begun():  # a host that is lost is not the program's fault
         return "not restarted: it failed before its first step"
-    if agent is not None and agent.deserted and agent.place.fewest == agent.place.nodes:
+    if agent is not None and agent.deserted:
         return "not restarted: it was stopped on another host"
     return ""

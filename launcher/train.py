@@ -111,7 +111,7 @@ def train(
         raise typer.Exit(run_over_ssh(command, hosts, workers or DEFAULT_WORKERS))
     training = None
     if not hosts.node_rank:
-        training = prepare(preset, config, out, resume, sample, given, several=hosts.nnodes > 1)
+        training = prepare(preset, config, out, resume, sample, given, hosts.range())
         workers = training.workers if workers is None else workers
     workers = DEFAULT_WORKERS if workers is None else workers
     place = place_of(hosts, workers, max_restarts)
@@ -127,11 +127,13 @@ def _run(
     task is that of the others, too."""
     screen = Screen()
     progress = None if training is None else Progress(screen, training.settings)
+    sizes: list[int] = []
 
     def start(generation: int) -> Supervisor:
         task_for = None if training is None else training.task_for(generation)
         job, task = starts.job(generation, task_for)
-        if training is not None and not generation:
+        if training is not None and job.size not in sizes[-1:]:
+            sizes.append(job.size)
             screen.line(training.headline(job.size))
         return Supervisor(
             job,

@@ -17,7 +17,7 @@ from ringlet.runtime.config import (
     resume_config,
 )
 from ringlet.runtime.data import Corpus, DataError, load_corpus
-from ringlet.runtime.fit import DEFAULT_WORKERS, check_fit, default_workers
+from ringlet.runtime.fit import DEFAULT_WORKERS, check_fit, default_workers, resized
 from ringlet.runtime.trainer import CHECKPOINTS, METRICS
 
 RUNS = Path("runs")
@@ -30,9 +30,10 @@ def prepare(
     resume: bool,
     sample: int,
     given: Mapping[str, Any],
-    several: bool,
+    hosts: tuple[int, int],
 ) -> "Training":
-    """The training that the options mean, on one host or on several; raises UserError."""
+    """The training that the options mean, on so many hosts (the fewest, the most); raises
+    UserError."""
     try:
         found = _to_resume(out) if resume else None
         if found is None:
@@ -40,14 +41,14 @@ def prepare(
         else:
             saved = {**found.manifest["config"], "vocab_size": found.manifest["vocab_size"]}
             settings = resume_config(saved, preset, config, given)
-        workers = DEFAULT_WORKERS if several else default_workers(settings)
+        workers = DEFAULT_WORKERS if hosts[1] > 1 else default_workers(settings)
         corpus = load_corpus(settings.data, settings.block_size, settings.vocab_size or None)
     except (ConfigError, DataError) as error:
         raise UserError(str(error)) from error
     if found is not None:
         _check_resumed(found, settings, corpus)
     name = f"{corpus.name}-{preset or DEFAULT_PRESET}"
-    return Training(settings, out, name, resume, sample, workers, several)
+    return Training(settings, out, name, resume, sample, workers, hosts)
 
 
 class Training:
@@ -62,9 +63,10 @@ class Training:
         resume: bool,
         sample: int,
         workers: int,
-        several: bool,
+        hosts: tuple[int, int],
     ) -> None:
-        self.settings, self.workers, self.several = settings, workers, several
+        self.settings, self.workers = settings, workers
+        self._several, self._elastic = hosts[1] > 1, hosts[0] < hosts[1]
         self._out, self._name, self._resume, self._sample = out, name, resume, sample
         self._folder: Path | None = None
 
@@ -82,6 +84,8 @@ class Training:
 
         def task(workers: int) -> str:
             try:
+                if self._elastic:
+                    self.settings = resized(self.settings, workers)
                 check_fit(self.settings, workers)
             except ConfigError as error:
                 raise UserError(str(error)) from error
@@ -89,7 +93,7 @@ class Training:
                 self._folder = self._make_folder()
             resume = _to_restart(self._folder) if generation else self._resume
             # The other hosts need not have been started in the same folder.
-            folder = self._folder.resolve() if self.several else self._folder
+            folder = self._folder.resolve() if self._several else self._folder
             words = {"config": asdict(self.settings), "folder": str(folder), "resume": resume}
             return json.dumps({**words, "sample": self._sample})
 

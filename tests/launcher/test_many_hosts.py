@@ -12,23 +12,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from ringlet.comm import AuthenticationError
 from ringlet.comm.key import JobKey
-from ringlet.launcher.addresses import is_own, resolve
-from ringlet.launcher.chief import Chief
-from ringlet.launcher.errors import ExitCode, UserError
-from ringlet.launcher.failure import Failure
-from ringlet.launcher.host_options import HostOptions
-from ringlet.launcher.hosts import parse_hosts, place_of
+from ringlet.launcher.errors import ExitCode
 from ringlet.launcher.link import Link, LinkError
-from ringlet.launcher.member import Member
-from ringlet.launcher.plan import Place, Plan
 
 RINGLET = [sys.executable, "-c", "from ringlet.launcher.cli import main; main()"]
 
@@ -85,26 +76,26 @@ def start(link, tmp_path, monkeypatch):
         process.communicate()
 
 
-def both(start, *program, **more):
+def both(start, *program, nnodes="2", **more):
     """The same command on both hosts: one worker on host 0, two on host 1."""
-    options = ["--nnodes", "2", "--master", f"{Link.addresses[0]}:29400", "--timeout", "30"]
+    options = ["--nnodes", nnodes, "--master", f"{Link.addresses[0]}:29400", "--timeout", "30"]
     return [
         start(node, *options, "--node-rank", str(node), "-n", str(node + 1), *program, **more)
         for node in range(2)
     ]
 
 
-def training(start, *options, workers=(1, 1)):
-    """The same `ringlet train` on both hosts; the options of the hosts come last."""
+def training(start, *options, hosts=(0, 1), nnodes="2"):
+    """The same `ringlet train` on both hosts, with one worker each."""
     tiny = ["--preset", "tiny", "--steps", "12", "--checkpoint-every", "4", "--sample", "0"]
-    more = ["--nnodes", "2", "--master", f"{Link.addresses[0]}:29400", "--timeout", "30"]
+    more = ["--nnodes", nnodes, "--master", f"{Link.addresses[0]}:29400", "--timeout", "30"]
     return [
         start(
             node, *tiny, "--eval-every", "12", "--eval-windows", "64", *more,
-            "--node-rank", str(node), "-n", str(workers[node]), "--out", "o", *options,
+            "--node-rank", str(node), "-n", "1", "--out", "o", *options,
             command="train",
         )
-        for node in range(2)
+        for node in hosts
     ]  # fmt: skip
 
 
@@ -126,6 +117,74 @@ def test_a_dead_worker_is_announced_to_all_hosts_and_all_exit_alike(start):
     for code, _, err in map(outcome, both(start, "script.py", "2")):
         assert code == 128 + signal.SIGKILL
         assert re.search(r"ringlet: rank 2 failed: process \d+ on host .* signal 9", err)
+
+
+def rows(folder):
+    """How many steps the metrics have."""
+    path = folder / "o/metrics.jsonl"
+    return path.read_text().count("\n") if path.is_file() else 0
+
+
+def stepping(folder, rows_then, seconds=40):
+    """Wait until there are so many rows."""
+    until = time.monotonic() + seconds
+    while (there := rows(folder)) < rows_then and time.monotonic() < until:
+        time.sleep(0.02)
+    assert there >= rows_then
+
+
+def test_training_goes_on_without_a_host_that_is_lost(start, tmp_path):
+    """Its agent is killed; the other goes on from the newest checkpoint, alone, and finishes."""
+    options = ["--mesh", "dp=2", "--zero", "1", "--steps", "90", "--checkpoint-every", "20"]
+    left, lost = training(start, *options, nnodes="1:2")
+    stepping(tmp_path, 30)
+    lost.kill()
+    code, out, err = outcome(left)
+    assert code == 0, err
+    assert "with 2 workers (dp=2)" in out
+    assert "has not been heard for 4.5 s" in err
+    assert "going on with the hosts that are left" in err
+    assert "with 1 worker (dp=1)" in out
+    assert re.search(r"going on after step [2-8]0\n", out)
+    assert "done after step 90" in out
+    assert rows(tmp_path) == 91  # no step is there twice, nor is one missing
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_the_hosts_that_are_left_is_refused(start, tmp_path):
+    left, lost = training(start, "--mesh", "tp=2", "--steps", "100000", nnodes="1:2")
+    stepping(tmp_path, 10)
+    lost.kill()
+    code, _, err = outcome(left)
+    assert code == ExitCode.PEER_LOST
+    assert "not restarted: a mesh of tp=2 has 2 ranks, and there are 1 workers" in err
+    assert "start 2 workers" in err
+
+
+@pytest.mark.slow
+def test_a_host_that_comes_later_joins_when_the_job_starts_again(start, tmp_path):
+    """It comes while the job runs without it, which then loses a worker."""
+    (first,) = training(
+        start, "--steps", "100000", "--max-restarts", "1", hosts=[0], nnodes="1:2"
+    )  # after a last call
+    stepping(tmp_path, 10)
+    (second,) = training(start, "--steps", "100000", hosts=[1], nnodes="1:2")
+    assert "this host joins it when it starts again" in second.stderr.readline()
+    (worker,) = children(first)
+    os.kill(worker, signal.SIGKILL)
+    stepping(tmp_path, rows(tmp_path) + 30)
+    first.send_signal(signal.SIGTERM)
+    code, out, err = outcome(first)
+    assert code == ExitCode.STOPPED, err
+    assert "with 1 worker" in out
+    assert "with 2 workers" in out
+    assert outcome(second)[0] == ExitCode.STOPPED
+
+
+def children(process):
+    """The workers of an agent."""
+    path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return [int(pid) for pid in path.read_text().split()]
 
 
 def test_training_on_two_hosts(start, tmp_path):
@@ -284,149 +343,3 @@ def test_from_one_host_over_ssh(start, sshd, tmp_path):
     time.sleep(2)
     last = time.monotonic()
     assert not turning(tmp_path, after=last, seconds=1)
-
-
-# -- agents, in this process ----------------------------------------------------------------------
-
-
-def place(node, nodes=2, master="127.0.0.1:0", key=None, workers=2):
-    return Place(node, nodes, workers, "127.0.0.1", master, key)
-
-
-def offer(hosts):
-    if sum(host.workers for host in hosts) > 8:
-        raise UserError("at most 8 workers would fit")
-    return Plan(hosts, "job", "tcp://127.0.0.1:29500", task="sum")
-
-
-def meeting(agents, timeout=5.0):
-    """Let the agents meet; what each got, or the error."""
-    results = {}
-
-    def meet(agent):
-        try:
-            results[agent] = agent.meet(timeout, offer)
-        except (UserError, AuthenticationError) as error:
-            results[agent] = error
-
-    threads = [threading.Thread(target=meet, args=[agent]) for agent in agents]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return [results[agent] for agent in agents]
-
-
-@contextlib.contextmanager
-def crew(*others, nodes=2, key=None):
-    """Agent 0, and others with these differences."""
-    agents = [Chief(place(0, nodes, key=key))]
-    try:
-        agents += [
-            Member(
-                place(**{"node": 1, "nodes": nodes, "master": agents[0].address, "key": key} | o)
-            )
-            for o in others
-        ]
-        yield agents
-    finally:
-        for agent in agents:
-            agent.close(0)
-
-
-def polled(agent, seconds=5.0, enough=lambda news: news):
-    news, until = [], time.monotonic() + seconds
-    while not enough(news) and time.monotonic() < until:
-        news += agent.poll()
-        time.sleep(0.01)
-    return news
-
-
-def test_agents_meet_tell_failures_and_agree():
-    key = JobKey.new()
-    with crew({"node": 2, "workers": 3}, {"node": 1}, nodes=3, key=key) as agents:
-        plans = meeting(agents)
-        assert plans[0] == plans[1] == plans[2]
-        assert [list(plans[0].ranks(node)) for node in range(3)] == [[0, 1], [2, 3], [4, 5, 6]]
-        assert plans[0].rendezvous == "tcp://127.0.0.1:29500"
-        echo = Failure(3, "exited", 1, "PeerLost", echo=True, host="b")
-        cause = Failure(5, "was killed", -9, host="c")
-        agents[2].tell_failure(echo)
-        assert polled(agents[0]) == polled(agents[1]) == [echo]
-        agents[1].tell_failure(cause)
-        assert polled(agents[0]) == polled(agents[2]) == [cause]
-        assert not agents[0].concluded()
-        for agent in agents:
-            agent.ended()
-        polled(agents[0], enough=lambda _: agents[0].concluded())
-        assert agents[0].verdict(137) == (cause, 137)
-        for agent in agents[1:]:
-            polled(agent, enough=lambda _: agent.concluded())  # noqa: B023
-            assert agent.verdict(1) == (cause, 137)
-
-
-MEETINGS = {
-    "nobody came": ([], 2, "host 1 did not come to 127.0.0.1:"),
-    "one did not come": ([{"node": 2}], 4, "hosts 1 and 3 did not come"),
-    "another size": ([{"nodes": 3}], 2, "its --nnodes is 3, host 0's is 2"),
-    "twice the same": ([{}, {"workers": 1}], 3, "is there already"),
-    "too many": ([{"workers": 9}], 2, "at most 8 workers would fit"),
-    "another key": ([{"key": JobKey.new()}], 2, "its job key is not the listener's"),
-}
-
-
-@pytest.mark.parametrize("case", MEETINGS)
-def test_hosts_that_do_not_meet_are_told_why(case):
-    others, nodes, text = MEETINGS[case]
-    with crew(*others, nodes=nodes, key=JobKey.new()) as agents:
-        assert any(text in str(outcome) for outcome in meeting(agents, timeout=1.0))
-
-
-WRONG = {
-    "no master": ({"nnodes": 2}, "--master HOST:PORT"),
-    "no rank": ({"nnodes": 2, "master": "127.0.0.1:1"}, "--node-rank"),
-    "too high a rank": ({"nnodes": 2, "master": "127.0.0.1:1", "node_rank": 2}, "from 0 to 1"),
-    "no port": ({"nnodes": 2, "master": "127.0.0.1", "node_rank": 0}, "HOST:PORT"),
-    "port 0": ({"nnodes": 2, "master": "127.0.0.1:0", "node_rank": 0}, "needs a port"),
-    "not here": ({"nnodes": 2, "master": "192.0.2.1:1", "node_rank": 0}, "not an address of this"),
-    "no interface": (
-        {"nnodes": 2, "master": "127.0.0.1:1", "node_rank": 0, "interface": "pigeon0"},
-        "no interface 'pigeon0'; there are lo",
-    ),
-    "no address": (
-        {"nnodes": 2, "master": "127.0.0.1:1", "node_rank": 1, "address": "here"}, "'here'",
-    ),
-    "no key": (
-        {"nnodes": 2, "master": "127.0.0.1:1", "node_rank": 1, "address": "192.0.2.7"}, "key new",
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_what_the_options_cannot_mean(case, monkeypatch):
-    for name in ("RINGLET_KEY", "RINGLET_KEY_FILE", "RINGLET_INSECURE"):
-        monkeypatch.delenv(name, raising=False)
-    options, text = WRONG[case]
-    with pytest.raises(UserError, match=re.escape(text)):
-        place_of(HostOptions(**options), 2)
-
-
-def test_addresses():
-    assert resolve("127.0.0.1:29400") == "127.0.0.1:29400"
-    assert resolve("localhost:1") == "127.0.0.1:1"
-    assert is_own("127.0.0.1")
-    assert not is_own("192.0.2.1")
-    place = place_of(HostOptions(nnodes=2, master="127.0.0.1:1", node_rank=1, interface="lo"), 3)
-    assert (place.address, place.workers) == ("127.0.0.1", 3)
-
-
-def test_lists_of_hosts(tmp_path):
-    assert parse_hosts("a:2,b", None, 4) == [("a", 2), ("b", 4)]
-    file = tmp_path / "hosts"
-    file.write_text("# ours\na slots=2\n\nme@b:3 # the new one\nc\n")
-    assert parse_hosts(None, file, 1) == [("a", 2), ("me@b", 3), ("c", 1)]
-    for text in ("", "a:0", "a:x", "-oProxyCommand=x:1", ":2", "a b:1"):
-        with pytest.raises(UserError):
-            parse_hosts(text, None, 1)
-    with pytest.raises(UserError, match="cannot read"):
-        parse_hosts(None, tmp_path / "none", 1)

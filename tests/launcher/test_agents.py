@@ -1,0 +1,241 @@
+"""Agents that meet, tell what fails and agree, in this process; and what options cannot mean."""
+
+import contextlib
+import re
+import threading
+import time
+
+import pytest
+
+from ringlet.comm import AuthenticationError
+from ringlet.comm.key import JobKey
+from ringlet.launcher import chief
+from ringlet.launcher.addresses import is_own, resolve
+from ringlet.launcher.chief import Chief
+from ringlet.launcher.errors import UserError
+from ringlet.launcher.failure import Failure
+from ringlet.launcher.host_options import HostOptions
+from ringlet.launcher.hosts import parse_hosts, place_of
+from ringlet.launcher.member import Member
+from ringlet.launcher.plan import Place, Plan
+
+
+def place(node, nodes=2, master="127.0.0.1:0", key=None, workers=2, **more):
+    return Place(node, nodes, workers, "127.0.0.1", master, key, **more)
+
+
+def offer(hosts):
+    if sum(host.workers for host in hosts) > 8:
+        raise UserError("at most 8 workers would fit")
+    return Plan(hosts, "job", "tcp://127.0.0.1:29500", task="sum")
+
+
+def meeting(agents, timeout=5.0):
+    """Let the agents meet; what each got, or the error."""
+    results = {}
+
+    def meet(agent):
+        try:
+            results[agent] = agent.meet(timeout, offer)
+        except (UserError, AuthenticationError) as error:
+            results[agent] = error
+
+    threads = [threading.Thread(target=meet, args=[agent]) for agent in agents]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [results[agent] for agent in agents]
+
+
+@contextlib.contextmanager
+def crew(*others, nodes=2, key=None, **more):
+    """Agent 0, and others with these differences."""
+    agents = [Chief(place(0, nodes, key=key, **more))]
+    try:
+        agents += [
+            Member(
+                place(**{"node": 1, "nodes": nodes, "master": agents[0].address, "key": key} | o)
+            )
+            for o in others
+        ]
+        yield agents
+    finally:
+        for agent in agents:
+            agent.close(0)
+
+
+def polled(agent, seconds=5.0, enough=lambda news: news):
+    news, until = [], time.monotonic() + seconds
+    while not enough(news) and time.monotonic() < until:
+        news += agent.poll()
+        time.sleep(0.01)
+    return news
+
+
+def test_agents_meet_tell_failures_and_agree():
+    key = JobKey.new()
+    with crew({"node": 2, "workers": 3}, {"node": 1}, nodes=3, key=key) as agents:
+        plans = meeting(agents)
+        assert plans[0] == plans[1] == plans[2]
+        assert [list(plans[0].ranks(node)) for node in range(3)] == [[0, 1], [2, 3], [4, 5, 6]]
+        assert plans[0].rendezvous == "tcp://127.0.0.1:29500"
+        echo = Failure(3, "exited", 1, "PeerLost", echo=True, host="b")
+        cause = Failure(5, "was killed", -9, host="c")
+        agents[2].tell_failure(echo)
+        assert polled(agents[0]) == polled(agents[1]) == [echo]
+        agents[1].tell_failure(cause)
+        assert polled(agents[0]) == polled(agents[2]) == [cause]
+        assert not agents[0].concluded()
+        for agent in agents:
+            agent.ended()
+        polled(agents[0], enough=lambda _: agents[0].concluded())
+        assert agents[0].verdict(137) == (cause, 137)
+        for agent in agents[1:]:
+            polled(agent, enough=lambda _: agent.concluded())  # noqa: B023
+            assert agent.verdict(1) == (cause, 137)
+
+
+MEETINGS = {
+    "nobody came": ([], 2, "host 1 did not come to 127.0.0.1:"),
+    "one did not come": ([{"node": 2}], 4, "hosts 1 and 3 did not come"),
+    "another size": ([{"nodes": 3}], 2, "its --nnodes is 3, host 0's is 2"),
+    "twice the same": ([{}, {"workers": 1}], 3, "is there already"),
+    "too many": ([{"workers": 9}], 2, "at most 8 workers would fit"),
+    "another key": ([{"key": JobKey.new()}], 2, "its job key is not the listener's"),
+}
+
+
+@pytest.mark.parametrize("case", MEETINGS)
+def test_hosts_that_do_not_meet_are_told_why(case):
+    others, nodes, text = MEETINGS[case]
+    with crew(*others, nodes=nodes, key=JobKey.new()) as agents:
+        assert any(text in str(outcome) for outcome in meeting(agents, timeout=1.0))
+
+
+def numbers(plan):
+    return [host.node for host in plan.hosts]
+
+
+def test_an_elastic_job_starts_with_the_hosts_that_are_there(monkeypatch):
+    """One of three; then that one is stopped, and another comes while the first runs alone."""
+    monkeypatch.setattr(chief, "LAST_CALL_S", 0.2)
+    with crew({"node": 2}, nodes=3, least=1) as agents:
+        first, other = agents
+        assert [numbers(plan) for plan in meeting(agents)] == [[0, 2], [0, 2]]
+        assert list(first.plan.ranks(2)) == [2, 3]
+        other.ended(leaving=True)
+        polled(first, enough=lambda _: first.concluded())
+        assert first.deserted
+        first.agree(True)
+        assert numbers(first.meet(5.0, offer)) == [0]
+        with member(first, nodes=3) as late:
+            thread, plans = joining(late)
+            polled(first, 1.5)
+            assert not plans
+            first.agree(True)
+            assert numbers(first.meet(5.0, offer)) == [0, 1]
+            thread.join(5)
+            assert numbers(plans[0]) == [0, 1]
+
+
+def test_agents_that_start_again_wait_for_each_other():
+    with crew({}, restarts=1) as agents:
+        meeting(agents)
+        failure = Failure(0, "was killed", -9, host="a")
+        agents[0].tell_failure(failure)
+        agents[1].ended()
+        polled(agents[0], enough=lambda _: agents[0].concluded())
+        agents[0].verdict(137)
+        agents[0].agree(True)
+        polled(agents[1], enough=lambda _: agents[1].concluded())
+        assert agents[1].verdict(0) == (failure, 137)
+        assert agents[1].agree(False)
+        again = meeting(agents)
+        assert numbers(again[0]) == numbers(again[1]) == [0, 1]
+        assert not agents[0].concluded()  # what was said of the first start counts no more
+        assert not agents[1].concluded()
+
+
+def test_who_comes_too_late_is_told():
+    with crew({}) as agents, member(agents[0]) as late:
+        meeting(agents)
+        thread, outcomes = joining(late)
+        polled(agents[0], 1.0)
+        thread.join(5)
+        assert "is not started again when it fails" in str(outcomes[0])
+
+
+@contextlib.contextmanager
+def member(first, **more):
+    agent = Member(place(1, master=first.address, **more))
+    try:
+        yield agent
+    finally:
+        agent.close(0)
+
+
+def joining(agent):
+    """Let it join on a thread; which ends with an outcome in the list."""
+    outcomes = []
+
+    def join():
+        outcomes.extend(meeting([agent]))
+
+    thread = threading.Thread(target=join)
+    thread.start()
+    return thread, outcomes
+
+
+WRONG = {
+    "no master": ({"nnodes": "2"}, "--master HOST:PORT"),
+    "no rank": ({"nnodes": "2", "master": "127.0.0.1:1"}, "--node-rank"),
+    "too high a rank": ({"nnodes": "2", "master": "127.0.0.1:1", "node_rank": 2}, "from 0 to 1"),
+    "no range": ({"nnodes": "0:2"}, "--nnodes is '0:2'; it has to be as 4, or as 1:4"),
+    "a range reversed": ({"nnodes": "3:2"}, "the fewest hosts come first"),
+    "no port": ({"nnodes": "2", "master": "127.0.0.1", "node_rank": 0}, "HOST:PORT"),
+    "port 0": ({"nnodes": "2", "master": "127.0.0.1:0", "node_rank": 0}, "needs a port"),
+    "not here": (
+        {"nnodes": "2", "master": "192.0.2.1:1", "node_rank": 0}, "not an address of this",
+    ),
+    "no interface": (
+        {"nnodes": "2", "master": "127.0.0.1:1", "node_rank": 0, "interface": "pigeon0"},
+        "no interface 'pigeon0'; there are lo",
+    ),
+    "no address": (
+        {"nnodes": "2", "master": "127.0.0.1:1", "node_rank": 1, "address": "here"}, "'here'",
+    ),
+    "no key": (
+        {"nnodes": "2", "master": "127.0.0.1:1", "node_rank": 1, "address": "192.0.2.7"}, "key new",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_the_options_cannot_mean(case, monkeypatch):
+    for name in ("RINGLET_KEY", "RINGLET_KEY_FILE", "RINGLET_INSECURE"):
+        monkeypatch.delenv(name, raising=False)
+    options, text = WRONG[case]
+    with pytest.raises(UserError, match=re.escape(text)):
+        place_of(HostOptions(**options), 2)
+
+
+def test_addresses():
+    assert resolve("127.0.0.1:29400") == "127.0.0.1:29400"
+    assert resolve("localhost:1") == "127.0.0.1:1"
+    assert is_own("127.0.0.1")
+    assert not is_own("192.0.2.1")
+    place = place_of(HostOptions(nnodes="2", master="127.0.0.1:1", node_rank=1, interface="lo"), 3)
+    assert (place.address, place.workers) == ("127.0.0.1", 3)
+
+
+def test_lists_of_hosts(tmp_path):
+    assert parse_hosts("a:2,b", None, 4) == [("a", 2), ("b", 4)]
+    file = tmp_path / "hosts"
+    file.write_text("# ours\na slots=2\n\nme@b:3 # the new one\nc\n")
+    assert parse_hosts(None, file, 1) == [("a", 2), ("me@b", 3), ("c", 1)]
+    for text in ("", "a:0", "a:x", "-oProxyCommand=x:1", ":2", "a b:1"):
+        with pytest.raises(UserError):
+            parse_hosts(text, None, 1)
+    with pytest.raises(UserError, match="cannot read"):
+        parse_hosts(None, tmp_path / "none", 1)
