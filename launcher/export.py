@@ -20,7 +20,7 @@ def export(
     ],
     to: Annotated[Path, typer.Option("--to", help="The folder to write.")],
 ) -> None:
-    """Write a trained model as Hugging Face's GPT-2, whichever mesh has trained it."""
+    """Write a trained model as Hugging Face's GPT-2 or Llama, whichever mesh has trained it."""
     checkpoint = latest_checkpoint(folder / CHECKPOINTS, warn=lambda t: print(t, file=sys.stderr))
     if checkpoint is None:
         raise UserError(f"there is no checkpoint in {folder}")

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ringlet.nn.models import GPTConfig
-
 
 class ConfigError(ValueError):
     """An option is unknown or its value is not possible; the message names it."""
@@ -66,15 +64,17 @@ class TrainConfig:
     outer_learning_rate: float = _option(1.0, "Of the agreement; DiLoCo's is 0.7.")
     outer_momentum: float = _option(0.0, "Of the agreement; DiLoCo's is 0.9.")
 
+    model: str = _option("gpt", "gpt, or llama: rotary positions, RMSNorm, SwiGLU, no biases.")
     block_size: int = _option(64, "The longest context, in tokens.")
     n_layer: int = _option(4, "Blocks.")
     n_head: int = _option(4, "Heads of each attention.")
+    n_kv_head: int = _option(0, "Heads of keys in a llama, shared by queries; 0: one for each.")
     n_embd: int = _option(128, "Width.")
-    dropout: float = _option(0.0, "Dropout probability.")
-    bias: bool = _option(True, "Whether linear layers have one.")
+    dropout: float = _option(0.0, "Dropout probability, in a gpt.")
+    bias: bool = _option(True, "Whether a gpt's linear layers have one.")
     vocab_size: int = _option(0, "0: as the data needs.")
 
-    experts: int = _option(0, "Experts in the place of each MLP; 0: one MLP for all.")
+    experts: int = _option(0, "Experts in the place of each MLP of a gpt; 0: one MLP for all.")
     top_k: int = _option(2, "Experts for each position.")
     capacity_factor: float = _option(
         1.25, "Of an expert's even share of a context; more is dropped. 0: no limit."
@@ -102,24 +102,11 @@ class TrainConfig:
     keep: int = _option(3, "So many newest checkpoints stay.")
     keep_best: bool = _option(True, "So does the one with the lowest validation loss.")
 
-    def gpt(self, vocab_size: int) -> GPTConfig:
-        """The model's sizes."""
-        return GPTConfig(
-            vocab_size=vocab_size,
-            block_size=self.block_size,
-            n_layer=self.n_layer,
-            n_head=self.n_head,
-            n_embd=self.n_embd,
-            dropout=self.dropout,
-            bias=self.bias,
-            n_expert=self.experts,
-            top_k=self.top_k,
-            capacity_factor=self.capacity_factor,
-            balance=self.balance,
-        )
 
-
-MODEL_FIELDS = ("block_size", "n_layer", "n_head", "n_embd", "bias", "vocab_size", "experts")
+MODEL_FIELDS = (
+    "model", "block_size", "n_layer", "n_head", "n_kv_head", "n_embd", "bias", "vocab_size",
+    "experts",
+)  # fmt: skip
 """What cannot change when a run goes on: the parameters would not fit."""
 
 FIXED_FIELDS = (*MODEL_FIELDS, "optimizer", "momentum")
@@ -139,6 +126,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 DEFAULT_PRESET = "nano"
 
+MODELS = ("gpt", "llama")
+
 OPTIMIZERS = ("adamw", "sgd", "adam", "adagrad", "rmsprop", "lion", "adafactor", "muon")
 SCHEDULES = ("cosine", "linear", "constant", "one_cycle", "inverse_sqrt")
 
@@ -149,7 +138,8 @@ _POSITIVE = (
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "learning_rate", "learning_rate_floor", "outer_learning_rate", "weight_decay", "clip",
-    "warmup_steps", "vocab_size", "bucket_bytes", "experts", "capacity_factor", "balance",
+    "warmup_steps", "vocab_size", "n_kv_head", "bucket_bytes", "experts", "capacity_factor",
+    "balance",
 )  # fmt: skip
 
 
@@ -209,6 +199,7 @@ def check_config(values: Mapping[str, Any]) -> TrainConfig:
             raise ConfigError(f"{name} is {getattr(config, name)}; it has to be at least 1")
     if config.n_embd % config.n_head:
         raise ConfigError(f"n_embd {config.n_embd} cannot be cut into n_head {config.n_head} heads")
+    _check_model(config)
     if config.experts and config.top_k > config.experts:
         raise ConfigError(
             f"top_k is {config.top_k}, and there are {config.experts} experts; at most "
@@ -232,6 +223,25 @@ def check_config(values: Mapping[str, Any]) -> TrainConfig:
         if not 0 <= getattr(config, name) < 1:
             raise ConfigError(f"{name} is {getattr(config, name)}; it has to be from 0 to below 1")
     return config
+
+
+def _check_model(config: TrainConfig) -> None:
+    if config.model not in MODELS:
+        raise ConfigError(f"unknown model {config.model!r}; there are {', '.join(MODELS)}")
+    if config.model == "llama":
+        for name in ("dropout", "experts"):
+            if getattr(config, name):
+                raise ConfigError(
+                    f"{name} is {getattr(config, name)}, and a llama has none: 0, or model gpt, "
+                    "would fit"
+                )
+    elif config.n_kv_head:
+        raise ConfigError(
+            f"n_kv_head is {config.n_kv_head}; only a llama's heads share keys: 0, or model "
+            "llama, would fit"
+        )
+    if config.n_kv_head and config.n_head % config.n_kv_head:
+        raise ConfigError(f"n_head {config.n_head} cannot share n_kv_head {config.n_kv_head}")
 
 
 def _check_value(name: str, value: Any) -> Any:

@@ -3,17 +3,18 @@
 from pathlib import Path
 
 from ringlet.nn import uninitialized
-from ringlet.nn.models import GPT
+from ringlet.nn.models import Chain
 from ringlet.runtime.checkpoint import Checkpoint
 from ringlet.runtime.config import check_config
+from ringlet.runtime.models import make_model
 from ringlet.runtime.restore import load_parameters
 
 
-def load_model(checkpoint: Checkpoint) -> GPT:
+def load_model(checkpoint: Checkpoint) -> Chain:
     """The model of a training run, whole; raises CheckpointError if something is missing."""
     config = check_config(checkpoint.manifest["config"])
     with uninitialized():
-        model = GPT(config.gpt(checkpoint.manifest["vocab_size"]))
+        model = make_model(config, checkpoint.manifest["vocab_size"])
     load_parameters(checkpoint, model)
     return model
 

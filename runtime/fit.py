@@ -127,6 +127,11 @@ def _check_model(config: TrainConfig, shape: dict[str, int]) -> None:
             f"n_head {config.n_head} cannot be cut into tp={tensor} parts; tp can be "
             f"{divisors(config.n_head)}"
         )
+    if config.n_kv_head % tensor:
+        raise ConfigError(
+            f"n_kv_head {config.n_kv_head} cannot be cut into tp={tensor} parts; tp can be "
+            f"{divisors(config.n_kv_head)}"
+        )
     if shape["ep"] > 1 and not config.experts:
         raise ConfigError(
             f"ep={shape['ep']} spreads experts, and the model has none: experts "

@@ -15,7 +15,6 @@ import numpy as np
 
 from ringlet.comm import Group
 from ringlet.nn import uninitialized
-from ringlet.nn.models import GPT
 from ringlet.nn.tensor import Array
 from ringlet.runtime.checkpoint import latest_checkpoint, save_checkpoint
 from ringlet.runtime.config import TrainConfig
@@ -30,6 +29,7 @@ from ringlet.runtime.finite import NonFinite, all_finite, blame
 from ringlet.runtime.fit import mesh_shape, parallelism
 from ringlet.runtime.manifest import CheckpointError
 from ringlet.runtime.mesh import Mesh
+from ringlet.runtime.models import make_model
 from ringlet.runtime.optimizers import make_optimizer, make_schedule
 from ringlet.runtime.parallel import Step, parallelize
 from ringlet.runtime.pipeline.run import MicroBatch
@@ -65,7 +65,7 @@ def _quiet(row: dict[str, Any]) -> None:
 
 
 class Trainer:
-    """Trains a GPT on a corpus, on the mesh of `world` that the config names.
+    """Trains a model on a corpus, on the mesh of `world` that the config names.
 
     `folder` takes checkpoints and metrics (written by rank 0); None: nothing is written. `report`
     gets each row of metrics on rank 0. The result depends on the config, not on the mesh (up to
@@ -82,7 +82,7 @@ class Trainer:
     ) -> None:
         self.config, self.corpus, self.world, self.folder = config, corpus, world, folder
         with uninitialized():
-            model = GPT(config.gpt(corpus.vocab_size))
+            model = make_model(config, corpus.vocab_size)
         self.mesh = Mesh(world, **mesh_shape(config, world.size))
         self.parallel = parallelize(model, self.mesh, parallelism(config), seed=config.seed)
         self.parallel.use(lambda flat: make_optimizer(config, flat))

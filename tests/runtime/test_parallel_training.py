@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ringlet.nn.models import GPT
+from ringlet.nn.models import GPT, Llama, from_pretrained
 from ringlet.runtime import Trainer, latest_checkpoint, load_corpus, make_config
 from ringlet.runtime.export import export_huggingface, load_model
 
@@ -122,3 +122,25 @@ def test_export_from_any_mesh(finished, whole, tmp_path, name):
     np.testing.assert_allclose(arrays[name].T, whole[1][name], atol=1e-4)
     with pytest.raises(FileExistsError, match="holds a model already"):
         export_huggingface(checkpoint, tmp_path / "out")
+
+
+LLAMA = {"model": "llama", "n_kv_head": 2, "dropout": 0.0}
+
+
+def test_a_llama_trains_on_a_mesh_goes_on_on_another_and_is_exported(ranks, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    (loss,) = ranks(1).run(trained, folder=str(whole), **LLAMA)
+    half = {**LLAMA, "mesh": "tp=2,cp=2", "steps": 6}
+    ranks(4).run(trained, folder=str(cut), deadline=60, **half)
+    rest = {**LLAMA, "mesh": "dp=2,pp=2", "zero": 1}
+    losses = ranks(4).run(resumed, folder=str(cut), deadline=60, **rest)
+    assert losses == [pytest.approx(loss, abs=1e-5)] * 4
+    expected = weights(whole)
+    for key, array in weights(cut).items():
+        np.testing.assert_allclose(array, expected[key], atol=1e-4, err_msg=key)
+    checkpoint = latest_checkpoint(cut / "checkpoints")
+    export_huggingface(checkpoint, tmp_path / "out")
+    loaded = from_pretrained(tmp_path / "out")
+    assert isinstance(loaded, Llama)
+    ids = np.arange(16)[None]
+    np.testing.assert_array_equal(loaded(ids).data, load_model(checkpoint)(ids).data)
