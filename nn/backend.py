@@ -80,6 +80,14 @@ class Backend:
         """Add `values` at the places that `index` names, which may name one more than once."""
         np.add.at(out, index, values)
 
+    def sum_runs(self, rows: Array, starts: Array) -> Array:
+        """The sums of neighbouring rows (N, C), from each of `starts` (R,) to the next: (R, C).
+
+        `starts` is the host's; it begins with 0 and grows.
+        """
+        sums: Array = np.add.reduceat(rows, starts, axis=0)
+        return sums
+
     def erf(self, x: Array) -> Array:
         """The error function, in double precision."""
         exact: Callable[[Array], Array] = np.frompyfunc(math.erf, 1, 1)
@@ -139,6 +147,23 @@ class CuPy(Backend):
     def scatter_add(self, out: Array, index: Any, values: Array) -> None:
         """See Backend. Sums of several values at one place are in no fixed order."""
         self.module.add.at(out, index, values)
+
+    def sum_runs(self, rows: Array, starts: Array) -> Array:
+        """See Backend. `rows` is overwritten.
+
+        CuPy's reduceat takes differences of running sums, in which small rows drown, and its
+        add.at adds in any order. So pairs of neighbours are added, then pairs of pairs, ...
+        """
+        lengths = np.diff(starts, append=len(rows))
+        within = np.arange(len(rows)) - np.repeat(starts, lengths)  # the place in its run
+        left = np.repeat(lengths, lengths) - within
+        distance = 1
+        while distance < lengths.max():
+            into = np.flatnonzero((within % (2 * distance) == 0) & (left > distance))
+            places = self.asarray(into)
+            rows[places] += rows[places + distance]
+            distance *= 2
+        return rows[self.asarray(starts)]
 
     def erf(self, x: Array) -> Array:
         """See Backend."""

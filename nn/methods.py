@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from ringlet.nn import operations as ops
-from ringlet.nn.tensor import Operand, Tensor, array_of, is_grad_enabled
+from ringlet.nn.operations.indexing import index_for
+from ringlet.nn.tensor import Operand, Tensor, is_grad_enabled, operand_array
 
 
 class Methods:
@@ -61,9 +62,7 @@ class Methods:
                 "elements that gradients depend on cannot be set: use where, scatter or "
                 "masked_fill, or no_grad() if no gradient is wanted"
             )
-        parts = index if isinstance(index, tuple) else (index,)
-        place = tuple(array_of(part) for part in parts)
-        self.data[place if isinstance(index, tuple) else place[0]] = array_of(value)
+        self.data[index_for(self.shape, index)] = operand_array(value, self)
 
     # -- each element -------------------------------------------------------------------------
 

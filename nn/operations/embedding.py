@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ringlet.nn.backend import asarray, xp
+from ringlet.nn.backend import asarray, chosen
 from ringlet.nn.engine import Deferred
 from ringlet.nn.tensor import Array, Gradient, Operation, Tensor, host_array
 
@@ -31,7 +31,7 @@ class RowSums(Deferred):
         starts = np.flatnonzero(np.concatenate(([True], ids[1:] != ids[:-1])))
         table = out.reshape(len(out), -1)
         rows = self._rows[asarray(order)]
-        table[asarray(ids[starts])] += xp.add.reduceat(rows, asarray(starts), axis=0)
+        table[asarray(ids[starts])] += chosen().sum_runs(rows, starts)
 
 
 class Embedding(Operation):

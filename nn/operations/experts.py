@@ -6,10 +6,13 @@ Rows are sorted by expert, so that an expert's work is one product over one stre
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
-from ringlet.nn.backend import xp
+import numpy as np
+
+from ringlet.nn.backend import asarray, to_host, xp
 from ringlet.nn.engine import Deferred
 from ringlet.nn.operations.products import column_sums
 from ringlet.nn.tensor import Array, Gradient, Operation
@@ -20,7 +23,8 @@ class Routing:
     """Which row serves which choice of N positions: R rows, sorted by expert, then by position.
 
     `rows` (N, k) is each choice's row, -1 where it is dropped; `choices` (R,) is each row's
-    choice, a number below N k; `counts` (experts,) are the rows of each expert.
+    choice, a number below N k; `counts` (experts,) are the rows of each expert. It is made on the
+    host, where the lengths of products have to be known.
     """
 
     rows: Array
@@ -31,28 +35,37 @@ class Routing:
     def of(cls, experts: Array, kept: Array, count: int) -> "Routing":
         """From the chosen experts (N, k), of so many, and which of the choices are kept."""
         flat = experts.reshape(-1)
-        served = xp.flatnonzero(kept)
-        choices = served[xp.argsort(flat[served], kind="stable")]
-        rows = xp.full(flat.shape, -1)
-        rows[choices] = xp.arange(len(choices))
-        counts = xp.bincount(flat[served], minlength=count)
+        served = np.flatnonzero(kept)
+        choices = served[np.argsort(flat[served], kind="stable")]
+        rows = np.full(flat.shape, -1)
+        rows[choices] = np.arange(len(choices))
+        counts = np.bincount(flat[served], minlength=count)
         return cls(rows.reshape(experts.shape), choices, counts)
 
-    @property
+    @cached_property
     def positions(self) -> Array:
-        """(R,) the position that each row comes from."""
-        positions: Array = self.choices // self.rows.shape[1]
-        return positions
+        """(R,) the position that each row comes from, in the backend's memory."""
+        return asarray(self.choices // self.rows.shape[1])
+
+    @cached_property
+    def places(self) -> Array:
+        """`choices` in the backend's memory."""
+        return asarray(self.choices)
+
+    @cached_property
+    def served(self) -> list[tuple[Array, Array]]:
+        """For each of the k choices the positions where it is served, and their rows."""
+        found = [(np.flatnonzero(rows >= 0), rows) for rows in self.rows.T]
+        return [(asarray(where), asarray(rows[where])) for where, rows in found]
 
     def summed(self, values: Array, gates: Array | None = None) -> Array:
         """(R, C) -> (N, C): each position's rows added, times their gates (N, k)."""
         total = xp.zeros((len(self.rows), values.shape[1]), values.dtype)
-        for number, rows in enumerate(self.rows.T):
-            served = rows >= 0
-            part = values[rows[served]]
+        for number, (where, rows) in enumerate(self.served):
+            part = values[rows]
             if gates is not None:
-                part *= gates[served, number, None]
-            total[served] += part
+                part *= gates[where, number, None]
+            total[where] += part
         return total
 
 
@@ -65,7 +78,7 @@ class Gates(Operation):
     """
 
     def __init__(self, experts: Array) -> None:
-        self.experts, self.among_all = experts, experts.shape[1] == 1
+        self.experts, self.among_all = asarray(experts), experts.shape[1] == 1
 
     def forward(self, *arrays: Array) -> Array:
         (logits,) = arrays
@@ -96,7 +109,7 @@ class Balance(Operation):
     """
 
     def __init__(self, fractions: Array, scale: float) -> None:
-        self.fractions, self.scale = fractions, scale
+        self.fractions, self.scale = asarray(fractions), scale
 
     def forward(self, *arrays: Array) -> Array:
         (self.logits,) = arrays
@@ -139,8 +152,8 @@ class Combine(Operation):
         routing = self.routing
         spread = grad[routing.positions]  # (R, C)
         to_gates = xp.zeros(self.gates.shape, grad.dtype)
-        to_gates.reshape(-1)[routing.choices] = xp.einsum("rc,rc->r", spread, self.values)
-        spread *= self.gates.reshape(-1)[routing.choices, None]
+        to_gates.reshape(-1)[routing.places] = xp.einsum("rc,rc->r", spread, self.values)
+        spread *= self.gates.reshape(-1)[routing.places, None]
         return spread, to_gates
 
 
@@ -195,7 +208,7 @@ class ExpertProducts(Operation):
 
 def stretches(counts: Array) -> Iterator[slice]:
     """The rows of each expert."""
-    for start, stop in pairwise([0, *xp.cumsum(counts).tolist()]):
+    for start, stop in pairwise([0, *np.cumsum(counts).tolist()]):
         yield slice(start, stop)
 
 
@@ -213,7 +226,10 @@ def softmax_gradient(p: Array, grad: Array) -> Array:
 
 
 def best(logits: Array, count: int) -> Array:
-    """The numbers of the largest along the last axis, in falling order; of equals the first."""
-    order: Any = xp.argsort(-logits, axis=-1, kind="stable")
+    """The numbers of the largest along the last axis, in falling order; of equals the first.
+
+    On the host, from logits that are fetched if they are not there.
+    """
+    order: Any = np.argsort(-to_host(logits), axis=-1, kind="stable")
     numbers: Array = order[..., :count]
     return numbers

@@ -6,6 +6,7 @@ that NumPy does not have are left out, since nothing may be reached by them.
 
 import inspect
 import re
+import sys
 from pathlib import Path
 
 NAMES = Path(__file__).with_name("names.txt")
@@ -34,7 +35,8 @@ def surveyed(cupy, numpy):
             continue
         if isinstance(thing, cupy.ufunc):
             names[name] = UFUNC
-            names.update({f"{name}.{m}": [] for m in ("at", "reduceat") if name == "add"})
+            for kind in ("at", "reduceat") if name == "add" else ():
+                names[f"{name}.{kind}"] = parameters(getattr(thing, kind))
         elif callable(thing) and not inspect.isclass(thing):
             names[name] = parameters(thing)
         else:
@@ -55,6 +57,7 @@ def read():
 
 
 if __name__ == "__main__":
+    sys.path.remove(str(Path(__file__).parent))  # or the fake one would be found
     import cupy
     import numpy
 

@@ -221,11 +221,6 @@ class ufunc:
         assert self.__name__ == "add"
         self._function.at(_bare(out), out._place(index), _bare(values))
 
-    def reduceat(self, array, indices, axis=0):
-        """See NumPy; for addition alone."""
-        assert self.__name__ == "add"
-        return _made(self._function.reduceat(_bare(array), _bare(indices), axis=axis))
-
 
 def _function(name):
     views = ("broadcast_to", "expand_dims", "swapaxes", "moveaxis", "flip", "reshape", "split")
