@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ringlet.comm.world import (
         init,
         inject,
+        last_operation,
         report_lost,
         show_last_operations_on_signal,
         shutdown,
@@ -43,6 +44,7 @@ __all__ = [
     "Work",
     "init",
     "inject",
+    "last_operation",
     "report_lost",
     "show_last_operations_on_signal",
     "shutdown",

@@ -59,12 +59,20 @@ class Recorder:
 
     def text(self, most: int = SHOWN) -> str:
         """The last operations, one a line, the newest at the end."""
-        entries = [Entry(group, record) for group, kept in self._histories for record in list(kept)]
-        entries.sort(key=lambda entry: entry.record[ISSUED])
         now = time.monotonic()
-        lines = [self._line(*entry, now) for entry in entries[-most:]]
+        lines = [self._line(*entry, now) for entry in self._entries()[-most:]]
         head = f"rank {self._rank}, its last operations, the newest at the end:"
         return "\n  ".join([head, *(lines or ["none"])])
+
+    def last(self) -> str:
+        """The operation that was begun last, in a line."""
+        entries = self._entries()
+        return self._line(*entries[-1], time.monotonic()) if entries else "no operation yet"
+
+    def _entries(self) -> list[Entry]:
+        """What is remembered, in the order in which it was begun."""
+        entries = [Entry(group, record) for group, kept in self._histories for record in list(kept)]
+        return sorted(entries, key=lambda entry: entry.record[ISSUED])
 
     def _line(self, group: str, record: Record, now: float) -> str:
         sequence, signature, stream, peer = record[:ISSUED]

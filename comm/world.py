@@ -139,6 +139,12 @@ def show_last_operations_on_signal() -> None:
     show_on_signal(text)
 
 
+def last_operation() -> str:
+    """The last operation of this rank, and since when; empty without a world. Callable from any
+    thread."""
+    return "" if _world is None else _world.endpoint.recorder.last()
+
+
 def inject(faults: Iterable[str]) -> None:
     """Let faults happen to this rank, in place of those from before: see faults.py.
 

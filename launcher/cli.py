@@ -21,6 +21,7 @@ COMMANDS = {
     "explain": "explanations:explanations",
     "key": "key:keys",
     "doctor": "doctor:doctor",
+    "ps": "ps:ps",
 }
 """name -> module:what, a function or a group of commands."""
 

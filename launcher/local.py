@@ -2,13 +2,14 @@
 
 import os
 import selectors
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any, TypeAlias
 
@@ -17,6 +18,7 @@ from ringlet.launcher.control import Message
 from ringlet.launcher.environment import Job
 from ringlet.launcher.errors import ExitCode
 from ringlet.launcher.failure import Failure, first_cause
+from ringlet.launcher.listing import VARIABLE, Listing
 from ringlet.launcher.output import Lines, Screen
 from ringlet.launcher.process import Worker
 
@@ -65,12 +67,18 @@ class Supervisor:
         agent: Agent | None = None,
     ) -> None:
         self._agent = agent
-        self._job, self._module, self._arguments = job, module, arguments
+        self._module, self._arguments = module, arguments
+        facts = {"job": job.job, "size": job.size, "generation": job.generation}
+        command = shlex.join(["ringlet", *sys.argv[1:]])
+        self._listing = Listing({**facts, "command": command})
+        entry = {} if self._listing.path is None else {VARIABLE: str(self._listing.path)}
+        self._job = replace(job, variables={**job.variables, **entry})
         self._screen, self._grace, self._inform = screen, grace, inform
         self._host = socket.gethostname()
         self._prefix = job.size > 1 if prefix is None else prefix
         self._watched: list[_Watched] = []
         self._selector = selectors.DefaultSelector()
+        self._selector.register(self._listing, selectors.EVENT_READ, (None, None))
         self._failures: list[Failure] = []
         self._stopped = False
         self.interrupted = False
@@ -89,10 +97,12 @@ class Supervisor:
             while not all(watched.ended for watched in self._watched):
                 self._turn()
             self._drain()
+            self._unlist()
             return self._conclude(*self._verdict())
         finally:
             for watched in self._watched:
                 watched.worker.kill()
+            self._unlist()
             self._selector.close()
             self._job.clean()
             for number, handler in handlers.items():
@@ -134,7 +144,9 @@ class Supervisor:
                     lines.flush()
         for key, _ in events:
             watched, descriptor = key.data
-            if descriptor is None:
+            if watched is None:
+                self._ask_workers()
+            elif descriptor is None:
                 self._read_control(watched)
             else:
                 self._read_output(key.fileobj, watched.lines[descriptor], descriptor)
@@ -144,6 +156,20 @@ class Supervisor:
         self._hear()
         self._act_on_signals()
         self._act_on_deadlines()
+        if self._listing.asked:
+            running = (watched.worker for watched in self._watched if not watched.ended)
+            self._listing.answer({worker.rank: worker.pid for worker in running})
+
+    def _ask_workers(self) -> None:
+        if self._listing.accept():
+            for watched in self._watched:
+                if not watched.ended:
+                    watched.worker.control.send({"doing": True})
+
+    def _unlist(self) -> None:
+        if self._listing.fileno() >= 0:
+            self._selector.unregister(self._listing)
+            self._listing.close()
 
     def _read_output(self, stream: Any, lines: Lines, descriptor: int) -> bool:
         try:
@@ -166,6 +192,8 @@ class Supervisor:
             if "failed" in message:
                 watched.text, watched.echo = message["failed"], message["echo"]
                 watched.line = message["line"]
+            elif "doing" in message:
+                self._listing.reply(watched.worker.rank, message["doing"])
             elif self._inform is not None:
                 self._inform(watched.worker.rank, message)
 

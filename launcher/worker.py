@@ -20,6 +20,7 @@ from ringlet import comm
 from ringlet.launcher.control import Control, Message
 from ringlet.launcher.environment import FOLDER_PREFIX
 from ringlet.launcher.errors import ExitCode
+from ringlet.launcher.listing import VARIABLE, remove
 
 
 class Guard:
@@ -27,12 +28,12 @@ class Guard:
 
     News of lost ranks go to `comm`; other messages wait in `inbox`. When the launcher is gone,
     however it ended, this process and everything that it started is killed, and the socket files
-    that the launcher can no longer remove go too.
+    that the launcher can no longer remove go too. It says what this rank does when it is asked.
     """
 
     def __init__(self, control: Control) -> None:
         self.control = control
-        self._folder = _rendezvous_folder()
+        self._folder, self._entry = _rendezvous_folder(), os.environ.pop(VARIABLE, None)
         self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         threading.Thread(target=self._listen, name="ringlet-guard", daemon=True).start()
 
@@ -40,10 +41,14 @@ class Guard:
         while (message := self.control.receive()) is not None:
             if "lost" in message:
                 comm.report_lost(message["lost"], message["cause"])
+            elif "doing" in message:
+                self.control.send({"doing": _doing()})
             else:
                 self.inbox.put(message)
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+        if self._entry is not None:
+            remove(Path(self._entry))
         os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
@@ -51,6 +56,13 @@ def _rendezvous_folder() -> Path | None:
     kind, _, path = os.environ.get("RINGLET_RENDEZVOUS", "").partition("://")
     folder = Path(path).parent
     return folder if kind == "ipc" and folder.name.startswith(FOLDER_PREFIX) else None
+
+
+def _doing() -> str:
+    """What this rank does, as far as the world knows, if there is one."""
+    if "ringlet.comm.world" not in sys.modules:
+        return "has not joined a world"
+    return comm.last_operation() or "has not joined a world"
 
 
 def start_guard() -> Guard | None:

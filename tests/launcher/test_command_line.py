@@ -60,7 +60,7 @@ def test_the_console_script_is_the_same():
 
 def test_without_arguments_there_is_help(capsys):
     _, stdout, stderr = outcome(capsys)
-    for command in ("run", "train", "generate", "explain", "key", "doctor"):
+    for command in ("run", "train", "generate", "explain", "key", "doctor", "ps"):
         assert re.search(rf"^ +{command} ", stdout + stderr, re.MULTILINE)
 
 

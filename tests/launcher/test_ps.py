@@ -1,0 +1,96 @@
+"""`ringlet ps`: what runs, what each rank does, and entries of launchers that are no more."""
+
+import os
+import re
+import signal
+import socket
+import time
+
+import pytest
+
+from ringlet.launcher.cli import main
+
+SCRIPT = """
+import os, time
+import numpy as np
+from ringlet import comm
+open("early", "w").write("1\\n")
+while not os.path.exists("join"):
+    time.sleep(0.01)
+world = comm.init()
+world.all_reduce(np.ones(1000, np.float32), label="gradients")
+open(f"pid-{world.rank}", "w").write(f"{os.getpid()}\\n")
+if world.rank == 1:
+    while not os.path.exists("go"):
+        time.sleep(0.01)
+world.barrier()
+"""
+
+
+@pytest.fixture
+def ps(tmp_path, monkeypatch, capsys):
+    """`ps()` is what the command prints; entries are in the folder of launches."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "t"))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+
+    def ps():
+        with pytest.raises(SystemExit) as ended:
+            main(["ps"])
+        assert not ended.value.code
+        return capsys.readouterr().out
+
+    return ps
+
+
+def matching(ps, pattern, seconds=20):
+    """Ask until the answer is such."""
+    until = time.monotonic() + seconds
+    while not re.search(pattern, text := ps()) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert re.search(pattern, text), text
+    return text
+
+
+def test_what_each_rank_is_doing(launch, ps):
+    assert ps() == "no job of yours runs on this host\n"
+    job = launch(SCRIPT, "argument", variables={"XDG_RUNTIME_DIR": ""})
+    job.number("early")
+    text = matching(ps, r"rank 0 +pid \d+ +has not joined a world\n")
+    assert f"pid {job.process.pid}  ringlet run -n 2 script.py argument\n" in text
+    assert "2 ranks, for 0:00:" in text
+    (job.folder / "join").touch()
+    pids = [job.number(f"pid-{rank}") for rank in range(2)]
+    text = matching(ps, r"rank 0 .*barrier #1 .*in flight, begun .* s ago, waits for rank 1\n")
+    assert re.search(rf"rank 1 +pid {pids[1]} +all_reduce #0 of .*: done in .* ago\n", text)
+    os.kill(pids[1], signal.SIGSTOP)
+    matching(ps, rf"rank 1 +pid {pids[1]} +does not answer \(stopped by a signal\)\n")
+    os.kill(pids[1], signal.SIGCONT)
+    (job.folder / "go").touch()
+    assert job.end()[0] == 0
+    assert ps() == "no job of yours runs on this host\n"
+
+
+def test_entries_of_launchers_that_are_gone_are_removed(launch, ps, tmp_path):
+    folder = tmp_path / "t" / f"ringlet-run-{os.getuid()}"
+    folder.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as left:  # as after a power failure
+        left.bind(str(folder / "4711.sock"))
+    assert ps() == "no job of yours runs on this host\n"
+    assert not folder.exists()
+    job = launch(SCRIPT, variables={"XDG_RUNTIME_DIR": ""})
+    job.number("early")
+    job.process.kill()  # its workers remove what it has left
+    job.process.wait()
+    matching(ps, "no job of yours")
+
+
+def test_a_folder_that_others_may_enter_is_not_used(launch, ps, tmp_path):
+    (tmp_path / "t" / f"ringlet-run-{os.getuid()}").mkdir(mode=0o755)
+    job = launch("print('ran')", variables={"XDG_RUNTIME_DIR": ""})
+    code, out, err = job.end()
+    assert code == 0
+    assert out.count("ran") == 2
+    assert "`ringlet ps` will not show this job" in err
+    assert "mode 0700" in err
+    (tmp_path / "t" / f"ringlet-run-{os.getuid()}").rmdir()
