@@ -1,13 +1,12 @@
 """A piece of memory that processes of one host share.
 
-A segment is a file in /dev/shm with a random name that only its owner may open (mode 0600). It
-is unlinked as soon as all have attached: when its last process ends, however it ends, it is gone.
+A segment is a file in /dev/shm that never has a name: when its last process ends, however it ends
+and whenever, it is gone. The others reach it through /proc/PID/fd of the process that made it,
+which is open to its user only.
 """
 
-import contextlib
 import mmap
 import os
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -16,50 +15,58 @@ import numpy as np
 from ringlet.comm.wire import Array
 
 FOLDER = Path("/dev/shm")
-PREFIX = "ringlet-"
 
 
 class Segment:
-    """`size` bytes, mapped here. Make one with `create`, or with `attach` by its name."""
+    """`size` bytes, mapped here. Make one with `create`, or with `attach` by its place."""
 
-    def __init__(self, name: str, descriptor: int, size: int) -> None:
-        self.name, self.size = name, size
+    def __init__(self, descriptor: int, size: int) -> None:
+        self.size, self._descriptor = size, -1
         self.memory = mmap.mmap(descriptor, size)
         self.bytes: Array = np.frombuffer(self.memory, np.uint8)
 
     @classmethod
     def create(cls, size: int) -> "Segment":
-        """A new segment of zeros; raises OSError if there is no room for it."""
-        name = PREFIX + secrets.token_hex(12)
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        descriptor = os.open(FOLDER / name, flags, 0o600)
+        """A new segment of zeros, until `close` for others to attach; raises OSError if there is
+        no room for it."""
+        if not hasattr(os, "O_TMPFILE"):
+            raise OSError("files without names are Linux's")
+        descriptor = os.open(FOLDER, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
         try:
             # Reserved, not only announced: a page that is not there later would be a SIGBUS.
             os.posix_fallocate(descriptor, 0, size)
-            return cls(name, descriptor, size)
+            segment = cls(descriptor, size)
         except BaseException:
-            (FOLDER / name).unlink()
-            raise
-        finally:
             os.close(descriptor)
+            raise
+        segment._descriptor = descriptor
+        return segment
 
     @classmethod
-    def attach(cls, name: str, size: int) -> "Segment":
-        """Map another process's segment; raises OSError if it cannot be reached or is too small."""
-        if not name.startswith(PREFIX) or "/" in name:
-            raise OSError(f"{name!r} is no name of a segment")
-        descriptor = os.open(FOLDER / name, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    def attach(cls, place: list[int], size: int) -> "Segment":
+        """Map another process's segment; raises OSError if it cannot be reached or is none."""
+        process, number, *identity = place
+        path = Path(f"/proc/{process}/fd/{number}")
+        # In another container the number may be some other process's: look before opening.
+        if _identity(path.stat()) != [*identity, size]:
+            raise OSError(f"{path} is not the segment that was announced")
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
-            if os.fstat(descriptor).st_size != size:
-                raise OSError(f"segment {name} has another size than announced")
-            return cls(name, descriptor, size)
+            return cls(descriptor, size)
         finally:
             os.close(descriptor)
 
-    def unlink(self) -> None:
-        """Remove the name; the memory stays while somebody has it mapped."""
-        with contextlib.suppress(FileNotFoundError):
-            (FOLDER / self.name).unlink()
+    @property
+    def place(self) -> list[int]:
+        """For `attach`: process, descriptor, device and inode."""
+        *identity, _ = _identity(os.fstat(self._descriptor))
+        return [os.getpid(), self._descriptor, *identity]
+
+    def close(self) -> None:
+        """All have attached. The memory stays while somebody has it mapped."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
     @property
     def address(self) -> int:
@@ -72,7 +79,7 @@ def share(group: Any, size: int) -> list[Segment] | None:
     """Give every rank of a group a segment of `size` bytes that all have mapped; by rank.
 
     A collective over messages. None, on all ranks, if one rank cannot make or reach them: they
-    are on different hosts, or in containers that have no /dev/shm in common, or it is full.
+    are on different hosts, or in containers that do not see each other's processes, or it is full.
     """
     own: Segment | None
     try:
@@ -80,22 +87,26 @@ def share(group: Any, size: int) -> list[Segment] | None:
     except OSError:
         own = None
     try:
-        names = group.all_gather_object("" if own is None else own.name)
-        attached = _attach_all(names, group.rank, own, size)
+        places = group.all_gather_object([] if own is None else own.place)
+        attached = _attach_all(places, group.rank, own, size)
         everybody = all(group.all_gather_object(attached is not None))
     finally:
         if own is not None:
-            own.unlink()
+            own.close()
     return attached if everybody else None
 
 
 def _attach_all(
-    names: list[str], rank: int, own: Segment | None, size: int
+    places: list[list[int]], rank: int, own: Segment | None, size: int
 ) -> list[Segment] | None:
     try:
         return [
-            own if other == rank and own is not None else Segment.attach(name, size)
-            for other, name in enumerate(names)
+            own if other == rank and own is not None else Segment.attach(place, size)
+            for other, place in enumerate(places)
         ]
-    except OSError:
+    except (OSError, ValueError):
         return None
+
+
+def _identity(status: os.stat_result) -> list[int]:
+    return [status.st_dev, status.st_ino, status.st_size]

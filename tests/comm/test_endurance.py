@@ -17,9 +17,9 @@ def kernel_says(field):
 
 
 def held():
-    """Descriptors and threads of this process, and its segments that are not unlinked."""
+    """Descriptors and threads of this process, and its segments that have a name."""
     maps = Path("/proc/self/maps").read_text().splitlines()
-    left = [line for line in maps if "/dev/shm/ringlet-" in line and not line.endswith("(deleted)")]
+    left = [line for line in maps if "/dev/shm/" in line and not line.endswith("(deleted)")]
     descriptors, threads = (list(Path("/proc/self", name).iterdir()) for name in ("fd", "task"))
     return len(descriptors), len(threads), len(left)
 
