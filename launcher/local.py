@@ -31,6 +31,9 @@ SURVIVORS_S = 3.0
 TERMINATE_S = 1.0
 """Then, after SIGTERM, so long before SIGKILL."""
 
+END_S = 0.1
+"""Between the end of a worker's channel and that of the process."""
+
 POLL_S = 0.2
 AGENT_POLL_S = 0.05
 
@@ -185,6 +188,7 @@ class Supervisor:
     def _read_control(self, watched: _Watched) -> None:
         if not watched.worker.control.fill():
             self._selector.unregister(watched.worker.control)
+            watched.worker.wait(END_S)  # nothing will tell when it is gone, a moment from now
         self._take_messages(watched)
 
     def _take_messages(self, watched: _Watched) -> None:

@@ -58,6 +58,11 @@ class Worker:
         """Whether the process has not ended."""
         return self.process.poll() is None
 
+    def wait(self, seconds: float) -> None:
+        """Wait for its end, so long at most."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(seconds)
+
     def signal_group(self, number: signal.Signals) -> None:
         """Send a signal to the worker and to every process that it started."""
         with contextlib.suppress(ProcessLookupError, PermissionError):

