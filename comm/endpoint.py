@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeAlias
 import msgpack
 import zmq
 
+from ringlet.comm.addresses import allow_ipv6, tcp
 from ringlet.comm.choice import Policy
 from ringlet.comm.credits import Credits, Parked
 from ringlet.comm.faults import Faults
@@ -159,7 +160,8 @@ class Endpoint:
         Socket files are bound before: what is bound from here on asks for the key.
         """
         Gate(self._context, self._key, f"rank {self.rank}").guard(self._inbox)
-        self._inbox.bind(f"tcp://{host}:*")
+        allow_ipv6(self._inbox, tcp(host, "*"))
+        self._inbox.bind(tcp(host, "*"))
         address = self._inbox.get(zmq.LAST_ENDPOINT)
         assert isinstance(address, bytes)
         self.addresses.add(address.decode())
@@ -174,6 +176,7 @@ class Endpoint:
             outbox.set(zmq.MAXMSGSIZE, HEADER_BYTES)  # nothing is expected but a handshake
             if self._key is not None and peer.address.startswith("tcp://"):
                 self._key.show(outbox)
+            allow_ipv6(outbox, peer.address)
             outbox.copy_threshold = 0  # what is to be copied says so
             # What was on its way when a connection broke is lost, and another process may
             # listen on the same address by then: a closed connection is a lost peer.

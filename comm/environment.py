@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from ringlet.comm.addresses import tcp
 from ringlet.comm.errors import AuthenticationError, CommError
 from ringlet.comm.key import KEY, KEY_FILE, JobKey, find_key
 from ringlet.comm.mpi import translate
@@ -94,7 +95,7 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
     rendezvous = _rendezvous(reader) if size > 1 else ""
     address = variables.get("RINGLET_ADDRESS") if size > 1 else None
     key = find_key(variables) if size > 1 else None
-    check_network([rendezvous, f"tcp://{address}" if address else ""], key, variables)
+    check_network([rendezvous, tcp(address, "*") if address else ""], key, variables)
     encrypt = variables.get("RINGLET_ENCRYPT", "all")
     if encrypt not in ENCRYPTIONS:
         raise CommError(f"RINGLET_ENCRYPT is {encrypt!r}; there are {', '.join(ENCRYPTIONS)}")
@@ -172,8 +173,7 @@ def _rendezvous(reader: _Reader) -> str:
         return reader.text("RINGLET_RENDEZVOUS")
     except CommError:
         address = reader.text("MASTER_ADDR")
-        host = f"[{address}]" if ":" in address else address
-        return f"tcp://{host}:{reader.integer('MASTER_PORT', 1)}"
+        return tcp(address, reader.integer("MASTER_PORT", 1))
 
 
 def check_network(
@@ -212,11 +212,13 @@ def is_loopback(address: str) -> bool:
 
 def local_address(rendezvous: str) -> str:
     """The address of the interface from which the rendezvous is reached; loopback for ipc."""
-    if not rendezvous.startswith("tcp://") or is_loopback(rendezvous):
-        return "127.0.0.1"
     parts = urlsplit(rendezvous)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((parts.hostname or "", parts.port or 1))  # sends nothing
+    if not rendezvous.startswith("tcp://") or is_loopback(rendezvous):
+        return "::1" if parts.hostname == "::1" else "127.0.0.1"
+    host = parts.hostname or ""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, parts.port or 1))  # sends nothing
         address: str = probe.getsockname()[0]
     return address
 

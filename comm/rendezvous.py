@@ -14,6 +14,7 @@ from typing import Any
 import msgpack
 import zmq
 
+from ringlet.comm.addresses import allow_ipv6
 from ringlet.comm.errors import CommError, CommTimeout
 from ringlet.comm.gate import Gate, Handshakes
 from ringlet.comm.key import JobKey
@@ -72,6 +73,7 @@ class _Host:
         self._socket.set(zmq.BACKLOG, 1024)
         if address.startswith("tcp://"):
             Gate(context, key, "rank 0").guard(self._socket)
+        allow_ipv6(self._socket, address)
         try:
             self._socket.bind(address)
         except zmq.ZMQError as error:
@@ -176,6 +178,7 @@ class _Visitor:
         if key is not None:
             key.show(self._socket)
         self._handshakes = Handshakes(self._socket, f"rank {hello['rank']}", address)
+        allow_ipv6(self._socket, address)
         self._socket.connect(address)
 
     def visit(self, deadline: float, timeout: float, check: Check) -> list[Hello]:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 import zmq
 
 import ringlet
+from ringlet.comm.addresses import allow_ipv6
 from ringlet.comm.gate import Gate
 from ringlet.launcher.agents import LINGER_MS, POLL_MS, TELL_EVERY_S, Agent, Heard, Offer, Word
 from ringlet.launcher.errors import UserError
@@ -30,6 +31,7 @@ class Chief(Agent):
     def _open(self) -> str:
         place = self.place
         Gate(self._context, place.key, "agent 0").guard(self._socket)
+        allow_ipv6(self._socket, f"tcp://{place.master}")
         try:
             self._socket.bind(f"tcp://{place.master}")
         except zmq.ZMQError as error:

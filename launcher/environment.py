@@ -88,11 +88,6 @@ class Job:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def address_text(address: str) -> str:
-    """An IP address as it stands before a port: IPv6 in brackets."""
-    return f"[{address}]" if ":" in address else address
-
-
 def free_port(address: str = "127.0.0.1") -> int:
     """A TCP port of the address that was free a moment ago, for scripts that want one."""
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:

@@ -19,10 +19,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from ringlet.comm.addresses import bracketed, tcp
 from ringlet.comm.environment import INSECURE, check_network
 from ringlet.comm.errors import AuthenticationError
 from ringlet.comm.key import KEY, KEY_FILE, JobKey, find_key
-from ringlet.launcher.addresses import is_own, own_address, resolve, resolve_host
+from ringlet.launcher.addresses import host_of, is_own, own_address, resolve, resolve_host
 from ringlet.launcher.errors import ExitCode, UserError
 from ringlet.launcher.host_options import HostOptions
 from ringlet.launcher.options import check_encrypt
@@ -70,7 +71,7 @@ def place_of(options: HostOptions, workers: int, restarts: int = 0) -> Place | N
             f"from 0 to {most - 1}"
         )
     master = resolve(options.master)
-    if options.node_rank == 0 and not is_own(master.rpartition(":")[0]):
+    if options.node_rank == 0 and not is_own(host_of(master)):
         raise UserError(
             f"{options.master} is not an address of this host: --node-rank 0 runs where --master is"
         )
@@ -78,7 +79,7 @@ def place_of(options: HostOptions, workers: int, restarts: int = 0) -> Place | N
         raise UserError("--master needs a port that the other hosts can be told, not 0")
     address = own_address(master, options.interface, options.address)
     try:
-        check_network([f"tcp://{master}", f"tcp://{address}"], key)
+        check_network([f"tcp://{master}", tcp(address, "*")], key)
     except AuthenticationError as error:
         raise UserError(str(error)) from error
     return Place(
@@ -120,6 +121,9 @@ def parse_hosts(text: str | None, file: Path | None, workers: int) -> list[tuple
 
 def _parse_host(word: str, workers: int) -> tuple[str, int]:
     name, colon, count = word.partition(":")
+    if "[" in word:  # an IPv6 address: [fd00::1]:2, me@[fd00::1]
+        name, _, count = word.replace("[", "").partition("]")
+        colon, count = count[:1], count[1:]
     # A name that begins with a dash would be an option of ssh.
     if not name or name.startswith("-") or any(c.isspace() for c in word):
         raise UserError(f"{word!r} is no host; as in a:2, or user@a:2")
@@ -160,7 +164,7 @@ class _Fleet:
         self._hosts, self._command, self._options = hosts, command, options
         self._screen, self._ssh, self._key = screen, ssh, key
         self._agents: list[subprocess.Popen[bytes]] = []
-        self._master = f"{resolve_host(hosts[0][0].rpartition('@')[2])}:0"
+        self._master = f"{bracketed(resolve_host(hosts[0][0].rpartition('@')[2]))}:0"
         self._selector = selectors.DefaultSelector()
         self._signals: list[int] = []
 

@@ -6,6 +6,7 @@ tc-tbf(8)). Each has a /dev/shm of its own, too, as hosts do. The namespaces bel
 that end with this one: nothing has a name, and nothing is left behind, however the run ends.
 """
 
+import contextlib
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -44,12 +45,14 @@ class Link:
     """
 
     addresses = ("10.77.0.1", "10.77.0.2")
+    ipv6_addresses = ("fd77::1", "fd77::2")
 
     def __init__(self, mbit: float | None = None) -> None:
         missing = [tool for tool in TOOLS if shutil.which(tool) is None]
         if missing:
             raise LinkError(f"no {', '.join(missing)} here: install iproute2 and util-linux")
         self._holders: list[subprocess.Popen[bytes]] = []
+        self.ipv6 = False  # whether the kernel has it
         try:
             for _ in self.addresses:
                 self._holders.append(_hold_namespace())
@@ -108,6 +111,11 @@ class Link:
             self._run(host, f"ip address add {address}/24 dev cable")
             self._run(host, "ip link set cable up")
             self._run(host, "ip link set lo up")
+        # Without a check that nobody has the address, which would take a second.
+        with contextlib.suppress(LinkError):
+            for host, address in enumerate(self.ipv6_addresses):
+                self._run(host, f"ip address add {address}/64 dev cable nodad")
+            self.ipv6 = True
 
     def _run(self, host: int, command: str) -> None:
         words = [*self._inside(host), *command.split()]

@@ -8,6 +8,7 @@ from dataclasses import asdict
 import zmq
 
 import ringlet
+from ringlet.comm.addresses import allow_ipv6
 from ringlet.comm.gate import Handshakes
 from ringlet.launcher.agents import LINGER_MS, POLL_MS, TELL_EVERY_S, Agent, Heard, Offer, Word
 from ringlet.launcher.errors import ExitCode, UserError
@@ -33,6 +34,7 @@ class Member(Agent):
         self._socket.set(zmq.RECONNECT_IVL, 50)
         self._socket.set(zmq.RECONNECT_IVL_MAX, 500)
         self._handshakes = Handshakes(self._socket, f"agent {place.node}", place.master)
+        allow_ipv6(self._socket, f"tcp://{place.master}")
         self._socket.connect(f"tcp://{place.master}")
         self._others[0] = Heard()
         return place.master

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+from ringlet.comm.addresses import tcp
 from ringlet.comm.environment import DEFAULT_TIMEOUT_S
 from ringlet.launcher.agents import Agent
-from ringlet.launcher.environment import Job, address_text, free_port
+from ringlet.launcher.environment import Job, free_port
 from ringlet.launcher.errors import ExitCode, UserError
 from ringlet.launcher.local import Supervisor
 from ringlet.launcher.plan import Host, Place, Plan
@@ -68,7 +69,7 @@ class Starts:
         place = self._agent.place
 
         def offer(hosts: list[Host]) -> Plan:
-            meeting = f"tcp://{address_text(place.address)}:{free_port(place.address)}"
+            meeting = tcp(place.address, free_port(place.address))
             plan = Plan(hosts, self._name, meeting, generation)
             return replace(plan, task=task_for(plan.size))
 

@@ -82,6 +82,16 @@ def test_ranks_of_different_hosts_talk_over_tcp(tmp_path):
     assert [code for code, _ in ended(processes)] == [0, 0]
 
 
+@pytest.mark.parametrize("host", ["one", "two"])
+def test_ranks_meet_over_ipv6(host, tmp_path):
+    if not socket.has_ipv6 or not Path("/proc/net/if_inet6").exists():
+        pytest.skip("no IPv6 here")
+    variables = master(TMPDIR=str(tmp_path), MASTER_ADDR="::1", RINGLET_TRANSPORT="tcp")
+    names = ["one", host]
+    processes = [start(rank, 2, RINGLET_HOST=names[rank], **variables) for rank in range(2)]
+    assert [code for code, _ in ended(processes)] == [0, 0]
+
+
 def test_a_world_of_one_needs_nothing():
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
     text = subprocess.run(

@@ -198,12 +198,18 @@ WRONG = {
     "not here": (
         {"nnodes": "2", "master": "192.0.2.1:1", "node_rank": 0}, "not an address of this",
     ),
+    "of one link": (
+        {"nnodes": "2", "master": "[fe80::1]:1", "node_rank": 0}, "the same from everywhere",
+    ),
     "no interface": (
         {"nnodes": "2", "master": "127.0.0.1:1", "node_rank": 0, "interface": "pigeon0"},
         "no interface 'pigeon0'; there are lo",
     ),
     "no address": (
         {"nnodes": "2", "master": "127.0.0.1:1", "node_rank": 1, "address": "here"}, "'here'",
+    ),
+    "no key with IPv6": (
+        {"nnodes": "2", "master": "[::1]:1", "node_rank": 1, "address": "2001:db8::7"}, "key new",
     ),
     "no key": (
         {"nnodes": "2", "master": "127.0.0.1:1", "node_rank": 1, "address": "192.0.2.7"}, "key new",
@@ -223,7 +229,10 @@ def test_what_the_options_cannot_mean(case, monkeypatch):
 def test_addresses():
     assert resolve("127.0.0.1:29400") == "127.0.0.1:29400"
     assert resolve("localhost:1") == "127.0.0.1:1"
+    assert resolve("[::1]:29400") == "[::1]:29400"
+    assert resolve("[fd00::0:1]:29400") == "[fd00::1]:29400"
     assert is_own("127.0.0.1")
+    assert is_own("::1")
     assert not is_own("192.0.2.1")
     place = place_of(HostOptions(nnodes="2", master="127.0.0.1:1", node_rank=1, interface="lo"), 3)
     assert (place.address, place.workers) == ("127.0.0.1", 3)
@@ -231,6 +240,7 @@ def test_addresses():
 
 def test_lists_of_hosts(tmp_path):
     assert parse_hosts("a:2,b", None, 4) == [("a", 2), ("b", 4)]
+    assert parse_hosts("[fd00::1]:2,me@[fd00::2]", None, 4) == [("fd00::1", 2), ("me@fd00::2", 4)]
     file = tmp_path / "hosts"
     file.write_text("# ours\na slots=2\n\nme@b:3 # the new one\nc\n")
     assert parse_hosts(None, file, 1) == [("a", 2), ("me@b", 3), ("c", 1)]

@@ -76,9 +76,9 @@ def start(link, tmp_path, monkeypatch):
         process.communicate()
 
 
-def both(start, *program, nnodes="2", **more):
+def both(start, *program, master=Link.addresses[0], **more):
     """The same command on both hosts: one worker on host 0, two on host 1."""
-    options = ["--nnodes", nnodes, "--master", f"{Link.addresses[0]}:29400", "--timeout", "30"]
+    options = ["--nnodes", "2", "--master", f"{master}:29400", "--timeout", "30"]
     return [
         start(node, *options, "--node-rank", str(node), "-n", str(node + 1), *program, **more)
         for node in range(2)
@@ -111,6 +111,18 @@ def test_the_same_command_on_each_host(start):
     assert re.search(r":1: here 1 3 0 10.77.0.1 3.0\n", out1)
     assert re.search(r":2: here 2 3 1 10.77.0.1 3.0\n", out1)
     assert "INSECURE" not in err0 + err1
+
+
+@pytest.mark.parametrize("interface", [False, True])
+def test_hosts_with_ipv6(start, link, interface):
+    if not link.ipv6:
+        pytest.skip("no IPv6 here")
+    options = ["--interface", "cable"] if interface else []
+    master = f"[{Link.ipv6_addresses[0]}]"
+    outcomes = [*map(outcome, both(start, *options, "script.py", master=master))]
+    assert [code for code, _, _ in outcomes] == [0, 0], outcomes
+    assert re.search(r":0: here 0 3 0 fd77::1 3.0\n", outcomes[0][1])
+    assert re.search(r":2: here 2 3 1 fd77::1 3.0\n", outcomes[1][1])
 
 
 def test_a_dead_worker_is_announced_to_all_hosts_and_all_exit_alike(start):
