@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from ringlet.comm.addresses import tcp
+from ringlet.comm.addresses import bracketed, tcp
 from ringlet.comm.errors import AuthenticationError, CommError
 from ringlet.comm.key import KEY, KEY_FILE, JobKey, find_key
 from ringlet.comm.mpi import translate
@@ -95,7 +95,7 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
     rendezvous = _rendezvous(reader) if size > 1 else ""
     address = variables.get("RINGLET_ADDRESS") if size > 1 else None
     key = find_key(variables) if size > 1 else None
-    check_network([rendezvous, tcp(address, "*") if address else ""], key, variables)
+    check_network([rendezvous, f"tcp://{bracketed(address)}" if address else ""], key, variables)
     encrypt = variables.get("RINGLET_ENCRYPT", "all")
     if encrypt not in ENCRYPTIONS:
         raise CommError(f"RINGLET_ENCRYPT is {encrypt!r}; there are {', '.join(ENCRYPTIONS)}")

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from ringlet.comm.addresses import bracketed, tcp
+from ringlet.comm.addresses import bracketed
 from ringlet.comm.environment import INSECURE, check_network
 from ringlet.comm.errors import AuthenticationError
 from ringlet.comm.key import KEY, KEY_FILE, JobKey, find_key
@@ -79,7 +79,7 @@ def place_of(options: HostOptions, workers: int, restarts: int = 0) -> Place | N
         raise UserError("--master needs a port that the other hosts can be told, not 0")
     address = own_address(master, options.interface, options.address)
     try:
-        check_network([f"tcp://{master}", tcp(address, "*")], key)
+        check_network([f"tcp://{master}", f"tcp://{bracketed(address)}"], key)
     except AuthenticationError as error:
         raise UserError(str(error)) from error
     return Place(
