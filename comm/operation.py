@@ -263,11 +263,10 @@ class Operation:
         """Raise if this wait cannot end well; tell the others of it if it lasts."""
         now = time.monotonic()
         source = self._awaited()
-        ranks: tuple[int, ...] = () if source is None else (source,)
         if self.stream == COLLECTIVE:
             self.channel.check_agreement(self)
-            ranks = self.channel.ranks
-        lost = self.channel.endpoint.liveness.missing(ranks, source)
+        # Any of the group: the awaited rank may have met the loss before it could send.
+        lost = self.channel.endpoint.liveness.missing(self.channel.ranks, source)
         if lost is not None:
             raise self._lost(*lost)
         if now >= self.deadline:

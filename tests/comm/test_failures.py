@@ -65,6 +65,23 @@ def test_a_killed_rank_is_named_on_every_other_rank_within_two_seconds(ranks, si
         assert f"rank {rank}: " in error["text"]
 
 
+def waits_for_a_survivor(world):
+    """Rank 0 waits for rank 2, which would send only after it has heard from rank 1."""
+    if world.rank == 1:
+        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return caught(lambda: world.recv(2 if world.rank == 0 else 1))
+
+
+def test_a_loss_is_told_to_who_waits_for_a_survivor(ranks):
+    with pytest.raises(RanksFailed) as failed:
+        ranks(3).run(waits_for_a_survivor)
+    for rank in (0, 2):
+        error = failed.value.results[rank]
+        assert (error["type"], error["rank"]) == ("PeerLost", 1)
+        assert error["seconds"] < 2.2
+
+
 def test_the_error_names_the_operation_its_label_and_size(ranks):
     with pytest.raises(RanksFailed) as failed:
         ranks(2).run(killed, wait="all_reduce")
