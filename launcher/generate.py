@@ -9,9 +9,11 @@ import numpy as np
 import typer
 
 from ringlet.launcher.errors import UserError
+from ringlet.nn.backend import BackendError, use
 from ringlet.nn.models import BERT, T5, Chain, PretrainedError, beam_search, from_pretrained, stream
 from ringlet.nn.safetensors import SafetensorsError
 from ringlet.runtime.checkpoint import latest_checkpoint
+from ringlet.runtime.config import DEVICES
 from ringlet.runtime.export import load_model
 from ringlet.runtime.manifest import CheckpointError
 from ringlet.runtime.tokenizers import (
@@ -50,12 +52,14 @@ def generate(
         int, typer.Option(min=1, help="Search with so many at a time instead of drawing, if > 1.")
     ] = 1,
     seed: Annotated[int, typer.Option(help="Decides every draw.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, or cuda: a GPU, through CuPy.")] = "cpu",
 ) -> None:
     """Continue a prompt with a trained model; the text appears as it is made."""
     if not 0 < top_p <= 1:
         raise UserError(f"--top-p is {top_p}; it has to be above 0 and at most 1")
     if not prompt:
         raise UserError("the prompt is empty; give at least one character")
+    _use(device)
     model, tokenizer = _load(folder)
     if isinstance(model, BERT):
         raise UserError(f"{folder} holds a BERT, which says what is masked and does not generate")
@@ -88,6 +92,16 @@ def _continuation(
         if number == eos:
             return
         yield number
+
+
+def _use(device: str) -> None:
+    if device not in DEVICES:
+        raise UserError(f"--device is {device!r}; there are {', '.join(DEVICES)}")
+    try:
+        if device == "cuda":
+            use("cupy")
+    except BackendError as error:
+        raise UserError(str(error)) from error
 
 
 def _load(folder: Path) -> tuple[Chain, Tokenizer]:

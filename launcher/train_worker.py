@@ -13,6 +13,7 @@ import numpy as np
 from ringlet import comm
 from ringlet.launcher.errors import ExitCode
 from ringlet.launcher.worker import Guard, start_guard, supervised
+from ringlet.nn.backend import use
 from ringlet.nn.models import generate
 from ringlet.runtime.agreement import check_same_data, check_shared
 from ringlet.runtime.checkpoint import verify_checkpoint
@@ -32,6 +33,8 @@ def work(task: dict[str, Any], guard: Guard | None) -> None:
             guard.control.send(message)
 
     config = check_config(task["config"])
+    if config.device == "cuda":
+        use("cupy", int(os.environ.get("LOCAL_RANK", "0")))
     corpus = load_corpus(config.data, config.block_size, config.vocab_size or None)
     world = comm.init()
     trainer = Trainer(

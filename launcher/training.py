@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ringlet.launcher.errors import UserError
+from ringlet.nn.backend import BackendError, find_gpus
 from ringlet.runtime.checkpoint import Checkpoint, latest_checkpoint
 from ringlet.runtime.config import (
     DEFAULT_PRESET,
@@ -41,9 +42,11 @@ def prepare(
         else:
             saved = {**found.manifest["config"], "vocab_size": found.manifest["vocab_size"]}
             settings = resume_config(saved, preset, config, given)
+        if settings.device == "cuda" and hosts[1] == 1:
+            find_gpus()
         workers = DEFAULT_WORKERS if hosts[1] > 1 else default_workers(settings)
         corpus = load_corpus(settings.data, settings.block_size, settings.vocab_size or None)
-    except (ConfigError, DataError) as error:
+    except (ConfigError, DataError, BackendError) as error:
         raise UserError(str(error)) from error
     if found is not None:
         _check_resumed(found, settings, corpus)

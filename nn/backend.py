@@ -31,6 +31,7 @@ __all__ = [
     "block_size",
     "chosen",
     "copy_from_host",
+    "find_gpus",
     "refuse_mixture",
     "substituted",
     "to_host",
@@ -108,21 +109,11 @@ class CuPy(Backend):
     on_device = True
 
     def __init__(self, device: int = 0) -> None:
-        try:
-            import cupy
-            import cupyx
-            from cupyx.scipy import special
-        except ImportError as error:
-            raise BackendError(
-                f"CuPy cannot be imported ({error}): pip install 'ringlet[cupy]' has the one for "
-                "CUDA 12"
-            ) from error
-        try:
-            count = cupy.cuda.runtime.getDeviceCount()
-        except cupy.cuda.runtime.CUDARuntimeError as error:
-            raise BackendError(f"CuPy finds no GPU: {error}") from error
-        if not count:
-            raise BackendError("CuPy finds no GPU")
+        count = find_gpus()
+        import cupy
+        import cupyx
+        from cupyx.scipy import special
+
         self.module, self._extension, self._special = cupy, cupyx, special
         cupy.cuda.Device(device % count).use()  # of the calling thread
 
@@ -177,6 +168,24 @@ class CuPy(Backend):
     def synchronize(self) -> None:
         """See Backend."""
         self.module.cuda.get_current_stream().synchronize()
+
+
+def find_gpus() -> int:
+    """How many there are; raises BackendError if there are none, or CuPy is not there."""
+    try:
+        import cupy
+    except ImportError as error:
+        raise BackendError(
+            f"CuPy cannot be imported ({error}): pip install 'ringlet[cupy]' has the one for CUDA "
+            "12"
+        ) from error
+    try:
+        count = int(cupy.cuda.runtime.getDeviceCount())
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise BackendError(f"CuPy finds no GPU: {error}") from error
+    if not count:
+        raise BackendError("CuPy finds no GPU")
+    return count
 
 
 _KINDS: dict[str, type[Backend]] = {"numpy": Backend, "cupy": CuPy}

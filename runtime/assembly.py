@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 from ringlet.comm import Group
 from ringlet.nn import Module, Parameter
+from ringlet.nn.backend import to_host
 from ringlet.runtime.compression.activations import EncodedCarrier
 from ringlet.runtime.compression.codecs import make_codec
 from ringlet.runtime.data import share
@@ -145,7 +146,7 @@ class Assembly:
         for family in self.families:
             for name, layout in family.layouts.items():
                 if seed is None:
-                    value = values[name].data
+                    value = to_host(values[name].data)
                 else:
                     value = whole.initial_value(name, self.shapes[name], seed)
                 family.reducer.store(name, layout.take(value))

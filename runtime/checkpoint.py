@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ringlet.comm import Group
+from ringlet.nn.backend import to_host
 from ringlet.runtime.manifest import NAME as MANIFEST
 from ringlet.runtime.manifest import (
     CheckpointError,
@@ -233,7 +234,9 @@ def _write_shard(path: Path, arrays: Mapping[str, Array]) -> None:
     from safetensors.numpy import save
 
     # The writer takes an array's memory as it lies, in whatever order.
-    _write_synced(path, save({name: np.ascontiguousarray(a) for name, a in arrays.items()}))
+    _write_synced(
+        path, save({name: np.ascontiguousarray(to_host(a)) for name, a in arrays.items()})
+    )
 
 
 def _write_synced(path: Path, data: bytes) -> None:

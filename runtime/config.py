@@ -28,6 +28,7 @@ class TrainConfig:
         "pydoc", "A file of text (any encoding: bytes), a nanoGPT .bin (uint16), or pydoc."
     )
     seed: int = _option(1337, "Decides every random number.")
+    device: str = _option("cpu", "cpu, or cuda: a GPU for each worker, through CuPy.")
     steps: int = _option(2000, "Optimizer steps in all.")
     batch_size: int = _option(12, "Contexts for each step, over all workers and micro-batches.")
     accumulate: int = _option(1, "Micro-batches into which each worker cuts its share.")
@@ -128,6 +129,8 @@ DEFAULT_PRESET = "nano"
 
 MODELS = ("gpt", "llama")
 
+DEVICES = ("cpu", "cuda")
+
 OPTIMIZERS = ("adamw", "sgd", "adam", "adagrad", "rmsprop", "lion", "adafactor", "muon")
 SCHEDULES = ("cosine", "linear", "constant", "one_cycle", "inverse_sqrt")
 
@@ -200,6 +203,8 @@ def check_config(values: Mapping[str, Any]) -> TrainConfig:
     if config.n_embd % config.n_head:
         raise ConfigError(f"n_embd {config.n_embd} cannot be cut into n_head {config.n_head} heads")
     _check_model(config)
+    if config.device not in DEVICES:
+        raise ConfigError(f"unknown device {config.device!r}; there are {', '.join(DEVICES)}")
     if config.experts and config.top_k > config.experts:
         raise ConfigError(
             f"top_k is {config.top_k}, and there are {config.experts} experts; at most "

@@ -13,11 +13,13 @@ import numpy as np
 
 from ringlet.comm import Group
 from ringlet.nn import FlatParameters, Parameter, Slot
+from ringlet.nn.backend import copy_from_host
 from ringlet.nn.flat import Flat
 from ringlet.nn.optim import Optimizer
 from ringlet.nn.tensor import Array
 from ringlet.runtime.bucket_size import BUCKET_BYTES
 from ringlet.runtime.compression.compressor import Compressor
+from ringlet.runtime.staging import all_reduce
 from ringlet.runtime.wires import Pending
 
 
@@ -74,9 +76,9 @@ class Reducer:
         """Carry out what is left of an update."""
 
     def store(self, name: str, value: Array) -> None:
-        """Set a parameter that this rank computes with."""
+        """Set a parameter that this rank computes with, from an array of the host."""
         parameter = self.parameters[name]
-        parameter.data[...] = value.reshape(parameter.shape)
+        copy_from_host(parameter.data, value.reshape(parameter.shape))
 
 
 class DataParallel(Reducer):
@@ -141,7 +143,7 @@ class DataParallel(Reducer):
 
     def _start(self, bucket: Bucket, label: str) -> Pending:
         part = self._flat.memory_of_grad[bucket.start : bucket.stop]
-        work: Pending = self._group.all_reduce(part, async_op=True, label=label)
+        work: Pending = all_reduce(self._group, part, async_op=True, label=label)
         return work
 
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from functools import partial
 
 from ringlet.comm import Group
 from ringlet.nn import FlatParameters, Module, Parameter
+from ringlet.nn.backend import xp
 from ringlet.nn.tensor import Array
 from ringlet.runtime.bucket_size import bucket_bytes_for
 from ringlet.runtime.compression import make_compressor
@@ -15,6 +15,7 @@ from ringlet.runtime.layout import Layout
 from ringlet.runtime.mesh import Mesh
 from ringlet.runtime.needed_first import NeededFirst
 from ringlet.runtime.options import Parallelism
+from ringlet.runtime.staging import all_reduce, empty
 from ringlet.runtime.zero import ZeroOptimizer
 from ringlet.runtime.zero_blocks import Unit, ZeroGradients, ZeroParameters
 
@@ -47,14 +48,14 @@ class Family:
             self.reducer.arrive()
         parts = list(self._partial_gradients())
         if parts:
-            joined = np.concatenate(parts)
-            mesh.group("tp").all_reduce(joined, label="gradients of sequence parts")
+            joined = xp.concatenate(parts)
+            all_reduce(mesh.group("tp"), joined, label="gradients of sequence parts")
             for part in parts:
                 part[...], joined = joined[: part.size], joined[part.size :]
         if self.ends is not None:
             for start, stop in self.reducer.shard.segments:
                 _, grad = self.reducer.shard.views(start, stop)
-                self.ends.all_reduce(grad, label="gradients of tied parameters")
+                all_reduce(self.ends, grad, label="gradients of tied parameters")
 
     def owned(self, mesh: Mesh, sharded: bool) -> Iterator[str]:
         """The parameters of which this rank's part counts: each element on one rank only."""
@@ -82,7 +83,7 @@ def make_reducer(
     """The reducer for a stage of ZeRO; parameters of `blocks` are shared block by block."""
     bucket_bytes = options.bucket_bytes or _measured(options, named, group)
     if options.zero == 0:
-        flat = FlatParameters(named, group.empty, copy=False)
+        flat = FlatParameters(named, partial(empty, group), copy=False)
         if options.needed_first and group.size > 1:
             return NeededFirst(flat, group, blocks, bucket_bytes)
         if options.compress and group.size > 1:

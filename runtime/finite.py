@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from ringlet.comm import Group
+from ringlet.nn.backend import xp
 from ringlet.nn.flat import Flat, Slot
 from ringlet.nn.optim import Optimizer
 from ringlet.nn.tensor import Array
@@ -42,7 +43,7 @@ def _bad(flats: Sequence[Flat], view: Callable[[Flat, Slot], Array]) -> list[str
         slot.name
         for flat in flats
         for slot in flat.slots
-        if not np.isfinite(view(flat, slot)).all()
+        if not xp.isfinite(view(flat, slot)).all()
     ]
 
 
@@ -50,6 +51,6 @@ def all_finite(world: Group, flats: Iterable[Flat], optimizers: Iterable[Optimiz
     """Whether all that a checkpoint would hold is finite, on every rank (a collective)."""
     arrays = [flat.views(start, stop)[0] for flat in flats for start, stop in flat.segments]
     arrays += [state for optimizer in optimizers for state in optimizer.state.values()]
-    bad = np.array([not all(np.isfinite(array).all() for array in arrays)], np.int8)
+    bad = np.array([not all(xp.isfinite(array).all() for array in arrays)], np.int8)
     world.all_reduce(bad, op="max", label="finite")
     return not bad[0]

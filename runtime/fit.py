@@ -79,6 +79,8 @@ def check_fit(config: TrainConfig, workers: int) -> None:
     try:
         shape = mesh_shape(config, workers)
         parallelism(config).check(shape)
+        if config.device == "cuda":
+            parallelism(config).check_device(shape)
     except MeshError as error:
         raise ConfigError(str(error)) from error
     check_optimizer(config, shape)

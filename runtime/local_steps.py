@@ -10,11 +10,11 @@ agreement. Averaging is this with a learning rate of 1 and no momentum.
 import time
 from collections.abc import Sequence
 
-import numpy as np
-
 from ringlet.comm import Group
+from ringlet.nn.backend import xp
 from ringlet.nn.flat import Flat
 from ringlet.nn.tensor import Array
+from ringlet.runtime.staging import all_reduce
 from ringlet.runtime.wires import Pending
 
 
@@ -29,9 +29,9 @@ class OuterSteps:
     ) -> None:
         self._flats, self._group = flats, group
         self.learning_rate, self.momentum = learning_rate, momentum
-        self._anchors = [np.empty(flat.size, flat.dtype) for flat in flats]
+        self._anchors = [xp.empty(flat.size, flat.dtype) for flat in flats]
         count = len(flats) if momentum else 0
-        self.momenta = [np.zeros(flat.size, flat.dtype) for flat in flats[:count]]
+        self.momenta = [xp.zeros(flat.size, flat.dtype) for flat in flats[:count]]
         self.restart()
 
     def restart(self) -> None:
@@ -47,8 +47,8 @@ class OuterSteps:
         for number, (flat, anchor) in enumerate(zip(self._flats, self._anchors, strict=True)):
             for start, stop in flat.segments:
                 change = anchor[start:stop] - flat.views(start, stop)[0]
-                work = self._group.all_reduce(
-                    change, op="mean", async_op=True, label="outer gradients"
+                work = all_reduce(
+                    self._group, change, "mean", async_op=True, label="outer gradients"
                 )
                 flying.append((number, start, stop, change, work))
         for number, start, stop, change, work in flying:

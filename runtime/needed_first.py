@@ -18,6 +18,7 @@ from ringlet.nn.module import ForwardPreHook
 from ringlet.nn.optim import Optimizer
 from ringlet.runtime.bucket_size import BUCKET_BYTES
 from ringlet.runtime.data_parallel import DataParallel
+from ringlet.runtime.staging import all_reduce
 
 MEASURED_STEPS = 4
 """Steps after which the ranks stop to look how much a backward pass has time to send."""
@@ -125,7 +126,7 @@ class NeededFirst(DataParallel):
         label = f"gradients {number + 1}/{len(self.buckets)}"
         bucket = self.buckets[number]
         part = self._flat.memory_of_grad[bucket.start : bucket.stop]
-        self._flying[number] = self._group.all_reduce(part, async_op=True, label=label)
+        self._flying[number] = all_reduce(self._group, part, async_op=True, label=label)
 
     def _look_at_progress(self) -> None:
         """In the first steps: how many buckets were summed when backward ended, on all ranks."""

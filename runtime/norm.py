@@ -6,23 +6,19 @@ Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural net
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
-
 from ringlet.comm import Group
 from ringlet.nn.flat import Flat
-from ringlet.nn.optim.optimizer import BLOCK
+from ringlet.nn.optim.clipping import sums_of_squares
 from ringlet.nn.tensor import Array
 
 
 def squares(flat: Flat, numbers: Mapping[str, int], counted: Iterable[str], total: Array) -> None:
     """Add each counted parameter's sum of squares to its place in `total` (float64)."""
     names = set(counted)
-    for slot in flat.slots:
-        if slot.name not in names:
-            continue
-        for start in range(slot.start, slot.stop, BLOCK):
-            _, grad = flat.views(start, min(start + BLOCK, slot.stop))
-            total[numbers[slot.name]] += float(np.dot(grad, grad))
+    slots = [slot for slot in flat.slots if slot.name in names]
+    parts = sums_of_squares([flat.views(slot.start, slot.stop)[1] for slot in slots])
+    for slot, part in zip(slots, parts, strict=True):
+        total[numbers[slot.name]] += part
 
 
 def global_norm(total: Array, world: Group | None) -> float:

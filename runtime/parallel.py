@@ -15,6 +15,7 @@ import numpy as np
 from ringlet.comm import Group
 from ringlet.nn import Module, Tensor
 from ringlet.nn import random as nn_random
+from ringlet.nn.backend import chosen
 from ringlet.nn.flat import Flat
 from ringlet.nn.optim import Optimizer
 from ringlet.nn.tensor import Array
@@ -276,6 +277,8 @@ def parallelize(
     """
     options = options or Parallelism()
     options.check(mesh.shape)
+    if chosen().on_device:
+        options.check_device(mesh.shape)
     return Parallel(model, mesh, options, seed)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from ringlet.comm import Group
 from ringlet.nn import Module
+from ringlet.nn.backend import copy_from_host
 from ringlet.nn.tensor import Array
 from ringlet.runtime.checkpoint import EXTRAS, Checkpoint
 from ringlet.runtime.layout import Layout
@@ -94,7 +95,7 @@ def load_parameters(checkpoint: Checkpoint, model: Module) -> None:
     reader = Reader(checkpoint)
     for name, parameter in model.named_parameters():
         _check_array(checkpoint, f"parameters/{name}", parameter.shape)
-        np.copyto(parameter.data, reader.whole(f"parameters/{name}"))
+        copy_from_host(parameter.data, reader.whole(f"parameters/{name}"))
 
 
 class Reader:

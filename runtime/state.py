@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ringlet.nn import FlatParameters
+from ringlet.nn.backend import copy_from_host
 from ringlet.nn.flat import Flat
 from ringlet.nn.optim import Optimizer
 from ringlet.nn.tensor import Array
@@ -96,7 +97,7 @@ class TrainingState:
         parameters = {slot.name: slot.parameter for slot in flat.slots}
 
         def store(name: str, value: Array) -> None:
-            np.copyto(parameters[name].data, value)
+            copy_from_host(parameters[name].data, value)
 
         owned = frozenset(shapes)
         arrays = optimizer_arrays(optimizer, owned)
@@ -150,7 +151,7 @@ class TrainingState:
             for slot in part.flat.slots:
                 if slot.name == parameter:
                     target = array.values[slot.start : slot.stop]
-                    target[...] = local.reshape(-1)[slot.first : slot.first + target.size]
+                    copy_from_host(target, local.reshape(-1)[slot.first : slot.first + target.size])
 
     def restored(self, steps: int) -> None:
         """All arrays are back; so many steps were taken."""

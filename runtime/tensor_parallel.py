@@ -16,11 +16,13 @@ import numpy as np
 from ringlet.comm import Group
 from ringlet.nn import Module, Operation, Parameter, Tensor
 from ringlet.nn import functional as F
+from ringlet.nn.backend import asarray, xp
 from ringlet.nn.engine import Deferred, Product
 from ringlet.nn.operations.dropout import keep_mask
 from ringlet.nn.operations.embedding import RowSums
 from ringlet.nn.operations.products import column_sums
-from ringlet.nn.tensor import Array, Gradient, array_of
+from ringlet.nn.tensor import Array, Gradient, host_array
+from ringlet.runtime.staging import all_reduce
 from ringlet.runtime.wires import Pending, Wire
 
 
@@ -38,7 +40,7 @@ class Arriving(Deferred):
     def into(self, out: Array, add: bool) -> None:
         """See Deferred."""
         arrived = self._transfer.wait().reshape(self._shape)
-        np.copyto(out, out + arrived if add else arrived)
+        xp.copyto(out, out + arrived if add else arrived)
 
 
 class ColumnProduct(Operation):
@@ -54,7 +56,7 @@ class ColumnProduct(Operation):
     def forward(self, *arrays: Array) -> Array:
         self.x, self.weight, *bias = arrays
         x = self.wire.enter(self.x)  # (B, T, in)
-        result: Array = np.matmul(x.reshape(-1, x.shape[-1]), self.weight.T)  # (N, out / n)
+        result: Array = xp.matmul(x.reshape(-1, x.shape[-1]), self.weight.T)  # (N, out / n)
         if bias:
             result += bias[0]
         return result.reshape(*x.shape[:-1], -1)
@@ -65,7 +67,7 @@ class ColumnProduct(Operation):
         gathering = self.wire.start_enter(self.x) if self.needs[1] else None
         to_x = None
         if self.needs[0]:
-            part = np.matmul(flat, self.weight).reshape(*grad.shape[:-1], -1)
+            part = xp.matmul(flat, self.weight).reshape(*grad.shape[:-1], -1)
             to_x = Arriving(self.wire.start_leave(part), self.x.shape)
         to_weight = None
         if gathering is not None:
@@ -90,7 +92,7 @@ class RowProduct(Operation):
         x, self.weight, *bias = arrays
         self.shape = x.shape
         self.x = x.reshape(-1, x.shape[-1])  # (N, in / n)
-        part: Array = np.matmul(self.x, self.weight.T)
+        part: Array = xp.matmul(self.x, self.weight.T)
         result: Array = self.wire.leave(part.reshape(*x.shape[:-1], -1))
         if bias:
             result += bias[0]
@@ -99,7 +101,7 @@ class RowProduct(Operation):
     def backward(self, grad: Array) -> Sequence[Gradient]:
         own = grad.reshape(-1, grad.shape[-1])
         flat = self.wire.enter(grad).reshape(-1, grad.shape[-1])  # (N, out)
-        to_x = np.matmul(flat, self.weight).reshape(self.shape) if self.needs[0] else None
+        to_x = xp.matmul(flat, self.weight).reshape(self.shape) if self.needs[0] else None
         to_weight = Product(flat.T, self.x) if self.needs[1] else None
         if len(self.needs) == 2:
             return to_x, to_weight
@@ -115,14 +117,15 @@ class VocabularyLookup(Operation):
     def forward(self, *arrays: Array) -> Array:
         (table,) = arrays
         local = self.ids - self.first
-        self.here = (local >= 0) & (local < len(table))
-        self.rows = local[self.here]
-        part = np.zeros((*self.ids.shape, table.shape[1]), table.dtype)
-        part[self.here] = table[self.rows]
+        here = (local >= 0) & (local < len(table))
+        self.rows = local[here]
+        self.places = tuple(asarray(axis) for axis in np.nonzero(here))
+        part = xp.zeros((*self.ids.shape, table.shape[1]), table.dtype)
+        part[self.places] = table[asarray(self.rows)]
         return self.wire.leave(part)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
-        return (RowSums(self.rows, self.wire.enter(grad)[self.here]),)
+        return (RowSums(self.rows, self.wire.enter(grad)[self.places]),)
 
 
 class VocabularyCrossEntropy(Operation):
@@ -139,25 +142,25 @@ class VocabularyCrossEntropy(Operation):
     def forward(self, *arrays: Array) -> Array:
         (logits,) = arrays  # (N, V / n)
         counted = self.targets >= 0
-        exp = np.array(logits, order="C")
+        exp = xp.array(logits, order="C")
         exp[:, self.columns :] = -np.inf
         largest = exp.max(axis=1)
-        self.group.all_reduce(largest, op="max", label="largest logits")
+        all_reduce(self.group, largest, "max", label="largest logits")
         exp -= largest[:, None]
         local = self.targets - self.first
         here = (local >= 0) & (local < self.columns)
-        self.rows, self.chosen = np.flatnonzero(here), local[here]
-        sums = np.zeros((2, len(exp)), exp.dtype)  # of exponentials, and of the target's logit
+        self.rows, self.chosen = asarray(np.flatnonzero(here)), asarray(local[here])
+        sums = xp.zeros((2, len(exp)), exp.dtype)  # of exponentials, and of the target's logit
         sums[1, self.rows] = exp[self.rows, self.chosen]
-        np.exp(exp, out=exp)
-        np.sum(exp, axis=1, out=sums[0])
-        self.group.all_reduce(sums, label="sums of exponentials")
+        xp.exp(exp, out=exp)
+        xp.sum(exp, axis=1, out=sums[0])
+        all_reduce(self.group, sums, label="sums of exponentials")
         exp /= sums[0][:, None]
         self.probabilities = exp
         divisor = max(int(counted.sum()), 1) if self.mean else 1
-        self.weights = np.where(counted, 1 / divisor, 0).astype(exp.dtype)
-        losses = (np.log(sums[0]) - sums[1]) * self.weights
-        return np.asarray(losses.sum(), exp.dtype)
+        self.weights = asarray(np.where(counted, 1 / divisor, 0).astype(exp.dtype))
+        losses = (xp.log(sums[0]) - sums[1]) * self.weights
+        return xp.asarray(losses.sum(), exp.dtype)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         result = self.probabilities
@@ -206,7 +209,7 @@ class VocabularyEmbedding(Module):
 
     def forward(self, ids: Tensor | Array) -> Tensor:
         """Raises IndexError naming an id that is out of range."""
-        numbers = np.asarray(array_of(ids))
+        numbers = host_array(ids)
         wrong = numbers[(numbers < 0) | (numbers >= self.rows)]
         if wrong.size:
             raise IndexError(f"id {wrong[0]} is out of range for a vocabulary of {self.rows}")
@@ -264,7 +267,7 @@ class VocabularyLoss(Module):
 
         Targets of -100 do not count.
         """
-        ids = np.asarray(array_of(targets)).reshape(-1)
+        ids = host_array(targets).reshape(-1)
         wrong = ids[(ids != -100) & ((ids < 0) | (ids >= self.vocabulary))]
         if wrong.size:
             raise IndexError(f"target {wrong[0]} is no id of a vocabulary of {self.vocabulary}")

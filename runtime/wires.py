@@ -9,10 +9,10 @@ leaving a reduce-scatter.
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import numpy as np
-
 from ringlet.comm import Group
+from ringlet.nn.backend import xp
 from ringlet.nn.tensor import Array
+from ringlet.runtime.staging import all_gather, all_reduce, reduce_scatter
 
 FORWARD, BACKWARD = "activations", "activations' gradients"
 
@@ -72,15 +72,15 @@ class PlainCarrier:
 
     def all_reduce(self, x: Array, label: str, fly: bool = False) -> Pending:
         """See Carrier."""
-        return _pending(self.group.all_reduce(x, async_op=fly, label=label), fly)
+        return _pending(all_reduce(self.group, x, async_op=fly, label=label), fly)
 
     def all_gather(self, x: Array, label: str, fly: bool = False) -> Pending:
         """See Carrier."""
-        return _pending(self.group.all_gather(x, async_op=fly, label=label), fly)
+        return _pending(all_gather(self.group, x, async_op=fly, label=label), fly)
 
     def reduce_scatter(self, x: Array, label: str, fly: bool = False) -> Pending:
         """See Carrier."""
-        return _pending(self.group.reduce_scatter(x, async_op=fly, label=label), fly)
+        return _pending(reduce_scatter(self.group, x, async_op=fly, label=label), fly)
 
 
 def _pending(result: Any, fly: bool) -> Pending:
@@ -161,7 +161,7 @@ def _cut(x: Array, count: int) -> Array:
     """(B, T, C) -> (n, B, T / n, C)."""
     batch, length, width = x.shape
     parts = x.reshape(batch, count, length // count, width).transpose(1, 0, 2, 3)
-    return np.ascontiguousarray(parts)
+    return xp.ascontiguousarray(parts)
 
 
 def _join(parts: Array) -> Array:

@@ -7,6 +7,7 @@ reduce-scattered and parameters all-gathered, which sends as much as an all-redu
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -21,6 +22,7 @@ from ringlet.runtime.data_parallel import (
     DataParallel,
     padded_starts,
 )
+from ringlet.runtime.staging import all_gather, empty, reduce_scatter
 from ringlet.runtime.wires import Pending
 
 
@@ -68,7 +70,7 @@ class ZeroOptimizer(DataParallel):
         named = list(named)
         elements = bucket_bytes // common_dtype(p for _, p in named).itemsize
         starts, size = padded_starts([p.size for _, p in named], elements, group.size)
-        flat = FlatParameters(named, group.empty, starts=starts, size=size, copy=copy)
+        flat = FlatParameters(named, partial(empty, group), starts=starts, size=size, copy=copy)
         super().__init__(flat, group, bucket_bytes)
         slots: list[Slot] = []
         pieces, offset = [], 0
@@ -85,7 +87,7 @@ class ZeroOptimizer(DataParallel):
         for bucket in reversed(self.buckets):  # the first layers are needed first
             mine = self._flat.data[self._part(bucket)]
             out = self._flat.data[bucket.start : bucket.stop].reshape(self._group.size, -1)
-            works.append(self._group.all_gather(mine, out=out, async_op=True, label="parameters"))
+            works.append(all_gather(self._group, mine, out=out, async_op=True, label="parameters"))
         for work in works:
             work.wait()
 
@@ -96,7 +98,8 @@ class ZeroOptimizer(DataParallel):
 
     def _start(self, bucket: Bucket, label: str) -> Pending:
         grad = self._flat.memory_of_grad
-        work: Pending = self._group.reduce_scatter(
+        work: Pending = reduce_scatter(
+            self._group,
             grad[bucket.start : bucket.stop],
             out=grad[self._part(bucket)],
             async_op=True,

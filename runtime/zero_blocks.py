@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from ringlet.comm import Group
 from ringlet.nn import Module, Operation, Parameter, Slot, Tensor, common_dtype
+from ringlet.nn.backend import copy_from_host, xp
 from ringlet.nn.module import ForwardPreHook
 from ringlet.nn.tensor import Array, Gradient
 from ringlet.runtime.data_parallel import Reducer
+from ringlet.runtime.staging import all_gather, empty, reduce_scatter
 from ringlet.runtime.wires import Pending
 from ringlet.runtime.zero import Shard, slots_within
 
@@ -97,7 +97,7 @@ class ZeroGradients(Reducer):
         for unit in self._units:
             unit.place(group.size, offset)
             offset = unit.kept.stop
-        self._grad = np.zeros(offset, self._dtype)
+        self._grad = xp.zeros(offset, self._dtype)
         self._waited = 0.0
         self._unit_of = {id(p): unit for unit in self._units for _, p in unit.named}
         self._make_memories("grad")
@@ -131,7 +131,8 @@ class ZeroGradients(Reducer):
     def publish(self) -> None:
         """See Reducer."""
         works = [
-            self._group.all_gather(
+            all_gather(
+                self._group,
                 self._data_part(unit),
                 out=unit.data.array.reshape(self._group.size, -1),
                 async_op=True,
@@ -170,8 +171,8 @@ class ZeroGradients(Reducer):
         memory.array[unit.filled : unit.size] = 0
         whole = memory.array[: unit.size]
         memory.owner = unit
-        memory.pending = self._group.reduce_scatter(
-            whole, out=whole[self._part(unit)], async_op=True, label="gradients"
+        memory.pending = reduce_scatter(
+            self._group, whole, out=whole[self._part(unit)], async_op=True, label="gradients"
         )
         unit.waiting = len(unit.slots)
 
@@ -199,18 +200,18 @@ class ZeroGradients(Reducer):
         stay right; and one for what lies outside the blocks, which is in use all the time."""
         largest = max((unit.size for unit in self._blocks), default=0)
         turns = [
-            Memory(self._group.empty(largest, self._dtype))
+            Memory(empty(self._group, (largest,), self._dtype))
             for _ in range(min(MEMORIES, len(self._blocks)))
         ]
         for unit in self._units:
             if unit.block is None:
-                setattr(unit, kind, Memory(self._group.empty(unit.size, self._dtype)))
+                setattr(unit, kind, Memory(empty(self._group, (unit.size,), self._dtype)))
             else:
                 setattr(unit, kind, turns[self._blocks.index(unit) % len(turns)])
 
     def _make_data(self, size: int, copy: bool) -> None:
         """The whole parameters, of which the shard is views."""
-        whole = self._group.empty(size * self._group.size, self._dtype)
+        whole = empty(self._group, (size * self._group.size,), self._dtype)
         slots: list[Slot] = []
         start = 0
         for unit in self._units:
@@ -230,7 +231,7 @@ class ZeroGradients(Reducer):
         for slot in unit.slots:
             view = unit.data.array[slot.start : slot.stop].reshape(slot.shape)
             if copy:
-                np.copyto(view, slot.parameter.data)
+                xp.copyto(view, slot.parameter.data)
             slot.parameter.data = view
 
 
@@ -268,7 +269,7 @@ class ZeroParameters(ZeroGradients):
         for slot in self.shard.slots:
             if slot.name == name:
                 data, _ = self.shard.views(slot.start, slot.stop)
-                data[...] = flat[slot.first : slot.first + slot.stop - slot.start]
+                copy_from_host(data, flat[slot.first : slot.first + slot.stop - slot.start])
         self._unit_of[id(self.parameters[name])].data.owner = None
 
     def _ensure(self, unit: Unit) -> None:
@@ -292,7 +293,8 @@ class ZeroParameters(ZeroGradients):
         if memory.pending is not None:
             memory.pending.wait()  # what was fetched ahead is not wanted after all
         memory.owner = unit
-        memory.pending = self._group.all_gather(
+        memory.pending = all_gather(
+            self._group,
             self._data[unit.kept],
             out=memory.array[: unit.size].reshape(self._group.size, -1),
             async_op=True,
@@ -308,7 +310,7 @@ class ZeroParameters(ZeroGradients):
 
     def _make_data(self, size: int, copy: bool) -> None:
         """Only the shard, and memory for a few blocks."""
-        self._data = self._group.empty(size, self._dtype)
+        self._data = empty(self._group, (size,), self._dtype)
         self._make_memories("data")
         slots: list[Slot] = []
         for unit in self._units:

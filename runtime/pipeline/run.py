@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-import numpy as np
-
 from ringlet.comm import Group, Work
 from ringlet.nn import Tensor, no_grad
+from ringlet.nn.backend import asarray
 from ringlet.nn.engine import WeightGradients, backward
 from ringlet.nn.tensor import Array
 from ringlet.runtime.pipeline.actions import Action, PipelineSchedule
+from ringlet.runtime.staging import isend, recv
 
 Place: TypeAlias = tuple[int, int]
 """(stage, micro-batch)"""
@@ -61,11 +61,11 @@ class Plain:
 
     def send(self, x: Array, rank: int, tag: int) -> Work:
         """See Transport."""
-        return self._group.isend(x, rank, tag)
+        return isend(self._group, x, rank, tag)
 
     def recv(self, rank: int, tag: int) -> Array:
         """See Transport."""
-        return self._group.recv(rank, tag)
+        return recv(self._group, rank, tag)
 
 
 class Executor:
@@ -180,7 +180,7 @@ class _Run:
         place = action[1:]
         result = self._results.pop(place)
         if action.stage == self._last:
-            gradient = np.asarray(self._scale, result.dtype)
+            gradient = asarray(self._scale, result.dtype)
         else:
             gradient = self._arrived.pop(place)
         backward(result, gradient, weights)

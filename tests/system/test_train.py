@@ -16,6 +16,7 @@ from ringlet.launcher.cli import main
 from ringlet.runtime.config import TrainConfig
 
 RINGLET = [sys.executable, "-c", "from ringlet.launcher.cli import main; main()"]
+METRICS = "runs/pydoc-tiny/metrics.jsonl"
 QUICK = ["--preset", "tiny", "--config", str(Path(__file__).with_name("quick.toml"))]
 
 
@@ -249,3 +250,31 @@ def test_a_mesh_is_one_option_and_any_mesh_can_be_exported(tmp_path):
     assert json.loads((tmp_path / "hf/config.json").read_text())["n_layer"] == 2
     again = ringlet(*command, cwd=tmp_path)
     assert (again.returncode, again.stderr) == (2, "ringlet: hf holds a model already\n")
+
+
+def test_a_device_gives_what_the_cpu_gives(done, fake_cupy, tmp_path):
+    """On the stand-in for CuPy (tests/fake): the same losses, and a run that both go on with."""
+    folder, _ = done
+    result = ringlet("train", *QUICK, "--device", "cuda", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    losses = [
+        [json.loads(row).get("loss") for row in (where / METRICS).read_text().splitlines()[1:]]
+        for where in (folder, tmp_path)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    saved = ("--from", "runs/pydoc-tiny", "--max-new-tokens", 9, "--temperature", 0)
+    texts = [
+        ringlet("generate", *saved, "--device", device, cwd=tmp_path).stdout
+        for device in ("cuda", "cpu")
+    ]
+    assert texts[0] == texts[1] != ""
+
+
+def test_a_device_that_is_not_there_is_asked_for_in_vain(fake_cupy, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_GPUS", "0")
+    for command in (["train", *QUICK], ["generate", "--from", tmp_path]):
+        result = ringlet(*command, "--device", "cuda", cwd=tmp_path)
+        assert result.returncode == 2
+        assert "CuPy finds no GPU: cudaErrorNoDevice" in result.stderr
+        assert "Traceback" not in result.stderr
+    assert "unknown device 'tpu'" in ringlet("train", "--device", "tpu", cwd=tmp_path).stderr

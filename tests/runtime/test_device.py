@@ -1,0 +1,126 @@
+"""Meshes whose ranks compute on a device, on the stand-in for CuPy (tests/fake/cupy/core.py)."""
+
+import contextlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ringlet import nn
+from ringlet.nn import backend
+from ringlet.runtime import Mesh, MeshError, Parallelism, Trainer, load_corpus, make_config
+from ringlet.runtime.config import ConfigError
+from ringlet.runtime.fit import check_fit
+from ringlet.runtime.parallel import parallelize
+
+FAKE = str(Path(__file__).parents[1] / "fake")
+TINY = {
+    "block_size": 16, "n_layer": 2, "n_head": 2, "n_embd": 32, "batch_size": 8, "steps": 4,
+    "eval_every": 4, "eval_windows": 8, "checkpoint_every": 4, "warmup_steps": 1,
+    "bucket_bytes": 1 << 14,
+}  # fmt: skip
+
+
+@contextlib.contextmanager
+def on_device():
+    """Within it this rank's backend is the fake CuPy."""
+    sys.path.insert(0, FAKE)
+    try:
+        with backend.substituted(backend.CuPy()) as present:
+            yield present.module
+    finally:
+        sys.path.remove(FAKE)
+
+
+def trained(world, folder=None, resume=False, **options):
+    """The losses of a run, on whatever is the backend."""
+    config = make_config("tiny", None, {**TINY, **options})
+    rows = []
+    corpus = load_corpus("pydoc", config.block_size)
+    made = Trainer(config, corpus, world, folder and Path(folder), report=rows.append)
+    if resume:
+        made.resume()
+    made.run()
+    return [row[key] for row in rows for key in ("loss", "grad_norm", "val_loss") if row.get(key)]
+
+
+def both(world, **options):
+    """A run on the host, and one on the device: the same losses."""
+    expected = trained(world, **options)
+    with on_device() as cupy:
+        actual = trained(world, **options)
+        assert cupy.counts["to device"] and cupy.counts["to host"]
+    np.testing.assert_allclose(actual, expected, rtol=1e-4)
+    assert world.rank or len(expected) > 5
+
+
+MESHES = {
+    "dp": {},
+    "accumulated": {"accumulate": 2, "recompute": "blocks", "dropout": 0.1},
+    "needed first": {"needed_first": True, "clip": 0.0},
+    "local steps": {"local_steps": 2, "outer_learning_rate": 0.7, "outer_momentum": 0.9},
+    "ZeRO 1": {"zero": 1},
+    "ZeRO 2": {"zero": 2},
+    "ZeRO 3": {"zero": 3},
+    "pp": {"mesh": "pp=2", "accumulate": 2},
+    "zero-bubble": {"mesh": "pp=2", "accumulate": 2, "schedule": "zero-bubble"},
+    "tp": {"mesh": "tp=2", "dropout": 0.1},
+    "sequence": {"mesh": "tp=2", "sequence": True},
+    "llama on tp": {"mesh": "tp=2", "model": "llama"},
+    "experts": {"experts": 4},
+    "muon": {"optimizer": "muon"},
+}
+
+
+@pytest.mark.parametrize("name", MESHES)
+def test_a_mesh_of_devices_trains_as_one_of_hosts(ranks, name):
+    ranks(2).run(both, **MESHES[name])
+
+
+def test_all_of_them_together(ranks):
+    ranks(4).run(both, mesh="tp=2,pp=2", accumulate=2, sequence=True)
+
+
+def elsewhere(world, folder):
+    """What the device has saved goes on on the host, and the other way round."""
+    with on_device():
+        trained(world, f"{folder}/a")
+    first = trained(world, f"{folder}/a", resume=True, steps=8)
+    trained(world, f"{folder}/b")
+    with on_device():
+        second = trained(world, f"{folder}/b", resume=True, steps=8)
+    np.testing.assert_allclose(first, second, rtol=1e-4)
+
+
+def test_a_run_goes_on_on_the_other(ranks, tmp_path):
+    ranks(2).run(elsewhere, folder=str(tmp_path))
+
+
+REFUSED = {
+    "cp": ({"mesh": "cp=2"}, "cp does not work on a device, since keys and values go round"),
+    "ep": ({"mesh": "ep=2", "experts": 4}, "ep does not work on a device, since rows go to"),
+    "compress": ({"compress": "int8"}, "compress does not work on a device, since gradients"),
+    "compress_activations": (
+        {"mesh": "tp=2", "compress_activations": "int8"},
+        "compress_activations does not work on a device, since activations are encoded by the CPU",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_on_a_device_is_refused_before_anything_starts(name):
+    options, message = REFUSED[name]
+    check_fit(make_config("tiny", None, options), 2)
+    with pytest.raises(ConfigError, match=message):
+        check_fit(make_config("tiny", None, {**options, "device": "cuda"}), 2)
+
+
+def refused(world):
+    with on_device(), pytest.raises(MeshError, match="compress does not work on a device"):
+        model = nn.models.GPT(nn.models.GPTConfig(13, 8, 1, 2, 8))
+        parallelize(model, Mesh(world, dp=2), Parallelism(compress="int8"))
+
+
+def test_parallelize_refuses_it_too(ranks):
+    ranks(2).run(refused)
