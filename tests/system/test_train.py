@@ -258,7 +258,7 @@ def test_a_device_gives_what_the_cpu_gives(done, fake_cupy, tmp_path):
     result = ringlet("train", *QUICK, "--device", "cuda", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     losses = [
-        [json.loads(row).get("loss") for row in (where / METRICS).read_text().splitlines()[1:]]
+        [json.loads(row).get("loss") for row in (where / METRICS).read_text().splitlines()[1:21]]
         for where in (folder, tmp_path)
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
