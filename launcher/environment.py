@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from ringlet.launcher.cores import shares
+
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 FOLDER_PREFIX = "ringlet-"
 
@@ -24,7 +26,8 @@ class Job:
     """One start of a job's workers, of which this host's are `ranks`: the first has generation 0,
     and there may be so many `restarts`. `variables` are more of their environment.
 
-    `size` counts all. `folder` is private (0700); the rendezvous' socket file lies in it until
+    `size` counts all. With `pin` each worker has cores of its own.
+    `folder` is private (0700); the rendezvous' socket file lies in it until
     all have met, unless the job has several hosts: then `rendezvous` is tcp://address:port, and
     `address` this host's own.
     """
@@ -45,11 +48,18 @@ class Job:
     node: int = 0
     rendezvous: str | None = None
     address: str | None = None
+    pin: bool = False
 
     @property
     def ranks(self) -> range:
         """The ranks of this host."""
         return range(self.first, self.first + (self.local_size or self.size))
+
+    def cores(self, rank: int) -> list[int] | None:
+        """The cores of one worker; None: it may run on all."""
+        if not self.pin:
+            return None
+        return shares(len(self.ranks))[rank - self.first]
 
     def environment(self, rank: int) -> dict[str, str]:
         """The whole environment of one worker. BLAS threads that the user has set stay."""

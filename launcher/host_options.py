@@ -1,10 +1,8 @@
 """The options of jobs on several hosts, which several commands have."""
 
-import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated
 
 import typer
 
@@ -72,47 +70,3 @@ class HostOptions:
     def over_ssh(self) -> bool:
         """Whether the hosts are started from here."""
         return self.hosts is not None or self.hostfile is not None
-
-
-def with_hosts(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command these options; it gets them as `hosts`, a HostOptions."""
-    signature, hints = inspect.signature(command), get_type_hints(HostOptions, include_extras=True)
-    given_too = [
-        inspect.Parameter(
-            each.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=each.default,
-            annotation=hints[each.name],
-        )
-        for each in fields(HostOptions)
-    ]
-    own = [each for each in signature.parameters.values() if each.name != "hosts"]
-    more = [each for each in own if each.kind == inspect.Parameter.VAR_KEYWORD]
-
-    def with_options(**given: Any) -> None:
-        options = HostOptions(**{each.name: given.pop(each.name) for each in given_too})
-        command(**given, hosts=options)
-
-    changed: Any = with_options
-    changed.__name__, changed.__doc__ = command.__name__, command.__doc__
-    shown = [each for each in own if each not in more] + given_too
-    changed.__signature__ = signature.replace(parameters=[*shown, *more])
-    changed.__annotations__ = {each.name: each.annotation for each in shown}
-    return with_options
-
-
-def words_given(context: typer.Context, without: tuple[str, ...] = ()) -> list[str]:
-    """The options of the running command that were given, as words for another command line; but
-    none of HostOptions or `without`."""
-    left_out = {*without, *(each.name for each in fields(HostOptions))}
-    words = []
-    for option in context.command.params:
-        source = context.get_parameter_source(option.name or "")
-        if option.name in left_out or source is None or source.name != "COMMANDLINE":
-            continue
-        value = context.params[option.name or ""]
-        if isinstance(value, bool):
-            words.append((option.opts if value else option.secondary_opts)[-1])
-        elif option.param_type_name == "option":
-            words.append(f"{option.opts[-1]}={value}")
-    return words

@@ -19,12 +19,14 @@ from ringlet.launcher.environment import Job
 from ringlet.launcher.errors import ExitCode
 from ringlet.launcher.failure import Failure, first_cause
 from ringlet.launcher.listing import VARIABLE, Listing
-from ringlet.launcher.output import Lines, Screen
+from ringlet.launcher.output import Lines, RankFile, Screen
 from ringlet.launcher.process import Worker
+from ringlet.launcher.worker_options import WorkerOptions
 
 Inform: TypeAlias = Callable[[int, Message], None]
 
 DEFAULT_GRACE_S = 30.0
+DEFAULT_OPTIONS = WorkerOptions()
 SURVIVORS_S = 3.0
 """After a worker has died the others get so long to say so and end."""
 
@@ -48,13 +50,14 @@ class _Watched:
     text: str = ""
     line: str = ""
     echo: bool = False
+    file: RankFile | None = None
 
 
 class Supervisor:
     """Runs one job's workers on this host to their end.
 
-    `inform(rank, message)` gets the messages that workers send besides their failures. With
-    `prefix`, output lines begin with `host:rank: `. `agent` speaks with the job's other hosts.
+    `inform(rank, message)` gets the messages that workers send besides their failures. `options`
+    say where output goes. `agent` speaks with the job's other hosts.
     """
 
     def __init__(
@@ -65,7 +68,7 @@ class Supervisor:
         *,
         screen: Screen,
         grace: float = DEFAULT_GRACE_S,
-        prefix: bool | None = None,
+        options: WorkerOptions = DEFAULT_OPTIONS,
         inform: Inform | None = None,
         agent: Agent | None = None,
     ) -> None:
@@ -75,10 +78,10 @@ class Supervisor:
         command = shlex.join(["ringlet", *sys.argv[1:]])
         self._listing = Listing({**facts, "command": command})
         entry = {} if self._listing.path is None else {VARIABLE: str(self._listing.path)}
-        self._job = replace(job, variables={**job.variables, **entry})
+        self._job = replace(job, variables={**job.variables, **entry}, pin=options.pin)
         self._screen, self._grace, self._inform = screen, grace, inform
         self._host = socket.gethostname()
-        self._prefix = job.size > 1 if prefix is None else prefix
+        self._options, self._prefix = options, job.size > 1 and options.prefix
         self._watched: list[_Watched] = []
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listing, selectors.EVENT_READ, (None, None))
@@ -105,6 +108,9 @@ class Supervisor:
         finally:
             for watched in self._watched:
                 watched.worker.kill()
+                if watched.file is not None:
+                    watched.file.write(watched.text.encode())
+                    watched.file.close()
             self._unlist()
             self._selector.close()
             self._job.clean()
@@ -124,6 +130,9 @@ class Supervisor:
         )
         watched = _Watched(worker)
         self._watched.append(watched)
+        if self._options.output is not None:
+            path = self._options.output / f"rank-{rank}.log"
+            watched.file = RankFile(path, self._screen, more=self._job.generation > 0)
         self._selector.register(worker.control, selectors.EVENT_READ, (watched, None))
         for stream, target in (
             (worker.process.stdout, sys.stdout),
@@ -135,6 +144,8 @@ class Supervisor:
             self._selector.register(stream, selectors.EVENT_READ, (watched, stream.fileno()))
 
     def _writer(self, rank: int, target: Any) -> Callable[[str], None]:
+        if self._options.quiet:
+            return lambda text: None
         head = f"{self._host}:{rank}: " if self._prefix else ""
         return lambda text: self._screen.line(head + text, target)
 
@@ -152,7 +163,7 @@ class Supervisor:
             elif descriptor is None:
                 self._read_control(watched)
             else:
-                self._read_output(key.fileobj, watched.lines[descriptor], descriptor)
+                self._read_output(key.fileobj, watched, descriptor)
         for watched in self._watched:
             if not watched.ended and not watched.worker.running:
                 self._ended(watched)
@@ -174,12 +185,15 @@ class Supervisor:
             self._selector.unregister(self._listing)
             self._listing.close()
 
-    def _read_output(self, stream: Any, lines: Lines, descriptor: int) -> bool:
+    def _read_output(self, stream: Any, watched: _Watched, descriptor: int) -> bool:
+        lines = watched.lines[descriptor]
         try:
             data = os.read(descriptor, 1 << 16)
         except BlockingIOError:
             return False
         lines.feed(data)
+        if watched.file is not None:
+            watched.file.write(data)
         if not data:
             self._selector.unregister(stream)
             lines.flush()
@@ -206,7 +220,7 @@ class Supervisor:
         for key in list(self._selector.get_map().values()):
             watched, descriptor = key.data
             if descriptor is not None:
-                while self._read_output(key.fileobj, watched.lines[descriptor], descriptor):
+                while self._read_output(key.fileobj, watched, descriptor):
                     pass
                 watched.lines[descriptor].flush()
 

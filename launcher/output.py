@@ -4,7 +4,10 @@ import codecs
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import IO
+
+from ringlet.launcher.errors import UserError
 
 ERASE_LINE = "\r\x1b[K"
 
@@ -42,6 +45,34 @@ class Screen:
             self._stream.write(ERASE_LINE + text if self._status or text else "")
             self._status = text
             self._stream.flush()
+
+
+class RankFile:
+    """What one rank writes, in a file of its own.
+
+    When it cannot be written any more, the job goes on without it, and the screen says so.
+    """
+
+    def __init__(self, path: Path, screen: Screen, more: bool) -> None:
+        self._path, self._screen = path, screen
+        try:
+            self._file = path.open("ab" if more else "wb", buffering=0)
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+    def write(self, data: bytes) -> None:
+        """Write it at the end."""
+        if self._file.closed:
+            return
+        try:
+            self._file.write(data)
+        except OSError as error:
+            self._file.close()
+            self._screen.line(f"ringlet: {self._path} ends here: {error.strerror}", sys.stderr)
+
+    def close(self) -> None:
+        """Write no more."""
+        self._file.close()
 
 
 class Lines:

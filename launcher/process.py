@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import IO
 
 from ringlet.launcher.control import VARIABLE, Control
+from ringlet.launcher.cores import running_on
 from ringlet.launcher.environment import Job
 
 
@@ -35,15 +36,16 @@ class Worker:
         ours, theirs = socket.socketpair()
         environment = {**job.environment(rank), VARIABLE: str(theirs.fileno())}
         try:
-            self.process = subprocess.Popen(
-                [*prefix, sys.executable, "-m", module, *arguments],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=stderr,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
+            with running_on(job.cores(rank)):
+                self.process = subprocess.Popen(
+                    [*prefix, sys.executable, "-m", module, *arguments],
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=stdout,
+                    stderr=stderr,
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,
+                )
         finally:
             theirs.close()
         self.control = Control(ours)

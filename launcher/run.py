@@ -9,9 +9,10 @@ import typer
 
 from ringlet.launcher.control import Message
 from ringlet.launcher.errors import UserError
-from ringlet.launcher.host_options import HostOptions, with_hosts, words_given
+from ringlet.launcher.groups import with_groups, words_given
+from ringlet.launcher.host_options import HostOptions
 from ringlet.launcher.hosts import place_of, run_over_ssh
-from ringlet.launcher.local import Supervisor
+from ringlet.launcher.local import DEFAULT_OPTIONS, Supervisor
 from ringlet.launcher.options import (
     DEFAULT_GRACE_S,
     DEFAULT_TIMEOUT_S,
@@ -24,9 +25,10 @@ from ringlet.launcher.options import (
 from ringlet.launcher.output import Screen
 from ringlet.launcher.plan import Place
 from ringlet.launcher.restarts import Starts, channel, persist
+from ringlet.launcher.worker_options import WorkerOptions
 
 
-@with_hosts
+@with_groups(lives=WorkerOptions, hosts=HostOptions)
 def run(
     context: typer.Context,
     program: Annotated[
@@ -43,6 +45,7 @@ def run(
     grace: Grace = DEFAULT_GRACE_S,
     max_restarts: MaxRestarts = 0,
     *,
+    lives: WorkerOptions,
     hosts: HostOptions,
 ) -> None:
     """Run a script on several worker processes; in it, ringlet.comm.init() joins them.
@@ -56,11 +59,13 @@ def run(
     if program == ["-m"]:
         raise UserError("-m needs the name of a module")
     if hosts.over_ssh:
-        command = ["run", *words_given(context, without=("workers",)), *program]
+        command = ["run", *words_given(context, without=["workers", HostOptions]), *program]
         raise typer.Exit(run_over_ssh(command, hosts, workers))
+    lives.check()
     place = place_of(hosts, workers, max_restarts)
-    starts = run_script(program, workers, transport, timeout, grace, max_restarts, place)
-    raise typer.Exit(starts)
+    raise typer.Exit(
+        run_script(program, workers, transport, timeout, grace, lives, max_restarts, place)
+    )
 
 
 def run_script(
@@ -69,6 +74,7 @@ def run_script(
     transport: str = "auto",
     timeout: float | None = None,
     grace: float = DEFAULT_GRACE_S,
+    options: WorkerOptions = DEFAULT_OPTIONS,
     restarts: int = 0,
     place: Place | None = None,
 ) -> int:
@@ -95,6 +101,7 @@ def run_script(
                 arguments,
                 screen=screen,
                 grace=grace,
+                options=options,
                 inform=inform,
                 agent=agent,
             )

@@ -11,7 +11,8 @@ import typer
 
 from ringlet.launcher.agents import Agent
 from ringlet.launcher.errors import ExitCode, UserError
-from ringlet.launcher.host_options import HostOptions, with_hosts, words_given
+from ringlet.launcher.groups import with_groups, words_given
+from ringlet.launcher.host_options import HostOptions
 from ringlet.launcher.hosts import place_of, run_over_ssh
 from ringlet.launcher.local import Supervisor
 from ringlet.launcher.options import (
@@ -27,6 +28,7 @@ from ringlet.launcher.output import Screen
 from ringlet.launcher.progress import Progress
 from ringlet.launcher.restarts import Starts, channel, persist
 from ringlet.launcher.training import Training, prepare
+from ringlet.launcher.worker_options import WorkerOptions
 from ringlet.runtime.config import DEFAULT_PRESET, PRESETS, TrainConfig
 from ringlet.runtime.fit import DEFAULT_WORKERS
 
@@ -56,7 +58,7 @@ def _shown(default: Any) -> str:
 
 
 @with_config
-@with_hosts
+@with_groups(lives=WorkerOptions, hosts=HostOptions)
 def train(
     context: typer.Context,
     workers: Annotated[
@@ -94,6 +96,7 @@ def train(
     max_restarts: MaxRestarts = 0,
     sample: Annotated[int, typer.Option(help="Tokens of the sample at the end.")] = 400,
     *,
+    lives: WorkerOptions,
     hosts: HostOptions,
     **given: Any,
 ) -> None:
@@ -107,21 +110,27 @@ def train(
     if sample < 0:
         raise UserError(f"--sample is {sample}; it has to be 0 or more")
     if hosts.over_ssh:
-        command = ["train", *words_given(context, without=("workers",))]
+        command = ["train", *words_given(context, without=["workers", HostOptions])]
         raise typer.Exit(run_over_ssh(command, hosts, workers or DEFAULT_WORKERS))
     training = None
     if not hosts.node_rank:
         training = prepare(preset, config, out, resume, sample, given, hosts.range())
         workers = training.workers if workers is None else workers
+    lives.check()
     workers = DEFAULT_WORKERS if workers is None else workers
     place = place_of(hosts, workers, max_restarts)
     with channel(place) as agent:
         starts = Starts(workers, transport, timeout, max_restarts, agent)
-        raise typer.Exit(_run(training, starts, grace, max_restarts, agent))
+        raise typer.Exit(_run(training, starts, grace, lives, max_restarts, agent))
 
 
 def _run(
-    training: Training | None, starts: Starts, grace: float, max_restarts: int, agent: Agent | None
+    training: Training | None,
+    starts: Starts,
+    grace: float,
+    lives: WorkerOptions,
+    max_restarts: int,
+    agent: Agent | None,
 ) -> int:
     """Start the workers of this host as often as it takes. Host 0 has the `training`; its workers'
     task is that of the others, too."""
@@ -141,6 +150,7 @@ def _run(
             [task],
             screen=screen,
             grace=grace,
+            options=lives,
             inform=None if progress is None else lambda rank, message: progress.take(message),
             agent=agent,
         )
