@@ -11,18 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ringlet.comm.segment import share
 from ringlet.launcher.link import Link, LinkedPool, LinkError
 
 
 def gathered(world):
-    """[host, local rank, whether its ranks can share memory, whether all can, a sum]"""
+    """[host, local rank, whether its ranks share memory, whether all do, a sum]"""
     x = np.arange(1000.0) * (world.rank + 1)
     world.all_reduce(x)
     host = os.environ["RINGLET_HOST"]
     hosts = world.all_gather_object(host)
     near = world.split([rank for rank in range(world.size) if hosts[rank] == host])
-    memory = [share(group, 4096) is not None for group in (near, world)]
+    memory = [group._channel.board is not None for group in (near, world)]
     return [host, int(os.environ["LOCAL_RANK"]), *memory, x]
 
 
@@ -68,7 +67,6 @@ def network_namespaces():
 MAKE_ONE = """
 import time
 from pathlib import Path
-from ringlet.comm.segment import share
 from ringlet.launcher.link import Link, LinkedPool
 link = Link(100)
 pool = LinkedPool(link)
