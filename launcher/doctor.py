@@ -9,13 +9,16 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
 from ringlet.comm.errors import AuthenticationError
+from ringlet.launcher.doctor_hosts import between_hosts, line
 from ringlet.launcher.environment import THREAD_VARIABLES, cores, free_port
 from ringlet.launcher.errors import ExitCode
+from ringlet.launcher.groups import with_groups
+from ringlet.launcher.host_options import HostOptions
 
 LEAST_SHARED_BYTES = 256 << 20
 LEAST_FILES = 1024
@@ -154,9 +157,24 @@ LOOKS: dict[str, Callable[[], Finding]] = {
 }
 
 
-def doctor() -> None:
+@with_groups(hosts=HostOptions)
+def doctor(
+    timeout: Annotated[
+        float, typer.Option(help="Seconds in which hosts have to meet and to answer.")
+    ] = 20.0,
+    workers: Annotated[int, typer.Option(hidden=True)] = 1,
+    *,
+    hosts: HostOptions,
+) -> None:
     """Look whether this host has what ringlet needs: versions, BLAS, shared memory, sockets,
-    encryption, the clock, and an all-reduce of two ranks. Exit code 1 if something is bad."""
+    encryption, the clock, and an all-reduce of two ranks. Exit code 1 if something is bad.
+
+    With --hosts a,b, or the same command on each host with --nnodes, --node-rank and --master:
+    whether the hosts meet, their versions and clocks, an all-reduce of a rank on each, and the
+    latency and bandwidth between host 0 and the others.
+    """
+    if hosts.over_ssh or hosts.master is not None:
+        raise typer.Exit(between_hosts(hosts, timeout))
     states = []
     for name, look in LOOKS.items():
         try:
@@ -164,6 +182,6 @@ def doctor() -> None:
         except Exception as error:  # a patient that breaks the doctor is a finding, too
             finding = Finding("bad", f"{type(error).__name__}: {error}")
         states.append(finding.state)
-        typer.echo(f"{finding.state:<5} {name:<14} {finding.text}")
+        typer.echo(line(finding.state, name, finding.text))
         sys.stdout.flush()
     raise typer.Exit(ExitCode.FAILED if "bad" in states else ExitCode.OK)

@@ -1,8 +1,11 @@
 """`ringlet doctor`: what it finds, and what it says to do."""
 
+import time
+from types import SimpleNamespace
+
 import pytest
 
-from ringlet.launcher import doctor
+from ringlet.launcher import doctor, doctor_worker
 from ringlet.launcher.cli import main
 
 
@@ -45,6 +48,28 @@ def test_what_is_bad_is_told_with_the_remedy(case, capfd, monkeypatch, tmp_path)
     assert code == 1
     assert out.startswith("bad")
     assert text in out
+
+
+def clocks(world, ahead):
+    """What is told of rank 1's clock, which is so far ahead."""
+    told, real = [], doctor_worker.time.time
+    if world.rank == 1:
+        doctor_worker.time = SimpleNamespace(time=lambda: real() + ahead)
+    try:
+        doctor_worker.clock(world, 1, "b", lambda *words: told.append(list(words)))
+    finally:
+        doctor_worker.time = time
+    return told[0]
+
+
+@pytest.mark.parametrize("ahead", [0.0, 100.0, -100.0])
+def test_clocks_that_differ(ranks, ahead):
+    state, name, text = ranks(2).run(clocks, ahead=ahead)[0]
+    assert (state, name) == ("note" if ahead else "ok", "clock")
+    if ahead:
+        way = "ahead of" if ahead > 0 else "behind"
+        assert f"host 1's (b) is 100 s {way} host 0's" in text
+        assert "look at NTP" in text
 
 
 def test_a_look_that_breaks_is_a_finding(capfd, monkeypatch):

@@ -322,6 +322,35 @@ def like_ssh(link, tmp_path):
     return str(script)
 
 
+def test_the_doctor_looks_between_hosts(start, like_ssh, link):
+    """Over a cable of 100 Mbit/s, each way."""
+    link.set_rate(100)
+    try:
+        hosts = ",".join(Link.addresses)
+        process = start(
+            0, "--hosts", hosts, command="doctor",
+            variables={"RINGLET_SSH": like_ssh, "RINGLET_KEY_FILE": ""},
+        )  # fmt: skip
+        code, out, err = outcome(process)
+    finally:
+        link.set_rate(None)
+    assert (code, err) == (0, ""), out
+    states, names = zip(*(line.split()[:2] for line in out.splitlines()), strict=True)
+    assert set(states) == {"ok"}
+    assert names == ("meeting", "versions", "clock", "all-reduce", "link")
+    assert "host 0 (" in out
+    assert "host 1 (" in out
+    (rate,) = re.findall(r"\(([\d,]+) Mbit/s\)", out)
+    assert 20 < float(rate.replace(",", "")) < 120
+
+
+def test_the_doctor_says_that_a_host_does_not_come(start):
+    more = ["--nnodes", "2", "--node-rank", "0", "--master", f"{Link.addresses[0]}:29400"]
+    code, out, _ = outcome(start(0, *more, "--timeout", "1", command="doctor"))
+    assert code == 1
+    assert re.match("bad +meeting +host 1 did not come to 10.77.0.1:29400 within 1 s", out)
+
+
 def test_training_from_one_host(start, like_ssh, tmp_path):
     """The given options reach every host, the training's and the launcher's."""
     hosts = f"{Link.addresses[0]}:1,{Link.addresses[1]}:2"
