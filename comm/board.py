@@ -16,6 +16,7 @@ import time
 from typing import Any
 
 from ringlet.comm import futex
+from ringlet.comm.attach import ATTACH_BYTES, Attached, attach
 from ringlet.comm.segment import Segment, share
 from ringlet.comm.wire import Array
 
@@ -27,7 +28,7 @@ _SIZE = _STAGE_AT + 2 * STAGE_BYTES
 
 # Words of 8 bytes; what one rank writes often and others read stands on a cache line of its own.
 _PHASE, _ASLEEP, _CALL = 0, 16, 32
-_CALL_WORDS = 4  # call, region, offset, length of the note; twice, used in turns
+_CALL_WORDS = 5  # call, region, offset, length of the note, address; twice, used in turns
 
 NOTE_BYTES = 1024
 _NOTE_AT = 1024
@@ -42,6 +43,8 @@ class Board:
     def __init__(self, segments: list[Segment], rank: int) -> None:
         self.rank, self.size = rank, len(segments)
         self.ranks = tuple(range(self.size))  # in the world
+        self.attached: Attached | None = None  # where ranks can read each other's whole memory
+        self.attach_from = ATTACH_BYTES
         self._segments = segments
         self._words = [memoryview(segment.memory).cast("Q") for segment in segments]
         self._others = [words for r, words in enumerate(self._words) if r != rank]
@@ -105,14 +108,17 @@ class Board:
 
     # -- what ranks say at a fence ------------------------------------------------------------
 
-    def announce(self, call: int, region: int, offset: int) -> int:
+    def announce(self, call: int, region: int, offset: int, address: int = 0) -> int:
         """Write down this rank's call (a hash) and where its array lies, before a fence.
+
+        `region` and `offset` are for all ranks, `address` is this process's.
 
         Returns the turn under which to read the others' after the fence.
         """
         self._call_turn ^= 1
         at = _CALL + self._call_turn * _CALL_WORDS
         self._mine[at], self._mine[at + 1], self._mine[at + 2] = call, region, offset
+        self._mine[at + 4] = address
         return self._call_turn
 
     def write_note(self, text: bytes) -> None:
@@ -143,6 +149,11 @@ class Board:
         at = _CALL + turn * _CALL_WORDS
         return [(words[at + 1], words[at + 2]) for words in self._words]
 
+    def addresses(self, turn: int) -> list[int]:
+        """Where every rank's array lies in its own process."""
+        at = _CALL + turn * _CALL_WORDS
+        return [words[at + 4] for words in self._words]
+
     # -- memory -------------------------------------------------------------------------------
 
     def next_area(self) -> int:
@@ -150,14 +161,21 @@ class Board:
         self._area_turn ^= 1
         return self._area_turn
 
+    def free_areas(self) -> None:
+        """Nobody reads either area any more: begin with the first again, which is in the cache."""
+        self._area_turn = 1
+
     def stage(self, rank: int, turn: int) -> Array:
         """One of a rank's two staging areas."""
         start = _STAGE_AT + turn * STAGE_BYTES
         return self._segments[rank].bytes[start : start + STAGE_BYTES]
 
 
-def open_board(group: Any) -> Board | None:
-    """Make the board of a group (a collective over messages); None if it cannot be shared."""
+def open_board(group: Any, parent: Board | None = None) -> Board | None:
+    """Make the board of a group (a collective over messages); None if it cannot be shared.
+
+    `parent`: that of a group that has all the ranks of this one.
+    """
     if group.size == 1 or platform.machine() not in ("x86_64", "AMD64", "i686"):
         return None
     segments = share(group, _SIZE)
@@ -165,4 +183,8 @@ def open_board(group: Any) -> Board | None:
         return None
     board = Board(segments, group.rank)
     board.ranks = group.ranks
+    if parent is None:
+        board.attached = attach(group)
+    elif parent.attached is not None:
+        board.attached = parent.attached.among([parent.ranks.index(rank) for rank in group.ranks])
     return board

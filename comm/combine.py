@@ -36,32 +36,49 @@ def block_elements(itemsize: int, arrays: int) -> int:
     return max(64, nbytes // itemsize)
 
 
+def ignoring() -> "np.errstate":
+    """An overflow or a NaN in the ranks' data is a result, not a mistake of this rank."""
+    return np.errstate(over="ignore", invalid="ignore")
+
+
+class Combiner:
+    """Combines blocks of `arrays` arrays of a dtype, of up to so many elements, in their order.
+
+    float16 is combined in float32. To be called in the context of `ignoring`.
+    """
+
+    def __init__(self, op: str | None, dtype: np.dtype[Any], arrays: int, elements: int) -> None:
+        assert op is not None
+        self._ufunc, wide = REDUCTIONS[op], working_dtype(dtype, op)
+        self._mean, self._arrays, self._plain = op == "mean", arrays, wide == dtype
+        self._wide: dict[str, Any] = {} if self._plain else {"dtype": wide}
+        self._scratch = np.empty(0 if self._plain and arrays < 3 else elements, wide)
+
+    def __call__(self, out: Array, sources: Sequence[Array]) -> None:
+        """out = sources[0] op sources[1] op ..., where `out` may be one of them."""
+        first, total = sources[0], self._scratch[: out.size]
+        for number in range(1, self._arrays):
+            into = out if self._plain and number == self._arrays - 1 else total
+            self._ufunc(first, sources[number], out=into, **self._wide)
+            first = into
+        if self._mean:
+            np.divide(first, self._arrays, out=first)
+        if not self._plain:
+            np.copyto(out, first, casting="same_kind")
+
+
 def combine_in_order(
     target: Array, sources: list[Array], op: str | None, copies: Sequence[Array] = ()
 ) -> None:
     """target = sources[0] op sources[1] op ..., in this order, in blocks that fit the cache.
 
     `target` may be one of the sources. Each block of the result is also copied to all `copies`.
-    float16 is combined in float32.
     """
-    assert op is not None
-    ufunc, dtype = REDUCTIONS[op], working_dtype(target.dtype, op)
-    plain = dtype == target.dtype
-    wide: dict[str, Any] = {} if plain else {"dtype": dtype}
-    block = block_elements(target.itemsize, len(sources))
-    scratch = np.empty(min(block, target.size), dtype)
-    with np.errstate(over="ignore", invalid="ignore"):
+    block = min(block_elements(target.itemsize, len(sources)), max(target.size, 1))
+    combine = Combiner(op, target.dtype, len(sources), block)
+    with ignoring():
         for start in range(0, target.size, block):
             out = target[start : start + block]
-            first, *others = (source[start : start + block] for source in sources)
-            total = scratch[: out.size]
-            for number, other in enumerate(others, 2):
-                into = out if plain and number == len(sources) else total
-                ufunc(first, other, out=into, **wide)
-                first = into
-            if op == "mean":
-                np.divide(first, len(sources), out=first)
-            if not plain:
-                np.copyto(out, first, casting="same_kind")
+            combine(out, [source[start : start + block] for source in sources])
             for copy in copies:
                 np.copyto(copy[start : start + block], out)

@@ -5,14 +5,15 @@ the board, in chunks, two areas in turns: while one chunk is still in use the ne
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any
 
 import msgpack
 import numpy as np
 
+from ringlet.comm.attach import AttachedCombiner, Vanished, address_of
 from ringlet.comm.board import STAGE_BYTES, Board
 from ringlet.comm.channel import Link
 from ringlet.comm.combine import combine_in_order
@@ -28,7 +29,7 @@ from ringlet.comm.direct import (
     transfers,
 )
 from ringlet.comm.operation import Meeting, Never, Operation, Program
-from ringlet.comm.regions import UNREGISTERED
+from ringlet.comm.regions import UNREGISTERED, Regions
 from ringlet.comm.schedule import Copy
 from ringlet.comm.staging import Staged, Task
 from ringlet.comm.wire import Array, Signature
@@ -37,42 +38,65 @@ from ringlet.comm.wire import Array, Signature
 def exchange(link: Link, board: Board, task: Task) -> Program:
     """Run the task; when it returns every array may be written again, by everybody."""
     place = link.regions.place(task.exposed)
-    if place == UNREGISTERED:
-        staged = Staged(board, task)
-        staged.stage(0)
-    turn = yield from _announce(link, board, place)
-    regions = {region for region, _ in board.places(turn)}
-    if regions == {place[0]} and place != UNREGISTERED:
-        yield from _run_registered(link, board, task, board.places(turn))
-    elif place != UNREGISTERED:
-        yield from run_mixed(board, task)
-    else:
-        if regions != {UNREGISTERED[0]}:
-            yield from _meet(board)  # others have just begun to stage: see `run_mixed`
-        yield from _run_staged(board, task, staged)
+    staged = stage_early(board, task, place)
+    turn = yield from _announce(link, board, place, address_of(task.exposed))
+    try:
+        for _ in stretches(link.regions, board, task, staged, turn):
+            yield from _meet(board)
+    except Vanished:
+        yield Never()
     _count(link, task)
 
 
-def run_mixed(board: Board, task: Task) -> Program:
-    """This rank's array is registered and some other's is not, as all know now: stage it too."""
+def stage_early(board: Board, task: Task, place: tuple[int, int]) -> Staged | None:
+    """Stage the first chunk before the first fence, where nobody can read the array as it lies."""
+    if place != UNREGISTERED or attachable(board, task):
+        return None
     staged = Staged(board, task)
     staged.stage(0)
-    yield from _meet(board)
-    yield from _run_staged(board, task, staged)
+    return staged
+
+
+def stretches(
+    regions: Regions, board: Board, task: Task, staged: Staged | None, turn: int
+) -> Iterator[None]:
+    """All that is left to do after the first fence; yields wherever there is one more.
+
+    Where the arrays lie (`turn`) decides how, for all ranks alike. Raises Vanished when a peer's
+    memory is gone.
+    """
+    places = board.places(turn)
+    same = all(region == places[0][0] for region, _ in places)
+    if same and places[0] != UNREGISTERED:
+        yield from _run_registered(regions, board, task, places)
+    elif attachable(board, task):
+        yield from _run_attached(board, task, turn)
+    else:
+        if staged is None:  # some arrays are registered and some are not: stage them all
+            staged = Staged(board, task)
+            staged.stage(0)
+        if not same:
+            yield
+        yield from _run_staged(board, task, staged)
+
+
+def attachable(board: Board, task: Task) -> bool:
+    """Whether the ranks read this task's arrays through the kernel: the same on all ranks."""
+    return board.attached is not None and task.exposed.nbytes >= board.attach_from
 
 
 def hear(link: Link, board: Board, root: int, word: Signature) -> Program:
     """The root's word on what it sends, on all ranks."""
     if link.rank == root:
         board.write_note(msgpack.packb(word))
-    turn = yield from _announce(link, board, UNREGISTERED)
+    turn = yield from _announce(link, board, UNREGISTERED, 0)
     operation, dtype, shape, detail = msgpack.unpackb(board.read_note(root, turn))
     return Signature(operation, dtype, tuple(shape), detail)
 
 
-def _announce(link: Link, board: Board, place: tuple[int, int]) -> Program:
+def _announce(link: Link, board: Board, place: tuple[int, int], address: int) -> Program:
     """Meet the others, and see that all are in the same call; returns the board's turn."""
-    turn = board.announce(call_number(link.signature, link.sequence), *place)
+    turn = board.announce(call_number(link.signature, link.sequence), *place, address)
     yield from _meet(board)
     yield from disagreeing(link.operation, board, turn)
     return turn
@@ -112,19 +136,21 @@ def _meet(board: Board) -> Program:
         yield Meeting(board, phase)
 
 
-def _run_registered(link: Link, board: Board, task: Task, places: list[tuple[int, int]]) -> Program:
+def _run_registered(
+    regions: Regions, board: Board, task: Task, places: list[tuple[int, int]]
+) -> Iterator[None]:
     """Read the peers' arrays where they lie."""
     exposed = [
         task.exposed
-        if rank == link.rank
-        else link.regions.view(region, link.world_rank(rank), offset, task.exposed)
+        if rank == board.rank
+        else regions.view(region, board.ranks[rank], offset, task.exposed)
         for rank, (region, offset) in enumerate(places)
     ]
-    table = [task.pieces(array, link.size) for array in exposed]
+    table = [task.pieces(array, board.size) for array in exposed]
     yield from _take(board, task, task.operation, task.slots, table, first=1)
 
 
-def _run_staged(board: Board, task: Task, staged: Staged) -> Program:
+def _run_staged(board: Board, task: Task, staged: Staged) -> Iterator[None]:
     """Chunk by chunk through the staging areas; the first chunk is there already."""
     operation = staged.operation
     if operation == "all_reduce":
@@ -134,18 +160,18 @@ def _run_staged(board: Board, task: Task, staged: Staged) -> Program:
     for chunk in range(staged.chunks):
         if chunk:
             staged.stage(chunk)
-            yield from _meet(board)
+            yield
         slots, table = staged.views(chunk)
         # The areas take turns, so the fence at the end is the next chunk's first.
         yield from _take(board, task, operation, slots, table, first=1, last=last)
 
 
-def _run_staged_all_reduce(board: Board, task: Task, staged: Staged) -> Program:
+def _run_staged_all_reduce(board: Board, task: Task, staged: Staged) -> Iterator[None]:
     """The first chunk is staged and the first fence passed already."""
     steps = all_reduce_staged(board.rank, board.size, staged.chunks)
     for step in islice(steps, 2, None):
         if isinstance(step, Fence):
-            yield from _meet(board)
+            yield
         elif isinstance(step, Stage):
             staged.stage(step.chunk)
         elif isinstance(step, Unstage):
@@ -155,6 +181,30 @@ def _run_staged_all_reduce(board: Board, task: Task, staged: Staged) -> Program:
             target, others = staged.shared(step.chunk)
             sources = [*others[: board.rank], target, *others[board.rank :]]
             combine_in_order(target, sources, task.op, others)
+    board.free_areas()
+
+
+def _run_attached(board: Board, task: Task, turn: int) -> Iterator[None]:
+    """Read the peers' arrays through the kernel."""
+    assert board.attached is not None
+    read, addresses = board.attached.read, board.addresses(turn)
+    pieces = task.pieces(task.exposed, board.size)
+    offsets = [0, *accumulate(piece.nbytes for piece in pieces)]  # of a root's, too
+    name = "all_reduce_read" if task.operation == "all_reduce" else task.operation
+    for step in direct_steps(name, board.rank, board.size, task.root)[1:]:
+        if isinstance(step, Fence):
+            yield
+        elif isinstance(step, Combine):
+            target, mine = _own(task.slots, step.slot), pieces[step.slot]
+            starts = [address + offsets[step.slot] for address in addresses]
+            combine = AttachedCombiner(board.attached, board.rank, task.op, target.dtype)
+            combine(target, mine, starts)
+        elif isinstance(step, Read):
+            source = step.source % len(pieces)
+            read(step.peer, addresses[step.peer] + offsets[source], _own(task.slots, step.slot))
+        else:
+            assert isinstance(step, Copy)
+            np.copyto(_own(task.slots, step.slot), pieces[step.source])
 
 
 def _take(
@@ -165,11 +215,11 @@ def _take(
     table: list[list[Array]],
     first: int,
     last: int | None = None,
-) -> Program:
+) -> Iterator[None]:
     """Take the steps; `table[rank][slot]` is what may be read of each rank."""
     for step in direct_steps(operation, board.rank, board.size, task.root)[first:last]:
         if isinstance(step, Fence):
-            yield from _meet(board)
+            yield
         elif isinstance(step, Combine):
             target = _own(slots, step.slot)
             combine_in_order(target, [exposed[step.slot] for exposed in table], task.op)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ringlet.comm import collectives
 from ringlet.comm.arrays import check_array, check_op, check_out
-from ringlet.comm.board import open_board
+from ringlet.comm.board import Board, open_board
 from ringlet.comm.channel import Channel, Hierarchy, Link
 from ringlet.comm.choice import SHARED, Choice, Policy, algorithm_named
 from ringlet.comm.endpoint import Endpoint
@@ -326,14 +326,17 @@ class Group:
         channel = Channel(self._endpoint, id, tuple(self.ranks[rank] for rank in members))
         group = Group(self._endpoint, self._progress, channel, self._timeout)
         if self._tries_memory:
-            group.open_memory()
+            group.open_memory(self._channel.board)
         return group
 
-    def open_memory(self) -> None:
-        """Use shared memory from now on, where ranks can reach it (a collective)."""
+    def open_memory(self, parent: Board | None = None) -> None:
+        """Use shared memory from now on, where ranks can reach it (a collective).
+
+        `parent` is the board of the group from which this one was split.
+        """
         self._tries_memory, channel = True, self._channel
         if self._endpoint.one_machine(self.ranks):
-            channel.board = board = open_board(self._side())
+            channel.board = board = open_board(self._side(), parent)
             if board is not None and channel.choice.policy.pins.get("all_reduce", SHARED) == SHARED:
                 self._prepared = PreparedAllReduce(channel, board)
         if channel.board is None and (channel.choice.per_host or 1) > 1:

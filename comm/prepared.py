@@ -2,29 +2,34 @@
 
 For a few bytes, and still for a megabyte, the Python around the fences costs as much as the work.
 What depends only on the array's place, dtype, shape and the reduction is made at the first call
-and kept. The schedules are those of `direct`; the general path (`exchange`) does the same with
-any array, and the patient operation takes over where a rank has to be waited for longer than a
-moment or is in another call.
+and kept; arrays that are neither short nor registered go the way of all (`exchange`), but are not
+driven as operations. The patient operation takes over where a rank has to be waited for longer
+than a moment or is in another call.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ringlet.comm.arrays import REDUCTIONS, check_op, parts, working_dtype
+from ringlet.comm.attach import AttachedCombiner, Vanished, address_of
 from ringlet.comm.board import Board
 from ringlet.comm.channel import Channel
 from ringlet.comm.combine import block_elements
-from ringlet.comm.exchange import call_number, disagreeing, run_mixed
-from ringlet.comm.operation import Meeting, Operation, Program
+from ringlet.comm.exchange import attachable, call_number, disagreeing, stage_early, stretches
+from ringlet.comm.operation import Meeting, Never, Operation, Program
 from ringlet.comm.regions import UNREGISTERED
-from ringlet.comm.staging import SHORT_BYTES, Task
+from ringlet.comm.staging import SHORT_BYTES, Chunk, Staged, Task
 from ringlet.comm.stats import Traffic
 from ringlet.comm.wire import Array, Signature
 
 MOST_RECIPES = 1024
+
+MOST_CHUNKS = 16
+"""Plans of longer arrays are not kept."""
 
 
 class _Recipe(NamedTuple):
@@ -33,6 +38,9 @@ class _Recipe(NamedTuple):
     signature: Signature
     place: tuple[int, int]  # UNREGISTERED: through the staging areas
     areas: list[list[Array]]  # [turn][rank]: where short arrays are staged
+    plans: list[list[Chunk]]  # [turn]: how those of a few chunks are staged
+    attached: AttachedCombiner | None  # long arrays are read through the kernel
+    bounds: list[int]  # of the ranks' parts, in bytes
     traffic: dict[int, Traffic]
     nbytes: int
 
@@ -56,10 +64,10 @@ class _Call:
         self.started = time.monotonic()
         self.sequence = channel.number(recipe.signature)
 
-    def announce(self) -> int:
+    def announce(self, address: int = 0) -> int:
         """Meet the others and see that all are in this call; returns the board's turn."""
         call = call_number(self._recipe.signature, self.sequence)
-        turn = self._board.announce(call, *self._recipe.place)
+        turn = self._board.announce(call, *self._recipe.place, address)
         phase = self._board.arrive()
         if not self._board.watch(phase) or not self._board.agree(call, turn):
             self._wait(phase, turn)
@@ -71,12 +79,18 @@ class _Call:
         if not self._board.watch(phase):
             self._wait(phase, None)
 
-    def stage_after_all(self, x: Array, op: str) -> None:
-        """Some rank's array is registered and some other's is not: all go by the staging areas."""
+    def finish(self, steps: Iterator[None]) -> None:
+        """Take steps that yield at fences."""
+        try:
+            for _ in steps:
+                self.meet()
+        except Vanished:
+            self.wait_for_loss()
+
+    def wait_for_loss(self) -> None:
+        """Some rank's memory is gone: the error that says why has to come."""
         operation = self._operation()
-        data = x.reshape(-1)
-        task = Task("all_reduce", parts(data, self._board.size), data, cut=True, op=op)
-        operation.start(run_mixed(self._board, task), x.nbytes)
+        operation.start(_never(), self._recipe.nbytes)
         operation.drive()
 
     def end(self) -> None:
@@ -103,25 +117,28 @@ class _Call:
             yield from disagreeing(operation, self._board, turn)
 
 
+def _never() -> Program:
+    yield Never()
+
+
 class PreparedAllReduce:
-    """The all-reduces of one channel that are short, or on registered memory."""
+    """The all-reduces of one channel."""
 
     def __init__(self, channel: Channel, board: Board) -> None:
         self._channel, self._board = channel, board
+        self._regions = channel.endpoint.regions
         self._recipes: dict[tuple[Any, ...], _Recipe] = {}
         self._blocks: dict[tuple[Any, ...], list[_Block]] = {}
 
     def recipe(self, x: Array, op: str) -> _Recipe | None:
-        """How to reduce the array here; None: it is neither short nor registered."""
+        """How to reduce the array here; None: as any other operation."""
         flags = x.flags
         if not (flags.c_contiguous and flags.writeable and x.size) or self._channel.pending:
             return None
-        place = self._channel.endpoint.regions.place(x)
+        place = self._regions.place(x)
         short = x.nbytes <= SHORT_BYTES
-        if not short and place == UNREGISTERED:
-            return None
         # Short ones are staged, whether they are registered or not: that saves two fences.
-        key = (x.dtype, x.shape, op, UNREGISTERED if short else place)
+        key = (x.dtype, x.shape, op, self._board.attach_from, UNREGISTERED if short else place)
         return self._recipes.get(key) or self._prepare(x, op, key, short)
 
     def run(self, recipe: _Recipe, x: Array, op: str, timeout: float, label: str) -> Array:
@@ -130,6 +147,12 @@ class PreparedAllReduce:
         try:
             if recipe.areas:
                 self._run_short(call, recipe, x, op)
+            elif recipe.plans:
+                self._run_chunks(call, recipe, x, op)
+            elif recipe.attached is not None:
+                self._run_attached(call, recipe, recipe.attached, x)
+            elif recipe.place == UNREGISTERED:
+                self._run_plain(call, x, op)
             else:
                 self._run_registered(call, x, op)
         except BaseException as error:
@@ -144,14 +167,69 @@ class PreparedAllReduce:
         call.announce()
         _combine([_Block(x, areas, ())], op)
 
+    def _run_chunks(self, call: _Call, recipe: _Recipe, x: Array, op: str) -> None:
+        """As `all_reduce_staged` says."""
+        board, data = self._board, x.reshape(-1)
+        rank, plan = board.rank, recipe.plans[board.next_area()]
+        for start, stop, cell in plan[0].staged:
+            np.copyto(cell, data[start:stop])
+        turn = call.announce()
+        if any(region for region, _ in board.places(turn)):
+            call.meet()  # others have just begun to stage
+        for number, (_, start, stop, shared) in enumerate(plan):
+            if number:
+                call.meet()
+                for start_, stop_, cell in plan[number - 1].staged:
+                    np.copyto(data[start_:stop_], cell)
+            if number + 1 < len(plan):
+                for start_, stop_, cell in plan[number + 1].staged:
+                    np.copyto(cell, data[start_:stop_])
+            mine = data[start:stop]
+            _combine([_Block(mine, [*shared[:rank], mine, *shared[rank:]], shared)], op)
+        call.meet()
+        for start, stop, cell in plan[-1].staged:
+            np.copyto(data[start:stop], cell)
+        board.free_areas()
+
+    def _run_attached(
+        self, call: _Call, recipe: _Recipe, combine: AttachedCombiner, x: Array
+    ) -> None:
+        """As `all_reduce_read` says; registered arrays of others can be read like all."""
+        board, attached, bounds = self._board, self._board.attached, recipe.bounds
+        assert attached is not None
+        rank, here, item = board.rank, address_of(x), x.itemsize
+        addresses = board.addresses(call.announce(here))
+        mine = x.reshape(-1)[bounds[rank] // item : bounds[rank + 1] // item]
+        try:
+            combine(mine, mine, [address + bounds[rank] for address in addresses])
+            call.meet()
+            for peer, address in enumerate(addresses):
+                if peer != rank:
+                    start, stop = bounds[peer], bounds[peer + 1]
+                    attached.copy(peer, address + start, here + start, stop - start)
+        except Vanished:
+            call.wait_for_loss()
+        call.meet()
+
+    def _run_plain(self, call: _Call, x: Array, op: str) -> None:
+        task, board = self._task(x, op), self._board
+        staged = stage_early(board, task, UNREGISTERED)
+        turn = call.announce(address_of(x))
+        call.finish(stretches(self._regions, board, task, staged, turn))
+
     def _run_registered(self, call: _Call, x: Array, op: str) -> None:
-        places = tuple(self._board.places(call.announce()))
+        turn = call.announce(address_of(x))
+        places = tuple(self._board.places(turn))
         if any(region != places[0][0] for region, _ in places):
-            call.stage_after_all(x, op)
+            call.finish(stretches(self._regions, self._board, self._task(x, op), None, turn))
             return
         key = (places, x.dtype, x.size)
         _combine(self._blocks.get(key) or self._cut(x, places, key), op)
         call.meet()
+
+    def _task(self, x: Array, op: str) -> Task:
+        data = x.reshape(-1)
+        return Task("all_reduce", parts(data, self._board.size), data, cut=True, op=op)
 
     def _prepare(self, x: Array, op: str, key: tuple[Any, ...], short: bool) -> _Recipe | None:
         check_op(x, op)
@@ -176,14 +254,26 @@ class PreparedAllReduce:
         signature = Signature("all_reduce", x.dtype.str, x.shape, op)
         if len(self._recipes) >= MOST_RECIPES:
             self._recipes.clear()
-        self._recipes[key] = recipe = _Recipe(signature, key[-1], areas, traffic, x.nbytes)
+        plans: list[list[Chunk]] = []
+        task, attached = self._task(x, op), None
+        plain = not short and key[-1] == UNREGISTERED
+        if plain and board.attached is not None and attachable(board, task):
+            attached = AttachedCombiner(board.attached, board.rank, op, x.dtype)
+        elif plain:
+            staged = Staged(board, task)
+            if staged.chunks <= MOST_CHUNKS:
+                plans = [staged.plan(first) for first in (0, 1)]
+        bounds = [0, *accumulate(lengths)]
+        self._recipes[key] = recipe = _Recipe(
+            signature, key[-1], areas, plans, attached, bounds, traffic, x.nbytes
+        )
         return recipe
 
     def _cut(
         self, x: Array, places: tuple[tuple[int, int], ...], key: tuple[Any, ...]
     ) -> list[_Block]:
         """This rank's part of the array, on all ranks, in blocks."""
-        board, regions, flat = self._board, self._channel.endpoint.regions, x.reshape(-1)
+        board, regions, flat = self._board, self._regions, x.reshape(-1)
         everybody = [
             flat
             if rank == board.rank

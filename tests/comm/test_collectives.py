@@ -292,9 +292,11 @@ def test_objects(ranks, size):
     ranks(size).run(objects)
 
 
-def scribble(world):
+def scribble(world, attach_from=None):
     """Overwrite every array right after the call; the peers must not see it."""
     n = 1 << 19
+    if attach_from is not None:
+        world._channel.board.attach_from = attach_from
     for turn in range(10):
         x = np.full(n, 1.0, np.float32)
         world.all_reduce(x)
@@ -338,6 +340,11 @@ def scribble(world):
 @pytest.mark.parametrize("size", [2, 3])
 def test_arrays_may_be_overwritten_right_after_a_call(ranks, size, transport):
     ranks(size, transport=transport).run(scribble)
+
+
+def test_arrays_read_through_the_kernel_may_be_overwritten_right_after_a_call(ranks):
+    ranks(3).run(scribble, attach_from=1)
+    ranks(3).run(scribble, attach_from=8 << 20)
 
 
 REFUSED = [

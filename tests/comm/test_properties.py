@@ -14,6 +14,7 @@ from hypothesis import strategies as st  # noqa: E402
 DTYPES = ["int8", "uint16", "int64", "float16", "float32", "float64", "complex64", ">f4", "bool"]
 UFUNCS = {"sum": np.add, "prod": np.multiply, "max": np.maximum, "min": np.minimum}
 SEGMENTS = [64, 1000, 2 << 20]
+ATTACH_FROM = [1, 4096, 8 << 20]  # bytes from which ranks of one host read each other's memory
 LAYOUTS = ["C", "F", "strided", "reversed", "read-only"]
 IN_PLACE = ("all_reduce", "broadcast", "reduce")
 CUT = ("reduce_scatter", "all_to_all")
@@ -51,6 +52,7 @@ def cases(draw):
         "root": draw(st.integers(0, n - 1)),
         "layout": draw(st.sampled_from(layouts)),
         "segment": draw(st.sampled_from(SEGMENTS)),
+        "attach": draw(st.sampled_from(ATTACH_FROM)),
         "async_op": draw(st.booleans()),
         "salt": draw(st.integers(0, 5)),
     }
@@ -120,6 +122,13 @@ def call(group, case):
     return result.wait() if case["async_op"] else result
 
 
+def adjust(group, case):
+    """Cut messages, and reach for others' memory, where the case says."""
+    group._channel.segment_bytes = case["segment"]
+    if group._channel.board is not None:
+        group._channel.board.attach_from = case["attach"]
+
+
 def meant(world, case):
     key = (id(world), tuple(case["members"]))
     if key not in _groups:
@@ -127,7 +136,7 @@ def meant(world, case):
     group = _groups[key]
     if group is None:
         return
-    group._channel.segment_bytes = case["segment"]
+    adjust(group, case)
     right, found = expected(case, group.rank), call(group, case)
     if right is None:
         assert found is None
@@ -166,7 +175,7 @@ def numbers(world, case):
         for rank in range(world.size)
     ]
     options = {"algorithm": name} if name else {}
-    world._channel.segment_bytes = case["segment"]
+    adjust(world, case)
     results = [world.all_reduce(data[world.rank].copy(), **options) for _ in range(2)]
     exact = np.sum([x.astype("f8") for x in data], axis=0)
     size = np.sum([abs(x.astype("f8")) for x in data], axis=0)
@@ -185,6 +194,7 @@ def numbers(world, case):
     dtype=st.sampled_from(["float16", "float32"]),
     count=st.integers(0, 5000),
     segment=st.sampled_from(SEGMENTS),
+    attach=st.sampled_from(ATTACH_FROM),
     salt=st.integers(0, 1000),
 )
 def test_bits_are_the_same_on_every_rank_and_every_time(ranks, size, transport, **case):

@@ -1,0 +1,131 @@
+"""Ranks of one host that read each other's memory through the kernel, and what if they cannot."""
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ringlet import comm
+from ringlet.comm.attach import Attached, Vanished, address_of
+from ringlet.launcher.pool import RanksFailed, WorkerPool
+
+COUNT = 3_000_001  # float32: more than is staged, not divisible by any number of ranks
+
+
+def reachable():
+    """Whether this process may read another's memory: a forked child's."""
+    secret = np.frombuffer(b"a few bytes", np.uint8)
+    go, end = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(end)
+        os.read(go, 1)
+        os._exit(0)
+    try:
+        seen = np.empty_like(secret)
+        Attached([child]).read(0, address_of(secret), seen)
+        return bool((seen == secret).all())
+    except (Vanished, comm.CommError):
+        return False
+    finally:
+        os.close(end)
+        os.close(go)
+        os.waitpid(child, 0)
+
+
+needs_attach = pytest.mark.skipif(
+    not reachable(), reason="the kernel lets no process read another's memory here (Yama, seccomp)"
+)
+
+
+def everything(world, attached):
+    """All collectives on long arrays, some of them registered; whether memory was attached."""
+    board = world._channel.board
+    assert (board.attached is not None) == attached
+    n, rank = world.size, world.rank
+    x = np.arange(COUNT, dtype=np.float32) % 97 + rank
+    total = n * (np.arange(COUNT, dtype=np.float32) % 97) + n * (n - 1) / 2
+    registered = world.empty(COUNT)
+    for array in (x.copy(), registered if rank else np.empty_like(x)):
+        array[...] = x
+        assert (world.all_reduce(array) == total).all()
+    assert (world.all_reduce(x.copy(), async_op=True).wait() == total).all()
+    rows = np.repeat(np.arange(n * 2, dtype=np.float32), COUNT // 2)
+    mine = rows.reshape(n, -1)[rank]
+    assert (world.reduce_scatter(rows) == n * mine).all()
+    assert (world.all_to_all(rows + 100 * rank).reshape(n, -1)[:, 0]
+            == mine[0] + 100 * np.arange(n)).all()  # fmt: skip
+    assert (world.all_gather(mine) == rows.reshape(n, -1)).all()
+    assert (world.broadcast(x.copy(), n - 1) == np.arange(COUNT) % 97 + n - 1).all()
+    y = world.reduce(x.copy(), n - 1)
+    assert y is None or (y == total).all()
+    z = world.gather(mine, n - 1)
+    assert z is None or (z == rows.reshape(n, -1)).all()
+    assert (world.scatter(rows.reshape(n, -1) if rank == 0 else None) == mine).all()
+    group = world.split([n - 1, 0])
+    if group is not None:
+        assert (group._channel.board.attached is not None) == attached
+        assert (group.all_reduce(np.ones(COUNT, np.float32)) == 2).all()
+    return world.all_reduce(np.random.default_rng(rank).standard_normal(COUNT)).tobytes()[:4096]
+
+
+@needs_attach
+@pytest.mark.parametrize("size", [2, 3])
+def test_long_arrays_are_read_through_the_kernel_and_sums_have_the_bits_of_staged_ones(ranks, size):
+    found = {*ranks(size).run(everything, attached=True)}
+    with WorkerPool(size, variables={"RINGLET_ATTACH": "0"}) as without:
+        found |= {*without.run(everything, attached=False)}
+    assert len(found) == 1
+
+
+def one_refuses(world):
+    return world._channel.board.attached is None and float(world.all_reduce(np.ones(COUNT))[0])
+
+
+def test_where_one_rank_cannot_nobody_does():
+    with WorkerPool(2, variables={"RINGLET_ATTACH": "0"}) as pool:
+        assert pool.run(one_refuses) == [2.0, 2.0]
+
+
+def lives(pid):
+    """Whether the process is neither gone nor a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def dies_while_it_is_read(world, seen):
+    """Rank 1 ends after it has said where its array is; rank 0 reads it before, or after."""
+    read = Attached.copy
+
+    def copy(self, *where):
+        if world.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        while not seen and lives(self.pids[1]):
+            os.sched_yield()
+        read(self, *where)
+
+    Attached.copy = copy
+    try:
+        world.all_reduce(np.ones(COUNT, np.float32))
+    except comm.PeerLost as error:
+        return error.rank, "killed by signal 9" in str(error)
+    finally:
+        Attached.copy = read
+
+
+@needs_attach
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_rank_that_dies_while_it_is_read_is_named(ranks, seen):
+    with pytest.raises(RanksFailed) as failed:
+        ranks(2).run(dies_while_it_is_read, seen=seen)
+    assert failed.value.results[0] == [1, True]
+
+
+@needs_attach
+def test_what_is_not_there_is_told_from_what_is():
+    with pytest.raises(Vanished):
+        Attached([os.getpid()]).read(0, 4096, np.empty(100))
