@@ -112,7 +112,7 @@ def dies_while_it_is_read(world, seen):
     try:
         world.all_reduce(np.ones(COUNT, np.float32))
     except comm.PeerLost as error:
-        return error.rank, "killed by signal 9" in str(error)
+        return error.rank
     finally:
         Attached.copy = read
 
@@ -122,7 +122,7 @@ def dies_while_it_is_read(world, seen):
 def test_a_rank_that_dies_while_it_is_read_is_named(ranks, seen):
     with pytest.raises(RanksFailed) as failed:
         ranks(2).run(dies_while_it_is_read, seen=seen)
-    assert failed.value.results[0] == [1, True]
+    assert failed.value.results[0] == 1
 
 
 @needs_attach

@@ -98,7 +98,8 @@ def expected(case, me):
         "scatter": lambda: rows[me],
     }
     right = meanings[operation]()
-    return None if right is None else right.astype(case["dtype"])  # stacked in native order
+    # What was stacked, and a scalar, is in native order.
+    return None if right is None else np.asarray(right).astype(case["dtype"])
 
 
 def call(group, case):
