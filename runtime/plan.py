@@ -111,6 +111,7 @@ class Vocabulary:
         """See Style."""
         if not slicer.tensor:
             return module
+        _refuse_padding(module)
         weight = slicer.cut(module.weight, 0)
         first = slicer.layout(weight).cuts[0].start
         return VocabularyEmbedding(slicer.wire, weight, first, module.num_embeddings)
@@ -124,8 +125,17 @@ class Positions:
         """See Style."""
         if not slicer.sequence:
             return module
+        _refuse_padding(module)
         slicer.sees_a_part(module.weight)
         return SequenceEmbedding(slicer.wire, module.weight)
+
+
+def _refuse_padding(module: Any) -> None:
+    if module.padding_idx is not None:
+        raise MeshError(
+            f"{module.path} has a padding_idx, and a table that is cut over ranks knows none: "
+            "without tensor parallelism it would fit"
+        )
 
 
 @dataclass(frozen=True)

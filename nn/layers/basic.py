@@ -7,6 +7,7 @@ import numpy as np
 from ringlet.nn import functional as F
 from ringlet.nn.backend import xp
 from ringlet.nn.module import Module, Parameter
+from ringlet.nn.operations.embedding import padding_row
 from ringlet.nn.tensor import Array, Tensor
 
 
@@ -39,24 +40,34 @@ class Linear(Module):
 
 
 class Embedding(Module):
-    """weight[ids]: integers (...) -> (..., embedding_dim)."""
+    """weight[ids]: integers (...) -> (..., embedding_dim).
 
-    def __init__(self, num_embeddings: int, embedding_dim: int) -> None:
+    The row `padding_idx` starts as zeros and does not learn.
+    """
+
+    def __init__(
+        self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None
+    ) -> None:
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        self.padding_idx = padding_row(padding_idx, num_embeddings)
         self.weight = unset(num_embeddings, embedding_dim)
         self.initialize(0)
 
     def forward(self, ids: Tensor | Array) -> Tensor:
         """See the class."""
-        return F.embedding(ids, self.weight)
+        return F.embedding(ids, self.weight, self.padding_idx)
 
     def draw(self, name: str, shape: tuple[int, ...], random: np.random.Generator) -> Array:
-        """Standard normal."""
-        return random.standard_normal(shape, np.float32)
+        """Standard normal, and zeros for the padding."""
+        values = random.standard_normal(shape, np.float32)
+        if self.padding_idx is not None:
+            values[self.padding_idx] = 0
+        return values
 
     def describe(self) -> str:
         """See Module."""
-        return f"{self.num_embeddings}, {self.embedding_dim}"
+        padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
+        return f"{self.num_embeddings}, {self.embedding_dim}{padding}"
 
 
 class Dropout(Module):

@@ -10,7 +10,8 @@ Reduction: TypeAlias = Literal["mean", "sum", "none"]
 
 
 class CrossEntropyLoss(Module):
-    """-log softmax(logits)[target] in nats: (..., V), (...) -> ().
+    """-log softmax(logits)[target] in nats: (..., V), (...) -> (); or targets are probabilities
+    (..., V).
 
     `weight` (V,) weighs the classes; it is no parameter.
     """

@@ -37,19 +37,24 @@ class RowSums(Deferred):
 class Embedding(Operation):
     """table[ids]: (V, C) -> (*ids.shape, C); the ids are the host's."""
 
-    def __init__(self, ids: Array) -> None:
-        self.ids = ids
+    def __init__(self, ids: Array, padding: int | None) -> None:
+        self.ids, self.padding = ids, padding
 
     def forward(self, *arrays: Array) -> Array:
         return arrays[0][asarray(self.ids)]
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
-        return (RowSums(self.ids.reshape(-1), grad.reshape(-1, grad.shape[-1])),)
+        ids, rows = self.ids.reshape(-1), grad.reshape(-1, grad.shape[-1])
+        if self.padding is not None:
+            learning = np.flatnonzero(ids != self.padding)
+            ids, rows = ids[learning], rows[asarray(learning)]
+        return (RowSums(ids, rows),)
 
 
-def embedding(ids: Tensor | Array, weight: Tensor) -> Tensor:
+def embedding(ids: Tensor | Array, weight: Tensor, padding_idx: int | None = None) -> Tensor:
     """weight[ids]: ids (...), weight (V, C) -> (..., C).
 
+    The row `padding_idx` (from the end, if it is negative) gets no gradient.
     Raises IndexError naming an id that is out of range, TypeError if they are no integers.
     """
     numbers = host_array(ids)
@@ -58,4 +63,13 @@ def embedding(ids: Tensor | Array, weight: Tensor) -> Tensor:
     wrong = numbers[(numbers < 0) | (numbers >= weight.shape[0])]
     if wrong.size:
         raise IndexError(f"id {wrong[0]} is out of range for a vocabulary of {weight.shape[0]}")
-    return Embedding(numbers)(weight)
+    return Embedding(numbers, padding_row(padding_idx, weight.shape[0]))(weight)
+
+
+def padding_row(padding_idx: int | None, rows: int) -> int | None:
+    """The row that is meant, from 0 on; raises ValueError if a table of so many has no such row."""
+    if padding_idx is None:
+        return None
+    if not -rows <= padding_idx < rows:
+        raise ValueError(f"padding_idx is {padding_idx}; the table has {rows} rows")
+    return padding_idx % rows

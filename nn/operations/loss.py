@@ -6,7 +6,8 @@ from typing import Literal
 import numpy as np
 
 from ringlet.nn.backend import asarray, block_size, xp
-from ringlet.nn.tensor import Array, Gradient, Operation, Tensor, host_array
+from ringlet.nn.operations.normalization import log_softmax
+from ringlet.nn.tensor import Array, Gradient, Operation, Tensor, array_of, host_array
 
 ROWS = 64
 """Rows worked on at once: they stay in the cache from the maximum to the sum."""
@@ -88,16 +89,20 @@ def cross_entropy(
     """-log softmax(logits)[target] over the last axis, in nats: (..., V), (...) -> ().
 
     "mean" averages over the targets that are not `ignore_index`, weighted by `weight` (V,) of
-    their classes; "none" gives (...). Raises IndexError naming the target that is no id of the
-    vocabulary, ValueError with the shapes if they do not fit.
+    their classes; "none" gives (...). Targets of floating point (..., V) are probabilities of the
+    classes: then it is -sum of weight * target * log softmax(logits), "mean" averages over all
+    rows, and the targets may have a gradient. Raises IndexError naming the target that is no id
+    of the vocabulary, ValueError with the shapes if they do not fit.
     """
-    ids = host_array(targets)
-    if ids.shape != logits.shape[:-1]:
-        raise ValueError(f"logits of shape {logits.shape} and targets of {ids.shape} do not fit")
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction is {reduction!r}; there are 'mean', 'sum' and 'none'")
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing is {label_smoothing}; it has to be from 0 to 1")
+    if getattr(array_of(targets), "dtype", np.dtype(int)).kind == "f":
+        return _to_probabilities(logits, targets, weight, reduction, label_smoothing)
+    ids = host_array(targets)
+    if ids.shape != logits.shape[:-1]:
+        raise ValueError(f"logits of shape {logits.shape} and targets of {ids.shape} do not fit")
     wrong = ids[(ids != ignore_index) & ((ids < 0) | (ids >= logits.shape[-1]))]
     if wrong.size:
         raise IndexError(f"target {wrong[0]} is no id of a vocabulary of {logits.shape[-1]}")
@@ -108,3 +113,26 @@ def cross_entropy(
     options = (reduction, ignore_index, label_smoothing, classes)
     loss = CrossEntropy(ids.reshape(-1), *options)(flat)
     return loss.reshape(*ids.shape) if reduction == "none" else loss
+
+
+def _to_probabilities(
+    logits: Tensor,
+    targets: Tensor | Array,
+    weight: Tensor | Array | None,
+    reduction: str,
+    smoothing: float,
+) -> Tensor:
+    """-sum of weight * target * log softmax(logits), for each row or summed or averaged."""
+    if targets.shape != logits.shape:
+        raise ValueError(
+            f"logits of shape {logits.shape} and probabilities of {targets.shape} do not fit"
+        )
+    p = targets if isinstance(targets, Tensor) else Tensor(asarray(targets, logits.dtype))
+    if smoothing:
+        p = p * (1 - smoothing) + smoothing / logits.shape[-1]
+    if weight is not None:
+        p = p * Tensor(asarray(array_of(weight), logits.dtype))
+    losses = -(log_softmax(logits) * p).sum(-1)
+    if reduction == "none":
+        return losses
+    return losses.sum() if reduction == "sum" else losses.mean()

@@ -19,6 +19,11 @@ from ringlet.nn.tensor import Array
 class Moments:
     """What Adam keeps of the gradients: running means of them and of their squares."""
 
+    NAMES = ("exp_avg", "exp_avg_sq")
+    """Of the state; AMSGrad has a third array."""
+
+    LARGEST = "max_exp_avg_sq"
+
     def __init__(self, betas: tuple[float, float], eps: float) -> None:
         if not (0 <= betas[0] < 1 and 0 <= betas[1] < 1):
             raise ValueError(f"betas are {betas}; they have to be from 0 to below 1")
@@ -31,8 +36,12 @@ class Moments:
         self._root_correction = 1 / math.sqrt(1 - beta2**steps)
 
     def step(self, data: Array, grad: Array, rate: float, state: list[Array], spare: Array) -> None:
-        """Take the gradient into the means, and move the parameters. `spare` are two arrays."""
-        mean, square = state
+        """Take the gradient into the means, and move the parameters. `spare` are two arrays.
+
+        A third array in the state is the largest mean of squares so far, and divides (Reddi, Kale
+        and Kumar, "On the convergence of Adam and beyond", 2018, algorithm 2).
+        """
+        mean, square, *largest = state
         change, root = spare
         beta1, beta2 = self.betas
         mean *= beta1
@@ -42,6 +51,8 @@ class Moments:
         xp.multiply(grad, grad, out=change)
         change *= 1 - beta2
         square += change
+        if largest:
+            square = xp.maximum(largest[0], square, out=largest[0])
         xp.sqrt(square, out=root)
         root *= self._root_correction
         root += self.eps
@@ -53,10 +64,11 @@ class Moments:
 class Adam(Optimizer):
     """Kingma and Ba, "Adam: a method for stochastic optimization" (2015), algorithm 1.
 
-    Weight decay is added to the gradient, as in PyTorch; AdamW decouples it.
+    Weight decay is added to the gradient, as in PyTorch; AdamW decouples it. `amsgrad`: see
+    Moments.step.
     """
 
-    STATE = ("exp_avg", "exp_avg_sq")
+    STATE: tuple[str, ...] = Moments.NAMES
 
     def __init__(
         self,
@@ -67,7 +79,10 @@ class Adam(Optimizer):
         weight_decay: float = 0.0,
         decay: Decay = everything,
         groups: Sequence[Group] = (),
+        amsgrad: bool = False,
     ) -> None:
+        if amsgrad:
+            self.STATE = (*Moments.NAMES, Moments.LARGEST)
         super().__init__(flat, learning_rate, weight_decay, decay, groups)
         self.moments = Moments(betas, eps)
         self._decayed = xp.empty(self._scratch.shape[1], flat.dtype)
@@ -94,9 +109,10 @@ class AdamW(Optimizer):
     """Loshchilov and Hutter, "Decoupled weight decay regularization" (2019), algorithm 2.
 
     `decay(name, parameter)` says which parameters decay; by default those of two or more axes.
+    `amsgrad`: see Moments.step.
     """
 
-    STATE = ("exp_avg", "exp_avg_sq")
+    STATE: tuple[str, ...] = Moments.NAMES
 
     def __init__(
         self,
@@ -107,7 +123,10 @@ class AdamW(Optimizer):
         weight_decay: float = 0.01,
         decay: Decay = matrices,
         groups: Sequence[Group] = (),
+        amsgrad: bool = False,
     ) -> None:
+        if amsgrad:
+            self.STATE = (*Moments.NAMES, Moments.LARGEST)
         super().__init__(flat, learning_rate, weight_decay, decay, groups)
         self.moments = Moments(betas, eps)
 

@@ -206,3 +206,30 @@ def test_initial_values_that_cannot_be_are_refused():
         nn.init.trunc_normal_(vector, a=50, b=51)
     with pytest.raises(ValueError, match="'softsign'; there are linear"):
         nn.init.calculate_gain("softsign")
+
+
+# -- tables with a row for padding, and targets that are probabilities ----------------------------
+
+
+def test_the_row_for_padding_is_zeros_and_learns_nothing():
+    table = nn.Embedding(5, 3, padding_idx=-2)
+    assert repr(table) == "Embedding(5, 3, padding_idx=3)"
+    assert not table(np.array([3])).data.any() and table(np.array([2])).data.all()
+    table(np.array([[3, 1], [3, 3]])).sum().backward()
+    np.testing.assert_array_equal(table.weight.grad[:, 0], [0, 1, 0, 0, 0])
+    for beyond in (5, -6):
+        with pytest.raises(ValueError, match=f"padding_idx is {beyond}; the table has 5 rows"):
+            nn.Embedding(5, 3, padding_idx=beyond)
+
+
+def test_certain_probabilities_are_ids():
+    logits, ids = normal(4, 3), np.array([2, 0, 1, 1])
+    certain = F.one_hot(ids, 3).data.astype(np.float64)
+    for reduction in ("mean", "sum", "none"):
+        options = {"reduction": reduction, "label_smoothing": 0.1}
+        np.testing.assert_allclose(
+            F.cross_entropy(logits, certain, **options).data,
+            F.cross_entropy(logits, ids, **options).data,
+        )
+    with pytest.raises(ValueError, match=r"\(4, 3\) and probabilities of \(4, 2\) do not fit"):
+        F.cross_entropy(logits, certain[:, :2])

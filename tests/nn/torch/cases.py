@@ -116,6 +116,26 @@ CASES = {
         lambda d: [d.normal(*d.shape(), 3), d.normal(4, 3), d.normal(4)],
         lambda F, x, w, b: F.linear(x, w, b),
     ),
+    "embedding padding": (
+        lambda d: [d.ids(4, *d.shape()), d.normal(4, 3)],
+        lambda F, ids, w: F.embedding(ids, w, padding_idx=1),
+    ),
+    "cross_entropy probabilities": (
+        lambda d: [d.normal(*(shape := d.shape(2, 2))), d.positive(*shape)],
+        lambda F, x, p: F.cross_entropy(x, p),
+    ),
+    "cross_entropy probabilities weighted": (
+        lambda d: [
+            d.normal(*(shape := d.shape(2, 2))),
+            d.positive(*shape),
+            d.bools(shape[1]) + 0.5,
+        ],
+        lambda F, x, p, w: F.cross_entropy(x, p, w.detach(), reduction="sum", label_smoothing=0.2),
+    ),
+    "cross_entropy probabilities none": (
+        lambda d: [d.normal(*(shape := d.shape(2, 2))), d.positive(*shape)],
+        lambda F, x, p: F.cross_entropy(x, p.detach(), reduction="none"),
+    ),
     "embedding": (
         lambda d: [d.ids(5, *d.shape()), d.normal(5, d.length())],
         lambda F, ids, w: F.embedding(ids, w),
@@ -360,6 +380,11 @@ CASES |= {
         lambda module, x: module(x),
         lambda nn: nn.Linear(3, 4),
     ),
+    "Embedding padding": (
+        lambda d: [d.ids(5, *d.shape())],
+        lambda module, ids: module(ids),
+        lambda nn: nn.Embedding(5, 3, padding_idx=-2),
+    ),
     "Embedding": (
         lambda d: [d.ids(5, *d.shape())],
         lambda module, ids: module(ids),
@@ -453,6 +478,8 @@ OPTIMIZERS = {
     "SGD Nesterov": {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
     "Adam": {"lr": 0.05, "betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.1},
     "AdamW": {"lr": 0.05, "weight_decay": 0.3},
+    "Adam amsgrad": {"lr": 0.05, "betas": (0.5, 0.6), "amsgrad": True, "weight_decay": 0.1},
+    "AdamW amsgrad": {"lr": 0.05, "betas": (0.5, 0.6), "amsgrad": True},
     "Adagrad": {"lr": 0.05, "lr_decay": 0.1, "weight_decay": 0.1, "initial_accumulator_value": 0.2},
     "RMSprop": {"lr": 0.05, "alpha": 0.9, "weight_decay": 0.1},
     "RMSprop centered": {"lr": 0.05, "momentum": 0.5, "centered": True},
