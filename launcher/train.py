@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ringlet.launcher.agents import Agent
+from ringlet.launcher.control import Message
 from ringlet.launcher.errors import ExitCode, UserError
 from ringlet.launcher.groups import with_groups, words_given
 from ringlet.launcher.host_options import HostOptions
@@ -27,6 +28,7 @@ from ringlet.launcher.options import (
 from ringlet.launcher.output import Screen
 from ringlet.launcher.progress import Progress
 from ringlet.launcher.restarts import Starts, channel, persist
+from ringlet.launcher.tensorboard import EventFiles, check_tensorboard
 from ringlet.launcher.training import Training, prepare
 from ringlet.launcher.worker_options import WorkerOptions
 from ringlet.runtime.config import DEFAULT_PRESET, PRESETS, TrainConfig
@@ -95,6 +97,10 @@ def train(
     grace: Grace = DEFAULT_GRACE_S,
     max_restarts: MaxRestarts = 0,
     sample: Annotated[int, typer.Option(help="Tokens of the sample at the end.")] = 400,
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option(help="A folder for TensorBoard's event files (ringlet[tensorboard])."),
+    ] = None,
     *,
     lives: WorkerOptions,
     hosts: HostOptions,
@@ -109,6 +115,7 @@ def train(
     check_options(transport, timeout)
     if sample < 0:
         raise UserError(f"--sample is {sample}; it has to be 0 or more")
+    check_tensorboard(tensorboard)
     if hosts.over_ssh:
         command = ["train", *words_given(context, without=["workers", HostOptions])]
         raise typer.Exit(run_over_ssh(command, hosts, workers or DEFAULT_WORKERS))
@@ -121,7 +128,8 @@ def train(
     place = place_of(hosts, workers, max_restarts)
     with channel(place) as agent:
         starts = Starts(workers, transport, timeout, max_restarts, agent)
-        raise typer.Exit(_run(training, starts, grace, lives, max_restarts, agent))
+        events = None if tensorboard is None or training is None else EventFiles(tensorboard)
+        raise typer.Exit(_run(training, starts, grace, lives, max_restarts, agent, events))
 
 
 def _run(
@@ -131,12 +139,19 @@ def _run(
     lives: WorkerOptions,
     max_restarts: int,
     agent: Agent | None,
+    events: EventFiles | None,
 ) -> int:
     """Start the workers of this host as often as it takes. Host 0 has the `training`; its workers'
     task is that of the others, too."""
     screen = Screen()
     progress = None if training is None else Progress(screen, training.settings)
     sizes: list[int] = []
+
+    def inform(rank: int, message: Message) -> None:
+        if progress is not None:
+            progress.take(message)
+        if events is not None:
+            events.take(message)
 
     def start(generation: int) -> Supervisor:
         task_for = None if training is None else training.task_for(generation)
@@ -151,7 +166,7 @@ def _run(
             screen=screen,
             grace=grace,
             options=lives,
-            inform=None if progress is None else lambda rank, message: progress.take(message),
+            inform=inform,
             agent=agent,
         )
 
@@ -162,6 +177,8 @@ def _run(
         lambda text: screen.line(f"ringlet: {text}", sys.stderr),
         agent,
     )
+    if events is not None:
+        events.close()
     if progress is not None and training is not None and code in (ExitCode.OK, ExitCode.STOPPED):
         progress.conclude(training.folder)
     return code
