@@ -15,6 +15,15 @@ from ringlet.launcher.cores import shares
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 FOLDER_PREFIX = "ringlet-"
 
+ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str((1 << 31) - 1),
+    "MALLOC_TOP_PAD_": str(64 << 20),
+}
+"""What glibc does with freed memory: keep it, as `nn.memory` says. Messages are received into new
+memory: without this an all-reduce of 16 MiB over TCP faults in 1,700 pages and takes a third more
+of the processor's time."""
+
 
 def cores() -> int:
     """How many cores this process may use."""
@@ -62,12 +71,15 @@ class Job:
         return shares(len(self.ranks))[rank - self.first]
 
     def environment(self, rank: int) -> dict[str, str]:
-        """The whole environment of one worker. BLAS threads that the user has set stay."""
+        """The whole environment of one worker. BLAS threads that the user has set stay,
+        and so does what the allocator was told."""
         threads = str(max(1, cores() // len(self.ranks)))
         meeting = self.rendezvous or f"ipc://{self.folder}/rendezvous"
         master = urlsplit(meeting) if self.rendezvous else None
+        chosen = any(name.startswith("MALLOC_") for name in os.environ)
         variables = {
             **dict.fromkeys(THREAD_VARIABLES, threads),
+            **({} if chosen else ALLOCATOR),
             **os.environ,
             "RANK": str(rank),
             "WORLD_SIZE": str(self.size),

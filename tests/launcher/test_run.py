@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from ringlet.launcher.environment import THREAD_VARIABLES, Job, cores
+from ringlet.launcher.environment import ALLOCATOR, THREAD_VARIABLES, Job, cores
 
 HOST = socket.gethostname()
 
@@ -79,6 +79,16 @@ def test_torchruns_variables_are_there(launch):
         assert "RINGLET_CONTROL_FD" not in variables
     assert len({variables["MASTER_PORT"] for variables in found}) == 1
     assert len({variables["RINGLET_JOB"] for variables in found}) == 1
+
+
+def test_freed_memory_is_kept_unless_the_user_has_told_the_allocator_otherwise(
+    monkeypatch, tmp_path
+):
+    for name in [name for name in os.environ if name.startswith("MALLOC_")]:
+        monkeypatch.delenv(name)
+    assert Job(2, folder=tmp_path).environment(0).items() >= ALLOCATOR.items()
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
+    assert not ALLOCATOR.keys() & Job(2, folder=tmp_path).environment(0).keys()
 
 
 def test_blas_threads_that_the_user_has_set_stay(monkeypatch, tmp_path):
