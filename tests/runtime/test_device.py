@@ -124,3 +124,30 @@ def refused(world):
 
 def test_parallelize_refuses_it_too(ranks):
     ranks(2).run(refused)
+
+
+def moved_by_a_step(world, layers):
+    """The transfers of a training step, and how often the host waited; rank 0's."""
+    seen = []
+    with on_device() as cupy:
+        config = make_config("tiny", None, {**TINY, "n_layer": layers})
+        corpus = load_corpus("pydoc", config.block_size)
+        report = lambda row: seen.append(cupy.counts.copy())  # noqa: E731
+        Trainer(config, corpus, world, report=report).run()
+    step = seen[3] - seen[2] if seen else {}  # evaluations are at the ends
+    return [step.get(name, 0) for name in ("to device", "to host", "waits")]
+
+
+def test_a_step_moves_as_much_whatever_the_number_of_layers(ranks):
+    shallow, deep = (ranks(1).run(moved_by_a_step, layers=layers)[0] for layers in (1, 4))
+    assert shallow == deep
+    assert shallow[0] < 25  # ids, positions, targets, and what sorts the embedding's gradient
+    assert shallow[1:] == [2, 2]  # the loss, and the sums of squares of all gradients
+
+
+def test_each_bucket_goes_to_the_host_and_back_once(ranks):
+    alone, shared = (ranks(size).run(moved_by_a_step, layers=2)[0] for size in (1, 2))
+    buckets = shared[1] - alone[1]
+    assert buckets > 2
+    assert shared[2] == alone[2] + 2 * buckets  # one wait on the way out, one on the way in
+    assert abs(shared[0] - alone[0] - buckets) <= 3  # half of the ids have shorter runs
