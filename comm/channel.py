@@ -4,14 +4,12 @@ import time
 from typing import NamedTuple
 
 import numpy as np
-import zmq
 
 from ringlet.comm.board import Board
 from ringlet.comm.choice import SHARED, Choice
-from ringlet.comm.credits import Parked
 from ringlet.comm.endpoint import Endpoint, Message
 from ringlet.comm.errors import CollectiveMismatch, CommError
-from ringlet.comm.operation import Arrival, Operation, Program
+from ringlet.comm.operation import Arrival, Departure, Operation, Program
 from ringlet.comm.recorder import ENDED, ERROR, SEQUENCE, SIGNATURE, Record, find
 from ringlet.comm.regions import Regions
 from ringlet.comm.stats import Stats, Traffic
@@ -112,6 +110,7 @@ class Channel:
 
     def break_off(self, error: BaseException) -> None:
         """No later collective can run: each raises this error, or one that names it."""
+        self.endpoint.failed = True
         if self.broken is None:
             if not isinstance(error, CommError):
                 error = CommError(f"a collective of this group ended early: {error!r}")
@@ -254,8 +253,8 @@ class Link:
         traffic.messages_received += 1
         traffic.bytes_received += nbytes
 
-    def send(self, peer: int, piece: Array) -> "zmq.MessageTracker | Parked | None":
-        """Queue one segment; returns the tracker to wait for, or None if it was copied."""
+    def send(self, peer: int, piece: Array) -> Departure | None:
+        """Queue one segment; returns what to wait for, or None if it was copied."""
         operation, channel, rank = self._operation, self._channel, self._channel.ranks[peer]
         number = self._sent.get(peer, 0)
         self._sent[peer] = number + 1
@@ -271,7 +270,8 @@ class Link:
             number,
         )
         self.count_sent(peer, piece.nbytes)
-        return endpoint.post(rank, header, piece)
+        tracker = endpoint.post(rank, header, piece)
+        return None if tracker is None else Departure(tracker, rank)
 
     def peek(self, peer: int) -> Program:
         """Wait for the peer's next message and return its header; it stays where it is."""

@@ -106,6 +106,7 @@ class Endpoint:
         self.rank, self.size, self.job, self.generation = rank, size, job, generation
         self._key = key
         self.faults: Faults | None = None
+        self.failed = False  # a collective has ended by an error
         self.peers: dict[int, Peer] = {}
         self.dropped: Counter[str] = Counter()
         self.last: dict[int, tuple[Header, float]] = {}

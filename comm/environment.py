@@ -137,6 +137,10 @@ def _policy(variables: Mapping[str, str]) -> str:
     return text
 
 
+MOST_DIGITS = 18
+"""Of a whole number in the environment."""
+
+
 class _Reader:
     def __init__(self, variables: Mapping[str, str]) -> None:
         self._variables = variables
@@ -153,7 +157,7 @@ class _Reader:
         if default is not None and name not in self._variables:
             return default
         text = self.text(name)
-        if not text.isdecimal() or int(text) < minimum:
+        if not text.isdecimal() or len(text) > MOST_DIGITS or int(text) < minimum:
             raise CommError(f"{name} is {text!r}; it has to be a whole number from {minimum} up")
         return int(text)
 

@@ -140,12 +140,11 @@ class Faults:
         if not kind or (kind in ("corrupt", "truncate") and not len(data)):
             return [(head, data)]
         self._on_messages = ""
-        return {
-            "corrupt": [(head, _flipped(data))],
-            "garble": [(_flipped(head), data)],
-            "truncate": [(head, bytes(data)[:-1])],
-            "duplicate": [(head, data)] * 2,
-        }[kind]
+        if kind == "duplicate":
+            return [(head, data), (head, data)]
+        if kind == "garble":
+            return [(_flipped(head), data)]
+        return [(head, _flipped(data) if kind == "corrupt" else bytes(data)[:-1])]
 
 
 def _resumed(program: Generator[Any, Any, Result], awaited: Any) -> Generator[Any, Any, Result]:

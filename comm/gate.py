@@ -140,8 +140,9 @@ class Handshakes:
 
     def close(self) -> None:
         """Look no more; before the socket closes."""
-        self._monitor.close(0)
+        # In this order: an event for a reader that is gone would hold up ZeroMQ's thread for ever.
         self._socket.disable_monitor()
+        self._monitor.close(0)
 
 
 def report_refused(who: str, address: str, reason: str) -> None:

@@ -23,8 +23,11 @@ def pack(value: Any) -> Array:
 
 
 def unpack(data: Array) -> Any:
-    """The value that was packed; tuples come back as lists."""
-    return msgpack.unpackb(data.data, ext_hook=_unpack_other, strict_map_key=False)
+    """The value that was packed; tuples come back as lists. Raises ValueError for other bytes."""
+    try:
+        return msgpack.unpackb(data.data, ext_hook=_unpack_other, strict_map_key=False)
+    except (TypeError, SyntaxError, OverflowError, msgpack.UnpackException) as error:
+        raise ValueError(f"not a packed object: {error}") from error
 
 
 def _pack_other(value: Any) -> Any:

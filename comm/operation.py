@@ -39,9 +39,11 @@ class Arrival(NamedTuple):
 
 
 class Departure(NamedTuple):
-    """Wait until ZeroMQ has let go of a payload, or the peer's credit lets it leave first."""
+    """Wait until ZeroMQ has let go of a payload for the peer (a world rank), or the peer's credit
+    lets it leave first."""
 
     tracker: "zmq.MessageTracker | Parked"
+    peer: int
 
 
 class Meeting(NamedTuple):
@@ -170,13 +172,15 @@ class Operation:
             board = self._awaiting.board
             behind = board.behind(self._awaiting.phase)
             return board.ranks[behind[0]] if behind else None
-        parked = self._parked()
-        return None if parked is None else parked.peer
+        return self._awaiting.peer if isinstance(self._awaiting, Departure) else None
 
-    def _parked(self) -> Parked | None:
-        """The message without credit that it waits for, if it does."""
-        tracker = self._awaiting.tracker if isinstance(self._awaiting, Departure) else None
-        return tracker if isinstance(tracker, Parked) and not tracker.left else None
+    def _needed(self) -> int | None:
+        """The awaited rank, if it has to be there still: a message that has left may arrive at one
+        that has shut down."""
+        left = isinstance(self._awaiting, Departure) and (
+            not isinstance(self._awaiting.tracker, Parked) or self._awaiting.tracker.left
+        )
+        return None if left else self._awaited()
 
     def _wait(self, until: float | None) -> None:
         def tick() -> None:
@@ -266,7 +270,7 @@ class Operation:
         if self.stream == COLLECTIVE:
             self.channel.check_agreement(self)
         # Any of the group: the awaited rank may have met the loss before it could send.
-        lost = self.channel.endpoint.liveness.missing(self.channel.ranks, source)
+        lost = self.channel.endpoint.liveness.missing(self.channel.ranks, self._needed())
         if lost is not None:
             raise self._lost(*lost)
         if now >= self.deadline:

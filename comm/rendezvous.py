@@ -194,7 +194,7 @@ class _Visitor:
                     continue
                 word = self._word(self._socket.recv())
                 if "table" in word:
-                    return [check_hello(hello) for hello in word["table"]]
+                    return list(word["table"])
                 if "refused" in word:
                     raise CommError(
                         f"rank {me}: {self._address} refused this process: {word['refused']}"
@@ -202,7 +202,7 @@ class _Visitor:
                 missing = word["missing"]
         finally:
             self._handshakes.close()
-            self._socket.close(LINGER_MS)
+            self._socket.close(0)  # rank 0 has heard all, or is not there
         raise CommTimeout(f"rank {me}: {self._lateness(missing, timeout)}", missing)
 
     def _lateness(self, missing: list[int], timeout: float) -> str:
@@ -218,14 +218,12 @@ class _Visitor:
     def _word(self, data: bytes) -> dict[str, Any]:
         """What rank 0 says, or what another program says that listens there."""
         try:
-            word = msgpack.unpackb(data)
-            if type(word) is dict and ("table" in word or "refused" in word or ranks_in(word)):
-                return word
-        except (ValueError, TypeError, KeyError, msgpack.UnpackException):
-            pass
-        raise CommError(
-            f"rank {self._own['rank']}: what listens at {self._address} is not rank 0 of a ringlet"
-        )
+            return read_word(data, self._own["size"])
+        except ValueError as error:
+            raise CommError(
+                f"rank {self._own['rank']}: what listens at {self._address} is not rank 0 of a "
+                "ringlet"
+            ) from error
 
 
 class _Speaker:
@@ -260,10 +258,26 @@ def check_hello(hello: Any) -> Hello:
     return hello
 
 
-def ranks_in(word: dict[str, Any]) -> bool:
-    """Whether the word says which ranks are missing."""
-    missing = word["missing"]
-    return type(missing) is list and bool(missing) and all(type(r) is int for r in missing)
+def read_word(data: bytes, size: int) -> dict[str, Any]:
+    """Rank 0's word in the bytes: the table of a world of `size`, a refusal, or who is missing.
+
+    Raises ValueError for anything else.
+    """
+    try:
+        word = msgpack.unpackb(data)
+        if "table" in word:
+            ranks = [check_hello(hello)["rank"] for hello in word["table"]]
+            fits = ranks == list(range(size))
+        elif "refused" in word:
+            fits = type(word["refused"]) is str
+        else:
+            missing = word["missing"]
+            fits = bool(missing) and all(type(rank) is int for rank in missing)
+    except (ValueError, TypeError, LookupError, msgpack.UnpackException) as error:
+        raise ValueError(f"no word of rank 0: {error}") from error
+    if type(word) is not dict or not fits:
+        raise ValueError("no word of rank 0")
+    return word
 
 
 def ranks_text(ranks: list[int]) -> str:

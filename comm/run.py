@@ -26,14 +26,14 @@ def run(
     When it returns, every array may be written again: nothing on its way refers to it.
     """
     pieces = [[] if slot is None else segments(slot, segment_bytes) for slot in slots]
-    flying: dict[tuple[int, int], list[Any]] = {}
+    flying: dict[tuple[int, int], list[Departure]] = {}
     for step, segment in segmented(steps, lambda slot: len(pieces[slot])):
         place = (step.slot, segment)
         piece = pieces[step.slot][segment]
         if isinstance(step, Send):
-            tracker = link.send(step.peer, piece)
-            if tracker is not None:
-                flying.setdefault(place, []).append(tracker)
+            departure = link.send(step.peer, piece)
+            if departure is not None:
+                flying.setdefault(place, []).append(departure)
             continue
         if isinstance(step, Copy):
             piece[...] = pieces[step.source][segment]
@@ -48,12 +48,12 @@ def run(
             with np.errstate(over="ignore", invalid="ignore"):
                 operands = (arrived, piece) if step.peer_first else (piece, arrived)
                 combine(*operands, out=piece)
-    for trackers in flying.values():
-        yield from departed(trackers)
+    for departures in flying.values():
+        yield from departed(departures)
 
 
-def departed(trackers: Iterable[Any]) -> Program:
+def departed(departures: Iterable[Departure]) -> Program:
     """Wait until ZeroMQ has let go of all these payloads."""
-    for tracker in trackers:
-        if not tracker.done:
-            yield Departure(tracker)
+    for departure in departures:
+        if not departure.tracker.done:
+            yield departure

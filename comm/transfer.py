@@ -48,8 +48,8 @@ class Transfers:
 
 
 def _send(link: Link, peer: int, data: Array) -> Program:
-    trackers = [link.send(peer, piece) for piece in segments(data)]
-    yield from departed(tracker for tracker in trackers if tracker is not None)
+    departures = [link.send(peer, piece) for piece in segments(data)]
+    yield from departed(departure for departure in departures if departure is not None)
 
 
 def _receive(link: Link, operation: Operation, peer: int, out: Array | None) -> Program:

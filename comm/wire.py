@@ -57,7 +57,15 @@ class Signature(NamedTuple):
         detail = f", {self.detail}" if self.detail else ""
         if not self.dtype:
             return f"{self.operation}{detail}"
-        return f"{self.operation} of {self.shape} {np.dtype(self.dtype).name}{detail}"
+        return f"{self.operation} of {self.shape} {_dtype_name(self.dtype)}{detail}"
+
+
+def _dtype_name(text: str) -> str:
+    """A dtype's usual name; what comes from outside may be none."""
+    try:
+        return np.dtype(text).name
+    except (TypeError, ValueError, SyntaxError):
+        return repr(text)
 
 
 class Header(NamedTuple):

@@ -27,6 +27,9 @@ from ringlet.comm.rendezvous import meet, ranks_text
 LINGER_S = 5.0
 """At shutdown, what is queued for the peers gets so long to leave."""
 
+FAILED_LINGER_S = 1.0
+"""The same after an error: a peer that hangs takes nothing, and the job is to end."""
+
 IPC_PATH_BYTES = 107
 """The longest path of a Unix socket."""
 
@@ -79,7 +82,7 @@ class _World:
 
     def close(self) -> None:
         self.progress.stop()
-        self.endpoint.close(LINGER_S)
+        self.endpoint.close(FAILED_LINGER_S if self.endpoint.failed else LINGER_S)
 
 
 def init(timeout: float | None = None, algorithm: str | None = None) -> Group:

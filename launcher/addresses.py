@@ -20,7 +20,7 @@ _DEPRECATED, _TENTATIVE = 0x20, 0x40
 def resolve(master: str) -> str:
     """HOST:PORT with the host's address in place of its name; IPv6 is [ADDRESS]:PORT."""
     host, colon, port = master.rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > 65535:
+    if not colon or not port.isdecimal() or len(port) > 5 or int(port) > 65535:
         raise UserError(f"--master is {master!r}; it has to be HOST:PORT, as in 10.0.0.1:29400")
     address = resolve_host(host.removeprefix("[").removesuffix("]"))
     if is_loopback(tcp(address, 0)) and not is_loopback(f"tcp://{host}"):

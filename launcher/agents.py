@@ -20,7 +20,7 @@ import zmq
 
 from ringlet.launcher.errors import ExitCode
 from ringlet.launcher.failure import Failure
-from ringlet.launcher.plan import Host, Place, Plan
+from ringlet.launcher.plan import Host, Place, Plan, Word, read_word
 
 BEAT_S = 0.5
 SILENCE_S = 4.5
@@ -29,7 +29,6 @@ POLL_MS = 100
 LINGER_MS = 2000
 MAX_BYTES = 4 << 20
 
-Word: TypeAlias = dict[str, Any]
 
 Offer: TypeAlias = Callable[[list[Host]], Plan]
 """What the chief proposes to the hosts that are there; raises UserError if these cannot be."""
@@ -107,8 +106,7 @@ class Agent(ABC):
         """Take what the others say: the failures of their workers, and of whole hosts."""
         news: list[Failure] = []
         for route, word in self._words():
-            with contextlib.suppress(KeyError, TypeError):  # not of this program
-                news += self._heed(route, word)
+            news += self._heed(route, word)
         now = time.monotonic()
         if now - self._beat >= BEAT_S:
             self._beat = now
@@ -184,9 +182,9 @@ class Agent(ABC):
         """What has come: whose route it came from, and the word."""
         while int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
             *route, data = self._socket.recv_multipart()
-            with contextlib.suppress(ValueError, msgpack.UnpackException):
-                word = msgpack.unpackb(data)
-                if type(word) is dict and len(route) == int(self._socket.type == zmq.ROUTER):
+            with contextlib.suppress(ValueError):  # not of this program
+                word = read_word(data)
+                if len(route) == int(self._socket.type == zmq.ROUTER):
                     yield (route[0] if route else b""), word
 
     def _send(self, word: Word, route: bytes = b"") -> None:

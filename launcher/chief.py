@@ -1,6 +1,5 @@
 """Agent 0: it gathers the hosts, passes on what fails, and has the last word."""
 
-import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -10,10 +9,10 @@ import zmq
 import ringlet
 from ringlet.comm.addresses import allow_ipv6
 from ringlet.comm.gate import Gate
-from ringlet.launcher.agents import LINGER_MS, POLL_MS, TELL_EVERY_S, Agent, Heard, Offer, Word
+from ringlet.launcher.agents import LINGER_MS, POLL_MS, TELL_EVERY_S, Agent, Heard, Offer
 from ringlet.launcher.errors import UserError
 from ringlet.launcher.failure import Failure, first_cause
-from ringlet.launcher.plan import Host, Place, Plan, Speaker, parse_host
+from ringlet.launcher.plan import Host, Place, Plan, Speaker, Word, parse_host
 
 LAST_CALL_S = 10.0
 """Where fewer hosts than all would do, the others get so long to come."""
@@ -89,14 +88,15 @@ class Chief(Agent):
 
     def _admit(self, here: dict[int, Host]) -> None:
         for route, word in self._words():
-            with contextlib.suppress(KeyError, TypeError):  # not of this program, or not of this
-                host = parse_host(word["join"])
-                reason = self._objection(word, host, here)
-                if reason:
-                    self._send({"refused": reason}, route)
-                else:
-                    here[host.node] = host
-                    self._others[host.node] = Heard(route)
+            if "join" not in word:
+                continue
+            host = parse_host(word["join"])
+            reason = self._objection(word, host, here)
+            if reason:
+                self._send({"refused": reason}, route)
+            else:
+                here[host.node] = host
+                self._others[host.node] = Heard(route)
 
     def _objection(self, word: Word, host: Host, here: dict[int, Host]) -> str:
         nodes, version = word["nodes"], word["version"]

@@ -1,7 +1,8 @@
 """The channel between a launcher and one worker: small messages over a socket pair.
 
 A message is a msgpack map behind its length in four bytes. The worker's end is inherited
-through RINGLET_CONTROL_FD; when the launcher ends, however it ends, the worker reads EOF.
+through RINGLET_CONTROL_FD; when the launcher ends, however it ends, the worker reads EOF. An end
+that says something else is taken for closed.
 """
 
 import os
@@ -17,6 +18,9 @@ VARIABLE = "RINGLET_CONTROL_FD"
 
 _LENGTH = struct.Struct("<I")
 
+MOST_BYTES = 1 << 30
+"""No message is longer."""
+
 
 class Control:
     """One end of the channel. `send` may be called from any thread, `receive` from one."""
@@ -25,6 +29,7 @@ class Control:
         self._socket = end
         self._lock = threading.Lock()
         self._buffer = bytearray()
+        self._broken = False
 
     @classmethod
     def inherited(cls) -> "Control | None":
@@ -63,6 +68,8 @@ class Control:
 
         With `wait=False`, also False when there is nothing.
         """
+        if self._broken:
+            return False
         try:
             data = self._socket.recv(1 << 16, 0 if wait else socket.MSG_DONTWAIT)
         except OSError:
@@ -83,11 +90,15 @@ class Control:
         start = _LENGTH.size
         if len(self._buffer) < start:
             return None
-        end = start + _LENGTH.unpack_from(self._buffer)[0]
-        if len(self._buffer) < end:
+        length = _LENGTH.unpack_from(self._buffer)[0]
+        end = start + length
+        if length <= MOST_BYTES and len(self._buffer) < end:
             return None
-        message = _unpack(bytes(self._buffer[start:end]))
+        message = _unpack(bytes(self._buffer[start:end])) if length <= MOST_BYTES else None
         del self._buffer[:end]
+        if message is None:
+            self._broken = True
+            self._buffer.clear()
         return message
 
 
@@ -100,10 +111,14 @@ def _pack(message: Message) -> bytes:
     return pack(message).tobytes()
 
 
-def _unpack(data: bytes) -> Message:
+def _unpack(data: bytes) -> Message | None:
+    """The message; None if it is none."""
     import numpy as np
 
     from ringlet.comm.objects import unpack
 
-    message: Message = unpack(np.frombuffer(data, np.uint8))
-    return message
+    try:
+        message: Message = unpack(np.frombuffer(data, np.uint8))
+    except ValueError:
+        return None
+    return message if type(message) is dict else None

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass
@@ -14,6 +15,17 @@ class Failure:
     text: str = ""
     echo: bool = False
     host: str = ""
+
+
+def parse_failure(fields: Any) -> Failure:
+    """The failure in an agent's word; raises TypeError for what is none."""
+    failure = Failure(**fields)
+    texts = (failure.epitaph, failure.text, failure.host)
+    if not all(type(text) is str for text in texts) or type(failure.echo) is not bool:
+        raise TypeError("a failure's epitaph, text and host are text, echo is true or false")
+    if type(failure.rank) is not int or type(failure.code) is not int:
+        raise TypeError("a failure's rank and code are numbers")
+    return failure
 
 
 def first_cause(failures: Iterable[Failure]) -> Failure | None:

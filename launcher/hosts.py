@@ -127,7 +127,7 @@ def _parse_host(word: str, workers: int) -> tuple[str, int]:
     # A name that begins with a dash would be an option of ssh.
     if not name or name.startswith("-") or any(c.isspace() for c in word):
         raise UserError(f"{word!r} is no host; as in a:2, or user@a:2")
-    if colon and (not count.isdecimal() or int(count) < 1):
+    if colon and not (count.isdecimal() and len(count) < 10 and int(count)):
         raise UserError(f"{word!r}: the number of workers has to be a number from 1 up")
     return name, int(count) if colon else workers
 

@@ -10,10 +10,10 @@ import zmq
 import ringlet
 from ringlet.comm.addresses import allow_ipv6
 from ringlet.comm.gate import Handshakes
-from ringlet.launcher.agents import LINGER_MS, POLL_MS, TELL_EVERY_S, Agent, Heard, Offer, Word
+from ringlet.launcher.agents import LINGER_MS, POLL_MS, TELL_EVERY_S, Agent, Heard, Offer
 from ringlet.launcher.errors import ExitCode, UserError
 from ringlet.launcher.failure import Failure, first_cause
-from ringlet.launcher.plan import Place, Plan, Speaker
+from ringlet.launcher.plan import Place, Plan, Speaker, Word
 
 _log = logging.getLogger("ringlet.agents")
 

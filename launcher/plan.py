@@ -2,12 +2,18 @@
 
 import logging
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
+
+import msgpack
 
 from ringlet.comm.key import JobKey
+from ringlet.launcher.failure import parse_failure
 
 SPEAK_EVERY_S = 5.0
+
+Word: TypeAlias = dict[str, Any]
 
 _log = logging.getLogger("ringlet.agents")
 
@@ -96,6 +102,54 @@ def parse_host(fields: Any) -> Host:
     if type(host.node) is not int or type(host.workers) is not int:
         raise TypeError("node and workers are numbers")
     return Host(host.node, host.workers, str(host.name), str(host.address))
+
+
+def _need(*kinds: type) -> Callable[[Any], Any]:
+    def check(value: Any) -> None:
+        if type(value) not in kinds:
+            raise TypeError(f"{value!r:.40} is no {kinds[0].__name__}")
+
+    return check
+
+
+def _some_numbers(value: Any) -> None:
+    _list_of(int)(value)
+    if not value:
+        raise TypeError("an empty list")
+
+
+def _list_of(kind: type) -> Callable[[Any], Any]:
+    def check(value: Any) -> None:
+        if type(value) is not list or not all(type(each) is kind for each in value):
+            raise TypeError(f"{value!r:.40} is no list of {kind.__name__}")
+
+    return check
+
+
+_CHECKS: Mapping[str, Callable[[Any], Any]] = {
+    "join": parse_host, "nodes": _need(int), "version": _need(str), "plan": Plan.parse,
+    "missing": _some_numbers, "here": _list_of(str), "refused": _need(str), "wait": _need(bool),
+    "alive": _need(int), "failure": parse_failure, "ended": _need(int), "leaving": _need(bool),
+    "verdict": lambda failure: failure is None or parse_failure(failure), "code": _need(int),
+    "again": _need(bool),
+}  # fmt: skip
+
+_TOGETHER = {"join": ("nodes", "version"), "ended": ("leaving",), "verdict": ("code",)}
+
+
+def read_word(data: bytes) -> Word:
+    """An agent's word in the bytes; raises ValueError for anything else."""
+    try:
+        word = msgpack.unpackb(data)
+        if type(word) is not dict:
+            raise TypeError("no map")
+        for name, value in word.items():
+            _CHECKS[name](value)
+            for other in _TOGETHER.get(name, ()):
+                _CHECKS[other](word[other])
+    except (ValueError, TypeError, LookupError, msgpack.UnpackException) as error:
+        raise ValueError(f"no word of an agent: {error}") from error
+    return word
 
 
 class Speaker:

@@ -65,7 +65,7 @@ def ask(path: Path) -> dict[str, Any] | None:
             return None
     try:
         return dict(json.loads(data)) if data else None  # it is about to end
-    except ValueError:
+    except (ValueError, TypeError, RecursionError):
         return None
 
 

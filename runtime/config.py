@@ -255,7 +255,7 @@ def _check_value(name: str, value: Any) -> Any:
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ConfigError(f"unknown option {name!r}{hint}")
     wanted = _TYPES[name]
-    if wanted is float and type(value) is int:
+    if wanted is float and type(value) is int and abs(value) < 1 << 53:
         value = float(value)
     if type(value) is not wanted:
         raise ConfigError(f"{name} is {value!r}; it has to be {wanted.__name__}")
@@ -267,5 +267,5 @@ def _read_toml(file: Path) -> dict[str, Any]:
         return tomllib.loads(file.read_text())
     except OSError as error:
         raise ConfigError(f"cannot read {file}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{file} is no TOML: {error}") from error

@@ -38,11 +38,9 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest, if it is as it was written; raises CheckpointError."""
     path = folder / NAME
     try:
-        with path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
-        if len(data) > MOST_BYTES:
+        if path.stat().st_size > MOST_BYTES:
             raise CheckpointError(f"{path} is longer than any manifest")
-        manifest: Manifest = json.loads(data)
+        manifest: Manifest = json.loads(path.read_bytes())
         if manifest["format"] != FORMAT:
             raise CheckpointError(f"{folder} has format {manifest['format']}, not {FORMAT}")
         seal = manifest.pop("sha256")

@@ -322,6 +322,6 @@ def _is_up_to(row: str, step: int) -> bool:
     """Whether a line of metrics is whole (a killed run may leave half a line) and not later."""
     try:
         number = json.loads(row)["step"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return False
     return row.endswith("\n") and isinstance(number, int) and number <= step

@@ -1,0 +1,500 @@
+"""Every parser of bytes from outside, fed with what is none: it raises its own error, or nothing.
+
+READERS lists them all: what a stranger, a peer, a file or an environment can say. Each gets valid
+examples with something in them replaced, removed, flipped or cut, and plain rubbish. More of it:
+`pytest -m slow tests/system/test_outside_bytes.py`.
+"""
+
+import contextlib
+import copy
+import json
+import socket
+import struct
+import tempfile
+import tracemalloc
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ringlet import comm
+from ringlet.comm.choice import Policy
+from ringlet.comm.endpoint import Endpoint, Peer
+from ringlet.comm.environment import read_environment
+from ringlet.comm.faults import parse_fault
+from ringlet.comm.key import JobKey, read_key
+from ringlet.comm.links import Links
+from ringlet.comm.mpi import translate
+from ringlet.comm.objects import pack, unpack
+from ringlet.comm.rendezvous import check_hello
+from ringlet.comm.rendezvous import read_word as read_rendezvous
+from ringlet.comm.wire import (
+    CONTROL,
+    Header,
+    Malformed,
+    Signature,
+    allocate,
+    checksum,
+    decode,
+    encode,
+)
+from ringlet.launcher.control import Control
+from ringlet.launcher.errors import UserError
+from ringlet.launcher.failure import Failure
+from ringlet.launcher.hosts import parse_hosts
+from ringlet.launcher.plan import Host, Plan
+from ringlet.launcher.plan import read_word as read_agents
+from ringlet.nn.models.pretrained import PretrainedError, read_config
+from ringlet.nn.safetensors import SafetensorsError, SafetensorsFile
+from ringlet.runtime import CheckpointError, ConfigError, verify_checkpoint
+from ringlet.runtime.config import make_config
+from ringlet.runtime.data import DataError, load_corpus
+from ringlet.runtime.manifest import NAME, read_manifest, sealed
+from ringlet.runtime.restore import Reader as CheckpointReader
+
+ENDPOINT_JOB = ("job", 2)
+
+
+def endpoint():
+    """A rank of a world of three without connections."""
+    made = Endpoint(0, 3, *ENDPOINT_JOB)
+    made.peers = {rank: Peer(rank, "host", 1, "") for rank in (1, 2)}
+    return made
+
+
+class Frame:
+    """What an endpoint gets from ZeroMQ."""
+
+    def __init__(self, data):
+        self.bytes, self.buffer = data, memoryview(data)
+
+    def __len__(self):
+        return len(self.bytes)
+
+    def get(self, name):
+        return "nobody"
+
+
+def control_word(name, content):
+    data = msgpack.packb(content)
+    header = Header(*ENDPOINT_JOB, 1, "", CONTROL, 0, Signature(name, "", (), ""), 0)
+    return encode(header._replace(checksum=checksum(data))), data
+
+
+def heed(words):
+    """Control messages whose headers are right. They are counted if they are none."""
+    for word, content in words.items():
+        parts = control_word(word, plain(content))
+        shared_endpoint()._accept([Frame(part) for part in parts])
+
+
+_endpoint: list[Endpoint] = []
+
+
+def shared_endpoint():
+    if not _endpoint:
+        _endpoint.append(endpoint())
+    return _endpoint[0]
+
+
+def read_header(data):
+    header = decode(data)
+    str(header.signature)
+    if header.signature.dtype and np.prod(header.signature.shape, dtype=float) < 1e6:
+        allocate(header.signature)
+
+
+def read_frames(data):
+    made = shared_endpoint()
+    made._accept([Frame(data), Frame(b"")])
+    made._mailbox.clear()
+
+
+def through_control(data):
+    """What a launcher reads from a worker."""
+    ours, theirs = socket.socketpair()
+    with theirs, contextlib.closing(Control(ours)) as control:
+        for start in range(0, len(data), 1 << 14):
+            theirs.sendall(data[start : start + (1 << 14)])
+            if not control.fill():
+                return
+            assert all(type(message) is dict for message in control.messages())
+
+
+def file_reader(read, name="file", mode=0o600):
+    """The reader, of bytes that lie in a file."""
+
+    def reader(data):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, name)
+            path.write_bytes(data)
+            path.chmod(mode)
+            return read(path)
+
+    return reader
+
+
+def read_safetensors(path):
+    file = SafetensorsFile(path)
+    for name in file:
+        assert file[name].nbytes <= 2 * path.stat().st_size
+
+
+def read_checkpoint(manifest):
+    """A manifest with the right checksum, next to a shard that is whole: says what it wants."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "step-000001")
+        path.mkdir()
+        (path / "shard-0.safetensors").write_bytes(SHARD)
+        (path / NAME).write_bytes(sealed(json.loads(json_bytes(manifest))))
+        found = verify_checkpoint(path)
+        reader = CheckpointReader(found)
+        for name in found.manifest["arrays"]:
+            if np.prod(found.manifest["arrays"][name]["shape"], dtype=float) < 1e6:
+                reader.whole(name)
+        for key in reader.extras():
+            reader.extra(key)
+
+
+def read_toml(path):
+    make_config(None, path, {})
+
+
+def environment(variables):
+    read_environment(as_text(variables))
+
+
+def mpi(variables):
+    translate(as_text(variables))
+
+
+def as_text(variables):
+    """What can stand in an environment."""
+    texts = {name: str(text).replace("\0", "") for name, text in variables.items()}
+    return {name: text for name, text in texts.items() if name and "=" not in name}
+
+
+def of_maps(read):
+    """The reader; what is no map is no input for it."""
+    return lambda value: read(value) if isinstance(value, dict) else None
+
+
+def packed(value):
+    return msgpack.packb(value, default=repr)
+
+
+def json_bytes(value):
+    return json.dumps(value, default=repr).encode()
+
+
+HELLO = {
+    "job": "j", "generation": 0, "rank": 1, "size": 2, "host": "h", "name": "n", "pid": 7,
+    "addresses": {"tcp": "tcp://127.0.0.1:4"}, "token": "t", "algorithm": "",
+}  # fmt: skip
+HEADER = Header("job", 2, 1, "world", -1, 3, Signature("all_reduce", "<f4", (2, 3), "sum"), 0)
+FAILURE = asdict(Failure(1, "it died", 1, "Traceback", False, "a"))
+PLAN = asdict(Plan([Host(0, 2, "a", "10.0.0.1"), Host(1, 2, "b", "10.0.0.2")], "j", "tcp://a:1"))
+WORLD = {
+    "RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "29500", "RINGLET_TIMEOUT": "3.5", "RINGLET_GENERATION": "2",
+    "RINGLET_TRANSPORT": "tcp", "RINGLET_ENCRYPT": "all", "RINGLET_KEY": JobKey.new().text,
+    "RINGLET_ALGORITHM": "all_reduce=ring", "RINGLET_LINKS": str(Links()),
+    "RINGLET_ADDRESS": "127.0.0.1",
+}  # fmt: skip
+OPEN_MPI = {
+    "OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "0",
+    "OMPI_COMM_WORLD_LOCAL_SIZE": "2", "PMIX_NAMESPACE": "x",
+}  # fmt: skip
+TOML = b'preset = "tiny"\nsteps = 20\nlearning_rate = 0.1\ndata = "pydoc"\nmodel = "gpt"\n'
+LLAMA = {
+    "model_type": "llama", "vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1,
+    "num_attention_heads": 2, "intermediate_size": 8, "rms_norm_eps": 1e-5, "tie": None,
+}  # fmt: skip
+
+
+def safetensors(arrays):
+    """The format by hand: length, header, bytes."""
+    entries, data = {}, b""
+    for name, array in arrays.items():
+        place = [len(data), len(data) + array.nbytes]
+        entries[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": place}
+        data += array.tobytes()
+    return with_header(entries, data)
+
+
+def with_header(entries, data=bytes(24)):
+    header = json_bytes(entries)
+    return struct.pack("<Q", len(header)) + header + data
+
+
+ARRAYS = {"a": np.arange(6, dtype="f4").reshape(2, 3), "extras:x": np.ones(2, "f4")}
+SHARD = safetensors(ARRAYS)
+PIECE = {"file": "shard-0.safetensors", "key": "a", "first": 0, "view": [2, 3], "cuts": []}
+CUT = {**PIECE, "cuts": [[0, 0, 2, 2]]}
+
+
+def manifest():
+    from ringlet.runtime.manifest import digest
+
+    files = file_reader(lambda path: {"shard-0.safetensors": digest(path)})(SHARD)
+    return {
+        "step": 1, "config": {}, "optimizer": {"name": "SGD", "steps": 1}, "val_loss": 0.5,
+        "arrays": {
+            "parameters/a": {"shape": [2, 3], "dtype": "<f4", "pieces": [PIECE]},
+            "parameters/b": {"shape": [2, 3], "dtype": "<f4", "pieces": [CUT]},
+        },
+        "extras": {"extras:x": {"file": "shard-0.safetensors", "shape": [2], "dtype": "<f4"}},
+        "files": files,
+    }  # fmt: skip
+
+
+def sealed_bytes(value):
+    return sealed(json.loads(json_bytes(value))) if isinstance(value, dict) else json_bytes(value)
+
+
+def lengthened(message):
+    data = pack(message).tobytes()
+    return struct.pack("<I", len(data)) + data
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A parser: what it raises, valid examples, and how they become bytes (None: they stay)."""
+
+    read: Any
+    errors: tuple
+    examples: tuple
+    write: Any = None
+
+
+READERS = {
+    "headers": Reader(read_header, (Malformed,), (HEADER,), lambda fields: encode(fields)),
+    "frames": Reader(read_frames, (), (HEADER,), lambda fields: encode(fields)),
+    "control messages of peers": Reader(of_maps(heed), (), tuple(
+        {word: content} for word, content in (
+            ("hello", None), ("credit", 7), ("full", None), ("lost", {1: "cause"}),
+            ("goodbye", {2: "cause"}), ("mismatch", {"group": "world", "text": "no"}),
+            ("waiting", ["world", 1, -1, 3, ["all_reduce", "<f4", [2], "sum"], 0.5]),
+        )
+    )),
+    "objects": Reader(
+        lambda data: unpack(np.frombuffer(data, np.uint8)), (ValueError,),
+        ({"a": [1, None, "x", np.ones((2, 3))]}, [np.zeros(0)]),
+        lambda value: pack(plain(value)).tobytes(),
+    ),
+    "hellos at the rendezvous": Reader(
+        lambda data: check_hello(msgpack.unpackb(data)),
+        (ValueError, TypeError, KeyError, msgpack.UnpackException), (HELLO,), packed,
+    ),
+    "rank 0's words": Reader(
+        lambda data: read_rendezvous(data, 2), (ValueError,),
+        ({"table": [{**HELLO, "rank": 0}, HELLO]}, {"refused": "why"}, {"missing": [1, 2]}), packed,
+    ),
+    "agents' words": Reader(read_agents, (ValueError,), (
+        {"join": PLAN["hosts"][0], "nodes": 2, "version": "1"}, {"plan": PLAN}, {"wait": True},
+        {"failure": FAILURE}, {"verdict": FAILURE, "code": 1}, {"ended": 1, "leaving": False},
+        {"missing": [1], "here": ["a"]}, {"again": True}, {"refused": "why"}, {"alive": 1},
+    ), packed),
+    "workers' words": Reader(
+        through_control, (), ({"failed": "text", "line": "x", "echo": True}, {"row": {"a": 1.0}}),
+        lambda value: lengthened(plain(value)),
+    ),
+    "key files": Reader(
+        file_reader(read_key), (comm.AuthenticationError,), (JobKey.new().text.encode(),)
+    ),
+    "the environment": Reader(of_maps(environment), (comm.CommError,), (WORLD,)),
+    "mpirun's variables": Reader(of_maps(mpi), (comm.CommError,), (OPEN_MPI,)),
+    "links": Reader(
+        lambda data: Links.parse(data.decode(errors="replace")).coarse(), (comm.CommError,),
+        (str(Links()).encode(),),
+    ),
+    "algorithms": Reader(
+        lambda data: Policy.parse(data.decode(errors="replace")), (ValueError, comm.CommError),
+        (b"all_reduce=ring,broadcast=chain", b"auto", b"first"),
+    ),
+    "faults": Reader(
+        lambda data: parse_fault(data.decode(errors="replace")), (ValueError,),
+        (b"delay rank 1 at its first barrier by 0.5 s", b"kill rank 2 in its 12th reduce"),
+    ),
+    "host files": Reader(
+        file_reader(lambda path: parse_hosts(None, path, 2)), (UserError,),
+        (b"a:2\nb slots=4 # two\n[fd00::1]:3\n", b"me@a\n"),
+    ),
+    "config files": Reader(file_reader(read_toml), (ConfigError,), (TOML,)),
+    "manifests": Reader(
+        lambda data: file_reader(lambda path: read_manifest(path.parent), NAME)(data),
+        (CheckpointError,), (manifest(),), sealed_bytes,
+    ),
+    "manifests of one who means it": Reader(
+        of_maps(read_checkpoint), (CheckpointError,), (manifest(),)
+    ),
+    "safetensors": Reader(file_reader(read_safetensors), (SafetensorsError,), (SHARD,)),
+    "safetensors' headers": Reader(
+        file_reader(read_safetensors), (SafetensorsError,),
+        ({"a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}},), with_header,
+    ),
+    "Hugging Face's configs": Reader(
+        file_reader(lambda path: read_config(path.parent), "config.json"), (PretrainedError,),
+        (LLAMA,), json_bytes,
+    ),
+    "token files": Reader(
+        file_reader(lambda path: load_corpus(str(path), 4), "ids.bin"), (DataError,),
+        (bytes(200),),
+    ),
+}  # fmt: skip
+
+ANYTHING = st.recursive(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), st.floats(),
+        st.text(max_size=9),
+        st.binary(max_size=9), st.sampled_from(["9" * 5000, 10**400, -1, 2**62, "O", "V0", "<U"]),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    ),
+    max_leaves=6,
+)  # fmt: skip
+
+
+def plain(value):
+    """Without what msgpack cannot hold."""
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    big = type(value) is int and not -(2**63) <= value < 2**64
+    return str(value) if big else value
+
+
+def places(value, at=()):
+    """The ways to everything in a nested value."""
+    yield at
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from places(inner, (*at, key))
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from places(inner, (*at, number))
+
+
+def changed(value, at, new, remove):
+    """The value with another one at a place, or none."""
+    if not at:
+        return new
+    value = copy.copy(value)
+    if len(at) == 1 and remove:
+        del value[at[0]]
+    else:
+        value[at[0]] = changed(value[at[0]], at[1:], new, remove)
+    return value
+
+
+def damaged(draw, data):
+    """Bytes with some flipped, cut off or added."""
+    data = bytearray(data)
+    for _ in range(draw(st.integers(0, 3))):
+        if data:
+            data[draw(st.integers(0, len(data) - 1))] = draw(st.integers(0, 255))
+    end = draw(st.integers(0, len(data)) | st.just(len(data)))
+    return bytes(data[:end]) + draw(st.binary(max_size=3) | st.just(b""))
+
+
+@st.composite
+def inputs(draw, reader):
+    """What the reader gets."""
+    example = draw(st.sampled_from(reader.examples))
+    if isinstance(example, bytes):
+        return damaged(draw, example) if draw(st.integers(0, 9)) else draw(st.binary())
+    nested = [*example[:6], list(example[6]), *example[7:]] if example is HEADER else example
+    for _ in range(draw(st.integers(0, 2))):
+        at = draw(st.sampled_from(sorted(places(nested), key=repr)[1:] or [()]))
+        nested = changed(nested, at, draw(ANYTHING), draw(st.booleans()))
+    if reader.write is None:
+        return nested
+    data = reader.write(plain(nested) if reader.write in (packed, encode) else nested)
+    return damaged(draw, data) if draw(st.integers(0, 3)) == 0 else data
+
+
+def check(name, value):
+    reader = READERS[name]
+    with contextlib.suppress(*reader.errors):
+        reader.read(value)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_valid_examples_are_read(name):
+    reader = READERS[name]
+    for example in reader.examples:
+        reader.read(example if reader.write is None else reader.write(example))
+
+
+QUIETLY = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_anything_else_is_the_documented_error(name):
+    @settings(max_examples=60, derandomize=True, **QUIETLY)
+    @given(inputs(READERS[name]))
+    def play(value):
+        check(name, value)
+
+    play()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", READERS)
+def test_much_of_anything_else_is_the_documented_error(name):
+    @settings(max_examples=1000, **QUIETLY)
+    @given(inputs(READERS[name]))
+    def play(value):
+        check(name, value)
+
+    play()
+
+
+BOMBS = {
+    "an array of 4 G": b"\xdd\xff\xff\xff\xff",
+    "a map of 4 G": b"\xdf\xff\xff\xff\xff",
+    "text of 4 G": b"\xdb\xff\xff\xff\xff",
+    "bytes of 4 G": b"\xc6\xff\xff\xff\xff",
+    "an extension of 4 G": b"\xc9\xff\xff\xff\xff\x01",
+    "deep arrays": b"\x91" * 100_000,
+    "deep maps": b"\x81\xa1a" * 100_000,
+    "deep JSON": b"[" * 100_000,
+    "deep JSON objects": b'{"a":' * 100_000,
+    "deep TOML": b"a = " + b"[" * 50_000,
+    "a long number": b"9" * 100_000,
+    "a long number in TOML": b"steps = " + b"9" * 100_000,
+    "a long length": b"\xff" * 7 + b"\x7f" + bytes(100),
+    "a long message": b"\xff\xff\xff\xff" + bytes(1000),
+    "a host of many workers": b"a:" + b"9" * 100_000,
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_what_announces_much_takes_no_memory(bomb):
+    for name, reader in READERS.items():
+        if not (reader.write or isinstance(reader.examples[0], bytes)):
+            continue  # it reads no bytes
+        tracemalloc.start()
+        try:
+            check(name, BOMBS[bomb])
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 32 << 20, (name, peak)
+
+
+def test_a_damaged_manifest_is_found_without_much_memory(tmp_path):
+    path = tmp_path / "step-000001"
+    path.mkdir()
+    with (path / NAME).open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(CheckpointError, match="longer than any"):
+        read_manifest(path)
