@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import pytest
 
 from ringlet.launcher.errors import ExitCode
 from ringlet.launcher.restarts import persist
+
+STEPS = 300
 
 RINGLET = [sys.executable, "-c", "from ringlet.launcher.cli import main; main()"]
 
@@ -56,7 +59,8 @@ def test_an_interrupted_job_is_not_started_again():
 
 
 def train(folder, *more):
-    arguments = ["--preset", "tiny", "--steps", "60", "--checkpoint-every", "8", "--sample", "0"]
+    arguments = ["--preset", "tiny", "--steps", f"{STEPS}", "--checkpoint-every", "8"]
+    arguments += ["--sample", "0"]
     (folder / "t").mkdir(parents=True)
     return subprocess.Popen(
         [*RINGLET, "train", "--out", "o", *arguments, *more],
@@ -75,20 +79,20 @@ def children(process):
 
 
 def bits(folder):
-    shards = sorted((folder / "o/checkpoints/step-000060").glob("*.safetensors"))
+    shards = sorted((folder / f"o/checkpoints/step-{STEPS:06d}").glob("*.safetensors"))
     assert shards
     return [(shard.name, hashlib.sha256(shard.read_bytes()).hexdigest()) for shard in shards]
 
 
-def killed(folder, goals):
+def killed(folder, goals, victims):
     """Train, with a worker killed each time that so many rows of metrics are there."""
     process = train(folder, "--max-restarts", str(len(goals)))
-    until = time.monotonic() + 50
+    until = time.monotonic() + 150
     try:
-        for number, goal in enumerate(goals):
+        for goal, victim in zip(goals, victims, strict=True):
             while rows(folder) < goal and process.poll() is None and time.monotonic() < until:
                 time.sleep(0.01)
-            os.kill(int(children(process)[number % 2]), signal.SIGKILL)
+            os.kill(int(children(process)[victim]), signal.SIGKILL)
             while "restart" not in (line := process.stderr.readline()) and line:
                 pass
         return process.communicate(timeout=60)
@@ -97,12 +101,15 @@ def killed(folder, goals):
 
 
 @pytest.mark.slow
-def test_a_training_that_is_killed_ends_with_the_same_bits(tmp_path):
-    _, err = train(tmp_path / "alone").communicate(timeout=60)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_training_that_is_killed_ten_times_ends_with_the_same_bits(tmp_path, seed):
+    _, err = train(tmp_path / "alone").communicate(timeout=120)
     assert not err
-    out, _ = killed(tmp_path / "killed", [4, 20])  # before the first checkpoint, and after it
-    assert "done after step 60" in out
-    assert "going on after step" in out
+    draw = random.Random(seed)
+    goals = [4, *sorted(draw.sample(range(9, STEPS), 9))]  # the first before any checkpoint
+    out, _ = killed(tmp_path / "killed", goals, draw.choices((0, 1), k=10))
+    assert f"done after step {STEPS}" in out
+    assert out.count("going on after step") == 9
     assert bits(tmp_path / "killed") == bits(tmp_path / "alone")
     assert rows(tmp_path / "killed") == rows(tmp_path / "alone")  # no step is there twice
 
