@@ -111,10 +111,10 @@ def block_activations(
     """Numbers that a block keeps for one sample: all, and those that recomputation keeps.
 
     Of the width's size for each position: 4 outside the cut layers (two normalized inputs and
-    two inputs of linear layers), and 16 inside (queries, keys and values 3, attention 1, and
-    three times 4 in the MLP). Of experts' rows, of which each position has top_k (if the load is
+    two inputs of linear layers), and 12 inside (queries, keys and values 3, attention 1, and
+    twice 4 in the MLP). Of experts' rows, of which each position has top_k (if the load is
     even and none is dropped), 2 besides are kept: what goes into an expert and what comes out.
-    Attention keeps its exponentials, and in a ring only their sums.
+    Attention keeps its exponentials for short contexts, else (and in a ring) only their sums.
     """
     tensor, context = shape["tp"], shape["cp"]
     row = sizes.block_size / context * sizes.n_embd
@@ -122,7 +122,7 @@ def block_activations(
     scores = sizes.n_head * sizes.block_size * _seen(sizes.block_size) if context == 1 else 0.0
     if any("attend" in pattern for pattern in options.recompute):
         scores = 0.0
-    mlp = 12 * row / tensor
+    mlp = 8 * row / tensor
     if sizes.n_expert:
         mlp = sizes.top_k * (mlp + 2 * row)
     everything = outside + (4 * row + scores) / tensor + mlp
@@ -131,8 +131,10 @@ def block_activations(
 
 def _seen(length: int) -> float:
     """Keys for which a query's exponentials are kept, on average over the blocks of queries."""
-    from ringlet.nn.operations.attention import ROWS
+    from ringlet.nn.operations.tiled_attention import KEPT, ROWS
 
+    if length > KEPT:
+        return 0.0
     starts = range(0, length, ROWS)
     return sum(min(s + ROWS, length) * min(ROWS, length - s) for s in starts) / length
 

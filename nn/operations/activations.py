@@ -1,5 +1,5 @@
-"""Activation functions. GELU works in blocks that stay in the cache: it is most of the cost of
-a transformer's layer that is not a matrix product."""
+"""Activation functions. GELU and its like work in blocks that stay in the cache, and make the slope
+together with the value: backward has one product to do, and no array is kept besides."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from ringlet.nn.backend import block_size, xp
 from ringlet.nn.operations.elementwise import error_function
 from ringlet.nn.tensor import Array, Gradient, Operation, Tensor, in_dtype
 
-BLOCK = 16 * 1024
+BLOCK = 32 * 1024
 """Elements for each block: a handful of them fit the second-level cache."""
 
 
@@ -48,48 +48,64 @@ class ReLU(Operation):
         return (grad * (self.y > 0),)
 
 
-class SiLU(Operation):
-    """x sigmoid(x). Elfwing, Uchibe and Doya, "Sigmoid-weighted linear units" (2018)."""
+class _Sloped(Operation):
+    """A function of single elements that keeps nothing but its slope, made together with it."""
+
+    slope: Array | None = None
 
     def forward(self, *arrays: Array) -> Array:
-        (self.x,) = arrays
-        self.gate = xp.empty(self.x.shape, self.x.dtype)
-        result = xp.empty(self.x.shape, self.x.dtype)
-        for x, s, y in _blocks(self.x, self.gate, result):
-            _sigmoid(x, s)
-            xp.multiply(x, s, out=y)
+        (x,) = arrays
+        result = xp.empty(x.shape, x.dtype)
+        slope = xp.empty(x.shape, x.dtype) if True in self.needs else None
+        spare = xp.empty((3, min(x.size, block_size(BLOCK))), x.dtype)
+        for block, y, *d in _blocks(x, result, *() if slope is None else (slope,)):
+            self.block(block, y, d[0] if d else None, spare[:, : block.size])
+        self.slope = slope
         return result
 
+    def block(self, x: Array, y: Array, slope: Array | None, spare: Array) -> None:
+        """Write the function of a block to `y` and, if it is wanted, its slope."""
+        raise NotImplementedError
+
     def backward(self, grad: Array) -> Sequence[Gradient]:
-        result = xp.empty(self.x.shape, self.x.dtype)
-        for x, s, g, d in _blocks(self.x, self.gate, grad, result):
-            _silu_slope(x, s, d)
-            d *= g
+        assert self.slope is not None
+        result: Array = xp.multiply(self.slope, grad, out=self.slope)
         return (result,)
 
 
+class SiLU(_Sloped):
+    """x sigmoid(x). Elfwing, Uchibe and Doya, "Sigmoid-weighted linear units" (2018)."""
+
+    def block(self, x: Array, y: Array, slope: Array | None, spare: Array) -> None:
+        """See _Sloped."""
+        sigmoid = spare[0]
+        _sigmoid(x, sigmoid)
+        xp.multiply(x, sigmoid, out=y)
+        if slope is not None:
+            _silu_slope(y, sigmoid, slope)
+
+
 class SwiGLU(Operation):
-    """silu(gate) * up. Shazeer, "GLU variants improve transformer" (2020)."""
+    """silu(gate) * up. Shazeer, "GLU variants improve transformer" (2020).
+
+    Kept for backward: what the result's gradient is multiplied by for each of the two.
+    """
 
     def forward(self, *arrays: Array) -> Array:
-        self.gate, self.up = arrays
-        self.sigmoid = xp.empty(self.gate.shape, self.gate.dtype)
-        result = xp.empty(self.gate.shape, self.gate.dtype)
-        for x, up, s, y in _blocks(self.gate, self.up, self.sigmoid, result):
-            _sigmoid(x, s)
-            xp.multiply(x, s, out=y)
-            y *= up
+        gate, up = arrays
+        result = xp.empty(gate.shape, gate.dtype)
+        self.of_gate, self.of_up = (xp.empty(gate.shape, gate.dtype) for _ in range(2))
+        for x, u, y, d_gate, silu in _blocks(gate, up, result, self.of_gate, self.of_up):
+            _sigmoid(x, y)
+            xp.multiply(x, y, out=silu)
+            _silu_slope(silu, y, d_gate)
+            d_gate *= u
+            xp.multiply(silu, u, out=y)
         return result
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
-        to_gate, to_up = xp.empty(grad.shape, grad.dtype), xp.empty(grad.shape, grad.dtype)
-        blocks = _blocks(self.gate, self.up, self.sigmoid, grad, to_gate, to_up)
-        for x, up, s, g, d_gate, d_up in blocks:
-            xp.multiply(x, s, out=d_up)
-            d_up *= g
-            _silu_slope(x, s, d_gate)
-            d_gate *= up
-            d_gate *= g
+        to_gate: Array = xp.multiply(self.of_gate, grad, out=self.of_gate)
+        to_up: Array = xp.multiply(self.of_up, grad, out=self.of_up)
         return to_gate, to_up
 
 
@@ -100,15 +116,14 @@ def _sigmoid(x: Array, out: Array) -> None:
     out += 0.5
 
 
-def _silu_slope(x: Array, s: Array, out: Array) -> None:
-    """s (1 + x (1 - s))"""
-    xp.subtract(1, s, out=out)
-    out *= x
-    out += 1
-    out *= s
+def _silu_slope(y: Array, sigmoid: Array, out: Array) -> None:
+    """sigmoid (1 + x (1 - sigmoid)) = sigmoid (1 - y) + y, with y = x sigmoid"""
+    xp.subtract(1, y, out=out)
+    out *= sigmoid
+    out += y
 
 
-class TanhGELU(Operation):
+class TanhGELU(_Sloped):
     """x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2.
 
     Hendrycks and Gimpel, "Gaussian error linear units" (2016), section 2.
@@ -117,51 +132,50 @@ class TanhGELU(Operation):
     INNER = math.sqrt(2 / math.pi)
     CUBIC = 0.044715
 
-    def forward(self, *arrays: Array) -> Array:
-        (self.x,) = arrays
-        self.tanh = xp.empty(self.x.shape, self.x.dtype)
-        result = xp.empty(self.x.shape, self.x.dtype)
-        for x, t, y in _blocks(self.x, self.tanh, result):
-            xp.multiply(x, x, out=t)
-            t *= self.INNER * self.CUBIC
-            t += self.INNER
-            t *= x
-            xp.tanh(t, out=t)
-            xp.multiply(x, 0.5, out=y)
-            y += y * t
-        return result
-
-    def backward(self, grad: Array) -> Sequence[Gradient]:
-        result = xp.empty(self.x.shape, self.x.dtype)
-        for x, t, g, d in _blocks(self.x, self.tanh, grad, result):
-            # slope: (1 + t) / 2 + x / 2 (1 - t^2) (INNER + 3 INNER CUBIC x^2)
-            xp.multiply(x, x, out=d)
-            d *= 3 * self.INNER * self.CUBIC
-            d += self.INNER
-            d *= x
-            d *= 1 - t * t
-            d += t
-            d += 1
-            d *= 0.5
-            d *= g
-        return (result,)
+    def block(self, x: Array, y: Array, slope: Array | None, spare: Array) -> None:
+        """See _Sloped."""
+        tanh, square, rest = spare
+        xp.multiply(x, x, out=square)
+        square *= self.INNER * self.CUBIC
+        xp.add(square, self.INNER, out=tanh)
+        tanh *= x
+        xp.tanh(tanh, out=tanh)
+        if slope is None:
+            tanh *= 0.5
+            tanh += 0.5
+            xp.multiply(tanh, x, out=y)
+            return
+        # With h = (1 + tanh) / 2 the result is y = h x, and its slope, as tanh' = 1 - tanh^2,
+        # h + 2 y (1 - h) (INNER + 3 INNER CUBIC x^2).
+        square *= 6
+        square += 2 * self.INNER
+        tanh *= 0.5
+        xp.subtract(0.5, tanh, out=rest)  # 1 - h
+        tanh += 0.5
+        xp.multiply(tanh, x, out=y)
+        rest *= square
+        rest *= y
+        xp.add(rest, tanh, out=slope)
 
 
-class ErfGELU(Operation):
+class ErfGELU(_Sloped):
     """x (1 + erf(x / sqrt(2))) / 2."""
 
-    def forward(self, *arrays: Array) -> Array:
-        (self.x,) = arrays
-        self.cdf = (error_function(self.x / in_dtype(math.sqrt(2), self.x)) + 1) * in_dtype(
-            0.5, self.x
-        )
-        result: Array = self.x * self.cdf
-        return result
-
-    def backward(self, grad: Array) -> Sequence[Gradient]:
-        x = self.x
-        density = xp.exp(x * x * in_dtype(-0.5, x)) * in_dtype(1 / math.sqrt(2 * math.pi), x)
-        return (grad * (self.cdf + x * density),)
+    def block(self, x: Array, y: Array, slope: Array | None, spare: Array) -> None:
+        """See _Sloped."""
+        cdf, density, _ = spare
+        xp.multiply(x, 1 / math.sqrt(2), out=cdf)
+        cdf[...] = error_function(cdf)
+        cdf += 1
+        cdf *= 0.5
+        xp.multiply(cdf, x, out=y)
+        if slope is not None:  # cdf + x density
+            xp.multiply(x, x, out=density)
+            density *= -0.5
+            xp.exp(density, out=density)
+            density *= 1 / math.sqrt(2 * math.pi)
+            density *= x
+            xp.add(cdf, density, out=slope)
 
 
 def _blocks(*arrays: Array) -> list[tuple[Array, ...]]:

@@ -1,183 +1,11 @@
-"""Attention, fused: scores are made, used and dropped in blocks that fit the cache.
+"""Attention: softmax(q k^T) v as one operation. The work is done by tiled_attention."""
 
-Blocks above the diagonal of a causal mask are never computed. The softmax is kept unnormalized
-with its row sums, and the sums are applied to the narrow side (head width, not context).
-"""
+from collections.abc import Sequence
 
-import math
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
-
-import numpy as np
-
-from ringlet.nn.backend import asarray, block_size, xp
+from ringlet.nn.backend import asarray, xp
 from ringlet.nn.operations.dropout import check_probability, keep_mask
-from ringlet.nn.tensor import Array, Gradient, Operation, Tensor, array_of, in_dtype
-
-ROWS = 128
-"""Queries for each block of scores."""
-
-SCORES = 128 * 1024
-"""Scores for each block, if that takes several samples: enough to keep BLAS busy, few enough for
-the second-level cache."""
-
-
-class _Block(NamedTuple):
-    """One block of some samples: some queries of all heads, and the keys that they may see."""
-
-    samples: slice
-    queries: slice
-    keys: slice
-    exp: Array  # (S, H, R, K): exp(scores - row maximum)
-    inverse: Array  # (S, H, R, 1): 1 / row sum of exp
-
-    @property
-    def place(self) -> tuple[slice, ...]:
-        """Where it is in an array (B, H, T, S)."""
-        return self.samples, slice(None), self.queries, self.keys
-
-
-class Masks(NamedTuple):
-    """What is done to the scores; arrays are broadcast to (B, H, T, S) by `attend`'s callers."""
-
-    causal: bool = False
-    bias: Array | None = None
-    """Added to the scores, or bool: scores where it is false count as minus infinity."""
-
-    keep: Array | None = None
-    """Dropout: what the probabilities are multiplied by."""
-
-    scale: float | None = None
-    """Of the scores; 1 / sqrt(D) if it is None."""
-
-    def factor(self, q: Array) -> Any:
-        """The scale in the dtype of `q`."""
-        return in_dtype(self.scale or 1 / math.sqrt(q.shape[-1]), q)
-
-
-PLAIN, CAUSAL = Masks(), Masks(causal=True)
-
-
-def attend(q: Array, k: Array, v: Array, out: Array, masks: Masks) -> list[_Block]:
-    """softmax(q k^T / sqrt(D)) v into `out`; returns what the backward pass needs.
-
-    q: (B, H, T, D); k: (B, G, S, D); v: (B, G, S, E); out: (B, H, T, E). Each of the G heads of
-    keys and values serves H / G heads of queries. Causal: query i sees the keys up to i + S - T.
-    Queries that see no key get zeros.
-    """
-    blocks = []
-    scale, groups = masks.factor(q), k.shape[1]
-    for samples, queries, keys in _plan(q.shape, k.shape[2], masks.causal):
-        rows = q[samples, :, queries] * scale  # (S, H, R, D)
-        exp = xp.matmul(_fold(rows, groups), xp.swapaxes(k[samples, :, keys], -1, -2))
-        exp = exp.reshape(*rows.shape[:-1], exp.shape[-1])  # (S, H, R, K)
-        if masks.causal:
-            _mask(exp, queries.start + k.shape[2] - q.shape[2])
-        total = _exponentials(exp, masks, (samples, slice(None), queries, keys))
-        block = _Block(samples, queries, keys, exp, 1 / total)
-        target, weights = out[samples, :, queries], _dropped(exp, masks, block)
-        if groups == q.shape[1]:
-            xp.matmul(weights, v[samples, :, keys], out=target)
-        else:
-            target[...] = xp.matmul(_fold(weights, groups), v[samples, :, keys]).reshape(
-                target.shape
-            )
-        target *= block.inverse
-        blocks.append(block)
-    return blocks
-
-
-def _exponentials(scores: Array, masks: Masks, place: tuple[slice, ...]) -> Array:
-    """exp(scores - maximum) in their place; returns the row sums (S, H, R, 1)."""
-    bias = masks.bias
-    if bias is not None and bias.dtype == bool:
-        xp.copyto(scores, -np.inf, where=~bias[place])
-    elif bias is not None:
-        scores += bias[place]
-    largest = scores.max(axis=-1, keepdims=True)
-    if bias is not None:  # a row may have no key: all its exponentials become 0
-        xp.maximum(largest, np.finfo(scores.dtype).min, out=largest)
-    scores -= largest
-    xp.exp(scores, out=scores)
-    total: Array = xp.matmul(scores, xp.ones((scores.shape[-1], 1), scores.dtype))
-    return total if bias is None else xp.maximum(total, 1)
-
-
-def _dropped(exp: Array, masks: Masks, block: _Block) -> Array:
-    return exp if masks.keep is None else exp * masks.keep[block.place]
-
-
-def _fold(x: Array, groups: int) -> Array:
-    """(S, H, R, X) -> (S, G, H / G * R, X): the rows of all heads that share keys."""
-    if x.shape[1] == groups:
-        return x
-    return x.reshape(x.shape[0], groups, -1, x.shape[3])
-
-
-def attend_backward(
-    blocks: list[_Block],
-    arrays: tuple[Array, Array, Array, Array],
-    grad: Array,
-    masks: Masks,
-    to_bias: Array | None = None,
-) -> Iterator[tuple[_Block, Array, Array, Array]]:
-    """For each block the gradients of its queries, and its parts of those of keys and values.
-
-    `arrays` are queries, keys, values and the result. The gradient of the bias is added to
-    `to_bias`, in whose shape axes of length 1 are summed.
-    """
-    q, k, v, out = arrays
-    scale, groups = masks.factor(q), k.shape[1]
-    for block in blocks:
-        samples, queries, keys, exp, inverse = block
-        g = grad[samples, :, queries] * inverse  # (S, H, R, E)
-        folded = _fold(g, groups)
-        weights = _fold(_dropped(exp, masks, block), groups)
-        to_v = xp.matmul(xp.swapaxes(weights, -1, -2), folded)  # (S, G, K, E)
-        delta = xp.matmul(
-            g * out[samples, :, queries], xp.ones((out.shape[-1], 1), q.dtype)
-        )  # (S, H, R, 1)
-        scores = xp.matmul(folded, xp.swapaxes(v[samples, :, keys], -1, -2)).reshape(exp.shape)
-        if masks.keep is not None:
-            scores *= masks.keep[block.place]
-        scores -= delta
-        scores *= exp
-        if to_bias is not None:
-            _add_reduced(to_bias, block, scores)
-        scores *= scale
-        scores = _fold(scores, groups)
-        to_q = xp.matmul(scores, k[samples, :, keys]).reshape(*g.shape[:-1], -1)
-        to_k = xp.matmul(xp.swapaxes(scores, -1, -2), _fold(q[samples, :, queries], groups))
-        yield block, to_q, to_k, to_v
-
-
-def _add_reduced(total: Array, block: _Block, part: Array) -> None:
-    """Add a block (S, H, R, K) to its place in an array some of whose axes have length 1."""
-    single = tuple(axis for axis, length in enumerate(total.shape) if length == 1)
-    place = tuple(slice(None) if n in single else s for n, s in enumerate(block.place))
-    total[place] += part.sum(axis=single, keepdims=True)
-
-
-def _plan(shape: tuple[int, ...], keys: int, causal: bool) -> Iterator[tuple[slice, slice, slice]]:
-    batch, heads, length, _ = shape
-    size, rows = block_size(SCORES), ROWS
-    if size > SCORES:  # on a device: as many queries as fit a block
-        rows = max(ROWS, size // max(1, heads * keys))
-    group = max(1, size // max(1, heads * min(rows, length) * keys))
-    for sample in range(0, batch, group):
-        for start in range(0, length, rows):
-            stop = min(start + rows, length)
-            seen = stop + keys - length if causal else keys
-            yield slice(sample, sample + group), slice(start, stop), slice(0, seen)
-
-
-def _mask(scores: Array, first: int) -> None:
-    """Hide what lies ahead: row r sees the columns up to first + r."""
-    rows, columns = scores.shape[-2:]
-    if columns - 1 > first:
-        hidden = xp.arange(first, columns) > first + xp.arange(rows)[:, None]
-        square = scores[..., first:]  # the columns before `first` are seen by every row
-        xp.copyto(square, -np.inf, where=hidden)
+from ringlet.nn.operations.tiled_attention import CAUSAL, PLAIN, Masks, attend, attend_backward
+from ringlet.nn.tensor import Array, Gradient, Operation, Tensor, array_of
 
 
 class ScaledDotProductAttention(Operation):
@@ -202,14 +30,10 @@ class ScaledDotProductAttention(Operation):
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         q, k, v, _ = self.arrays
-        to_q, to_k, to_v = xp.empty_like(q), xp.zeros_like(k), xp.zeros_like(v)
+        gradients = xp.empty_like(q), xp.empty_like(k), xp.empty_like(v)
         to_bias = [xp.zeros_like(bias) if self.needs[3] else None for bias in self.bias]
-        parts = attend_backward(self.blocks, self.arrays, grad, self.masks, *to_bias)
-        for block, q_part, k_part, v_part in parts:
-            to_q[block.samples, :, block.queries] = q_part
-            to_k[block.samples, :, block.keys] += k_part
-            to_v[block.samples, :, block.keys] += v_part
-        return to_q, to_k, to_v, *to_bias
+        attend_backward(self.blocks, self.arrays, grad, self.masks, gradients, *to_bias)
+        return *gradients, *to_bias
 
 
 class PackedSelfAttention(Operation):
@@ -241,18 +65,7 @@ class PackedSelfAttention(Operation):
         q, k, v = self._heads(self.packed, 3)
         to_q, to_k, to_v = self._heads(result, 3)
         (out,), (g,) = self._heads(self.result, 1), self._heads(grad, 1)
-        parts = attend_backward(self.blocks, (q, k, v, out), g, self.masks)
-        for block, q_part, k_part, v_part in parts:
-            samples, queries, keys = block.samples, block.queries, block.keys
-            # A sample's first block writes, and clears what only later blocks see.
-            if queries.start == 0:
-                to_k[samples, :, keys.stop :] = 0
-                to_v[samples, :, keys.stop :] = 0
-                to_k[samples, :, keys], to_v[samples, :, keys] = k_part, v_part
-            else:
-                to_k[samples, :, keys] += k_part
-                to_v[samples, :, keys] += v_part
-            to_q[samples, :, queries] = q_part
+        attend_backward(self.blocks, (q, k, v, out), g, self.masks, (to_q, to_k, to_v))
         return (result,)
 
 

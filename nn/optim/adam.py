@@ -32,8 +32,10 @@ class Moments:
     def begin(self, steps: int) -> None:
         """The bias corrections of this step."""
         beta1, beta2 = self.betas
-        self._correction = 1 / (1 - beta1**steps)
-        self._root_correction = 1 / math.sqrt(1 - beta2**steps)
+        root = math.sqrt(1 - beta2**steps)
+        # mean / (1 - beta1^t) / (sqrt(square) / root + eps), with the roots taken out
+        self._correction = root / (1 - beta1**steps)
+        self._eps = self.eps * root
 
     def step(self, data: Array, grad: Array, rate: float, state: list[Array], spare: Array) -> None:
         """Take the gradient into the means, and move the parameters. `spare` are two arrays.
@@ -54,8 +56,7 @@ class Moments:
         if largest:
             square = xp.maximum(largest[0], square, out=largest[0])
         xp.sqrt(square, out=root)
-        root *= self._root_correction
-        root += self.eps
+        root += self._eps
         xp.divide(mean, root, out=change)
         change *= rate * self._correction
         data -= change

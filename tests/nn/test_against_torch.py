@@ -81,7 +81,8 @@ def operation_classes():
         found = importlib.import_module(f"{operations.__name__}.{module.name}")
         for value in vars(found).values():
             if isinstance(value, type) and issubclass(value, Operation):
-                yield from [value] if "backward" in vars(value) else []
+                base = value.__name__.startswith("_") or value.backward is Operation.backward
+                yield from [] if base else [value]
 
 
 def test_the_cases_cover_every_operation(monkeypatch):

@@ -204,15 +204,38 @@ def test_gradient_is_that_of_finite_differences(case):
 def test_attention_of_several_blocks_is_that_of_one(monkeypatch):
     x = normal(2, 9, 12)
     whole = F.packed_self_attention(Tensor(x), 2).data
-    attention = importlib.import_module("ringlet.nn.operations.attention")
+    attention = importlib.import_module("ringlet.nn.operations.tiled_attention")
     monkeypatch.setattr(attention, "ROWS", 4)
     monkeypatch.setattr(attention, "SCORES", 1)
-    np.testing.assert_allclose(F.packed_self_attention(Tensor(x), 2).data, whole, atol=1e-12)
-    gradcheck(lambda x: F.packed_self_attention(x, 2), [x])
-    gradcheck(
-        lambda q, k, v, bias: GROUPED(q, k, v, bias, is_causal=True),
-        [normal(2, 4, 6, 3), normal(2, 2, 8, 3), normal(2, 2, 8, 3), normal(4, 1, 8)],
-    )
+    for kept in (100, 0):  # the exponentials are kept, or made again
+        monkeypatch.setattr(attention, "KEPT", kept)
+        np.testing.assert_allclose(F.packed_self_attention(Tensor(x), 2).data, whole, atol=1e-12)
+        gradcheck(lambda x: F.packed_self_attention(x, 2), [x])
+        gradcheck(
+            lambda q, k, v, bias: GROUPED(q, k, v, bias, is_causal=True),
+            [normal(2, 4, 6, 3), normal(2, 2, 8, 3), normal(2, 2, 8, 3), normal(4, 1, 8)],
+        )
+
+
+@pytest.mark.parametrize("kept", [100, 0])
+@pytest.mark.parametrize("offset", [0, 300, -300])
+def test_attention_with_scores_beyond_the_range_of_exponentials(monkeypatch, kept, offset):
+    attention = importlib.import_module("ringlet.nn.operations.tiled_attention")
+    monkeypatch.setattr(attention, "ROWS", 4)
+    monkeypatch.setattr(attention, "SCORES", 32)
+    monkeypatch.setattr(attention, "KEPT", kept)
+    q, k, v = (normal(1, 1, 9, 4).astype(np.float32) for _ in range(3))
+    q[..., 0], k[..., 0] = 2, offset  # the same number is added to every score of a query
+
+    def results(added):
+        k[..., 0] = added
+        inputs = [Tensor(x, requires_grad=True) for x in (q, k, v)]
+        y = F.scaled_dot_product_attention(*inputs, is_causal=True)
+        (y * y).sum().backward()
+        return y.data, inputs[2].grad
+
+    for found, expected in zip(results(offset), results(0), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_normalization_of_several_blocks_is_that_of_one(monkeypatch):

@@ -90,9 +90,9 @@ def test_less_memory_is_kept():
         tracemalloc.stop()
         return most / x.data.nbytes
 
-    # Each GELU keeps its tanh and, as the next one's input, its result.
-    assert peak(recompute=False) > 60
-    assert peak(recompute=True) < 25
+    # Each GELU keeps its slope.
+    assert peak(recompute=False) > 32
+    assert peak(recompute=True) < 16
 
 
 def test_hooks_around_a_module():
