@@ -1,7 +1,10 @@
 """The peer's side of train_step.py: a GPT-2 step in PyTorch eager. Needs torch, nothing of ringlet.
 
-Prints one JSON line for each config. A step is zero_grad, forward, cross-entropy, backward and
-AdamW on random tokens; times are in milliseconds.
+    python gpt_torch.py CONFIG STEPS [eager | compile] [THREADS]
+    torchrun --nproc_per_node 2 gpt_torch.py CONFIG STEPS ddp      # Gloo, half of the batch each
+
+Prints one JSON line. A step is zero_grad, forward, cross-entropy, backward and AdamW on random
+tokens; times are in milliseconds.
 """
 
 import json
@@ -55,14 +58,21 @@ class GPT(nn.Module):
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
-def measure(name, steps):
+def measure(name, steps, mode="eager", threads=1):
     """Median and fastest step of one config."""
     *sizes, batch = CONFIGS[name]
     torch.manual_seed(0)
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     model = GPT(*sizes)
+    rank, ranks = 0, 1
+    if mode == "ddp":
+        torch.distributed.init_process_group("gloo")
+        rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        model = nn.parallel.DistributedDataParallel(model)
+    elif mode == "compile":
+        model = torch.compile(model)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-4)
-    ids, targets = torch.randint(sizes[0], (2, batch, sizes[1]))
+    ids, targets = torch.randint(sizes[0], (2, max(1, batch // ranks), sizes[1]))
     times = []
     for _ in range(WARM_UP + steps):
         start = time.perf_counter()
@@ -72,8 +82,12 @@ def measure(name, steps):
         times.append((time.perf_counter() - start) * 1e3)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     median = statistics.median(times[WARM_UP:])
-    return {"config": name, "step_ms": median, "min_ms": min(times), "peak_rss_mb": peak}
+    if mode == "ddp":
+        torch.distributed.destroy_process_group()
+    return rank, {"config": name, "step_ms": median, "min_ms": min(times), "peak_rss_mb": peak}
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(sys.argv[1], int(sys.argv[2]))))
+    number, row = measure(sys.argv[1], int(sys.argv[2]), *sys.argv[3:4], *map(int, sys.argv[4:]))
+    if number == 0:
+        print(json.dumps(row))
