@@ -53,6 +53,34 @@ def test_when_a_job_is_started_again(case):
     assert bool(said) == bool(text)
 
 
+SCRIPTS = {
+    "after the ranks have met": (
+        "world = comm.init()\nworld.barrier()\n",
+        0,
+        "restart 1 of at most 3",
+    ),
+    "at its first line": ("", 128 + signal.SIGKILL, "it failed before its first step"),
+}
+
+
+@pytest.mark.parametrize("case", SCRIPTS)
+def test_a_script_is_started_again_if_its_ranks_have_met(case, launch):
+    """Rank 1 is killed in the first start."""
+    beginning, code, text = SCRIPTS[case]
+    script = f"""import os
+from ringlet import comm
+{beginning}
+starts = os.environ["TORCHELASTIC_RESTART_COUNT"], os.environ["TORCHELASTIC_MAX_RESTARTS"]
+print("start", *starts, os.environ["RINGLET_GENERATION"], flush=True)
+if os.environ["RANK"] == "1" and starts[0] == "0":
+    os.kill(os.getpid(), 9)
+comm.init().barrier()
+"""
+    ended, out, err = launch(script, options=("-n", "2", "--max-restarts", "3")).end()
+    assert (ended, f"ringlet: {text}" in err or f"not restarted: {text}" in err) == (code, True)
+    assert ("start 1 3 1" in out) == (code == 0)
+
+
 def test_an_interrupted_job_is_not_started_again():
     played = Played([130], interrupted=True)
     assert persist(played, 3, lambda: True, pytest.fail) == 130
