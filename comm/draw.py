@@ -3,17 +3,21 @@
 from collections.abc import Iterable
 from itertools import groupby
 
-from ringlet.comm.picture import draw_svg
+from ringlet.comm.picture import draw_svg, svg_of
 from ringlet.comm.schedule import Schedule
 from ringlet.comm.symbols import Contributions
 from ringlet.comm.trace import Trace, Transfer, trace
 
-__all__ = ["draw_svg", "draw_text"]
+__all__ = ["draw_svg", "draw_text", "svg_of", "text_of"]
 
 
 def draw_text(schedule: Schedule, segments: int = 1, ports: int = 1) -> str:
     """Round by round, a line for each rank: what it sends, and what its slots hold afterwards."""
-    followed = trace(schedule, segments, ports)
+    return text_of(trace(schedule, segments, ports))
+
+
+def text_of(followed: Trace) -> str:
+    """The same of a schedule that has been followed."""
     rounds = [list[Transfer]() for _ in followed.states]
     for transfer in followed.transfers:
         rounds[transfer.round].append(transfer)

@@ -73,7 +73,11 @@ class _Layout:
 
 def draw_svg(schedule: Schedule, segments: int = 1, ports: int = 1) -> str:
     """The picture as the text of an SVG file."""
-    followed = trace(schedule, segments, ports)
+    return svg_of(trace(schedule, segments, ports), segments)
+
+
+def svg_of(followed: Trace, segments: int = 1) -> str:
+    """The same of a schedule that has been followed, with every slot cut into `segments`."""
     plan = followed.schedule
     layout = _Layout(plan.size, plan.slots, followed.rounds)
     legend, bottom = _legend(layout, plan.reduces)
@@ -81,7 +85,7 @@ def draw_svg(schedule: Schedule, segments: int = 1, ports: int = 1) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
         f'viewBox="0 0 {width} {height}" font-family="{FONT}">',
-        f"<title>{escape(schedule.name)}</title>",
+        f"<title>{escape(plan.name)}</title>",
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
         *_headings(followed, layout, segments),
         *_labels(layout),

@@ -53,12 +53,12 @@ Moves: TypeAlias = Callable[[DirectStep, int, int], list[Move]]
 def prove_direct(name: str, size: int, root: int = 0) -> int:
     """Raise ScheduleError unless the direct schedule is right; returns its number of fences."""
     staged = name in STAGED_ONLY
-    plan = _plan(name, size, root)
+    plan = plan_of(name, size, root)
     steps = [direct_steps(name, rank, size, root) for rank in range(size)]
-    before = _memory(plan, 1, OWN)
+    before = start_of(plan, 1, OWN)
     if staged:  # one slot, which every rank has copied to its staging area
-        before |= _memory(plan, 1, STAGED)
-    moves = partial(_moves_in_place, shown=STAGED if staged else OWN)
+        before |= start_of(plan, 1, STAGED)
+    moves = partial(moves_in_place, shown=STAGED if staged else OWN)
     fences, after = _execute(f"{name} of {size}", steps, moves, before)
     _check_result(f"{name} of {size}", plan, 1, after)
     return fences
@@ -66,22 +66,22 @@ def prove_direct(name: str, size: int, root: int = 0) -> int:
 
 def prove_staged(size: int, chunks: int) -> int:
     """The same of the all-reduce through the staging areas, in so many chunks."""
-    name, plan = f"staged all_reduce of {size}", _plan("all_reduce", size, 0)
+    name, plan = f"staged all_reduce of {size}", plan_of("all_reduce", size, 0)
     steps = [tuple(all_reduce_staged(rank, size, chunks)) for rank in range(size)]
-    fences, after = _execute(name, steps, _moves_staged, _memory(plan, chunks, OWN))
+    fences, after = _execute(name, steps, _moves_staged, start_of(plan, chunks, OWN))
     _check_result(name, plan, chunks, after)
     return fences
 
 
-def _plan(name: str, size: int, root: int) -> Schedule:
+def plan_of(name: str, size: int, root: int, algorithm: str = "direct") -> Schedule:
     """The operation's promise, in the form in which `prove` has it."""
     if name in STAGED_ONLY:  # one slot, reduced on every rank
         return Schedule("barrier", name, size, 1, root, ())
     slots = {"all_to_all": 2 * size, "broadcast": 1, "reduce": 1, "barrier": 0}.get(name, size)
-    return Schedule(_PROMISES.get(name, name), "direct", size, slots, root, ())
+    return Schedule(_PROMISES.get(name, name), algorithm, size, slots, root, ())
 
 
-def _memory(plan: Schedule, chunks: int, kind: str) -> Memory:
+def start_of(plan: Schedule, chunks: int, kind: str) -> Memory:
     """What is there at the start; what is undefined has no entry."""
     return {
         (rank, kind, chunk, slot): value
@@ -103,7 +103,7 @@ def _check_result(name: str, plan: Schedule, chunks: int, memory: Memory) -> Non
 # -- what steps do to memory ----------------------------------------------------------------------
 
 
-def _moves_in_place(step: DirectStep, rank: int, size: int, shown: str) -> list[Move]:
+def moves_in_place(step: DirectStep, rank: int, size: int, shown: str) -> list[Move]:
     """Steps on arrays that all can reach; peers are read where they are `shown`."""
 
     def own(slot: int) -> Place:
@@ -145,14 +145,14 @@ def _execute(
     name: str, steps: list[tuple[DirectStep, ...]], moves: Moves, memory: Memory
 ) -> tuple[int, Memory]:
     """Take all steps, stretch by stretch; returns the number of fences and what is then there."""
-    stretches = [list(_stretches(own)) for own in steps]
-    fences = {len(stretch) - 1 for stretch in stretches}
+    by_fence = [list(stretches(own)) for own in steps]
+    fences = {len(own) - 1 for own in by_fence}
     if len(fences) != 1:
         raise ScheduleError(f"{name}: ranks have {sorted(fences)} fences")
-    for number in range(len(stretches[0])):
+    for number in range(len(by_fence[0])):
         by_rank = [
             [move for step in stretch[number] for move in moves(step, rank, len(steps))]
-            for rank, stretch in enumerate(stretches)
+            for rank, stretch in enumerate(by_fence)
         ]
         _check_conflicts(name, by_rank)
         for own in by_rank:
@@ -162,7 +162,7 @@ def _execute(
     return fences.pop(), memory
 
 
-def _stretches(steps: tuple[DirectStep, ...]) -> Iterator[list[DirectStep]]:
+def stretches(steps: tuple[DirectStep, ...]) -> Iterator[list[DirectStep]]:
     """The steps between fences."""
     stretch: list[DirectStep] = []
     for step in steps:

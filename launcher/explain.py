@@ -7,10 +7,13 @@ from typing import Annotated
 import typer
 
 from ringlet.comm.algorithms import ALGORITHMS, schedule
-from ringlet.comm.draw import draw_svg, draw_text
+from ringlet.comm.choice import SHARED
+from ringlet.comm.draw import draw_svg, draw_text, svg_of, text_of
 from ringlet.comm.price import Link, Network, Price, price
 from ringlet.comm.prove import Proof, prove
+from ringlet.comm.prove_direct import prove_direct
 from ringlet.comm.schedule import Schedule
+from ringlet.comm.trace_direct import trace_direct
 from ringlet.comm.wire import size_text
 from ringlet.launcher.errors import UserError
 from ringlet.launcher.units import parse_bytes, parse_rate, parse_seconds, seconds_text
@@ -44,7 +47,7 @@ class Question:
 def explain(
     operation: Annotated[str, typer.Argument(help=f"{', '.join(map(str, ALGORITHMS))}.")],
     ranks: Annotated[int, typer.Option(min=1, max=PRICED, help="How many ranks.")] = 4,
-    algorithm: Annotated[str, typer.Option(help="Default: the operation's first.")] = "",
+    algorithm: Annotated[str, typer.Option(help="Or shared-memory; default: the first.")] = "",
     root: Annotated[int, typer.Option(help="The root, where there is one.")] = 0,
     segments: Annotated[int, typer.Option(min=1, help="Cut every slot into so many.")] = 1,
     per_host: Annotated[int | None, typer.Option(min=1, help="Ranks on each host.")] = None,
@@ -76,10 +79,13 @@ def explain(
         network = Network.of_hosts(per_host, inside, between, ports=ports)
     size = 0.0 if question.operation == "barrier" else parse_bytes(nbytes, "--bytes")
 
+    if name == SHARED:
+        _explain_shared(question, svg)
+        return
     plan = question.plan(name)
     if svg is not None:
         _picture(plan, segments, ports, svg)
-    typer.echo(f"{_dashes(plan.operation)}: {_dashes(name)}, {_count(ranks, 'rank')}\n")
+    typer.echo(_title(question, name))
     _draw(plan, segments, ports)
     _prove(plan, segments, ports)
     heading = f"{size_text(round(size))}, {latency} and {bandwidth}"
@@ -96,7 +102,7 @@ def _operation(text: str) -> str:
 
 
 def _algorithm(operation: str, text: str) -> str:
-    names = ALGORITHMS[operation]
+    names = [*ALGORITHMS[operation], SHARED]
     name = text.replace("-", "_") or next(iter(names))
     if name not in names:
         known = ", ".join(map(_dashes, names))
@@ -114,6 +120,29 @@ def _check(question: Question) -> None:
         raise UserError(f"{ranks} ranks are not {per_host} on every host")
 
 
+def _explain_shared(question: Question, svg: Path | None) -> None:
+    """Ranks of one host that reach each other's memory: fences take the place of messages."""
+    operation, size, root = question.operation, question.ranks, question.root
+    if size > PICTURED:
+        raise UserError(f"{_dashes(SHARED)} is explained for up to {PICTURED} ranks")
+    followed = trace_direct(operation, size, root)
+    if svg is not None:
+        _write(svg_of(followed), svg)
+    typer.echo(_title(question, SHARED))
+    if size <= DRAWN:
+        typer.echo(text_of(followed))
+        typer.echo("A round is what happens between two fences; a rank sends what another reads")
+        typer.echo("in its memory, and what it stores in another's.\n")
+    typer.echo("Proven: between two fences no rank touches what another may be writing, and no")
+    typer.echo("contribution is lost or counts twice.")
+    fences, moved = prove_direct(operation, size, root), len(followed.transfers)
+    typer.echo(f"{_count(fences, 'fence')}; {_count(moved, 'slot')} read or stored across ranks.")
+
+
+def _title(question: Question, name: str) -> str:
+    return f"{_dashes(question.operation)}: {_dashes(name)}, {_count(question.ranks, 'rank')}\n"
+
+
 def _draw(plan: Schedule, segments: int, ports: int) -> None:
     if plan.size > DRAWN:
         typer.echo(f"(Rounds are shown for up to {DRAWN} ranks.)\n")
@@ -124,8 +153,12 @@ def _draw(plan: Schedule, segments: int, ports: int) -> None:
 def _picture(plan: Schedule, segments: int, ports: int, path: Path) -> None:
     if plan.size > PICTURED:
         raise UserError(f"a picture of {plan.size} ranks is too large; the most are {PICTURED}")
+    _write(draw_svg(plan, segments, ports), path)
+
+
+def _write(picture: str, path: Path) -> None:
     try:
-        path.write_text(draw_svg(plan, segments, ports), encoding="utf-8")
+        path.write_text(picture, encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 

@@ -98,6 +98,28 @@ def test_a_picture(capsys, tmp_path):
     assert ElementTree.parse(path).getroot().tag.endswith("svg")
 
 
+@pytest.mark.parametrize("operation", ALGORITHMS)
+def test_the_exchange_through_shared_memory(operation, capsys, tmp_path):
+    path, dashed = tmp_path / "picture.svg", operation.replace("_", "-")
+    asked = (dashed, "--algorithm", "shared-memory", "--ranks", "5", "--svg", str(path))
+    code, out, err = explain(capsys, *asked)
+    assert (code, err) == (0, "")
+    assert out.startswith(f"{dashed}: shared-memory, 5 ranks\n")
+    assert "between two fences no rank touches what another may be writing" in out
+    assert max(map(len, out.splitlines())) <= 100
+    words = "".join(ElementTree.parse(path).getroot().itertext())
+    assert f"{dashed}: shared-memory" in words
+    moved = {"barrier": 0, "all_reduce": 40, "broadcast": 4, "reduce": 4, "gather": 4, "scatter": 4}
+    assert f"{moved.get(operation, 20)} slots read or stored across ranks" in out
+
+
+def test_an_all_reduce_through_shared_memory_is_one_round(capsys):
+    _, out, _ = explain(capsys, "all-reduce", "--algorithm", "shared-memory", "--ranks", "3")
+    assert "  rank 0  0-1 to 1, 0,2 to 2  +all  >all  >all\n" in out
+    assert "round 2" not in out
+    assert "\n2 fences; " in out
+
+
 WRONG = {
     "operation": (["all-redcue"], "unknown operation 'all-redcue'; there are all-reduce, red"),
     "algorithm": (
@@ -110,6 +132,10 @@ WRONG = {
     "bytes": (["all-reduce", "--bytes", "lots"], "--bytes is 'lots'; it takes bytes, as in"),
     "latency": (["all-reduce", "--latency", "3 parsec"], "--latency is '3 parsec'; it takes"),
     "bandwidth": (["all-reduce", "--bandwidth", "0GB/s"], "--bandwidth is 0GB/s; it has to be"),
+    "too many": (
+        ["all-reduce", "--ranks", "65", "--algorithm", "shared-memory"],
+        "shared-memory is explained for up to 64 ranks",
+    ),
     "too large": (["all-reduce", "--ranks", "65", "--svg", "x"], "65 ranks is too large"),
     "no folder": (["barrier", "--svg", "nowhere/x.svg"], "cannot write nowhere/x.svg: No such"),
 }
