@@ -25,7 +25,7 @@ from ringlet.comm.wire import Array
 
 VARIABLE = "RINGLET_ATTACH"
 
-ATTACH_BYTES = 4 << 20
+ATTACH_BYTES = 6 << 20
 """From here on one copy by the kernel, page by page, costs no more than two through the cache, and
 far less where ranks wait for a core at each fence."""
 

@@ -39,7 +39,9 @@ class _Layout:
     def cell(self) -> float:
         """A cell's width: as wide as the picture allows."""
         room = WIDEST - 2 * MARGIN - LABELS - self.size * 30
-        return max(7.0, min(44.0 if self.slots == 1 else 26.0, room / (self.size * self.slots)))
+        return max(
+            7.0, min(44.0 if self.slots == 1 else 26.0, room / max(1, self.size * self.slots))
+        )
 
     @property
     def gap(self) -> float:

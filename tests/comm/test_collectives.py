@@ -344,7 +344,7 @@ def test_arrays_may_be_overwritten_right_after_a_call(ranks, size, transport):
 
 def test_arrays_read_through_the_kernel_may_be_overwritten_right_after_a_call(ranks):
     ranks(3).run(scribble, attach_from=1)
-    ranks(3).run(scribble, attach_from=4 << 20)
+    ranks(3).run(scribble, attach_from=6 << 20)
 
 
 REFUSED = [

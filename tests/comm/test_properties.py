@@ -14,7 +14,7 @@ from hypothesis import strategies as st  # noqa: E402
 DTYPES = ["int8", "uint16", "int64", "float16", "float32", "float64", "complex64", ">f4", "bool"]
 UFUNCS = {"sum": np.add, "prod": np.multiply, "max": np.maximum, "min": np.minimum}
 SEGMENTS = [64, 1000, 2 << 20]
-ATTACH_FROM = [1, 4096, 4 << 20]  # bytes from which ranks of one host read each other's memory
+ATTACH_FROM = [1, 4096, 6 << 20]  # bytes from which ranks of one host read each other's memory
 LAYOUTS = ["C", "F", "strided", "reversed", "read-only"]
 IN_PLACE = ("all_reduce", "broadcast", "reduce")
 CUT = ("reduce_scatter", "all_to_all")
