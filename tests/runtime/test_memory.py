@@ -27,7 +27,9 @@ def benchmark():
      "1F1B, 2 ranks", "4 experts, 2 ranks"],
 )  # fmt: skip
 def test_the_peak_is_the_formulas(benchmark, case):
-    for measured, formula in benchmark.measure(case, SIZES, samples=1, micro=4):
+    # Only pipelines have several micro-batches in flight.
+    micro = 4 if "pp" in benchmark.CASES[case][0] else 1
+    for measured, formula in benchmark.measure(case, SIZES, samples=1, micro=micro):
         assert 0.85 < measured / formula < 1.15
 
 
