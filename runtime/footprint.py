@@ -131,12 +131,13 @@ def block_activations(
 
 def _seen(length: int) -> float:
     """Keys for which a query's exponentials are kept, on average over the blocks of queries."""
-    from ringlet.nn.operations.tiled_attention import KEPT, ROWS
+    from ringlet.nn.operations.tiled_attention import KEPT, rows_for
 
     if length > KEPT:
         return 0.0
-    starts = range(0, length, ROWS)
-    return sum(min(s + ROWS, length) * min(ROWS, length - s) for s in starts) / length
+    rows = rows_for(length)
+    starts = range(0, length, rows)
+    return sum(min(s + rows, length) * min(rows, length - s) for s in starts) / length
 
 
 def _activations(

@@ -22,7 +22,7 @@ from ringlet.nn.backend import block_size, chosen, xp
 from ringlet.nn.tensor import Array, in_dtype
 
 ROWS = 128
-"""Queries for each block of scores."""
+"""Queries for each block of a long context; see `rows_for`."""
 
 SCORES = 128 * 1024
 """Scores for each tile, if that takes several samples or not all keys: enough to keep BLAS busy,
@@ -292,11 +292,19 @@ def _add_reduced(total: Array, tile: _Tile, part: Array) -> None:
     total[place] += part.sum(axis=single, keepdims=True)
 
 
+def rows_for(length: int) -> int:
+    """Queries for each block. Smaller blocks compute less above the diagonal, larger ones keep
+    BLAS more busy."""
+    rows = block_size(ROWS)
+    return min(length, rows, max(rows // 2, length // 4))
+
+
 def _plan(shape: tuple[int, ...], keys: int, causal: bool) -> Iterator[list[_Tile]]:
     """The tiles of each block, blocks of the same samples in the order of their queries."""
     batch, heads, length, _ = shape
-    rows, scores = min(block_size(ROWS), length), block_size(SCORES)
-    columns = min(keys, max(rows, scores // (heads * max(1, rows))))
+    rows, scores = rows_for(length), block_size(SCORES)
+    fitting = scores // max(1, heads * rows * rows) * rows
+    columns = min(keys, max(rows, min(2 * rows, fitting)))
     group = max(1, scores // max(1, heads * rows * columns))
     for sample in range(0, batch, group):
         samples = slice(sample, sample + group)
