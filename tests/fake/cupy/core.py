@@ -237,7 +237,7 @@ functions = {}
 """The names of the module; apart, since some are those of Python's own functions."""
 
 for _name in NAMES:
-    _thing = getattr(np, _name, None) if "." not in _name else None
+    _thing = vars(np).get(_name)  # older ones lack a few
     if isinstance(_thing, np.ufunc):
         functions[_name] = ufunc(_name)
     elif callable(_thing) and not isinstance(_thing, type):
