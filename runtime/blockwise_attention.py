@@ -9,11 +9,12 @@ only in tiles that fit the cache.
 import math
 from collections.abc import Iterator
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ringlet.nn.tensor import Array
+from ringlet.nn.backend import block_size, xp
+from ringlet.nn.tensor import Array, in_dtype
 
 ROWS, COLUMNS = 128, 512
 """Queries and keys of a tile. ROWS divides COLUMNS, so that every query of a causal tile sees at
@@ -21,6 +22,9 @@ least one key of it. Longer tiles leave the second-level cache, shorter ones kee
 
 SCORES = 128 * 1024
 """Scores for each tile, if that takes several heads or samples."""
+
+SIDE = 2048
+"""Queries and keys of a tile on a device."""
 
 
 class Seen(NamedTuple):
@@ -66,14 +70,14 @@ def attend(q: Array, kv: Array, seen: Seen, causal: bool) -> None:
     for tile in _tiles(q.shape, k.shape[2], causal):
         scores = _scores(tile, q, k, causal)
         out, maximum, total = (array[tile.queries] for array in seen)
-        largest = np.maximum(maximum, scores.max(axis=-1, keepdims=True))
+        largest = xp.maximum(maximum, scores.max(axis=-1, keepdims=True))
         scores -= largest
-        np.exp(scores, out=scores)
-        shrink = np.exp(maximum - largest)  # 0 when these keys are the first
+        xp.exp(scores, out=scores)
+        shrink = xp.exp(maximum - largest)  # 0 when these keys are the first
         total *= shrink
         total += _row_sums(scores)
         out *= shrink
-        out += np.matmul(scores, v[tile.keys])
+        out += xp.matmul(scores, v[tile.keys])
         maximum[...] = largest
 
 
@@ -86,13 +90,13 @@ def attend_backward(
         maximum, grad, delta = (array[tile.queries] for array in wanted)
         exp = _scores(tile, q, k, causal)
         exp -= maximum
-        np.exp(exp, out=exp)
-        to_v[tile.keys] += np.matmul(np.swapaxes(exp, -1, -2), grad)
-        scores = np.matmul(grad, np.swapaxes(v[tile.keys], -1, -2))
+        xp.exp(exp, out=exp)
+        to_v[tile.keys] += xp.matmul(xp.swapaxes(exp, -1, -2), grad)
+        scores = xp.matmul(grad, xp.swapaxes(v[tile.keys], -1, -2))
         scores -= delta
         scores *= exp  # their gradients
-        to_q[tile.queries] += np.matmul(scores, k[tile.keys]) * _scale(q)
-        to_k[tile.keys] += np.matmul(np.swapaxes(scores, -1, -2), q[tile.queries] * _scale(q))
+        to_q[tile.queries] += xp.matmul(scores, k[tile.keys]) * _scale(q)
+        to_k[tile.keys] += xp.matmul(xp.swapaxes(scores, -1, -2), q[tile.queries] * _scale(q))
 
 
 def row_products(a: Array, b: Array) -> Array:
@@ -102,37 +106,40 @@ def row_products(a: Array, b: Array) -> Array:
 
 def _row_sums(x: Array) -> Array:
     # The product with ones is faster than sum(), which goes row by row.
-    sums: Array = np.matmul(x, np.ones((x.shape[-1], 1), x.dtype))
+    sums: Array = xp.matmul(x, xp.ones((x.shape[-1], 1), x.dtype))
     return sums
 
 
-def _scale(q: Array) -> Array:
-    return np.asarray(1 / math.sqrt(q.shape[-1]), q.dtype)
+def _scale(q: Array) -> Any:
+    return in_dtype(1 / math.sqrt(q.shape[-1]), q)
 
 
 def _scores(tile: _Tile, q: Array, k: Array, causal: bool) -> Array:
     """A tile of q k^T / sqrt(D); minus infinity where the key lies ahead of the query."""
-    scores: Array = np.matmul(q[tile.queries] * _scale(q), np.swapaxes(k[tile.keys], -1, -2))
+    scores: Array = xp.matmul(q[tile.queries] * _scale(q), xp.swapaxes(k[tile.keys], -1, -2))
     rows, columns = scores.shape[-2:]
     first = tile.rows.start - tile.columns.start  # the first query's own column
     if causal and columns > first + 1:
-        hidden = np.arange(first, columns) > first + np.arange(rows)[:, None]
-        np.copyto(scores[..., first:], -np.inf, where=hidden)
+        hidden = xp.arange(first, columns) > first + xp.arange(rows)[:, None]
+        xp.copyto(scores[..., first:], -np.inf, where=hidden)
     return scores
 
 
 def _tiles(shape: tuple[int, ...], keys: int, causal: bool) -> Iterator[_Tile]:
     """Cover all pairs of queries and keys, but those above the diagonal of a causal mask."""
     batch, heads, queries, _ = shape
-    tile = max(1, min(ROWS, queries) * min(COLUMNS, keys))
-    matrices = max(1, SCORES // tile)
+    size, (height, width) = block_size(SCORES), (ROWS, COLUMNS)
+    if size > SCORES:  # on a device
+        height = width = SIDE
+    tile = max(1, min(height, queries) * min(width, keys))
+    matrices = max(1, size // tile)
     some_heads, some_samples = min(heads, matrices), max(1, matrices // max(1, heads))
     for sample, head, row in product(
-        range(0, batch, some_samples), range(0, heads, some_heads), range(0, queries, ROWS)
+        range(0, batch, some_samples), range(0, heads, some_heads), range(0, queries, height)
     ):
         samples, together = slice(sample, sample + some_samples), slice(head, head + some_heads)
-        rows = slice(row, min(row + ROWS, queries))
+        rows = slice(row, min(row + height, queries))
         stop = rows.stop if causal else keys
-        for column in range(0, stop, COLUMNS):
-            columns = slice(column, min(column + COLUMNS, stop))
+        for column in range(0, stop, width):
+            columns = slice(column, min(column + width, stop))
             yield _Tile(samples, together, rows, columns)

@@ -18,7 +18,9 @@ import numpy as np
 
 from ringlet.comm import Group
 from ringlet.comm.work import Work
+from ringlet.nn.backend import xp
 from ringlet.nn.tensor import Array
+from ringlet.runtime.staging import irecv, isend
 
 EARLY, LATE = 0, 1
 
@@ -91,7 +93,7 @@ def travel(group: Group, own: Array) -> Iterator[tuple[int, Array]]:
     """
     rank, size = group.rank, group.size
     above, below = (rank + 1) % size, (rank - 1) % size
-    buffers = np.empty((min(2, size), *own.shape), own.dtype)
+    buffers = xp.empty((min(2, size), *own.shape), own.dtype)
     buffers[0] = own
     owner, block = rank, buffers[0]
     leaving: Work | None = None
@@ -100,8 +102,8 @@ def travel(group: Group, own: Array) -> Iterator[tuple[int, Array]]:
         if leaving is not None:
             leaving.wait()  # from the other buffer, which is filled anew
         space = buffers[step % 2][: chunks_needed(rank, following)]
-        arriving = group.irecv(above, KEYS_AND_VALUES, out=space)
-        leaving = group.isend(block[: chunks_needed(below, owner)], below, KEYS_AND_VALUES)
+        arriving = irecv(group, above, KEYS_AND_VALUES, out=space)
+        leaving = isend(group, block[: chunks_needed(below, owner)], below, KEYS_AND_VALUES)
         yield owner, block
         arriving.wait()
         owner, block = following, space
@@ -121,8 +123,8 @@ class PartialSums:
     def __init__(self, group: Group, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> None:
         self._group = group
         self._above, self._below = (group.rank + 1) % group.size, (group.rank - 1) % group.size
-        self._shares = np.empty((min(2, group.size - 1), *shape), dtype)  # in turns
-        self._space = np.empty(shape if group.size > 1 else 0, dtype)
+        self._shares = xp.empty((min(2, group.size - 1), *shape), dtype)  # in turns
+        self._space = xp.empty(shape if group.size > 1 else 0, dtype)
         self._leaving: tuple[list[Work], list[Work]] = ([], [])
         self._arriving: Work | None = None
 
@@ -133,7 +135,7 @@ class PartialSums:
             work.wait()
         if step > 1:  # at the first step nobody has met this block before
             space = self._space[:chunks]
-            self._arriving = self._group.irecv(self._above, GRADIENTS, out=space)
+            self._arriving = irecv(self._group, self._above, GRADIENTS, out=space)
         share: Array = self._shares[(step - 1) % 2][:chunks]
         share.fill(0)
         return share
@@ -145,19 +147,19 @@ class PartialSums:
             self._arriving = None
         rank, works = self._group.rank, self._leaving[self._step(owner) % 2]
         onward = share if rank > 0 else share[:LATE]
-        works[:] = [self._group.isend(onward, self._below, GRADIENTS)]
+        works[:] = [isend(self._group, onward, self._below, GRADIENTS)]
         if len(onward) < len(share):
-            works.append(self._group.isend(share[LATE:], owner, LATE_GRADIENTS))
+            works.append(isend(self._group, share[LATE:], owner, LATE_GRADIENTS))
 
     def collect(self, own: Array) -> None:
         """Add to this rank's own share what the others have summed up for it."""
         rank, size = self._group.rank, self._group.size
         if size > 1:
             early = self._space[:LATE]
-            own[:LATE] += self._group.recv(self._above, GRADIENTS, out=early)
+            own[:LATE] += irecv(self._group, self._above, GRADIENTS, out=early).wait()
         if rank > 0:
             late = self._space[LATE:]
-            own[LATE:] += self._group.recv(0, LATE_GRADIENTS, out=late)
+            own[LATE:] += irecv(self._group, 0, LATE_GRADIENTS, out=late).wait()
         for work in (*self._leaving[0], *self._leaving[1]):
             work.wait()
 

@@ -81,7 +81,6 @@ class Parallelism:
     def check_device(self, shape: Mapping[str, int]) -> None:
         """Raise MeshError for what has no way through the host's memory."""
         impossible = {
-            "cp": shape["cp"] > 1 and "keys and values go round in the host's memory",
             "ep": shape["ep"] > 1 and "rows go to experts from the host's memory",
             "compress": bool(self.compress) and "gradients are encoded by the CPU",
             "compress_activations": bool(self.compress_activations)

@@ -6,6 +6,7 @@ import numpy as np
 
 from ringlet.comm import Group
 from ringlet.nn import Module, Operation, Tensor
+from ringlet.nn.backend import xp
 from ringlet.nn.models.attention import HeadsAttention
 from ringlet.nn.tensor import Array, Gradient
 from ringlet.runtime.blockwise_attention import Seen, Wanted, attend, attend_backward, row_products
@@ -33,8 +34,8 @@ class _Ring(Operation):
 
     def _attend(self, q: Array, own: Array, out: Array) -> None:
         """Add up in `out`, zeros like `q`."""
-        self.maximum = np.full((*out.shape[:-1], 1), -np.inf, out.dtype)
-        self.total = np.zeros_like(self.maximum)
+        self.maximum = xp.full((*out.shape[:-1], 1), -np.inf, out.dtype)
+        self.total = xp.zeros_like(self.maximum)
         for owner, block in travel(self.group, own):
             for queries, keys, diagonal in chunk_pairs(self.group.rank, owner):
                 for heads in _shares(q, own):
@@ -96,13 +97,13 @@ class RingAttention(_Ring):
         if width % (3 * self.heads):
             raise ValueError(f"a last axis of {width} is not 3 x {self.heads} heads of one width")
         self._check(length)
-        self.result = np.zeros((batch, length, width // 3), self.packed.dtype)
+        self.result = xp.zeros((batch, length, width // 3), self.packed.dtype)
         qkv = self._chunks(self.packed, 3)
         self._attend(qkv[:, 0], qkv[:, 1:], self._chunks(self.result, 1)[:, 0])
         return self.result
 
     def backward(self, grad: Array) -> tuple[Gradient]:
-        result = np.zeros(self.packed.shape, self.packed.dtype)
+        result = xp.zeros(self.packed.shape, self.packed.dtype)
         qkv, to_qkv = self._chunks(self.packed, 3), self._chunks(result, 3)
         grads, out = self._chunks(grad, 1)[:, 0], self._chunks(self.result, 1)[:, 0]
         gradients = to_qkv[:, 0], to_qkv[:, 1:]
@@ -132,16 +133,16 @@ class GroupedRingAttention(_Ring):
         if q.shape[1] % k.shape[1]:
             raise ValueError(f"{q.shape[1]} heads of queries cannot share {k.shape[1]} of keys")
         self._check(q.shape[2])
-        self.q, self.kv = q, np.stack([_halves(k), _halves(v)], axis=1)
-        self.result = np.zeros(q.shape, q.dtype)
+        self.q, self.kv = q, xp.stack([_halves(k), _halves(v)], axis=1)
+        self.result = xp.zeros(q.shape, q.dtype)
         self._attend(_halves(q), self.kv, _halves(self.result))
         return self.result
 
     def backward(self, grad: Array) -> tuple[Gradient, Gradient, Gradient]:
-        to_q, to_kv = np.zeros(self.q.shape, self.q.dtype), np.zeros_like(self.kv)
+        to_q, to_kv = xp.zeros(self.q.shape, self.q.dtype), xp.zeros_like(self.kv)
         q, out = _halves(self.q), _halves(self.result)
         self._attend_backward(_halves(grad), out, q, self.kv, _halves(to_q), to_kv)
-        to_k, to_v = (np.concatenate(list(to_kv[:, part]), axis=2) for part in (0, 1))
+        to_k, to_v = (xp.concatenate(list(to_kv[:, part]), axis=2) for part in (0, 1))
         return to_q, to_k, to_v
 
 

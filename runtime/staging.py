@@ -80,6 +80,13 @@ def recv(group: Group, src: int, tag: int = 0) -> Array:
     return asarray(group.recv(src, tag))
 
 
+def irecv(group: Group, src: int, tag: int, *, out: Array) -> Work:
+    """See Group."""
+    if _on_host(out):
+        return group.irecv(src, tag, out=out)
+    return Staged(group.irecv(src, tag, out=chosen().pinned(out.shape, out.dtype)), out)
+
+
 def empty(group: Group, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
     """Memory for what the group's collectives are given: registered with the ranks of this host,
     or the device's."""

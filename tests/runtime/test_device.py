@@ -67,6 +67,8 @@ MESHES = {
     "zero-bubble": {"mesh": "pp=2", "accumulate": 2, "schedule": "zero-bubble"},
     "tp": {"mesh": "tp=2", "dropout": 0.1},
     "sequence": {"mesh": "tp=2", "sequence": True},
+    "cp": {"mesh": "cp=2", "dropout": 0.1},
+    "llama on cp": {"mesh": "cp=2", "model": "llama", "n_kv_head": 1},
     "llama on tp": {"mesh": "tp=2", "model": "llama"},
     "experts": {"experts": 4},
     "muon": {"optimizer": "muon"},
@@ -80,6 +82,7 @@ def test_a_mesh_of_devices_trains_as_one_of_hosts(ranks, name):
 
 def test_all_of_them_together(ranks):
     ranks(4).run(both, mesh="tp=2,pp=2", accumulate=2, sequence=True)
+    ranks(4).run(both, mesh="cp=4", block_size=32)
 
 
 def elsewhere(world, folder):
@@ -98,7 +101,6 @@ def test_a_run_goes_on_on_the_other(ranks, tmp_path):
 
 
 REFUSED = {
-    "cp": ({"mesh": "cp=2"}, "cp does not work on a device, since keys and values go round"),
     "ep": ({"mesh": "ep=2", "experts": 4}, "ep does not work on a device, since rows go to"),
     "compress": ({"compress": "int8"}, "compress does not work on a device, since gradients"),
     "compress_activations": (
