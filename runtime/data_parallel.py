@@ -19,8 +19,8 @@ from ringlet.nn.optim import Optimizer
 from ringlet.nn.tensor import Array
 from ringlet.runtime.bucket_size import BUCKET_BYTES
 from ringlet.runtime.compression.compressor import Compressor
-from ringlet.runtime.staging import all_reduce
-from ringlet.runtime.wires import Pending
+from ringlet.runtime.staging import all_reduce, fetched, put_back
+from ringlet.runtime.wires import Pending, Then
 
 
 @dataclass
@@ -148,7 +148,10 @@ class DataParallel(Reducer):
 
 
 class CompressedDataParallel(DataParallel):
-    """Sums gradients in fewer bytes; `residual` is what this rank has not been able to say yet."""
+    """Sums gradients in fewer bytes; `residual` is what this rank has not been able to say yet.
+
+    The CPU encodes: gradients of a device are fetched before.
+    """
 
     def __init__(
         self,
@@ -168,7 +171,9 @@ class CompressedDataParallel(DataParallel):
             for slot in bucket.slots
         ]
         grad, residual = self._flat.memory_of_grad[part], self.residual[part]
-        return self.compressor.start(grad, residual, matrices, place=bucket.start, label=label)
+        here = fetched(grad)
+        work = self.compressor.start(here, residual, matrices, place=bucket.start, label=label)
+        return work if here is grad else Then(work, lambda _: put_back(here, grad))
 
 
 def group_from_end(sizes: Sequence[int], elements: int) -> list[range]:

@@ -17,8 +17,10 @@ import numpy as np
 
 from ringlet.comm import Group
 from ringlet.nn import Experts, Operation, Tensor
+from ringlet.nn.backend import asarray, xp
 from ringlet.nn.tensor import Array, Gradient
 from ringlet.runtime.mesh import Mesh
+from ringlet.runtime.staging import all_to_all
 from ringlet.runtime.wires import Wire
 
 
@@ -65,10 +67,9 @@ class Journey:
 
     def _travel(self, rows: Array, leave: Array, arrive: Array, label: str) -> Array:
         every = self.group.size * len(self.counts) * self.slots
-        buffer = np.zeros((every, rows.shape[1]), rows.dtype)
-        buffer[leave] = rows
-        result: Array = self.group.all_to_all(buffer, label=label)[arrive]
-        return result
+        buffer = xp.zeros((every, rows.shape[1]), rows.dtype)
+        buffer[asarray(leave)] = rows
+        return all_to_all(self.group, buffer, label=label)[asarray(arrive)]
 
 
 class There(Operation):
@@ -107,7 +108,7 @@ class Enter(Operation):
         return self.wire.enter(arrays[0])
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
-        result: Array = self.wire.start_leave(np.array(grad)).wait()
+        result: Array = self.wire.start_leave(xp.array(grad)).wait()
         return (result,)
 
 

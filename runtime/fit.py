@@ -80,7 +80,7 @@ def check_fit(config: TrainConfig, workers: int) -> None:
         shape = mesh_shape(config, workers)
         parallelism(config).check(shape)
         if config.device == "cuda":
-            parallelism(config).check_device(shape)
+            parallelism(config).check_device()
     except MeshError as error:
         raise ConfigError(str(error)) from error
     check_optimizer(config, shape)

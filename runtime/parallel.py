@@ -278,7 +278,7 @@ def parallelize(
     options = options or Parallelism()
     options.check(mesh.shape)
     if chosen().on_device:
-        options.check_device(mesh.shape)
+        options.check_device()
     return Parallel(model, mesh, options, seed)
 
 

@@ -26,12 +26,7 @@ class Staged:
         """See Work."""
         if self._result is None:
             arrived = self._work.wait(timeout)
-            if self._out is None:
-                self._result = asarray(arrived)
-            else:
-                copy_from_host(self._out, arrived)
-                self._result = self._out
-            chosen().synchronize()  # the pinned memory is free from here on
+            self._result = put_back(arrived, self._out)
         return self._result
 
     def done(self) -> bool:
@@ -45,7 +40,7 @@ def all_reduce(
     """See Group: in place."""
     if _on_host(x):
         return group.all_reduce(x, op, async_op=async_op, label=label)
-    work = group.all_reduce(_fetched(x), op, async_op=True, label=label)
+    work = group.all_reduce(fetched(x), op, async_op=True, label=label)
     return _ended(Staged(work, x), async_op)
 
 
@@ -56,7 +51,7 @@ def all_gather(
     if _on_host(x):
         return group.all_gather(x, out=out, async_op=async_op, label=label)
     space = chosen().pinned((group.size, *x.shape), x.dtype)
-    work = group.all_gather(_fetched(x), out=space, async_op=True, label=label)
+    work = group.all_gather(fetched(x), out=space, async_op=True, label=label)
     return _ended(Staged(work, out), async_op)
 
 
@@ -66,13 +61,21 @@ def reduce_scatter(
     """See Group: (size * k, ...) -> (k, ...)."""
     if _on_host(x):
         return group.reduce_scatter(x, out=out, async_op=async_op, label=label)
-    work = group.reduce_scatter(_fetched(x), async_op=True, label=label)
+    work = group.reduce_scatter(fetched(x), async_op=True, label=label)
     return _ended(Staged(work, out), async_op)
+
+
+def all_to_all(group: Group, x: Array, *, label: str = "") -> Array:
+    """See Group: (size * k, ...) -> the same shape."""
+    if _on_host(x):
+        result: Array = group.all_to_all(x, label=label)
+        return result
+    return put_back(group.all_to_all(fetched(x), label=label), None)
 
 
 def isend(group: Group, x: Array, dst: int, tag: int = 0) -> Work:
     """See Group; what is sent from a device may change at once."""
-    return group.isend(x if _on_host(x) else _fetched(x), dst, tag)
+    return group.isend(fetched(x), dst, tag)
 
 
 def recv(group: Group, src: int, tag: int = 0) -> Array:
@@ -97,8 +100,19 @@ def _on_host(x: Any) -> bool:
     return isinstance(x, np.ndarray)
 
 
-def _fetched(x: Array) -> Array:
-    return to_host(x, out=chosen().pinned(x.shape, x.dtype))
+def fetched(x: Array) -> Array:
+    """The array where a collective can take it: itself, or a copy in pinned memory."""
+    return x if _on_host(x) else to_host(x, out=chosen().pinned(x.shape, x.dtype))
+
+
+def put_back(arrived: Array, out: Array | None) -> Array:
+    """Copy what has arrived to the device, into `out` or anew; its memory is free afterwards."""
+    if out is None:
+        out = asarray(arrived)
+    else:
+        copy_from_host(out, arrived)
+    chosen().synchronize()
+    return out
 
 
 def _ended(work: Staged, async_op: bool) -> Any:
