@@ -1,5 +1,6 @@
 """Any operation on any array in any group by any algorithm is its NumPy meaning, to the bit."""
 
+import contextlib
 import functools
 
 import numpy as np
@@ -123,11 +124,20 @@ def call(group, case):
     return result.wait() if case["async_op"] else result
 
 
-def adjust(group, case):
-    """Cut messages, and reach for others' memory, where the case says."""
-    group._channel.segment_bytes = case["segment"]
-    if group._channel.board is not None:
-        group._channel.board.attach_from = case["attach"]
+@contextlib.contextmanager
+def adjusted(group, case):
+    """Cut messages, and reach for others' memory, where the case says; the ranks stay warm for
+    other tests."""
+    channel = group._channel
+    board = channel.board
+    before = channel.segment_bytes, board and board.attach_from
+    channel.segment_bytes = case["segment"]
+    if board is not None:
+        board.attach_from = case["attach"]
+    yield
+    channel.segment_bytes = before[0]
+    if board is not None:
+        board.attach_from = before[1]
 
 
 def meant(world, case):
@@ -137,8 +147,8 @@ def meant(world, case):
     group = _groups[key]
     if group is None:
         return
-    adjust(group, case)
-    right, found = expected(case, group.rank), call(group, case)
+    with adjusted(group, case):
+        right, found = expected(case, group.rank), call(group, case)
     if right is None:
         assert found is None
         return
@@ -176,8 +186,8 @@ def numbers(world, case):
         for rank in range(world.size)
     ]
     options = {"algorithm": name} if name else {}
-    adjust(world, case)
-    results = [world.all_reduce(data[world.rank].copy(), **options) for _ in range(2)]
+    with adjusted(world, case):
+        results = [world.all_reduce(data[world.rank].copy(), **options) for _ in range(2)]
     exact = np.sum([x.astype("f8") for x in data], axis=0)
     size = np.sum([abs(x.astype("f8")) for x in data], axis=0)
     # Sums are made in float32 at least, and rounded once.
