@@ -133,6 +133,8 @@ class Channel:
         """Raise CollectiveMismatch if another rank found one, or says it is in another call."""
         if self.id in self.endpoint.mismatched:
             raise CollectiveMismatch(self.endpoint.mismatched[self.id])
+        if operation.stream != COLLECTIVE:
+            return
         for rank in self.ranks:
             word = self.endpoint.waiting.get((self.id, rank))
             if word is None or word.stream != COLLECTIVE:

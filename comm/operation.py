@@ -267,8 +267,7 @@ class Operation:
         """Raise if this wait cannot end well; tell the others of it if it lasts."""
         now = time.monotonic()
         source = self._awaited()
-        if self.stream == COLLECTIVE:
-            self.channel.check_agreement(self)
+        self.channel.check_agreement(self)
         # Any of the group: the awaited rank may have met the loss before it could send.
         lost = self.channel.endpoint.liveness.missing(self.channel.ranks, self._needed())
         if lost is not None:
