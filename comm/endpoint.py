@@ -446,6 +446,11 @@ class Endpoint:
                 float(seconds),
                 time.monotonic(),
             )
+        elif word == "resumed":
+            group, stream, sequence = content
+            said = self.waiting.get((str(group), source))
+            if said is not None and (said.stream, said.sequence) == (stream, sequence):
+                del self.waiting[str(group), source]
         elif word == "mismatch":
             self.mismatched.setdefault(str(content["group"]), str(content["text"]))
         elif word in ("lost", "goodbye"):

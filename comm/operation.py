@@ -93,6 +93,7 @@ class Operation:
         self._program: Program | None = None
         self._awaiting: Awaiting | None = None
         self._next_notice = self.started + NOTICE_S
+        self._told = False
         self.nbytes = 0
 
     def start(self, program: Program, nbytes: int) -> None:
@@ -242,6 +243,9 @@ class Operation:
 
     def _end(self, error: BaseException | None) -> None:
         self.error, self._program, self._awaiting = error, None, None
+        if self._told and error is None:
+            # What was said would be taken for true for a while, and circles be seen in it.
+            self._notify("resumed", (self.channel.id, self.stream, self.sequence))
         self.channel.endpoint.recorder.flying.pop(id(self.record), None)
         self.channel.ended(self, time.monotonic() - self.started)
         if isinstance(error, CommError):
@@ -368,6 +372,7 @@ class Operation:
 
     def _tell(self, now: float) -> None:
         """Tell the group what this waits in."""
+        self._told = True
         source = self._awaited()
         content = (
             self.channel.id,

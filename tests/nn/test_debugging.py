@@ -165,4 +165,4 @@ def test_the_summary_of_a_gpt():
 def test_scores_are_counted_where_they_are_computed():
     q = Tensor(np.ones((1, 1, 256, 4), np.float32))
     model = Inner(lambda q: F.scaled_dot_product_attention(q, q, q, is_causal=True))
-    assert model.summary(q).flops == (128 * 128 + 128 * 256) * (4 * 4 + 4)
+    assert model.summary(q).flops == 64 * (64 + 128 + 192 + 256) * (4 * 4 + 4)
