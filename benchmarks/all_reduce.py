@@ -17,22 +17,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from peer_programs import DEFAULT_PEERS, MPI_AS_ROOT
+
 HERE = Path(__file__).resolve().parent
-DEFAULT_PEERS = Path.home() / ".cache/ringlet-peers/bin"
 SIZES = (4, 1 << 10, 1 << 16, 1 << 20, 1 << 24, 1 << 26)
 COPY = "copy"
 SHARED_FROM = 1 << 20  # below, a copy is mostly the barrier before it
 ENVIRONMENT = {
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
-    **dict.fromkeys(
-        (
-            "OMPI_ALLOW_RUN_AS_ROOT",
-            "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM",
-            "PRTE_ALLOW_RUN_AS_ROOT",
-            "PRTE_ALLOW_RUN_AS_ROOT_CONFIRM",
-        ),
-        "1",
-    ),
+    **MPI_AS_ROOT,
 }
 
 

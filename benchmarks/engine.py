@@ -14,9 +14,9 @@ import os
 import statistics
 import subprocess
 import sys
-from pathlib import Path
 
-DEFAULT_PEERS = Path.home() / ".cache/ringlet-peers/bin/python"
+from peer_programs import DEFAULT_PEERS
+
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 PROGRAM = """
@@ -76,7 +76,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
-    parser.add_argument("--python", default=DEFAULT_PEERS, help="the peers' interpreter")
+    parser.add_argument("--python", default=DEFAULT_PEERS / "python", help="the peers' interpreter")
     options = parser.parse_args()
     ours, theirs = [], []
     for _ in range(options.rounds):

@@ -17,17 +17,9 @@ import sys
 import time
 from pathlib import Path
 
+from peer_programs import DEFAULT_PEERS, MPI_AS_ROOT
+
 HERE = Path(__file__).resolve().parent
-DEFAULT_PEERS = Path.home() / ".cache/ringlet-peers/bin"
-ENVIRONMENT = dict.fromkeys(
-    (
-        "OMPI_ALLOW_RUN_AS_ROOT",
-        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM",
-        "PRTE_ALLOW_RUN_AS_ROOT",
-        "PRTE_ALLOW_RUN_AS_ROOT_CONFIRM",
-    ),
-    "1",
-)
 
 
 def commands(options):
@@ -54,7 +46,7 @@ def run(command, ranks):
     """Seconds."""
     start = time.perf_counter()
     done = subprocess.run(
-        command, env={**os.environ, **ENVIRONMENT}, check=True, capture_output=True, text=True
+        command, env={**os.environ, **MPI_AS_ROOT}, check=True, capture_output=True, text=True
     )
     seconds = time.perf_counter() - start
     assert done.stdout.count(f"sum {ranks}.0") == ranks, done

@@ -17,9 +17,9 @@ import sys
 from pathlib import Path
 
 from configs import CONFIGS
+from peer_programs import DEFAULT_PEERS
 
 HERE = Path(__file__).resolve().parent
-DEFAULT_PEERS = Path.home() / ".cache/ringlet-peers/bin/python"
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
@@ -56,7 +56,7 @@ def main():
     parser.add_argument(
         "--steps", type=int, default=10, help="for each process; default: %(default)s"
     )
-    parser.add_argument("--python", default=DEFAULT_PEERS, help="the peers' interpreter")
+    parser.add_argument("--python", default=DEFAULT_PEERS / "python", help="the peers' interpreter")
     parser.add_argument("--json", action="store_true", help="one JSON line for each config")
     options = parser.parse_args()
     names = options.configs.split(",")

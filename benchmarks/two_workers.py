@@ -20,7 +20,8 @@ import sys
 from pathlib import Path
 
 from configs import CONFIGS
-from train_step import DEFAULT_PEERS, HERE
+from peer_programs import DEFAULT_PEERS
+from train_step import HERE
 
 PEER = HERE / "peers/gpt_torch.py"
 WAYS = ("ringlet", "ddp", "eager", "compile")
@@ -62,7 +63,7 @@ def main():
     parser.add_argument("--ways", default=",".join(WAYS), help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=10, help="default: %(default)s")
-    parser.add_argument("--python", default=DEFAULT_PEERS, help="the peers' interpreter")
+    parser.add_argument("--python", default=DEFAULT_PEERS / "python", help="the peers' interpreter")
     options = parser.parse_args()
     names, ways = options.configs.split(","), options.ways.split(",")
     if set(names) - set(several.split(",")) or set(ways) - set(WAYS) or "ringlet" not in ways:

@@ -17,6 +17,16 @@ REDUCTIONS: dict[str, np.ufunc] = {
 }
 
 
+CACHE_LINE = 64
+"""Bytes."""
+
+
+def address_of(x: Array) -> int:
+    """Where the array's memory begins in this process."""
+    address: int = x.__array_interface__["data"][0]
+    return address
+
+
 def check_array(x: Any, *, writable: bool = False) -> None:
     """Raise TypeError or ValueError if the array cannot be sent (or, if need be, written)."""
     if not isinstance(x, np.ndarray):

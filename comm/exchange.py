@@ -13,7 +13,8 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from ringlet.comm.attach import AttachedCombiner, Vanished, address_of
+from ringlet.comm.arrays import address_of
+from ringlet.comm.attach import AttachedCombiner, Vanished
 from ringlet.comm.board import STAGE_BYTES, Board
 from ringlet.comm.channel import Link
 from ringlet.comm.combine import combine_in_order

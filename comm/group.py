@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ringlet.comm import collectives
-from ringlet.comm.arrays import check_array, check_op, check_out
+from ringlet.comm.arrays import CACHE_LINE, address_of, check_array, check_op, check_out
 from ringlet.comm.board import Board, open_board
 from ringlet.comm.channel import Channel, Hierarchy, Link
 from ringlet.comm.choice import SHARED, Choice, Policy, algorithm_named
@@ -25,8 +25,6 @@ from ringlet.comm.wire import Array, Signature
 from ringlet.comm.work import ProgressWork, Work
 
 Body: TypeAlias = Callable[[Link], Program]
-
-CACHE_LINE = 64
 
 
 class Options(TypedDict, total=False):
@@ -410,7 +408,7 @@ class Group:
         memory = self._registered(nbytes) if nbytes else None
         if memory is None:
             memory = np.empty(nbytes + CACHE_LINE, np.uint8)
-            start = -memory.ctypes.data % CACHE_LINE
+            start = -address_of(memory) % CACHE_LINE
             memory = memory[start : start + nbytes]
         return memory[:nbytes].view(kind).reshape(dims)
 

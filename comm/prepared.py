@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ringlet.comm.arrays import REDUCTIONS, check_op, parts, working_dtype
-from ringlet.comm.attach import AttachedCombiner, Vanished, address_of
+from ringlet.comm.arrays import REDUCTIONS, address_of, check_op, parts, working_dtype
+from ringlet.comm.attach import AttachedCombiner, Vanished
 from ringlet.comm.board import Board
 from ringlet.comm.channel import Channel
 from ringlet.comm.combine import block_elements

@@ -3,6 +3,7 @@
 import bisect
 from typing import NamedTuple
 
+from ringlet.comm.arrays import address_of
 from ringlet.comm.segment import Segment
 from ringlet.comm.wire import Array
 
@@ -40,7 +41,7 @@ class Regions:
         """(region, offset in bytes) of a contiguous array; UNREGISTERED for any other."""
         if not self._regions or not x.flags.c_contiguous:
             return UNREGISTERED
-        address = x.__array_interface__["data"][0]
+        address = address_of(x)
         number = bisect.bisect(self._starts, address) - 1
         if number < 0 or address + x.nbytes > self._regions[number].stop:
             return UNREGISTERED

@@ -176,9 +176,7 @@ class RingHeadsAttention(HeadsAttention):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Any, causal: bool) -> Tensor:
         """(B, H, T / n, D), (B, G, T / n, D) twice -> (B, T / n, H * D)."""
-        y = GroupedRingAttention(self.group)(q, k, v)
-        batch, heads, length, width = y.shape
-        return y.permute(0, 2, 1, 3).reshape(batch, length, heads * width)
+        return self._join(GroupedRingAttention(self.group)(q, k, v))
 
     def describe(self) -> str:
         """See Module."""

@@ -78,14 +78,19 @@ class HeadsAttention(Module):
             path=self.path,
             part=self.part,
         )
-        batch, heads, length, width = y.shape
-        return y.permute(0, 2, 1, 3).reshape(batch, length, heads * width)
+        return self._join(y)
 
     @staticmethod
     def _cut(x: Tensor, heads: int) -> Tensor:
         """(B, T, H * D) -> (B, H, T, D)."""
         batch, length, width = x.shape
         return x.reshape(batch, length, heads, width // heads).permute(0, 2, 1, 3)
+
+    @staticmethod
+    def _join(y: Tensor) -> Tensor:
+        """(B, H, T, D) -> (B, T, H * D)."""
+        batch, heads, length, width = y.shape
+        return y.permute(0, 2, 1, 3).reshape(batch, length, heads * width)
 
     def describe(self) -> str:
         """See Module."""

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from ringlet import comm
-from ringlet.comm.attach import Attached, Vanished, address_of
+from ringlet.comm.arrays import address_of
+from ringlet.comm.attach import Attached, Vanished
 from ringlet.launcher.pool import RanksFailed, WorkerPool
 
 COUNT = 3_000_001  # float32: more than is staged, not divisible by any number of ranks
