@@ -1,7 +1,9 @@
 """The one helper through which tests start ranks: `ranks(4).run(function, **arguments)`; and a
 device where there is none."""
 
+import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,12 @@ from ringlet.launcher.pool import WorkerPool
 from ringlet.nn import backend
 
 FAKE = Path(__file__).with_name("fake")
+
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+    # Who wants no bytecode beside the sources gets none there. But the tests start a thousand
+    # processes, and without any each would compile all of ringlet again.
+    BYTECODE = tempfile.TemporaryDirectory(prefix="bytecode-", ignore_cleanup_errors=True)
+    os.environ["PYTHONPYCACHEPREFIX"] = BYTECODE.name
 
 
 @pytest.fixture
