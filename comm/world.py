@@ -1,12 +1,10 @@
 """The world: the group of all ranks, made once for each process, and its end."""
 
 import atexit
-import contextlib
 import logging
 import os
 import secrets
 import socket
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -18,6 +16,7 @@ from ringlet.comm.endpoint import WORLD, Endpoint, Peer
 from ringlet.comm.environment import Environment, is_open, read_environment
 from ringlet.comm.errors import CommError, CommTimeout, PeerLost
 from ringlet.comm.faults import OF_MESSAGES, Faults, parse_fault
+from ringlet.comm.folders import leave_folder, make_folder
 from ringlet.comm.group import Group
 from ringlet.comm.mpi import check_private
 from ringlet.comm.progress import Progress
@@ -183,7 +182,7 @@ def _connect(endpoint: Endpoint, environment: Environment) -> None:
     _warn(environment)
     addresses = {}
     folder = _private_folder(environment)
-    if environment.transport != "tcp":
+    if folder is not None and environment.transport != "tcp":
         addresses["ipc"] = endpoint.bind_ipc(_socket_path(folder, environment.rank))
     if environment.transport == "tcp" or not environment.one_host:
         addresses["tcp"] = endpoint.bind_tcp(environment.listen_address)
@@ -235,7 +234,8 @@ def _connect(endpoint: Endpoint, environment: Environment) -> None:
         endpoint.form(tick)
     finally:
         endpoint.hide()
-        _remove(folder)
+        if folder is not None:
+            leave_folder(folder)
 
 
 def _warn(environment: Environment) -> None:
@@ -266,12 +266,14 @@ def _choose(environment: Environment, entry: dict[str, object]) -> str:
     return address
 
 
-def _private_folder(environment: Environment) -> Path:
-    """A folder that only this user can enter: the launcher's, or one of this process's own."""
+def _private_folder(environment: Environment) -> Path | None:
+    """A folder that only this user can enter: the launcher's, or one of this process's own; None
+    where no socket needs one."""
     folder = environment.ipc_folder
     if folder is None:
-        return Path(tempfile.mkdtemp(prefix="ringlet-"))
-    folder.mkdir(mode=0o700, exist_ok=True)
+        return None if environment.transport == "tcp" else make_folder()
+    if not environment.agent:  # else it is gone only if the launcher is, and this process ends
+        folder.mkdir(mode=0o700, exist_ok=True)
     check_private(folder)
     return folder
 
@@ -281,9 +283,3 @@ def _socket_path(folder: Path, rank: int) -> Path:
     if len(os.fsencode(path)) > IPC_PATH_BYTES:
         raise CommError(f"{path} is too long for a socket; set TMPDIR to a shorter folder")
     return path
-
-
-def _remove(folder: Path) -> None:
-    """Remove the folder if this was the last rank to leave it."""
-    with contextlib.suppress(OSError):
-        folder.rmdir()

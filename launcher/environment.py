@@ -2,18 +2,16 @@
 
 import os
 import secrets
-import shutil
 import socket
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from ringlet.comm.folders import make_folder, remove_folder
 from ringlet.launcher.cores import shares
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-FOLDER_PREFIX = "ringlet-"
 
 ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
@@ -47,9 +45,7 @@ class Job:
     timeout: float | None = None
     job: str = field(default_factory=lambda: secrets.token_hex(8))
     port: int = field(default_factory=lambda: free_port())
-    folder: Path | None = field(
-        default_factory=lambda: Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
-    )
+    folder: Path | None = field(default_factory=make_folder)
     variables: Mapping[str, str] = field(default_factory=dict)
     generation: int = 0
     restarts: int = 0
@@ -108,7 +104,7 @@ class Job:
     def clean(self) -> None:
         """Remove the folder, with whatever a killed worker left in it."""
         if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            remove_folder(self.folder)
 
 
 def free_port(address: str = "127.0.0.1") -> int:

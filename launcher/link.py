@@ -160,7 +160,14 @@ class LinkedPool(WorkerPool):
         self._link, self._hosts = link, tuple(hosts)
 
     def _make_job(self) -> Job:
-        return LinkedJob(self.size, self._transport, self._timeout, hosts=self._hosts)
+        return LinkedJob(
+            self.size,
+            self._transport,
+            self._timeout,
+            folder=None,
+            rendezvous=f"tcp://{Link.addresses[0]}:{PORT}",
+            hosts=self._hosts,
+        )
 
     def _prefix(self, rank: int) -> Sequence[str]:
         return self._link.enter(self._hosts[rank])
@@ -179,8 +186,5 @@ class LinkedJob(Job):
             **super().environment(rank),
             "LOCAL_RANK": str(self.hosts[:rank].count(mine)),
             "LOCAL_WORLD_SIZE": str(self.hosts.count(mine)),
-            "MASTER_ADDR": Link.addresses[0],
-            "MASTER_PORT": str(PORT),
-            "RINGLET_RENDEZVOUS": f"tcp://{Link.addresses[0]}:{PORT}",
             "RINGLET_INSECURE": "1",
         }

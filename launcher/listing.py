@@ -2,6 +2,7 @@
 there what its ranks are doing to whoever asks (`ringlet ps`)."""
 
 import contextlib
+import errno
 import logging
 import os
 import socket
@@ -63,6 +64,7 @@ class Listing:
                     raise
         self._socket.listen()
         self._socket.setblocking(False)
+        _sweep(folder)
         return path
 
     def fileno(self) -> int:
@@ -110,6 +112,15 @@ class Listing:
         if self.path is not None:
             remove(self.path)
             self.path = None
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the sockets of launchers that were killed before a worker could do it."""
+    for path in folder.glob(f"*{SUFFIX}"):
+        if not Path(f"/proc/{path.stem}").exists():  # in another container, perhaps
+            with socket.socket(socket.AF_UNIX) as probe:
+                if probe.connect_ex(str(path)) == errno.ECONNREFUSED:
+                    path.unlink(missing_ok=True)
 
 
 def remove(path: Path) -> None:

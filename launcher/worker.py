@@ -8,7 +8,6 @@ import faulthandler
 import os
 import queue
 import runpy
-import shutil
 import signal
 import sys
 import threading
@@ -17,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ringlet import comm
+from ringlet.comm.folders import PREFIX, remove_folder
 from ringlet.launcher.control import Control, Message
-from ringlet.launcher.environment import FOLDER_PREFIX
 from ringlet.launcher.errors import ExitCode
 from ringlet.launcher.listing import VARIABLE, remove
 
@@ -46,7 +45,7 @@ class Guard:
             else:
                 self.inbox.put(message)
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            remove_folder(self._folder)
         if self._entry is not None:
             remove(Path(self._entry))
         os.killpg(os.getpgrp(), signal.SIGKILL)
@@ -55,7 +54,7 @@ class Guard:
 def _rendezvous_folder() -> Path | None:
     kind, _, path = os.environ.get("RINGLET_RENDEZVOUS", "").partition("://")
     folder = Path(path).parent
-    return folder if kind == "ipc" and folder.name.startswith(FOLDER_PREFIX) else None
+    return folder if kind == "ipc" and folder.name.startswith(PREFIX) else None
 
 
 def _doing() -> str:

@@ -71,9 +71,9 @@ class Launch:
         """Whether the launcher ends in time."""
         return until(lambda: self.process.poll() is not None, seconds)
 
-    def temporary_files(self, name: str) -> list[Path]:
-        """The files of this name in the launcher's folder, once there are some."""
-        return until(lambda: list(self._temporary.glob(f"*/{name}")))
+    def temporary_files(self, pattern: str) -> list[Path]:
+        """Such files of launchers, once there are some."""
+        return until(lambda: list(self._temporary.glob(pattern)))
 
     def gone(self, pids: list[int], seconds: float = 2.0) -> bool:
         """Whether all the processes end in time."""

@@ -141,9 +141,27 @@ def test_sigkill_of_the_launcher_leaves_nothing(launch, text):
     running = launch(text)
     pids = processes(running)
     if text == JOINING:
-        assert running.temporary_files("rendezvous")
+        assert running.temporary_files("*/rendezvous")
     running.process.kill()
     assert running.gone(pids, 5)
+
+
+MOMENTS = {
+    "its folder is made": "ringlet-job-*",
+    "it is listed": "ringlet-run-*/*.sock",
+    "rank 0 waits for the others": "ringlet-job-*/rendezvous",
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_what_a_launcher_leaves_that_is_killed_early_goes_at_the_next_start(launch, moment):
+    """The fixture looks."""
+    alone = {"XDG_RUNTIME_DIR": ""}
+    running = launch(JOINED, variables=alone)
+    assert running.temporary_files(MOMENTS[moment])
+    running.process.kill()
+    running.process.wait()
+    assert launch("print(1)", options=("-n", "1"), variables=alone).end() == (0, "1\n", "")
 
 
 def test_what_a_finished_worker_started_ends_though_others_go_on(launch):

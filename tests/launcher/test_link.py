@@ -78,8 +78,9 @@ time.sleep(60)
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.usefixtures("two_hosts")  # or skipped
-def test_nothing_is_left_however_the_run_ends(how):
-    with subprocess.Popen([sys.executable, "-c", MAKE_ONE], stdout=subprocess.PIPE) as process:
+def test_nothing_is_left_however_the_run_ends(how, tmp_path):
+    command, variables = [sys.executable, "-c", MAKE_ONE], {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=variables) as process:
         made = set(process.stdout.readline().decode().split())
         assert len(made) == 2
         assert made <= network_namespaces()
@@ -88,6 +89,7 @@ def test_nothing_is_left_however_the_run_ends(how):
     while made & network_namespaces() and time.monotonic() < until:
         time.sleep(0.02)
     assert not made & network_namespaces()
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_what_is_missing_is_named(monkeypatch, tmp_path):
