@@ -16,7 +16,7 @@ import time
 from typing import Any
 
 from ringlet.comm import futex
-from ringlet.comm.attach import ATTACH_BYTES, Attached, attach
+from ringlet.comm.attach import ATTACH_BYTES, SHARE_BYTES, Attached, attach
 from ringlet.comm.segment import Segment, share
 from ringlet.comm.wire import Array
 
@@ -29,6 +29,7 @@ _SIZE = _STAGE_AT + 2 * STAGE_BYTES
 # Words of 8 bytes; what one rank writes often and others read stands on a cache line of its own.
 _PHASE, _ASLEEP, _CALL = 0, 16, 32
 _CALL_WORDS = 5  # call, region, offset, length of the note, address; twice, used in turns
+_LENT, _WRITING = 48, 49  # see `loan`
 
 NOTE_BYTES = 1024
 _NOTE_AT = 1024
@@ -43,7 +44,7 @@ class Board:
     def __init__(self, segments: list[Segment], rank: int) -> None:
         self.rank, self.size = rank, len(segments)
         self.ranks = tuple(range(self.size))  # in the world
-        self.attached: Attached | None = None  # where ranks can read each other's whole memory
+        self.attached: Attached | None = None  # where ranks can reach each other's whole memory
         self.attach_from = ATTACH_BYTES
         self._segments = segments
         self._words = [memoryview(segment.memory).cast("Q") for segment in segments]
@@ -111,7 +112,8 @@ class Board:
     def announce(self, call: int, region: int, offset: int, address: int = 0) -> int:
         """Write down this rank's call (a hash) and where its array lies, before a fence.
 
-        `region` and `offset` are for all ranks, `address` is this process's.
+        `region` and `offset` are for all ranks, `address` is this process's: what lies there is
+        lent to the others for this call.
 
         Returns the turn under which to read the others' after the fence.
         """
@@ -119,6 +121,7 @@ class Board:
         at = _CALL + self._call_turn * _CALL_WORDS
         self._mine[at], self._mine[at + 1], self._mine[at + 2] = call, region, offset
         self._mine[at + 4] = address
+        self.lend(call if address else 0)
         return self._call_turn
 
     def write_note(self, text: bytes) -> None:
@@ -154,7 +157,32 @@ class Board:
         at = _CALL + turn * _CALL_WORDS
         return [words[at + 4] for words in self._words]
 
+    # -- loans --------------------------------------------------------------------------------
+
+    def lend(self, call: int) -> None:
+        """Let the others write into this rank's array in this call; in none, if it is 0."""
+        self._mine[_LENT] = call
+
+    def lent(self, call: int) -> bool:
+        """Whether every other rank's array is lent for this call."""
+        return all(words[_LENT] == call for words in self._others)
+
+    def write(self, whether: bool) -> None:
+        """Say that this rank may be writing into what others have lent, or that it does not."""
+        self._mine[_WRITING] = whether
+
+    def writes(self, rank: int) -> bool:
+        """Whether a rank may be writing."""
+        return bool(self._words[rank][_WRITING])
+
     # -- memory -------------------------------------------------------------------------------
+
+    def attaches(self, operation: str, nbytes: int) -> bool:
+        """Whether ranks reach each other's arrays of this size through the kernel; the same on all
+        ranks."""
+        shares = operation == "all_reduce"
+        least = min(self.attach_from, SHARE_BYTES) if shares else self.attach_from
+        return self.attached is not None and nbytes >= least
 
     def next_area(self) -> int:
         """The staging area whose turn it is. The other may still be read by the peers."""

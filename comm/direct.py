@@ -96,12 +96,6 @@ def all_reduce_whole(rank: int, size: int, root: int = 0) -> list[DirectStep]:
     return [Fence(), Combine(0)]
 
 
-def all_reduce_read(rank: int, size: int, root: int = 0) -> list[DirectStep]:
-    """Where the others' memory can be read but not written: each reads the others' results."""
-    reads = (Read(peer, peer, peer) for peer in _others(rank, size))
-    return [Fence(), Combine(rank), Fence(), *reads, Fence()]
-
-
 def reduce_scatter(rank: int, size: int, root: int = 0) -> list[DirectStep]:
     """Each rank combines its own part."""
     return [Fence(), Combine(rank), Fence()]
@@ -146,7 +140,6 @@ def barrier(rank: int, size: int, root: int = 0) -> list[DirectStep]:
 DIRECT: dict[str, DirectAlgorithm] = {
     "all_reduce": all_reduce,
     "all_reduce_whole": all_reduce_whole,
-    "all_reduce_read": all_reduce_read,
     "reduce_scatter": reduce_scatter,
     "all_gather": all_gather,
     "all_to_all": all_to_all,

@@ -6,7 +6,7 @@ the board, in chunks, two areas in turns: while one chunk is still in use the ne
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import accumulate, islice
 from typing import Any
 
@@ -29,6 +29,7 @@ from ringlet.comm.direct import (
     direct_steps,
     transfers,
 )
+from ringlet.comm.loan import take_back, writing
 from ringlet.comm.operation import Meeting, Never, Operation, Program
 from ringlet.comm.regions import UNREGISTERED, Regions
 from ringlet.comm.schedule import Copy
@@ -40,12 +41,16 @@ def exchange(link: Link, board: Board, task: Task) -> Program:
     """Run the task; when it returns every array may be written again, by everybody."""
     place = link.regions.place(task.exposed)
     staged = stage_early(board, task, place)
-    turn = yield from _announce(link, board, place, address_of(task.exposed))
     try:
-        for _ in stretches(link.regions, board, task, staged, turn):
-            yield from _meet(board)
-    except Vanished:
-        yield Never()
+        turn = yield from _announce(link, board, place, address_of(task.exposed))
+        try:
+            for _ in stretches(link.regions, board, task, staged, turn):
+                yield from _meet(board)
+        except Vanished:
+            yield Never()
+    except BaseException:  # the operation ends early
+        take_back(board, task.exposed)
+        raise
     _count(link, task)
 
 
@@ -82,8 +87,8 @@ def stretches(
 
 
 def attachable(board: Board, task: Task) -> bool:
-    """Whether the ranks read this task's arrays through the kernel: the same on all ranks."""
-    return board.attached is not None and task.exposed.nbytes >= board.attach_from
+    """Whether the ranks reach this task's arrays through the kernel: the same on all ranks."""
+    return board.attaches(task.operation, task.exposed.nbytes)
 
 
 def hear(link: Link, board: Board, root: int, word: Signature) -> Program:
@@ -186,20 +191,23 @@ def _run_staged_all_reduce(board: Board, task: Task, staged: Staged) -> Iterator
 
 
 def _run_attached(board: Board, task: Task, turn: int) -> Iterator[None]:
-    """Read the peers' arrays through the kernel."""
+    """Reach the peers' arrays through the kernel."""
     assert board.attached is not None
-    read, addresses = board.attached.read, board.addresses(turn)
+    read, addresses, call = board.attached.read, board.addresses(turn), board.calls(turn)[0]
     pieces = task.pieces(task.exposed, board.size)
     offsets = [0, *accumulate(piece.nbytes for piece in pieces)]  # of a root's, too
-    name = "all_reduce_read" if task.operation == "all_reduce" else task.operation
-    for step in direct_steps(name, board.rank, board.size, task.root)[1:]:
+    for step in direct_steps(task.operation, board.rank, board.size, task.root)[1:]:
         if isinstance(step, Fence):
             yield
-        elif isinstance(step, Combine):
+        elif isinstance(step, Combine | Share):
             target, mine = _own(task.slots, step.slot), pieces[step.slot]
             starts = [address + offsets[step.slot] for address in addresses]
             combine = AttachedCombiner(board.attached, board.rank, task.op, target.dtype)
-            combine(target, mine, starts)
+            if isinstance(step, Share):
+                with writing(board):
+                    combine(target, mine, starts, partial(board.lent, call))
+            else:
+                combine(target, mine, starts)
         elif isinstance(step, Read):
             source = step.source % len(pieces)
             read(step.peer, addresses[step.peer] + offsets[source], _own(task.slots, step.slot))

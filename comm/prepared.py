@@ -20,6 +20,7 @@ from ringlet.comm.board import Board
 from ringlet.comm.channel import Channel
 from ringlet.comm.combine import block_elements
 from ringlet.comm.exchange import attachable, call_number, disagreeing, stage_early, stretches
+from ringlet.comm.loan import take_back, writing
 from ringlet.comm.operation import Meeting, Never, Operation, Program
 from ringlet.comm.regions import UNREGISTERED
 from ringlet.comm.staging import SHORT_BYTES, Chunk, Staged, Task
@@ -39,7 +40,7 @@ class _Recipe(NamedTuple):
     place: tuple[int, int]  # UNREGISTERED: through the staging areas
     areas: list[list[Array]]  # [turn][rank]: where short arrays are staged
     plans: list[list[Chunk]]  # [turn]: how those of a few chunks are staged
-    attached: AttachedCombiner | None  # long arrays are read through the kernel
+    attached: AttachedCombiner | None  # long arrays are reached through the kernel
     bounds: list[int]  # of the ranks' parts, in bytes
     traffic: dict[int, Traffic]
     nbytes: int
@@ -63,15 +64,19 @@ class _Call:
         self._timeout, self._label = timeout, label
         self.started = time.monotonic()
         self.sequence = channel.number(recipe.signature)
+        self._number = call_number(recipe.signature, self.sequence)
 
     def announce(self, address: int = 0) -> int:
         """Meet the others and see that all are in this call; returns the board's turn."""
-        call = call_number(self._recipe.signature, self.sequence)
-        turn = self._board.announce(call, *self._recipe.place, address)
+        turn = self._board.announce(self._number, *self._recipe.place, address)
         phase = self._board.arrive()
-        if not self._board.watch(phase) or not self._board.agree(call, turn):
+        if not self._board.watch(phase) or not self._board.agree(self._number, turn):
             self._wait(phase, turn)
         return turn
+
+    def lent(self) -> bool:
+        """Whether the others' arrays may still be written in this call."""
+        return self._board.lent(self._number)
 
     def meet(self) -> None:
         """One more fence."""
@@ -157,6 +162,7 @@ class PreparedAllReduce:
                 self._run_registered(call, x, op)
         except BaseException as error:
             self._channel.break_off(error)
+            take_back(self._board, x)
             raise
         call.end()
         return x
@@ -194,19 +200,13 @@ class PreparedAllReduce:
     def _run_attached(
         self, call: _Call, recipe: _Recipe, combine: AttachedCombiner, x: Array
     ) -> None:
-        """As `all_reduce_read` says; registered arrays of others can be read like all."""
-        board, attached, bounds = self._board, self._board.attached, recipe.bounds
-        assert attached is not None
-        rank, here, item = board.rank, address_of(x), x.itemsize
-        addresses = board.addresses(call.announce(here))
-        mine = x.reshape(-1)[bounds[rank] // item : bounds[rank + 1] // item]
+        """Registered arrays of others can be reached like all."""
+        board, start, stop = self._board, *recipe.bounds[self._board.rank :][:2]
+        addresses = board.addresses(call.announce(address_of(x)))
+        mine = x.reshape(-1)[start // x.itemsize : stop // x.itemsize]
         try:
-            combine(mine, mine, [address + bounds[rank] for address in addresses])
-            call.meet()
-            for peer, address in enumerate(addresses):
-                if peer != rank:
-                    start, stop = bounds[peer], bounds[peer + 1]
-                    attached.copy(peer, address + start, here + start, stop - start)
+            with writing(board):
+                combine(mine, mine, [address + start for address in addresses], call.lent)
         except Vanished:
             call.wait_for_loss()
         call.meet()

@@ -34,9 +34,6 @@ OWN, STAGED = "own", "staged"
 STAGED_ONLY = ("all_reduce_whole",)
 """Schedules whose reads are of staged copies, which stay as they were at the fence."""
 
-_PROMISES = {"all_reduce_read": "all_reduce"}
-"""Schedules that do what an operation of another name does."""
-
 AREAS = 2
 
 
@@ -78,7 +75,7 @@ def plan_of(name: str, size: int, root: int, algorithm: str = "direct") -> Sched
     if name in STAGED_ONLY:  # one slot, reduced on every rank
         return Schedule("barrier", name, size, 1, root, ())
     slots = {"all_to_all": 2 * size, "broadcast": 1, "reduce": 1, "barrier": 0}.get(name, size)
-    return Schedule(_PROMISES.get(name, name), algorithm, size, slots, root, ())
+    return Schedule(name, algorithm, size, slots, root, ())
 
 
 def start_of(plan: Schedule, chunks: int, kind: str) -> Memory:

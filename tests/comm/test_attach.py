@@ -1,7 +1,8 @@
-"""Ranks of one host that read each other's memory through the kernel, and what if they cannot."""
+"""Ranks of one host that reach each other's memory through the kernel, and what if they cannot."""
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from ringlet import comm
 from ringlet.comm.arrays import address_of
 from ringlet.comm.attach import Attached, Vanished
+from ringlet.comm.loan import KEPT, PATIENCE_S
 from ringlet.launcher.pool import RanksFailed, WorkerPool
 
 COUNT = 3_000_001  # float32: more than is staged, not divisible by any number of ranks
@@ -74,7 +76,7 @@ def everything(world, attached):
 
 @needs_attach
 @pytest.mark.parametrize("size", [2, 3])
-def test_long_arrays_are_read_through_the_kernel_and_sums_have_the_bits_of_staged_ones(ranks, size):
+def test_long_arrays_go_through_the_kernel_and_sums_have_the_bits_of_staged_ones(ranks, size):
     found = {*ranks(size).run(everything, attached=True)}
     with WorkerPool(size, variables={"RINGLET_ATTACH": "0"}) as without:
         found |= {*without.run(everything, attached=False)}
@@ -113,7 +115,7 @@ def dies_while_it_is_read(world, seen):
     try:
         world.all_reduce(np.ones(COUNT, np.float32))
     except comm.PeerLost as error:
-        return error.rank
+        return [error.rank, len(KEPT)]
     finally:
         Attached.copy = read
 
@@ -123,7 +125,57 @@ def dies_while_it_is_read(world, seen):
 def test_a_rank_that_dies_while_it_is_read_is_named(ranks, seen):
     with pytest.raises(RanksFailed) as failed:
         ranks(2).run(dies_while_it_is_read, seen=seen)
-    assert failed.value.results[0] == 1
+    assert failed.value.results[0] == [1, 0]
+
+
+def wait_for(path, seconds):
+    """Until another rank has made the file, or for so long."""
+    until = time.monotonic() + seconds
+    while not path.exists() and time.monotonic() < until:
+        os.sched_yield()
+
+
+def interrupted(world, folder, held):
+    """Rank 0 is interrupted while rank 1 is writing into its array, which rank 1 goes on with when
+    rank 0 has its array back, or after `held` seconds; what rank 0 sees then."""
+    put, writes, free = Attached.put, folder / "writes", folder / "free"
+
+    def slow(self, *where):
+        if world.rank == 1:
+            writes.touch()
+            wait_for(free, held)
+        else:
+            wait_for(writes, 30)
+            raise KeyboardInterrupt
+        put(self, *where)
+
+    Attached.put = slow
+    x = np.ones(COUNT, np.float32)
+    try:
+        world.all_reduce(x, timeout=1)
+    except KeyboardInterrupt:
+        kept = id(x) in KEPT
+        x[...] = 7
+        free.touch()
+        wait_for(folder / "ended", 30)
+        return [kept, bool((x == 7).all())]
+    except comm.CommTimeout:
+        return (folder / "ended").touch()
+    finally:
+        Attached.put = put
+
+
+@needs_attach
+def test_nobody_writes_into_an_array_that_an_error_has_given_back(tmp_path):
+    with WorkerPool(2) as pool:
+        found = pool.run(interrupted, folder=tmp_path, held=0.4 * PATIENCE_S)
+    assert found == [[False, True], None]
+
+
+@needs_attach
+def test_an_array_into_which_a_stopped_rank_may_still_write_is_kept(tmp_path):
+    with WorkerPool(2) as pool:
+        assert pool.run(interrupted, folder=tmp_path, held=30)[0] == [True, False]
 
 
 @needs_attach

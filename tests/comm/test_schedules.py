@@ -286,8 +286,8 @@ def test_an_undefined_slot_is_not_combined():
 # -- schedules of shared memory -------------------------------------------------------------------
 
 FENCES = {
-    "all_reduce": 2, "all_reduce_whole": 1, "all_reduce_read": 3, "reduce_scatter": 2,
-    "all_gather": 2, "all_to_all": 2, "broadcast": 2, "reduce": 2, "gather": 2, "scatter": 2,
+    "all_reduce": 2, "all_reduce_whole": 1, "reduce_scatter": 2, "all_gather": 2,
+    "all_to_all": 2, "broadcast": 2, "reduce": 2, "gather": 2, "scatter": 2,
 }  # fmt: skip
 
 
