@@ -3,7 +3,7 @@
 import time
 from typing import NamedTuple
 
-import numpy as np
+import zmq
 
 from ringlet.comm.board import Board
 from ringlet.comm.choice import SHARED, Choice
@@ -255,8 +255,11 @@ class Link:
         traffic.messages_received += 1
         traffic.bytes_received += nbytes
 
-    def send(self, peer: int, piece: Array) -> Departure | None:
-        """Queue one segment; returns what to wait for, or None if it was copied."""
+    def send(self, peer: int, piece: Array, frame: "zmq.Frame | None" = None) -> Departure | None:
+        """Queue one segment; returns what to wait for, or None if it was copied.
+
+        `frame`, if there is one, holds the same bytes in memory of ZeroMQ's.
+        """
         operation, channel, rank = self._operation, self._channel, self._channel.ranks[peer]
         number = self._sent.get(peer, 0)
         self._sent[peer] = number + 1
@@ -272,7 +275,7 @@ class Link:
             number,
         )
         self.count_sent(peer, piece.nbytes)
-        tracker = endpoint.post(rank, header, piece)
+        tracker = endpoint.post(rank, header, piece, frame)
         return None if tracker is None else Departure(tracker, rank)
 
     def peek(self, peer: int) -> Program:
@@ -292,9 +295,9 @@ class Link:
         self._operation.channel.check_message(self._operation, Message(header, b""), 0)
 
     def receive(self, peer: int, like: Array) -> Program:
-        """Wait for the peer's next segment; returns it as a 1-D array of the dtype of `like`.
+        """Wait for the peer's next segment; returns the message, which has as many bytes as `like`.
 
-        The array is read-only and lies in the transport's memory, perhaps unaligned.
+        They lie in the transport's memory, perhaps unaligned, and may be overwritten.
         """
         operation, channel, rank = self._operation, self._channel, self._channel.ranks[peer]
         number = self._received.get(peer, 0)
@@ -317,4 +320,4 @@ class Link:
                 f"{like.nbytes} bytes from rank {rank} and got {nbytes}"
             )
         self.count_received(peer, nbytes)
-        return np.frombuffer(message.payload, like.dtype)
+        return message

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ringlet.comm.algorithms import slots_of, steps_of
+from ringlet.comm.algorithms import steps_of
 from ringlet.comm.arrays import REDUCTIONS, flat, parts, store, working_dtype
 from ringlet.comm.channel import Channel, Link
 from ringlet.comm.exchange import exchange, fits, hear
 from ringlet.comm.operation import Program
-from ringlet.comm.run import run
+from ringlet.comm.run import make_plan, run
 from ringlet.comm.schedule import Receive
 from ringlet.comm.staging import Task
 from ringlet.comm.wire import Array, Header, allocate
@@ -154,7 +154,7 @@ def gather(link: Link, x: Array, root: int) -> Program:
         yield from exchange(link, link.board, task)
     else:
         name = link.algorithm("gather", data.nbytes * link.size)
-        yield from _run_slots(link, "gather", slots, name, root)
+        yield from _run(link, "gather", slots, name, root)
     return result
 
 
@@ -180,7 +180,7 @@ def scatter(link: Link, x: Array | None, root: int) -> Program:
         task = Task("scatter", slots, data, cut=True, root=root, shown=at_root)
         yield from exchange(link, link.board, task)
     else:
-        yield from _run_slots(link, "scatter", slots, name, root)
+        yield from _run(link, "scatter", slots, name, root)
     return result
 
 
@@ -210,35 +210,26 @@ def barrier(link: Link) -> Program:
 def _run(
     link: Link,
     operation: str,
-    memory: Sequence[Array],
+    memory: Sequence[Array | None],
     name: str,
     root: int = 0,
     op: str | None = None,
 ) -> Program:
-    """The algorithm on 1-D arrays that make up the slots together, each an equal share of them."""
-    count = slots_of(operation, link.size, name) // len(memory)
-    slots = [slot for array in memory for slot in parts(array, count)]
-    yield from _run_slots(link, operation, slots, name, root, op)
+    """The algorithm on 1-D arrays that make up the slots together, each an equal share of them.
 
-
-def _run_slots(
-    link: Link,
-    operation: str,
-    slots: Sequence[Array | None],
-    name: str,
-    root: int = 0,
-    op: str | None = None,
-) -> Program:
-    """The algorithm on slots of equal kind; those that only pass through need not be there."""
-    steps = steps_of(operation, link.rank, link.size, root, name, link.per_host)
-    some = next(slot for slot in slots if slot is not None)
-    used = {step.slot for step in steps}
-    filled = [
-        np.empty_like(some) if slot is None and number in used else slot
-        for number, slot in enumerate(slots)
-    ]
-    combine = None if op is None else REDUCTIONS[op]
-    yield from run(link, steps, filled, combine, link.segment_bytes)
+    What only passes through need not be there.
+    """
+    some = next(array for array in memory if array is not None)
+    sizes = tuple(some.size if array is None else array.size for array in memory)
+    segment = max(1, link.segment_bytes // some.itemsize)
+    plan = make_plan(operation, name, link.rank, link.size, root, link.per_host, sizes, segment)
+    if any(array is None for array in memory):
+        used = {piece.array for piece in plan.pieces}
+        memory = [
+            np.empty_like(some) if array is None and number in used else array
+            for number, array in enumerate(memory)
+        ]
+    yield from run(link, plan, memory, None if op is None else REDUCTIONS[op])
 
 
 def _finish(link: Link, data: Array, op: str) -> None:

@@ -45,8 +45,10 @@ from ringlet.comm.wire import (
 TICK_MS = 50
 """A waiting thread looks around this often: for lost peers, deadlines and mismatches."""
 
-ZERO_COPY_BYTES = 64 * 1024
-"""Shorter payloads are copied: a copy costs less than tracking when ZeroMQ lets go of them."""
+ZERO_COPY_BYTES = 1 << 20
+"""Shorter payloads are copied: a copy costs less than to be told when ZeroMQ lets go of them, for
+which pyzmq has a thread that wants the interpreter. Measured over TCP, two ranks: with 64 KiB here
+an all-reduce of 64 KiB takes 1.25 and one of 1 MiB 1.1 times as long."""
 
 FLUSH_MS = 200
 
@@ -76,11 +78,15 @@ class Peer(NamedTuple):
 
 
 class Message(NamedTuple):
-    """A header and the bytes that came with it; `whole` if they are what was sent."""
+    """A header and the bytes that came with it; `whole` if they are what was sent.
+
+    `frame` is ZeroMQ's memory in which they lie, of which this process may make what it likes.
+    """
 
     header: Header
     payload: Any  # supports the buffer protocol
     whole: bool = True
+    frame: "zmq.Frame | None" = None
 
 
 class Waiting(NamedTuple):
@@ -226,13 +232,13 @@ class Endpoint:
     # -- sending ------------------------------------------------------------------------------
 
     def post(
-        self, peer: int, header: Header, payload: Array
+        self, peer: int, header: Header, payload: Array, frame: "zmq.Frame | None" = None
     ) -> "zmq.MessageTracker | Parked | None":
         """Queue one message of at most SEGMENT_BYTES for a peer; never waits.
 
         Returns a tracker when ZeroMQ still refers to the payload's memory, or the message has to
         wait for the peer's credit: it must not change until the tracker is done. None when the
-        payload was copied.
+        payload was copied, or lies in a frame that came from a peer.
         """
         if peer == self.rank:
             self._deliver(Message(header, bytes(payload.view("u1").data)))
@@ -243,13 +249,17 @@ class Endpoint:
                 parked = Parked(peer, header, payload)
                 self.credits.parked.setdefault(peer, deque()).append(parked)
                 return parked
-            return self._send(peer, header, payload)
+            return self._send(peer, header, payload, frame)
 
-    def _send(self, peer: int, header: Header, payload: Array) -> "zmq.MessageTracker | None":
+    def _send(
+        self, peer: int, header: Header, payload: Array, frame: "zmq.Frame | None" = None
+    ) -> "zmq.MessageTracker | None":
         """With the send lock held."""
-        data = payload.view("u1").data
+        data: Any = payload.view("u1").data
         copy, tracker = len(data) < ZERO_COPY_BYTES, None
         frames = [(encode(header._replace(checksum=checksum(data))), data)]
+        if frame is not None and self.faults is None:
+            frames, copy = [(frames[0][0], frame)], True
         if self.faults is not None:
             frames = self.faults.sent(*frames[0])
         try:
@@ -410,7 +420,7 @@ class Endpoint:
         except NOT_OF_THIS_JOB as error:
             self._drop(frames[0], str(error)[:80])
             return
-        self._deliver(Message(header, frames[1].buffer, whole))
+        self._deliver(Message(header, frames[1].buffer, whole, frames[1]))
 
     def _drop(self, frame: "zmq.Frame", reason: str) -> None:
         self.dropped[reason] += 1

@@ -1,7 +1,10 @@
 """Point to point: one rank sends an array, one receives it; tags keep streams apart."""
 
+import numpy as np
+
 from ringlet.comm.arrays import check_array, flat, store
 from ringlet.comm.channel import Channel, Link
+from ringlet.comm.endpoint import Message
 from ringlet.comm.errors import CollectiveMismatch
 from ringlet.comm.operation import Operation, Program
 from ringlet.comm.run import departed
@@ -72,7 +75,8 @@ def _receive(link: Link, operation: Operation, peer: int, out: Array | None) -> 
     operation.nbytes = result.nbytes
     data = flat(result)
     for piece in segments(data):
-        piece[...] = yield from link.receive(peer, piece)
+        message: Message = yield from link.receive(peer, piece)
+        piece[...] = np.frombuffer(message.payload, piece.dtype)
     store(result, data)
     channel.received[peer, tag] = header.sequence + 1
     return result

@@ -5,10 +5,10 @@ import functools
 import numpy as np
 import pytest
 
-from ringlet.comm.algorithms import ALGORITHMS, schedule, slots_of, steps_of
+from ringlet.comm.algorithms import ALGORITHMS, schedule
 from ringlet.comm.arrays import parts
 from ringlet.comm.execute import execute
-from ringlet.comm.run import run
+from ringlet.comm.run import make_plan, run
 from ringlet.comm.schedule import Reduce, cut
 from ringlet.comm.wire import Signature
 
@@ -125,11 +125,9 @@ def on_ranks(world, operation, algorithm, lengths, per_host=None):
     for length in lengths:
         for root in {0, world.size - 1}:
             array = memory(operation, world.rank, world.size, root, length)
-            slots = parts(array, slots_of(operation, world.size, algorithm))
-            steps = steps_of(operation, world.rank, world.size, root, algorithm, per_host)
-            body = functools.partial(
-                run, steps=steps, slots=slots, combine=np.add, segment_bytes=64
-            )
+            places = (world.rank, world.size, root, per_host)
+            plan = make_plan(operation, algorithm, *places, (array.size,), 8)
+            body = functools.partial(run, plan=plan, arrays=[array], combine=np.add)
             world._call(Signature(operation, "<f8", (length,), "test"), body, array.nbytes, {})
             if operation != "barrier":
                 check(operation, world.rank, world.size, root, length, array)
