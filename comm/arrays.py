@@ -1,6 +1,7 @@
 """Which arrays may be sent and combined, and their memory as contiguous 1-D arrays."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -39,16 +40,21 @@ def check_array(x: Any, *, writable: bool = False) -> None:
 
 def check_op(x: Array, op: str) -> None:
     """Raise ValueError for an unknown reduction, TypeError for one that the dtype has not."""
+    _check_reduction(x.dtype, op)
+
+
+@lru_cache(maxsize=256)
+def _check_reduction(dtype: np.dtype[Any], op: str) -> None:
     if op not in REDUCTIONS:
         raise ValueError(f"unknown reduction {op!r}; there are {', '.join(REDUCTIONS)}")
-    if op == "mean" and x.dtype.kind not in "fc":
-        raise TypeError(f"the mean of {x.dtype} is no {x.dtype}; reduce with sum and divide")
+    if op == "mean" and dtype.kind not in "fc":
+        raise TypeError(f"the mean of {dtype} is no {dtype}; reduce with sum and divide")
     try:
-        result = REDUCTIONS[op].resolve_dtypes((x.dtype, x.dtype, None))[2]
+        result = REDUCTIONS[op].resolve_dtypes((dtype, dtype, None))[2]
     except TypeError:
         result = None
-    if result != x.dtype.newbyteorder("="):
-        raise TypeError(f"arrays of dtype {x.dtype} have no {op}")
+    if result != dtype.newbyteorder("="):
+        raise TypeError(f"arrays of dtype {dtype} have no {op}")
 
 
 def check_out(out: Array, shape: Sequence[int], dtype: np.dtype[Any]) -> None:

@@ -302,12 +302,16 @@ class Link:
         operation, channel, rank = self._operation, self._channel, self._channel.ranks[peer]
         number = self._received.get(peer, 0)
         self._received[peer] = number + 1
+        expected = (operation.sequence, operation.signature, number)
         while True:
             message: Message = yield Arrival((channel.id, rank, operation.stream))
-            if not operation.channel.is_repeated(operation, message.header, number):
+            header = message.header
+            if (header.sequence, header.signature, header.number) == expected:
+                break
+            if not operation.channel.is_repeated(operation, header, number):
+                operation.channel.check_message(operation, message, number)
                 break
             channel.endpoint.repeated()
-        operation.channel.check_message(operation, message, number)
         if not message.whole:
             raise CommError(
                 f"rank {channel.endpoint.rank}: {operation.text()} got a damaged message from rank "

@@ -92,6 +92,7 @@ class Choice:
         self.hosts, self.policy, self._links = hosts, policy, links
         self._shares_hosts = shares_hosts
         self._chosen: dict[tuple[str, int], str] = {}
+        self._pinned: dict[str, str] = {}
 
     @cached_property
     def per_host(self) -> int | None:
@@ -129,8 +130,11 @@ class Choice:
 
     def pinned(self, operation: str) -> str:
         """The algorithm that the policy asks for, if it is one for this group; else empty."""
-        name = self.policy.pins.get(operation, "")
-        return name if name in self.candidates(operation) else ""
+        name = self._pinned.get(operation)
+        if name is None:
+            name = self.policy.pins.get(operation, "")
+            name = self._pinned[operation] = name if name in self.candidates(operation) else ""
+        return name
 
     def candidates(self, operation: str) -> list[str]:
         """What could be run here over messages."""

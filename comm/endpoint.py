@@ -50,6 +50,9 @@ ZERO_COPY_BYTES = 1 << 20
 which pyzmq has a thread that wants the interpreter. Measured over TCP, two ranks: with 64 KiB here
 an all-reduce of 64 KiB takes 1.25 and one of 1 MiB 1.1 times as long."""
 
+MORE, LAST = int(zmq.SNDMORE | zmq.NOBLOCK), int(zmq.NOBLOCK)
+"""The flags of a message's frames; pyzmq's own names cost a microsecond each time."""
+
 FLUSH_MS = 200
 
 INBOX_MESSAGES = 32
@@ -265,8 +268,8 @@ class Endpoint:
         try:
             outbox = self._outboxes[peer]
             for head, data in frames:
-                outbox.send(head, zmq.SNDMORE | zmq.NOBLOCK)
-                tracker = outbox.send(data, zmq.NOBLOCK, copy=copy, track=not copy)
+                outbox.send(head, MORE)
+                tracker = outbox.send(data, LAST, copy=copy, track=not copy)
         except zmq.ZMQError:
             # The connection is closed: whoever waits for an answer will be told why.
             self.liveness.closed(peer)
@@ -389,7 +392,9 @@ class Endpoint:
         try:
             if patience_ms < TICK_MS and not self._inbox.poll(patience_ms):
                 raise zmq.Again
-            frames = self._inbox.recv_multipart(copy=False)
+            frames = [self._inbox.recv(copy=False)]
+            while frames[-1].more:
+                frames.append(self._inbox.recv(copy=False))
         except zmq.Again:
             now = time.monotonic()
             self._look(now)
@@ -519,7 +524,7 @@ class Endpoint:
                 continue
             with contextlib.suppress(zmq.ZMQError), self._send_locks[rank]:
                 head, content = self._control("goodbye", self.liveness.gone())
-                outbox.send(head, zmq.SNDMORE | zmq.NOBLOCK)
+                outbox.send(head, MORE)
                 farewells[rank] = outbox.send(content, zmq.NOBLOCK, copy=False, track=True)
         return farewells
 

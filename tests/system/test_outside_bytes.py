@@ -12,6 +12,7 @@ import socket
 import struct
 import tempfile
 import tracemalloc
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from ringlet.comm.rendezvous import check_hello
 from ringlet.comm.rendezvous import read_word as read_rendezvous
 from ringlet.comm.wire import (
     CONTROL,
+    MAGIC,
     Header,
     Malformed,
     Signature,
@@ -197,6 +199,7 @@ HELLO = {
     "addresses": {"tcp": "tcp://127.0.0.1:4"}, "token": "t", "algorithm": "",
 }  # fmt: skip
 HEADER = Header("job", 2, 1, "world", -1, 3, Signature("all_reduce", "<f4", (2, 3), "sum"), 0)
+NUMBERS = [Header._fields.index(name) for name in ("sequence", "number", "checksum")]
 FAILURE = asdict(Failure(1, "it died", 1, "Traceback", False, "a"))
 PLAN = asdict(Plan([Host(0, 2, "a", "10.0.0.1"), Host(1, 2, "b", "10.0.0.2")], "j", "tcp://a:1"))
 WORLD = {
@@ -260,7 +263,12 @@ def sealed_bytes(value):
 def header_bytes(fields):
     """A header of any fields, with the right checksum."""
     fields = plain(fields)
-    return encode(fields if isinstance(fields, list) else [fields])
+    fields = list(enumerate(fields if isinstance(fields, list) else [fields]))
+    fixed = [field for place, field in fields if place not in NUMBERS]
+    numbers = [field for place, field in fields if place in NUMBERS and type(field) is int]
+    packed = msgpack.packb((MAGIC, *fixed))
+    content = packed + b"".join(struct.pack("<Q", number % 2**64) for number in numbers)
+    return struct.pack("<I", zlib.crc32(content)) + content
 
 
 def lengthened(message):
