@@ -34,10 +34,13 @@ CASES = {
     "tensor parallel": ({"tp": 2}, {}),
     "sequence parallel": ({"tp": 2}, {"sequence": True}),
     "context parallel": ({"cp": 2}, {}),
+    "50,257 words, 1,024 rows": (
+        {}, {}, {"vocab_size": 50257, "block_size": 1024, "n_layer": 2}
+    ),
     "4 experts": ({}, {}, {"n_expert": 4}),
     "4 experts, 2 ranks": ({"ep": 2}, {}, {"n_expert": 4}),
     "4 experts, 2 ranks, ZeRO 3": ({"ep": 2}, {"zero": 3}, {"n_expert": 4}),
-}
+}  # fmt: skip
 
 
 def status(name):

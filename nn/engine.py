@@ -9,8 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from ringlet.nn.backend import refuse_mixture, xp
+from ringlet.nn.backend import block_size, refuse_mixture, xp
 from ringlet.nn.tensor import Array, Gradient, Operation, Source, Tensor
+
+SUMMANDS = 1 << 22
+"""Numbers of a product that are made at once to be added: fewer keep BLAS less busy."""
 
 
 class Deferred:
@@ -36,9 +39,18 @@ class Product(Deferred):
     def into(self, out: Array, add: bool) -> None:
         """See Deferred."""
         if add:
-            xp.add(out, xp.matmul(self._left, self._right), out=out)
+            add_product(out, self._left, self._right)
         else:
             xp.matmul(self._left, self._right, out=out)
+
+
+def add_product(out: Array, left: Array, right: Array) -> None:
+    """Add the product of two matrices; what is added is never whole if it is large."""
+    step = max(1, block_size(SUMMANDS) // max(1, out.shape[1]))
+    for start in range(0, len(out), step):
+        rows = slice(start, start + step)
+        part = out[rows]
+        xp.add(part, xp.matmul(left[rows], right), out=part)
 
 
 class WeightGradients:

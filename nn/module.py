@@ -115,6 +115,12 @@ class Module:
         inputs that want one are there (arrays, or None). It may look, not change."""
         return ModuleHook(self, "_backward_hooks", hook)
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether a call does more than `forward`: hooks, or recomputation."""
+        hooks = self._forward_pre_hooks or self._forward_hooks or self._backward_hooks
+        return bool(hooks) or self.recompute
+
     def summary(self, *args: Any, **kwargs: Any) -> "Summary":
         """Run the model once on the arguments; shapes, parameters and FLOPs of each module."""
         from ringlet.nn.summary import summarize

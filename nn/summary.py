@@ -6,6 +6,7 @@ from typing import Any
 
 from ringlet.nn.module import Module
 from ringlet.nn.operations.attention import PackedSelfAttention, ScaledDotProductAttention
+from ringlet.nn.operations.linear_cross_entropy import LinearCrossEntropy
 from ringlet.nn.operations.products import Linear, MatMul
 from ringlet.nn.tensor import Operation, Tensor, no_grad
 from ringlet.nn.watch import watching
@@ -88,6 +89,12 @@ def _linear(operation: Operation, inputs: tuple[Tensor, ...], result: Tensor) ->
     return 2 * result.size * inputs[1].shape[1] + (result.size if len(inputs) > 2 else 0)
 
 
+def _linear_loss(operation: Any, inputs: tuple[Tensor, ...], result: Tensor) -> int:
+    """A product, and for each logit four besides: maximum, difference, exponential, sum."""
+    x, weight = inputs[:2]
+    return x.size * len(weight) * 2 + x.size // x.shape[-1] * len(weight) * 4
+
+
 def _matmul(operation: Operation, inputs: tuple[Tensor, ...], result: Tensor) -> int:
     return 2 * result.size * inputs[0].shape[-1]
 
@@ -102,6 +109,7 @@ def _attention(operation: Any, inputs: tuple[Tensor, ...], result: Tensor) -> in
 
 _PRODUCTS: dict[type[Operation], Callable[[Any, tuple[Tensor, ...], Tensor], int]] = {
     Linear: _linear,
+    LinearCrossEntropy: _linear_loss,
     MatMul: _matmul,
     ScaledDotProductAttention: _attention,
     PackedSelfAttention: _attention,

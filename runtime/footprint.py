@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ringlet.nn.models import GPTConfig
+from ringlet.nn.operations.linear_cross_entropy import LOGITS, ROWS
 from ringlet.runtime.data import share
 from ringlet.runtime.mesh import AXES
 from ringlet.runtime.options import Parallelism
@@ -158,6 +159,17 @@ def _activations(
     total = flying * blocks * kept + (everything if "blocks" in options.recompute else 0.0)
     if rank == (stages - 1) % shape["pp"]:
         row = sizes.block_size / shape["cp"] * sizes.n_embd
-        logits = sizes.block_size / shape["cp"] * sizes.vocab_size / shape["tp"]
-        total += 2 * row / (shape["tp"] if options.sequence else 1) + logits
+        total += 2 * row / (shape["tp"] if options.sequence else 1)
+        rows, vocabulary = (
+            samples * sizes.block_size / shape["cp"],
+            sizes.vocab_size / shape["tp"],
+        )
+        return samples * total + head_activations(rows, vocabulary, sizes.n_embd)
     return samples * total
+
+
+def head_activations(rows: float, vocabulary: float, width: int) -> float:
+    """Numbers of the head and its loss: a gradient of all logits, or a block of them and the
+    gradients that are made from it (see nn.operations.linear_cross_entropy)."""
+    block = max(ROWS, LOGITS / vocabulary) * vocabulary
+    return min(rows * vocabulary, block + (vocabulary + rows) * width)

@@ -235,8 +235,7 @@ class Parallel:
             state = chain.advance(self.model.submodule(self._paths[number]), state, common)
         if stage < len(self._stages) - 1:
             return join(state)
-        logits = chain.head(state)
-        loss: Tensor = chain.loss(logits, batch.targets[:, positions], "sum")
+        loss: Tensor = chain.end(state, batch.targets[:, positions], "sum")
         return loss
 
     def _positions(self, length: int) -> Array:

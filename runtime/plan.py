@@ -21,9 +21,8 @@ from ringlet.runtime.tensor_parallel import (
     ColumnLinear,
     RowLinear,
     SequenceEmbedding,
-    VocabularyEmbedding,
-    VocabularyLoss,
 )
+from ringlet.runtime.vocabulary_parallel import VocabularyEmbedding, VocabularyLoss
 from ringlet.runtime.wires import Wire
 
 

@@ -9,20 +9,17 @@ all-reduces become reduce-scatters and all-gathers of the same volume.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from ringlet.comm import Group
 from ringlet.nn import Module, Operation, Parameter, Tensor
 from ringlet.nn import functional as F
-from ringlet.nn.backend import asarray, xp
+from ringlet.nn.backend import xp
 from ringlet.nn.engine import Deferred, Product
 from ringlet.nn.operations.dropout import keep_mask
-from ringlet.nn.operations.embedding import RowSums
 from ringlet.nn.operations.products import column_sums
-from ringlet.nn.tensor import Array, Gradient, host_array
-from ringlet.runtime.staging import all_reduce
+from ringlet.nn.tensor import Array, Gradient
 from ringlet.runtime.wires import Pending, Wire
 
 
@@ -108,67 +105,6 @@ class RowProduct(Operation):
         return to_x, to_weight, column_sums(own) if self.needs[2] else None
 
 
-class VocabularyLookup(Operation):
-    """table[ids], with rows `first` onwards of the table here; other ids give zeros."""
-
-    def __init__(self, wire: Wire, ids: Array, first: int) -> None:
-        self.wire, self.ids, self.first = wire, ids, first
-
-    def forward(self, *arrays: Array) -> Array:
-        (table,) = arrays
-        local = self.ids - self.first
-        here = (local >= 0) & (local < len(table))
-        self.rows = local[here]
-        self.places = tuple(asarray(axis) for axis in np.nonzero(here))
-        part = xp.zeros((*self.ids.shape, table.shape[1]), table.dtype)
-        part[self.places] = table[asarray(self.rows)]
-        return self.wire.leave(part)
-
-    def backward(self, grad: Array) -> Sequence[Gradient]:
-        return (RowSums(self.rows, self.wire.enter(grad)[self.places]),)
-
-
-class VocabularyCrossEntropy(Operation):
-    """-log softmax(logits)[target] where every rank has the logits of its part of the vocabulary.
-
-    Shoeybi et al. (2019), section 3: only a maximum, a sum and the target's logit of each token
-    travel; the logits are never gathered. `columns` of the logits count, the rest is padding.
-    """
-
-    def __init__(self, group: Group, targets: Array, first: int, columns: int, scale: bool) -> None:
-        self.group, self.targets, self.first, self.columns = group, targets, first, columns
-        self.mean = scale
-
-    def forward(self, *arrays: Array) -> Array:
-        (logits,) = arrays  # (N, V / n)
-        counted = self.targets >= 0
-        exp = xp.array(logits, order="C")
-        exp[:, self.columns :] = -np.inf
-        largest = exp.max(axis=1)
-        all_reduce(self.group, largest, "max", label="largest logits")
-        exp -= largest[:, None]
-        local = self.targets - self.first
-        here = (local >= 0) & (local < self.columns)
-        self.rows, self.chosen = asarray(np.flatnonzero(here)), asarray(local[here])
-        sums = xp.zeros((2, len(exp)), exp.dtype)  # of exponentials, and of the target's logit
-        sums[1, self.rows] = exp[self.rows, self.chosen]
-        xp.exp(exp, out=exp)
-        xp.sum(exp, axis=1, out=sums[0])
-        all_reduce(self.group, sums, label="sums of exponentials")
-        exp /= sums[0][:, None]
-        self.probabilities = exp
-        divisor = max(int(counted.sum()), 1) if self.mean else 1
-        self.weights = asarray(np.where(counted, 1 / divisor, 0).astype(exp.dtype))
-        losses = (xp.log(sums[0]) - sums[1]) * self.weights
-        return xp.asarray(losses.sum(), exp.dtype)
-
-    def backward(self, grad: Array) -> Sequence[Gradient]:
-        result = self.probabilities
-        result[self.rows, self.chosen] -= 1
-        result *= (self.weights * grad)[:, None]
-        return (result,)
-
-
 class ColumnLinear(Module):
     """A Linear of which this rank has some output features: (..., in) -> (..., out / n)."""
 
@@ -201,25 +137,6 @@ class RowLinear(Module):
         return f"{self.weight.shape[1]} of {self.wire.group.size} parts, {self.weight.shape[0]}"
 
 
-class VocabularyEmbedding(Module):
-    """An Embedding of which this rank has some rows: ids (...) -> (..., C)."""
-
-    def __init__(self, wire: Wire, weight: Parameter, first: int, rows: int) -> None:
-        self.wire, self.weight, self.first, self.rows = wire, weight, first, rows
-
-    def forward(self, ids: Tensor | Array) -> Tensor:
-        """Raises IndexError naming an id that is out of range."""
-        numbers = host_array(ids)
-        wrong = numbers[(numbers < 0) | (numbers >= self.rows)]
-        if wrong.size:
-            raise IndexError(f"id {wrong[0]} is out of range for a vocabulary of {self.rows}")
-        return VocabularyLookup(self.wire, numbers, self.first)(self.weight)
-
-    def describe(self) -> str:
-        """See Module."""
-        return f"{self.first} to {self.first + len(self.weight)} of {self.rows}"
-
-
 class SequenceEmbedding(Module):
     """A replicated Embedding of positions, each rank looking up its part of the sequence."""
 
@@ -248,31 +165,3 @@ class ColumnDropout(Module):
         whole = (*x.shape[:-1], width * self._count)
         mask = keep_mask(whole, x.dtype, self.p, self.path, (0, 1))
         return x * Tensor(mask[..., self._index * width : (self._index + 1) * width])
-
-
-class VocabularyLoss(Module):
-    """The cross-entropy of logits that are cut along the vocabulary."""
-
-    def __init__(self, group: Group, first: int, columns: int, vocabulary: int) -> None:
-        self.group, self.first, self.columns = group, first, columns
-        self.vocabulary = vocabulary
-
-    def forward(
-        self,
-        logits: Tensor,
-        targets: Tensor | Array,
-        reduction: Literal["mean", "sum"] = "mean",
-    ) -> Tensor:
-        """The same number on all ranks of the group; raises IndexError for a target that is no id.
-
-        Targets of -100 do not count.
-        """
-        ids = host_array(targets).reshape(-1)
-        wrong = ids[(ids != -100) & ((ids < 0) | (ids >= self.vocabulary))]
-        if wrong.size:
-            raise IndexError(f"target {wrong[0]} is no id of a vocabulary of {self.vocabulary}")
-        flat = logits.reshape(-1, logits.shape[-1])
-        operation = VocabularyCrossEntropy(
-            self.group, ids, self.first, self.columns, reduction == "mean"
-        )
-        return operation(flat)

@@ -1,15 +1,29 @@
 """Losses as modules."""
 
-from typing import Literal, TypeAlias
+from typing import Any
 
 from ringlet.nn import functional as F
+from ringlet.nn.layers.basic import Linear
 from ringlet.nn.module import Module
+from ringlet.nn.operations.loss import Reduction
 from ringlet.nn.tensor import Array, Tensor
 
-Reduction: TypeAlias = Literal["mean", "sum", "none"]
+
+class LogitsLoss(Module):
+    """A loss of logits that can make these itself, a block of rows at a time.
+
+    Called with (logits, targets, reduction), or with (x, targets, reduction, layer): then
+    `layer(x)` are the logits, and `fuses(layer)` holds.
+    """
+
+    layer_kind: type[Module] = Linear
+
+    def fuses(self, layer: Module) -> bool:
+        """Whether it can take this layer's place, and nobody looks at the layer or the logits."""
+        return type(layer) is self.layer_kind and not (layer.is_watched or self.is_watched)
 
 
-class CrossEntropyLoss(Module):
+class CrossEntropyLoss(LogitsLoss):
     """-log softmax(logits)[target] in nats: (..., V), (...) -> (); or targets are probabilities
     (..., V).
 
@@ -28,11 +42,24 @@ class CrossEntropyLoss(Module):
         self.label_smoothing = label_smoothing
 
     def forward(
-        self, logits: Tensor, targets: Tensor | Array, reduction: Reduction | None = None
+        self,
+        logits: Tensor,
+        targets: Tensor | Array,
+        reduction: Reduction | None = None,
+        layer: Linear | None = None,
     ) -> Tensor:
-        """See functional.cross_entropy; `reduction` takes the place of the module's own."""
-        options = (self.ignore_index, reduction or self.reduction, self.label_smoothing)
-        return F.cross_entropy(logits, targets, self.weight, *options)
+        """See functional.cross_entropy, and with a layer functional.linear_cross_entropy;
+        `reduction` takes the place of the module's own."""
+        options: dict[str, Any] = {
+            "weight": self.weight,
+            "ignore_index": self.ignore_index,
+            "reduction": reduction or self.reduction,
+            "label_smoothing": self.label_smoothing,
+        }
+        if layer is None:
+            return F.cross_entropy(logits, targets, **options)
+        own = layer.weight, targets
+        return F.linear_cross_entropy(logits, *own, linear_bias=layer.bias, **options)
 
     def describe(self) -> str:
         """See Module."""

@@ -242,11 +242,15 @@ class BERT(Chain):
         """See Chain."""
         return self.bert.encoder.layer
 
-    def head(self, x: Tensor) -> Tensor:
-        """(B, T, C) -> logits (B, T, V)."""
-        parts = self.cls.predictions
-        logits: Tensor = parts.decoder(parts.transform(x))
-        return logits
+    def features(self, x: Tensor) -> Tensor:
+        """See Chain."""
+        transformed: Tensor = self.cls.predictions.transform(x)
+        return transformed
+
+    @property
+    def output(self) -> Module:
+        """See Chain."""
+        return self.cls.predictions.decoder
 
     def decoding(self, ids: Array, use_cache: bool, **options: Any) -> Decoding:
         """Raises TypeError: it sees what comes later, too."""

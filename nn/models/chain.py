@@ -6,6 +6,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ringlet.nn.cache import KeyValueCache
+from ringlet.nn.layers.losses import LogitsLoss
 from ringlet.nn.models.decoding import Continuing, Decoding
 from ringlet.nn.models.pretrained import Pretrained
 from ringlet.nn.module import Module, ModuleList
@@ -13,7 +14,8 @@ from ringlet.nn.tensor import Array, Tensor, host_array
 
 
 class Chain(Pretrained):
-    """A model that is a chain of `embed`, `blocks`, `head` and `loss`.
+    """A model that is a chain of `embed`, `blocks`, `head` and `loss`; the head is `features`
+    and `output`.
 
     `forward` runs them in a row; a pipeline runs them on different processes, each of which has
     the ids and asks `for_blocks`. What goes from block to block is one tensor (B, T, C), or
@@ -41,9 +43,19 @@ class Chain(Pretrained):
         """The layers that a pipeline may cut apart, each (B, T, C) -> (B, T, C)."""
         raise NotImplementedError
 
+    def features(self, x: Any) -> Tensor:
+        """What the last block gives, ready for the output layer: (B, T, C) -> (B, T, C)."""
+        raise NotImplementedError
+
+    @property
+    def output(self) -> Module:
+        """The linear layer that makes the logits: (B, T, C) -> (B, T, V)."""
+        raise NotImplementedError
+
     def head(self, x: Any) -> Tensor:
         """(B, T, C) -> logits (B, T, V)."""
-        raise NotImplementedError
+        logits: Tensor = self.output(self.features(x))
+        return logits
 
     def caches(self) -> list[KeyValueCache]:
         """An empty cache for each block, to generate with."""
@@ -85,11 +97,15 @@ class Chain(Pretrained):
     def end(
         self, x: Any, targets: Array | Tensor | None, reduction: Literal["mean", "sum"]
     ) -> Tensor:
-        """The logits, or with targets the loss."""
-        logits = self.head(x)
+        """The logits of what the last block gave, or with targets the loss. For the loss the
+        logits are never whole, unless somebody looks at them."""
         if targets is None:
-            return logits
-        loss: Tensor = self.loss(logits, targets, reduction)
+            return self.head(x)
+        x, last = self.features(x), self.output
+        if isinstance(self.loss, LogitsLoss) and self.loss.fuses(last):
+            loss: Tensor = self.loss(x, targets, reduction, last)
+        else:
+            loss = self.loss(last(x), targets, reduction)
         return loss
 
     def check_length(self, positions: Array) -> None:

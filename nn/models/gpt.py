@@ -191,10 +191,15 @@ class GPT(Chain):
         """See Chain."""
         return self.transformer.h
 
-    def head(self, x: Tensor) -> Tensor:
-        """(B, T, C) -> logits (B, T, V)."""
-        logits: Tensor = self.lm_head(self.transformer.ln_f(x))
-        return logits
+    def features(self, x: Tensor) -> Tensor:
+        """See Chain."""
+        normalized: Tensor = self.transformer.ln_f(x)
+        return normalized
+
+    @property
+    def output(self) -> Module:
+        """See Chain."""
+        return self.lm_head
 
     def file_state(self) -> dict[str, Array]:
         """See Pretrained. GPT-2 always has biases; where a model has none they are zeros."""

@@ -181,10 +181,15 @@ class Llama(Chain):
         """See Chain."""
         return self.model.layers
 
-    def head(self, x: Tensor) -> Tensor:
-        """(B, T, C) -> logits (B, T, V)."""
-        logits: Tensor = self.lm_head(self.model.norm(x))
-        return logits
+    def features(self, x: Tensor) -> Tensor:
+        """See Chain."""
+        normalized: Tensor = self.model.norm(x)
+        return normalized
+
+    @property
+    def output(self) -> Module:
+        """See Chain."""
+        return self.lm_head
 
     def initial_value(self, name: str, shape: tuple[int, ...], seed: int) -> Array:
         """Normal with deviation 0.02; normalizations start with ones, biases with zeros."""

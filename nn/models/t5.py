@@ -330,14 +330,15 @@ class T5(Chain):
         """See Chain: the encoder's, then the decoder's."""
         return [*self.encoder.block, *self.decoder.block]
 
-    def head(self, x: Any) -> Tensor:
-        """(B, S, C) and (B, T, C) -> logits (B, T, V)."""
-        _, y = x
-        y = self.decoder.final_dropout(self.decoder.final_layer_norm(y))
-        if self.config.scale_decoder_outputs:
-            y = y * (1 / math.sqrt(self.config.d_model))
-        logits: Tensor = self.lm_head(y)
-        return logits
+    def features(self, x: Any) -> Tensor:
+        """See Chain: (B, S, C) and (B, T, C) -> (B, T, C)."""
+        y: Tensor = self.decoder.final_dropout(self.decoder.final_layer_norm(x[1]))
+        return y * (1 / math.sqrt(self.config.d_model)) if self.config.scale_decoder_outputs else y
+
+    @property
+    def output(self) -> Module:
+        """See Chain."""
+        return self.lm_head
 
     def forward(
         self,

@@ -77,6 +77,7 @@ from ringlet.nn.operations.indexing import (
     triu,
     unbind,
 )
+from ringlet.nn.operations.linear_cross_entropy import linear_cross_entropy
 from ringlet.nn.operations.loss import cross_entropy
 from ringlet.nn.operations.normalization import layer_norm, log_softmax, rms_norm, softmax
 from ringlet.nn.operations.products import bmm, dot, linear, matmul, mm
@@ -130,10 +131,11 @@ __all__ = [
     "cross_entropy", "cumsum", "div", "dot", "dropout", "einsum", "embedding", "eq", "equal",
     "erf", "exp", "expand", "expm1", "flatten", "flip", "floor", "floor_divide", "gather", "ge",
     "gelu", "getitem", "gt", "index_select", "isclose", "isfinite", "isinf", "isnan",
-    "layer_norm", "le", "linear", "log", "log1p", "log2", "log10", "log_softmax", "logical_and",
-    "logical_not", "logical_or", "logical_xor", "logsumexp", "lt", "masked_fill",
-    "masked_select", "matmul", "max", "maximum", "mean", "min", "minimum", "mm", "movedim",
-    "mul", "narrow", "ne", "neg", "norm", "one_hot", "packed_self_attention", "pad", "permute",
+    "layer_norm", "le", "linear", "linear_cross_entropy", "log", "log1p", "log2", "log10",
+    "log_softmax", "logical_and", "logical_not", "logical_or", "logical_xor", "logsumexp", "lt",
+    "masked_fill", "masked_select", "matmul", "max", "maximum", "mean", "min", "minimum", "mm",
+    "movedim", "mul", "narrow", "ne", "neg", "norm", "one_hot", "packed_self_attention", "pad",
+    "permute",
     "pow", "prod", "reciprocal", "relu", "remainder", "repeat", "repeat_interleave", "reshape",
     "rms_norm", "roll", "rotary_embedding", "rotary_frequencies", "round", "rsqrt",
     "scaled_dot_product_attention", "scatter", "scatter_add", "select", "sigmoid", "sign",

@@ -134,8 +134,8 @@ def test_a_training_step_moves_little_and_waits_seldom(fake_cupy):
         optimizer.step()
         loss.item()
         # ids and positions, and in backward their order, rows and starts, and for the ids, of
-        # which up to 24 are the same, 5 rounds of sums; five for the loss
-        assert fake_cupy.counts["to device"] == 2 * 4 + 5 + 5
+        # which up to 24 are the same, 5 rounds of sums; three for the loss
+        assert fake_cupy.counts["to device"] == 2 * 4 + 5 + 3
         assert fake_cupy.counts["to host"] == fake_cupy.counts["waits"] == 2
 
 

@@ -190,6 +190,22 @@ CASES = {
         lambda x: F.cross_entropy(x, TARGETS, np.arange(1, 6), ignore_index=2, label_smoothing=0.2),
         [normal(4, 5)],
     ),
+    "linear_cross_entropy": (
+        lambda x, w: F.linear_cross_entropy(x, w, TARGETS),
+        [normal(4, 3), normal(5, 3)],
+    ),
+    "linear_cross_entropy smoothed, weighted": (
+        lambda x, w, b: F.linear_cross_entropy(
+            x.reshape(2, 2, 3),
+            w,
+            TARGETS.reshape(2, 2),
+            linear_bias=b,
+            weight=np.arange(1, 6),
+            ignore_index=2,
+            label_smoothing=0.2,
+        ),
+        [normal(4, 3), normal(5, 3), normal(5)],
+    ),
     "embedding": (lambda w: F.embedding(IDS, w), [normal(5, 3)]),
     "dropout": (dropped, [normal(3, 8)]),
 }

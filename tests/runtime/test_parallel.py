@@ -1,5 +1,6 @@
 """Every mesh computes what one process computes: losses, gradients and weights."""
 
+import importlib
 import itertools
 
 import numpy as np
@@ -134,6 +135,34 @@ SMALL = [mesh for size in (1, 2, 4) for mesh in factorizations(size)]
 LARGE = factorizations(8)
 LAYERS = {1: 4, 2: 4, 4: 5, 8: 9}
 """By stages: blocks that divide, and blocks that do not."""
+
+
+def trained_in_blocks(world, **arguments):
+    """The same, with the head's logits made a few rows at a time."""
+    blocks = importlib.import_module("ringlet.nn.operations.linear_cross_entropy")
+    before = blocks.ROWS, blocks.LOGITS
+    blocks.ROWS, blocks.LOGITS = 3, 1
+    try:
+        return trained(world, **arguments)
+    finally:
+        blocks.ROWS, blocks.LOGITS = before
+
+
+@pytest.mark.parametrize(
+    "mesh, options",
+    [
+        ({"dp": 2}, {"zero": 3}),
+        ({"tp": 2}, {}),
+        ({"tp": 2}, {"sequence": True}),
+        ({"tp": 2, "pp": 2}, {"schedule": "zero-bubble"}),
+        ({"cp": 2}, {"recompute": ["lm_head"]}),
+    ],
+    ids=str,
+)
+def test_the_head_works_in_blocks(ranks, alone, mesh, options):
+    size = int(np.prod(list(mesh.values())))
+    result = ranks(size).run(trained_in_blocks, mesh=mesh, options=options)[0]
+    assert_same(result, alone())
 
 
 def run(ranks, mesh, deadline=60.0, **arguments):

@@ -83,13 +83,14 @@ TABLE = {
         1,
         {"all_reduce": 2 * (2 * TP_REDUCTIONS * ACTIVATIONS + 3 * TOKENS)},
     ),
-    # Gathered again in backward rather than kept: once for each layer that is cut by columns.
+    # Gathered again in backward rather than kept: once for each layer that is cut by columns, but
+    # not for the head.
     "sequence": (
         {"tp": 2},
         {"sequence": True},
         1,
         {
-            "all_gather": (6 * LAYERS + 3) * ACTIVATIONS,
+            "all_gather": (6 * LAYERS + 2) * ACTIVATIONS,
             "reduce_scatter": (4 * LAYERS + 2) * ACTIVATIONS,
             "all_reduce": 2 * (SEEN_IN_PARTS + 3 * TOKENS),
         },

@@ -69,6 +69,14 @@ def logits(draw, ignored=False):
     return [draw.normal(rows, count), targets]
 
 
+def features(draw):
+    """What logits are made from, and how: some rows do not count."""
+    (_, targets), width = logits(draw, ignored=True), draw.length(1, 4)
+    count = max(2, int(targets.max()) + 1)
+    weight, bias = draw.normal(count, width), draw.normal(count)
+    return [draw.normal(len(targets), width), weight, targets, bias, draw.positive(count)]
+
+
 def normalized(draw, parts):
     *rows, width = draw.shape(2, 3)
     return [draw.normal(*rows, width + 1), *(draw.normal(width + 1) for _ in range(parts))]
@@ -174,6 +182,29 @@ CASES = {
     "cross_entropy smoothed": (
         lambda d: logits(d, ignored=True),
         lambda F, x, y: F.cross_entropy(x, y, label_smoothing=0.3),
+    ),
+    "linear_cross_entropy": (
+        lambda d: features(d)[:3],
+        lambda F, x, w, y: F.linear_cross_entropy(x, w, y, ignore_index=-100),
+    ),
+    "linear_cross_entropy of each": (
+        lambda d: features(d)[:4],
+        lambda F, x, w, y, b: F.linear_cross_entropy(
+            x, w, y, linear_bias=b, reduction="none", ignore_index=-100
+        ),
+    ),
+    "linear_cross_entropy smoothed, weighted": (
+        features,
+        lambda F, x, w, y, b, c: F.linear_cross_entropy(
+            x,
+            w,
+            y,
+            linear_bias=b,
+            weight=c.detach(),
+            ignore_index=-100,
+            reduction="mean",
+            label_smoothing=0.2,
+        ),
     ),
 }
 
