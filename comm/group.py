@@ -17,7 +17,7 @@ from ringlet.comm.errors import CollectiveMismatch
 from ringlet.comm.links import Links, measure
 from ringlet.comm.objects import pack, unpack
 from ringlet.comm.operation import Program
-from ringlet.comm.prepared import PreparedAllReduce
+from ringlet.comm.prepared import Prepared
 from ringlet.comm.progress import Progress
 from ringlet.comm.segment import share
 from ringlet.comm.transfer import Transfers
@@ -66,7 +66,7 @@ class Group:
         self._tries_memory = False  # where it can
         self._side_group: Group | None = None
         self._on_host: Group | None = None  # in a hierarchy
-        self._prepared: PreparedAllReduce | None = None
+        self._prepared: Prepared | None = None
         self._splits: dict[tuple[int, ...], int] = {}
         self.rank: int = channel.index
         self.size: int = len(channel.ranks)
@@ -128,11 +128,8 @@ class Group:
         Every rank gets the same bits. float16 is combined in float32.
         """
         check_array(x, writable=True)
-        if (
-            self._prepared is not None
-            and self._endpoint.faults is None
-            and not (options.get("async_op") or "algorithm" in options)
-        ):
+        if self._prepares(options):
+            assert self._prepared is not None
             recipe = self._prepared.recipe(x, op)
             if recipe is not None:
                 patience = self._patience(options.get("timeout"))
@@ -271,6 +268,11 @@ class Group:
 
     def barrier(self, **options: Unpack[Options]) -> Any:
         """Return when every rank of the group has called it."""
+        if self._prepares(options) and not self._channel.choice.pinned("barrier"):
+            assert self._prepared is not None
+            patience = self._patience(options.get("timeout"))
+            if self._prepared.barrier(patience, options.get("label", "")):
+                return None
         return self._call(Signature("barrier", "", (), ""), collectives.barrier, 0, options)
 
     # -- objects, groups, memory --------------------------------------------------------------
@@ -336,7 +338,7 @@ class Group:
         if self._endpoint.one_machine(self.ranks):
             channel.board = board = open_board(self._side(), parent)
             if board is not None and channel.choice.policy.pins.get("all_reduce", SHARED) == SHARED:
-                self._prepared = PreparedAllReduce(channel, board)
+                self._prepared = Prepared(channel, board)
         if channel.board is None and (channel.choice.per_host or 1) > 1:
             self._open_hierarchy()
 
@@ -436,6 +438,11 @@ class Group:
         return self._channel.stats.snapshot()
 
     # -- inside -------------------------------------------------------------------------------
+
+    def _prepares(self, options: Options) -> bool:
+        """Whether a call may take the short way of `prepared`."""
+        special = options.get("async_op") or "algorithm" in options
+        return self._prepared is not None and self._endpoint.faults is None and not special
 
     def _call(self, signature: Signature, body: Body, nbytes: int, options: Options) -> Any:
         """Run a collective in this thread, or on the progress thread behind the earlier ones."""

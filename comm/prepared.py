@@ -1,4 +1,4 @@
-"""All-reduces on shared memory with all that can be prepared prepared.
+"""All-reduces and barriers on shared memory with all that can be prepared prepared.
 
 For a few bytes, and still for a megabyte, the Python around the fences costs as much as the work.
 What depends only on the array's place, dtype, shape and the reduction is made at the first call
@@ -44,6 +44,9 @@ class _Recipe(NamedTuple):
     bounds: list[int]  # of the ranks' parts, in bytes
     traffic: dict[int, Traffic]
     nbytes: int
+
+
+_BARRIER = _Recipe(Signature("barrier", "", (), ""), UNREGISTERED, [], [], None, [], {}, 0)
 
 
 class _Block(NamedTuple):
@@ -126,8 +129,8 @@ def _never() -> Program:
     yield Never()
 
 
-class PreparedAllReduce:
-    """The all-reduces of one channel."""
+class Prepared:
+    """The all-reduces and barriers of one channel."""
 
     def __init__(self, channel: Channel, board: Board) -> None:
         self._channel, self._board = channel, board
@@ -145,6 +148,19 @@ class PreparedAllReduce:
         # Short ones are staged, whether they are registered or not: that saves two fences.
         key = (x.dtype, x.shape, op, self._board.attach_from, UNREGISTERED if short else place)
         return self._recipes.get(key) or self._prepare(x, op, key, short)
+
+    def barrier(self, timeout: float, label: str) -> bool:
+        """Wait for the others, unless other operations are in flight; whether it did."""
+        if self._channel.pending:
+            return False
+        call = _Call(self._channel, self._board, _BARRIER, timeout, label)
+        try:
+            call.announce()
+        except BaseException as error:
+            self._channel.break_off(error)
+            raise
+        call.end()
+        return True
 
     def run(self, recipe: _Recipe, x: Array, op: str, timeout: float, label: str) -> Array:
         """Reduce in place; returns `x`."""
