@@ -14,7 +14,8 @@ import stat
 import tempfile
 from pathlib import Path
 
-PREFIX = "ringlet-job-"
+PREFIX = "ringlet."
+"""Short, as paths of sockets have to be, and of no other thing that is made here."""
 
 _held: dict[Path, int] = {}
 
@@ -62,7 +63,10 @@ def _sweep(place: Path) -> None:
                 status = os.fstat(descriptor)
                 if status.st_uid == os.getuid() and not stat.S_IMODE(status.st_mode) & 0o077:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(folder)
+                    for path in folder.iterdir():
+                        if path.is_socket():
+                            path.unlink()
+                    folder.rmdir()  # unless it holds what nobody here has made
             finally:
                 os.close(descriptor)
 

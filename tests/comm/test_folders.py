@@ -10,9 +10,10 @@ import pytest
 from ringlet.comm.folders import PREFIX, leave_folder, make_folder, remove_folder
 
 MAKE_AND_STAY = """
+import socket
 from ringlet.comm.folders import make_folder
 folder = make_folder()
-(folder / "0.inbox").touch()
+socket.socket(socket.AF_UNIX).bind(str(folder / "0.inbox"))
 print(folder, flush=True)
 input()
 """
@@ -73,7 +74,12 @@ def link_to_elsewhere(path):
     path.symlink_to(elsewhere)
 
 
-@pytest.mark.parametrize("make", [Path.touch, open_to_others, link_to_elsewhere])
+def with_a_file(path):
+    path.mkdir(mode=0o700)
+    (path / "notes").touch()
+
+
+@pytest.mark.parametrize("make", [Path.touch, open_to_others, link_to_elsewhere, with_a_file])
 def test_what_this_program_has_not_made_stays(place, make):
     path = place / f"{PREFIX}abcdefgh"
     make(path)

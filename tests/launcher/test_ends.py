@@ -147,9 +147,9 @@ def test_sigkill_of_the_launcher_leaves_nothing(launch, text):
 
 
 MOMENTS = {
-    "its folder is made": "ringlet-job-*",
+    "its folder is made": "ringlet.*",
     "it is listed": "ringlet-run-*/*.sock",
-    "rank 0 waits for the others": "ringlet-job-*/rendezvous",
+    "rank 0 waits for the others": "ringlet.*/rendezvous",
 }
 
 

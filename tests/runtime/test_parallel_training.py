@@ -11,8 +11,8 @@ from ringlet.runtime import Trainer, latest_checkpoint, load_corpus, make_config
 from ringlet.runtime.export import export_huggingface, load_model
 
 TINY = {
-    "block_size": 16, "n_layer": 4, "n_head": 4, "n_embd": 32, "batch_size": 8, "steps": 12,
-    "eval_every": 6, "eval_windows": 21, "checkpoint_every": 6, "warmup_steps": 3, "dropout": 0.1,
+    "block_size": 16, "n_layer": 4, "n_head": 4, "n_embd": 32, "batch_size": 8, "steps": 8,
+    "eval_every": 4, "eval_windows": 21, "checkpoint_every": 4, "warmup_steps": 3, "dropout": 0.1,
     "accumulate": 2,
 }  # fmt: skip
 
@@ -79,7 +79,7 @@ def whole(finished):
 
 def continued(ranks, start, folder, name):
     """Go on from the middle of the run in `start`, on the mesh of this name; the losses."""
-    halfway = Path("checkpoints") / "step-000006"
+    halfway = Path("checkpoints") / "step-000004"
     shutil.copytree(start / halfway, folder / halfway)
     size, options = MESHES[name]
     return ranks(size).run(resumed, folder=str(folder), deadline=60, **options)
@@ -87,7 +87,7 @@ def continued(ranks, start, folder, name):
 
 @pytest.mark.parametrize("name", MESHES)
 def test_every_mesh_trains_and_any_other_goes_on(ranks, finished, whole, tmp_path, name):
-    """Saved by one mesh after six steps, and continued by the next one of the table."""
+    """Saved by one mesh after four steps, and continued by the next one of the table."""
     names = list(MESHES)
     other = names[(names.index(name) + 1) % len(names)]
     folder, loss = finished(name)
@@ -131,7 +131,7 @@ def test_a_llama_trains_on_a_mesh_goes_on_on_another_and_is_exported(ranks, tmp_
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     (loss,) = ranks(1).run(trained, folder=str(whole), **LLAMA)
     ranks(4).run(trained, folder=str(cut), deadline=60, **LLAMA, mesh="tp=2,cp=2")
-    shutil.rmtree(cut / "checkpoints" / "step-000012")
+    shutil.rmtree(cut / "checkpoints" / "step-000008")
     rest = {**LLAMA, "mesh": "dp=2,pp=2", "zero": 1}
     losses = ranks(4).run(resumed, folder=str(cut), deadline=60, **rest)
     assert losses == [pytest.approx(loss, abs=1e-5)] * 4

@@ -6,8 +6,10 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -33,9 +35,13 @@ def ringlet(*arguments, cwd, deadline=180):
 
 
 def temporary(cwd):
-    folder = Path(cwd) / "tmp"
-    folder.mkdir(exist_ok=True)
-    return folder
+    """The temporary files of what runs there: a short path, for sockets."""
+    return Path(made_for(cwd).name)
+
+
+@cache
+def made_for(cwd):
+    return tempfile.TemporaryDirectory(prefix="t-")
 
 
 @pytest.fixture(scope="module")
@@ -235,18 +241,20 @@ def test_help_names_every_default(tmp_path):
 
 def test_a_mesh_is_one_option_and_any_mesh_can_be_exported(tmp_path):
     how = ["--mesh", "dp=2,tp=2,pp=2", "--zero", "1", "--recompute", "blocks", "--sequence"]
-    result = ringlet("train", *QUICK, *how, "--accumulate", "2", cwd=tmp_path)
+    result = ringlet(
+        "train", *QUICK, *how, "--accumulate", "2", "--steps", "10", "--sample", "40", cwd=tmp_path
+    )
     assert result.returncode == 0, result.stderr
     assert "with 8 workers (dp=2,tp=2,pp=2)" in result.stdout
     assert "--- a sample ---" in result.stdout
     resumed = ringlet(
-        "train", "--resume", "--out", "runs/pydoc-tiny", "--steps", "30", "--mesh", "cp=2",
-        "--zero", "3", "--no-sequence", cwd=tmp_path,
+        "train", "--resume", "--out", "runs/pydoc-tiny", "--steps", "20", "--mesh", "cp=2",
+        "--zero", "3", "--no-sequence", "--sample", "40", cwd=tmp_path,
     )  # fmt: skip
     assert resumed.returncode == 0, resumed.stderr
-    assert "done after step 30" in resumed.stdout
+    assert "done after step 20" in resumed.stdout
     command = ["export", "--from", "runs/pydoc-tiny", "--to", "hf"]
-    assert "of step 30 to hf" in ringlet(*command, cwd=tmp_path).stdout
+    assert "of step 20 to hf" in ringlet(*command, cwd=tmp_path).stdout
     assert json.loads((tmp_path / "hf/config.json").read_text())["n_layer"] == 2
     again = ringlet(*command, cwd=tmp_path)
     assert (again.returncode, again.stderr) == (2, "ringlet: hf holds a model already\n")
