@@ -157,7 +157,7 @@ MOMENTS = {
 def test_what_a_launcher_leaves_that_is_killed_early_goes_at_the_next_start(launch, moment):
     """The fixture looks."""
     alone = {"XDG_RUNTIME_DIR": ""}
-    running = launch(JOINED, variables=alone)
+    running = launch(JOINING, variables=alone)
     assert running.temporary_files(MOMENTS[moment])
     running.process.kill()
     running.process.wait()
