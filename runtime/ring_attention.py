@@ -2,14 +2,12 @@
 
 from typing import Any
 
-import numpy as np
-
 from ringlet.comm import Group
 from ringlet.nn import Module, Operation, Tensor
 from ringlet.nn.backend import xp
 from ringlet.nn.models.attention import HeadsAttention
 from ringlet.nn.tensor import Array, Gradient
-from ringlet.runtime.blockwise_attention import Seen, Wanted, attend, attend_backward, row_products
+from ringlet.runtime.blockwise_attention import Seen, attend, attend_backward
 from ringlet.runtime.context_parallel import PartialSums, chunk_pairs, travel
 
 
@@ -17,49 +15,41 @@ class _Ring(Operation):
     """What the operations share, on chunks: queries (2, B, H, T / 2n, D), the early and the late,
     and keys and values (2, 2, B, G, T / 2n, D).
 
-    Each of the G heads of keys serves H / G heads of queries, one after the other: queries `share`,
-    `share` + H / G, ... are one for each head of keys.
+    Each of the G heads of keys serves H / G heads of queries.
 
     Traffic, in units of h = B * (T / n) * G * D elements (the keys and values of one chunk), on n
     ranks. Forward, rank 0 sends (n - 1) h and rank r > 0 sends (2n - 1 - r) h: in all 3/4 of the
     n * (n - 1) * 2h of a plain ring. Backward, keys and values travel again, and rank r sends
     (2n - 2 - r) h of gradients besides: one partial sum for each chunk that it has met.
 
-    Kept for backward: the inputs, the result, and the largest score and the sum of each query.
-    These two are the log-sum-exp in two parts: one float32 would lose the sum beside a large score.
+    Kept for backward: the inputs, the result, and a shift and a sum of each query. These two are
+    the log-sum-exp in two parts: one float32 would lose the sum beside a large score.
     Buffers for blocks, of 2h each: two in forward, at most five in backward.
     """
 
     group: Group
 
     def _attend(self, q: Array, own: Array, out: Array) -> None:
-        """Add up in `out`, zeros like `q`."""
-        self.maximum = xp.full((*out.shape[:-1], 1), -np.inf, out.dtype)
-        self.total = xp.zeros_like(self.maximum)
+        """Write to `out`, an array like `q`."""
+        self.seen = Seen.nothing(out)
         for owner, block in travel(self.group, own):
             for queries, keys, diagonal in chunk_pairs(self.group.rank, owner):
-                for heads in _shares(q, own):
-                    place = queries, slice(None), heads
-                    seen = Seen(out[place], self.maximum[place], self.total[place])
-                    attend(q[place], block[keys], seen, diagonal)
-        out /= self.total
+                attend(q[queries], block[keys], self.seen.of(queries), diagonal)
+        out /= self.seen.total
 
     def _attend_backward(
         self, grad: Array, out: Array, q: Array, own: Array, to_q: Array, to_own: Array
     ) -> None:
         """Add to the gradients of the queries and of this rank's keys and values."""
         rank = self.group.rank
-        grads = grad / self.total
-        deltas = row_products(grads, out)
         sums = PartialSums(self.group, own.shape, own.dtype)
         for owner, block in travel(self.group, own):
             share = to_own if owner == rank else sums.begin(owner)
             for queries, keys, diagonal in chunk_pairs(rank, owner):
-                for heads in _shares(q, own):
-                    place = queries, slice(None), heads
-                    wanted = Wanted(self.maximum[place], grads[place], deltas[place])
-                    gradients = to_q[place], share[keys]
-                    attend_backward(q[place], block[keys], wanted, *gradients, diagonal)
+                arrays = q[queries], block[keys], out[queries]
+                gradients = to_q[queries], share[keys]
+                seen = self.seen.of(queries)
+                attend_backward(*arrays, seen, grad[queries], gradients, diagonal)
             if owner != rank:
                 sums.send(owner, share)
         sums.collect(to_own)
@@ -70,12 +60,6 @@ class _Ring(Operation):
                 f"this rank's {length} positions cannot be cut into an early and a late chunk: "
                 f"take a sequence whose length is a multiple of {2 * self.group.size} (see zigzag)"
             )
-
-
-def _shares(q: Array, own: Array) -> list[slice]:
-    """Heads of queries, as many at a time as there are of keys."""
-    count = q.shape[2] // own.shape[3]
-    return [slice(share, None, count) for share in range(count)]
 
 
 class RingAttention(_Ring):
@@ -97,7 +81,7 @@ class RingAttention(_Ring):
         if width % (3 * self.heads):
             raise ValueError(f"a last axis of {width} is not 3 x {self.heads} heads of one width")
         self._check(length)
-        self.result = xp.zeros((batch, length, width // 3), self.packed.dtype)
+        self.result = xp.empty((batch, length, width // 3), self.packed.dtype)
         qkv = self._chunks(self.packed, 3)
         self._attend(qkv[:, 0], qkv[:, 1:], self._chunks(self.result, 1)[:, 0])
         return self.result
@@ -134,7 +118,7 @@ class GroupedRingAttention(_Ring):
             raise ValueError(f"{q.shape[1]} heads of queries cannot share {k.shape[1]} of keys")
         self._check(q.shape[2])
         self.q, self.kv = q, xp.stack([_halves(k), _halves(v)], axis=1)
-        self.result = xp.zeros(q.shape, q.dtype)
+        self.result = xp.empty(q.shape, q.dtype)
         self._attend(_halves(q), self.kv, _halves(self.result))
         return self.result
 

@@ -13,7 +13,7 @@ only where these overflow, or underflow all together; the row sums tell.
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,7 +32,7 @@ KEPT = 1024
 """For up to so many keys the exponentials are kept: making them again is two fifths of backward."""
 
 
-class _Tile(NamedTuple):
+class Tile(NamedTuple):
     """Some samples' scores of some queries of all heads, for some of the keys that they see."""
 
     samples: slice
@@ -58,7 +58,7 @@ class _Tile(NamedTuple):
 class Block(NamedTuple):
     """Some queries, with all keys that they see."""
 
-    tiles: list[_Tile]
+    tiles: list[Tile]
     inverse: Array  # (S, H, R, 1): 1 / row sum of exp(scores - shift)
     shift: Array | None  # (S, H, R, 1): the largest scores, if they had to be subtracted
     exp: list[Array] | None  # of each tile (S, H, R, K), if they are kept
@@ -90,18 +90,18 @@ class Masks(NamedTuple):
 PLAIN, CAUSAL = Masks(), Masks(causal=True)
 
 
-class _Scores:
+class Scores:
     """Makes the exponentials of scores, tile by tile."""
 
     def __init__(self, q: Array, k: Array, masks: Masks) -> None:
         self.q, self.k, self.masks = q, k, masks
         self.scale, self.groups = masks.factor(q), k.shape[1]
 
-    def queries(self, tile: _Tile) -> Array:
+    def queries(self, tile: Tile) -> Array:
         """The tile's queries, scaled: (S, G, H / G * R, D)."""
         return _fold(self.q[tile.rows] * self.scale, self.groups)
 
-    def make(self, tile: _Tile, queries: Array, out: Array) -> Array:
+    def make(self, tile: Tile, queries: Array, out: Array) -> Array:
         """The scores with what the masks do to them, (S, H, R, K), in the memory of `out`."""
         keys, masks = self.k[tile.columns], self.masks
         samples, rows = len(keys), tile.queries.stop - tile.queries.start
@@ -118,7 +118,7 @@ class _Scores:
             scores += masks.bias[tile.place]
         return scores
 
-    def largest(self, tiles: list[_Tile], queries: Array, spare: Array) -> Array:
+    def largest(self, tiles: list[Tile], queries: Array, spare: Array) -> Array:
         """The largest score of each row (S, H, R, 1)."""
         found = [self.make(tile, queries, spare).max(-1, keepdims=True) for tile in tiles]
         largest = functools.reduce(xp.maximum, found)
@@ -127,7 +127,7 @@ class _Scores:
         shift: Array = largest if self.masks.bias is None else xp.maximum(largest, lowest)
         return shift
 
-    def exponentials(self, tile: _Tile, queries: Array, shift: Array | None, out: Array) -> Array:
+    def exponentials(self, tile: Tile, queries: Array, shift: Array | None, out: Array) -> Array:
         """exp(scores - shift), (S, H, R, K), in the memory of `out`."""
         scores = self.make(tile, queries, out)
         if shift is not None:
@@ -137,7 +137,7 @@ class _Scores:
 
     def weigh(
         self,
-        tiles: list[_Tile],
+        tiles: list[Tile],
         queries: Array,
         shift: Array | None,
         v: Array,
@@ -145,9 +145,8 @@ class _Scores:
         spare: Array,
         kept: list[Array] | None,
     ) -> Array:
-        """Write sum of exp(scores - shift) * value to `out`; returns the row sums (S, H, R, 1).
-
-        The exponentials are put into `kept`, if it is a list.
+        """Write sum of exp(scores - shift) * value to `out` (S, H, R, E); returns the row sums
+        (S, H, R, 1). The exponentials are put into `kept`, if it is a list.
         """
         total: Any = 0
         if kept is not None:
@@ -157,13 +156,26 @@ class _Scores:
             exp = self.exponentials(tile, queries, shift, space)
             total = total + _row_sums(exp)
             weights = _fold(_dropped(exp, self.masks, tile), self.groups)
-            _product(weights, v[tile.columns], out[tile.rows], add=tile is not tiles[0])
+            _product(weights, v[tile.columns], out, add=tile is not tiles[0])
             if kept is not None:
                 kept.append(exp)
         sums: Array = total
         return sums
 
-    def room(self, tiles: Iterable[_Tile]) -> int:
+    def weigh_in_range(
+        self, tiles: list[Tile], v: Array, out: Array, spare: Array, kept: list[Array] | None
+    ) -> tuple[Array, Array | None]:
+        """The same with the largest scores as shift where they are needed; (row sums, shift)."""
+        queries, shift, total = self.queries(tiles[0]), None, None
+        if not chosen().on_device:  # where to look at the sums would mean to wait for them
+            with np.errstate(over="ignore", invalid="ignore"):
+                total = self.weigh(tiles, queries, None, v, out, spare, kept)
+        if total is None or not _in_range(total):
+            shift = self.largest(tiles, queries, spare)
+            total = self.weigh(tiles, queries, shift, v, out, spare, kept)
+        return total, shift
+
+    def room(self, tiles: Iterable[Tile]) -> int:
         """Elements of the largest tile."""
         batch, heads = self.q.shape[:2]
         sizes = (
@@ -182,24 +194,17 @@ def attend(q: Array, k: Array, v: Array, out: Array, masks: Masks) -> list[Block
     keys and values serves H / G heads of queries. Causal: query i sees the keys up to i + S - T.
     Queries that see no key get zeros.
     """
-    scores, blocks = _Scores(q, k, masks), []
-    plan = list(_plan(q.shape, k.shape[2], masks.causal))
-    keep = k.shape[2] <= KEPT
-    room = scores.room(itertools.chain.from_iterable(plan))
-    spare = xp.empty(room, q.dtype)
+    scores, blocks = Scores(q, k, masks), []
+    plan = plan_of(q, k, masks)
+    spare = xp.empty(scores.room(itertools.chain.from_iterable(plan)), q.dtype)
     for tiles in plan:
-        queries, shift, total = scores.queries(tiles[0]), None, None
-        exp: list[Array] | None = [] if keep else None
-        if not chosen().on_device:  # where to look at the sums would mean to wait for them
-            with np.errstate(over="ignore", invalid="ignore"):
-                total = scores.weigh(tiles, queries, None, v, out, spare, exp)
-        if total is None or not _in_range(total):
-            shift = scores.largest(tiles, queries, spare)
-            total = scores.weigh(tiles, queries, shift, v, out, spare, exp)
-            if masks.bias is not None:
-                total = xp.maximum(total, 1)
+        exp: list[Array] | None = [] if k.shape[2] <= KEPT else None
+        rows = out[tiles[0].rows]
+        total, shift = scores.weigh_in_range(tiles, v, rows, spare, exp)
+        if shift is not None and masks.bias is not None:
+            total = xp.maximum(total, 1)
         inverse = 1 / total
-        out[tiles[0].rows] *= inverse
+        rows *= inverse
         blocks.append(Block(tiles, inverse, shift, exp))
     return blocks
 
@@ -217,7 +222,7 @@ def _row_sums(x: Array) -> Array:
     return sums
 
 
-def _dropped(exp: Array, masks: Masks, tile: _Tile) -> Array:
+def _dropped(exp: Array, masks: Masks, tile: Tile) -> Array:
     return exp if masks.keep is None else exp * masks.keep[tile.place]
 
 
@@ -245,25 +250,28 @@ def attend_backward(
     masks: Masks,
     gradients: tuple[Array, Array, Array],
     to_bias: Array | None = None,
+    *,
+    more: bool = False,
 ) -> None:
-    """Write the gradients of queries, keys and values to `gradients`.
+    """Write the gradients of queries, keys and values to `gradients`, or with `more` add them.
 
     `arrays` are queries, keys, values and the result. The gradient of the bias is added to
     `to_bias`, in whose shape axes of length 1 are summed.
     """
     q, k, v, out = arrays
     to_q, to_k, to_v = gradients
-    scores = _Scores(q, k, masks)
+    scores = Scores(q, k, masks)
     room = scores.room(tile for block in blocks for tile in block.tiles)
     spare = xp.empty((2, room), q.dtype)
     for tiles, inverse, shift, kept in reversed(blocks):
         rows = tiles[0].rows
         # The last queries see all keys: what comes first writes, the rest adds.
-        add = tiles[0].queries.stop < q.shape[2]
+        add = more or tiles[0].queries.stop < q.shape[2]
         queries = scores.queries(tiles[0])
         g = grad[rows] * inverse  # (S, H, R, E)
         delta = _row_sums(g * out[rows])  # (S, H, R, 1)
         g = _fold(g, scores.groups)
+        own = xp.empty(to_q[rows].shape, q.dtype) if more else to_q[rows]
         for number, tile in enumerate(tiles):
             if kept is None:
                 exp = scores.exponentials(tile, queries, shift, spare[0])
@@ -280,12 +288,14 @@ def attend_backward(
             to_scores *= exp
             if to_bias is not None:
                 _add_reduced(to_bias, tile, to_scores)
-            _product(folded, k[tile.columns], to_q[rows], add=tile is not tiles[0])
+            _product(folded, k[tile.columns], own, add=tile is not tiles[0])
             _product(xp.swapaxes(folded, -1, -2), queries, to_k[tile.columns], add)
-        to_q[rows] *= scores.scale
+        own *= scores.scale
+        if more:
+            to_q[rows] += own
 
 
-def _add_reduced(total: Array, tile: _Tile, part: Array) -> None:
+def _add_reduced(total: Array, tile: Tile, part: Array) -> None:
     """Add a tile (S, H, R, K) to its place in an array some of whose axes have length 1."""
     single = tuple(axis for axis, length in enumerate(total.shape) if length == 1)
     place = tuple(slice(None) if n in single else s for n, s in enumerate(tile.place))
@@ -299,9 +309,10 @@ def rows_for(length: int) -> int:
     return min(length, rows, max(rows // 2, length // 4))
 
 
-def _plan(shape: tuple[int, ...], keys: int, causal: bool) -> Iterator[list[_Tile]]:
+def plan_of(q: Array, k: Array, masks: Masks) -> list[list[Tile]]:
     """The tiles of each block, blocks of the same samples in the order of their queries."""
-    batch, heads, length, _ = shape
+    (batch, heads, length, _), keys = q.shape, k.shape[2]
+    plan = []
     rows, scores = rows_for(length), block_size(SCORES)
     fitting = scores // max(1, heads * rows * rows) * rows
     columns = min(keys, max(rows, min(2 * rows, fitting)))
@@ -310,11 +321,13 @@ def _plan(shape: tuple[int, ...], keys: int, causal: bool) -> Iterator[list[_Til
         samples = slice(sample, sample + group)
         for start in range(0, length, rows or 1):
             queries = slice(start, min(start + rows, length))
-            seen = queries.stop + keys - length if causal else keys
-            yield [
-                _Tile(samples, queries, slice(first, min(first + columns, seen)))
+            seen = queries.stop + keys - length if masks.causal else keys
+            tiles = [
+                Tile(samples, queries, slice(first, min(first + columns, seen)))
                 for first in range(0, seen, columns)
             ]
+            plan.append(tiles)
+    return plan
 
 
 def _mask(scores: Array, first: int) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from ringlet import nn
 from ringlet.nn import functional as F
+from ringlet.nn.operations.tiled_attention import SCORES
 from ringlet.nn.tensor import Tensor
-from ringlet.runtime.blockwise_attention import SCORES
 from ringlet.runtime.context_parallel import Pair, chunk_pairs, travel, zigzag
 from ringlet.runtime.ring_attention import (
     GroupedRingAttention,
@@ -149,12 +149,13 @@ def test_result_and_gradients_are_those_of_the_whole_sequence(ranks, size, dtype
     ranks(size).run(agrees, shapes=SHAPES, dtype=dtype, atol=atol)
 
 
-def with_large_scores(world, offset):
+def with_large_scores(world, offset, since):
     """Integers and a power of two as the scale: scores are exact, however large."""
     qkv, grad = inputs((2, 32 * world.size, 4), 2, "float32")
     heads = qkv.reshape(2, -1, 3, 2, 4)
     heads[:, :, :2] = np.rint(heads[:, :, :2])
-    heads[:, :, 0, :, 0], heads[:, :, 1, :, 0] = abs(offset), offset
+    heads[:, :, 0, :, 0], heads[:, :, 1, :, 0] = abs(offset), 0
+    heads[:, since:, 1, :, 0] = offset
     with np.errstate(over="raise", divide="raise", invalid="raise"):
         result, gradient = on_one_rank(qkv, grad, 2)
         here, mine, my_gradient = on_the_ring(world, qkv, grad, 2)
@@ -164,9 +165,10 @@ def with_large_scores(world, offset):
     assert np.abs(error).max() < 1e-5
 
 
+@pytest.mark.parametrize("since", [0, 16, 40])  # the position from which keys make them
 @pytest.mark.parametrize("offset", [512.0, -512.0, 1e4, 1e15, -1e15])
-def test_large_scores_neither_overflow_nor_lose_the_softmax(ranks, offset):
-    ranks(2).run(with_large_scores, offset=offset)
+def test_large_scores_neither_overflow_nor_lose_the_softmax(ranks, offset, since):
+    ranks(2).run(with_large_scores, offset=offset, since=since)
 
 
 def same_bits(world):
