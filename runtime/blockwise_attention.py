@@ -15,6 +15,7 @@ from ringlet.nn.operations.tiled_attention import (
     CAUSAL,
     PLAIN,
     Block,
+    Operand,
     Scores,
     plan_of,
 )
@@ -49,11 +50,12 @@ def attend(q: Array, kv: Array, seen: Seen, causal: bool) -> None:
     """
     masks = CAUSAL if causal else PLAIN
     scores, plan = Scores(q, kv[0], masks), plan_of(q, kv[0], masks)
+    values = Operand(kv[1], q.shape[2], transposed=False)
     spare = xp.empty(scores.room(itertools.chain.from_iterable(plan)), q.dtype)
     for tiles in plan:
         out, before, total = (array[tiles[0].rows] for array in seen)
         part = xp.empty(out.shape, out.dtype)
-        sums, shift = scores.weigh_in_range(tiles, kv[1], part, spare, None)
+        sums, shift = scores.weigh_in_range(tiles, values, part, spare, None)
         after = xp.maximum(before, 0 if shift is None else shift)
         shrink = xp.exp(before - after)  # 0 when these keys are the first
         grow = xp.exp((0 if shift is None else shift) - after)

@@ -90,12 +90,51 @@ class Masks(NamedTuple):
 PLAIN, CAUSAL = Masks(), Masks(causal=True)
 
 
+class Operand:
+    """Keys or values as the second operand of products: a copy that lies as it is multiplied, of
+    the samples at hand. Products with strided or transposed ones take a third longer; for few
+    queries a copy would not pay, nor on a device."""
+
+    FROM = 16
+    """Queries."""
+
+    STEP = 64
+    """Keys that are transposed at once: what is read stays in the first-level cache."""
+
+    def __init__(self, x: Array, queries: int, transposed: bool) -> None:
+        self._x, self._transposed = x, transposed
+        self._copied = queries >= self.FROM and not chosen().on_device
+        self._samples: slice | None = None
+
+    def __call__(self, tile: Tile) -> Array:
+        """Of the tile's samples and keys: (S, G, K, D), or (S, G, D, K) if it is transposed."""
+        if tile.samples != self._samples:
+            self._samples, self._laid = tile.samples, self._lay(self._x[tile.samples])
+        return self._laid[..., tile.keys] if self._transposed else self._laid[:, :, tile.keys]
+
+    def _lay(self, x: Array) -> Array:
+        if not self._transposed:
+            return xp.ascontiguousarray(x) if self._copied else x
+        turned: Array = xp.swapaxes(x, -1, -2)
+        if not self._copied:
+            return turned
+        # Rows that are a multiple of 1 KiB long would compete for the same places of that cache.
+        length = x.shape[2]
+        room = length + (16 if length * x.itemsize % 1024 == 0 else 0)
+        laid: Array = xp.empty((*turned.shape[:3], room), x.dtype)[..., :length]
+        for start in range(0, length, self.STEP):
+            some = slice(start, start + self.STEP)
+            laid[..., some] = turned[..., some]
+        return laid
+
+
 class Scores:
     """Makes the exponentials of scores, tile by tile."""
 
     def __init__(self, q: Array, k: Array, masks: Masks) -> None:
-        self.q, self.k, self.masks = q, k, masks
-        self.scale, self.groups = masks.factor(q), k.shape[1]
+        self.q, self.masks = q, masks
+        self.scale, (_, self.groups, self.keys, _) = masks.factor(q), k.shape
+        self._turned = Operand(k, q.shape[2], transposed=True)
 
     def queries(self, tile: Tile) -> Array:
         """The tile's queries, scaled: (S, G, H / G * R, D)."""
@@ -103,14 +142,13 @@ class Scores:
 
     def make(self, tile: Tile, queries: Array, out: Array) -> Array:
         """The scores with what the masks do to them, (S, H, R, K), in the memory of `out`."""
-        keys, masks = self.k[tile.columns], self.masks
-        samples, rows = len(keys), tile.queries.stop - tile.queries.start
-        shape = (samples, self.q.shape[1], rows, keys.shape[2])
+        turned, masks = self._turned(tile), self.masks  # (S, G, D, K)
+        samples, rows, keys = len(turned), tile.queries.stop - tile.queries.start, turned.shape[3]
+        shape = (samples, self.q.shape[1], rows, keys)
         scores: Array = out[: math.prod(shape)].reshape(shape)
-        folded = scores.reshape(samples, self.groups, -1, keys.shape[2])
-        xp.matmul(queries, xp.swapaxes(keys, -1, -2), out=folded)
+        xp.matmul(queries, turned, out=scores.reshape(samples, self.groups, -1, keys))
         if masks.causal:
-            ahead = tile.queries.start + self.k.shape[2] - self.q.shape[2] - tile.keys.start
+            ahead = tile.queries.start + self.keys - self.q.shape[2] - tile.keys.start
             _mask(scores, ahead)
         if masks.bias is not None and masks.bias.dtype == bool:
             xp.copyto(scores, -np.inf, where=~masks.bias[tile.place])
@@ -140,7 +178,7 @@ class Scores:
         tiles: list[Tile],
         queries: Array,
         shift: Array | None,
-        v: Array,
+        values: Operand,
         out: Array,
         spare: Array,
         kept: list[Array] | None,
@@ -156,23 +194,23 @@ class Scores:
             exp = self.exponentials(tile, queries, shift, space)
             total = total + _row_sums(exp)
             weights = _fold(_dropped(exp, self.masks, tile), self.groups)
-            _product(weights, v[tile.columns], out, add=tile is not tiles[0])
+            _product(weights, values(tile), out, add=tile is not tiles[0])
             if kept is not None:
                 kept.append(exp)
         sums: Array = total
         return sums
 
     def weigh_in_range(
-        self, tiles: list[Tile], v: Array, out: Array, spare: Array, kept: list[Array] | None
+        self, tiles: list[Tile], values: Operand, out: Array, spare: Array, kept: list[Array] | None
     ) -> tuple[Array, Array | None]:
         """The same with the largest scores as shift where they are needed; (row sums, shift)."""
         queries, shift, total = self.queries(tiles[0]), None, None
         if not chosen().on_device:  # where to look at the sums would mean to wait for them
             with np.errstate(over="ignore", invalid="ignore"):
-                total = self.weigh(tiles, queries, None, v, out, spare, kept)
+                total = self.weigh(tiles, queries, None, values, out, spare, kept)
         if total is None or not _in_range(total):
             shift = self.largest(tiles, queries, spare)
-            total = self.weigh(tiles, queries, shift, v, out, spare, kept)
+            total = self.weigh(tiles, queries, shift, values, out, spare, kept)
         return total, shift
 
     def room(self, tiles: Iterable[Tile]) -> int:
@@ -195,12 +233,13 @@ def attend(q: Array, k: Array, v: Array, out: Array, masks: Masks) -> list[Block
     Queries that see no key get zeros.
     """
     scores, blocks = Scores(q, k, masks), []
+    values = Operand(v, q.shape[2], transposed=False)
     plan = plan_of(q, k, masks)
     spare = xp.empty(scores.room(itertools.chain.from_iterable(plan)), q.dtype)
     for tiles in plan:
         exp: list[Array] | None = [] if k.shape[2] <= KEPT else None
         rows = out[tiles[0].rows]
-        total, shift = scores.weigh_in_range(tiles, v, rows, spare, exp)
+        total, shift = scores.weigh_in_range(tiles, values, rows, spare, exp)
         if shift is not None and masks.bias is not None:
             total = xp.maximum(total, 1)
         inverse = 1 / total
@@ -261,6 +300,8 @@ def attend_backward(
     q, k, v, out = arrays
     to_q, to_k, to_v = gradients
     scores = Scores(q, k, masks)
+    keys = Operand(k, q.shape[2], transposed=False)
+    turned_values = Operand(v, q.shape[2], transposed=True)
     room = scores.room(tile for block in blocks for tile in block.tiles)
     spare = xp.empty((2, room), q.dtype)
     for tiles, inverse, shift, kept in reversed(blocks):
@@ -281,14 +322,14 @@ def attend_backward(
             _product(xp.swapaxes(weights, -1, -2), g, to_v[tile.columns], add)
             to_scores = spare[1, : exp.size].reshape(exp.shape)
             folded = to_scores.reshape(weights.shape)
-            xp.matmul(g, xp.swapaxes(v[tile.columns], -1, -2), out=folded)
+            xp.matmul(g, turned_values(tile), out=folded)
             if masks.keep is not None:
                 to_scores *= masks.keep[tile.place]
             to_scores -= delta
             to_scores *= exp
             if to_bias is not None:
                 _add_reduced(to_bias, tile, to_scores)
-            _product(folded, k[tile.columns], own, add=tile is not tiles[0])
+            _product(folded, keys(tile), own, add=tile is not tiles[0])
             _product(xp.swapaxes(folded, -1, -2), queries, to_k[tile.columns], add)
         own *= scores.scale
         if more:
