@@ -99,20 +99,36 @@ class Clocks:
         self._sending = [[0.0] * ports for _ in range(size)]
         self._receiving = [[0.0] * ports for _ in range(size)]
 
-    def send(self, rank: int, busy: float) -> float:
-        """The rank sends a message that keeps the port busy so long; returns when it has left."""
-        ports = self._sending[rank]
-        left = max(self.now[rank], ports[0]) + busy
-        _occupy(ports, left)
+    def send(self, rank: int, busy: float, duplex: bool = True) -> float:
+        """The rank sends a message that keeps the port busy so long; returns when it has left.
+
+        Unless messages are `duplex` nothing else passes meanwhile, in either direction.
+        """
+        left = max(self.now[rank], self._free(rank, self._sending, duplex)) + busy
+        self._occupy(rank, self._sending, duplex, left)
         return left
 
-    def receive(self, rank: int, arrival: float, busy: float) -> float:
+    def receive(self, rank: int, arrival: float, busy: float, duplex: bool = True) -> float:
         """The rank waits for a message that can be there at `arrival`; returns when it has it."""
-        ports = self._receiving[rank]
-        there = max(arrival, ports[0] + busy)
-        _occupy(ports, there)
+        there = max(arrival, self._free(rank, self._receiving, duplex) + busy)
+        self._occupy(rank, self._receiving, duplex, there)
         self.now[rank] = max(self.now[rank], there)
         return there
+
+    def compute(self, rank: int, seconds: float, duplex: bool = True) -> None:
+        """The rank computes; unless messages are `duplex` none passes meanwhile."""
+        self.now[rank] += seconds
+        if not duplex:
+            self._occupy(rank, self._sending, duplex, self.now[rank])
+
+    def _free(self, rank: int, way: list[list[float]], duplex: bool) -> float:
+        if duplex:
+            return way[rank][0]
+        return max(self._sending[rank][0], self._receiving[rank][0])
+
+    def _occupy(self, rank: int, way: list[list[float]], duplex: bool, until: float) -> None:
+        for ports in (way,) if duplex else (self._sending, self._receiving):
+            _occupy(ports[rank], until)
 
 
 def _occupy(ports: list[float], until: float) -> None:

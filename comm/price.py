@@ -26,6 +26,10 @@ class Link:
     overhead: float = 0.0
     """Seconds for which each message keeps the ports busy, however short it is."""
 
+    duplex: bool = True
+    """Whether a rank sends and receives and computes at once. Where processors copy the messages,
+    as between processes of one host, they do one after the other."""
+
 
 @dataclass(frozen=True)
 class Network:
@@ -116,6 +120,7 @@ def cheapest(
 class _Message(NamedTuple):
     arrival: float
     busy: float
+    duplex: bool
 
 
 class _Pricer:
@@ -136,23 +141,23 @@ class _Pricer:
     def send(self, rank: int, step: Send) -> _Message:
         link = self.network.link(rank, step.peer)
         busy = link.overhead + self.slot_bytes / link.bandwidth
-        left = self.clocks.send(rank, busy)
+        left = self.clocks.send(rank, busy, link.duplex)
         self.sent[rank] += 1
         self.sent_at[rank] = max(self.sent_at[rank], left)
         if self.network.host is not None:
             self._carry(self.network.host(rank), self.network.host(step.peer), link)
-        return _Message(left + link.latency, busy)
+        return _Message(left + link.latency, busy, link.duplex)
 
     def receive(self, rank: int, step: Receive | Reduce, message: _Message) -> None:
         clocks = self.clocks
         wait = -clocks.now[rank]
-        clocks.receive(rank, message.arrival, message.busy)
+        clocks.receive(rank, *message)
         wait += clocks.now[rank]
         if wait > 0:
             pair = (rank, step.peer)
             self.waits[pair] = self.waits.get(pair, 0.0) + wait
         if isinstance(step, Reduce):
-            clocks.now[rank] += self._combine
+            clocks.compute(rank, self._combine, message.duplex)
 
     def _carry(self, host: int, other: int, link: Link) -> None:
         if host != other:

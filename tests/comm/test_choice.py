@@ -32,6 +32,10 @@ MB = 1 << 20
 PRICED = [
     ("4 on one", "all_reduce", 4, "recursive_doubling"),
     ("4 on one", "all_reduce", 64 * MB, "ring"),
+    # On one host two directions at once, or a root that sends less, save nothing.
+    ("4 on one", "all_reduce", 4 * MB, "ring"),
+    ("4 on one", "reduce_scatter", 4 * MB, "ring"),
+    ("4 on one", "broadcast", 4 * MB, "tree"),
     ("4 hosts", "all_reduce", 4, "recursive_doubling"),
     ("4 hosts", "all_reduce", 64 * MB, "ring"),
     ("2 by 2", "all_reduce", MB, "hierarchical"),

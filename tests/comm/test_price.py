@@ -161,6 +161,19 @@ def test_a_slow_link_is_waited_for():
     assert cost.nbytes == (MIB, MIB, MIB, MIB, 0)
 
 
+def test_where_processors_copy_messages_they_do_one_thing_after_the_other():
+    """Both ways and computing take as long as one after the other; the latency is hidden."""
+    for size, sums in ((2, 0.0), (2, 1 / B), (5, 0.5 / B)):
+        net = Network.uniform(Link(A, B, duplex=False), reduction=sums)
+        steps, part = size - 1, MIB / size
+        exchange = price(schedule("all_gather", "ring", size), net, MIB).seconds
+        assert exchange == pytest.approx(steps * 2 * part / B)
+        ring = price(schedule("reduce_scatter", "ring", size), net, MIB).seconds
+        assert ring == pytest.approx(steps * part * (2 / B + sums))
+        one_way = price(schedule("broadcast", "tree", 2), net, MIB).seconds
+        assert one_way == pytest.approx(A + MIB / B)
+
+
 def test_a_wrong_schedule_has_no_price():
     plan = schedule("all_reduce", "ring", 3)
     steps = (*plan.steps[:2], (*plan.steps[2], Send(0, 0)))
