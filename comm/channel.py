@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import zmq
 
+from ringlet.comm import wire
 from ringlet.comm.board import Board
 from ringlet.comm.choice import SHARED, Choice
 from ringlet.comm.endpoint import Endpoint, Message
@@ -255,10 +256,17 @@ class Link:
         traffic.messages_received += 1
         traffic.bytes_received += nbytes
 
-    def send(self, peer: int, piece: Array, frame: "zmq.Frame | None" = None) -> Departure | None:
+    def send(
+        self,
+        peer: int,
+        piece: Array,
+        frame: "zmq.Frame | None" = None,
+        checksum: int | None = None,
+    ) -> Departure | None:
         """Queue one segment; returns what to wait for, or None if it was copied.
 
-        `frame`, if there is one, holds the same bytes in memory of ZeroMQ's.
+        `frame`, if there is one, holds the same bytes in memory of ZeroMQ's; `checksum`, if it is
+        known, is theirs.
         """
         operation, channel, rank = self._operation, self._channel, self._channel.ranks[peer]
         number = self._sent.get(peer, 0)
@@ -273,6 +281,7 @@ class Link:
             operation.sequence,
             operation.signature,
             number,
+            wire.checksum(piece.view("u1").data) if checksum is None else checksum,
         )
         self.count_sent(peer, piece.nbytes)
         tracker = endpoint.post(rank, header, piece, frame)
@@ -297,7 +306,7 @@ class Link:
     def receive(self, peer: int, like: Array) -> Program:
         """Wait for the peer's next segment; returns the message, which has as many bytes as `like`.
 
-        They lie in the transport's memory, perhaps unaligned, and may be overwritten.
+        They lie in the transport's memory, perhaps unaligned.
         """
         operation, channel, rank = self._operation, self._channel, self._channel.ranks[peer]
         number = self._received.get(peer, 0)
@@ -312,7 +321,7 @@ class Link:
                 operation.channel.check_message(operation, message, number)
                 break
             channel.endpoint.repeated()
-        if not message.whole:
+        if not message.is_whole():
             raise CommError(
                 f"rank {channel.endpoint.rank}: {operation.text()} got a damaged message from rank "
                 f"{rank}: its checksum differs. Something between the two changes what travels"

@@ -81,15 +81,15 @@ class Peer(NamedTuple):
 
 
 class Message(NamedTuple):
-    """A header and the bytes that came with it; `whole` if they are what was sent.
-
-    `frame` is ZeroMQ's memory in which they lie, of which this process may make what it likes.
-    """
+    """A header and the bytes that came with it; `frame` is ZeroMQ's memory in which they lie."""
 
     header: Header
     payload: Any  # supports the buffer protocol
-    whole: bool = True
     frame: "zmq.Frame | None" = None
+
+    def is_whole(self) -> bool:
+        """Whether the bytes are what was sent."""
+        return checksum(self.payload) == self.header.checksum
 
 
 class Waiting(NamedTuple):
@@ -237,11 +237,12 @@ class Endpoint:
     def post(
         self, peer: int, header: Header, payload: Array, frame: "zmq.Frame | None" = None
     ) -> "zmq.MessageTracker | Parked | None":
-        """Queue one message of at most SEGMENT_BYTES for a peer; never waits.
+        """Queue one message of at most SEGMENT_BYTES for a peer; never waits. `frame`, if there is
+        one, holds the payload's bytes in memory of ZeroMQ's.
 
         Returns a tracker when ZeroMQ still refers to the payload's memory, or the message has to
         wait for the peer's credit: it must not change until the tracker is done. None when the
-        payload was copied, or lies in a frame that came from a peer.
+        payload was copied, or lies in a frame.
         """
         if peer == self.rank:
             self._deliver(Message(header, bytes(payload.view("u1").data)))
@@ -258,11 +259,9 @@ class Endpoint:
         self, peer: int, header: Header, payload: Array, frame: "zmq.Frame | None" = None
     ) -> "zmq.MessageTracker | None":
         """With the send lock held."""
-        data: Any = payload.view("u1").data
-        copy, tracker = len(data) < ZERO_COPY_BYTES, None
-        frames = [(encode(header._replace(checksum=checksum(data))), data)]
-        if frame is not None and self.faults is None:
-            frames, copy = [(frames[0][0], frame)], True
+        data: Any = payload.view("u1").data if frame is None else frame
+        copy, tracker = frame is not None or len(data) < ZERO_COPY_BYTES, None
+        frames = [(encode(header), data)]
         if self.faults is not None:
             frames = self.faults.sent(*frames[0])
         try:
@@ -416,16 +415,16 @@ class Endpoint:
                 raise Malformed("a header of another job")
             if header.source not in self.peers:
                 raise Malformed("a header of a rank that is none")
-            whole = checksum(frames[1].buffer) == header.checksum
+            message = Message(header, frames[1].buffer, frames[1])
             if header.stream == CONTROL:
-                if not whole:
+                if not message.is_whole():
                     raise Malformed("a damaged control message")
-                self._heed(header, msgpack.unpackb(frames[1].buffer, strict_map_key=False))
+                self._heed(header, msgpack.unpackb(message.payload, strict_map_key=False))
                 return
         except NOT_OF_THIS_JOB as error:
             self._drop(frames[0], str(error)[:80])
             return
-        self._deliver(Message(header, frames[1].buffer, whole, frames[1]))
+        self._deliver(message)
 
     def _drop(self, frame: "zmq.Frame", reason: str) -> None:
         self.dropped[reason] += 1

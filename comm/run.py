@@ -13,7 +13,7 @@ import numpy as np
 
 from ringlet.comm.algorithms import slots_of, steps_of
 from ringlet.comm.channel import Link
-from ringlet.comm.combine import block_elements, ignoring
+from ringlet.comm.combine import ignoring
 from ringlet.comm.endpoint import ZERO_COPY_BYTES
 from ringlet.comm.operation import Departure, Program
 from ringlet.comm.schedule import Copy, Receive, Reduce, Send, Step, segmented
@@ -144,35 +144,22 @@ def run(
             # An earlier send of this very memory may still be queued.
             yield from departed(flying.pop(place))
         arrived = np.frombuffer(message.payload, piece.dtype)
-        # What goes on travels in the memory in which it came: nobody has to be told when ZeroMQ
-        # lets go of it. Short messages are copied, as all are that are sent.
-        frame = message.frame if onward and piece.nbytes >= ZERO_COPY_BYTES else None
+        frame, checksum = None, None
         if isinstance(step, Receive):
             piece[...] = arrived
+            # It goes on as it has come, in the same memory if it is long.
+            checksum = message.header.checksum
+            frame = message.frame if piece.nbytes >= ZERO_COPY_BYTES else None
         elif combine is not None:
-            assert isinstance(step, Reduce)
-            _combine(combine, step.peer_first, piece, arrived, frame is not None)
+            with ignoring():
+                operands = (arrived, piece) if step.peer_first else (piece, arrived)
+                combine(*operands, out=piece)
         for peer in onward:
-            departure = link.send(peer, piece, frame)
+            departure = link.send(peer, piece, frame, checksum)
             if departure is not None:
                 flying.setdefault(place, []).append(departure)
     for departures in flying.values():
         yield from departed(departures)
-
-
-def _combine(
-    combine: Combine, peer_first: bool, piece: Array, arrived: Array, on_both: bool
-) -> None:
-    """Combine what the piece holds with what has arrived, in the piece, or in both places: then
-    in blocks that are still in the cache for the second."""
-    block = block_elements(piece.itemsize, 4) if on_both else max(1, piece.size)
-    with ignoring():
-        for start in range(0, piece.size, block):
-            mine, theirs = piece[start : start + block], arrived[start : start + block]
-            operands = (theirs, mine) if peer_first else (mine, theirs)
-            combine(*operands, out=mine)
-            if on_both:
-                theirs[...] = mine
 
 
 def departed(departures: Iterable[Departure]) -> Program:
