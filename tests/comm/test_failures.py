@@ -50,7 +50,7 @@ def killed(world, wait):
 
 
 @pytest.mark.parametrize("wait", WAITS)
-@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("size", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_a_killed_rank_is_named_on_every_other_rank_within_two_seconds(ranks, size, wait):
     with pytest.raises(RanksFailed) as failed:
         ranks(size).run(killed, wait=wait)
