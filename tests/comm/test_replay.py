@@ -101,8 +101,15 @@ def recorded(key):
     return [frame for heard in frames for frame in heard]
 
 
-@pytest.mark.parametrize("generation", [4, 3], ids=["restarted", "started anew by hand"])
-@pytest.mark.parametrize("who", ["a stranger", "a peer"])
+@pytest.mark.parametrize(
+    ("generation", "who"),
+    [
+        pytest.param(4, "a stranger", id="restarted, a stranger"),
+        pytest.param(3, "a peer", id="started anew by hand, a peer"),
+        pytest.param(3, "a stranger", id="started anew, a stranger", marks=pytest.mark.slow),
+        pytest.param(4, "a peer", id="restarted, a peer", marks=pytest.mark.slow),
+    ],
+)
 def test_recorded_messages_are_refused_and_counted(key, recorded, generation, who):
     with Start(generation, key) as job, zmq.Context() as context:
         if who == "a peer":

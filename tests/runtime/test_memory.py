@@ -23,7 +23,8 @@ def benchmark():
 
 @pytest.mark.parametrize(
     "case",
-    ["one process", "ZeRO 1", "ZeRO 2", "ZeRO 3", "recomputed blocks", "GPipe, 2 ranks",
+    ["one process", pytest.param("ZeRO 1", marks=pytest.mark.slow), "ZeRO 2", "ZeRO 3",
+     "recomputed blocks", pytest.param("GPipe, 2 ranks", marks=pytest.mark.slow),
      "1F1B, 2 ranks", "4 experts, 2 ranks"],
 )  # fmt: skip
 def test_the_peak_is_the_formulas(benchmark, case):

@@ -170,8 +170,11 @@ def run(ranks, mesh, deadline=60.0, **arguments):
     return ranks(size).run(trained, deadline=deadline, mesh=mesh, **arguments)[0]
 
 
-@pytest.mark.parametrize("zero", [0, 1, 2, 3])
-@pytest.mark.parametrize("mesh", SMALL, ids=text)
+STAGES = [(mesh, zero) for mesh in SMALL for zero in range(4) if mesh["dp"] > 1 or zero in (0, 3)]
+"""With nobody to share with, a stage of ZeRO between none and all of it is nothing of its own."""
+
+
+@pytest.mark.parametrize(("mesh", "zero"), STAGES, ids=text)
 def test_meshes_and_stages_of_zero(ranks, alone, mesh, zero):
     layers = LAYERS[mesh["pp"]]
     result = run(ranks, mesh, options={"zero": zero}, layers=layers)

@@ -12,7 +12,7 @@ from ringlet.runtime.export import export_huggingface, load_model
 
 TINY = {
     "block_size": 16, "n_layer": 4, "n_head": 4, "n_embd": 32, "batch_size": 8, "steps": 8,
-    "eval_every": 4, "eval_windows": 21, "checkpoint_every": 4, "warmup_steps": 3, "dropout": 0.1,
+    "eval_every": 4, "eval_windows": 9, "checkpoint_every": 4, "warmup_steps": 3, "dropout": 0.1,
     "accumulate": 2,
 }  # fmt: skip
 
