@@ -7,20 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ringlet.launcher.warm import load
 from ringlet.nn import operations
 from ringlet.nn.tensor import Operation
 
 FOLDER = Path(__file__).with_name("torch")
 
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-cases, compare = load("cases"), load("compare")
+cases, compare = (load(str(FOLDER / f"{name}.py")) for name in ("cases", "compare"))
 with np.load(FOLDER / "fixtures.npz", allow_pickle=False) as file:
     FIXTURES = compare.unpack(file)
 

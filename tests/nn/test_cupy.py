@@ -5,27 +5,20 @@ list is compared with it. Tests marked `gpu` compute on one, and say so when the
 """
 
 import ast
-import importlib.util
+import importlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ringlet import nn
+from ringlet.launcher.warm import load
 from ringlet.nn.backend import CuPy
 
 ROOT = Path(__file__).resolve().parents[2]
 
-
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-listed = load(ROOT / "tests/fake/make_names.py")
-cases, compare = (load(ROOT / f"tests/nn/torch/{name}.py") for name in ("cases", "compare"))
+listed = load(str(ROOT / "tests/fake/make_names.py"))
+cases, compare = (load(str(ROOT / f"tests/nn/torch/{name}.py")) for name in ("cases", "compare"))
 VERSION, NAMES = listed.read()
 
 

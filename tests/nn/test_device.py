@@ -1,24 +1,16 @@
 """What computes on a device, on a stand-in for CuPy that refuses what CuPy does not do."""
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ringlet import nn
+from ringlet.launcher.warm import load
 
 FOLDER = Path(__file__).with_name("torch")
 
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-cases, compare = load("cases"), load("compare")
+cases, compare = (load(str(FOLDER / f"{name}.py")) for name in ("cases", "compare"))
 
 
 @pytest.mark.parametrize("name", cases.CASES)

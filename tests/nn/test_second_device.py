@@ -1,12 +1,12 @@
 """The heart of nn on a device whose library forbids that host and device mix; see strict.py."""
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ringlet import nn
+from ringlet.launcher.warm import load
 from ringlet.nn import backend
 
 pytest.importorskip("array_api_strict", reason="array-api-strict is not installed (extra test)")
@@ -15,16 +15,8 @@ if np.__version__.startswith("1."):
 
 HERE = Path(__file__).parent
 
-
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 cases, compare, strict = (
-    load(HERE / name) for name in ("torch/cases.py", "torch/compare.py", "strict.py")
+    load(str(HERE / name)) for name in ("torch/cases.py", "torch/compare.py", "strict.py")
 )
 
 

@@ -4,19 +4,17 @@
 imported, the same is compared live, with what is saved here loaded there.
 """
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ringlet.launcher.warm import load
 from ringlet.nn.models import BERT, GPT, T5, Llama, beam_search, generate
 from ringlet.nn.models.pretrained import matches
 
 HERE = Path(__file__).parent / "transformers"
-SPEC = importlib.util.spec_from_file_location("library", HERE / "library.py")
-library = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(library)
+library = load(str(HERE / "library.py"))
 
 CLASSES = {"gpt2": GPT, "llama": Llama, "llama3": Llama, "bert": BERT, "t5": T5, "t5-gated": T5}
 GENERATING = [name for name in CLASSES if name != "bert"]

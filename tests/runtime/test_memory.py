@@ -1,10 +1,10 @@
 """The peak of a worker's memory is what the formula says, within 15 %."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 
+from ringlet.launcher.warm import load
 from ringlet.nn.models import GPT, GPTConfig
 from ringlet.runtime.footprint import block_parameters, embed_parameters, head_parameters
 
@@ -18,10 +18,7 @@ SIZES = {"vocab_size": 256, "block_size": 128, "n_layer": 8, "n_head": 4, "n_emb
 @pytest.fixture(scope="module")
 def benchmark():
     """The script that measures; it starts fresh workers for each case."""
-    spec = importlib.util.spec_from_file_location("memory", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(str(FILE))
 
 
 @pytest.mark.parametrize(
