@@ -2,7 +2,7 @@
 peers/gpt_torch.py.
 
     python gpt_ringlet.py CONFIG STEPS
-    ringlet run -n 2 --no-prefix gpt_ringlet.py CONFIG STEPS       # data parallel, half each
+    ringlet run -n 2 --no-prefix gpt_ringlet.py CONFIG STEPS       # half each, ZeRO 1
 """
 
 import json
@@ -23,17 +23,22 @@ WARM_UP = 3
 def measure(name, steps):
     """Median and fastest step of one config."""
     vocabulary, context, width, heads, layers, batch = CONFIGS[name]
-    rank, ranks, allocate, reducer = 0, 1, None, None
+    rank, ranks, group = 0, 1, None
     if "RANK" in os.environ:
         from ringlet import comm
-        from ringlet.runtime.data_parallel import DataParallel
+        from ringlet.runtime.bucket_size import bucket_bytes_for
+        from ringlet.runtime.zero import ZeroOptimizer
 
-        world = comm.init()
-        rank, ranks, allocate = world.rank, world.size, world.empty
+        group = comm.init()
+        rank, ranks = group.rank, group.size
     model = nn.models.GPT(nn.models.GPTConfig(vocabulary, context, layers, heads, width))
-    flat = nn.FlatParameters(model, allocate)
     if ranks > 1:
-        reducer = DataParallel(flat, world)
+        gradients = sum(parameter.nbytes for parameter in model.parameters())
+        buckets = bucket_bytes_for(group, gradients)
+        reducer = ZeroOptimizer(model.named_parameters(), group, buckets)
+        flat = reducer.shard
+    else:
+        reducer, flat = None, nn.FlatParameters(model)
     optimizer = nn.optim.AdamW(flat, 3e-4, weight_decay=0.01)
     ids, targets = np.random.default_rng(0).integers(
         vocabulary, size=(2, max(1, batch // ranks), context)
@@ -44,11 +49,12 @@ def measure(name, steps):
         if reducer is None:
             flat.zero_grad()
             model(ids, targets).backward()
+            optimizer.step()
         else:
             reducer.begin()
             (model(ids, targets) * (1 / ranks)).backward()
             reducer.finish()
-        optimizer.step()
+            reducer.update(optimizer)
         times.append((time.perf_counter() - start) * 1e3)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     median = statistics.median(times[WARM_UP:])

@@ -10,11 +10,16 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from ringlet.nn.backend import xp
+from ringlet.nn.memory import return_freed_memory
 from ringlet.nn.module import Module, Parameter
 from ringlet.nn.tensor import Array
 
 Allocate: TypeAlias = Callable[[tuple[int, ...], np.dtype[Any]], Array]
 Named: TypeAlias = Iterable[tuple[str, Parameter]]
+
+
+LARGE = 1 << 20
+"""Bytes of parameters that are worth a look at what their old arrays have left behind."""
 
 
 class Slot(NamedTuple):
@@ -89,6 +94,8 @@ class FlatParameters(Flat):
         self._clear_gaps()
         for slot in self.slots:
             self._move(slot, copy)
+        if self.data.nbytes >= LARGE:
+            return_freed_memory()  # the arrays from before
 
     @property
     def memory_of_grad(self) -> Array:

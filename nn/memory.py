@@ -34,13 +34,26 @@ MADV_HUGEPAGE = 14
 
 def keep_freed_memory() -> None:
     """Apply the settings where the C library has them and the user has set none (MALLOC_*)."""
-    if any(name.startswith("MALLOC_") for name in os.environ):
+    if _set_outside():
         return
     with contextlib.suppress(AttributeError, OSError):
         libc = ctypes.CDLL(None)
         for parameter, value in SETTINGS.items():
             libc.mallopt(parameter, value)
         _reserve_huge_pages(libc)
+
+
+def return_freed_memory() -> None:
+    """Give what is free now back to the kernel: for when much was freed that no step uses."""
+    with contextlib.suppress(AttributeError, OSError):
+        libc = ctypes.CDLL(None)
+        libc.malloc_trim(ctypes.c_size_t(0))
+        if not _set_outside():
+            _reserve_huge_pages(libc)  # of which it has given back what was not used yet
+
+
+def _set_outside() -> bool:
+    return any(name.startswith("MALLOC_") for name in os.environ)
 
 
 def _reserve_huge_pages(libc: ctypes.CDLL) -> None:
