@@ -72,12 +72,11 @@ def peak(world, mesh, options, sizes, samples, micro):
     return [made.index("pp"), status("VmHWM") - before]
 
 
-def measure(name, sizes, samples, micro, variables=None):
-    """(measured bytes, formula's bytes) of each different rank, which have these environment
-    variables besides."""
+def measure(name, sizes, samples, micro):
+    """(measured bytes, formula's bytes) of each different rank."""
     mesh, options, *more = CASES[name]
     sizes = {**sizes, **dict(*more)}
-    with WorkerPool(int(np.prod([1, *mesh.values()])), "ipc", variables=variables) as pool:
+    with WorkerPool(int(np.prod([1, *mesh.values()])), "ipc") as pool:
         found = pool.run(
             peak,
             deadline=300,
