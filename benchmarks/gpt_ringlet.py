@@ -33,7 +33,7 @@ def measure(name, steps):
         rank, ranks = group.rank, group.size
     model = nn.models.GPT(nn.models.GPTConfig(vocabulary, context, layers, heads, width))
     if ranks > 1:
-        gradients = sum(parameter.nbytes for parameter in model.parameters())
+        gradients = sum(parameter.data.nbytes for parameter in model.parameters())
         buckets = bucket_bytes_for(group, gradients)
         reducer = ZeroOptimizer(model.named_parameters(), group, buckets)
         flat = reducer.shard
