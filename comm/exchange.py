@@ -39,7 +39,7 @@ from ringlet.comm.wire import Array, Signature
 
 def exchange(link: Link, board: Board, task: Task) -> Program:
     """Run the task; when it returns every array may be written again, by everybody."""
-    place = link.regions.place(task.exposed)
+    place = UNREGISTERED if task.short else link.regions.place(task.exposed)
     staged = stage_early(board, task, place)
     try:
         turn = yield from _announce(link, board, place, address_of(task.exposed))

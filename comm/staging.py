@@ -37,6 +37,11 @@ class Task(NamedTuple):
     root: int = 0
     shown: bool = True  # whether anybody reads this rank's
 
+    @property
+    def short(self) -> bool:
+        """Whether it is staged wherever it lies, and combined by every rank: two fences less."""
+        return self.operation == "all_reduce" and self.exposed.nbytes <= SHORT_BYTES
+
     def pieces(self, array: Array, size: int) -> list[Array]:
         """Some rank's exposed array in slots."""
         return parts(array, size) if self.cut else [array]
@@ -56,10 +61,9 @@ class Staged:
 
     def __init__(self, board: Board, task: Task) -> None:
         self._board, self._task = board, task
-        whole = task.operation == "all_reduce" and task.exposed.nbytes <= SHORT_BYTES
-        self.operation = "all_reduce_whole" if whole else task.operation
-        self._pieces = [task.exposed] if whole else task.pieces(task.exposed, board.size)
-        self._slots = [task.exposed] if whole else task.slots
+        self.operation = "all_reduce_whole" if task.short else task.operation
+        self._pieces = [task.exposed] if task.short else task.pieces(task.exposed, board.size)
+        self._slots = [task.exposed] if task.short else task.slots
         # In the shared all-reduce nobody needs what its owner combines itself.
         self._keeps = self.operation == "all_reduce"
         staged = len(self._pieces) - self._keeps

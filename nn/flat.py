@@ -94,7 +94,7 @@ class FlatParameters(Flat):
         self._clear_gaps()
         for slot in self.slots:
             self._move(slot, copy)
-        if self.data.nbytes >= LARGE:
+        if self.size * self.dtype.itemsize >= LARGE:
             return_freed_memory()  # the arrays from before
 
     @property

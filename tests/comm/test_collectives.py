@@ -356,6 +356,34 @@ def test_arrays_read_through_the_kernel_may_be_overwritten_right_after_a_call(ra
     ranks(3).run(scribble, attach_from=6 << 20)
 
 
+def meet_out_of_step(world):
+    """A barrier or a sum behind what only some ranks have in flight; then what the ranks tell each
+    other has to be theirs."""
+    x = world.empty(1 << 20)
+    arrays = [np.empty(n, np.float32) for n in (10, 1 << 14, 1 << 18, 1 << 21)] + [world.empty(99)]
+    for number, array in enumerate([None, *arrays] * world.size):
+        x[:] = 1
+        work = world.all_reduce(x, async_op=True)
+        if world.rank != number % world.size:  # nothing is in flight any more
+            work.wait()
+        if array is None:
+            world.barrier()
+        else:
+            array[:] = world.rank
+            assert (world.all_reduce(array) == sum(range(world.size))).all()
+        work.wait()
+        told = world.all_gather(np.array([number, world.rank]))
+        assert told.tolist() == [[number, rank] for rank in range(world.size)]
+        words = ["word" * (1 + rank) for rank in range(world.size)]
+        assert world.all_gather_object(words[world.rank]) == words
+    return True
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_ranks_that_meet_with_and_without_something_in_flight(ranks, size):
+    assert all(ranks(size).run(meet_out_of_step))
+
+
 REFUSED = [
     ("object dtype", TypeError, lambda w: w.all_reduce(np.array([object()])), "cannot be sent"),
     ("list", TypeError, lambda w: w.all_reduce([1.0]), "expected a NumPy array"),
