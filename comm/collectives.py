@@ -7,9 +7,9 @@ import numpy as np
 from ringlet.comm.algorithms import steps_of
 from ringlet.comm.arrays import REDUCTIONS, flat, parts, store, working_dtype
 from ringlet.comm.channel import Channel, Link
-from ringlet.comm.exchange import exchange, fits, hear
+from ringlet.comm.exchange import exchange, fits, hear, meet
 from ringlet.comm.operation import Program
-from ringlet.comm.run import make_plan, run
+from ringlet.comm.run import KEPT_SEGMENTS, kept_plan, make_plan, run
 from ringlet.comm.schedule import Receive
 from ringlet.comm.staging import Task
 from ringlet.comm.wire import Array, Header, allocate
@@ -201,8 +201,7 @@ def _overhear(link: Link, name: str, root: int) -> Program:
 def barrier(link: Link) -> Program:
     """Nothing but a fence, or messages without content."""
     if link.board is not None:
-        task = Task("barrier", [], np.empty(0, np.uint8), cut=False)
-        yield from exchange(link, link.board, task)
+        yield from meet(link, link.board)
         return
     yield from _run(link, "barrier", [np.empty(0, np.uint8)], link.algorithm("barrier", 0))
 
@@ -222,7 +221,8 @@ def _run(
     some = next(array for array in memory if array is not None)
     sizes = tuple(some.size if array is None else array.size for array in memory)
     segment = max(1, link.segment_bytes // some.itemsize)
-    plan = make_plan(operation, name, link.rank, link.size, root, link.per_host, sizes, segment)
+    make = kept_plan if sum(sizes) <= KEPT_SEGMENTS * segment else make_plan
+    plan = make(operation, name, link.rank, link.size, root, link.per_host, sizes, segment)
     if any(array is None for array in memory):
         used = {piece.array for piece in plan.pieces}
         memory = [

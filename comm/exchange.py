@@ -91,6 +91,12 @@ def attachable(board: Board, task: Task) -> bool:
     return board.attaches(task.operation, task.exposed.nbytes)
 
 
+def meet(link: Link, board: Board) -> Program:
+    """A barrier: its first fence is all. As it stages nothing it takes no turn of the areas, here
+    and in `prepared`: on another rank it may go the other way."""
+    yield from _announce(link, board, UNREGISTERED, 0)
+
+
 def hear(link: Link, board: Board, root: int, word: Signature) -> Program:
     """The root's word on what it sends, on all ranks."""
     if link.rank == root:

@@ -154,8 +154,6 @@ class Prepared:
         if self._channel.pending:
             return False
         call = _Call(self._channel, self._board, _BARRIER, timeout, label)
-        # As `exchange` does: on another rank other operations may be in flight, and it goes there.
-        self._board.next_area()
         try:
             call.announce()
         except BaseException as error:

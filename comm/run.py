@@ -63,22 +63,6 @@ def make_plan(
 ) -> Plan:
     """The algorithm on arrays of these sizes, each of which is an equal share of the slots; sizes
     and segments are in elements."""
-    kept = sum(sizes) <= KEPT_SEGMENTS * segment
-    plan = _plan if kept else _plan.__wrapped__
-    return plan(operation, algorithm, rank, size, root, per_host, sizes, segment)
-
-
-@lru_cache(maxsize=1024)
-def _plan(
-    operation: str,
-    algorithm: str,
-    rank: int,
-    size: int,
-    root: int,
-    per_host: int | None,
-    sizes: tuple[int, ...],
-    segment: int,
-) -> Plan:
     steps = steps_of(operation, rank, size, root, algorithm, per_host)
     count = slots_of(operation, size, algorithm) // len(sizes)
     slots = [
@@ -87,6 +71,10 @@ def _plan(
         for start, stop in pairwise(elements * part // count for part in range(count + 1))
     ]
     return planned(steps, slots)
+
+
+kept_plan = lru_cache(maxsize=1024)(make_plan)
+"""The same, made once; see KEPT_SEGMENTS."""
 
 
 def _cut(array: int, start: int, stop: int, segment: int) -> list[Piece]:
