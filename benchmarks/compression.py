@@ -16,7 +16,7 @@ import time
 
 import numpy as np
 
-from ringlet.launcher.pool import WorkerPool
+from ringlet.launcher.testing.pool import WorkerPool
 from ringlet.runtime.compression import CODECS, bytes_sent, make_compressor
 
 SPECS = ["float16", "bfloat16", "int8", "topk:0.01", "powersgd:4"]

@@ -18,11 +18,11 @@ import tracemalloc
 
 import numpy as np
 
-from ringlet.launcher.pool import WorkerPool
+from ringlet.launcher.testing.pool import WorkerPool
 from ringlet.nn import Tensor
 from ringlet.nn import functional as F
-from ringlet.runtime.context_parallel import zigzag
-from ringlet.runtime.ring_attention import RingAttention
+from ringlet.runtime.context.context_parallel import zigzag
+from ringlet.runtime.context.ring_attention import RingAttention
 
 
 def prepare(world, attention, batch, length, heads, width):

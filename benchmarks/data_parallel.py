@@ -18,7 +18,7 @@ import time
 
 import numpy as np
 
-from ringlet.launcher.pool import WorkerPool
+from ringlet.launcher.testing.pool import WorkerPool
 from ringlet.runtime import Trainer, load_corpus, make_config
 
 WARM_UP = 2

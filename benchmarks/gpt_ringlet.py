@@ -26,8 +26,8 @@ def measure(name, steps):
     rank, ranks, group = 0, 1, None
     if "RANK" in os.environ:
         from ringlet import comm
-        from ringlet.runtime.bucket_size import bucket_bytes_for
-        from ringlet.runtime.zero import ZeroOptimizer
+        from ringlet.runtime.data.bucket_size import bucket_bytes_for
+        from ringlet.runtime.data.zero import ZeroOptimizer
 
         group = comm.init()
         rank, ranks = group.rank, group.size

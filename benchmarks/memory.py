@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from ringlet import nn
-from ringlet.launcher.pool import WorkerPool
+from ringlet.launcher.testing.pool import WorkerPool
 from ringlet.nn.models import GPT, GPTConfig
 from ringlet.nn.optim import AdamW
 from ringlet.runtime import Mesh, MicroBatch, Parallelism, Step, parallelize
-from ringlet.runtime.footprint import footprint
+from ringlet.runtime.training.footprint import footprint
 
 CASES = {
     "one process": ({}, {}),

@@ -23,7 +23,7 @@ import time
 
 import numpy as np
 
-from ringlet.launcher.link import Link, LinkedPool
+from ringlet.launcher.testing.link import Link, LinkedPool
 from ringlet.runtime import Trainer, load_corpus, make_config
 
 STEPS = 8

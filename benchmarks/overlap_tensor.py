@@ -20,10 +20,10 @@ import time
 
 import numpy as np
 
-from ringlet.launcher.link import Link, LinkedPool
+from ringlet.launcher.testing.link import Link, LinkedPool
 from ringlet.nn import Parameter, Tensor
-from ringlet.runtime.tensor_parallel import ColumnLinear
-from ringlet.runtime.wires import PlainCarrier, Ready, Replicated
+from ringlet.runtime.tensor.regions import PlainCarrier, Ready, Replicated
+from ringlet.runtime.tensor.tensor_parallel import ColumnLinear
 
 
 class Silent(Replicated):

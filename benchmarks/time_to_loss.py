@@ -17,7 +17,7 @@ import statistics
 import time
 from pathlib import Path
 
-from ringlet.launcher.link import Link, LinkedPool
+from ringlet.launcher.testing.link import Link, LinkedPool
 from ringlet.runtime import Trainer, load_corpus, make_config
 
 WAYS = {

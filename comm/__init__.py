@@ -21,8 +21,8 @@ from ringlet.comm.errors import (
 )
 
 if TYPE_CHECKING:
+    from ringlet.comm.calls.work import Work
     from ringlet.comm.group import Group
-    from ringlet.comm.work import Work
     from ringlet.comm.world import (
         init,
         inject,
@@ -51,7 +51,7 @@ __all__ = [
     "when_joined",
 ]
 
-_PLACES = {"Group": "group", "Work": "work"}
+_PLACES = {"Group": "group", "Work": "calls.work"}
 
 
 def __getattr__(name: str) -> Any:

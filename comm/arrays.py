@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ringlet.comm.wire import Array, sendable
+from ringlet.comm.sockets.wire import Array, sendable
 
 REDUCTIONS: dict[str, np.ufunc] = {
     "sum": np.add,

@@ -7,22 +7,22 @@ from typing import Any, TypeAlias, TypedDict, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from ringlet.comm import collectives
 from ringlet.comm.arrays import CACHE_LINE, address_of, check_array, check_op, check_out
-from ringlet.comm.board import Board, open_board
-from ringlet.comm.channel import Channel, Hierarchy, Link
-from ringlet.comm.choice import SHARED, Choice, Policy, algorithm_named
-from ringlet.comm.endpoint import Endpoint
+from ringlet.comm.calls import collectives
+from ringlet.comm.calls.channel import Channel, Hierarchy, Link
+from ringlet.comm.calls.operation import Program
+from ringlet.comm.calls.progress import Progress
+from ringlet.comm.calls.transfer import Transfers
+from ringlet.comm.calls.work import ProgressWork, Work
 from ringlet.comm.errors import CollectiveMismatch
-from ringlet.comm.links import Links, measure
 from ringlet.comm.objects import pack, unpack
-from ringlet.comm.operation import Program
-from ringlet.comm.prepared import Prepared
-from ringlet.comm.progress import Progress
-from ringlet.comm.segment import share
-from ringlet.comm.transfer import Transfers
-from ringlet.comm.wire import Array, Signature
-from ringlet.comm.work import ProgressWork, Work
+from ringlet.comm.schedules.choice import SHARED, Choice, Policy, algorithm_named
+from ringlet.comm.schedules.links import Links, measure
+from ringlet.comm.shared.control_block import Board, open_board
+from ringlet.comm.shared.prepared import Prepared
+from ringlet.comm.shared.segment import share
+from ringlet.comm.sockets.endpoint import Endpoint
+from ringlet.comm.sockets.wire import Array, Signature
 
 Body: TypeAlias = Callable[[Link], Program]
 

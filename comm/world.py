@@ -10,18 +10,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from ringlet.comm.channel import Channel
-from ringlet.comm.choice import Policy
-from ringlet.comm.endpoint import WORLD, Endpoint, Peer
-from ringlet.comm.environment import Environment, is_open, read_environment
+from ringlet.comm.calls.channel import Channel
+from ringlet.comm.calls.progress import Progress
+from ringlet.comm.calls.recorder import show_on_signal
 from ringlet.comm.errors import CommError, CommTimeout, PeerLost
 from ringlet.comm.faults import OF_MESSAGES, Faults, parse_fault
-from ringlet.comm.folders import leave_folder, make_folder
 from ringlet.comm.group import Group
-from ringlet.comm.mpi import check_private
-from ringlet.comm.progress import Progress
-from ringlet.comm.recorder import show_on_signal
-from ringlet.comm.rendezvous import meet, ranks_text
+from ringlet.comm.join.environment import Environment, is_open, read_environment
+from ringlet.comm.join.folders import leave_folder, make_folder
+from ringlet.comm.join.mpi import check_private
+from ringlet.comm.join.rendezvous import meet, ranks_text
+from ringlet.comm.schedules.choice import Policy
+from ringlet.comm.sockets.endpoint import WORLD, Endpoint, Peer
 
 LINGER_S = 5.0
 """At shutdown, what is queued for the peers gets so long to leave."""

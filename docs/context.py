@@ -1,4 +1,4 @@
-"""Draws docs/context.svg, from the plan that runtime/context_parallel.py follows.
+"""Draws docs/context.svg, from the plan that runtime/context/context_parallel.py follows.
 
     python docs/context.py docs/context.svg
 
@@ -10,8 +10,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from ringlet.comm.picture import FAINT, FONT, INK, SOFT, colour
-from ringlet.runtime.context_parallel import chunk_pairs, chunks_needed
+from ringlet.comm.schedules.picture import FAINT, FONT, INK, SOFT, colour
+from ringlet.runtime.context.context_parallel import chunk_pairs, chunks_needed
 
 SIZE = 4
 CELL, TOP, LEFT = 46, 142, 110

@@ -23,7 +23,7 @@ def spawn(
     every rank's traceback, unless all return within `deadline` seconds; `timeout` bounds each
     wait of a rank for another.
     """
-    from ringlet.launcher.pool import WorkerPool
+    from ringlet.launcher.testing.pool import WorkerPool
 
     with WorkerPool(workers, transport, timeout, show=True) as pool:
         return pool.run(function, deadline, **arguments)

@@ -56,7 +56,7 @@ def make_app(names: Iterable[str] = COMMANDS) -> typer.Typer:
     app.callback()(options)
     for name in names:
         module, _, what = COMMANDS[name].partition(":")
-        found = getattr(import_module(f"ringlet.launcher.{module}"), what)
+        found = getattr(import_module(f"ringlet.launcher.commands.{module}"), what)
         if isinstance(found, typer.Typer):
             app.add_typer(found, name=name)
         else:

@@ -3,11 +3,13 @@
 Names and semantics are PyTorch's. Nothing here knows any process but its own.
 """
 
-from ringlet.nn import functional, init, methods, models, optim, random
-from ringlet.nn.anomaly import Anomaly, detect_anomaly
+from ringlet.nn import functional, init, models, optim, random
+from ringlet.nn.autograd import methods
+from ringlet.nn.autograd.anomaly import Anomaly, detect_anomaly
+from ringlet.nn.autograd.gradcheck import gradcheck
+from ringlet.nn.autograd.recompute import checkpoint
+from ringlet.nn.autograd.tensor import Operation, Tensor, enable_grad, is_grad_enabled, no_grad
 from ringlet.nn.backend import Backend, BackendError, MixedArrays, asarray, to_host, use
-from ringlet.nn.cache import KeyValueCache
-from ringlet.nn.experts import ExpertLinear, Experts, MixtureOfExperts
 from ringlet.nn.finetune import (
     LoRALinear,
     add_lora,
@@ -18,7 +20,6 @@ from ringlet.nn.finetune import (
     unfreeze,
 )
 from ringlet.nn.flat import Flat, FlatParameters, Slot, common_dtype, first_nonfinite
-from ringlet.nn.gradcheck import gradcheck
 from ringlet.nn.layers import (
     GELU,
     CausalSelfAttention,
@@ -47,10 +48,10 @@ from ringlet.nn.layers import (
     TransformerEncoder,
     TransformerEncoderLayer,
 )
+from ringlet.nn.layers.cache import KeyValueCache
+from ringlet.nn.layers.experts import ExpertLinear, Experts, MixtureOfExperts
 from ringlet.nn.memory import keep_freed_memory
 from ringlet.nn.module import Module, ModuleList, Parameter, Sequential, uninitialized
-from ringlet.nn.recompute import checkpoint
-from ringlet.nn.tensor import Operation, Tensor, enable_grad, is_grad_enabled, no_grad
 
 keep_freed_memory()
 

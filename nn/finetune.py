@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from ringlet.nn import functional as F
+from ringlet.nn.autograd.tensor import Tensor, in_dtype
 from ringlet.nn.backend import copy_from_host, xp
 from ringlet.nn.layers import Dropout, Linear
 from ringlet.nn.module import Module, uninitialized
 from ringlet.nn.random import generator
 from ringlet.nn.safetensors import SafetensorsFile, write_safetensors
-from ringlet.nn.tensor import Tensor, in_dtype
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ADAPTER_PREFIX = "base_model.model."

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import xp
 from ringlet.nn.memory import return_freed_memory
 from ringlet.nn.module import Module, Parameter
-from ringlet.nn.tensor import Array
 
 Allocate: TypeAlias = Callable[[tuple[int, ...], np.dtype[Any]], Array]
 Named: TypeAlias = Iterable[tuple[str, Parameter]]

@@ -9,9 +9,9 @@ from typing import Literal
 
 import numpy as np
 
+from ringlet.nn.autograd.tensor import Array, Tensor
 from ringlet.nn.backend import copy_from_host
 from ringlet.nn.random import next_generator
-from ringlet.nn.tensor import Array, Tensor
 
 FanMode = Literal["fan_in", "fan_out"]
 Generator = np.random.Generator | None

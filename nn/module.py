@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from ringlet.nn.autograd.backward_hooks import watch_backward
+from ringlet.nn.autograd.recompute import checkpoint
+from ringlet.nn.autograd.tensor import Array, Tensor, is_grad_enabled
 from ringlet.nn.backend import copy_from_host
-from ringlet.nn.backward_hooks import watch_backward
 from ringlet.nn.random import generator
-from ringlet.nn.recompute import checkpoint
-from ringlet.nn.tensor import Array, Tensor, is_grad_enabled
 
 if TYPE_CHECKING:
     from ringlet.nn.summary import Summary

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ringlet.nn.autograd.operations.attention import PackedSelfAttention, ScaledDotProductAttention
+from ringlet.nn.autograd.operations.linear_cross_entropy import LinearCrossEntropy
+from ringlet.nn.autograd.operations.products import Linear, MatMul
+from ringlet.nn.autograd.tensor import Operation, Tensor, no_grad
+from ringlet.nn.autograd.watch import watching
 from ringlet.nn.module import Module
-from ringlet.nn.operations.attention import PackedSelfAttention, ScaledDotProductAttention
-from ringlet.nn.operations.linear_cross_entropy import LinearCrossEntropy
-from ringlet.nn.operations.products import Linear, MatMul
-from ringlet.nn.tensor import Operation, Tensor, no_grad
-from ringlet.nn.watch import watching
 
 
 @dataclass

@@ -1,24 +1,24 @@
 """Models on many processes: meshes and every kind of parallelism, the trainer, checkpoints."""
 
-from ringlet.runtime.checkpoint import (
+from ringlet.runtime.checkpoint.checkpoint import (
     Checkpoint,
     latest_checkpoint,
     save_checkpoint,
     verify_checkpoint,
 )
-from ringlet.runtime.config import ConfigError, TrainConfig, make_config
-from ringlet.runtime.data import Corpus, DataError, load_corpus
-from ringlet.runtime.data_parallel import DataParallel
-from ringlet.runtime.finite import NonFinite
+from ringlet.runtime.checkpoint.manifest import CheckpointError
+from ringlet.runtime.checkpoint.restore import load_checkpoint
+from ringlet.runtime.checkpoint.state import TrainingState
+from ringlet.runtime.data.data_parallel import DataParallel
 from ringlet.runtime.fit import check_fit
-from ringlet.runtime.manifest import CheckpointError
 from ringlet.runtime.mesh import Mesh, MeshError
 from ringlet.runtime.options import Parallelism
 from ringlet.runtime.parallel import Parallel, Step, parallelize
 from ringlet.runtime.pipeline.run import MicroBatch
-from ringlet.runtime.restore import load_checkpoint
-from ringlet.runtime.state import TrainingState
-from ringlet.runtime.trainer import Outcome, Trainer
+from ringlet.runtime.training.config import ConfigError, TrainConfig, make_config
+from ringlet.runtime.training.corpus import Corpus, DataError, load_corpus
+from ringlet.runtime.training.finite import NonFinite
+from ringlet.runtime.training.trainer import Outcome, Trainer
 
 __all__ = [
     "Checkpoint",

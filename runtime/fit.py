@@ -3,7 +3,6 @@
 import math
 from dataclasses import replace
 
-from ringlet.runtime.config import ConfigError, TrainConfig
 from ringlet.runtime.mesh import (
     AXES,
     MeshError,
@@ -12,8 +11,9 @@ from ringlet.runtime.mesh import (
     mesh_text,
     parse_mesh,
 )
-from ringlet.runtime.optimizers import check_optimizer
 from ringlet.runtime.options import Parallelism
+from ringlet.runtime.training.config import ConfigError, TrainConfig
+from ringlet.runtime.training.optimizers import check_optimizer
 
 DEFAULT_WORKERS = 2
 

@@ -15,22 +15,11 @@ import numpy as np
 from ringlet.comm import Group
 from ringlet.nn import Module, Tensor
 from ringlet.nn import random as nn_random
+from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import chosen
 from ringlet.nn.flat import Flat
 from ringlet.nn.optim import Optimizer
-from ringlet.nn.tensor import Array
-from ringlet.runtime.assembly import REPLICA, Assembly
-from ringlet.runtime.compression.activations import EncodedTransport
-from ringlet.runtime.compression.codecs import make_codec
-from ringlet.runtime.data_parallel import CompressedDataParallel
-from ringlet.runtime.local_steps import OuterSteps
-from ringlet.runtime.mesh import Mesh
-from ringlet.runtime.norm import global_norm, scale_gradients, squares
-from ringlet.runtime.options import Parallelism
-from ringlet.runtime.pipeline import make_schedule
-from ringlet.runtime.pipeline.boundary import divide, join
-from ringlet.runtime.pipeline.run import Executor, MicroBatch, Plain, Transport
-from ringlet.runtime.state import (
+from ringlet.runtime.checkpoint.state import (
     Extras,
     FlatArray,
     Part,
@@ -38,6 +27,17 @@ from ringlet.runtime.state import (
     TrainingState,
     optimizer_arrays,
 )
+from ringlet.runtime.compression.activations import EncodedTransport
+from ringlet.runtime.compression.codecs import make_codec
+from ringlet.runtime.data.data_parallel import CompressedDataParallel
+from ringlet.runtime.data.local_steps import OuterSteps
+from ringlet.runtime.data.norm import global_norm, scale_gradients, squares
+from ringlet.runtime.mesh import Mesh
+from ringlet.runtime.options import Parallelism
+from ringlet.runtime.pipeline import make_schedule
+from ringlet.runtime.pipeline.boundary import divide, join
+from ringlet.runtime.pipeline.run import Executor, MicroBatch, Plain, Transport
+from ringlet.runtime.sharding.assembly import REPLICA, Assembly
 
 
 @dataclass
@@ -241,7 +241,7 @@ class Parallel:
     def _positions(self, length: int) -> Array:
         if self.mesh.size("cp") == 1:
             return np.arange(length)
-        from ringlet.runtime.context_parallel import zigzag
+        from ringlet.runtime.context.context_parallel import zigzag
 
         positions: Array = zigzag(length, self.mesh.size("cp"), self.mesh.index("cp"))
         return positions

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ringlet.comm import Group, Work
+from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import asarray, chosen, copy_from_host, to_host, xp
-from ringlet.nn.tensor import Array
 
 
 class Staged:

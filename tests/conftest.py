@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from ringlet.launcher.link import Link, LinkedPool, LinkError
-from ringlet.launcher.pool import WorkerPool
+from ringlet.launcher.testing.link import Link, LinkedPool, LinkError
+from ringlet.launcher.testing.pool import WorkerPool
 from ringlet.nn import backend
 
 FAKE = Path(__file__).with_name("fake")

@@ -3,8 +3,8 @@
 from typing import Literal
 
 from ringlet.nn import functional as F
+from ringlet.nn.autograd.tensor import Tensor
 from ringlet.nn.module import Module
-from ringlet.nn.tensor import Tensor
 
 
 class GELU(Module):

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from ringlet.nn import functional as F
+from ringlet.nn.autograd.tensor import Array, Tensor, array_of, mask_array
 from ringlet.nn.backend import asarray, xp
-from ringlet.nn.cache import KeyValueCache
 from ringlet.nn.layers.basic import Dropout, Linear, unset
+from ringlet.nn.layers.cache import KeyValueCache
 from ringlet.nn.module import Module
-from ringlet.nn.tensor import Array, Tensor, array_of, mask_array
 
 
 class MultiheadAttention(Module):

@@ -5,10 +5,10 @@ import math
 import numpy as np
 
 from ringlet.nn import functional as F
+from ringlet.nn.autograd.operations.embedding import padding_row
+from ringlet.nn.autograd.tensor import Array, Tensor
 from ringlet.nn.backend import xp
 from ringlet.nn.module import Module, Parameter
-from ringlet.nn.operations.embedding import padding_row
-from ringlet.nn.tensor import Array, Tensor
 
 
 def unset(*shape: int) -> Parameter:

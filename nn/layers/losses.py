@@ -3,10 +3,10 @@
 from typing import Any
 
 from ringlet.nn import functional as F
+from ringlet.nn.autograd.operations.loss import Reduction
+from ringlet.nn.autograd.tensor import Array, Tensor
 from ringlet.nn.layers.basic import Linear
 from ringlet.nn.module import Module
-from ringlet.nn.operations.loss import Reduction
-from ringlet.nn.tensor import Array, Tensor
 
 
 class LogitsLoss(Module):

@@ -5,9 +5,9 @@ import math
 import numpy as np
 
 from ringlet.nn import functional as F
+from ringlet.nn.autograd.tensor import Array, Tensor
 from ringlet.nn.layers.basic import Embedding
 from ringlet.nn.module import Module
-from ringlet.nn.tensor import Array, Tensor
 
 
 class LearnedPositions(Embedding):

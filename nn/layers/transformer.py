@@ -5,11 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 from ringlet.nn import functional as F
+from ringlet.nn.autograd.tensor import Array, Tensor
 from ringlet.nn.layers.attention import MultiheadAttention
 from ringlet.nn.layers.basic import Dropout, Linear
 from ringlet.nn.layers.normalization import LayerNorm
 from ringlet.nn.module import Module, ModuleList
-from ringlet.nn.tensor import Array, Tensor
 
 Activation = str | Callable[[Tensor], Tensor]
 Mask = Tensor | Array | None

@@ -1,13 +1,13 @@
 """Models, one file each: ordinary single-process code."""
 
-from ringlet.nn.models.auto import from_pretrained
-from ringlet.nn.models.beams import beam_search
 from ringlet.nn.models.bert import BERT, BERTConfig
-from ringlet.nn.models.chain import Chain
-from ringlet.nn.models.generation import generate, stream
+from ringlet.nn.models.generation.beams import beam_search
+from ringlet.nn.models.generation.sampling import generate, stream
 from ringlet.nn.models.gpt import GPT, GPTConfig
+from ringlet.nn.models.huggingface.auto import from_pretrained
+from ringlet.nn.models.huggingface.pretrained import PretrainedError
+from ringlet.nn.models.language_model import Chain
 from ringlet.nn.models.llama import Llama, LlamaConfig
-from ringlet.nn.models.pretrained import PretrainedError
 from ringlet.nn.models.t5 import T5, T5Config
 
 __all__ = [

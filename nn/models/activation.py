@@ -1,8 +1,8 @@
 """Activations under the names that a config.json has for them."""
 
 from ringlet.nn import functional as F
+from ringlet.nn.autograd.tensor import Tensor
 from ringlet.nn.module import Module
-from ringlet.nn.tensor import Tensor
 
 
 class Activation(Module):

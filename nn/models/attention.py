@@ -3,10 +3,10 @@
 from typing import Any, TypeAlias
 
 from ringlet.nn import functional as F
+from ringlet.nn.autograd.tensor import Array, Tensor, array_of
 from ringlet.nn.backend import asarray
-from ringlet.nn.cache import KeyValueCache
+from ringlet.nn.layers.cache import KeyValueCache
 from ringlet.nn.module import Module
-from ringlet.nn.tensor import Array, Tensor, array_of
 
 Rotation: TypeAlias = tuple[Array, Array]
 """Cosines and sines (T, D / 2) of the positions' angles."""

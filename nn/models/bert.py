@@ -7,15 +7,15 @@ from typing import Any, Self
 
 import numpy as np
 
+from ringlet.nn.autograd.tensor import Array, Tensor, host_array
 from ringlet.nn.layers import CrossEntropyLoss, Dropout, Embedding, LayerNorm, Linear
 from ringlet.nn.models.activation import Activation
 from ringlet.nn.models.attention import HeadsAttention, key_mask
-from ringlet.nn.models.chain import Chain
-from ringlet.nn.models.decoding import Decoding
-from ringlet.nn.models.pretrained import expect, known_values
+from ringlet.nn.models.generation.decoding import Decoding
+from ringlet.nn.models.huggingface.pretrained import expect, known_values
+from ringlet.nn.models.language_model import Chain
 from ringlet.nn.module import Module, ModuleList, uninitialized
 from ringlet.nn.random import generator
-from ringlet.nn.tensor import Array, Tensor, host_array
 
 INITIAL_STD = 0.02
 

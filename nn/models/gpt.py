@@ -7,8 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from ringlet.nn.cache import KeyValueCache
-from ringlet.nn.experts import MixtureOfExperts
+from ringlet.nn.autograd.tensor import Array, Tensor
 from ringlet.nn.layers import (
     GELU,
     CausalSelfAttention,
@@ -18,11 +17,12 @@ from ringlet.nn.layers import (
     LayerNorm,
     Linear,
 )
-from ringlet.nn.models.chain import Chain
-from ringlet.nn.models.pretrained import PretrainedError, expect, matches, number
+from ringlet.nn.layers.cache import KeyValueCache
+from ringlet.nn.layers.experts import MixtureOfExperts
+from ringlet.nn.models.huggingface.pretrained import PretrainedError, expect, matches, number
+from ringlet.nn.models.language_model import Chain
 from ringlet.nn.module import Module, ModuleList, uninitialized
 from ringlet.nn.random import generator
-from ringlet.nn.tensor import Array, Tensor
 
 INITIAL_STD = 0.02
 

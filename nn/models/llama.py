@@ -9,14 +9,14 @@ from typing import Any, Self
 import numpy as np
 
 from ringlet.nn import functional as F
-from ringlet.nn.cache import KeyValueCache
+from ringlet.nn.autograd.tensor import Array, Tensor
 from ringlet.nn.layers import CrossEntropyLoss, Embedding, Linear, RMSNorm, RotaryEmbedding
+from ringlet.nn.layers.cache import KeyValueCache
 from ringlet.nn.models.attention import HeadsAttention, Rotation
-from ringlet.nn.models.chain import Chain
-from ringlet.nn.models.pretrained import PretrainedError, expect, known_values
+from ringlet.nn.models.huggingface.pretrained import PretrainedError, expect, known_values
+from ringlet.nn.models.language_model import Chain
 from ringlet.nn.module import Module, ModuleList, uninitialized
 from ringlet.nn.random import generator
-from ringlet.nn.tensor import Array, Tensor
 
 INITIAL_STD = 0.02
 

@@ -9,7 +9,8 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from ringlet.nn.cache import KeyValueCache
+from ringlet.nn.autograd.operations import where
+from ringlet.nn.autograd.tensor import Array, Tensor, host_array
 from ringlet.nn.layers import (
     CrossEntropyLoss,
     Dropout,
@@ -18,15 +19,14 @@ from ringlet.nn.layers import (
     RelativePositionBias,
     RMSNorm,
 )
+from ringlet.nn.layers.cache import KeyValueCache
 from ringlet.nn.models.activation import Activation
 from ringlet.nn.models.attention import HeadsAttention, key_mask
-from ringlet.nn.models.chain import Chain
-from ringlet.nn.models.decoding import Decoding, Translating
-from ringlet.nn.models.pretrained import PretrainedError, known_values
+from ringlet.nn.models.generation.decoding import Decoding, Translating
+from ringlet.nn.models.huggingface.pretrained import PretrainedError, known_values
+from ringlet.nn.models.language_model import Chain
 from ringlet.nn.module import Module, ModuleList, uninitialized
-from ringlet.nn.operations import where
 from ringlet.nn.random import generator
-from ringlet.nn.tensor import Array, Tensor, host_array
 
 IGNORED = -100
 """A target that does not count."""

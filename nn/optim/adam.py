@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import xp
 from ringlet.nn.flat import Flat
 from ringlet.nn.optim.optimizer import (
@@ -13,7 +14,6 @@ from ringlet.nn.optim.optimizer import (
     matrices,
     plus_decay,
 )
-from ringlet.nn.tensor import Array
 
 
 class Moments:

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
+from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import xp
 from ringlet.nn.flat import Flat
 from ringlet.nn.optim.optimizer import Decay, Group, Optimizer, everything, plus_decay
-from ringlet.nn.tensor import Array
 
 
 class Adagrad(Optimizer):

@@ -4,13 +4,13 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from ringlet.nn.autograd.tensor import Array, in_dtype
 from ringlet.nn.backend import xp
 from ringlet.nn.flat import Flat, Slot
 from ringlet.nn.module import Parameter
 from ringlet.nn.optim.adam import Moments
 from ringlet.nn.optim.optimizer import Decay, Group, matrices
 from ringlet.nn.optim.whole import WholeParameters
-from ringlet.nn.tensor import Array, in_dtype
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic iteration: they take small singular values up fast, to between 0.7 and 1.2."""

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, TypeAlias
 
+from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import block_size, copy_from_host, xp
 from ringlet.nn.flat import Flat, Slot
 from ringlet.nn.module import Parameter
-from ringlet.nn.tensor import Array
 
 BLOCK = 32 * 1024
 """Elements for each block: parameters, gradients, state and scratch of one fit the cache."""

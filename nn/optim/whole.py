@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.flat import Flat, Slot
 from ringlet.nn.optim.optimizer import Decay, Group, Optimizer
-from ringlet.nn.tensor import Array
 
 
 class WholeParameters(Optimizer):

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from ringlet.comm import Group
-from ringlet.comm.work import Work
-from ringlet.nn.tensor import Array
+from ringlet.comm.calls.work import Work
+from ringlet.nn.autograd.tensor import Array
 from ringlet.runtime.compression.codecs import Codec
 from ringlet.runtime.compression.collectives import all_gather, all_reduce, reduce_scatter
-from ringlet.runtime.wires import Pending, Ready
+from ringlet.runtime.tensor.regions import Pending, Ready
 
 AXES = 3
 """Activations are (B, T, C)."""

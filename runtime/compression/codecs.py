@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ringlet.comm.arrays import flat
-from ringlet.nn.tensor import Array
+from ringlet.nn.autograd.tensor import Array
 from ringlet.runtime.compression.half import from_half, to_half
 
 CHUNK = 1 << 16

@@ -12,8 +12,8 @@ import numpy as np
 
 from ringlet.comm import Group
 from ringlet.comm.arrays import check_array, flat, store
-from ringlet.comm.work import Work
-from ringlet.nn.tensor import Array
+from ringlet.comm.calls.work import Work
+from ringlet.nn.autograd.tensor import Array
 from ringlet.runtime.compression.codecs import Codec
 from ringlet.runtime.compression.flight import Flight, Phases
 

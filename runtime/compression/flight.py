@@ -7,8 +7,8 @@ While it is suspended the caller computes.
 from collections.abc import Generator
 from typing import Any, TypeAlias
 
-from ringlet.comm.work import Work
-from ringlet.nn.tensor import Array
+from ringlet.comm.calls.work import Work
+from ringlet.nn.autograd.tensor import Array
 
 Phases: TypeAlias = Generator[Work, Any, Array]
 """Yields the Work of each phase, is sent what its `wait()` returned, and returns the result."""

@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 
-from ringlet.nn.tensor import Array
+from ringlet.nn.autograd.tensor import Array
 
 NORMAL = np.uint32(113 << 23)
 """The bits of 2^-14, half precision's smallest normal number, as float32."""

@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ringlet.comm import Group
+from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.random import generator
-from ringlet.nn.tensor import Array
 from ringlet.runtime.compression.compressor import Compressor, Matrices, Stretch
 from ringlet.runtime.compression.flight import Phases
 

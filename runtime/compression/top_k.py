@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from ringlet.comm import Group
-from ringlet.nn.tensor import Array
+from ringlet.nn.autograd.tensor import Array
 from ringlet.runtime.compression.compressor import Compressor, Matrices, Stretch
 from ringlet.runtime.compression.flight import Phases
 

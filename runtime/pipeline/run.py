@@ -10,9 +10,9 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from ringlet.comm import Group, Work
 from ringlet.nn import Tensor, no_grad
+from ringlet.nn.autograd.engine import WeightGradients, backward
+from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import asarray
-from ringlet.nn.engine import WeightGradients, backward
-from ringlet.nn.tensor import Array
 from ringlet.runtime.pipeline.actions import Action, PipelineSchedule
 from ringlet.runtime.staging import isend, recv
 

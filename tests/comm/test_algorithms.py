@@ -5,12 +5,12 @@ import functools
 import numpy as np
 import pytest
 
-from ringlet.comm.algorithms import ALGORITHMS, schedule
 from ringlet.comm.arrays import parts
-from ringlet.comm.execute import execute
-from ringlet.comm.run import make_plan, run
-from ringlet.comm.schedule import Reduce, cut
-from ringlet.comm.wire import Signature
+from ringlet.comm.schedules.algorithms import ALGORITHMS, schedule
+from ringlet.comm.schedules.execute import execute
+from ringlet.comm.schedules.schedule import Reduce, cut
+from ringlet.comm.sockets.run import make_plan, run
+from ringlet.comm.sockets.wire import Signature
 
 EVERY = [(operation, name) for operation, names in ALGORITHMS.items() for name in names]
 LENGTHS = [0, 1, 2, 7, 61]

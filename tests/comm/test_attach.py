@@ -10,9 +10,9 @@ import pytest
 
 from ringlet import comm
 from ringlet.comm.arrays import address_of
-from ringlet.comm.attach import Attached, Vanished
-from ringlet.comm.loan import KEPT, PATIENCE_S
-from ringlet.launcher.pool import RanksFailed, WorkerPool
+from ringlet.comm.shared.attach import Attached, Vanished
+from ringlet.comm.shared.exposure import KEPT, PATIENCE_S
+from ringlet.launcher.testing.pool import RanksFailed, WorkerPool
 
 COUNT = 3_000_001  # float32: more than is staged, not divisible by any number of ranks
 

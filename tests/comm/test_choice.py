@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from ringlet import comm
-from ringlet.comm.algorithms import ALGORITHMS
-from ringlet.comm.choice import COMBINING, Choice, Policy
 from ringlet.comm.errors import CommError
-from ringlet.comm.links import Links
-from ringlet.comm.price import Link
-from ringlet.launcher.pool import RanksFailed, WorkerPool
+from ringlet.comm.schedules.algorithms import ALGORITHMS
+from ringlet.comm.schedules.choice import COMBINING, Choice, Policy
+from ringlet.comm.schedules.links import Links
+from ringlet.comm.schedules.price import Link
+from ringlet.launcher.testing.pool import RanksFailed, WorkerPool
 
 ETHERNET = Links(network=Link(110e-6, 117e6, 20e-6))
 FAST = Links(network=Link(30e-6, 1.17e9, 20e-6))

@@ -6,11 +6,11 @@ from xml.etree import ElementTree
 import pytest
 
 from ringlet.comm import ScheduleError
-from ringlet.comm.algorithms import ALGORITHMS, schedule
-from ringlet.comm.draw import draw_svg, draw_text
-from ringlet.comm.prove import prove
-from ringlet.comm.schedule import Schedule, Send
-from ringlet.comm.trace import trace
+from ringlet.comm.schedules.algorithms import ALGORITHMS, schedule
+from ringlet.comm.schedules.draw import draw_svg, draw_text
+from ringlet.comm.schedules.prove import prove
+from ringlet.comm.schedules.schedule import Schedule, Send
+from ringlet.comm.schedules.trace import trace
 
 EVERY = [(operation, name) for operation, names in ALGORITHMS.items() for name in names]
 SVG = "{http://www.w3.org/2000/svg}"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ringlet import comm
-from ringlet.launcher.pool import RanksFailed
+from ringlet.launcher.testing.pool import RanksFailed
 
 
 def caught(call):

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from ringlet.comm.folders import PREFIX, leave_folder, make_folder, remove_folder
+from ringlet.comm.join.folders import PREFIX, leave_folder, make_folder, remove_folder
 
 MAKE_AND_STAY = """
 import socket
-from ringlet.comm.folders import make_folder
+from ringlet.comm.join.folders import make_folder
 folder = make_folder()
 socket.socket(socket.AF_UNIX).bind(str(folder / "0.inbox"))
 print(folder, flush=True)

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from ringlet.comm import ScheduleError
-from ringlet.comm.algorithms import ALGORITHMS, schedule
-from ringlet.comm.price import Link, Network, cheapest, price
-from ringlet.comm.schedule import Schedule, Send
+from ringlet.comm.schedules.algorithms import ALGORITHMS, schedule
+from ringlet.comm.schedules.price import Link, Network, cheapest, price
+from ringlet.comm.schedules.schedule import Schedule, Send
 
 A, B, C = 20e-6, 1e9, 0.1e-9  # seconds, bytes per second, seconds for each byte combined
 MIB = 1 << 20

@@ -3,7 +3,7 @@
 import threading
 import time
 
-from ringlet.comm.progress import Progress
+from ringlet.comm.calls.progress import Progress
 
 
 class Endpoint:

@@ -6,7 +6,7 @@ import functools
 import numpy as np
 import pytest
 
-from ringlet.comm.algorithms import ALGORITHMS
+from ringlet.comm.schedules.algorithms import ALGORITHMS
 
 given = pytest.importorskip("hypothesis").given
 from hypothesis import HealthCheck, settings  # noqa: E402

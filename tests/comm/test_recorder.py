@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ringlet import comm
-from ringlet.comm.recorder import HISTORY
+from ringlet.comm.calls.recorder import HISTORY
 
 
 def with_an_error(world):

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from ringlet.comm import AuthenticationError, CommError
-from ringlet.comm.environment import read_environment
-from ringlet.comm.wire import Header, Malformed, Signature, decode, encode
+from ringlet.comm.join.environment import read_environment
+from ringlet.comm.sockets.wire import Header, Malformed, Signature, decode, encode
 
 PROGRAM = """
 import sys

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import zmq
 
-from ringlet.comm.key import JobKey
-from ringlet.launcher.environment import Job
-from ringlet.launcher.pool import WorkerPool
+from ringlet.comm.join.key import JobKey
+from ringlet.launcher.supervisor.environment import Job
+from ringlet.launcher.testing.pool import WorkerPool
 
 ANOTHER_JOB = "a header of another job"
 

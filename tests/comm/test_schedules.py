@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from ringlet.comm import ScheduleError, direct
-from ringlet.comm.algorithms import ALGORITHMS, schedule, slots_of, steps_of
-from ringlet.comm.direct import (
+from ringlet.comm import ScheduleError
+from ringlet.comm.schedules import direct
+from ringlet.comm.schedules.algorithms import ALGORITHMS, schedule, slots_of, steps_of
+from ringlet.comm.schedules.direct import (
     DIRECT,
     Combine,
     Fence,
@@ -16,9 +17,9 @@ from ringlet.comm.direct import (
     Unstage,
     all_reduce_staged,
 )
-from ringlet.comm.prove import prove
-from ringlet.comm.prove_direct import prove_direct, prove_staged
-from ringlet.comm.schedule import Copy, Receive, Reduce, Schedule, Send
+from ringlet.comm.schedules.prove import prove
+from ringlet.comm.schedules.prove_direct import prove_direct, prove_staged
+from ringlet.comm.schedules.schedule import Copy, Receive, Reduce, Schedule, Send
 
 SIZES = range(1, 34)
 SOME_SIZES = (*range(1, 10), 12, 15, 16, 17)
@@ -365,6 +366,6 @@ def test_a_wrong_staged_all_reduce_is_refused(fault, monkeypatch):
     def wrong(rank, size, chunks):
         return damage(list(all_reduce_staged(rank, size, chunks)))
 
-    monkeypatch.setattr("ringlet.comm.prove_direct.all_reduce_staged", wrong)
+    monkeypatch.setattr("ringlet.comm.schedules.prove_direct.all_reduce_staged", wrong)
     with pytest.raises(ScheduleError, match=text):
         prove_staged(3, 4)

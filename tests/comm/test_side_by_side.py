@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from ringlet.launcher.pool import WorkerPool
+from ringlet.launcher.testing.pool import WorkerPool
 
 
 def storm(world, seed, rounds):

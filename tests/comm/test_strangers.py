@@ -16,10 +16,10 @@ import pytest
 import zmq
 
 from ringlet.comm import AuthenticationError
-from ringlet.comm.environment import read_environment
-from ringlet.comm.gate import UNKNOWN
-from ringlet.comm.key import JobKey, find_key
-from ringlet.comm.wire import CONTROL, Header, Signature, encode
+from ringlet.comm.join.authenticator import UNKNOWN
+from ringlet.comm.join.environment import read_environment
+from ringlet.comm.join.key import JobKey, find_key
+from ringlet.comm.sockets.wire import CONTROL, Header, Signature, encode
 
 WORKER = """
 import resource, sys

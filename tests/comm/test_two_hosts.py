@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from ringlet import comm
-from ringlet.comm.algorithms import schedule
-from ringlet.comm.schedule import Send
-from ringlet.launcher.pool import RanksFailed
+from ringlet.comm.schedules.algorithms import schedule
+from ringlet.comm.schedules.schedule import Send
+from ringlet.launcher.testing.pool import RanksFailed
 
 FOUR = (0, 0, 1, 1)
 

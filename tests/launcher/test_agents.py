@@ -8,16 +8,16 @@ import time
 import pytest
 
 from ringlet.comm import AuthenticationError
-from ringlet.comm.key import JobKey
-from ringlet.launcher import chief
-from ringlet.launcher.addresses import is_own, resolve
-from ringlet.launcher.chief import Chief
+from ringlet.comm.join.key import JobKey
+from ringlet.launcher.commands.options.hosts import HostOptions
 from ringlet.launcher.errors import UserError
-from ringlet.launcher.failure import Failure
-from ringlet.launcher.host_options import HostOptions
-from ringlet.launcher.hosts import parse_hosts, place_of
-from ringlet.launcher.member import Member
-from ringlet.launcher.plan import Place, Plan
+from ringlet.launcher.hosts import coordinator as chief
+from ringlet.launcher.hosts.addresses import is_own, resolve
+from ringlet.launcher.hosts.agent import Member
+from ringlet.launcher.hosts.coordinator import Chief
+from ringlet.launcher.hosts.hosts import parse_hosts, place_of
+from ringlet.launcher.hosts.plan import Place, Plan
+from ringlet.launcher.supervisor.failure import Failure
 
 
 def place(node, nodes=2, master="127.0.0.1:0", key=None, workers=2, **more):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from ringlet.launcher.bench import OPERATIONS, text
-from ringlet.launcher.bench_worker import make, measure
 from ringlet.launcher.cli import main, make_app
+from ringlet.launcher.commands.bench import OPERATIONS, text
+from ringlet.launcher.workers.bench_worker import make, measure
 
 
 def bench(capfd, *arguments):

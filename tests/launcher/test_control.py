@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from ringlet.launcher.control import VARIABLE, Control
+from ringlet.launcher.supervisor.control import VARIABLE, Control
 
 MESSAGES = [{"lost": 3, "cause": "killed, 日本"}, {}, {"row": {"loss": 1.5, "steps": [1, 2]}}]
 

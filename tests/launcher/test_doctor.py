@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from ringlet.launcher import doctor, doctor_worker
 from ringlet.launcher.cli import main
+from ringlet.launcher.commands import doctor
+from ringlet.launcher.workers import doctor_worker
 
 
 def outcome(capfd):

@@ -6,10 +6,15 @@ from xml.etree import ElementTree
 
 import pytest
 
-from ringlet.comm.algorithms import ALGORITHMS
+from ringlet.comm.schedules.algorithms import ALGORITHMS
 from ringlet.launcher.cli import main
+from ringlet.launcher.commands.options.units import (
+    parse_bytes,
+    parse_rate,
+    parse_seconds,
+    seconds_text,
+)
 from ringlet.launcher.errors import UserError
-from ringlet.launcher.units import parse_bytes, parse_rate, parse_seconds, seconds_text
 
 EVERY = [(operation, name) for operation, names in ALGORITHMS.items() for name in names]
 

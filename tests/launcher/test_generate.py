@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from ringlet.launcher.commands.generate import generate
 from ringlet.launcher.errors import UserError
-from ringlet.launcher.generate import generate
 from ringlet.nn.models import GPT, GPTConfig
 
 FIXTURES = Path(__file__).parents[1] / "nn" / "transformers" / "fixtures"

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ringlet.launcher.link import Link, LinkedPool, LinkError
+from ringlet.launcher.testing.link import Link, LinkedPool, LinkError
 
 
 def gathered(world):
@@ -67,7 +67,7 @@ def network_namespaces():
 MAKE_ONE = """
 import time
 from pathlib import Path
-from ringlet.launcher.link import Link, LinkedPool
+from ringlet.launcher.testing.link import Link, LinkedPool
 link = Link(100)
 pool = LinkedPool(link)
 pool._start()

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from ringlet.comm.key import JobKey
+from ringlet.comm.join.key import JobKey
 from ringlet.launcher.errors import ExitCode
-from ringlet.launcher.link import Link, LinkError
+from ringlet.launcher.testing.link import Link, LinkError
 
 RINGLET = [sys.executable, "-c", "from ringlet.launcher.cli import main; main()"]
 

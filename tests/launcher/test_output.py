@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from ringlet.launcher.output import ERASE_LINE, Lines, Screen
+from ringlet.launcher.supervisor.output import ERASE_LINE, Lines, Screen
 
 TEXT = "plain\n\nnaïve 日本 🙂\nand\ttabs\rand returns\n"
 

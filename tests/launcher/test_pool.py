@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from ringlet.launcher.pool import RanksFailed, WorkerPool
+from ringlet.launcher.testing.pool import RanksFailed, WorkerPool
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 from ringlet import comm
 from ringlet.comm.faults import parse_fault
 from ringlet.launcher import spawn
-from ringlet.launcher.pool import RanksFailed
+from ringlet.launcher.testing.pool import RanksFailed
 
 SUITE = """
 import numpy as np
@@ -70,8 +70,8 @@ def test_the_marker(tmp_path):
     """One session: what passes, what fails and how, and nothing but milliseconds for warm tests."""
     (tmp_path / "test_it.py").write_text(SUITE)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "ringlet.launcher.pytest_plugin", "-rA", "-v",
-         "--strict-markers", "--durations=0", "test_it.py"],
+        [sys.executable, "-m", "pytest", "-p", "ringlet.launcher.testing.pytest_plugin", "-rA",
+         "-v", "--strict-markers", "--durations=0", "test_it.py"],
         cwd=tmp_path, env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True, text=True, timeout=100,
     )  # fmt: skip

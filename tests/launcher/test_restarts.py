@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ringlet.launcher.errors import ExitCode
-from ringlet.launcher.restarts import persist
+from ringlet.launcher.supervisor.restarts import persist
 
 STEPS = 300
 

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from ringlet.launcher.environment import ALLOCATOR, THREAD_VARIABLES, Job, cores
+from ringlet.launcher.supervisor.environment import ALLOCATOR, THREAD_VARIABLES, Job, cores
 
 HOST = socket.gethostname()
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from ringlet.launcher.cores import in_order, shares
+from ringlet.launcher.supervisor.cores import in_order, shares
 
 SHARES = {
     "even": (2, [0, 1, 2, 3], [[0, 1], [2, 3]]),

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ringlet.launcher.warm import load
-from ringlet.nn import operations
-from ringlet.nn.tensor import Operation
+from ringlet.launcher.workers.warm import load
+from ringlet.nn.autograd import operations
+from ringlet.nn.autograd.tensor import Operation
 
 FOLDER = Path(__file__).with_name("torch")
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ringlet import nn
-from ringlet.launcher.warm import load
+from ringlet.launcher.workers.warm import load
 from ringlet.nn.backend import CuPy
 
 ROOT = Path(__file__).resolve().parents[2]

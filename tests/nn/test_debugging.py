@@ -6,8 +6,8 @@ import pytest
 from ringlet import nn
 from ringlet.nn import Module, Tensor
 from ringlet.nn import functional as F
+from ringlet.nn.autograd.tensor import Operation
 from ringlet.nn.models import GPT, GPTConfig
-from ringlet.nn.tensor import Operation
 
 SMALL = GPTConfig(vocab_size=11, block_size=8, n_layer=2, n_head=2, n_embd=8)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ringlet import nn
-from ringlet.launcher.warm import load
+from ringlet.launcher.workers.warm import load
 
 FOLDER = Path(__file__).with_name("torch")
 

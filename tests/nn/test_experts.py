@@ -7,8 +7,8 @@ import pytest
 
 from ringlet import nn
 from ringlet.nn import Tensor
+from ringlet.nn.autograd.operations.experts import Balance, best
 from ringlet.nn.models import GPT, GPTConfig, generate
-from ringlet.nn.operations.experts import Balance, best
 
 WIDTH, HIDDEN = 3, 5
 

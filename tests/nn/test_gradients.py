@@ -9,8 +9,8 @@ import pytest
 from ringlet.nn import Tensor, gradcheck
 from ringlet.nn import functional as F
 from ringlet.nn import random as nn_random
-from ringlet.nn.operations import products
-from ringlet.nn.tensor import Operation
+from ringlet.nn.autograd.operations import products
+from ringlet.nn.autograd.tensor import Operation
 
 RANDOM = np.random.default_rng(0)
 
@@ -220,7 +220,7 @@ def test_gradient_is_that_of_finite_differences(case):
 def test_attention_of_several_blocks_is_that_of_one(monkeypatch):
     x = normal(2, 9, 12)
     whole = F.packed_self_attention(Tensor(x), 2).data
-    attention = importlib.import_module("ringlet.nn.operations.tiled_attention")
+    attention = importlib.import_module("ringlet.nn.autograd.operations.tiled_attention")
     monkeypatch.setattr(attention, "ROWS", 4)
     monkeypatch.setattr(attention, "SCORES", 1)
     monkeypatch.setattr(attention.Operand, "FROM", 2)
@@ -238,7 +238,7 @@ def test_attention_of_several_blocks_is_that_of_one(monkeypatch):
 @pytest.mark.parametrize("kept", [100, 0])
 @pytest.mark.parametrize("offset", [0, 300, -300])
 def test_attention_with_scores_beyond_the_range_of_exponentials(monkeypatch, kept, offset):
-    attention = importlib.import_module("ringlet.nn.operations.tiled_attention")
+    attention = importlib.import_module("ringlet.nn.autograd.operations.tiled_attention")
     monkeypatch.setattr(attention, "ROWS", 4)
     monkeypatch.setattr(attention, "SCORES", 32)
     monkeypatch.setattr(attention, "KEPT", kept)
@@ -257,7 +257,7 @@ def test_attention_with_scores_beyond_the_range_of_exponentials(monkeypatch, kep
 
 
 def test_normalization_of_several_blocks_is_that_of_one(monkeypatch):
-    normalization = importlib.import_module("ringlet.nn.operations.normalization")
+    normalization = importlib.import_module("ringlet.nn.autograd.operations.normalization")
     inputs = [normal(11, 3), normal(3), normal(3)]
 
     def both(x, weight, bias):

@@ -10,7 +10,7 @@ from ringlet import nn
 from ringlet.nn import functional as F
 from ringlet.nn.models import BERT, GPT, T5, BERTConfig, GPTConfig, Llama, LlamaConfig, T5Config
 
-fused = importlib.import_module("ringlet.nn.operations.linear_cross_entropy")  # the file
+fused = importlib.import_module("ringlet.nn.autograd.operations.linear_cross_entropy")  # the file
 
 ROWS, WIDTH, VOCABULARY = 23, 5, 11
 RANDOM = np.random.default_rng(3)
@@ -44,7 +44,7 @@ def in_blocks(monkeypatch, name):
     rows, logits, summands = BLOCKS[name]
     monkeypatch.setattr(fused, "ROWS", rows)
     monkeypatch.setattr(fused, "LOGITS", logits)
-    monkeypatch.setattr("ringlet.nn.engine.SUMMANDS", summands)
+    monkeypatch.setattr("ringlet.nn.autograd.engine.SUMMANDS", summands)
 
 
 def apart(x, linear_weight, targets, *, linear_bias=None, **options):

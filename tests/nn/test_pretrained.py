@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from ringlet.nn.models import GPT, GPTConfig
-from ringlet.nn.models.pretrained import PretrainedError
+from ringlet.nn.models.huggingface.pretrained import PretrainedError
 
 CONFIG = GPTConfig(vocab_size=11, block_size=6, n_layer=2, n_head=2, n_embd=8)
 

@@ -8,7 +8,7 @@ import pytest
 from ringlet import nn
 from ringlet.nn import FlatParameters, Linear, Sequential, Tensor, checkpoint
 from ringlet.nn import random as nn_random
-from ringlet.nn.engine import WeightGradients, backward
+from ringlet.nn.autograd.engine import WeightGradients, backward
 from ringlet.nn.models import GPT, GPTConfig
 
 SMALL = GPTConfig(vocab_size=13, block_size=8, n_layer=3, n_head=2, n_embd=8, dropout=0.2)

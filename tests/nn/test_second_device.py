@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ringlet import nn
-from ringlet.launcher.warm import load
+from ringlet.launcher.workers.warm import load
 from ringlet.nn import backend
 
 pytest.importorskip("array_api_strict", reason="array-api-strict is not installed (extra test)")

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ringlet.launcher.warm import load
+from ringlet.launcher.workers.warm import load
 from ringlet.nn.models import BERT, GPT, T5, Llama, beam_search, generate
-from ringlet.nn.models.pretrained import matches
+from ringlet.nn.models.huggingface.pretrained import matches
 
 HERE = Path(__file__).parent / "transformers"
 library = load(str(HERE / "library.py"))

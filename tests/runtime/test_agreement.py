@@ -5,10 +5,10 @@ import pytest
 
 from ringlet.nn import FlatParameters, Linear
 from ringlet.nn.optim import SGD
-from ringlet.runtime.agreement import check_same_data, check_shared
-from ringlet.runtime.data import Corpus, DataError
-from ringlet.runtime.manifest import CheckpointError
-from ringlet.runtime.state import TrainingState
+from ringlet.runtime.checkpoint.manifest import CheckpointError
+from ringlet.runtime.checkpoint.state import TrainingState
+from ringlet.runtime.training.agreement import check_same_data, check_shared
+from ringlet.runtime.training.corpus import Corpus, DataError
 
 
 def texts(world, other):

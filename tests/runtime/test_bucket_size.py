@@ -6,7 +6,7 @@ import pytest
 from ringlet import nn
 from ringlet.nn.models import GPT, GPTConfig
 from ringlet.runtime import Mesh, MeshError, MicroBatch, Parallelism, Step, parallelize
-from ringlet.runtime.bucket_size import (
+from ringlet.runtime.data.bucket_size import (
     BUCKET_BYTES,
     LARGEST,
     SMALLEST,

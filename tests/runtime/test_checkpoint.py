@@ -16,8 +16,8 @@ from ringlet.runtime import (
     save_checkpoint,
     verify_checkpoint,
 )
-from ringlet.runtime.checkpoint import MANIFEST, SHARD, checkpoints
-from ringlet.runtime.state import TrainingState
+from ringlet.runtime.checkpoint.checkpoint import MANIFEST, SHARD, checkpoints
+from ringlet.runtime.checkpoint.state import TrainingState
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from ringlet import comm
-from ringlet.launcher.pool import RanksFailed
+from ringlet.launcher.testing.pool import RanksFailed
 from ringlet.nn import FlatParameters, Linear, Sequential
 from ringlet.nn.optim import AdamW
 from ringlet.runtime import (
@@ -28,8 +28,8 @@ from ringlet.runtime import (
     save_checkpoint,
     verify_checkpoint,
 )
-from ringlet.runtime.checkpoint import MANIFEST
-from ringlet.runtime.state import Part, TrainingState
+from ringlet.runtime.checkpoint.checkpoint import MANIFEST
+from ringlet.runtime.checkpoint.state import Part, TrainingState
 
 CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir")
 OLD, NEW = 2.0, 3.0

@@ -15,8 +15,8 @@ from ringlet.runtime import (
     load_corpus,
     make_config,
 )
-from ringlet.runtime.export import load_model
-from ringlet.runtime.restore import Reader
+from ringlet.runtime.checkpoint.export import load_model
+from ringlet.runtime.checkpoint.restore import Reader
 
 TINY = {
     "block_size": 16, "n_layer": 2, "n_head": 2, "n_embd": 32, "batch_size": 8, "steps": 24,

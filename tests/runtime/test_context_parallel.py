@@ -10,10 +10,10 @@ import pytest
 
 from ringlet import nn
 from ringlet.nn import functional as F
-from ringlet.nn.operations.tiled_attention import SCORES
-from ringlet.nn.tensor import Tensor
-from ringlet.runtime.context_parallel import Pair, chunk_pairs, travel, zigzag
-from ringlet.runtime.ring_attention import (
+from ringlet.nn.autograd.operations.tiled_attention import SCORES
+from ringlet.nn.autograd.tensor import Tensor
+from ringlet.runtime.context.context_parallel import Pair, chunk_pairs, travel, zigzag
+from ringlet.runtime.context.ring_attention import (
     GroupedRingAttention,
     RingAttention,
     RingSelfAttention,

@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 
 from ringlet.runtime import ConfigError, DataError, load_corpus, make_config
-from ringlet.runtime.config import PRESETS, resume_config
-from ringlet.runtime.data import share, token_bytes, training_batch, validation_offsets, windows
 from ringlet.runtime.fit import check_fit
+from ringlet.runtime.training.config import PRESETS, resume_config
+from ringlet.runtime.training.corpus import (
+    share,
+    token_bytes,
+    training_batch,
+    validation_offsets,
+    windows,
+)
 
 
 def test_the_built_in_text_is_pythons_documentation():

@@ -10,9 +10,9 @@ import pytest
 from ringlet import nn
 from ringlet.nn import backend
 from ringlet.runtime import Mesh, MeshError, Parallelism, Trainer, load_corpus, make_config
-from ringlet.runtime.config import ConfigError
 from ringlet.runtime.fit import check_fit
 from ringlet.runtime.parallel import parallelize
+from ringlet.runtime.training.config import ConfigError
 
 FAKE = str(Path(__file__).parents[1] / "fake")
 TINY = {

@@ -12,13 +12,13 @@ import pytest
 from ringlet import nn
 from ringlet.nn import Tensor
 from ringlet.nn.models import generate
-from ringlet.nn.models.pretrained import PretrainedError
+from ringlet.nn.models.huggingface.pretrained import PretrainedError
 from ringlet.runtime import Mesh, Trainer, latest_checkpoint, load_corpus, make_config
-from ringlet.runtime.config import ConfigError
-from ringlet.runtime.context_parallel import zigzag
-from ringlet.runtime.expert_parallel import Back, Journey, SpreadExperts, There
-from ringlet.runtime.export import export_huggingface, load_model
+from ringlet.runtime.checkpoint.export import export_huggingface, load_model
+from ringlet.runtime.context.context_parallel import zigzag
+from ringlet.runtime.expert.expert_parallel import Back, Journey, SpreadExperts, There
 from ringlet.runtime.fit import check_fit
+from ringlet.runtime.training.config import ConfigError
 
 # -- the way there and back -------------------------------------------------------------------
 

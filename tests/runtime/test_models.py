@@ -7,8 +7,8 @@ from ringlet import nn
 from ringlet.nn.models import BERT, T5, BERTConfig, Llama, LlamaConfig, T5Config
 from ringlet.nn.optim import SGD
 from ringlet.runtime import Mesh, MeshError, MicroBatch, Parallelism, Step, parallelize
-from ringlet.runtime.data import share
-from ringlet.runtime.layout import Layout
+from ringlet.runtime.sharding.layout import Layout
+from ringlet.runtime.training.corpus import share
 
 VOCABULARY, LENGTH, BATCH, STEPS, RATE = 13, 8, 4, 2, 0.1
 

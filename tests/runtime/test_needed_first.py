@@ -18,7 +18,7 @@ from ringlet.runtime import (
     make_config,
     parallelize,
 )
-from ringlet.runtime.needed_first import MEASURED_STEPS
+from ringlet.runtime.data.priority import MEASURED_STEPS
 
 
 def trained(world, mesh, needed_first, optimizer="sgd", steps=MEASURED_STEPS + 2):

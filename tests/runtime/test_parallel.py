@@ -10,8 +10,8 @@ from ringlet import nn
 from ringlet.nn.models import GPT, GPTConfig
 from ringlet.nn.optim import SGD, AdamW
 from ringlet.runtime import Mesh, MeshError, MicroBatch, Parallelism, Step, parallelize
-from ringlet.runtime.data import share
-from ringlet.runtime.layout import Layout
+from ringlet.runtime.sharding.layout import Layout
+from ringlet.runtime.training.corpus import share
 
 VOCABULARY, CONTEXT, BATCH, STEPS = 13, 8, 8, 2
 
@@ -139,7 +139,7 @@ LAYERS = {1: 4, 2: 4, 4: 5, 8: 9}
 
 def trained_in_blocks(world, **arguments):
     """The same, with the head's logits made a few rows at a time."""
-    blocks = importlib.import_module("ringlet.nn.operations.linear_cross_entropy")
+    blocks = importlib.import_module("ringlet.nn.autograd.operations.linear_cross_entropy")
     before = blocks.ROWS, blocks.LOGITS
     blocks.ROWS, blocks.LOGITS = 3, 1
     try:

@@ -5,9 +5,9 @@ import pytest
 
 from ringlet import nn
 from ringlet.nn import Parameter
-from ringlet.nn.engine import Product
-from ringlet.runtime.tensor_parallel import ColumnLinear
-from ringlet.runtime.wires import PlainCarrier, Replicated, Sequential
+from ringlet.nn.autograd.engine import Product
+from ringlet.runtime.tensor.regions import PlainCarrier, Replicated, Sequential
+from ringlet.runtime.tensor.tensor_parallel import ColumnLinear
 
 
 class Diary:

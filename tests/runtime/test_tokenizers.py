@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ringlet.runtime.tokenizers import (
+from ringlet.runtime.training.tokenizers import (
     ByteTokenizer,
     NumberTokenizer,
     TokenizerError,

@@ -11,7 +11,7 @@ import pytest
 from ringlet import comm
 from ringlet.nn import FlatParameters, Linear, Sequential
 from ringlet.runtime import DataParallel, NonFinite, Trainer, load_corpus, make_config
-from ringlet.runtime.data_parallel import make_buckets
+from ringlet.runtime.data.data_parallel import make_buckets
 
 TINY = {
     "block_size": 16, "n_layer": 2, "n_head": 2, "n_embd": 32, "batch_size": 12, "steps": 20,

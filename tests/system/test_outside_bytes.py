@@ -24,17 +24,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ringlet import comm
-from ringlet.comm.choice import Policy
-from ringlet.comm.endpoint import Endpoint, Peer
-from ringlet.comm.environment import read_environment
 from ringlet.comm.faults import parse_fault
-from ringlet.comm.key import JobKey, read_key
-from ringlet.comm.links import Links
-from ringlet.comm.mpi import translate
+from ringlet.comm.join.environment import read_environment
+from ringlet.comm.join.key import JobKey, read_key
+from ringlet.comm.join.mpi import translate
+from ringlet.comm.join.rendezvous import check_hello
+from ringlet.comm.join.rendezvous import read_word as read_rendezvous
 from ringlet.comm.objects import pack, unpack
-from ringlet.comm.rendezvous import check_hello
-from ringlet.comm.rendezvous import read_word as read_rendezvous
-from ringlet.comm.wire import (
+from ringlet.comm.schedules.choice import Policy
+from ringlet.comm.schedules.links import Links
+from ringlet.comm.sockets.endpoint import Endpoint, Peer
+from ringlet.comm.sockets.wire import (
     CONTROL,
     MAGIC,
     Header,
@@ -45,19 +45,19 @@ from ringlet.comm.wire import (
     decode,
     encode,
 )
-from ringlet.launcher.control import Control
 from ringlet.launcher.errors import UserError
-from ringlet.launcher.failure import Failure
-from ringlet.launcher.hosts import parse_hosts
-from ringlet.launcher.plan import Host, Plan
-from ringlet.launcher.plan import read_word as read_agents
-from ringlet.nn.models.pretrained import PretrainedError, read_config
+from ringlet.launcher.hosts.hosts import parse_hosts
+from ringlet.launcher.hosts.plan import Host, Plan
+from ringlet.launcher.hosts.plan import read_word as read_agents
+from ringlet.launcher.supervisor.control import Control
+from ringlet.launcher.supervisor.failure import Failure
+from ringlet.nn.models.huggingface.pretrained import PretrainedError, read_config
 from ringlet.nn.safetensors import SafetensorsError, SafetensorsFile
 from ringlet.runtime import CheckpointError, ConfigError, verify_checkpoint
-from ringlet.runtime.config import make_config
-from ringlet.runtime.data import DataError, load_corpus
-from ringlet.runtime.manifest import NAME, read_manifest, sealed
-from ringlet.runtime.restore import Reader as CheckpointReader
+from ringlet.runtime.checkpoint.manifest import NAME, read_manifest, sealed
+from ringlet.runtime.checkpoint.restore import Reader as CheckpointReader
+from ringlet.runtime.training.config import make_config
+from ringlet.runtime.training.corpus import DataError, load_corpus
 
 ENDPOINT_JOB = ("job", 2)
 
@@ -242,7 +242,7 @@ CUT = {**PIECE, "cuts": [[0, 0, 2, 2]]}
 
 
 def manifest():
-    from ringlet.runtime.manifest import digest
+    from ringlet.runtime.checkpoint.manifest import digest
 
     files = file_reader(lambda path: {"shard-0.safetensors": digest(path)})(SHARD)
     return {

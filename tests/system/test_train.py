@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from ringlet.launcher.cli import main
-from ringlet.runtime.config import TrainConfig
+from ringlet.runtime.training.config import TrainConfig
 
 RINGLET = [sys.executable, "-c", "from ringlet.launcher.cli import main; main()"]
 METRICS = "runs/pydoc-tiny/metrics.jsonl"

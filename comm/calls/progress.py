@@ -1,0 +1,119 @@
+"""The progress thread: drives asynchronous collectives while the caller computes.
+
+One thread for each process. Operations of one group run in the order in which they were
+issued; those of different groups run side by side, so that no order across groups can
+deadlock. Whenever several can go on, the shortest does first: who waits for a few numbers does
+not also wait until a bucket of gradients has been put on the wire.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from ringlet.comm.calls.channel import Channel
+from ringlet.comm.calls.operation import Operation
+from ringlet.comm.errors import CommError
+from ringlet.comm.sockets.endpoint import TICK_MS, Endpoint
+
+LOOK_S = 0.002
+"""Who waits on shared memory looks this often for new operations and messages."""
+
+BETWEEN_S = 100e-6
+"""The same when other operations wait for messages meanwhile."""
+
+Start = Callable[[], None]
+"""Runs an operation up to its first wait."""
+
+
+class Progress:
+    """The queues of asynchronous collectives, one for each channel, and their thread."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._lanes: dict[Channel, deque[tuple[Operation, Start]]] = {}
+        self._heads: list[Operation] = []
+        self._changed = threading.Condition()
+        self._fresh = False
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+
+    def submit(self, operation: Operation, start: Start) -> None:
+        """Queue an operation behind the earlier ones of its channel."""
+        operation.share()
+        with self._changed:
+            self._lanes.setdefault(operation.channel, deque()).append((operation, start))
+            operation.channel.pending += 1
+            self._fresh = True
+            self._changed.notify()
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="ringlet-progress", daemon=True
+                )
+                self._thread.start()
+        self._endpoint.wake()
+
+    def stop(self) -> None:
+        """Fail what is still in flight and end the thread."""
+        with self._changed:
+            self._stopping = self._fresh = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._endpoint.wake()
+            self._thread.join()
+
+    def _run(self) -> None:
+        while self._next_round():
+            for operation in self._heads:
+                operation.step()
+            if not any(operation.finished for operation in self._heads):
+                self._wait()
+        for operation in self._heads:
+            operation.fail(CommError(f"{operation.text()} was in flight at shutdown"))
+
+    def _wait(self) -> None:
+        """Until something moves. Whoever is to meet others sleeps on their counters, with the
+        interpreter free for the thread that computes, and reads messages now and then."""
+        meetings = [op.meeting for op in self._heads if op.meeting is not None]
+        if not meetings:
+            departing = any(operation.in_departure for operation in self._heads)
+            self._endpoint.wait(self._moved, self._check, 1 if departing else TICK_MS)
+            return
+        alone = len(self._heads) == 1
+        look_at = time.monotonic() + LOOK_S
+        while not self._moved():
+            meetings[0].board.sleep(meetings[0].phase, LOOK_S if alone else BETWEEN_S)
+            if not alone or time.monotonic() >= look_at:
+                look_at = time.monotonic() + LOOK_S
+                self._endpoint.poll()
+                self._check()
+
+    def _next_round(self) -> bool:
+        """Take ended operations off their lanes and start the next ones; False at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._lanes) or self._stopping)
+            self._fresh = False
+            for channel, lane in list(self._lanes.items()):
+                while lane and lane[0][0].finished:
+                    lane.popleft()
+                    channel.pending -= 1
+                if not lane:
+                    del self._lanes[channel]
+            first = sorted((lane[0] for lane in self._lanes.values()), key=lambda it: it[0].nbytes)
+            started = [start for operation, start in first if operation not in self._heads]
+            self._heads = [operation for operation, _ in first]
+        for start in started:
+            start()
+        return not self._stopping
+
+    def _moved(self) -> bool:
+        return self._fresh or any(
+            operation.finished or operation.ready() for operation in self._heads
+        )
+
+    def _check(self) -> None:
+        for operation in self._heads:
+            try:
+                operation.check()
+            except CommError as error:
+                operation.fail(error)

@@ -1,0 +1,152 @@
+"""The algorithms: pure functions from a world size (and a root) to a schedule.
+
+Each function gives the steps of one rank; `schedule` puts the ranks together. What the slots
+are is part of an operation's meaning (see `Schedule`) and is written at each function.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from ringlet.comm.schedules.algorithms.all_to_all import bruck_all_to_all, pairwise_all_to_all
+from ringlet.comm.schedules.algorithms.circulant import (
+    bruck_all_gather,
+    circulant_all_reduce,
+    circulant_reduce_scatter,
+    dissemination_barrier,
+)
+from ringlet.comm.schedules.algorithms.hierarchical import hierarchical_all_reduce
+from ringlet.comm.schedules.algorithms.recursive import (
+    halving_doubling_all_reduce,
+    power_of_two,
+    recursive_doubling_all_reduce,
+)
+from ringlet.comm.schedules.algorithms.rings import (
+    bidirectional_all_gather,
+    bidirectional_all_reduce,
+    bidirectional_reduce_scatter,
+    ring_all_gather,
+    ring_all_reduce,
+    ring_reduce_scatter,
+)
+from ringlet.comm.schedules.algorithms.trees import (
+    chain_broadcast,
+    direct_gather,
+    direct_scatter,
+    scatter_all_gather_broadcast,
+    tree_broadcast,
+    tree_gather,
+    tree_reduce,
+    tree_scatter,
+)
+from ringlet.comm.schedules.schedule import Schedule, Step
+
+
+class Algorithm(NamedTuple):
+    """One way to do an operation."""
+
+    steps: Callable[..., list[Step]]
+    """(rank, size, root) -> that rank's steps."""
+
+    slots: Callable[[int], int]
+    """Size of the world -> number of slots."""
+
+    knows_hosts: bool = False
+    """Whether `steps` takes `per_host`, too: ranks on each host."""
+
+
+def _one(size: int) -> int:
+    return 1
+
+
+def _each(size: int) -> int:
+    return size
+
+
+def _two_each(size: int) -> int:
+    return 2 * size
+
+
+# The first of each operation is what runs unless another one is asked for.
+ALGORITHMS: dict[str, dict[str, Algorithm]] = {
+    "all_reduce": {
+        "ring": Algorithm(ring_all_reduce, _each),
+        "bidirectional_ring": Algorithm(bidirectional_all_reduce, _two_each),
+        "recursive_doubling": Algorithm(recursive_doubling_all_reduce, _one),
+        "halving_doubling": Algorithm(halving_doubling_all_reduce, power_of_two),
+        "circulant": Algorithm(circulant_all_reduce, _each),
+        "hierarchical": Algorithm(hierarchical_all_reduce, _each, knows_hosts=True),
+    },
+    "reduce_scatter": {
+        "ring": Algorithm(ring_reduce_scatter, _each),
+        "bidirectional_ring": Algorithm(bidirectional_reduce_scatter, _two_each),
+        "circulant": Algorithm(circulant_reduce_scatter, _each),
+    },
+    "all_gather": {
+        "ring": Algorithm(ring_all_gather, _each),
+        "bidirectional_ring": Algorithm(bidirectional_all_gather, _two_each),
+        "bruck": Algorithm(bruck_all_gather, _each),
+    },
+    "broadcast": {
+        "tree": Algorithm(tree_broadcast, _one),
+        "chain": Algorithm(chain_broadcast, _one),
+        "scatter_all_gather": Algorithm(scatter_all_gather_broadcast, _each),
+    },
+    "reduce": {"tree": Algorithm(tree_reduce, _one)},
+    "gather": {
+        "direct": Algorithm(direct_gather, _each),
+        "tree": Algorithm(tree_gather, _each),
+    },
+    "scatter": {
+        "direct": Algorithm(direct_scatter, _each),
+        "tree": Algorithm(tree_scatter, _each),
+    },
+    "all_to_all": {
+        "pairwise": Algorithm(pairwise_all_to_all, _two_each),
+        "bruck": Algorithm(bruck_all_to_all, _two_each),
+    },
+    "barrier": {"dissemination": Algorithm(dissemination_barrier, _one)},
+}
+
+
+def schedule(
+    operation: str, algorithm: str, size: int, root: int = 0, per_host: int | None = None
+) -> Schedule:
+    """The whole schedule, all ranks; raises KeyError for an unknown operation or algorithm.
+
+    `per_host`: ranks on each host, for the algorithms that know hosts; default: all on one.
+    """
+    entry = ALGORITHMS[operation][algorithm]
+    hosts = _hosts(entry, size, per_host)
+    steps = tuple(tuple(entry.steps(rank, size, root, **hosts)) for rank in range(size))
+    return Schedule(operation, algorithm, size, entry.slots(size), root, steps)
+
+
+@lru_cache(maxsize=1024)
+def steps_of(
+    operation: str,
+    rank: int,
+    size: int,
+    root: int = 0,
+    algorithm: str | None = None,
+    per_host: int | None = None,
+) -> tuple[Step, ...]:
+    """One rank's steps of the algorithm (default: the operation's first), kept between calls."""
+    entry = _entry(operation, algorithm)
+    return tuple(entry.steps(rank, size, root, **_hosts(entry, size, per_host)))
+
+
+def slots_of(operation: str, size: int, algorithm: str | None = None) -> int:
+    """How many slots the algorithm (default: the operation's first) has; see `Schedule`."""
+    return _entry(operation, algorithm).slots(size)
+
+
+def _entry(operation: str, algorithm: str | None) -> Algorithm:
+    names = ALGORITHMS[operation]
+    return names[next(iter(names)) if algorithm is None else algorithm]
+
+
+def _hosts(entry: Algorithm, size: int, per_host: int | None) -> dict[str, Any]:
+    if not entry.knows_hosts:
+        return {}
+    return {"per_host": size if per_host is None else per_host}

@@ -1,0 +1,77 @@
+"""Circulant graphs: rank r talks to r - d and r + d for a few distances d. Any world size.
+
+As few rounds as recursive doubling without its power of two. Bruck, Ho, Kipnis, Upfal and
+Weathersby, "Efficient algorithms for all-to-all communications in multiport message-passing
+systems" (1997); Träff, "Optimal, non-pipelined reduce-scatter and allreduce algorithms" (2024).
+"""
+
+from collections.abc import Iterator
+
+from ringlet.comm.schedules.schedule import Receive, Reduce, Send, Step
+
+
+def bruck_all_gather(rank: int, size: int, root: int = 0) -> list[Step]:
+    """Slots: one for each rank; ceil(log2(size)) rounds, size - 1 slots from each rank.
+
+    In every round a rank passes on all that it has, the last time only what is missing. Slots
+    are named by their owner, so Bruck's rotation at the end is not needed.
+    """
+    steps: list[Step] = []
+    distance = 1
+    while distance < size:
+        count = min(distance, size - distance)
+        steps += _gather(rank, size, distance, count)
+        distance *= 2
+    return steps
+
+
+def circulant_reduce_scatter(rank: int, size: int, root: int = 0) -> list[Step]:
+    """Slots: one for each rank; ceil(log2(size)) rounds, size - 1 slots from each rank.
+
+    Träff, algorithm 1: of the slots that a rank still works on (its own and those of the next
+    ranks), it gives the further half away to the rank that owns the first of them. Both figures
+    are the optimum, for any size; the operation has to be commutative.
+    """
+    steps: list[Step] = []
+    for distance, count in _halvings(size):
+        to, source = (rank + distance) % size, (rank - distance) % size
+        steps += [Send(to, (rank + distance + i) % size) for i in range(count)]
+        steps += [Reduce(source, (rank + i) % size) for i in range(count)]
+    return steps
+
+
+def circulant_all_reduce(rank: int, size: int, root: int = 0) -> list[Step]:
+    """Slots: one for each rank; the reduce-scatter, and the same way back as an all-gather."""
+    steps = circulant_reduce_scatter(rank, size)
+    for distance, count in reversed(list(_halvings(size))):
+        steps += _gather(rank, size, distance, count)
+    return steps
+
+
+def dissemination_barrier(rank: int, size: int, root: int = 0) -> list[Step]:
+    """One empty slot; after ceil(log2(size)) rounds every rank has heard of every other.
+
+    Hensgen, Finkel and Manber, "Two algorithms for barrier synchronization" (1988).
+    """
+    steps: list[Step] = []
+    distance = 1
+    while distance < size:
+        steps.append(Send((rank + distance) % size, 0))
+        steps.append(Reduce((rank - distance) % size, 0))
+        distance *= 2
+    return steps
+
+
+def _gather(rank: int, size: int, distance: int, count: int) -> list[Step]:
+    """Give the slots of this rank and the next ones down, get as many from further up."""
+    to, source = (rank - distance) % size, (rank + distance) % size
+    steps: list[Step] = [Send(to, (rank + i) % size) for i in range(count)]
+    return steps + [Receive(source, (source + i) % size) for i in range(count)]
+
+
+def _halvings(size: int) -> Iterator[tuple[int, int]]:
+    """(distance, slots to give away) of each round: 5 -> (3, 2), (2, 1), (1, 1)."""
+    while size > 1:
+        distance = (size + 1) // 2
+        yield distance, size - distance
+        size = distance

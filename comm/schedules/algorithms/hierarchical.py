@@ -1,0 +1,40 @@
+"""Several ranks on each of several hosts: as little as possible between the hosts."""
+
+from ringlet.comm.schedules.algorithms.rings import (
+    ring_all_gather,
+    ring_all_reduce,
+    ring_reduce_scatter,
+)
+from ringlet.comm.schedules.schedule import Step, embed
+
+
+def hierarchical_all_reduce(rank: int, size: int, root: int = 0, per_host: int = 1) -> list[Step]:
+    """Slots: `size`, a shard of size / per_host slots for each rank of a host.
+
+    Reduce-scatter on the host, all-reduce of the own shard with the ranks of the same place on
+    the other hosts, all-gather on the host; all are rings. Between the hosts each rank sends
+    2 (hosts - 1) / size of the array. Ranks count host by host: host h has the ranks from
+    h * per_host on. Cho, Finkler and Kung, "BlueConnect" (2019). Raises ValueError unless
+    per_host divides size.
+    """
+    if per_host < 1 or size % per_host:
+        raise ValueError(f"{size} ranks are not {per_host} on every host")
+    hosts, (host, place) = size // per_host, divmod(rank, per_host)
+
+    def on_host(steps: list[Step]) -> list[Step]:
+        return embed(
+            steps,
+            peer=lambda peer: host * per_host + peer,
+            slots=lambda shard: range(shard * hosts, (shard + 1) * hosts),
+        )
+
+    across = embed(
+        ring_all_reduce(host, hosts),
+        peer=lambda peer: peer * per_host + place,
+        slots=lambda slot: [place * hosts + slot],
+    )
+    return (
+        on_host(ring_reduce_scatter(place, per_host))
+        + across
+        + on_host(ring_all_gather(place, per_host))
+    )

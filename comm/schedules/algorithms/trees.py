@@ -1,0 +1,113 @@
+"""From or to one rank: binomial trees, the pipelined chain, scatter and all-gather, direct.
+
+Thakur, Rabenseifner and Gropp, "Optimization of collective communication operations in MPICH"
+(2005), compares them.
+"""
+
+from collections.abc import Iterator
+
+from ringlet.comm.schedules.algorithms.rings import ring_all_gather
+from ringlet.comm.schedules.schedule import Receive, Reduce, Send, Step
+
+
+def tree_broadcast(rank: int, size: int, root: int = 0) -> list[Step]:
+    """One slot; binomial tree from the root, in ceil(log2(size)) rounds."""
+    parent, children = _family(rank, size, root)
+    steps: list[Step] = [] if rank == root else [Receive(parent, 0)]
+    return steps + [Send(child, 0) for child, _ in children]
+
+
+def tree_reduce(rank: int, size: int, root: int = 0) -> list[Step]:
+    """One slot; the binomial tree upside down: the root ends with the reduction."""
+    parent, children = _family(rank, size, root)
+    steps: list[Step] = [Reduce(child, 0) for child, _ in reversed(children)]
+    return steps if rank == root else [*steps, Send(parent, 0)]
+
+
+def tree_scatter(rank: int, size: int, root: int = 0) -> list[Step]:
+    """Slots: one for each rank; a parent sends each child the slots of the child's whole branch.
+
+    ceil(log2(size)) rounds in place of size - 1, but slots travel several times.
+    """
+    parent, children = _family(rank, size, root)
+    steps: list[Step] = []
+    if rank != root:
+        steps += [Receive(parent, slot) for slot in _branch(rank, size, root)]
+    for child, branch in children:
+        steps += [Send(child, slot) for slot in branch]
+    return steps
+
+
+def tree_gather(rank: int, size: int, root: int = 0) -> list[Step]:
+    """Slots: one for each rank; the scatter upside down."""
+    parent, children = _family(rank, size, root)
+    steps: list[Step] = []
+    for child, branch in reversed(children):
+        steps += [Receive(child, slot) for slot in branch]
+    if rank != root:
+        steps += [Send(parent, slot) for slot in _branch(rank, size, root)]
+    return steps
+
+
+def chain_broadcast(rank: int, size: int, root: int = 0) -> list[Step]:
+    """One slot, from each rank to the next. A pipeline: its segments follow one another.
+
+    size - 2 + segments rounds of a segment each: for large arrays the time of one copy.
+    """
+    relative = (rank - root) % size
+    steps: list[Step] = [Receive((rank - 1) % size, 0)] if relative else []
+    return [*steps, Send((rank + 1) % size, 0)] if relative < size - 1 else steps
+
+
+def scatter_all_gather_broadcast(rank: int, size: int, root: int = 0) -> list[Step]:
+    """Slots: the array cut into `size` parts: scattered down a tree, gathered round a ring.
+
+    The long broadcast of van de Geijn: Barnett et al., "Building a high-performance collective
+    communication library" (1994). About twice the time of one copy, whatever the world's size.
+    """
+    return tree_scatter(rank, size, root) + ring_all_gather(rank, size)
+
+
+def direct_gather(rank: int, size: int, root: int = 0) -> list[Step]:
+    """Slots: one for each rank; rank r starts with slot r, the root ends with all."""
+    if rank != root:
+        return [Send(root, rank)]
+    return [Receive(peer, peer) for peer in range(size) if peer != root]
+
+
+def direct_scatter(rank: int, size: int, root: int = 0) -> list[Step]:
+    """Slots: one for each rank; the root starts with all, rank r ends with slot r."""
+    if rank != root:
+        return [Receive(root, rank)]
+    return [Send(peer, peer) for peer in range(size) if peer != root]
+
+
+def _family(rank: int, size: int, root: int) -> tuple[int, list[tuple[int, list[int]]]]:
+    """The rank's parent, and its children with their branches, the largest branch first."""
+    relative = (rank - root) % size
+    parent = (rank - _reach(relative, size)) % size
+    children = [(rank + distance) % size for distance in _distances(relative, size)]
+    return parent, [(child, _branch(child, size, root)) for child in children]
+
+
+def _branch(rank: int, size: int, root: int) -> list[int]:
+    """The ranks of the branch that begins at this one."""
+    relative = (rank - root) % size
+    end = min(relative + _reach(relative, size), size)
+    return [(root + r) % size for r in range(relative, end)]
+
+
+def _reach(relative: int, size: int) -> int:
+    """How many ranks a branch holds if the tree is full; the distance to its parent as well."""
+    reach = 1
+    while reach < size and not relative & reach:
+        reach *= 2
+    return reach
+
+
+def _distances(relative: int, size: int) -> Iterator[int]:
+    distance = _reach(relative, size) // 2
+    while distance:
+        if relative + distance < size:
+            yield distance
+        distance //= 2

@@ -1,0 +1,177 @@
+"""Which algorithm a collective takes: the cheapest of the priced schedules, or one that is pinned.
+
+Everything here is the same on all ranks of a group: the operation, the array's size, who is on
+which host, and the agreed figures of the links. Operations that only move data go by the figures
+as measured. Those that combine go by powers of ten (`Links.coarse`), because another algorithm
+adds in another order: a repetition of the run, or its second half after a resume, is to have the
+same bits.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from ringlet.comm.errors import CommError
+from ringlet.comm.schedules.algorithms import ALGORITHMS, schedule, slots_of
+from ringlet.comm.schedules.links import SHARED_MEMORY, Links
+from ringlet.comm.schedules.price import Link, Network, price
+from ringlet.comm.sockets.wire import SEGMENT_BYTES
+
+SHARED = "shared_memory"
+"""The algorithm that is no schedule of messages: ranks read each other's memory (`direct`)."""
+
+COMBINING = ("all_reduce", "reduce_scatter", "reduce")
+
+REDUCTION_S = 0.3e-9
+"""Seconds to combine a byte with another: about float32 additions in cache."""
+
+PRICED_RANKS = 16
+"""Larger groups are priced as if they had so many: pricing grows with the square."""
+
+PRICED_SEGMENTS = 8
+
+MARGIN = 0.9
+"""An algorithm is taken before one that stands higher in the list if it costs less than so much
+of it: the model is not exact enough for less."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What was asked for: algorithms by operation, and whether the others are chosen by price."""
+
+    pins: Mapping[str, str] = field(default_factory=dict)
+    by_price: bool = True
+
+    @classmethod
+    def parse(cls, text: str) -> "Policy":
+        """What RINGLET_ALGORITHM says: auto, first, or operation=algorithm, with commas.
+
+        Raises CommError for an operation or an algorithm that there is not.
+        """
+        pins, by_price = {}, True
+        for word in filter(None, (part.strip() for part in text.split(","))):
+            operation, _, name = word.partition("=")
+            if not name and operation in ("auto", "first"):
+                by_price = operation == "auto"
+                continue
+            try:
+                operation = operation.strip().replace("-", "_")
+                pins[operation] = algorithm_named(operation, name.strip())
+            except (KeyError, ValueError) as error:
+                raise CommError(
+                    f"RINGLET_ALGORITHM has {word!r}; it takes auto, first (each operation's "
+                    f"first algorithm), or operation=algorithm: {error}"
+                ) from error
+        return cls(pins, by_price)
+
+    @property
+    def wants_links(self) -> bool:
+        """Whether anything depends on the links."""
+        return self.by_price and len(self.pins) < len(ALGORITHMS)
+
+
+def algorithm_named(operation: str, text: str) -> str:
+    """The operation's algorithm of this name, with dashes or without; raises ValueError."""
+    if operation not in ALGORITHMS:
+        raise ValueError(f"there is no operation {operation!r}, but {', '.join(ALGORITHMS)}")
+    name, names = text.replace("-", "_"), [*ALGORITHMS[operation], SHARED]
+    if name not in names:
+        raise ValueError(f"{operation} has no algorithm {text!r}, but {', '.join(names)}")
+    return name
+
+
+class Choice:
+    """The choices of one group. `hosts[rank]` is a number for the host of the group's rank.
+
+    `shares_hosts`: ranks of one host share memory, and the hierarchical form uses it.
+    """
+
+    def __init__(
+        self, hosts: tuple[int, ...], policy: Policy, links: Links, shares_hosts: bool = False
+    ) -> None:
+        self.hosts, self.policy, self._links = hosts, policy, links
+        self._shares_hosts = shares_hosts
+        self._chosen: dict[tuple[str, int], str] = {}
+        self._pinned: dict[str, str] = {}
+
+    @cached_property
+    def per_host(self) -> int | None:
+        """Ranks on each host, where there are several hosts, all with equally many; else None."""
+        counts = {self.hosts.count(host) for host in self.hosts}
+        return counts.pop() if len(counts) == 1 < len(set(self.hosts)) else None
+
+    @cached_property
+    def host_by_host(self) -> bool:
+        """Whether the ranks count host by host, equally many on each: what schedules assume."""
+        k = self.per_host
+        return k is not None and all(
+            host == self.hosts[rank - rank % k] for rank, host in enumerate(self.hosts)
+        )
+
+    @property
+    def hierarchical(self) -> bool:
+        """Whether there is a hierarchy: several ranks on each of several hosts."""
+        several = self.per_host is not None and self.per_host > 1
+        return several and (self._shares_hosts or self.host_by_host)
+
+    def choose(self, operation: str, nbytes: int) -> str:
+        """The algorithm for an array of this size: in all_gather and gather what is gathered, in
+        all_to_all what a rank sends to all."""
+        pinned = self.pinned(operation)
+        if pinned:
+            return pinned
+        # Only the root of a scatter knows the size.
+        if operation == "scatter" or not self.policy.by_price:
+            return next(iter(ALGORITHMS[operation]))
+        key = (operation, 1 << max(0, nbytes - 1).bit_length())
+        if key not in self._chosen:
+            self._chosen[key] = self._cheapest(*key)
+        return self._chosen[key]
+
+    def pinned(self, operation: str) -> str:
+        """The algorithm that the policy asks for, if it is one for this group; else empty."""
+        name = self._pinned.get(operation)
+        if name is None:
+            name = self.policy.pins.get(operation, "")
+            name = self._pinned[operation] = name if name in self.candidates(operation) else ""
+        return name
+
+    def candidates(self, operation: str) -> list[str]:
+        """What could be run here over messages."""
+        entries = ALGORITHMS[operation].items()
+        return [name for name, entry in entries if self.hierarchical or not entry.knows_hosts]
+
+    def _cheapest(self, operation: str, nbytes: int) -> str:
+        names = self.candidates(operation)
+        if len(names) == 1 or len(self.hosts) == 1:
+            return names[0]
+        links = self._links.coarse() if operation in COMBINING else self._links
+        best, least = "", float("inf")
+        for name in names:
+            seconds = self._price(operation, name, nbytes, links)
+            if seconds < MARGIN * least:
+                best, least = name, seconds
+        return best
+
+    def _price(self, operation: str, name: str, nbytes: int, links: Links) -> float:
+        hosts, per_host, inside = self.hosts[:PRICED_RANKS], None, links.host
+        if name == "hierarchical":
+            # Wherever its ranks are, it is the schedule of ranks that count host by host.
+            assert self.per_host is not None
+            per_host = self.per_host
+            hosts = tuple(
+                rank // per_host
+                for rank in range(max(PRICED_RANKS // per_host, 2) * per_host)
+                if rank < len(self.hosts)
+            )
+            inside = SHARED_MEMORY if self._shares_hosts else inside
+
+        def link(sender: int, receiver: int) -> Link:
+            return inside if hosts[sender] == hosts[receiver] else links.network
+
+        size = len(hosts)
+        plan = schedule(operation, name, size, per_host=per_host)
+        slots = slots_of(operation, size, name)
+        segments = min(PRICED_SEGMENTS, -(-nbytes // (slots * SEGMENT_BYTES)))
+        network = Network(link, REDUCTION_S, host=hosts.__getitem__)
+        return price(plan, network, nbytes, segments).seconds

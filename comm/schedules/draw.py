@@ -1,0 +1,101 @@
+"""Draw a schedule: the rounds as a table of text; the picture is in `picture`."""
+
+from collections.abc import Iterable
+from itertools import groupby
+
+from ringlet.comm.schedules.picture import draw_svg, svg_of
+from ringlet.comm.schedules.schedule import Schedule
+from ringlet.comm.schedules.symbols import Contributions
+from ringlet.comm.schedules.trace import Trace, Transfer, trace
+
+__all__ = ["draw_svg", "draw_text", "svg_of", "text_of"]
+
+
+def draw_text(schedule: Schedule, segments: int = 1, ports: int = 1) -> str:
+    """Round by round, a line for each rank: what it sends, and what its slots hold afterwards."""
+    return text_of(trace(schedule, segments, ports))
+
+
+def text_of(followed: Trace) -> str:
+    """The same of a schedule that has been followed."""
+    rounds = [list[Transfer]() for _ in followed.states]
+    for transfer in followed.transfers:
+        rounds[transfer.round].append(transfer)
+    rows = {
+        (round_, rank): _row(followed, rounds[round_], round_, rank)
+        for round_ in range(len(rounds))
+        for rank in range(followed.schedule.size)
+    }
+    slots = [f" {slot}" for slot in range(followed.schedule.slots)]
+    sends = max(5, *(len(sent) for sent, _ in rows.values()))
+    widths = [
+        max(len(name), *(len(held[slot]) for _, held in rows.values()))
+        for slot, name in enumerate(slots)
+    ]
+
+    def line(head: str, sent: str, cells: list[str]) -> str:
+        padded = "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True))
+        return f"{head:<10}{sent:<{sends}}  {padded}".rstrip()
+
+    lines: list[str] = []
+    for (round_, rank), (sent, held) in rows.items():
+        if rank == 0:
+            lines.append(line(f"round {round_}" if round_ else "start", "sends", slots))
+        lines.append(line(f"  rank {rank}", sent, held))
+        if rank == followed.schedule.size - 1:
+            lines.append("")
+    return "\n".join([*lines, *_legend(followed.schedule)]) + "\n"
+
+
+def _row(followed: Trace, now: list[Transfer], round_: int, rank: int) -> tuple[str, list[str]]:
+    """What the rank sends in the round, and what its slots hold after it."""
+    marks = {t.slot: "+" if t.combined else ">" for t in now if t.receiver == rank}
+    cells = [
+        marks.get(slot, " ") + _cell(followed.schedule, held)
+        for slot, held in enumerate(followed.states[round_][rank])
+    ]
+    return _sends(transfer for transfer in now if transfer.sender == rank), cells
+
+
+def _sends(transfers: Iterable[Transfer]) -> str:
+    """2-3 to 1, 0 to 3"""
+    by_receiver = groupby(transfers, key=lambda transfer: transfer.receiver)
+    return ", ".join(
+        f"{_ranges(sorted({transfer.source for transfer in group}))} to {receiver}"
+        for receiver, group in by_receiver
+    )
+
+
+def _cell(schedule: Schedule, held: Contributions | None) -> str:
+    """Whose values a slot holds."""
+    if held is None:
+        return "."
+    ranks = sorted({rank for rank, _ in held})
+    if schedule.operation == "all_to_all":
+        part = schedule.slots // 2 // schedule.size
+        return ",".join(f"{rank}>{slot // part}" for rank, slot in sorted(held))
+    if len(ranks) == schedule.size > 1:
+        return "all"
+    return "".join(map(str, ranks)) if schedule.size <= 10 else _ranges(ranks)
+
+
+def _ranges(numbers: list[int]) -> str:
+    """[0, 1, 2, 5] -> 0-2,5"""
+    runs = groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0])
+    ends = [[number for _, number in run] for _, run in runs]
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in ends)
+
+
+def _legend(schedule: Schedule) -> list[str]:
+    """What cells and marks mean."""
+    if schedule.operation == "all_to_all":
+        half = schedule.slots // 2
+        meaning = f"2>0: from rank 2 to rank 0; slots from {half} on are what has been received"
+    elif schedule.size > 10:
+        meaning = "0-3,5: the values of ranks 0 to 3 and 5, combined; all: of all ranks"
+    elif schedule.reduces:
+        meaning = "02: the values of ranks 0 and 2, combined; all: of all ranks"
+    else:
+        meaning = "2: the value of rank 2"
+    marks = "+ combined with what came, > replaced by it" if schedule.reduces else "> came"
+    return [f"{meaning}. Nothing yet: a dot.", f"In this round: {marks}."]

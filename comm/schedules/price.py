@@ -1,0 +1,165 @@
+"""Price a schedule: how long it takes on a network that is described by a few numbers.
+
+Hockney's model ("The communication challenge for MPP", 1994) with LogGP's ports (Alexandrov et
+al., "LogGP", 1995): a message of s bytes keeps the sender's port busy for overhead + s /
+bandwidth, and is there `latency` later; a rank sends one message and receives one at a time.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ringlet.comm.schedules.execute import Clocks, execute
+from ringlet.comm.schedules.schedule import Copy, Receive, Reduce, Schedule, Send, cut
+
+
+@dataclass(frozen=True)
+class Link:
+    """What lies between two ranks."""
+
+    latency: float
+    """Seconds until the first byte is there; messages on their way do not hinder each other."""
+
+    bandwidth: float
+    """Bytes per second."""
+
+    overhead: float = 0.0
+    """Seconds for which each message keeps the ports busy, however short it is."""
+
+    duplex: bool = True
+    """Whether a rank sends and receives and computes at once. Where processors copy the messages,
+    as between processes of one host, they do one after the other."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """Links, and what a rank can do at once."""
+
+    link: Callable[[int, int], Link]
+    """(sender, receiver) -> the link between them."""
+
+    reduction: float = 0.0
+    """Seconds to combine a byte with another."""
+
+    ports: int = 1
+    """So many messages each rank can send, and so many receive, at full bandwidth at once."""
+
+    host: Callable[[int], int] | None = None
+    """rank -> its host, where the ranks of a host share one network card: nothing ends before
+    the card has carried all that they send to other hosts."""
+
+    @classmethod
+    def uniform(cls, link: Link, reduction: float = 0.0, ports: int = 1) -> "Network":
+        """The same link between all ranks."""
+        return cls(lambda sender, receiver: link, reduction, ports)
+
+    @classmethod
+    def of_hosts(
+        cls, per_host: int, inside: Link, between: Link, reduction: float = 0.0, ports: int = 1
+    ) -> "Network":
+        """One link inside a host and one between hosts; host h has the ranks from h * per_host."""
+
+        def link(sender: int, receiver: int) -> Link:
+            return inside if sender // per_host == receiver // per_host else between
+
+        return cls(link, reduction, ports)
+
+
+@dataclass(frozen=True)
+class Price:
+    """How long a schedule takes, and who waits for whom."""
+
+    seconds: float
+    """Until the last rank has finished."""
+
+    finished: tuple[float, ...]
+    """When each rank has finished."""
+
+    waits: dict[tuple[int, int], float]
+    """(rank, peer) -> seconds in which the rank had nothing to do but wait for the peer."""
+
+    nbytes: tuple[float, ...]
+    """Bytes that each rank has sent."""
+
+    @property
+    def waited(self) -> tuple[float, ...]:
+        """Seconds that each rank has waited."""
+        seconds = [0.0] * len(self.finished)
+        for (rank, _), wait in self.waits.items():
+            seconds[rank] += wait
+        return tuple(seconds)
+
+
+def price(schedule: Schedule, network: Network, nbytes: float, segments: int = 1) -> Price:
+    """Execute the schedule on the network, every slot cut into `segments`.
+
+    `nbytes` is the whole array: in all_gather and gather what is gathered, in scatter what the
+    root has, in all_to_all what one rank sends to all. Raises ScheduleError as `prove` does.
+    """
+    plan = cut(schedule, segments)
+    parts = plan.slots // 2 if schedule.operation == "all_to_all" else plan.slots
+    pricer = _Pricer(plan.size, network, nbytes / parts)
+    execute(plan, pricer)
+    finished = tuple(map(max, pricer.clocks.now, pricer.sent_at))
+    return Price(
+        seconds=max(*finished, *pricer.carried.values(), 0.0),
+        finished=finished,
+        waits=pricer.waits,
+        nbytes=tuple(count * pricer.slot_bytes for count in pricer.sent),
+    )
+
+
+def cheapest(
+    schedules: Iterable[Schedule], network: Network, nbytes: float, segments: int = 1
+) -> tuple[Schedule, Price]:
+    """The schedule that takes least time, the first one of several that do; the same everywhere."""
+    priced = [(plan, price(plan, network, nbytes, segments)) for plan in schedules]
+    return min(priced, key=lambda pair: pair[1].seconds)
+
+
+class _Message(NamedTuple):
+    arrival: float
+    busy: float
+    duplex: bool
+
+
+class _Pricer:
+    """The reader of a price: nothing but clocks."""
+
+    def __init__(self, size: int, network: Network, slot_bytes: float) -> None:
+        self.network, self.slot_bytes = network, slot_bytes
+        self.clocks = Clocks(size, network.ports)
+        self.sent = [0] * size
+        self.sent_at = [0.0] * size
+        self.waits: dict[tuple[int, int], float] = {}
+        self.carried: dict[int, float] = {}  # host -> seconds for which its card is busy
+        self._combine = network.reduction * slot_bytes
+
+    def copy(self, rank: int, step: Copy) -> None:
+        pass  # within a rank's memory
+
+    def send(self, rank: int, step: Send) -> _Message:
+        link = self.network.link(rank, step.peer)
+        busy = link.overhead + self.slot_bytes / link.bandwidth
+        left = self.clocks.send(rank, busy, link.duplex)
+        self.sent[rank] += 1
+        self.sent_at[rank] = max(self.sent_at[rank], left)
+        if self.network.host is not None:
+            self._carry(self.network.host(rank), self.network.host(step.peer), link)
+        return _Message(left + link.latency, busy, link.duplex)
+
+    def receive(self, rank: int, step: Receive | Reduce, message: _Message) -> None:
+        clocks = self.clocks
+        wait = -clocks.now[rank]
+        clocks.receive(rank, *message)
+        wait += clocks.now[rank]
+        if wait > 0:
+            pair = (rank, step.peer)
+            self.waits[pair] = self.waits.get(pair, 0.0) + wait
+        if isinstance(step, Reduce):
+            clocks.compute(rank, self._combine, message.duplex)
+
+    def _carry(self, host: int, other: int, link: Link) -> None:
+        if host != other:
+            seconds = self.slot_bytes / link.bandwidth
+            self.carried[host] = self.carried.get(host, 0.0) + seconds

@@ -1,0 +1,112 @@
+"""A piece of memory that processes of one host share.
+
+A segment is a file in /dev/shm that never has a name: when its last process ends, however it ends
+and whenever, it is gone. The others reach it through /proc/PID/fd of the process that made it,
+which is open to its user only.
+"""
+
+import mmap
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ringlet.comm.sockets.wire import Array
+
+FOLDER = Path("/dev/shm")
+
+
+class Segment:
+    """`size` bytes, mapped here. Make one with `create`, or with `attach` by its place."""
+
+    def __init__(self, descriptor: int, size: int) -> None:
+        self.size, self._descriptor = size, -1
+        self.memory = mmap.mmap(descriptor, size)
+        self.bytes: Array = np.frombuffer(self.memory, np.uint8)
+
+    @classmethod
+    def create(cls, size: int) -> "Segment":
+        """A new segment of zeros, until `close` for others to attach; raises OSError if there is
+        no room for it."""
+        if not hasattr(os, "O_TMPFILE"):
+            raise OSError("files without names are Linux's")
+        descriptor = os.open(FOLDER, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+        try:
+            # Reserved, not only announced: a page that is not there later would be a SIGBUS.
+            os.posix_fallocate(descriptor, 0, size)
+            segment = cls(descriptor, size)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        segment._descriptor = descriptor
+        return segment
+
+    @classmethod
+    def attach(cls, place: list[int], size: int) -> "Segment":
+        """Map another process's segment; raises OSError if it cannot be reached or is none."""
+        process, number, *identity = place
+        path = Path(f"/proc/{process}/fd/{number}")
+        # In another container the number may be some other process's: look before opening.
+        if _identity(path.stat()) != [*identity, size]:
+            raise OSError(f"{path} is not the segment that was announced")
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            return cls(descriptor, size)
+        finally:
+            os.close(descriptor)
+
+    @property
+    def place(self) -> list[int]:
+        """For `attach`: process, descriptor, device and inode."""
+        *identity, _ = _identity(os.fstat(self._descriptor))
+        return [os.getpid(), self._descriptor, *identity]
+
+    def close(self) -> None:
+        """All have attached. The memory stays while somebody has it mapped."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    @property
+    def address(self) -> int:
+        """Where the memory begins in this process."""
+        address: int = self.bytes.ctypes.data
+        return address
+
+
+def share(group: Any, size: int) -> list[Segment] | None:
+    """Give every rank of a group a segment of `size` bytes that all have mapped; by rank.
+
+    A collective over messages. None, on all ranks, if one rank cannot make or reach them: they
+    are on different hosts, or in containers that do not see each other's processes, or it is full.
+    """
+    own: Segment | None
+    try:
+        own = Segment.create(size)
+    except OSError:
+        own = None
+    try:
+        places = group.all_gather_object([] if own is None else own.place)
+        attached = _attach_all(places, group.rank, own, size)
+        everybody = all(group.all_gather_object(attached is not None))
+    finally:
+        if own is not None:
+            own.close()
+    return attached if everybody else None
+
+
+def _attach_all(
+    places: list[list[int]], rank: int, own: Segment | None, size: int
+) -> list[Segment] | None:
+    try:
+        return [
+            own if other == rank and own is not None else Segment.attach(place, size)
+            for other, place in enumerate(places)
+        ]
+    except (OSError, ValueError):
+        return None
+
+
+def _identity(status: os.stat_result) -> list[int]:
+    return [status.st_dev, status.st_ino, status.st_size]

@@ -1,0 +1,111 @@
+"""This host's addresses: what --master, --interface and --address mean as numbers."""
+
+import fcntl
+import ipaddress
+import socket
+import struct
+from pathlib import Path
+
+from ringlet.comm.join.addresses import bracketed, tcp
+from ringlet.comm.join.environment import is_loopback, local_address
+from ringlet.launcher.errors import UserError
+
+_SIOCGIFADDR = 0x8915  # netdevice(7)
+
+# Of /proc/net/if_inet6: linux/if_addr.h, net/ipv6.h.
+_LINK_SCOPE = 0x20
+_DEPRECATED, _TENTATIVE = 0x20, 0x40
+
+
+def resolve(master: str) -> str:
+    """HOST:PORT with the host's address in place of its name; IPv6 is [ADDRESS]:PORT."""
+    host, colon, port = master.rpartition(":")
+    if not colon or not port.isdecimal() or len(port) > 5 or int(port) > 65535:
+        raise UserError(f"--master is {master!r}; it has to be HOST:PORT, as in 10.0.0.1:29400")
+    address = resolve_host(host.removeprefix("[").removesuffix("]"))
+    if is_loopback(tcp(address, 0)) and not is_loopback(f"tcp://{host}"):
+        raise UserError(
+            f"{host} is {address} on this host, where other hosts cannot reach it: give --master "
+            "an address"
+        )
+    return f"{bracketed(address)}:{port}"
+
+
+def host_of(master: str) -> str:
+    """The address in ADDRESS:PORT."""
+    return master.rpartition(":")[0].removeprefix("[").removesuffix("]")
+
+
+def resolve_host(host: str) -> str:
+    """The IP address of the host: IPv4, if it has one."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"there is no address of {host!r}: {error}") from error
+    address = str(min(found, key=lambda entry: entry[0] != socket.AF_INET)[4][0])
+    if "%" in address or ipaddress.ip_address(address).is_link_local:
+        raise UserError(
+            f"{address} is another host's on every link: give an address that is the same from "
+            "everywhere"
+        )
+    return address
+
+
+def own_address(master: str, interface: str | None, address: str | None) -> str:
+    """At which address of this host the others reach its workers: the one that was asked for, or
+    that of the interface towards `master` (HOST:PORT)."""
+    if interface is not None and address is not None:
+        raise UserError("--interface and --address both say where to listen: give one")
+    if interface is not None:
+        return interface_address(interface, ipv6=":" in host_of(master))
+    if address is not None:
+        try:
+            return str(ipaddress.ip_address(address))
+        except ValueError:
+            raise UserError(f"--address is {address!r}; it has to be an IP address") from None
+    try:
+        return local_address(f"tcp://{master}")
+    except OSError as error:
+        raise UserError(f"no way from this host to {master}: {error.strerror}") from error
+
+
+def interface_address(name: str, ipv6: bool = False) -> str:
+    """The IPv4 address of a network interface, or its IPv6 address."""
+    known = [interface for _, interface in socket.if_nameindex()]
+    if name not in known:
+        raise UserError(f"there is no interface {name!r}; there are {', '.join(known)}")
+    if ipv6:
+        return _ipv6_address(name)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            request = struct.pack("256s", name.encode()[:15])
+            return socket.inet_ntoa(fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, request)[20:24])
+        except OSError as error:
+            raise UserError(f"the interface {name} has no IPv4 address") from error
+
+
+def _ipv6_address(name: str) -> str:
+    """Not a link's own address, and not one that the kernel does not use (yet)."""
+    try:
+        lines = Path("/proc/net/if_inet6").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        digits, _, _, scope, flags, interface = line.split()
+        unused = int(flags, 16) & (_DEPRECATED | _TENTATIVE)
+        if interface == name and int(scope, 16) != _LINK_SCOPE and not unused:
+            return str(ipaddress.IPv6Address(bytes.fromhex(digits)))
+    raise UserError(f"the interface {name} has no IPv6 address, which --master is")
+
+
+def is_own(address: str) -> bool:
+    """Whether the address is this host's: something can be bound to it."""
+    if is_loopback(tcp(address, 0)):
+        return True
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True

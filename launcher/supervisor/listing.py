@@ -1,0 +1,131 @@
+"""The jobs of this user on this host: each launcher has a socket in a private folder, and says
+there what its ranks are doing to whoever asks (`ringlet ps`)."""
+
+import contextlib
+import errno
+import logging
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ringlet.comm.errors import AuthenticationError
+from ringlet.comm.join.mpi import check_private
+
+VARIABLE = "RINGLET_ENTRY"
+"""The socket, for workers: they remove it when their launcher no longer can."""
+
+ANSWER_S = 1.0
+"""Workers that have not said within so long what they do are too busy, or stopped."""
+
+SUFFIX = ".sock"
+
+_log = logging.getLogger("ringlet")
+
+
+def run_folders() -> list[Path]:
+    """Where launchers of this user may be listed; a new one is in the first."""
+    places = [os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir()]
+    there = [Path(place) for place in places if place and Path(place).is_dir()]
+    return [place / f"ringlet-run-{os.getuid()}" for place in dict.fromkeys(there)]
+
+
+class Listing:
+    """This launcher's socket. A selector that finds `fileno()` readable calls `accept`.
+
+    Where there can be none the job runs all the same, unlisted, and the log says why.
+    """
+
+    def __init__(self, facts: Mapping[str, Any]) -> None:
+        self._facts = {**facts, "pid": os.getpid(), "began": time.time()}
+        self._asking: list[tuple[socket.socket, float]] = []
+        self._doing: dict[int, str] = {}
+        self._socket = socket.socket(socket.AF_UNIX)
+        self.path: Path | None = None
+        try:
+            self.path = self._bind(run_folders()[0])
+        except (OSError, AuthenticationError, IndexError) as error:
+            _log.warning("ringlet: `ringlet ps` will not show this job: %s", error)
+
+    def _bind(self, folder: Path) -> Path:
+        path = folder / f"{os.getpid()}{SUFFIX}"
+        for attempt in range(3):  # another launcher may remove the empty folder in between
+            folder.mkdir(mode=0o700, exist_ok=True)
+            check_private(folder)
+            path.unlink(missing_ok=True)  # of a process that had the same number
+            try:
+                self._socket.bind(str(path))
+                break
+            except FileNotFoundError:
+                if attempt == 2:
+                    raise
+        self._socket.listen()
+        self._socket.setblocking(False)
+        _sweep(folder)
+        return path
+
+    def fileno(self) -> int:
+        """For selectors."""
+        return self._socket.fileno()
+
+    def accept(self) -> bool:
+        """Somebody asks; returns whether the workers are now to be asked what they do."""
+        with contextlib.suppress(OSError):
+            connection, _ = self._socket.accept()
+            connection.setblocking(False)
+            self._asking.append((connection, time.monotonic() + ANSWER_S))
+            self._doing = {}
+            return True
+        return False
+
+    @property
+    def asked(self) -> bool:
+        """Whether somebody waits for an answer."""
+        return bool(self._asking)
+
+    def reply(self, rank: int, doing: str) -> None:
+        """What a rank does."""
+        self._doing[rank] = doing
+
+    def answer(self, pids: Mapping[int, int]) -> None:
+        """Answer those who ask, once all these ranks have said what they do or had the time to."""
+        import json  # most launchers are never asked
+
+        now = time.monotonic()
+        for connection, until in list(self._asking):
+            if now < until and not all(rank in self._doing for rank in pids):
+                continue
+            ranks = [[rank, pid, self._doing.get(rank)] for rank, pid in pids.items()]
+            with contextlib.suppress(OSError), connection:
+                connection.sendall(json.dumps({**self._facts, "ranks": ranks}).encode())
+            self._asking.remove((connection, until))
+
+    def close(self) -> None:
+        """Be listed no more."""
+        for connection, _ in self._asking:
+            connection.close()
+        self._asking.clear()
+        self._socket.close()
+        if self.path is not None:
+            remove(self.path)
+            self.path = None
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the sockets of launchers that were killed before a worker could do it."""
+    for path in folder.glob(f"*{SUFFIX}"):
+        if not Path(f"/proc/{path.stem}").exists():  # in another container, perhaps
+            with socket.socket(socket.AF_UNIX) as probe:
+                if probe.connect_ex(str(path)) == errno.ECONNREFUSED:
+                    path.unlink(missing_ok=True)
+
+
+def remove(path: Path) -> None:
+    """Remove a launcher's socket, and the folder after the last."""
+    with contextlib.suppress(OSError):
+        path.unlink()
+    with contextlib.suppress(OSError):
+        path.parent.rmdir()

@@ -1,0 +1,325 @@
+"""Run workers on this host: start, watch, announce deaths, end all, leave nothing."""
+
+import os
+import selectors
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from types import FrameType
+from typing import Any, TypeAlias
+
+from ringlet.launcher.commands.options.workers import WorkerOptions
+from ringlet.launcher.errors import ExitCode
+from ringlet.launcher.hosts.agents import Agent
+from ringlet.launcher.supervisor.control import Message
+from ringlet.launcher.supervisor.environment import Job
+from ringlet.launcher.supervisor.failure import Failure, first_cause
+from ringlet.launcher.supervisor.listing import VARIABLE, Listing
+from ringlet.launcher.supervisor.output import Lines, RankFile, Screen
+from ringlet.launcher.supervisor.process import Worker
+
+Inform: TypeAlias = Callable[[int, Message], None]
+
+DEFAULT_GRACE_S = 30.0
+DEFAULT_OPTIONS = WorkerOptions()
+SURVIVORS_S = 3.0
+"""After a worker has died the others get so long to say so and end."""
+
+TERMINATE_S = 1.0
+"""Then, after SIGTERM, so long before SIGKILL."""
+
+END_S = 0.1
+"""Between the end of a worker's channel and that of the process."""
+
+POLL_S = 0.2
+AGENT_POLL_S = 0.05
+
+
+@dataclass
+class _Watched:
+    """A worker with its output on the way to the screen."""
+
+    worker: Worker
+    lines: dict[int, Lines] = field(default_factory=dict)
+    ended: bool = False
+    text: str = ""
+    line: str = ""
+    echo: bool = False
+    file: RankFile | None = None
+
+
+class Supervisor:
+    """Runs one job's workers on this host to their end.
+
+    `inform(rank, message)` gets the messages that workers send besides their failures. `options`
+    say where output goes. `agent` speaks with the job's other hosts.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        module: str,
+        arguments: Sequence[str],
+        *,
+        screen: Screen,
+        grace: float = DEFAULT_GRACE_S,
+        options: WorkerOptions = DEFAULT_OPTIONS,
+        inform: Inform | None = None,
+        agent: Agent | None = None,
+    ) -> None:
+        self._agent = agent
+        self._module, self._arguments = module, arguments
+        facts = {"job": job.job, "size": job.size, "generation": job.generation}
+        command = shlex.join(["ringlet", *sys.argv[1:]])
+        self._listing = Listing({**facts, "command": command})
+        entry = {} if self._listing.path is None else {VARIABLE: str(self._listing.path)}
+        self._job = replace(job, variables={**job.variables, **entry}, pin=options.pin)
+        self._screen, self._grace, self._inform = screen, grace, inform
+        self._host = socket.gethostname()
+        self._options, self._prefix = options, job.size > 1 and options.prefix
+        self._watched: list[_Watched] = []
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._listing, selectors.EVENT_READ, (None, None))
+        self._failures: list[Failure] = []
+        self._stopped = False
+        self.interrupted = False
+        self._signals: list[signal.Signals] = []
+        self._deadlines: list[tuple[float, signal.Signals]] = []
+
+    def run(self) -> int:
+        """Start the workers, wait for all; returns the exit code (see ExitCode)."""
+        handlers = {
+            number: signal.signal(number, self._note_signal)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
+        }
+        try:
+            for rank in self._job.ranks:
+                self._start(rank)
+            while not all(watched.ended for watched in self._watched):
+                self._turn()
+            self._drain()
+            self._unlist()
+            return self._conclude(*self._verdict())
+        finally:
+            for watched in self._watched:
+                watched.worker.kill()
+                if watched.file is not None:
+                    watched.file.write(watched.text.encode())
+                    watched.file.close()
+            self._unlist()
+            self._selector.close()
+            self._job.clean()
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    # -- watching -----------------------------------------------------------------------------
+
+    def _start(self, rank: int) -> None:
+        worker = Worker(
+            self._job,
+            rank,
+            self._module,
+            self._arguments,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        watched = _Watched(worker)
+        self._watched.append(watched)
+        if self._options.output is not None:
+            path = self._options.output / f"rank-{rank}.log"
+            watched.file = RankFile(path, self._screen, more=self._job.generation > 0)
+        self._selector.register(worker.control, selectors.EVENT_READ, (watched, None))
+        for stream, target in (
+            (worker.process.stdout, sys.stdout),
+            (worker.process.stderr, sys.stderr),
+        ):
+            assert stream is not None
+            os.set_blocking(stream.fileno(), False)
+            watched.lines[stream.fileno()] = Lines(self._writer(rank, target))
+            self._selector.register(stream, selectors.EVENT_READ, (watched, stream.fileno()))
+
+    def _writer(self, rank: int, target: Any) -> Callable[[str], None]:
+        if self._options.quiet:
+            return lambda text: None
+        head = f"{self._host}:{rank}: " if self._prefix else ""
+        return lambda text: self._screen.line(head + text, target)
+
+    def _turn(self) -> None:
+        """Wait a moment for something to happen, and act on it."""
+        events = self._selector.select(POLL_S if self._agent is None else AGENT_POLL_S)
+        if not events:
+            for watched in self._watched:
+                for lines in watched.lines.values():
+                    lines.flush()
+        for key, _ in events:
+            watched, descriptor = key.data
+            if watched is None:
+                self._ask_workers()
+            elif descriptor is None:
+                self._read_control(watched)
+            else:
+                self._read_output(key.fileobj, watched, descriptor)
+        for watched in self._watched:
+            if not watched.ended and not watched.worker.running:
+                self._ended(watched)
+        self._hear()
+        self._act_on_signals()
+        self._act_on_deadlines()
+        if self._listing.asked:
+            running = (watched.worker for watched in self._watched if not watched.ended)
+            self._listing.answer({worker.rank: worker.pid for worker in running})
+
+    def _ask_workers(self) -> None:
+        if self._listing.accept():
+            for watched in self._watched:
+                if not watched.ended:
+                    watched.worker.control.send({"doing": True})
+
+    def _unlist(self) -> None:
+        if self._listing.fileno() >= 0:
+            self._selector.unregister(self._listing)
+            self._listing.close()
+
+    def _read_output(self, stream: Any, watched: _Watched, descriptor: int) -> bool:
+        lines = watched.lines[descriptor]
+        try:
+            data = os.read(descriptor, 1 << 16)
+        except BlockingIOError:
+            return False
+        lines.feed(data)
+        if watched.file is not None:
+            watched.file.write(data)
+        if not data:
+            self._selector.unregister(stream)
+            lines.flush()
+        return bool(data)
+
+    def _read_control(self, watched: _Watched) -> None:
+        if not watched.worker.control.fill():
+            self._selector.unregister(watched.worker.control)
+            watched.worker.wait(END_S)  # nothing will tell when it is gone, a moment from now
+        self._take_messages(watched)
+
+    def _take_messages(self, watched: _Watched) -> None:
+        for message in watched.worker.control.messages():
+            if "failed" in message:
+                watched.text, watched.echo = message["failed"], message["echo"]
+                watched.line = message["line"]
+            elif "doing" in message:
+                self._listing.reply(watched.worker.rank, message["doing"])
+            elif self._inform is not None:
+                self._inform(watched.worker.rank, message)
+
+    def _drain(self) -> None:
+        """Take what the ended workers had written; a child that lives on may hold the pipe."""
+        for key in list(self._selector.get_map().values()):
+            watched, descriptor = key.data
+            if descriptor is not None:
+                while self._read_output(key.fileobj, watched, descriptor):
+                    pass
+                watched.lines[descriptor].flush()
+
+    # -- ends ---------------------------------------------------------------------------------
+
+    def _ended(self, watched: _Watched) -> None:
+        """A worker has ended. If it failed: tell the others, and give them a little time."""
+        watched.ended = True
+        worker, code = watched.worker, watched.worker.process.returncode
+        worker.signal_group(signal.SIGKILL)  # what it started ends with it
+        # A forked child in a session of its own may still hold the channel: do not wait for EOF.
+        while worker.control.fill(wait=False):
+            pass
+        self._take_messages(watched)
+        if not code:
+            return
+        if code == ExitCode.STOPPED:
+            self._stopped = True
+            return
+        failure = Failure(
+            worker.rank, worker.epitaph(), code, watched.text, watched.echo, self._host
+        )
+        self._announce(failure)
+        if self._agent is not None:
+            self._agent.tell_failure(failure)
+
+    def _hear(self) -> None:
+        """What the other hosts say."""
+        for failure in self._agent.poll() if self._agent is not None else ():
+            self._announce(failure)
+
+    def _announce(self, failure: Failure) -> None:
+        self._failures.append(failure)
+        for other in self._watched:
+            if not other.ended:
+                other.worker.control.send({"lost": failure.rank, "cause": failure.epitaph})
+        if not self._deadlines:
+            now = time.monotonic()
+            self._deadlines = [
+                (now + SURVIVORS_S, signal.SIGTERM),
+                (now + SURVIVORS_S + TERMINATE_S, signal.SIGKILL),
+            ]
+
+    def _note_signal(self, number: int, frame: FrameType | None) -> None:
+        self._signals.append(signal.Signals(number))
+
+    def _act_on_signals(self) -> None:
+        """Pass a signal on; after the grace, or at the second, SIGKILL. SIGUSR2 only gives notice:
+        another will come when time is up."""
+        while self._signals:
+            number = self._signals.pop(0)
+            self.interrupted = True
+            if number == signal.SIGUSR2:
+                self._signal_all(number)
+                continue
+            again = any(kind == signal.SIGKILL for _, kind in self._deadlines)
+            self._signal_all(signal.SIGKILL if again else number)
+            now = time.monotonic()
+            self._deadlines.append((now + self._grace, signal.SIGKILL))
+
+    def _act_on_deadlines(self) -> None:
+        now = time.monotonic()
+        for deadline, number in list(self._deadlines):
+            if now >= deadline:
+                self._deadlines.remove((deadline, number))
+                self._signal_all(number)
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        for watched in self._watched:
+            if not watched.ended:
+                watched.worker.signal_group(number)
+
+    def _verdict(self) -> tuple[Failure | None, int]:
+        """The job's first failure and its exit code, which all hosts agree on."""
+        failure = first_cause(self._failures)
+        if self._agent is None:
+            return failure, self._code(failure)
+        self._agent.ended(leaving=self.interrupted)
+        while not self._agent.concluded():
+            time.sleep(AGENT_POLL_S)
+            self._hear()
+            if self._signals:  # the workers have had theirs
+                break
+        return self._agent.verdict(self._code(first_cause(self._failures)))
+
+    def _code(self, failure: Failure | None) -> int:
+        if failure is not None:
+            return failure.code if failure.code > 0 else ExitCode.SIGNAL - failure.code
+        return ExitCode.STOPPED if self._stopped else ExitCode.OK
+
+    def _conclude(self, first: Failure | None, code: int) -> int:
+        """Show the first failure last and whole; returns the exit code."""
+        self._screen.status("")
+        for watched in self._watched:
+            if watched.text and (first is None or watched.worker.rank != first.rank):
+                self._screen.line(f"{self._host}:{watched.worker.rank}: {watched.line}", sys.stderr)
+        if first is not None and not (self._agent is not None and self._agent.silent):
+            text = f"\n{first.text.rstrip()}" if first.text else ""
+            self._screen.line(
+                f"ringlet: rank {first.rank} failed: {first.epitaph}{text}", sys.stderr
+            )
+        return code

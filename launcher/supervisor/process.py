@@ -1,0 +1,89 @@
+"""One worker process, seen from its launcher."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import IO
+
+from ringlet.launcher.supervisor.control import VARIABLE, Control
+from ringlet.launcher.supervisor.cores import running_on
+from ringlet.launcher.supervisor.environment import Job
+
+
+class Worker:
+    """A process in a session of its own, with the launcher's end of its control channel.
+
+    `module` is run as `python -m module arguments...`, behind the words of `prefix`; stdout and
+    stderr go where told.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        rank: int,
+        module: str,
+        arguments: Sequence[str] = (),
+        *,
+        stdout: int | IO[bytes] | None = None,
+        stderr: int | IO[bytes] | None = None,
+        prefix: Sequence[str] = (),
+    ) -> None:
+        self.rank = rank
+        ours, theirs = socket.socketpair()
+        environment = {**job.environment(rank), VARIABLE: str(theirs.fileno())}
+        try:
+            with running_on(job.cores(rank)):
+                self.process = subprocess.Popen(
+                    [*prefix, sys.executable, "-m", module, *arguments],
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=stdout,
+                    stderr=stderr,
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,
+                )
+        finally:
+            theirs.close()
+        self.control = Control(ours)
+
+    @property
+    def pid(self) -> int:
+        """The process id, which is also the id of its group."""
+        return self.process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the process has not ended."""
+        return self.process.poll() is None
+
+    def wait(self, seconds: float) -> None:
+        """Wait for its end, so long at most."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(seconds)
+
+    def signal_group(self, number: signal.Signals) -> None:
+        """Send a signal to the worker and to every process that it started."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
+
+    def kill(self) -> None:
+        """End the worker and what it started, now, and take its exit status."""
+        self.signal_group(signal.SIGKILL)
+        self.process.wait()
+        self.control.close()
+
+    def epitaph(self) -> str:
+        """How it ended: process 4711 on host a was killed by signal 9 (SIGKILL)."""
+        code = self.process.wait()
+        head = f"process {self.pid} on host {socket.gethostname()}"
+        if code >= 0:
+            return f"{head} exited with code {code}"
+        try:
+            name = f" ({signal.Signals(-code).name})"
+        except ValueError:
+            name = ""
+        return f"{head} was killed by signal {-code}{name}"

@@ -1,0 +1,82 @@
+"""How a training run gets on, for the screen."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from ringlet.launcher.supervisor.output import Screen
+from ringlet.runtime.training.config import TrainConfig
+from ringlet.runtime.training.trainer import METRICS
+
+PLAIN_EVERY_S = 10.0
+"""Between two lines where there is no terminal."""
+
+
+class Progress:
+    """Turns the workers' reports into a live line, or into plain lines now and then."""
+
+    def __init__(self, screen: Screen, settings: TrainConfig) -> None:
+        self._screen, self._settings = screen, settings
+        self._last: dict[str, Any] = {}
+        self._val_loss = ""
+        self._rate = 0.0
+        self._plain_at = 0.0
+        self.stopped = False
+        self.steps = 0  # taken by this command
+        self._sample = ""
+
+    def take(self, message: dict[str, Any]) -> None:
+        """Take one message of rank 0."""
+        if "row" in message:
+            self._row(message["row"])
+        elif "resumed" in message:
+            self._screen.line(f"going on after step {message['resumed']}")
+        elif "note" in message:
+            self._screen.line(message["note"])
+        elif "outcome" in message:
+            self._last.update(message["outcome"])
+            self.stopped = message["outcome"]["stopped"]
+            self._sample = message["sample"]
+
+    def _row(self, row: dict[str, Any]) -> None:
+        self._last.update(row)
+        if "val_loss" in row:
+            self._val_loss = f", validation {row['val_loss']:.3f}"
+        if "loss" not in row:
+            self._screen.line(f"step 0/{self._settings.steps}{self._val_loss}")
+            return
+        self.steps += 1
+        self._rate = 0.9 * self._rate + 0.1 * row["step_s"] if self._rate else row["step_s"]
+        text = self._text(row)
+        if self._screen.live:
+            self._screen.status(text)
+            if "val_loss" in row:
+                self._screen.line(text)
+        elif "val_loss" in row or time.monotonic() >= self._plain_at:
+            self._plain_at = time.monotonic() + PLAIN_EVERY_S
+            self._screen.line(text)
+
+    def _text(self, row: dict[str, Any]) -> str:
+        left = int((self._settings.steps - row["step"]) * self._rate)
+        tokens = self._settings.batch_size * self._settings.block_size / self._rate
+        return (
+            f"step {row['step']}/{self._settings.steps}  loss {row['loss']:.3f}{self._val_loss}  "
+            f"{tokens:,.0f} tokens/s  {left // 60}:{left % 60:02d} left"
+        )
+
+    def conclude(self, folder: Path) -> None:
+        """Say what came of it, where it lies, and how to go on."""
+        step, steps = self._last["step"], self._settings.steps
+        self._screen.status("")
+        ended = "stopped" if self.stopped else "done"
+        more = steps if self.stopped else 2 * steps
+        self._screen.line(
+            f"{ended} after step {step}: validation loss {self._last['val_loss']:.4f} nats per "
+            f"{'byte' if self._last['as_bytes'] else 'token'}"
+        )
+        if self._sample:
+            self._screen.line(f"\n--- a sample ---\n{self._sample}\n---\n")
+        self._screen.line(f"checkpoint  {self._last['checkpoint']}")
+        self._screen.line(f"metrics     {folder / METRICS}")
+        self._screen.line(f"go on       ringlet train --resume --out {folder} --steps {more}")
+        self._screen.line(f'generate    ringlet generate --from {folder} --prompt "The "')

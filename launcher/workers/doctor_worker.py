@@ -1,0 +1,163 @@
+"""What `ringlet doctor` does on each of several hosts, of which each has one rank."""
+
+import platform
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ringlet import comm
+from ringlet.launcher.commands.options.units import seconds_text
+from ringlet.launcher.workers.worker import Guard, start_guard, supervised
+
+PINGS = 30
+LEAST_BYTES, MOST_BYTES, LARGE_S = 1 << 18, 1 << 24, 0.3
+"""The large message: as large as travels in LARGE_S, within these bounds."""
+
+CLOCKS_APART_S = 0.5
+
+Tell = Callable[[str, str, str], None]
+
+
+def look(guard: Guard | None) -> None:
+    """Join the others, and look; rank 0 tells what was found."""
+    world = comm.init()
+
+    def tell(state: str, name: str, text: str) -> None:
+        if guard is not None and world.rank == 0:
+            guard.control.send({"finding": [state, name, text]})
+
+    names = world.all_gather_object(socket.gethostname())
+    versions(world, tell)
+    for other in range(1, world.size):
+        clock(world, other, names[other], tell)
+    sums(world, tell)
+    for other in range(1, world.size):
+        link(world, other, names[other], tell)
+    comm.shutdown()
+
+
+def versions(world: Any, tell: Tell) -> None:
+    """Whether all hosts have the same."""
+    import zmq
+
+    own = {
+        "Python": platform.python_version(),
+        "NumPy": np.__version__,
+        "libzmq": zmq.zmq_version(),
+        "machine": platform.machine(),
+    }
+    found = world.all_gather_object(own)
+    differing = [name for name in own if len({each[name] for each in found}) > 1]
+    if not differing:
+        text = ", ".join(f"{name} {version}" for name, version in own.items())
+        tell("ok", "versions", f"the same on all hosts: {text}")
+        return
+    parts = [
+        f"{name} {', '.join(f'{each[name]} on host {n}' for n, each in enumerate(found))}"
+        for name in differing
+    ]
+    tell(
+        "note",
+        "versions",
+        f"not the same: {'; '.join(parts)}. Hosts may round differently, and the built-in text "
+        "is another in other versions of Python",
+    )
+
+
+def clock(world: Any, other: int, name: str, tell: Tell) -> None:
+    """How far the other's clock is ahead, as NTP measures it (RFC 5905, section 8)."""
+    word = np.zeros(1)
+    best, ahead = float("inf"), 0.0
+    for _ in range(PINGS):
+        if world.rank == 0:
+            began = time.time()
+            world.send(word, dst=other)
+            theirs = float(world.recv(src=other)[0])
+            ended = time.time()
+            if ended - began < best:
+                best, ahead = ended - began, theirs - (began + ended) / 2
+        elif world.rank == other:
+            world.recv(src=0)
+            world.send(np.array([time.time()]), dst=0)
+    text = f"{seconds_text(abs(ahead))} {'ahead of' if ahead > 0 else 'behind'} host 0's"
+    text = f"host {other}'s ({name}) is {text}, give or take {seconds_text(best / 2)}"
+    if abs(ahead) > CLOCKS_APART_S:
+        tell("note", "clock", f"{text}: times in logs will not agree; look at NTP")
+    else:
+        tell("ok", "clock", text)
+
+
+def sums(world: Any, tell: Tell) -> None:
+    """Whether all hosts get the same sum, and the right one."""
+    x = np.random.default_rng(world.rank).standard_normal(1 << 16).astype(np.float32)
+    expected = sum(
+        np.random.default_rng(rank).standard_normal(1 << 16).astype(np.float32)
+        for rank in range(world.size)
+    )
+    world.all_reduce(x)
+    same = len(set(world.all_gather_object(x.tobytes()))) == 1
+    if not same or not np.allclose(x, expected, atol=1e-4):
+        tell("bad", "all-reduce", "hosts got different or wrong sums: please report this")
+        return
+    word, best = np.ones(1, np.float32), float("inf")
+    for _ in range(PINGS):
+        began = time.perf_counter()
+        world.all_reduce(word, "max")
+        best = min(best, time.perf_counter() - began)
+    text = f"{world.size} ranks got the same bits; {seconds_text(best)} for one number"
+    tell("ok", "all-reduce", text)
+
+
+def link(world: Any, other: int, name: str, tell: Tell) -> None:
+    """Latency and bandwidth between rank 0 and another, by messages to and fro."""
+    if world.rank not in (0, other):
+        return
+    peer = other - world.rank
+    latency = _to_and_fro(world, peer, 1, PINGS) / 2
+    seconds = _to_and_fro(world, peer, LEAST_BYTES, 2) / 2
+    nbytes = _agreed(world, peer, round(LARGE_S / seconds * LEAST_BYTES))
+    seconds = _to_and_fro(world, peer, nbytes, 3) / 2
+    rate = nbytes / max(seconds - latency, 1e-9)
+    tell(
+        "ok",
+        "link",
+        f"host 0 and host {other} ({name}): {seconds_text(latency)} for the shortest message, "
+        f"{rate / 1e6:,.0f} MB/s ({rate * 8 / 1e6:,.0f} Mbit/s) with {nbytes >> 10:,} KiB",
+    )
+
+
+def _to_and_fro(world: Any, peer: int, nbytes: int, times: int) -> float:
+    """Seconds of the fastest way there and back of so many bytes."""
+    data, best = np.ones(nbytes, np.uint8), float("inf")
+    for _ in range(times):
+        began = time.perf_counter()
+        if world.rank == 0:
+            world.send(data, dst=peer)
+            world.recv(src=peer, out=data)
+        else:
+            world.recv(src=peer, out=data)
+            world.send(data, dst=peer)
+        best = min(best, time.perf_counter() - began)
+    return best
+
+
+def _agreed(world: Any, peer: int, guess: int) -> int:
+    """How large the large message is: as rank 0 says."""
+    if world.rank:
+        return int(world.recv(src=peer)[0])
+    nbytes = min(max(guess, LEAST_BYTES), MOST_BYTES)
+    world.send(np.array([nbytes]), dst=peer)
+    return nbytes
+
+
+def main() -> None:
+    """The worker's main."""
+    guard = start_guard()
+    supervised(guard, lambda: look(guard))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""The program of a training worker: joins the world, trains, reports to the launcher."""
+
+import json
+import os
+import signal
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ringlet import comm
+from ringlet.launcher.errors import ExitCode
+from ringlet.launcher.workers.worker import Guard, start_guard, supervised
+from ringlet.nn.backend import use
+from ringlet.nn.models import generate
+from ringlet.runtime.checkpoint.checkpoint import verify_checkpoint
+from ringlet.runtime.checkpoint.export import load_model
+from ringlet.runtime.training.agreement import check_same_data, check_shared
+from ringlet.runtime.training.config import check_config
+from ringlet.runtime.training.corpus import load_corpus, token_bytes
+from ringlet.runtime.training.trainer import Trainer
+
+
+def work(task: dict[str, Any], guard: Guard | None) -> None:
+    """Train as the task says: config, folder, resume, sample."""
+    # Before the loop can stop between steps there is nothing to save.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    def tell(message: dict[str, Any]) -> None:
+        if guard is not None and world.rank == 0:
+            guard.control.send(message)
+
+    config = check_config(task["config"])
+    if config.device == "cuda":
+        use("cupy", int(os.environ.get("LOCAL_RANK", "0")))
+    corpus = load_corpus(config.data, config.block_size, config.vocab_size or None)
+    world = comm.init()
+    trainer = Trainer(
+        config, corpus, world, Path(task["folder"]), report=lambda row: tell({"row": row})
+    )
+    if os.environ.get("LOCAL_WORLD_SIZE") != os.environ.get("WORLD_SIZE"):
+        check_same_data(world, corpus)
+        check_shared(world, Path(task["folder"]), trainer.parallel.state())
+    if task["resume"]:
+        step = trainer.resume(warn=lambda text: tell({"note": text}))
+        tell({"resumed": step})
+    outcome = trainer.run()
+    text = ""
+    if world.rank == 0 and task["sample"] and not outcome.stopped:
+        text = sample(trainer, task["sample"])
+    result = {**asdict(outcome), "checkpoint": str(outcome.checkpoint), "as_bytes": corpus.as_bytes}
+    tell({"outcome": result, "sample": text})
+    world.barrier()
+    comm.shutdown()
+    if outcome.stopped:
+        sys.exit(ExitCode.STOPPED)
+
+
+def sample(trainer: Trainer, length: int) -> str:
+    """What the saved model writes after a newline (or the validation text's first token)."""
+    corpus = trainer.corpus
+    assert trainer.checkpoint is not None
+    first = ord("\n") if corpus.as_bytes else int(corpus.validation[0])
+    ids = generate(
+        load_model(verify_checkpoint(trainer.checkpoint)),
+        np.array([[first]]),
+        length,
+        temperature=0.8,
+        top_k=50,
+        seed=trainer.config.seed,
+    )[0, 1:]
+    if corpus.as_bytes:
+        return b"".join(map(token_bytes, ids.tolist())).decode(errors="replace")
+    return " ".join(map(str, ids))
+
+
+def main() -> None:
+    """The worker's main; the task is its only argument, as JSON."""
+    guard = start_guard()
+    supervised(guard, lambda: work(json.loads(sys.argv[1]), guard))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""A warm worker: joins the world once, then runs one function after another for a WorkerPool."""
+
+import faulthandler
+import importlib.util
+import signal
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ringlet import comm
+from ringlet.launcher.workers.worker import is_echo, start_guard
+
+_modules: dict[str, tuple[float, ModuleType]] = {}
+
+
+def load(path: str) -> ModuleType:
+    """The module in the file, imported again only when the file has changed."""
+    changed = Path(path).stat().st_mtime
+    if path not in _modules or _modules[path][0] != changed:
+        spec = importlib.util.spec_from_file_location(f"_warm_{Path(path).stem}", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module.__name__] = module
+        spec.loader.exec_module(module)
+        _modules[path] = (changed, module)
+    return _modules[path][1]
+
+
+def find(path: str, name: str) -> Any:
+    """The function `name` (dots for attributes) of the file."""
+    found: Any = load(path)
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _function(task: dict[str, Any]) -> Any:
+    """The task's function: out of its file, or, for a notebook's, out of its own source text."""
+    if "source" not in task:
+        return find(task["path"], task["name"])
+    names: dict[str, Any] = {"__name__": "_notebook", "comm": comm, "np": np}
+    exec(compile(task["source"], f"<{task['name']}>", "exec"), names)
+    return names[task["name"]]
+
+
+def main() -> None:
+    """Take tasks until the pool closes the channel; end after the first failure."""
+    guard = start_guard()
+    if guard is None:
+        sys.exit("a warm worker is started by a WorkerPool")
+    comm.show_last_operations_on_signal()
+    faulthandler.register(signal.SIGUSR1, all_threads=True, chain=True)
+    try:
+        world = comm.init()
+        guard.control.send({"result": "ready"})
+        while True:
+            task = guard.inbox.get()
+            comm.inject(task["faults"])
+            paths = {name: Path(path) for name, path in task["paths"].items()}
+            result = _function(task)(world, **task["arguments"], **paths)
+            guard.control.send({"result": result})
+    except BaseException as error:
+        guard.control.send({"failed": traceback.format_exc(), "echo": is_echo(error)})
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Inside a worker: the guard that listens to the launcher, and the start of the user's program.
+
+python -m ringlet.launcher.workers.worker script.py arguments...
+python -m ringlet.launcher.workers.worker -m module arguments...
+"""
+
+import faulthandler
+import os
+import queue
+import runpy
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from ringlet import comm
+from ringlet.comm.join.folders import PREFIX, remove_folder
+from ringlet.launcher.errors import ExitCode
+from ringlet.launcher.supervisor.control import Control, Message
+from ringlet.launcher.supervisor.listing import VARIABLE, remove
+
+
+class Guard:
+    """Listens to the launcher on a thread of its own.
+
+    News of lost ranks go to `comm`; other messages wait in `inbox`. When the launcher is gone,
+    however it ended, this process and everything that it started is killed, and the socket files
+    that the launcher can no longer remove go too. It says what this rank does when it is asked.
+    """
+
+    def __init__(self, control: Control) -> None:
+        self.control = control
+        self._folder, self._entry = _rendezvous_folder(), os.environ.pop(VARIABLE, None)
+        self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        threading.Thread(target=self._listen, name="ringlet-guard", daemon=True).start()
+
+    def _listen(self) -> None:
+        while (message := self.control.receive()) is not None:
+            if "lost" in message:
+                comm.report_lost(message["lost"], message["cause"])
+            elif "doing" in message:
+                self.control.send({"doing": _doing()})
+            else:
+                self.inbox.put(message)
+        if self._folder is not None:
+            remove_folder(self._folder)
+        if self._entry is not None:
+            remove(Path(self._entry))
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def _rendezvous_folder() -> Path | None:
+    kind, _, path = os.environ.get("RINGLET_RENDEZVOUS", "").partition("://")
+    folder = Path(path).parent
+    return folder if kind == "ipc" and folder.name.startswith(PREFIX) else None
+
+
+def _doing() -> str:
+    """What this rank does, as far as the world knows, if there is one."""
+    if "ringlet.comm.world" not in sys.modules:
+        return "has not joined a world"
+    return comm.last_operation() or "has not joined a world"
+
+
+def start_guard() -> Guard | None:
+    """Start the guard if a launcher started this process."""
+    faulthandler.enable()
+    control = Control.inherited()
+    if control is None:
+        return None
+    if os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
+        comm.when_joined(lambda: control.send({"joined": True}))
+    return Guard(control)
+
+
+def is_echo(error: BaseException | None) -> bool:
+    """Whether the error, or what led to it, is another rank's failure arriving here."""
+    while error is not None:
+        if isinstance(error, comm.PeerLost):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def run_program(arguments: list[str]) -> None:
+    """Run the script or module as __main__, as plain python would."""
+    if arguments[0] == "-m":
+        sys.argv = arguments[1:]
+        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = arguments
+        if not sys.flags.safe_path:
+            sys.path[0] = str(Path(arguments[0]).resolve().parent)
+        runpy.run_path(arguments[0], run_name="__main__")
+
+
+def supervised(guard: Guard | None, program: Callable[[], None]) -> None:
+    """Run the program; its exception is told to the launcher, which shows it, and ends this
+    process with the exit code for it."""
+    try:
+        program()
+    except Exception as error:
+        if guard is None:
+            raise
+        sys.stdout.flush()
+        # Without the notes that some errors carry: the first failure shows them.
+        line = traceback.format_exception_only(error)[0].strip()
+        text = _own_traceback(error)
+        guard.control.send({"failed": text, "line": line, "echo": is_echo(error)})
+        sys.exit(exit_code(error))
+
+
+def exit_code(error: BaseException) -> int:
+    """How a worker ends that does not catch the error."""
+    return ExitCode.TIMEOUT if isinstance(error, comm.CommTimeout) else ExitCode.FAILED
+
+
+def _own_traceback(error: Exception) -> str:
+    """The traceback without the frames of this file and of runpy, which started the program."""
+    trace = error.__traceback__
+    while trace is not None:
+        name = trace.tb_frame.f_code.co_filename
+        if name != __file__ and "runpy" not in name:
+            break
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(error), error, trace))
+
+
+def main() -> None:
+    """The worker's main."""
+    supervised(start_guard(), lambda: run_program(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,261 @@
+"""The backward pass: from a result to its leaves, each operation once, in an order that has
+every gradient complete before it is passed on."""
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+
+from ringlet.nn.autograd.tensor import Array, Gradient, Operation, Source, Tensor
+from ringlet.nn.backend import block_size, refuse_mixture, xp
+
+SUMMANDS = 1 << 22
+"""Numbers of a product that are made at once to be added: fewer keep BLAS less busy."""
+
+
+class Deferred:
+    """A gradient that is computed when and where it is wanted: straight into its memory."""
+
+    def into(self, out: Array, add: bool) -> None:
+        """Write the gradient to `out`, or add it."""
+        raise NotImplementedError
+
+    def value(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """The gradient as an array of its own."""
+        out = xp.empty(shape, dtype)
+        self.into(out, add=False)
+        return out
+
+
+class Product(Deferred):
+    """A gradient that is a matrix product, `left @ right`."""
+
+    def __init__(self, left: Array, right: Array) -> None:
+        self._left, self._right = left, right
+
+    def into(self, out: Array, add: bool) -> None:
+        """See Deferred."""
+        if add:
+            add_product(out, self._left, self._right)
+        else:
+            xp.matmul(self._left, self._right, out=out)
+
+
+def add_product(out: Array, left: Array, right: Array) -> None:
+    """Add the product of two matrices; what is added is never whole if it is large."""
+    step = max(1, block_size(SUMMANDS) // max(1, out.shape[1]))
+    for start in range(0, len(out), step):
+        rows = slice(start, start + step)
+        part = out[rows]
+        xp.add(part, xp.matmul(left[rows], right), out=part)
+
+
+class WeightGradients:
+    """The part of a backward pass that is put off: the gradients of the leaves.
+
+    Zero-bubble pipelines (Qi et al., 2024) pass the inputs' gradients on first and fill the gaps
+    of their schedule with the weights'.
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[Tensor, Array | Deferred | None, bool]] = []
+
+    def append(self, leaf: Tensor, part: "Array | Deferred | None", final: bool) -> None:
+        """Put off a leaf's part; `final`: it is the last one of its pass."""
+        self._parts.append((leaf, part, final))
+
+    def run(self) -> None:
+        """Compute and add what was put off, in the order of the pass; fire the hooks."""
+        parts, self._parts = self._parts, []
+        parts.reverse()  # each part lets go of its arrays as soon as it is done
+        while parts:
+            leaf, part, final = parts.pop()
+            if part is not None:
+                leaf.accumulate(part)
+            if final:
+                leaf.fire_hooks()
+
+
+def backward(
+    root: Tensor, gradient: Array | None = None, weights: WeightGradients | None = None
+) -> None:
+    """Add the gradients of `root` to the leaves it was made from; see Tensor.backward.
+
+    With `weights`, leaves whose gradients are computed from kept arrays are put off until
+    `weights.run()`; only tensors that are no parameters (inputs) get theirs at once.
+    """
+    if not root.requires_grad:
+        raise RuntimeError("this tensor does not require a gradient: nothing was recorded for it")
+    if gradient is None:
+        if root.size != 1:
+            raise RuntimeError(f"a tensor of shape {root.shape} needs a gradient to start from")
+        gradient = xp.ones(root.shape, root.dtype)
+    refuse_mixture("backward()", (gradient,))
+    if gradient.shape != root.shape:
+        raise ValueError(f"a gradient of shape {gradient.shape} for a tensor of {root.shape}")
+    order, consumers = _plan(root)
+    if root.operation is None:
+        root.accumulate(gradient)
+        root.fire_hooks()
+        return
+    _Pass(consumers, {root.operation: gradient}, weights).run(order)
+
+
+def nested(root: Tensor, gradient: Array, inputs: Sequence[Tensor]) -> list[Gradient]:
+    """The gradients of `inputs`, from within the backward of an operation that ran `root`'s graph.
+
+    Other leaves get theirs as in the pass around: at once, or put off. Their hooks are not fired:
+    they are inputs of that operation too, and the pass around knows when they are final.
+    """
+    if root.operation is not None:
+        order, consumers = _plan(root)
+        around = _running.passes[-1]
+        own = {id(tensor) for tensor in inputs}
+        _Pass(consumers, {root.operation: gradient}, around.weights, own).run(order)
+    return [tensor.grad for tensor in inputs]
+
+
+class _Running(threading.local):
+    def __init__(self) -> None:
+        self.passes: list[_Pass] = []
+
+
+_running = _Running()
+
+
+@contextlib.contextmanager
+def _running_pass(this: "_Pass") -> Iterator[None]:
+    _running.passes.append(this)
+    try:
+        yield
+    finally:
+        _running.passes.pop()
+
+
+def _plan(root: Tensor) -> tuple[list[Operation], dict[int, int]]:
+    """The operations, the last that ran first, and how often each leaf is used.
+
+    So every operation comes after all that use its result, and what ran together (a block of a
+    model) is together here too, whichever way its results were used later.
+    """
+    consumers: dict[int, int] = {}
+    stack = [root.operation] if root.operation else []
+    seen = set(stack)
+    while stack:
+        operation = stack.pop()
+        if operation.inputs is None:
+            raise RuntimeError(
+                "the history of this tensor is gone: backward() was already run through it"
+            )
+        for tensor in operation.inputs:
+            source = tensor.operation
+            if source is not None:
+                if source not in seen:
+                    seen.add(source)
+                    stack.append(source)
+            elif isinstance(tensor, Tensor) and tensor.requires_grad:
+                consumers[id(tensor)] = consumers.get(id(tensor), 0) + 1
+    return sorted(seen, key=attrgetter("number"), reverse=True), consumers
+
+
+class _Pass:
+    """One backward pass. `gradients` holds those on their way, by the operation they go to.
+
+    `inner` are the inputs of a nested pass, by id; None in a pass that is not nested.
+    """
+
+    def __init__(
+        self,
+        consumers: dict[int, int],
+        gradients: dict[Operation, Array],
+        weights: WeightGradients | None,
+        inner: set[int] | None = None,
+    ) -> None:
+        self._consumers, self._gradients = consumers, gradients
+        self.weights, self._inner = weights, inner
+        self._own: set[Operation] = set()  # whose gradient is this pass's own memory
+
+    def run(self, order: list[Operation]) -> None:
+        with _running_pass(self):
+            for operation in order:
+                gradient = self._gradients.pop(operation, None)
+                self._own.discard(operation)
+                inputs, needs = operation.inputs or (), operation.needs
+                # An operation is without a gradient when all its consumers returned None.
+                parts = [None] * len(inputs) if gradient is None else operation.backward(gradient)
+                operation.release()
+                self._distribute(inputs, needs, parts)
+
+    def _distribute(
+        self, inputs: Sequence[Tensor | Source], needs: Sequence[bool], parts: Sequence[Any]
+    ) -> None:
+        """Leaves first: an inner tensor's gradient may still be on its way from other ranks."""
+        inner = []
+        for tensor, needed, part in zip(inputs, needs, parts, strict=True):
+            if not needed:
+                continue
+            if not isinstance(tensor, Source):
+                self._give_leaf(tensor, _fitting(part, tensor))
+            elif part is not None:
+                inner.append((tensor, part))
+        for source, part in inner:
+            self._give_inner(source, _fitting(part, source))
+
+    def _give_leaf(self, leaf: Tensor, part: Any) -> None:
+        self._consumers[id(leaf)] -= 1
+        nested = self._inner is not None
+        final = not nested and not self._consumers[id(leaf)]
+        is_weight = leaf.is_parameter and id(leaf) not in (self._inner or ())
+        if self.weights is not None and is_weight:
+            self.weights.append(leaf, part, final)
+            return
+        if part is not None:
+            leaf.accumulate(part)
+        if final:
+            leaf.fire_hooks()
+
+    def _give_inner(self, tensor: Source, part: Any) -> None:
+        target = tensor.operation
+        assert target is not None
+        held = self._gradients.get(target)
+        if not isinstance(part, xp.ndarray):
+            if target in self._own:
+                part.into(held, add=True)
+                return
+            part = part.value(tensor.shape, tensor.dtype)
+            if held is None:
+                self._own.add(target)
+        if held is None:
+            self._gradients[target] = part
+        elif target in self._own:
+            xp.add(held, part, out=held)
+        else:
+            # What an operation returned may be another's input too: the sum gets its own memory.
+            self._gradients[target] = xp.asarray(xp.add(held, part))
+            self._own.add(target)
+
+
+def _fitting(part: Any, tensor: Tensor | Source) -> Any:
+    """The part in the tensor's shape; NumPy makes scalars of 0-d results."""
+    if isinstance(part, xp.ndarray):
+        if part.shape == tensor.shape and part.dtype == tensor.dtype:
+            return part
+        return unbroadcast(part, tensor)
+    return unbroadcast(xp.asarray(part), tensor) if isinstance(part, np.generic) else part
+
+
+def unbroadcast(gradient: Array, tensor: Tensor | Source) -> Array:
+    """Sum over the axes along which the tensor was broadcast; the tensor's shape and dtype."""
+    shape = tensor.shape
+    if gradient.shape != shape:
+        extra = gradient.ndim - len(shape)
+        axes = tuple(range(extra)) + tuple(
+            axis + extra
+            for axis, length in enumerate(shape)
+            if length == 1 and gradient.shape[axis + extra] != 1
+        )
+        gradient = xp.asarray(gradient.sum(axis=axes, keepdims=True)).reshape(shape)
+    return gradient if gradient.dtype == tensor.dtype else gradient.astype(tensor.dtype)

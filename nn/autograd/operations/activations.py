@@ -1,0 +1,220 @@
+"""Activation functions. GELU and its like work in blocks that stay in the cache, and make the slope
+together with the value: backward has one product to do, and no array is kept besides."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from ringlet.nn.autograd.operations.elementwise import error_function
+from ringlet.nn.autograd.tensor import Array, Gradient, Operation, Tensor, in_dtype
+from ringlet.nn.backend import block_size, xp
+
+BLOCK = 32 * 1024
+"""Elements for each block: a handful of them fit the second-level cache."""
+
+
+class Tanh(Operation):
+    """The hyperbolic tangent."""
+
+    def forward(self, *arrays: Array) -> Array:
+        self.y = xp.tanh(arrays[0])
+        return self.y
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        return (grad * (1 - self.y * self.y),)
+
+
+class Sigmoid(Operation):
+    """1 / (1 + exp(-x)), as (1 + tanh(x / 2)) / 2, which cannot overflow."""
+
+    def forward(self, *arrays: Array) -> Array:
+        half = in_dtype(0.5, arrays[0])
+        y: Array = half + half * xp.tanh(half * arrays[0])
+        self.y = y
+        return y
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        return (grad * self.y * (1 - self.y),)
+
+
+class ReLU(Operation):
+    """max(x, 0); slope 0 at 0."""
+
+    def forward(self, *arrays: Array) -> Array:
+        self.y = xp.maximum(arrays[0], 0)
+        return self.y
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        return (grad * (self.y > 0),)
+
+
+class _Sloped(Operation):
+    """A function of single elements that keeps nothing but its slope, made together with it."""
+
+    slope: Array | None = None
+
+    def forward(self, *arrays: Array) -> Array:
+        (x,) = arrays
+        result = xp.empty(x.shape, x.dtype)
+        slope = xp.empty(x.shape, x.dtype) if True in self.needs else None
+        spare = xp.empty((3, min(x.size, block_size(BLOCK))), x.dtype)
+        for block, y, *d in _blocks(x, result, *() if slope is None else (slope,)):
+            self.block(block, y, d[0] if d else None, spare[:, : block.size])
+        self.slope = slope
+        return result
+
+    def block(self, x: Array, y: Array, slope: Array | None, spare: Array) -> None:
+        """Write the function of a block to `y` and, if it is wanted, its slope."""
+        raise NotImplementedError
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        assert self.slope is not None
+        result: Array = xp.multiply(self.slope, grad, out=self.slope)
+        return (result,)
+
+
+class SiLU(_Sloped):
+    """x sigmoid(x). Elfwing, Uchibe and Doya, "Sigmoid-weighted linear units" (2018)."""
+
+    def block(self, x: Array, y: Array, slope: Array | None, spare: Array) -> None:
+        """See _Sloped."""
+        sigmoid = spare[0]
+        _sigmoid(x, sigmoid)
+        xp.multiply(x, sigmoid, out=y)
+        if slope is not None:
+            _silu_slope(y, sigmoid, slope)
+
+
+class SwiGLU(Operation):
+    """silu(gate) * up. Shazeer, "GLU variants improve transformer" (2020).
+
+    Kept for backward: what the result's gradient is multiplied by for each of the two.
+    """
+
+    def forward(self, *arrays: Array) -> Array:
+        gate, up = arrays
+        result = xp.empty(gate.shape, gate.dtype)
+        self.of_gate, self.of_up = (xp.empty(gate.shape, gate.dtype) for _ in range(2))
+        for x, u, y, d_gate, silu in _blocks(gate, up, result, self.of_gate, self.of_up):
+            _sigmoid(x, y)
+            xp.multiply(x, y, out=silu)
+            _silu_slope(silu, y, d_gate)
+            d_gate *= u
+            xp.multiply(silu, u, out=y)
+        return result
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        to_gate: Array = xp.multiply(self.of_gate, grad, out=self.of_gate)
+        to_up: Array = xp.multiply(self.of_up, grad, out=self.of_up)
+        return to_gate, to_up
+
+
+def _sigmoid(x: Array, out: Array) -> None:
+    xp.multiply(x, 0.5, out=out)
+    xp.tanh(out, out=out)
+    out *= 0.5
+    out += 0.5
+
+
+def _silu_slope(y: Array, sigmoid: Array, out: Array) -> None:
+    """sigmoid (1 + x (1 - sigmoid)) = sigmoid (1 - y) + y, with y = x sigmoid"""
+    xp.subtract(1, y, out=out)
+    out *= sigmoid
+    out += y
+
+
+class TanhGELU(_Sloped):
+    """x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2.
+
+    Hendrycks and Gimpel, "Gaussian error linear units" (2016), section 2.
+    """
+
+    INNER = math.sqrt(2 / math.pi)
+    CUBIC = 0.044715
+
+    def block(self, x: Array, y: Array, slope: Array | None, spare: Array) -> None:
+        """See _Sloped."""
+        tanh, square, rest = spare
+        xp.multiply(x, x, out=square)
+        square *= self.INNER * self.CUBIC
+        xp.add(square, self.INNER, out=tanh)
+        tanh *= x
+        xp.tanh(tanh, out=tanh)
+        if slope is None:
+            tanh *= 0.5
+            tanh += 0.5
+            xp.multiply(tanh, x, out=y)
+            return
+        # With h = (1 + tanh) / 2 the result is y = h x, and its slope, as tanh' = 1 - tanh^2,
+        # h + 2 y (1 - h) (INNER + 3 INNER CUBIC x^2).
+        square *= 6
+        square += 2 * self.INNER
+        tanh *= 0.5
+        xp.subtract(0.5, tanh, out=rest)  # 1 - h
+        tanh += 0.5
+        xp.multiply(tanh, x, out=y)
+        rest *= square
+        rest *= y
+        xp.add(rest, tanh, out=slope)
+
+
+class ErfGELU(_Sloped):
+    """x (1 + erf(x / sqrt(2))) / 2."""
+
+    def block(self, x: Array, y: Array, slope: Array | None, spare: Array) -> None:
+        """See _Sloped."""
+        cdf, density, _ = spare
+        xp.multiply(x, 1 / math.sqrt(2), out=cdf)
+        cdf[...] = error_function(cdf)
+        cdf += 1
+        cdf *= 0.5
+        xp.multiply(cdf, x, out=y)
+        if slope is not None:  # cdf + x density
+            xp.multiply(x, x, out=density)
+            density *= -0.5
+            xp.exp(density, out=density)
+            density *= 1 / math.sqrt(2 * math.pi)
+            density *= x
+            xp.add(cdf, density, out=slope)
+
+
+def _blocks(*arrays: Array) -> list[tuple[Array, ...]]:
+    """The arrays, all of one size, cut into flat blocks that fit the cache together."""
+    flat, size = [array.reshape(-1) for array in arrays], block_size(BLOCK)
+    return [
+        tuple(each[start : start + size] for each in flat) for start in range(0, flat[0].size, size)
+    ]
+
+
+def tanh(x: Tensor) -> Tensor:
+    """The hyperbolic tangent."""
+    return Tanh()(x)
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    """1 / (1 + exp(-x))."""
+    return Sigmoid()(x)
+
+
+def relu(x: Tensor) -> Tensor:
+    """max(x, 0)."""
+    return ReLU()(x)
+
+
+def silu(x: Tensor) -> Tensor:
+    """x sigmoid(x), also called swish."""
+    return SiLU()(x)
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up, of one shape. Raises ValueError with both shapes if they differ."""
+    if gate.shape != up.shape:
+        raise ValueError(f"gate of shape {gate.shape} and up of shape {up.shape} do not fit")
+    return SwiGLU()(gate, up)
+
+
+def gelu(x: Tensor, approximate: Literal["none", "tanh"] = "none") -> Tensor:
+    """The Gaussian error linear unit, exact or with the tanh approximation of GPT-2."""
+    if approximate not in ("none", "tanh"):
+        raise ValueError(f"approximate is {approximate!r}; there are 'none' and 'tanh'")
+    return TanhGELU()(x) if approximate == "tanh" else ErfGELU()(x)

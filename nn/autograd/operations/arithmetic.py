@@ -1,0 +1,249 @@
+"""Arithmetic element by element, with broadcasting, and what chooses between elements."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ringlet.nn.autograd.tensor import (
+    Array,
+    Gradient,
+    Operand,
+    Operation,
+    Tensor,
+    in_dtype,
+    mask_array,
+    tensors,
+)
+from ringlet.nn.backend import xp
+
+
+class Add(Operation):
+    """a + b."""
+
+    def forward(self, *arrays: Array) -> Array:
+        a, b = arrays
+        return xp.add(a, b)
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        return grad, grad
+
+
+class Sub(Operation):
+    """a - b."""
+
+    def forward(self, *arrays: Array) -> Array:
+        a, b = arrays
+        return xp.subtract(a, b)
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        return grad, -grad if self.needs[1] else None
+
+
+class Mul(Operation):
+    """a * b."""
+
+    def forward(self, *arrays: Array) -> Array:
+        self.a, self.b = arrays
+        return xp.multiply(self.a, self.b)
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        return (
+            grad * self.b if self.needs[0] else None,
+            grad * self.a if self.needs[1] else None,
+        )
+
+
+class Div(Operation):
+    """a / b."""
+
+    def forward(self, *arrays: Array) -> Array:
+        a, self.b = arrays
+        self.quotient = xp.divide(a, self.b)
+        return self.quotient
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        a = grad / self.b
+        return a, -a * self.quotient if self.needs[1] else None
+
+
+class Pow(Operation):
+    """x ** exponent, for a number."""
+
+    def __init__(self, exponent: float) -> None:
+        self.exponent = exponent
+
+    def forward(self, *arrays: Array) -> Array:
+        (self.x,) = arrays
+        y: Array = xp.power(self.x, in_dtype(self.exponent, self.x))
+        return y
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        if not self.exponent:
+            return (xp.zeros_like(grad),)
+        slope: Array = xp.power(self.x, in_dtype(self.exponent - 1, self.x))
+        return (grad * slope * in_dtype(self.exponent, self.x),)
+
+
+class Power(Operation):
+    """a ** b. Where a is 0 the slope along b is 0, as in PyTorch."""
+
+    def forward(self, *arrays: Array) -> Array:
+        self.a, self.b = arrays
+        self.y = xp.power(self.a, self.b)
+        return self.y
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        a, b = self.a, self.b
+        to_a = to_b = None
+        if self.needs[0]:
+            to_a = grad * xp.where(b == 0, 0, b * xp.power(a, xp.where(b == 0, 1, b - 1)))
+        if self.needs[1]:
+            to_b = grad * self.y * xp.log(xp.where(a == 0, 1, a))
+        return to_a, to_b
+
+
+class Remainder(Operation):
+    """a - b * floor(a / b): the sign is that of b, as in Python."""
+
+    def forward(self, *arrays: Array) -> Array:
+        self.a, self.b = arrays
+        return xp.remainder(self.a, self.b)
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        return grad, -grad * xp.floor_divide(self.a, self.b) if self.needs[1] else None
+
+
+class Neg(Operation):
+    """-x."""
+
+    def forward(self, *arrays: Array) -> Array:
+        return xp.negative(arrays[0])
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        return (-grad,)
+
+
+class Abs(Operation):
+    """The absolute value; slope 0 at 0."""
+
+    def forward(self, *arrays: Array) -> Array:
+        (self.x,) = arrays
+        return xp.abs(self.x)
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        return (grad * xp.sign(self.x),)
+
+
+class Clamp(Operation):
+    """The elements, none below or above the bounds; slope 1 at a bound."""
+
+    def __init__(self, low: float | None, high: float | None) -> None:
+        self.low, self.high = low, high
+
+    def forward(self, *arrays: Array) -> Array:
+        (x,) = arrays
+        low = -np.inf if self.low is None else self.low
+        high = np.inf if self.high is None else self.high
+        self.inside = (x >= low) & (x <= high)
+        return xp.clip(x, in_dtype(low, x), in_dtype(high, x))
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        return (grad * self.inside,)
+
+
+class Extremum(Operation):
+    """The larger (or smaller) of two; equal ones share the gradient."""
+
+    def __init__(self, largest: bool) -> None:
+        self.largest = largest
+
+    def forward(self, *arrays: Array) -> Array:
+        self.a, self.b = arrays
+        return (xp.maximum if self.largest else xp.minimum)(self.a, self.b)
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        wins = xp.greater(self.a, self.b) if self.largest else xp.less(self.a, self.b)
+        share = wins.astype(grad.dtype)
+        share[xp.equal(self.a, self.b)] = 0.5
+        return grad * share, grad * (1 - share)
+
+
+class Where(Operation):
+    """a where the condition holds, else b."""
+
+    def __init__(self, condition: Array) -> None:
+        self.condition = condition
+
+    def forward(self, *arrays: Array) -> Array:
+        a, b = arrays
+        return xp.where(self.condition, a, b)
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        return grad * self.condition, grad * ~self.condition
+
+
+def add(a: Operand, b: Operand) -> Tensor:
+    """a + b."""
+    return Add()(*tensors(a, b))
+
+
+def sub(a: Operand, b: Operand) -> Tensor:
+    """a - b."""
+    return Sub()(*tensors(a, b))
+
+
+def mul(a: Operand, b: Operand) -> Tensor:
+    """a * b."""
+    return Mul()(*tensors(a, b))
+
+
+def div(a: Operand, b: Operand) -> Tensor:
+    """a / b."""
+    return Div()(*tensors(a, b))
+
+
+def pow(x: Operand, exponent: Operand) -> Tensor:
+    """x ** exponent; one of the two may be a number."""
+    if isinstance(x, Tensor) and isinstance(exponent, int | float):
+        return Pow(exponent)(x)
+    return Power()(*tensors(x, exponent))
+
+
+def remainder(a: Operand, b: Operand) -> Tensor:
+    """a modulo b, with the sign of b."""
+    return Remainder()(*tensors(a, b))
+
+
+def floor_divide(a: Operand, b: Operand) -> Tensor:
+    """The floor of a / b; has no gradient."""
+    return Tensor(xp.floor_divide(*(x.data for x in tensors(a, b))))
+
+
+def neg(x: Tensor) -> Tensor:
+    """-x."""
+    return Neg()(x)
+
+
+def abs(x: Tensor) -> Tensor:
+    """The absolute value."""
+    return Abs()(x)
+
+
+def clamp(x: Tensor, min: float | None = None, max: float | None = None) -> Tensor:
+    """The elements, none below `min` or above `max`."""
+    return Clamp(min, max)(x)
+
+
+def maximum(a: Operand, b: Operand) -> Tensor:
+    """The larger of two, element by element."""
+    return Extremum(largest=True)(*tensors(a, b))
+
+
+def minimum(a: Operand, b: Operand) -> Tensor:
+    """The smaller of two, element by element."""
+    return Extremum(largest=False)(*tensors(a, b))
+
+
+def where(condition: Tensor | Array, a: Operand, b: Operand) -> Tensor:
+    """a where the condition (bool) holds, else b."""
+    return Where(mask_array(condition))(*tensors(a, b))

@@ -1,0 +1,147 @@
+"""Attention: softmax(q k^T) v as one operation. The work is done by tiled_attention."""
+
+from collections.abc import Sequence
+
+from ringlet.nn.autograd.operations.dropout import check_probability, keep_mask
+from ringlet.nn.autograd.operations.tiled_attention import (
+    CAUSAL,
+    PLAIN,
+    Masks,
+    attend,
+    attend_backward,
+)
+from ringlet.nn.autograd.tensor import Array, Gradient, Operation, Tensor, array_of
+from ringlet.nn.backend import asarray, xp
+
+
+class ScaledDotProductAttention(Operation):
+    """softmax(q k^T / sqrt(D) + bias) v. Vaswani et al., "Attention is all you need" (2017),
+    3.2.1; with fewer heads of keys than of queries Ainslie et al., "GQA" (2023).
+
+    A fourth input is a bias with a gradient, (B or 1, H or 1, T or 1, S or 1).
+    """
+
+    def __init__(self, masks: Masks) -> None:
+        self.masks = masks
+
+    def forward(self, *arrays: Array) -> Array:
+        q, k, v, *self.bias = arrays
+        if self.bias:
+            shape = (*q.shape[:3], k.shape[2])
+            self.masks = self.masks._replace(bias=xp.broadcast_to(self.bias[0], shape))
+        out = xp.empty((*q.shape[:3], v.shape[3]), q.dtype)
+        self.blocks = attend(q, k, v, out, self.masks)
+        self.arrays = q, k, v, out
+        return out
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        q, k, v, _ = self.arrays
+        gradients = xp.empty_like(q), xp.empty_like(k), xp.empty_like(v)
+        to_bias = [xp.zeros_like(bias) if self.needs[3] else None for bias in self.bias]
+        attend_backward(self.blocks, self.arrays, grad, self.masks, gradients, *to_bias)
+        return *gradients, *to_bias
+
+
+class PackedSelfAttention(Operation):
+    """Self-attention over queries, keys and values that lie side by side: (B, T, 3C) -> (B, T, C).
+
+    Saves the copies that splitting, transposing and joining heads would take.
+    """
+
+    def __init__(self, heads: int, causal: bool) -> None:
+        self.heads, self.masks = heads, CAUSAL if causal else PLAIN
+
+    def _heads(self, packed: Array, parts: int) -> list[Array]:
+        """(B, T, parts * C) -> parts views of (B, H, T, D)."""
+        batch, length, _ = packed.shape
+        view = packed.reshape(batch, length, parts, self.heads, -1)
+        return [view[:, :, part].transpose(0, 2, 1, 3) for part in range(parts)]
+
+    def forward(self, *arrays: Array) -> Array:
+        (self.packed,) = arrays
+        batch, length, width = self.packed.shape
+        self.result = xp.empty((batch, length, width // 3), self.packed.dtype)
+        q, k, v = self._heads(self.packed, 3)
+        (out,) = self._heads(self.result, 1)
+        self.blocks = attend(q, k, v, out, self.masks)
+        return self.result
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        result = xp.empty(self.packed.shape, self.packed.dtype)
+        q, k, v = self._heads(self.packed, 3)
+        to_q, to_k, to_v = self._heads(result, 3)
+        (out,), (g,) = self._heads(self.result, 1), self._heads(grad, 1)
+        attend_backward(self.blocks, (q, k, v, out), g, self.masks, (to_q, to_k, to_v))
+        return (result,)
+
+
+def scaled_dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | Array | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    path: str = "",
+    part: tuple[int, int] = (0, 1),
+) -> Tensor:
+    """softmax(q k^T / sqrt(D) + mask) v: (B, H, T, D), (B, G, S, D), (B, G, S, E) -> (B, H, T, E).
+
+    G is H, or with `enable_gqa` divides it: each head of keys serves H / G heads of queries. Also
+    without the axis of heads. `attn_mask` is broadcast to (B, H, T, S): bool (true: the key is
+    seen) or a number that is added, which gets a gradient if it wants one. Queries that see no
+    key get zeros. Causal: the last query sees all keys, each earlier one a key less (PyTorch
+    counts from the first query; the two agree for T = S); it may go with a mask. Dropout is on
+    the probabilities, by `path` and `part` (of the heads) as in `dropout`.
+
+    Raises ValueError with the shapes if they do not fit.
+    """
+    if query.ndim == 3:
+        mask = attn_mask if attn_mask is None or attn_mask.ndim < 3 else _with_heads(attn_mask)
+        q, k, v = (x.unsqueeze(1) for x in (query, key, value))
+        options = (mask, dropout_p, is_causal, scale, enable_gqa, path, part)
+        return scaled_dot_product_attention(q, k, v, *options).squeeze(1)
+    _check(query, key, value, enable_gqa)
+    _check_scores(query, key, attn_mask, is_causal)
+    check_probability(dropout_p)
+    shape = (*query.shape[:3], key.shape[2])
+    keep = keep_mask(shape, query.dtype, dropout_p, path, part) if dropout_p else None
+    masks = Masks(is_causal, None, keep, scale)
+    if isinstance(attn_mask, Tensor) and attn_mask.requires_grad:
+        bias = attn_mask.reshape(*(1,) * (4 - attn_mask.ndim), *attn_mask.shape)
+        return ScaledDotProductAttention(masks)(query, key, value, bias)
+    if attn_mask is not None:
+        masks = masks._replace(bias=xp.broadcast_to(asarray(array_of(attn_mask)), shape))
+    return ScaledDotProductAttention(masks)(query, key, value)
+
+
+def _with_heads(mask: Tensor | Array) -> Tensor | Array:
+    return mask.unsqueeze(-3) if isinstance(mask, Tensor) else mask[..., None, :, :]
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor, grouped: bool) -> None:
+    fit = q.ndim == k.ndim == 4 and q.shape[0] == k.shape[0] and q.shape[3] == k.shape[3]
+    if not fit or k.shape[:3] != v.shape[:3] or q.shape[1] % k.shape[1]:
+        raise ValueError(f"q {q.shape}, k {k.shape} and v {v.shape} do not fit")
+    if q.shape[1] != k.shape[1] and not grouped:
+        raise ValueError(f"{q.shape[1]} heads for {k.shape[1]} of keys take enable_gqa=True")
+
+
+def _check_scores(q: Tensor, k: Tensor, mask: Tensor | Array | None, causal: bool) -> None:
+    if causal and q.shape[2] > k.shape[2]:
+        raise ValueError(f"{q.shape[2]} causal queries for {k.shape[2]} keys")
+    if mask is None:
+        return
+    scores = (*q.shape[:3], k.shape[2])
+    pairs = zip(mask.shape[::-1], scores[::-1], strict=False)
+    if mask.ndim > 4 or any(own not in (1, length) for own, length in pairs):
+        raise ValueError(f"a mask of shape {mask.shape} cannot be broadcast to scores of {scores}")
+
+
+def packed_self_attention(qkv: Tensor, heads: int, is_causal: bool = True) -> Tensor:
+    """Self-attention of queries, keys and values side by side: (B, T, 3C) -> (B, T, C)."""
+    if qkv.shape[-1] % (3 * heads):
+        raise ValueError(f"a last axis of {qkv.shape[-1]} is not 3 x {heads} heads of one width")
+    return PackedSelfAttention(heads, is_causal)(qkv)

@@ -1,0 +1,255 @@
+"""Operations that take some of the elements, or put others in their place."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ringlet.nn.autograd.engine import Deferred
+from ringlet.nn.autograd.operations.embedding import RowSums
+from ringlet.nn.autograd.tensor import (
+    Array,
+    Gradient,
+    Operation,
+    Tensor,
+    array_of,
+    in_dtype,
+    mask_array,
+)
+from ringlet.nn.backend import asarray, chosen, to_host, xp
+
+
+class Placed(Deferred):
+    """A gradient that is zeros but at an index."""
+
+    def __init__(self, index: Any, part: Array) -> None:
+        self._index, self._part = index, part
+
+    def into(self, out: Array, add: bool) -> None:
+        """See Deferred."""
+        if not add:
+            out.fill(0)
+        if _takes_once(self._index):
+            out[self._index] += self._part
+        else:
+            chosen().scatter_add(out, self._index, self._part)
+
+
+def _takes_once(index: Any) -> bool:
+    """Whether no element can be taken twice: there are no arrays of numbers."""
+    parts = index if isinstance(index, tuple) else (index,)
+    return all(not isinstance(part, xp.ndarray) or part.dtype == bool for part in parts)
+
+
+class GetItem(Operation):
+    """Indexing as in NumPy: slices, numbers, None, and arrays of numbers or bools."""
+
+    def __init__(self, index: Any) -> None:
+        self.index = index
+
+    def forward(self, *arrays: Array) -> Array:
+        (x,) = arrays
+        self.shape = x.shape
+        return xp.asarray(x[self.index])
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        index = self.index
+        if isinstance(index, xp.ndarray) and index.dtype.kind in "iu" and index.ndim:
+            rows = grad.reshape(index.size, -1)
+            return (RowSums(to_host(index).reshape(-1) % self.shape[0], rows),)
+        return (Placed(index, grad),)
+
+
+class Scatter(Operation):
+    """Other elements at an index: in the place of those that are there, or added to them."""
+
+    def __init__(self, index: tuple[Array, ...], add: bool) -> None:
+        self.index, self.add = index, add
+
+    def forward(self, *arrays: Array) -> Array:
+        x, source = arrays
+        result = x.copy()
+        if self.add:
+            chosen().scatter_add(result, self.index, source)
+        else:
+            result[self.index] = source
+        return result
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        left = grad
+        if not self.add:
+            left = grad.copy()
+            left[self.index] = 0
+        return left, grad[self.index]
+
+
+class MaskedFill(Operation):
+    """A number where the mask holds."""
+
+    def __init__(self, mask: Array, value: float) -> None:
+        self.mask, self.value = mask, value
+
+    def forward(self, *arrays: Array) -> Array:
+        (x,) = arrays
+        return xp.where(self.mask, in_dtype(self.value, x), x)
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        return (xp.where(self.mask, in_dtype(0, grad), grad),)
+
+
+def getitem(x: Tensor, index: Any) -> Tensor:
+    """Indexing as in NumPy; tensors of numbers or bools may be indices too."""
+    return GetItem(index_for(x.shape, index))(x)
+
+
+def index_for(shape: tuple[int, ...], index: Any) -> Any:
+    """An index into an array of this shape with arrays of the backend in it.
+
+    CuPy wraps numbers that are out of range around: on a device they are tried on the host first.
+    """
+    parts = tuple(_index_part(part) for part in (index if isinstance(index, tuple) else (index,)))
+    if chosen().on_device and any(isinstance(part, np.ndarray | xp.ndarray) for part in parts):
+        places = np.broadcast_to(np.False_, shape)  # takes one byte, whatever the shape
+        places[tuple(to_host(p) if isinstance(p, xp.ndarray) else p for p in parts)]
+        parts = tuple(asarray(p) if isinstance(p, np.ndarray) else p for p in parts)
+    return parts if isinstance(index, tuple) else parts[0]
+
+
+def _index_part(part: Any) -> Any:
+    return np.asarray(part) if isinstance(part, list) else array_of(part)
+
+
+def gather(x: Tensor, dim: int, index: Tensor | Array) -> Tensor:
+    """x[i][index[i][j]] and the like: along `dim` the elements that `index` names.
+
+    `index` has as many axes as x, and no longer ones but for `dim`.
+    """
+    return GetItem(_mesh(x, dim, index))(x)
+
+
+def scatter(x: Tensor, dim: int, index: Tensor | Array, src: Tensor | float) -> Tensor:
+    """x with `src` (of the index's shape, or a number) at the places that `index` names."""
+    return Scatter(_mesh(x, dim, index), add=False)(x, _source(x, index, src))
+
+
+def scatter_add(x: Tensor, dim: int, index: Tensor | Array, src: Tensor) -> Tensor:
+    """x with `src` (of the index's shape) added at the places that `index` names."""
+    return Scatter(_mesh(x, dim, index), add=True)(x, _source(x, index, src))
+
+
+def _source(x: Tensor, index: Tensor | Array, src: Tensor | float) -> Tensor:
+    if not isinstance(src, Tensor):
+        return Tensor(xp.full(array_of(index).shape, src, x.dtype))
+    if src.shape != index.shape:
+        raise ValueError(f"src of shape {src.shape} and index of shape {index.shape} do not fit")
+    return src
+
+
+def _mesh(x: Tensor, dim: int, index: Tensor | Array) -> tuple[Array, ...]:
+    """The index of each axis, of which that of `dim` is given."""
+    given, axis = array_of(index), dim % x.ndim
+    fits = given.ndim == x.ndim and all(
+        own <= length or number == axis
+        for number, (own, length) in enumerate(zip(given.shape, x.shape, strict=True))
+    )
+    if not fits:
+        raise ValueError(f"an index of shape {given.shape} for axis {dim} of shape {x.shape}")
+    wrong = given[(given < 0) | (given >= x.shape[axis])]
+    if wrong.size:
+        raise IndexError(f"index {wrong[0]} is out of range for axis {dim} of shape {x.shape}")
+    mesh = [
+        xp.arange(length).reshape((1,) * number + (-1,) + (1,) * (x.ndim - number - 1))
+        for number, length in enumerate(given.shape)
+    ]
+    return (*mesh[:axis], asarray(given), *mesh[axis + 1 :])
+
+
+def index_select(x: Tensor, dim: int, index: Tensor | Array) -> Tensor:
+    """The slices of an axis that `index` (one axis) names."""
+    return getitem(x, (*_before(x, dim), array_of(index)))
+
+
+def narrow(x: Tensor, dim: int, start: int, length: int) -> Tensor:
+    """`length` slices of an axis from `start` on."""
+    if start < 0 or start + length > x.shape[dim]:
+        raise IndexError(f"{start} to {start + length} of axis {dim} of shape {x.shape}")
+    return getitem(x, (*_before(x, dim), slice(start, start + length)))
+
+
+def select(x: Tensor, dim: int, index: int) -> Tensor:
+    """One slice of an axis, without the axis."""
+    return getitem(x, (*_before(x, dim), index))
+
+
+def unbind(x: Tensor, dim: int = 0) -> list[Tensor]:
+    """All slices of an axis."""
+    return [select(x, dim, number) for number in range(x.shape[dim])]
+
+
+def flip(x: Tensor, dims: int | Sequence[int]) -> Tensor:
+    """The elements backwards along some axes."""
+    turned = {dim % x.ndim for dim in ([dims] if isinstance(dims, int) else dims)}
+    return getitem(x, tuple(slice(None, None, -1 if n in turned else 1) for n in range(x.ndim)))
+
+
+def roll(x: Tensor, shifts: int, dim: int) -> Tensor:
+    """The elements moved on along an axis; what leaves comes in at the other end."""
+    order = (np.arange(x.shape[dim]) - shifts) % (x.shape[dim] or 1)
+    return index_select(x, dim, order)
+
+
+def repeat_interleave(x: Tensor, repeats: int, dim: int) -> Tensor:
+    """Each slice of an axis several times in a row."""
+    return index_select(x, dim, np.repeat(np.arange(x.shape[dim]), repeats))
+
+
+def split(x: Tensor, split_size: int | Sequence[int], dim: int = 0) -> list[Tensor]:
+    """Pieces of `split_size` along an axis, of which the last may be shorter; or of the sizes."""
+    length = x.shape[dim]
+    if isinstance(split_size, int):
+        sizes = [min(split_size, length - start) for start in range(0, length, split_size)]
+    else:
+        sizes = list(split_size)
+    if sum(sizes) != length:
+        raise ValueError(f"pieces of {sizes} for axis {dim} of shape {x.shape}")
+    ends = np.cumsum(sizes).tolist()
+    pairs = zip(ends, sizes, strict=True)
+    return [getitem(x, (*_before(x, dim), slice(end - size, end))) for end, size in pairs]
+
+
+def chunk(x: Tensor, chunks: int, dim: int = 0) -> list[Tensor]:
+    """At most `chunks` pieces of one length along an axis; the last may be shorter."""
+    return split(x, max(1, -(-x.shape[dim] // chunks)), dim)
+
+
+def _before(x: Tensor, dim: int) -> tuple[slice, ...]:
+    return (slice(None),) * (dim % x.ndim)
+
+
+def masked_fill(x: Tensor, mask: Tensor | Array, value: float) -> Tensor:
+    """The elements, with `value` where `mask` (bool, broadcast) holds."""
+    return MaskedFill(mask_array(mask), value)(x)
+
+
+def masked_select(x: Tensor, mask: Tensor | Array) -> Tensor:
+    """The elements where `mask` (bool, broadcast) holds, in one row."""
+    return getitem(x, xp.broadcast_to(mask_array(mask), x.shape))
+
+
+def tril(x: Tensor, diagonal: int = 0) -> Tensor:
+    """Zeros above the diagonal of the last two axes; `diagonal` 1 is the one above the main."""
+    return masked_fill(x, ~xp.tri(x.shape[-2], x.shape[-1], diagonal, dtype=bool), 0)
+
+
+def triu(x: Tensor, diagonal: int = 0) -> Tensor:
+    """Zeros below the diagonal of the last two axes."""
+    return masked_fill(x, xp.tri(x.shape[-2], x.shape[-1], diagonal - 1, dtype=bool), 0)
+
+
+def one_hot(ids: Tensor | Array, num_classes: int) -> Tensor:
+    """int64 (..., num_classes): 1 at each id, else 0. Raises IndexError naming an id beyond."""
+    numbers = array_of(ids)
+    wrong = numbers[(numbers < 0) | (numbers >= num_classes)]
+    if wrong.size:
+        raise IndexError(f"id {wrong[0]} is out of range for {num_classes} classes")
+    return Tensor((asarray(numbers)[..., None] == xp.arange(num_classes)).astype(np.int64))

@@ -1,0 +1,194 @@
+"""A linear layer and the cross-entropy of what it gives: the logits are made in blocks of rows.
+
+Since the loss is a number, what comes in backward is but a factor. So the gradients of the input
+and the weight are made in forward, from each block's logits while they are there (Hsu et al.,
+"Liger Kernel: efficient Triton kernels for LLM training", 2024). Until backward either these are
+kept or those of the logits, whichever take less. Rows that do not count are left out.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ringlet.nn.autograd.engine import Deferred, Product, add_product
+from ringlet.nn.autograd.operations.loss import (
+    ClassGoal,
+    Goal,
+    Reduction,
+    are_probabilities,
+    check_options,
+    checked,
+    cross_entropy,
+    divisor,
+)
+from ringlet.nn.autograd.operations.products import column_sums, linear
+from ringlet.nn.autograd.tensor import Array, Gradient, Operation, Tensor, in_dtype
+from ringlet.nn.backend import asarray, block_size, xp
+
+ROWS = 256
+"""Rows of a block at least: fewer keep BLAS less busy, and each block adds to all of the weight's
+gradient."""
+
+LOGITS = 1 << 22
+"""Logits of a block, if these are more than ROWS rows."""
+
+
+class Scaled(Deferred):
+    """A gradient that is there but for a factor; its own memory is overwritten."""
+
+    def __init__(self, array: Array, factor: Array) -> None:
+        self._array, self._factor = array, factor
+
+    def into(self, out: Array, add: bool) -> None:
+        """See Deferred."""
+        if add:
+            self._array *= self._factor
+            out += self._array
+        else:
+            xp.multiply(self._array, self._factor, out=out)
+
+
+class LinearCrossEntropy(Operation):
+    """The losses of x @ weight.T + bias: (..., in), (V, in), (V,) -> () or (...).
+
+    `rows` are the numbers of those M of the N rows of x that count, None if all do; `goal` is
+    theirs. The sum of the losses is divided by `divided`.
+    """
+
+    def __init__(
+        self, goal: Goal, rows: Array | None, reduction: Reduction, divided: float
+    ) -> None:
+        self.goal, self.rows, self.reduction, self.divided = goal, rows, reduction, divided
+
+    def forward(self, *arrays: Array) -> Array:
+        x, self.weight, *bias = arrays
+        self.shape, flat = x.shape, x.reshape(-1, x.shape[-1])
+        x = flat if self.rows is None else flat[self.rows]  # (M, in)
+        count, vocabulary = len(x), len(self.weight)
+        step = max(ROWS, block_size(LOGITS) // vocabulary)
+        learns = True in self.needs
+        self.whole = learns and self._fits(count, step)
+        logits = xp.empty((count if self.whole else min(count, step), vocabulary), x.dtype)
+        if learns and not self.whole:
+            self.sums = self._space_like(x, *arrays[1:])
+        losses = xp.empty(count, x.dtype)
+        for start in range(0, count, step):
+            rows = slice(start, min(start + step, count))
+            block = logits[rows] if self.whole else logits[: rows.stop - start]
+            xp.matmul(x[rows], self.weight.T, out=block)
+            if bias:
+                block += bias[0]
+            losses[rows] = self.goal.losses(block, rows, out=block)
+            if learns:
+                self.goal.differentiate(block, rows)
+                if not self.whole:
+                    self._add(block, x[rows], rows)
+        if self.whole:
+            self.x, self.slopes = x, logits
+        if self.reduction == "none":
+            return self._spread(losses).reshape(self.shape[:-1])
+        losses *= in_dtype(1 / self.divided, losses)
+        return xp.asarray(losses.sum(), losses.dtype)
+
+    def _fits(self, count: int, step: int) -> bool:
+        """Whether the gradient of all logits takes no more than a block of it and the weight's."""
+        others = self.weight.size if self.needs[1] else 0
+        fits = count * len(self.weight) <= step * len(self.weight) + others
+        return fits or self.reduction == "none"
+
+    def _space_like(self, *arrays: Array) -> list[Array | None]:
+        pairs = zip(arrays, self.needs, strict=True)
+        return [xp.empty(a.shape, a.dtype) if needed else None for a, needed in pairs]
+
+    def _add(self, slopes: Array, x: Array, rows: slice) -> None:
+        """Make the gradients from a block: the first writes, the others add."""
+        to_x, to_weight, *to_bias = self.sums
+        first = rows.start == 0
+        if to_x is not None:
+            xp.matmul(slopes, self.weight, out=to_x[rows])
+        if to_weight is not None and first:
+            xp.matmul(slopes.T, x, out=to_weight)
+        elif to_weight is not None:
+            add_product(to_weight, slopes.T, x)
+        for bias in to_bias:
+            if bias is not None:
+                sums = column_sums(slopes)
+                xp.copyto(bias, sums if first else sums + bias)
+
+    def _spread(self, values: Array) -> Array:
+        """Those of the rows that count, among zeros for the others: (M, ...) -> (N, ...)."""
+        if self.rows is None:
+            return values
+        count = math.prod(self.shape[:-1])
+        result = xp.zeros((count, *values.shape[1:]), values.dtype)
+        result[self.rows] = values
+        return result
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        if self.reduction != "none":
+            factor = (grad * in_dtype(1 / self.divided, grad)).reshape(1)
+        else:
+            factor = grad.reshape(-1) if self.rows is None else grad.reshape(-1)[self.rows]
+        to_x, *others = self._from_slopes(factor) if self.whole else self._from_sums(factor)
+        if to_x is not None:
+            to_x = self._spread(to_x).reshape(self.shape)
+        return to_x, *others
+
+    def _from_slopes(self, factor: Array) -> list[Any]:
+        """From the gradient of all logits but for the factor (M,) or (1,) of each row, which is
+        applied to what is narrow."""
+        to_x, to_weight, *to_bias = [None] * len(self.needs)
+        if self.needs[0]:
+            to_x = xp.matmul(self.slopes, self.weight)
+            to_x *= factor[:, None]
+        if self.needs[1]:
+            to_weight = Product(self.slopes.T, self.x * factor[:, None])
+        if self.needs[2:] == (True,):
+            to_bias = [xp.matmul(xp.zeros_like(self.x[:, 0]) + factor, self.slopes)]
+        return [to_x, to_weight, *to_bias]
+
+    def _from_sums(self, factor: Array) -> list[Any]:
+        to_x, to_weight, *to_bias = self.sums
+        for own in (to_x, *to_bias):
+            if own is not None:
+                own *= factor
+        return [to_x, None if to_weight is None else Scaled(to_weight, factor), *to_bias]
+
+
+def linear_cross_entropy(
+    x: Tensor,
+    linear_weight: Tensor,
+    targets: Tensor | Array,
+    *,
+    linear_bias: Tensor | None = None,
+    weight: Tensor | Array | None = None,
+    reduction: Reduction = "mean",
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """cross_entropy(linear(x, linear_weight, linear_bias), targets), in less memory.
+
+    (..., in), (V, in), (...) -> (), or (...) for "none". The logits (..., V) are whole for
+    "none", for targets that are probabilities, and where they take less than the gradient of the
+    weight. Raises as the two do.
+    """
+    check_options(reduction, label_smoothing)
+    if x.shape[-1:] != linear_weight.shape[1:] or are_probabilities(targets):
+        logits = linear(x, linear_weight, linear_bias)
+        return cross_entropy(logits, targets, weight, ignore_index, reduction, label_smoothing)
+    vocabulary = len(linear_weight)
+    ids, classes = checked(targets, weight, ignore_index, x.shape[:-1], vocabulary)
+    rows = None
+    if (ids == ignore_index).any():
+        rows = np.flatnonzero(ids != ignore_index)
+        ids = ids[rows]
+    operation = LinearCrossEntropy(
+        ClassGoal(ids, label_smoothing, classes, vocabulary, x.dtype),
+        None if rows is None else asarray(rows),
+        reduction,
+        divisor(ids, classes, reduction),
+    )
+    own = () if linear_bias is None else (linear_bias,)
+    return operation(x, linear_weight, *own)

@@ -1,0 +1,186 @@
+"""Cross-entropy from logits, fused with its softmax."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+
+from ringlet.nn.autograd.operations.normalization import log_softmax
+from ringlet.nn.autograd.tensor import Array, Gradient, Operation, Tensor, array_of, host_array
+from ringlet.nn.backend import asarray, block_size, xp
+
+LOGITS = 64 * 1024
+"""Logits worked on at once: they stay in the cache from the maximum to the sum."""
+
+Reduction: TypeAlias = Literal["mean", "sum", "none"]
+
+
+class Goal(Protocol):
+    """What the softmax of N rows of logits should be."""
+
+    def losses(self, logits: Array, rows: slice, out: Array) -> Array:
+        """Those of some rows (R, V), (R,); writes the softmax to `out`, which may be `logits`."""
+
+    def differentiate(self, p: Array, rows: slice) -> None:
+        """Make of some rows' softmax the gradient of their losses, in place."""
+
+
+class ClassGoal:
+    """What the softmax of each of N rows of logits (N, V) should be.
+
+    With smoothing e (Szegedy et al., "Rethinking the inception architecture", 2016, section 7) the
+    target has a probability of 1 - e, and all V classes share e; `classes` (V,) weighs them.
+    `targets` (N,) and `classes` are the host's.
+    """
+
+    def __init__(
+        self, targets: Array, smoothing: float, classes: Array | None, count: int, dtype: Any
+    ) -> None:
+        weights = np.ones(count, dtype) if classes is None else classes.astype(dtype)
+        others = weights * dtype.type(smoothing / count)  # (V,)
+        share = weights[targets] * dtype.type(1 - smoothing)  # (N,)
+        self.columns, self.target_share = asarray(targets), asarray(share)
+        self.row_share = asarray(share + others.sum())
+        self.others = asarray(others) if smoothing else None
+        self.plain = classes is None and not smoothing
+
+    def losses(self, logits: Array, rows: slice, out: Array) -> Array:
+        """See Goal."""
+        losses = xp.empty(len(logits), logits.dtype)
+        ones = xp.ones((logits.shape[1], 1), logits.dtype)
+        step = max(1, block_size(LOGITS) // logits.shape[1])
+        columns, target_share = self.columns[rows], self.target_share[rows]
+        row_share = self.row_share[rows]
+        for start in range(0, len(logits), step):
+            block = slice(start, start + step)
+            p = out[block]
+            xp.subtract(logits[block], logits[block].max(axis=1, keepdims=True), out=p)
+            loss = -p[xp.arange(len(p)), columns[block]] * target_share[block]
+            if self.others is not None:
+                loss -= p @ self.others
+            xp.exp(p, out=p)
+            total = p @ ones  # (rows, 1)
+            loss += xp.log(total[:, 0]) * row_share[block]
+            losses[block] = loss
+            p *= 1 / total
+        return losses
+
+    def differentiate(self, p: Array, rows: slice) -> None:
+        """See Goal."""
+        if not self.plain:
+            p *= self.row_share[rows, None]
+        if self.others is not None:
+            p -= self.others
+        p[xp.arange(len(p)), self.columns[rows]] -= self.target_share[rows]
+
+
+class CrossEntropy(Operation):
+    """-log softmax(logits)[target], for each row or summed, times the weight of the row."""
+
+    def __init__(self, goal: Goal, weights: Array, reduction: Reduction) -> None:
+        self.goal, self.weights, self.reduction = goal, weights, reduction
+
+    def forward(self, *arrays: Array) -> Array:
+        (logits,) = arrays  # (N, V)
+        self.probabilities = xp.empty(logits.shape, logits.dtype)
+        losses = self.goal.losses(logits, slice(None), self.probabilities)
+        losses *= self.weights
+        return losses if self.reduction == "none" else xp.asarray(losses.sum(), logits.dtype)
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        result = self.probabilities
+        self.goal.differentiate(result, slice(None))
+        result *= (self.weights * grad)[:, None]
+        return (result,)
+
+
+def cross_entropy(
+    logits: Tensor,
+    targets: Tensor | Array,
+    weight: Tensor | Array | None = None,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """-log softmax(logits)[target] over the last axis, in nats: (..., V), (...) -> ().
+
+    "mean" averages over the targets that are not `ignore_index`, weighted by `weight` (V,) of
+    their classes; "none" gives (...). Targets of floating point (..., V) are probabilities of the
+    classes: then it is -sum of weight * target * log softmax(logits), "mean" averages over all
+    rows, and the targets may have a gradient. Raises IndexError naming the target that is no id
+    of the vocabulary, ValueError with the shapes if they do not fit.
+    """
+    check_options(reduction, label_smoothing)
+    if are_probabilities(targets):
+        return _to_probabilities(logits, targets, weight, reduction, label_smoothing)
+    count, dtype = logits.shape[-1], logits.dtype
+    ids, classes = checked(targets, weight, ignore_index, logits.shape[:-1], count)
+    counted = ids != ignore_index
+    columns = np.where(counted, ids, 0)
+    weights = np.where(counted, 1 / divisor(ids[counted], classes, reduction), 0).astype(dtype)
+    goal = ClassGoal(columns, label_smoothing, classes, count, dtype)
+    loss = CrossEntropy(goal, asarray(weights), reduction)(logits.reshape(-1, count))
+    return loss.reshape(*logits.shape[:-1]) if reduction == "none" else loss
+
+
+def check_options(reduction: str, label_smoothing: float) -> None:
+    """Raises ValueError for what there is not."""
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction is {reduction!r}; there are 'mean', 'sum' and 'none'")
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing is {label_smoothing}; it has to be from 0 to 1")
+
+
+def are_probabilities(targets: Any) -> bool:
+    """Whether targets are of floating point."""
+    return bool(getattr(array_of(targets), "dtype", np.dtype(int)).kind == "f")
+
+
+def checked(
+    targets: Tensor | Array,
+    weight: Tensor | Array | None,
+    ignore_index: int,
+    shape: tuple[int, ...],
+    count: int,
+) -> tuple[Array, Array | None]:
+    """Ids (N,) and weights of `count` classes on the host; raises as `cross_entropy` does."""
+    ids, classes = host_array(targets), None if weight is None else host_array(weight)
+    if ids.shape != shape:
+        logits = (*shape, count)
+        raise ValueError(f"logits of shape {logits} and targets of {ids.shape} do not fit")
+    wrong = ids[(ids != ignore_index) & ((ids < 0) | (ids >= count))]
+    if wrong.size:
+        raise IndexError(f"target {wrong[0]} is no id of a vocabulary of {count}")
+    if classes is not None and classes.shape != (count,):
+        raise ValueError(f"weights of shape {classes.shape} for {count} classes")
+    return ids.reshape(-1), classes
+
+
+def divisor(ids: Array, classes: Array | None, reduction: str) -> float:
+    """What the sum of the losses is divided by: the weight of all targets that count, or 1."""
+    if reduction != "mean":
+        return 1.0
+    return float(len(ids) if classes is None else classes[ids].sum()) or 1.0
+
+
+def _to_probabilities(
+    logits: Tensor,
+    targets: Tensor | Array,
+    weight: Tensor | Array | None,
+    reduction: Reduction,
+    smoothing: float,
+) -> Tensor:
+    """-sum of weight * target * log softmax(logits), for each row or summed or averaged."""
+    if targets.shape != logits.shape:
+        raise ValueError(
+            f"logits of shape {logits.shape} and probabilities of {targets.shape} do not fit"
+        )
+    p = targets if isinstance(targets, Tensor) else Tensor(asarray(targets, logits.dtype))
+    if smoothing:
+        p = p * (1 - smoothing) + smoothing / logits.shape[-1]
+    if weight is not None:
+        p = p * Tensor(asarray(array_of(weight), logits.dtype))
+    losses = -(log_softmax(logits) * p).sum(-1)
+    if reduction == "none":
+        return losses
+    return losses.sum() if reduction == "sum" else losses.mean()

@@ -1,0 +1,214 @@
+"""Softmax, and normalization over the last axis in blocks of rows that stay in the cache."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ringlet.nn.autograd.operations.products import column_sums
+from ringlet.nn.autograd.tensor import Array, Gradient, Operation, Tensor, in_dtype
+from ringlet.nn.backend import block_size, xp
+
+BLOCK = 32 * 1024
+"""Normalization works on rows of about so many elements: they stay in the cache."""
+
+
+class Softmax(Operation):
+    """exp(x) / sum(exp(x)) along an axis."""
+
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
+
+    def forward(self, *arrays: Array) -> Array:
+        (x,) = arrays
+        y: Array = xp.exp(x - x.max(axis=self.dim, keepdims=True))
+        y /= y.sum(axis=self.dim, keepdims=True)
+        self.y = y
+        return y
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        product = grad * self.y
+        product -= self.y * product.sum(axis=self.dim, keepdims=True)
+        return (product,)
+
+
+class LogSoftmax(Operation):
+    """x - log(sum(exp(x))) along an axis."""
+
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
+
+    def forward(self, *arrays: Array) -> Array:
+        (x,) = arrays
+        y: Array = x - x.max(axis=self.dim, keepdims=True)
+        y -= xp.log(xp.exp(y).sum(axis=self.dim, keepdims=True))
+        self.y = y
+        return y
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        return (grad - xp.exp(self.y) * grad.sum(axis=self.dim, keepdims=True),)
+
+
+class LayerNorm(Operation):
+    """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis.
+
+    Ba, Kiros and Hinton, "Layer normalization" (2016). The backward pass needs only the
+    normalized x and 1 / sqrt(variance + eps).
+    """
+
+    def __init__(self, eps: float) -> None:
+        self.eps = eps
+
+    def forward(self, *arrays: Array) -> Array:
+        x, self.weight, self.bias = arrays
+        rows = x.reshape(-1, x.shape[-1])  # (N, C)
+        self.normal = xp.empty(rows.shape, rows.dtype)
+        self.scale = xp.empty((len(rows), 1), rows.dtype)
+        result = xp.empty(x.shape, x.dtype)
+        flat = result.reshape(rows.shape)
+        mean_of = xp.full((x.shape[-1], 1), 1 / x.shape[-1], x.dtype)
+        for block in _row_blocks(rows):
+            normal, y = self.normal[block], flat[block]
+            xp.subtract(rows[block], rows[block] @ mean_of, out=normal)
+            xp.multiply(normal, normal, out=y)
+            scale = 1 / xp.sqrt(y @ mean_of + in_dtype(self.eps, x))  # (rows, 1)
+            self.scale[block] = scale
+            normal *= scale
+            xp.multiply(normal, self.weight, out=y)
+            y += self.bias
+        return result
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        g = grad.reshape(self.normal.shape)  # (N, C)
+        result = xp.empty(grad.shape, grad.dtype)
+        flat = result.reshape(g.shape)
+        to_weight = xp.zeros_like(self.weight)
+        mean_of = xp.full((g.shape[-1], 1), 1 / g.shape[-1], g.dtype)
+        weight_mean = self.weight[:, None] * mean_of  # (C, 1)
+        for block in _row_blocks(g):
+            normal, out = self.normal[block], flat[block]
+            product = g[block] * normal
+            to_weight += column_sums(product)
+            # with h = g * weight: (h - mean(h) - normal * mean(h * normal)) * scale
+            xp.multiply(normal, -(product @ weight_mean), out=out)
+            xp.multiply(g[block], self.weight, out=product)
+            out += product
+            out -= g[block] @ weight_mean
+            out *= self.scale[block]
+        return result, to_weight, column_sums(g)
+
+
+class RMSNorm(Operation):
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis.
+
+    Zhang and Sennrich, "Root mean square layer normalization" (2019). Kept for backward: x, which
+    others keep too, and one number for each row.
+    """
+
+    def __init__(self, eps: float) -> None:
+        self.eps = eps
+
+    def forward(self, *arrays: Array) -> Array:
+        x, self.weight = arrays
+        self.x = x.reshape(-1, x.shape[-1])  # (N, C)
+        self.scale = xp.empty((len(self.x), 1), x.dtype)
+        result = xp.empty(x.shape, x.dtype)
+        flat = result.reshape(self.x.shape)
+        mean_of = xp.full((x.shape[-1], 1), 1 / x.shape[-1], x.dtype)
+        for block in _row_blocks(self.x):
+            rows, y = self.x[block], flat[block]
+            xp.multiply(rows, rows, out=y)
+            scale = 1 / xp.sqrt(y @ mean_of + in_dtype(self.eps, x))  # (rows, 1)
+            self.scale[block] = scale
+            xp.multiply(rows, scale, out=y)
+            y *= self.weight
+        return result
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        g = grad.reshape(self.x.shape)  # (N, C)
+        result = xp.empty(grad.shape, grad.dtype)
+        flat = result.reshape(g.shape)
+        to_weight = xp.zeros_like(self.weight)
+        weight_mean = self.weight[:, None] / in_dtype(g.shape[-1], g)  # (C, 1)
+        for block in _row_blocks(g):
+            rows, scale, out = self.x[block], self.scale[block], flat[block]
+            # with n = x * scale and h = g * weight: (h - n * mean(h * n)) * scale
+            normal = rows * scale
+            product = g[block] * normal
+            to_weight += column_sums(product)
+            normal *= product @ weight_mean
+            xp.multiply(g[block], self.weight, out=out)
+            out -= normal
+            out *= scale
+        return result, to_weight
+
+
+def _row_blocks(rows: Array) -> list[slice]:
+    step = max(1, block_size(BLOCK) // rows.shape[1])
+    return [slice(start, start + step) for start in range(0, len(rows), step)]
+
+
+def softmax(x: Tensor, dim: int = -1) -> Tensor:
+    """exp(x) / sum(exp(x)) along an axis."""
+    return Softmax(dim)(x)
+
+
+def log_softmax(x: Tensor, dim: int = -1) -> Tensor:
+    """The logarithm of softmax, without its underflow."""
+    return LogSoftmax(dim)(x)
+
+
+def layer_norm(
+    x: Tensor,
+    normalized_shape: int | Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Normalize over the last axes, those of `normalized_shape`; then scale and shift.
+
+    Weight and bias have that shape. Raises ValueError with the shapes if they do not fit.
+    """
+    shape, width = _normalized(x, normalized_shape, weight, bias)
+    weight = Tensor(xp.ones(shape, x.dtype)) if weight is None else weight
+    bias = Tensor(xp.zeros(shape, x.dtype)) if bias is None else bias
+    if len(shape) == 1:
+        return LayerNorm(eps)(x, weight, bias)
+    rows = x.reshape(*x.shape[: -len(shape)], width)
+    flat = LayerNorm(eps)(rows, weight.reshape(-1), bias.reshape(-1))
+    return flat.reshape(*x.shape)
+
+
+def rms_norm(
+    x: Tensor,
+    normalized_shape: int | Sequence[int],
+    weight: Tensor | None = None,
+    eps: float | None = None,
+) -> Tensor:
+    """Divide by the root of the mean square over the last axes; then scale.
+
+    `eps` is by default that of the dtype, as in PyTorch. Raises ValueError with the shapes if
+    they do not fit.
+    """
+    shape, width = _normalized(x, normalized_shape, weight)
+    weight = Tensor(xp.ones(shape, x.dtype)) if weight is None else weight
+    eps = float(np.finfo(x.dtype).eps) if eps is None else eps
+    if len(shape) == 1:
+        return RMSNorm(eps)(x, weight)
+    rows = x.reshape(*x.shape[: -len(shape)], width)
+    return RMSNorm(eps)(rows, weight.reshape(-1)).reshape(*x.shape)
+
+
+def _normalized(
+    x: Tensor, normalized_shape: int | Sequence[int], *parameters: Tensor | None
+) -> tuple[tuple[int, ...], int]:
+    """The normalized shape and the number of elements of it, after checking."""
+    shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+    if not shape or x.shape[-len(shape) :] != shape:
+        raise ValueError(f"input of shape {x.shape} has no last axes of {shape} to normalize")
+    for parameter in parameters:
+        if parameter is not None and parameter.shape != shape:
+            raise ValueError(
+                f"input of shape {x.shape} and weight of shape {parameter.shape} do not fit"
+            )
+    return shape, math.prod(shape)

@@ -1,0 +1,96 @@
+"""Matrix products. BLAS takes plain and transposed operands as they lie: nothing is copied."""
+
+from collections.abc import Sequence
+
+from ringlet.nn.autograd.engine import Product
+from ringlet.nn.autograd.tensor import Array, Gradient, Operation, Tensor
+from ringlet.nn.backend import xp
+
+
+class MatMul(Operation):
+    """a @ b with broadcasting over the leading axes; vectors as in NumPy."""
+
+    def forward(self, *arrays: Array) -> Array:
+        self.a, self.b = a, b = arrays
+        if not a.ndim or not b.ndim or a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
+            raise ValueError(f"shapes {a.shape} and {b.shape} do not fit as a matrix product")
+        return xp.asarray(xp.matmul(a, b))
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        a, b = self.a, self.b
+        if a.ndim == 1 and b.ndim == 1:
+            return grad * b, grad * a
+        if a.ndim == 1:  # (k,) @ (..., k, n) -> (..., n)
+            return (
+                xp.matmul(b, grad[..., None])[..., 0],
+                a[:, None] * grad[..., None, :],
+            )
+        if b.ndim == 1:  # (..., m, k) @ (k,) -> (..., m)
+            return (
+                grad[..., None] * b,
+                xp.matmul(xp.swapaxes(a, -1, -2), grad[..., None])[..., 0],
+            )
+        return (
+            xp.matmul(grad, xp.swapaxes(b, -1, -2)) if self.needs[0] else None,
+            xp.matmul(xp.swapaxes(a, -1, -2), grad) if self.needs[1] else None,
+        )
+
+
+class Linear(Operation):
+    """x @ weight.T + bias: (..., in), (out, in), (out,) -> (..., out)."""
+
+    def forward(self, *arrays: Array) -> Array:
+        x, self.weight, *bias = arrays
+        self.shape = x.shape
+        self.x = x.reshape(-1, x.shape[-1])  # (N, in)
+        result: Array = xp.matmul(self.x, self.weight.T)  # (N, out)
+        if bias:
+            result += bias[0]
+        return result.reshape(*self.shape[:-1], self.weight.shape[0])
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        flat = grad.reshape(-1, grad.shape[-1])  # (N, out)
+        to_x = xp.matmul(flat, self.weight).reshape(self.shape) if self.needs[0] else None
+        to_weight = Product(flat.T, self.x) if self.needs[1] else None
+        if len(self.needs) == 2:
+            return to_x, to_weight
+        return to_x, to_weight, column_sums(flat) if self.needs[2] else None
+
+
+def column_sums(x: Array) -> Array:
+    """The sums over the first axis, (N, C) -> (C,), as a product: faster than a reduction."""
+    sums: Array = xp.matmul(xp.ones(x.shape[0], x.dtype), x)
+    return sums
+
+
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """The matrix product, broadcast over the leading axes. ValueError names both shapes."""
+    return MatMul()(a, b)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x @ weight.T + bias. Raises ValueError with both shapes if they do not fit."""
+    if x.shape[-1:] != weight.shape[1:]:
+        raise ValueError(f"input of shape {x.shape} and weight of shape {weight.shape} do not fit")
+    return Linear()(x, weight) if bias is None else Linear()(x, weight, bias)
+
+
+def mm(a: Tensor, b: Tensor) -> Tensor:
+    """The product of two matrices."""
+    return _product_of(a, b, 2)
+
+
+def bmm(a: Tensor, b: Tensor) -> Tensor:
+    """The products of two batches of matrices: (B, m, k), (B, k, n) -> (B, m, n)."""
+    return _product_of(a, b, 3)
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """The product of two vectors."""
+    return _product_of(a, b, 1)
+
+
+def _product_of(a: Tensor, b: Tensor, axes: int) -> Tensor:
+    if a.ndim != axes or b.ndim != axes:
+        raise ValueError(f"shapes {a.shape} and {b.shape} do not fit: {axes} axes are wanted")
+    return matmul(a, b)

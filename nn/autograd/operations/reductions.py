@@ -1,0 +1,311 @@
+"""Sums, means, variances, extrema and the like over some or all axes."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias, overload
+
+import numpy as np
+
+from ringlet.nn.autograd.operations.arithmetic import abs, maximum, minimum
+from ringlet.nn.autograd.operations.indexing import gather
+from ringlet.nn.autograd.tensor import Array, Gradient, Operation, Tensor, array_of, in_dtype
+from ringlet.nn.backend import xp
+
+Axes: TypeAlias = int | tuple[int, ...] | list[int] | None
+
+
+class Found(NamedTuple):
+    """Values along an axis, and where they were."""
+
+    values: Tensor
+    indices: Tensor
+
+
+class _Reduction(Operation):
+    """Over the axes `dim` (None: all)."""
+
+    def __init__(self, dim: Axes, keepdim: bool) -> None:
+        self.dim = _axes(dim)
+        self.keepdim = keepdim
+
+    def spread(self, reduced: Array, shape: tuple[int, ...]) -> Array:
+        """A reduced array broadcast back to the shape of what was reduced (a view)."""
+        if not self.keepdim and self.dim is not None:
+            reduced = xp.expand_dims(reduced, self.dim)
+        return xp.broadcast_to(reduced, shape)
+
+
+class Sum(_Reduction):
+    """The sum."""
+
+    def forward(self, *arrays: Array) -> Array:
+        (x,) = arrays
+        self.shape = x.shape
+        return xp.asarray(x.sum(axis=self.dim, keepdims=self.keepdim, dtype=_dtype(x)))
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        return (self.spread(grad, self.shape),)
+
+
+class Mean(_Reduction):
+    """The mean."""
+
+    def forward(self, *arrays: Array) -> Array:
+        (x,) = arrays
+        self.shape = x.shape
+        return xp.asarray(x.mean(axis=self.dim, keepdims=self.keepdim))
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        count = math.prod(self.shape) // (grad.size or 1)
+        return (self.spread(grad / in_dtype(count, grad), self.shape),)
+
+
+class Var(_Reduction):
+    """The variance; divides by the number of elements less the correction."""
+
+    def __init__(self, dim: Axes, keepdim: bool, correction: int) -> None:
+        super().__init__(dim, keepdim)
+        self.correction = correction
+
+    def forward(self, *arrays: Array) -> Array:
+        (x,) = arrays
+        self.centred = x - x.mean(axis=self.dim, keepdims=True)
+        total = xp.square(self.centred).sum(axis=self.dim, keepdims=self.keepdim)
+        self.divisor = in_dtype(x.size // (total.size or 1) - self.correction, x)
+        return xp.asarray(total / self.divisor)
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        slope = self.centred * (2 / self.divisor)
+        return (self.spread(grad, self.centred.shape) * slope,)
+
+
+class Extreme(_Reduction):
+    """The maximum or minimum; equal ones share the gradient."""
+
+    def __init__(self, dim: Axes, keepdim: bool, largest: bool) -> None:
+        super().__init__(dim, keepdim)
+        self.largest = largest
+
+    def forward(self, *arrays: Array) -> Array:
+        (x,) = arrays
+        find = xp.max if self.largest else xp.min
+        result = xp.asarray(find(x, axis=self.dim, keepdims=self.keepdim))
+        hits = x == self.spread(result, x.shape)
+        self.share = hits / hits.sum(axis=self.dim, keepdims=True, dtype=x.dtype)
+        return result
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        return (self.spread(grad, self.share.shape) * self.share,)
+
+
+class LogSumExp(_Reduction):
+    """log(sum(exp(x)))."""
+
+    def forward(self, *arrays: Array) -> Array:
+        (self.x,) = arrays
+        largest = self.x.max(axis=self.dim, keepdims=True)
+        largest[~xp.isfinite(largest)] = 0
+        total = xp.exp(self.x - largest).sum(axis=self.dim, keepdims=True)
+        self.y = xp.log(total) + largest
+        return self.y if self.keepdim else xp.asarray(self.y.squeeze(self.dim))
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        return (self.spread(grad, self.x.shape) * xp.exp(self.x - self.y),)
+
+
+class Norm(_Reduction):
+    """sqrt(sum(x^2)); the slope of zeros is 0."""
+
+    def forward(self, *arrays: Array) -> Array:
+        (self.x,) = arrays
+        total = xp.square(self.x).sum(axis=self.dim, keepdims=self.keepdim)
+        self.y = xp.asarray(xp.sqrt(total))
+        return self.y
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        some = self.y != 0
+        share = xp.where(some, grad / xp.where(some, self.y, in_dtype(1, grad)), in_dtype(0, grad))
+        return (self.spread(share, self.x.shape) * self.x,)
+
+
+class Prod(_Reduction):
+    """The product."""
+
+    def forward(self, *arrays: Array) -> Array:
+        (self.x,) = arrays
+        return xp.asarray(self.x.prod(axis=self.dim, keepdims=self.keepdim))
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        """Each element's slope is the product of those before and after it: zeros may be there."""
+        axis = self.dim if isinstance(self.dim, int) else 0
+        x = self.x.reshape(-1) if self.dim is None else xp.moveaxis(self.x, axis, -1)
+        ones = xp.ones_like(x[..., :1])
+        before = xp.concatenate([ones, x[..., :-1]], -1).cumprod(-1)
+        after = xp.concatenate([x[..., 1:], ones], -1)[..., ::-1].cumprod(-1)[..., ::-1]
+        slope = before * after
+        slope = slope.reshape(self.x.shape) if self.dim is None else xp.moveaxis(slope, -1, axis)
+        return (self.spread(grad, self.x.shape) * slope,)
+
+
+class CumSum(Operation):
+    """Running sums along an axis."""
+
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
+
+    def forward(self, *arrays: Array) -> Array:
+        (x,) = arrays
+        return x.cumsum(axis=self.dim, dtype=_dtype(x))
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        return (xp.flip(xp.flip(grad, self.dim).cumsum(axis=self.dim), self.dim),)
+
+
+def sum(x: Tensor, dim: Axes = None, keepdim: bool = False) -> Tensor:
+    """The sum over all elements, or over the axes `dim`."""
+    return Sum(dim, keepdim)(x)
+
+
+def mean(x: Tensor, dim: Axes = None, keepdim: bool = False) -> Tensor:
+    """The mean over all elements, or over the axes `dim`."""
+    return Mean(dim, keepdim)(x)
+
+
+def var(
+    x: Tensor,
+    dim: Axes = None,
+    unbiased: bool = True,
+    keepdim: bool = False,
+    *,
+    correction: int | None = None,
+) -> Tensor:
+    """The variance; divides by the number of elements less `correction` (1 if unbiased)."""
+    return Var(dim, keepdim, int(unbiased) if correction is None else correction)(x)
+
+
+def std(
+    x: Tensor,
+    dim: Axes = None,
+    unbiased: bool = True,
+    keepdim: bool = False,
+    *,
+    correction: int | None = None,
+) -> Tensor:
+    """The standard deviation; see `var`."""
+    return var(x, dim, unbiased, keepdim, correction=correction).sqrt()
+
+
+def amax(x: Tensor, dim: Axes = None, keepdim: bool = False) -> Tensor:
+    """The maximum over all elements or some axes; equal maxima share the gradient."""
+    return Extreme(dim, keepdim, largest=True)(x)
+
+
+def amin(x: Tensor, dim: Axes = None, keepdim: bool = False) -> Tensor:
+    """The minimum over all elements or some axes; equal minima share the gradient."""
+    return Extreme(dim, keepdim, largest=False)(x)
+
+
+@overload
+def max(x: Tensor) -> Tensor: ...
+@overload
+def max(x: Tensor, dim: Tensor) -> Tensor: ...
+@overload
+def max(x: Tensor, dim: int, keepdim: bool = False) -> Found: ...
+def max(x: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -> Tensor | Found:
+    """The maximum of all; along an axis (values, indices); with another tensor `maximum`."""
+    if isinstance(dim, Tensor):
+        return maximum(x, dim)
+    return amax(x) if dim is None else _along(x, argmax(x, dim, True), dim, keepdim)
+
+
+@overload
+def min(x: Tensor) -> Tensor: ...
+@overload
+def min(x: Tensor, dim: Tensor) -> Tensor: ...
+@overload
+def min(x: Tensor, dim: int, keepdim: bool = False) -> Found: ...
+def min(x: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -> Tensor | Found:
+    """The minimum of all; along an axis (values, indices); with another tensor `minimum`."""
+    if isinstance(dim, Tensor):
+        return minimum(x, dim)
+    return amin(x) if dim is None else _along(x, argmin(x, dim, True), dim, keepdim)
+
+
+def argmax(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
+    """The index of the (first) maximum; has no gradient."""
+    return Tensor(xp.asarray(xp.argmax(x.data, axis=dim, keepdims=keepdim)))
+
+
+def argmin(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
+    """The index of the (first) minimum; has no gradient."""
+    return Tensor(xp.asarray(xp.argmin(x.data, axis=dim, keepdims=keepdim)))
+
+
+def sort(x: Tensor, dim: int = -1, descending: bool = False) -> Found:
+    """The elements in order along an axis (equal ones stay in theirs), and where they were."""
+    order = argsort(x, dim, descending)
+    return Found(gather(x, dim, order), order)
+
+
+def argsort(x: Tensor, dim: int = -1, descending: bool = False) -> Tensor:
+    """The indices that sort along an axis; equal elements stay in their order."""
+    if not descending:
+        return Tensor(xp.argsort(x.data, axis=dim, kind="stable"))
+    backwards = xp.argsort(xp.flip(x.data, dim), axis=dim, kind="stable")
+    return Tensor(x.shape[dim] - 1 - xp.flip(backwards, dim))
+
+
+def topk(x: Tensor, k: int, dim: int = -1, largest: bool = True) -> Found:
+    """The k largest (or smallest) along an axis, in order, and where they were."""
+    if not 0 <= k <= x.shape[dim]:
+        raise ValueError(f"the top {k} of axis {dim} of shape {x.shape}")
+    order = array_of(argsort(x, dim, largest))
+    index = Tensor(xp.take(order, xp.arange(k), axis=dim))
+    return Found(gather(x, dim, index), index)
+
+
+def logsumexp(x: Tensor, dim: Axes = None, keepdim: bool = False) -> Tensor:
+    """log(sum(exp(x))) without overflow."""
+    return LogSumExp(dim, keepdim)(x)
+
+
+def prod(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
+    """The product of all elements, or along an axis."""
+    return Prod(dim, keepdim)(x)
+
+
+def cumsum(x: Tensor, dim: int) -> Tensor:
+    """Running sums along an axis."""
+    return CumSum(dim)(x)
+
+
+def norm(x: Tensor, p: float = 2, dim: Axes = None, keepdim: bool = False) -> Tensor:
+    """The 1-, 2- or infinity-norm of all elements, or over some axes."""
+    if p == 2:
+        return Norm(dim, keepdim)(x)
+    if p not in (1, math.inf):
+        raise ValueError(f"there is no {p}-norm here: p is 1, 2 or infinity")
+    return (sum if p == 1 else amax)(abs(x), dim, keepdim)
+
+
+def all(x: Tensor, dim: Axes = None, keepdim: bool = False) -> Tensor:
+    """Whether all are true."""
+    return Tensor(xp.asarray(xp.all(x.data, axis=_axes(dim), keepdims=keepdim)))
+
+
+def any(x: Tensor, dim: Axes = None, keepdim: bool = False) -> Tensor:
+    """Whether one is true."""
+    return Tensor(xp.asarray(xp.any(x.data, axis=_axes(dim), keepdims=keepdim)))
+
+
+def _along(x: Tensor, index: Tensor, dim: int, keepdim: bool) -> Found:
+    values = gather(x, dim, index)
+    return Found(values, index) if keepdim else Found(values.squeeze(dim), index.squeeze(dim))
+
+
+def _axes(dim: Axes) -> int | tuple[int, ...] | None:
+    return tuple(dim) if isinstance(dim, list) else dim
+
+
+def _dtype(x: Array) -> np.dtype[np.generic] | None:
+    return x.dtype if x.dtype.kind in "fc" else None

@@ -1,0 +1,254 @@
+"""Operations that move elements and compute nothing. Results are views where NumPy has views."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ringlet.nn.autograd.tensor import Array, Gradient, Operation, Tensor
+from ringlet.nn.backend import xp
+
+
+class Reshape(Operation):
+    """The same elements in another shape."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.target = shape
+
+    def forward(self, *arrays: Array) -> Array:
+        self.shape = arrays[0].shape
+        return arrays[0].reshape(self.target)
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        return (grad.reshape(self.shape),)
+
+
+class Permute(Operation):
+    """The axes in another order."""
+
+    def __init__(self, dims: tuple[int, ...]) -> None:
+        self.dims = dims
+
+    def forward(self, *arrays: Array) -> Array:
+        return arrays[0].transpose(self.dims)
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        axes = [dim % len(self.dims) for dim in self.dims]
+        return (grad.transpose(np.argsort(axes).tolist()),)
+
+
+class Expand(Operation):
+    """Broadcast to a shape; the engine sums the gradient back."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.target = shape
+
+    def forward(self, *arrays: Array) -> Array:
+        (x,) = arrays
+        extra = len(self.target) - x.ndim
+        shape = tuple(
+            x.shape[axis - extra] if length == -1 else length
+            for axis, length in enumerate(self.target)
+        )
+        return xp.broadcast_to(x, shape)
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        return (grad,)
+
+
+class Cat(Operation):
+    """Tensors one behind the other along an axis."""
+
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
+
+    def forward(self, *arrays: Array) -> Array:
+        self.bounds = np.cumsum([array.shape[self.dim] for array in arrays])[:-1].tolist()
+        return xp.concatenate(arrays, axis=self.dim)
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        return xp.split(grad, self.bounds, axis=self.dim)
+
+
+class Stack(Operation):
+    """Tensors of one shape along a new axis."""
+
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
+
+    def forward(self, *arrays: Array) -> Array:
+        return xp.stack(arrays, axis=self.dim)
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        return list(xp.moveaxis(grad, self.dim, 0))
+
+
+class Repeat(Operation):
+    """Copies side by side along each axis."""
+
+    def __init__(self, counts: tuple[int, ...]) -> None:
+        self.counts = counts
+
+    def forward(self, *arrays: Array) -> Array:
+        (x,) = arrays
+        self.shape = (1,) * (len(self.counts) - x.ndim) + x.shape
+        return xp.tile(x, self.counts)
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        pairs = zip(self.counts, self.shape, strict=True)
+        parts = grad.reshape([length for pair in pairs for length in pair])
+        return (parts.sum(axis=tuple(range(0, parts.ndim, 2))),)
+
+
+class Pad(Operation):
+    """A number around the elements."""
+
+    def __init__(self, widths: list[tuple[int, int]], value: float) -> None:
+        self.widths, self.value = widths, value
+
+    def forward(self, *arrays: Array) -> Array:
+        (x,) = arrays
+        self.inside = tuple(
+            slice(before, before + length)
+            for (before, _), length in zip(self.widths, x.shape, strict=True)
+        )
+        return xp.pad(x, self.widths, constant_values=self.value)
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        return (grad[self.inside],)
+
+
+class Cast(Operation):
+    """Another dtype; the engine casts the gradient back."""
+
+    def __init__(self, dtype: npt.DTypeLike) -> None:
+        self.dtype = dtype
+
+    def forward(self, *arrays: Array) -> Array:
+        return arrays[0].astype(self.dtype)
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        return (grad,)
+
+
+class Clone(Operation):
+    """A copy."""
+
+    def forward(self, *arrays: Array) -> Array:
+        return arrays[0].copy()
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        return (grad,)
+
+
+def _lengths(shape: tuple[Any, ...]) -> tuple[int, ...]:
+    """x.reshape(2, 3) and x.reshape((2, 3)) are the same."""
+    if len(shape) == 1 and isinstance(shape[0], tuple | list):
+        return tuple(shape[0])
+    return shape
+
+
+def reshape(x: Tensor, *shape: Any) -> Tensor:
+    """The same elements in another shape; one length may be -1."""
+    return Reshape(_lengths(shape))(x)
+
+
+def flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
+    """The axes from start_dim to end_dim as one."""
+    if not x.ndim:
+        return reshape(x, 1)
+    start, stop = start_dim % x.ndim, end_dim % x.ndim + 1
+    return reshape(x, *x.shape[:start], math.prod(x.shape[start:stop]), *x.shape[stop:])
+
+
+def permute(x: Tensor, *dims: Any) -> Tensor:
+    """The axes in another order."""
+    return Permute(_lengths(dims))(x)
+
+
+def transpose(x: Tensor, dim0: int, dim1: int) -> Tensor:
+    """Two axes exchanged."""
+    dims = list(range(x.ndim))
+    dims[dim0], dims[dim1] = dims[dim1], dims[dim0]
+    return Permute(tuple(dims))(x)
+
+
+def t(x: Tensor) -> Tensor:
+    """A matrix transposed."""
+    if x.ndim > 2:
+        raise ValueError(f"t() is for matrices; the tensor has shape {x.shape}")
+    return x if x.ndim < 2 else transpose(x, 0, 1)
+
+
+def movedim(x: Tensor, source: int, destination: int) -> Tensor:
+    """One axis in another place."""
+    dims = [dim for dim in range(x.ndim) if dim != source % x.ndim]
+    dims.insert(destination % x.ndim, source % x.ndim)
+    return Permute(tuple(dims))(x)
+
+
+def expand(x: Tensor, *shape: Any) -> Tensor:
+    """Broadcast to the shape; -1 keeps an axis."""
+    return Expand(_lengths(shape))(x)
+
+
+def squeeze(x: Tensor, dim: int | tuple[int, ...] | None = None) -> Tensor:
+    """Without the axes `dim` (None: all) that have length 1; others stay."""
+    dims = range(x.ndim) if dim is None else (dim,) if isinstance(dim, int) else dim
+    gone = {_axis(x, each) for each in dims if x.shape[each] == 1}
+    return Reshape(tuple(n for axis, n in enumerate(x.shape) if axis not in gone))(x)
+
+
+def unsqueeze(x: Tensor, dim: int) -> Tensor:
+    """With a new axis of length 1 at `dim`."""
+    shape = list(x.shape)
+    shape.insert(dim if dim >= 0 else dim + x.ndim + 1, 1)
+    return Reshape(tuple(shape))(x)
+
+
+def repeat(x: Tensor, *counts: Any) -> Tensor:
+    """Copies side by side along each axis; more counts than axes add axes in front."""
+    lengths = _lengths(counts)
+    if len(lengths) < x.ndim:
+        raise ValueError(f"{len(lengths)} counts for the axes of shape {x.shape}")
+    return Repeat(lengths)(x)
+
+
+def pad(x: Tensor, pad: Sequence[int], value: float = 0.0) -> Tensor:
+    """`value` before and after: (before, after) of the last axis, then of the one before, ..."""
+    if len(pad) % 2 or len(pad) > 2 * x.ndim:
+        raise ValueError(f"{len(pad)} widths of padding for shape {x.shape}")
+    widths = [(pad[place], pad[place + 1]) for place in range(0, len(pad), 2)]
+    widths += [(0, 0)] * (x.ndim - len(widths))
+    return Pad(widths[::-1], value)(x)
+
+
+def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """Tensors one behind the other along an axis."""
+    return Cat(dim)(*tensors)
+
+
+def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """Tensors of one shape along a new axis."""
+    return Stack(dim)(*tensors)
+
+
+def clone(x: Tensor) -> Tensor:
+    """A copy."""
+    return Clone()(x)
+
+
+def contiguous(x: Tensor) -> Tensor:
+    """A copy, if the elements do not lie one after the other."""
+    return x if x.data.flags.c_contiguous else clone(x)
+
+
+def to(x: Tensor, dtype: npt.DTypeLike) -> Tensor:
+    """In another dtype."""
+    return x if x.dtype == dtype else Cast(dtype)(x)
+
+
+def _axis(x: Tensor, dim: int) -> int:
+    return dim % x.ndim if x.ndim else dim

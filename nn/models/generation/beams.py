@@ -1,0 +1,121 @@
+"""Beam search: the likeliest continuation that can be found by keeping a few at a time."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ringlet.nn.autograd.tensor import Array
+from ringlet.nn.models.generation.sampling import check_ids, evaluating
+from ringlet.nn.models.language_model import Chain
+
+
+class Hypothesis(NamedTuple):
+    """A continuation and its score."""
+
+    score: float
+    ids: list[int]
+
+
+class _Sample:
+    """The hypotheses about one row: those that go on are in `ids`, those at an end in `ended`."""
+
+    def __init__(self, beams: int, penalty: float, eos: int | None) -> None:
+        self.beams, self.penalty, self.eos = beams, penalty, eos
+        self.ids: list[list[int]] = [[] for _ in range(beams)]
+        self.sums = np.full(beams, -np.inf)
+        self.sums[0] = 0.0  # at first all beams are the same: one of them counts
+        self.ended: list[Hypothesis] = []
+        self.done = False
+
+    def step(self, log_p: Array) -> tuple[list[int], list[int]]:
+        """Go on by log-probabilities (beams, V): which beams go on, and with which ids."""
+        totals = (self.sums[:, None] + log_p).reshape(-1)
+        best = np.argsort(-totals, kind="stable")[: 2 * self.beams]
+        parents: list[int] = []
+        chosen: list[int] = []
+        sums: list[float] = []
+        for rank, place in enumerate(best):
+            beam, token = divmod(int(place), log_p.shape[1])
+            if token == self.eos:  # of the likeliest only: an end further down would not be kept
+                if rank < self.beams:
+                    self._end(totals[place], [*self.ids[beam], token])
+            elif len(parents) < self.beams:
+                parents.append(beam)
+                chosen.append(token)
+                sums.append(totals[place])
+        while len(parents) < self.beams:  # fewer candidates than beams
+            parents.append(0)
+            chosen.append(0 if self.eos != 0 else 1 % log_p.shape[1])
+            sums.append(-np.inf)
+        self.ids = [[*self.ids[b], t] for b, t in zip(parents, chosen, strict=True)]
+        self.sums = np.array(sums)
+        if len(self.ended) >= self.beams:
+            hope = self._score(self.sums.max(), len(self.ids[0]))
+            self.done = self.ended[-1].score >= hope
+        return parents, chosen
+
+    def _score(self, total: float, length: int) -> float:
+        return float(total / np.float64(length) ** self.penalty)
+
+    def _end(self, total: float, ids: list[int]) -> None:
+        """Keep it if it is among the best."""
+        if not self.done:
+            self.ended.append(Hypothesis(self._score(total, len(ids)), ids))
+            self.ended = sorted(self.ended, key=lambda each: -each.score)[: self.beams]
+
+    def best(self) -> Hypothesis:
+        """The best of all."""
+        if not self.done:
+            for total, ids in zip(self.sums, self.ids, strict=True):
+                self._end(total, ids)
+        return self.ended[0]
+
+
+def beam_search(
+    model: Chain,
+    ids: Array,
+    max_new_tokens: int,
+    *,
+    beams: int = 4,
+    length_penalty: float = 1.0,
+    eos: int | None = None,
+    use_cache: bool = True,
+    **options: Any,
+) -> Array:
+    """The likeliest continuations found of ids (B, T): as `generate`, (B, T + max_new_tokens).
+
+    At every step the `beams` likeliest continuations are kept. A continuation's score is the sum
+    of its tokens' log-probabilities, divided by its length to the power of `length_penalty`. One
+    that says `eos` is at its end; rows are filled with it, and are as long as the longest. Of a
+    T5, `ids` is the source, and the result what the decoder says, its start first. Graves,
+    "Sequence transduction with recurrent neural networks" (2012), section 4, with the length's
+    power from Wu et al., "Google's neural machine translation system" (2016), section 7.
+    """
+    check_ids(ids)
+    if beams < 1:
+        raise ValueError(f"beams is {beams}; it has to be at least 1")
+    with evaluating(model):
+        decoding = model.decoding(np.asarray(ids), use_cache, **options)
+        prompt, count = decoding.prompt, len(decoding.prompt)
+        samples = [_Sample(beams, length_penalty, eos) for _ in range(count)]
+        decoding.select(np.repeat(np.arange(count), beams))
+        for _ in range(max_new_tokens):
+            log_p = log_softmax(decoding.logits()).reshape(count, beams, -1)
+            steps = [each.step(own) for each, own in zip(samples, log_p, strict=True)]
+            if all(sample.done for sample in samples):
+                break
+            rows = [n * beams + beam for n, (parents, _) in enumerate(steps) for beam in parents]
+            decoding.select(np.array(rows))
+            decoding.add(np.array([token for _, chosen in steps for token in chosen]))
+    found = [sample.best().ids for sample in samples] if max_new_tokens else [[]] * count
+    longest = max(map(len, found))
+    filled = [one + [eos or 0] * (longest - len(one)) for one in found]
+    return np.concatenate([prompt, np.array(filled, np.int64).reshape(count, longest)], axis=1)
+
+
+def log_softmax(logits: Array) -> Array:
+    """log(softmax) of rows (B, V), in float64."""
+    shifted = logits.astype(np.float64)
+    shifted -= shifted.max(axis=1, keepdims=True)
+    result: Array = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return result

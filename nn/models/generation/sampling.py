@@ -1,0 +1,128 @@
+"""Generation: one token after the other, with the keys and values of the past in a cache."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, TypedDict, Unpack
+
+import numpy as np
+
+from ringlet.nn.autograd.tensor import Array
+from ringlet.nn.models.language_model import Chain
+from ringlet.nn.module import Module
+from ringlet.nn.random import generator
+
+
+class Sampling(TypedDict, total=False):
+    """How `stream` chooses each token."""
+
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    seed: int
+    use_cache: bool
+    eos: int | None
+    attention_mask: Array | None
+
+
+def stream(
+    model: Chain,
+    ids: Array,
+    max_new_tokens: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    use_cache: bool = True,
+    eos: int | None = None,
+    **options: Any,
+) -> Iterator[Array]:
+    """Continue each row of ids (B, T), T >= 1: yields `max_new_tokens` times the next ids (B,).
+
+    Temperature 0 takes the likeliest token; else it is drawn from the `top_k` likeliest, of those
+    from the smallest set with a probability of `top_p` (Holtzman et al., "The curious case of
+    neural text degeneration", 2020). The draws depend on (seed, position) only. When the context
+    is full, the model goes on from its latter half. A row that has said `eos` says nothing else,
+    and when all have, it ends. Of a T5, `ids` is the source, its `attention_mask` an option.
+    """
+    check_ids(ids)
+    _check(temperature, top_k, top_p)
+    with evaluating(model):
+        decoding = model.decoding(np.asarray(ids), use_cache, **_given(options))
+        ended = np.zeros(len(decoding.prompt), bool)
+        for position in range(max_new_tokens):
+            random = generator(seed, position)
+            chosen = _choose(decoding.logits(), temperature, top_k, top_p, random)
+            if eos is not None:
+                chosen = np.where(ended, eos, chosen)
+                ended |= chosen == eos
+            yield chosen
+            if ended.all():
+                return
+            decoding.add(chosen)
+
+
+def generate(model: Chain, ids: Array, max_new_tokens: int, **options: Unpack[Sampling]) -> Array:
+    """The ids (B, T) with their continuation: (B, T + max_new_tokens). Options as for `stream`.
+
+    Of a T5 it is what the decoder says, its start first.
+    """
+    prompt = model.prompt(np.asarray(ids))
+    parts = stream(model, ids, max_new_tokens, **options)
+    return np.concatenate([prompt, *(part[:, None] for part in parts)], axis=1)
+
+
+@contextlib.contextmanager
+def evaluating(model: Module) -> Iterator[None]:
+    """Within it the model is in evaluation mode."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def check_ids(ids: Array) -> None:
+    """Raise ValueError unless ids are a batch of rows (B, T), T >= 1."""
+    if np.ndim(ids) != 2 or not np.shape(ids)[1]:
+        raise ValueError(f"ids of shape {np.shape(ids)}: a batch of rows of at least one id each")
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _check(temperature: float, top_k: int | None, top_p: float | None) -> None:
+    if temperature < 0:
+        raise ValueError(f"temperature is {temperature}; it has to be 0 or more")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k is {top_k}; it has to be at least 1")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p is {top_p}; it has to be above 0 and at most 1")
+
+
+def _choose(
+    logits: Array,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    random: np.random.Generator,
+) -> Array:
+    """The next ids (B,) from logits (B, V)."""
+    if temperature == 0:
+        return np.asarray(np.argmax(logits, axis=1))
+    scaled = logits.astype(np.float64) / temperature
+    order = np.argsort(-scaled, axis=1, kind="stable")  # likeliest first
+    ranked = np.take_along_axis(scaled, order, axis=1)
+    if top_k is not None:
+        ranked[:, top_k:] = -np.inf
+    probabilities = np.exp(ranked - ranked[:, :1])
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    if top_p is not None:
+        before = np.cumsum(probabilities, axis=1) - probabilities
+        probabilities[before >= top_p] = 0
+    cumulative = np.cumsum(probabilities, axis=1)
+    draws = random.random((len(logits), 1)) * cumulative[:, -1:]
+    ranks = (cumulative <= draws).sum(axis=1)
+    return np.asarray(order[np.arange(len(order)), ranks])

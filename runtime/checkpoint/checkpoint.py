@@ -1,0 +1,255 @@
+"""Checkpoints that are whole or not there, and that tell when they are damaged.
+
+A checkpoint is a folder `step-N` with shards in safetensors and a manifest. The manifest names
+every array by its logical name and the pieces of it that each shard holds, so that a run on any
+mesh can load what another saved, and has the checksum of every shard and one of itself.
+
+Shards are written and synced in `step-N.tmp`; then, after a barrier, rank 0 writes the manifest
+and renames the folder. The newest checkpoint is the newest folder that verifies: there is no
+pointer that could point to a broken one.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from ringlet.comm import Group
+from ringlet.nn.backend import to_host
+from ringlet.runtime.checkpoint.manifest import NAME as MANIFEST
+from ringlet.runtime.checkpoint.manifest import (
+    CheckpointError,
+    Manifest,
+    digest,
+    read_manifest,
+    sealed,
+    verify_files,
+)
+from ringlet.runtime.checkpoint.state import TrainingState
+
+Array: TypeAlias = npt.NDArray[Any]
+
+EXTRAS = "extras:"
+SHARD = "shard-0.safetensors"
+"""What rank 0 writes."""
+
+_NAME = re.compile(r"step-(\d+)(\.old)?")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint: its folder and its manifest."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def step(self) -> int:
+        """So many optimizer steps were taken."""
+        step: int = self.manifest["step"]
+        return step
+
+
+def save_checkpoint(
+    folder: Path,
+    world: Group,
+    state: TrainingState,
+    *,
+    step: int,
+    config: Mapping[str, Any],
+    extra: Mapping[str, Any] | None = None,
+    keep: int = 3,
+    keep_best: bool = True,
+) -> Path:
+    """Save a checkpoint under `folder`, which all ranks see (a collective); returns its folder.
+
+    Every rank writes what it owns. Of the checkpoints in `folder` the `keep` newest stay (1 or
+    more), and with `keep_best` also the one with the lowest `val_loss` among those that have it
+    in `extra`. Raises CheckpointError on all ranks if one of them cannot write (a full disk);
+    what was there before is there still.
+    """
+    final = folder / f"step-{step:06d}"
+    temporary = final.with_suffix(".tmp")
+
+    def complete() -> None:
+        manifest = {
+            "step": step,
+            "config": dict(config),
+            "optimizer": {
+                "name": type(state.optimizer).__name__,
+                "steps": state.optimizer.steps,
+            },
+            "arrays": _join_entries([entries for entries, _ in written], state),
+            "extras": {
+                name: places[0]
+                for entries, _ in written
+                for name, places in entries.items()
+                if name.startswith(EXTRAS)
+            },
+            "files": {name: digest for _, files in written for name, digest in files.items()},
+            **(extra or {}),
+        }
+        _write_synced(temporary / MANIFEST, sealed(manifest))
+        _sync_folder(temporary)
+        _put_in_place(temporary, final)
+        _prune(folder, step, keep, keep_best)
+
+    try:
+        _together(world, final, lambda: None if world.rank else _make_room(temporary))
+        written = _together(world, final, lambda: _write_pieces(temporary, world.rank, state))
+        _together(world, final, lambda: None if world.rank else complete())
+    except CheckpointError:
+        if world.rank == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return final
+
+
+def _together(world: Group, final: Path, work: Callable[[], Any]) -> list[Any]:
+    """What each rank's work returns; if one cannot write, all raise."""
+    result, problem = None, ""
+    try:
+        result = work()
+    except OSError as error:
+        problem = f"rank {world.rank} cannot write it: {error}"
+    everybodys = world.all_gather_object([result, problem])
+    problems = [problem for _, problem in everybodys if problem]
+    if problems:
+        raise CheckpointError(f"{final} was not saved: {'; '.join(problems)}")
+    return [result for result, _ in everybodys]
+
+
+def _make_room(temporary: Path) -> None:
+    for unfinished in temporary.parent.glob("step-*.tmp"):
+        shutil.rmtree(unfinished)
+    temporary.mkdir(parents=True)
+
+
+def _put_in_place(temporary: Path, final: Path) -> None:
+    """Rename the whole folder. What has the name so far (a damaged one, or one of the same step
+    that is saved again) goes only when the new one is there, and counts until then."""
+    folder = final.parent
+    if final.exists():
+        old = final.with_suffix(".old")
+        shutil.rmtree(old, ignore_errors=True)
+        final.rename(old)
+    temporary.rename(final)
+    _sync_folder(folder)
+    for replaced in folder.glob("step-*.old"):
+        shutil.rmtree(replaced)
+
+
+def _write_pieces(folder: Path, rank: int, state: TrainingState) -> list[Any]:
+    """Write this rank's pieces; [entries of the manifest by array, files with their digests]."""
+    entries: dict[str, list[dict[str, Any]]] = {}
+    arrays: dict[str, Array] = {}
+    file = f"shard-{rank}.safetensors"
+    for piece in state.pieces():
+        key = piece.name if piece.name not in arrays else f"{piece.name}@{piece.first}"
+        arrays[key] = piece.values
+        place = {"file": file, "key": key, "first": piece.first, **piece.layout.to_json()}
+        entries.setdefault(piece.name, []).append(place)
+    for prefix, extras in state.extras.items():
+        for name, array in extras.arrays.items() if extras.owned else ():
+            key = f"{EXTRAS}{prefix}:{name}"
+            arrays[key] = array
+            entries[key] = [{"file": file, "shape": list(array.shape), "dtype": array.dtype.str}]
+    if not arrays:
+        return [entries, {}]
+    _write_shard(folder / file, arrays)
+    return [entries, {file: digest(folder / file)}]
+
+
+def _join_entries(
+    by_rank: list[dict[str, list[dict[str, Any]]]], state: TrainingState
+) -> dict[str, Any]:
+    arrays: dict[str, Any] = {}
+    for name, shape in state.array_names():
+        pieces = [piece for entries in by_rank for piece in entries.get(name, ())]
+        arrays[name] = {"shape": list(shape), "dtype": state.dtype.str, "pieces": pieces}
+    return arrays
+
+
+def _prune(folder: Path, step: int, keep: int, keep_best: bool) -> None:
+    """Remove what need not stay now that `step` is saved.
+
+    Checkpoints of later steps are none to count on: the run went on from before them because
+    they are damaged. They are replaced when the run comes to their step.
+    """
+    paths = [path for path in checkpoints(folder) if _step(path) <= step]
+    stay = set(paths[-keep:])
+    losses = {path: loss for path in paths if (loss := _val_loss(path)) is not None}
+    if keep_best and losses:
+        stay.add(min(losses, key=losses.__getitem__))
+    for path in paths:
+        if path not in stay:
+            shutil.rmtree(path)
+
+
+def _val_loss(path: Path) -> float | None:
+    try:
+        value = read_manifest(path).get("val_loss")
+    except CheckpointError:
+        return None
+    return value if isinstance(value, float) else None
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints' folders, oldest first, verified or not; unfinished ones left out."""
+    if not folder.is_dir():
+        return []
+    found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
+    return sorted(found, key=lambda path: (_step(path), not path.suffix))
+
+
+def _step(path: Path) -> int:
+    return int(path.stem.removeprefix("step-"))
+
+
+def latest_checkpoint(folder: Path, warn: Any = None) -> Checkpoint | None:
+    """The newest checkpoint that verifies; `warn(text)` is told of each that does not."""
+    for path in reversed(checkpoints(folder)):
+        try:
+            return verify_checkpoint(path)
+        except CheckpointError as error:
+            if warn is not None:
+                warn(f"skipping a damaged checkpoint: {error}")
+    return None
+
+
+def verify_checkpoint(path: Path) -> Checkpoint:
+    """Read the manifest and check every file's size and checksum; raises CheckpointError."""
+    manifest = read_manifest(path)
+    verify_files(path, manifest)
+    return Checkpoint(path, manifest)
+
+
+def _write_shard(path: Path, arrays: Mapping[str, Array]) -> None:
+    from safetensors.numpy import save
+
+    # The writer takes an array's memory as it lies, in whatever order.
+    _write_synced(
+        path, save({name: np.ascontiguousarray(to_host(a)) for name, a in arrays.items()})
+    )
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    """Make the folder's entries durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

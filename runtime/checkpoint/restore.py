@@ -1,0 +1,177 @@
+"""Loading a checkpoint, whichever mesh has saved it: arrays are put together from their pieces."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from ringlet.comm import Group
+from ringlet.nn import Module
+from ringlet.nn.autograd.tensor import Array
+from ringlet.nn.backend import copy_from_host
+from ringlet.runtime.checkpoint.checkpoint import EXTRAS, Checkpoint
+from ringlet.runtime.checkpoint.manifest import CheckpointError
+from ringlet.runtime.checkpoint.state import Replicas, TrainingState, array_name, split_name
+from ringlet.runtime.sharding.layout import Layout
+
+SHARED = "residual"
+"""Kinds of arrays that some parameters have none of."""
+
+
+def load_checkpoint(checkpoint: Checkpoint | None, world: Group, state: TrainingState) -> int:
+    """Load what rank 0 passes, on every rank (a collective); returns the step.
+
+    Whatever mesh has saved it: rank 0 reads one whole array after the other, and every rank takes
+    its part. Only rank 0 needs the files; the others' `checkpoint` may be None. Raises
+    CheckpointError on all ranks if an array is missing or of another shape.
+    """
+    counts, problem = [0, 0], ""
+    if world.rank == 0:
+        try:
+            counts = _check_fit(checkpoint, state)
+        except CheckpointError as error:
+            problem = str(error)
+    counts, problem = world.broadcast_object([counts, problem])
+    if problem:
+        raise CheckpointError(problem)
+    reader = None if checkpoint is None or world.rank else Reader(checkpoint)
+    kinds = state.kinds()
+    for name, shape in state.array_names():
+        if reader is None:
+            whole = np.empty(shape, state.dtype)
+        else:
+            whole = reader.for_replica(name, shape, kinds)
+        state.restore(name, world.broadcast(whole, label=name))
+    _load_extras(world, state, reader)
+    state.restored(counts[1])
+    return int(counts[0])
+
+
+def _load_extras(world: Group, state: TrainingState, reader: "Reader | None") -> None:
+    """Give every rank what is there for it; the others' is broadcast and dropped."""
+    entries = world.broadcast_object(None if reader is None else reader.extras())
+    found: dict[str, dict[str, Array]] = {}
+    for key, (shape, dtype) in entries.items():
+        array = np.empty(shape, dtype) if reader is None else reader.extra(key)
+        world.broadcast(array, label=key)
+        prefix, _, name = key.removeprefix(EXTRAS).rpartition(":")
+        found.setdefault(prefix, {})[name] = array
+    for prefix, extras in state.extras.items():
+        if prefix in found:
+            extras.load(found[prefix])
+
+
+def _check_fit(checkpoint: Checkpoint | None, state: TrainingState) -> list[int]:
+    """Whether all arrays are there; [step, steps of the optimizer]."""
+    if checkpoint is None:
+        raise CheckpointError("rank 0 has no checkpoint to load")
+    saved = checkpoint.manifest["optimizer"]
+    if saved["name"] != type(state.optimizer).__name__:
+        raise CheckpointError(
+            f"{checkpoint.folder} was saved with {saved['name']}, not "
+            f"{type(state.optimizer).__name__}"
+        )
+    kinds = state.kinds()
+    for name, shape in state.array_names():
+        kind, _, parameter = split_name(name)
+        if kind in kinds and kinds[kind].shared and name not in checkpoint.manifest["arrays"]:
+            continue  # a run that had no such sums has zeros
+        _check_array(checkpoint, array_name(kind, 0, parameter), shape)
+    return [checkpoint.step, saved["steps"]]
+
+
+def _check_array(checkpoint: Checkpoint, name: str, shape: tuple[int, ...]) -> None:
+    entry = checkpoint.manifest["arrays"].get(name)
+    if entry is None:
+        raise CheckpointError(f"{checkpoint.folder} has no {name}")
+    if tuple(entry["shape"]) != shape:
+        raise CheckpointError(
+            f"{checkpoint.folder}: {name} has shape {tuple(entry['shape'])}, the model's is {shape}"
+        )
+
+
+def load_parameters(checkpoint: Checkpoint, model: Module) -> None:
+    """Copy the checkpoint's parameters into a whole model; raises CheckpointError."""
+    reader = Reader(checkpoint)
+    for name, parameter in model.named_parameters():
+        _check_array(checkpoint, f"parameters/{name}", parameter.shape)
+        copy_from_host(parameter.data, reader.whole(f"parameters/{name}"))
+
+
+class Reader:
+    """Puts a checkpoint's arrays together from their pieces."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._files: dict[str, Any] = {}
+
+    def whole(self, name: str) -> Array:
+        """A whole array; raises CheckpointError if the pieces do not cover it."""
+        entry = self._checkpoint.manifest["arrays"][name]
+        shape, dtype = tuple(entry["shape"]), np.dtype(entry["dtype"])
+        result, covered = np.empty(shape, dtype), 0
+        parts: dict[Layout, Array] = {}
+        for piece in entry["pieces"]:
+            layout = Layout.from_json(shape, piece)
+            part = parts.setdefault(layout, np.empty(layout.size, dtype))
+            values = self._read(piece["file"], piece["key"])
+            place = part[piece["first"] : piece["first"] + values.size]
+            if place.size != values.size:
+                raise CheckpointError(f"{self._checkpoint.folder}: a piece of {name} is too long")
+            place[...] = values.reshape(-1)
+            covered += values.size
+        if not parts and name.startswith(SHARED):
+            return np.zeros(shape, dtype)  # no rank has lost anything of it
+        complete = covered == sum(layout.size for layout in parts)
+        if not complete or result.size != sum(layout.kept for layout in parts):
+            raise CheckpointError(f"{self._checkpoint.folder}: {name} is not complete")
+        for layout, part in parts.items():
+            layout.put(part, result)
+        return result
+
+    def for_replica(
+        self, name: str, shape: tuple[int, ...], kinds: Mapping[str, Replicas]
+    ) -> Array:
+        """The array of a replica, of which there may have been another number.
+
+        Shares of a sum are redistributed: the sum stays. Otherwise a replica that is new takes
+        over from the one whose number remains when it is divided by the number of the old ones.
+        """
+        kind, number, parameter = split_name(name)
+        saved = list(self._saved(kind, parameter))
+        if kind not in kinds or len(saved) == kinds[kind].count:
+            return self.whole(name)
+        if not kinds[kind].shared:
+            return self.whole(array_name(kind, number % len(saved), parameter))
+        total = np.zeros(shape, np.float32)
+        for each in saved:
+            total += self.whole(each)
+        return total / kinds[kind].count
+
+    def extras(self) -> dict[str, list[Any]]:
+        """[shape, dtype] of what has another shape than a parameter, by key."""
+        entries = self._checkpoint.manifest["extras"].items()
+        return {key: [entry["shape"], entry["dtype"]] for key, entry in entries}
+
+    def extra(self, key: str) -> Array:
+        """One of them."""
+        return self._read(self._checkpoint.manifest["extras"][key]["file"], key)
+
+    def _saved(self, kind: str, parameter: str) -> Iterator[str]:
+        """The names of all replicas' arrays."""
+        number = 0
+        while array_name(kind, number, parameter) in self._checkpoint.manifest["arrays"]:
+            yield array_name(kind, number, parameter)
+            number += 1
+
+    def _read(self, file: str, key: str) -> Array:
+        from safetensors import SafetensorError, safe_open
+
+        path = self._checkpoint.folder / file
+        try:
+            if file not in self._files:
+                self._files[file] = safe_open(path, "np")
+            array: Array = self._files[file].get_tensor(key)
+        except (SafetensorError, OSError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path}: cannot read {key}: {error}") from error
+        return array

@@ -1,0 +1,111 @@
+"""Families of parameters: those whose gradients are summed over the same ranks."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from ringlet.comm import Group
+from ringlet.nn import FlatParameters, Module, Parameter
+from ringlet.nn.autograd.tensor import Array
+from ringlet.nn.backend import xp
+from ringlet.runtime.compression import make_compressor
+from ringlet.runtime.data.bucket_size import bucket_bytes_for
+from ringlet.runtime.data.data_parallel import CompressedDataParallel, DataParallel, Reducer
+from ringlet.runtime.data.priority import NeededFirst
+from ringlet.runtime.data.zero import ZeroOptimizer
+from ringlet.runtime.data.zero_blocks import Unit, ZeroGradients, ZeroParameters
+from ringlet.runtime.mesh import Mesh
+from ringlet.runtime.options import Parallelism
+from ringlet.runtime.sharding.layout import Layout
+from ringlet.runtime.staging import all_reduce, empty
+
+COMPRESSION_SEED = 0
+"""Of PowerSGD's first guesses."""
+
+
+@dataclass
+class Family:
+    """Some parameters of this rank, and how their gradients become those of the whole model.
+
+    `group` are the ranks with copies of the same parts, over which the reducer sums. `partial`
+    gradients are then summed over the tensor-parallel ranks too, and those of a parameter that
+    several ranks of a pipeline have over these (`ends`). `along` says along which axes of the
+    mesh a parameter is cut.
+    """
+
+    kind: str
+    reducer: Reducer
+    group: Group
+    layouts: Mapping[str, Layout]
+    along: Mapping[str, tuple[str, ...]]
+    partial: set[str]
+    ends: Group | None
+
+    def complete(self, mesh: Mesh) -> None:
+        """Sum what the reducer has not summed."""
+        self.reducer.shard.settle()
+        if self.partial or self.ends is not None:
+            self.reducer.arrive()
+        parts = list(self._partial_gradients())
+        if parts:
+            joined = xp.concatenate(parts)
+            all_reduce(mesh.group("tp"), joined, label="gradients of sequence parts")
+            for part in parts:
+                part[...], joined = joined[: part.size], joined[part.size :]
+        if self.ends is not None:
+            for start, stop in self.reducer.shard.segments:
+                _, grad = self.reducer.shard.views(start, stop)
+                all_reduce(self.ends, grad, label="gradients of tied parameters")
+
+    def owned(self, mesh: Mesh, sharded: bool) -> Iterator[str]:
+        """The parameters of which this rank's part counts: each element on one rank only."""
+        if self.group.rank and not sharded:
+            return
+        if self.ends is not None and self.ends.rank:
+            return
+        for name, along in self.along.items():
+            if "tp" in along or mesh.index("tp") == 0:
+                yield name
+
+    def _partial_gradients(self) -> Iterator[Array]:
+        shard = self.reducer.shard
+        for slot in shard.slots:
+            if slot.name in self.partial:
+                yield shard.views(slot.start, slot.stop)[1]
+
+
+def make_reducer(
+    options: Parallelism,
+    named: Sequence[tuple[str, Parameter]],
+    blocks: Sequence[Module],
+    group: Group,
+) -> Reducer:
+    """The reducer for a stage of ZeRO; parameters of `blocks` are shared block by block."""
+    bucket_bytes = options.bucket_bytes or _measured(options, named, group)
+    if options.zero == 0:
+        flat = FlatParameters(named, partial(empty, group), copy=False)
+        if options.needed_first and group.size > 1:
+            return NeededFirst(flat, group, blocks, bucket_bytes)
+        if options.compress and group.size > 1:
+            compressor = make_compressor(options.compress, group, COMPRESSION_SEED)
+            return CompressedDataParallel(flat, group, compressor, bucket_bytes)
+        return DataParallel(flat, group, bucket_bytes)
+    if options.zero == 1:
+        return ZeroOptimizer(named, group, bucket_bytes, copy=False)
+    of_block = {id(p): block for block in blocks for p in block.parameters()}
+    outside = [(name, p) for name, p in named if id(p) not in of_block]
+    units = [Unit(outside, None)] if outside else []
+    for block in blocks:
+        inside = [(name, p) for name, p in named if of_block.get(id(p)) is block]
+        units += [Unit(inside, block)] if inside else []
+    kind = ZeroGradients if options.zero == 2 else ZeroParameters
+    return kind(units, group, copy=False)
+
+
+def _measured(options: Parallelism, named: Sequence[tuple[str, Parameter]], group: Group) -> int:
+    """ZeRO's shards and compressors' choices end where buckets do, and rounding with them."""
+    return bucket_bytes_for(
+        group,
+        sum(parameter.data.nbytes for _, parameter in named),
+        same_bits=not (options.zero or options.compress),
+    )

@@ -1,0 +1,176 @@
+"""Expert parallelism: every rank has some of a layer's experts, and positions travel to them.
+
+Lepikhin et al., "GShard: scaling giant models with conditional computation and automatic sharding"
+(2020), section 3: an all-to-all takes each position's row to the ranks of its experts, and a
+second one brings the results back. Fedus, Zoph and Shazeer, "Switch transformers" (2021), section
+5, for its combination with data parallelism (the ranks along `ep` take different samples) and with
+experts whose matrices are cut over tensor-parallel ranks, as Megatron's are.
+
+What would make the result depend on the mesh is counted for whole samples (see nn.Experts): ranks
+that have different parts of one sequence tell each other how many of theirs chose each expert.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ringlet.comm import Group
+from ringlet.nn import Experts, Operation, Tensor
+from ringlet.nn.autograd.tensor import Array, Gradient
+from ringlet.nn.backend import asarray, xp
+from ringlet.runtime.mesh import Mesh
+from ringlet.runtime.staging import all_to_all
+from ringlet.runtime.tensor.regions import Wire
+
+
+@dataclass(frozen=True)
+class Journey:
+    """How rows (R, C), sorted by expert, get to the ranks that have the experts, and back.
+
+    Every rank sends every expert the same number of slots, as many as the largest number of rows
+    that any rank has for any expert: what is not filled is padding. On n ranks, with E experts and
+    S slots, each all-to-all sends (n - 1) / n * E S C elements from each rank, and the counts
+    before it n - 1 times E numbers.
+
+    `sent` (R,) is the slot of each row here; `received` are the slots, as they arrive, of the rows
+    for this rank's experts, sorted by expert, then by rank; `counts` are each one's rows.
+    """
+
+    group: Group
+    slots: int
+    sent: Array
+    received: Array
+    counts: Array
+
+    @classmethod
+    def of(cls, group: Group, counts: Array) -> "Journey":
+        """From the number of rows for each expert (a collective)."""
+        every = group.all_gather(counts, label="rows for each expert")  # (n, E)
+        slots = int(every.max(initial=0))
+        local = len(counts) // group.size
+        mine = every[:, group.rank * local :][:, :local].T  # (E / n, n)
+        places = np.arange(every.size // group.size * slots).reshape(group.size, local, slots)
+        filled = np.arange(slots) < mine[..., None]  # (E / n, n, S)
+        experts = np.repeat(np.arange(len(counts)), counts)
+        starts = np.cumsum(counts) - counts
+        sent = experts * slots + np.arange(len(experts)) - starts[experts]
+        return cls(group, slots, sent, places.transpose(1, 0, 2)[filled], mine.sum(axis=1))
+
+    def there(self, rows: Array, label: str) -> Array:
+        """(R, C) -> (R', C): to the experts."""
+        return self._travel(rows, self.sent, self.received, label)
+
+    def back(self, rows: Array, label: str) -> Array:
+        """(R', C) -> (R, C): from them."""
+        return self._travel(rows, self.received, self.sent, label)
+
+    def _travel(self, rows: Array, leave: Array, arrive: Array, label: str) -> Array:
+        every = self.group.size * len(self.counts) * self.slots
+        buffer = xp.zeros((every, rows.shape[1]), rows.dtype)
+        buffer[asarray(leave)] = rows
+        return all_to_all(self.group, buffer, label=label)[asarray(arrive)]
+
+
+class There(Operation):
+    """Rows go to their experts; their gradients come back."""
+
+    def __init__(self, journey: Journey) -> None:
+        self.journey = journey
+
+    def forward(self, *arrays: Array) -> Array:
+        return self.journey.there(arrays[0], "rows to experts")
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        return (self.journey.back(grad, "gradients from experts"),)
+
+
+class Back(Operation):
+    """The experts' results come back; their gradients go there."""
+
+    def __init__(self, journey: Journey) -> None:
+        self.journey = journey
+
+    def forward(self, *arrays: Array) -> Array:
+        return self.journey.back(arrays[0], "results of experts")
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        return (self.journey.there(grad, "gradients to experts"),)
+
+
+class Enter(Operation):
+    """Into what is cut over the tensor-parallel ranks: gradients are sums of theirs."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
+
+    def forward(self, *arrays: Array) -> Array:
+        return self.wire.enter(arrays[0])
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        result: Array = self.wire.start_leave(xp.array(grad)).wait()
+        return (result,)
+
+
+class Leave(Operation):
+    """Out of it: results are sums of theirs."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
+
+    def forward(self, *arrays: Array) -> Array:
+        return self.wire.leave(arrays[0])
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        result: Array = self.wire.start_enter(grad).wait()
+        return (result,)
+
+
+class SpreadExperts(Experts):
+    """Experts of which this rank has some (`ep`), or a part of each (`tp`), or both.
+
+    It is given the parameters that it has. Between entering and leaving tensor parallelism every
+    result and every gradient is this rank's part of a sum: the experts' results, their inputs'
+    gradients, and those of the gates, which follow from partial results.
+    """
+
+    def __init__(self, experts: Experts, mesh: Mesh, wire: Wire) -> None:
+        vars(self).update(vars(experts))
+        self._wire = wire if mesh.size("tp") > 1 else None
+        self._expert_ranks, self._context = mesh.group("ep"), mesh.group("cp")
+        self.share = 1 / mesh.size("tp")
+        self.c_proj.adds_bias = mesh.index("tp") == 0
+
+    def forward(self, x: Tensor, logits: Tensor) -> Tensor:
+        """See Experts; with sequence parallelism (B, T / n, ...) of each."""
+        if self._wire is None:
+            return super().forward(x, logits)
+        inside = super().forward(Enter(self._wire)(x), Enter(self._wire)(logits))
+        return Leave(self._wire)(inside)
+
+    def compute(self, rows: Tensor, counts: Array) -> Tensor:
+        """See Experts: wherever they are."""
+        if self._expert_ranks.size == 1:
+            return super().compute(rows, counts)
+        journey = Journey.of(self._expert_ranks, counts)
+        return Back(journey)(super().compute(There(journey)(rows), journey.counts))
+
+    def count(self, chosen: Array) -> tuple[Array, Array]:
+        """See Experts: of the whole sequence, of which this rank has an early and a late chunk."""
+        if self._context.size == 1:
+            return super().count(chosen)
+        batch, length, experts = chosen.shape
+        chunks = chosen.reshape(batch, 2, length // 2, experts)  # see context_parallel.zigzag
+        up_to_here = np.cumsum(chunks, axis=2)
+        every = self._context.all_gather(chunks.sum(axis=2), label="choices of each chunk")
+        ordered = np.concatenate([every[:, :, 0], every[::-1, :, 1]])  # (2n, B, experts)
+        earlier = np.cumsum(ordered, axis=0) - ordered
+        rank = self._context.rank
+        before = up_to_here - chunks
+        before += np.stack([earlier[rank], earlier[-1 - rank]], axis=1)[:, :, None]
+        return before.reshape(chosen.shape), ordered.sum(axis=0)
+
+    def describe(self) -> str:
+        """See Module."""
+        here = len(self.c_fc.weight)
+        return f"{here} of {super().describe()}" if here < self.experts else super().describe()

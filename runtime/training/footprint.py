@@ -1,0 +1,175 @@
+"""How much memory a rank needs: the papers' formulas, for a GPT on a mesh.
+
+Parameters, gradients and optimizer state: Rajbhandari et al., "ZeRO" (2020), section 5.
+Activations: Korthikanti et al., "Reducing activation recomputation in large transformer models"
+(2022), section 4, with what the operations here keep for their backward.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ringlet.nn.autograd.operations.linear_cross_entropy import LOGITS, ROWS
+from ringlet.nn.models import GPTConfig
+from ringlet.runtime.data.zero_blocks import MEMORIES
+from ringlet.runtime.mesh import AXES
+from ringlet.runtime.options import Parallelism
+from ringlet.runtime.pipeline import make_schedule
+from ringlet.runtime.pipeline.prove import prove
+from ringlet.runtime.training.corpus import share
+
+ITEM = 4
+"""Bytes of a float32."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes on one rank."""
+
+    parameters: float
+    gradients: float
+    optimizer: float
+    activations: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.parameters + self.gradients + self.optimizer + self.activations
+
+
+def footprint(
+    sizes: GPTConfig,
+    shape: Mapping[str, int],
+    options: Parallelism,
+    *,
+    samples: int,
+    micro_batches: int = 1,
+    stage_rank: int = 0,
+    states: int = 2,
+) -> Footprint:
+    """What a rank of the pipeline's place `stage_rank` needs for a training step.
+
+    `samples` is the number of contexts in a micro-batch, `states` that of the optimizer's arrays
+    (AdamW has 2, SGD without momentum none).
+    """
+    shape = {axis: shape.get(axis, 1) for axis in AXES}
+    experts = expert_parameters(sizes, shape["tp"]) / shape["ep"]
+    block = dense_parameters(sizes, shape["tp"]) + experts
+    stages = shape["pp"] * options.chunks
+    mine = [stage for stage in range(stages) if stage % shape["pp"] == stage_rank]
+    blocks = sum(share(sizes.n_layer, stages, stage)[1] for stage in mine)
+    root = (embed_parameters(sizes, shape["tp"]) if 0 in mine else 0) + (
+        head_parameters(sizes, shape["tp"], tied=0 in mine) if stages - 1 in mine else 0
+    )
+    whole, ranks = blocks * block + root, shape["dp"] * shape["cp"]
+    here = min(MEMORIES, blocks) * block + root  # a few blocks at a time, from stage 2 on
+    # Those who differ in ep share everything but the experts.
+    part = blocks * experts / ranks + (whole - blocks * experts) / (ranks * shape["ep"])
+    return Footprint(
+        parameters=ITEM * (part + here if options.zero == 3 else whole),
+        gradients=ITEM * (part + here if options.zero >= 2 else whole),
+        optimizer=ITEM * states * (part if options.zero else whole),
+        activations=ITEM * _activations(sizes, shape, options, samples, micro_batches, stage_rank),
+    )
+
+
+def block_parameters(sizes: GPTConfig, tensor: int = 1) -> float:
+    """Numbers in a block: its matrices and most biases are cut, the rest is on every rank."""
+    return dense_parameters(sizes, tensor) + expert_parameters(sizes, tensor)
+
+
+def dense_parameters(sizes: GPTConfig, tensor: int = 1) -> float:
+    """Numbers in a block without its experts, if it has any."""
+    width, bias = sizes.n_embd, sizes.bias
+    attention = (4 * width * width + 3 * width * bias) / tensor + width * bias
+    mlp = width * sizes.n_expert if sizes.n_expert else _mlp_parameters(sizes, tensor)
+    return attention + mlp + 4 * width
+
+
+def expert_parameters(sizes: GPTConfig, tensor: int = 1) -> float:
+    """Numbers in all experts of a block."""
+    return sizes.n_expert * _mlp_parameters(sizes, tensor)
+
+
+def _mlp_parameters(sizes: GPTConfig, tensor: int) -> float:
+    width, bias = sizes.n_embd, sizes.bias
+    return (8 * width * width + 4 * width * bias) / tensor + width * bias
+
+
+def embed_parameters(sizes: GPTConfig, tensor: int = 1) -> float:
+    """Numbers in the embeddings of ids, which are cut, and of positions."""
+    return -(-sizes.vocab_size // tensor) * sizes.n_embd + sizes.block_size * sizes.n_embd
+
+
+def head_parameters(sizes: GPTConfig, tensor: int = 1, tied: bool = True) -> float:
+    """Numbers in the last normalization and, if the embedding is elsewhere, in its copy here."""
+    copy = 0 if tied else -(-sizes.vocab_size // tensor) * sizes.n_embd
+    return 2 * sizes.n_embd + copy
+
+
+def block_activations(
+    sizes: GPTConfig, shape: Mapping[str, int], options: Parallelism
+) -> tuple[float, float]:
+    """Numbers that a block keeps for one sample: all, and those that recomputation keeps.
+
+    Of the width's size for each position: 4 outside the cut layers (two normalized inputs and
+    two inputs of linear layers), and 12 inside (queries, keys and values 3, attention 1, and
+    twice 4 in the MLP). Of experts' rows, of which each position has top_k (if the load is
+    even and none is dropped), 2 besides are kept: what goes into an expert and what comes out.
+    Attention keeps its exponentials for short contexts, else (and in a ring) only their sums.
+    """
+    tensor, context = shape["tp"], shape["cp"]
+    row = sizes.block_size / context * sizes.n_embd
+    outside = 4 * row / (tensor if options.sequence else 1)
+    scores = sizes.n_head * sizes.block_size * _seen(sizes.block_size) if context == 1 else 0.0
+    if any("attend" in pattern for pattern in options.recompute):
+        scores = 0.0
+    mlp = 8 * row / tensor
+    if sizes.n_expert:
+        mlp = sizes.top_k * (mlp + 2 * row)
+    everything = outside + (4 * row + scores) / tensor + mlp
+    return everything, row / (tensor if options.sequence else 1)
+
+
+def _seen(length: int) -> float:
+    """Keys for which a query's exponentials are kept, on average over the blocks of queries."""
+    from ringlet.nn.autograd.operations.tiled_attention import KEPT, rows_for
+
+    if length > KEPT:
+        return 0.0
+    rows = rows_for(length)
+    starts = range(0, length, rows)
+    return sum(min(s + rows, length) * min(rows, length - s) for s in starts) / length
+
+
+def _activations(
+    sizes: GPTConfig,
+    shape: Mapping[str, int],
+    options: Parallelism,
+    samples: int,
+    micro_batches: int,
+    rank: int,
+) -> float:
+    """Numbers kept at the peak: of all micro-batches in flight on all stages of the rank."""
+    schedule = make_schedule(options.schedule, shape["pp"], micro_batches, options.chunks)
+    stages = schedule.stages
+    blocks = share(sizes.n_layer, stages, rank)[1]  # of one stage; the first have most
+    everything, inputs = block_activations(sizes, shape, options)
+    kept = inputs if "blocks" in options.recompute else everything
+    flying = prove(schedule).peaks[rank]
+    total = flying * blocks * kept + (everything if "blocks" in options.recompute else 0.0)
+    if rank == (stages - 1) % shape["pp"]:
+        row = sizes.block_size / shape["cp"] * sizes.n_embd
+        total += 2 * row / (shape["tp"] if options.sequence else 1)
+        rows, vocabulary = (
+            samples * sizes.block_size / shape["cp"],
+            sizes.vocab_size / shape["tp"],
+        )
+        return samples * total + head_activations(rows, vocabulary, sizes.n_embd)
+    return samples * total
+
+
+def head_activations(rows: float, vocabulary: float, width: int) -> float:
+    """Numbers of the head and its loss: a gradient of all logits, or a block of them and the
+    gradients that are made from it (see nn.operations.linear_cross_entropy)."""
+    block = max(ROWS, LOGITS / vocabulary) * vocabulary
+    return min(rows * vocabulary, block + (vocabulary + rows) * width)

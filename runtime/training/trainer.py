@@ -1,0 +1,327 @@
+"""The training loop: the same on one process and on many."""
+
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ringlet.comm import Group
+from ringlet.nn import uninitialized
+from ringlet.nn.autograd.tensor import Array
+from ringlet.runtime.checkpoint.checkpoint import latest_checkpoint, save_checkpoint
+from ringlet.runtime.checkpoint.manifest import CheckpointError
+from ringlet.runtime.checkpoint.restore import load_checkpoint
+from ringlet.runtime.fit import mesh_shape, parallelism
+from ringlet.runtime.mesh import Mesh
+from ringlet.runtime.parallel import Step, parallelize
+from ringlet.runtime.pipeline.run import MicroBatch
+from ringlet.runtime.training.config import TrainConfig
+from ringlet.runtime.training.corpus import (
+    Corpus,
+    share,
+    training_batch,
+    validation_offsets,
+    windows,
+)
+from ringlet.runtime.training.finite import NonFinite, all_finite, blame
+from ringlet.runtime.training.models import make_model
+from ringlet.runtime.training.optimizers import make_optimizer, make_schedule
+
+Report: TypeAlias = Callable[[dict[str, Any]], None]
+
+METRICS = "metrics.jsonl"
+
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+"""Schedulers announce the end of a job's time with the last one, or with the first."""
+CHECKPOINTS = "checkpoints"
+EVAL_BATCH = 32
+EVAL_IN_FLIGHT = 4
+"""Batches for each stage of a pipeline that are evaluated at once."""
+
+IGNORED = -100
+"""A target that does not count."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: after `step` steps; `stopped` if a signal asked for it."""
+
+    step: int
+    val_loss: float
+    stopped: bool
+    checkpoint: Path | None
+
+
+def _quiet(row: dict[str, Any]) -> None:
+    """Report to nobody."""
+
+
+class Trainer:
+    """Trains a model on a corpus, on the mesh of `world` that the config names.
+
+    `folder` takes checkpoints and metrics (written by rank 0); None: nothing is written. `report`
+    gets each row of metrics on rank 0. The result depends on the config, not on the mesh (up to
+    rounding), and on nothing else: the same bits every time. Raises MeshError if they do not fit.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        corpus: Corpus,
+        world: Group,
+        folder: Path | None = None,
+        report: Report = _quiet,
+    ) -> None:
+        self.config, self.corpus, self.world, self.folder = config, corpus, world, folder
+        with uninitialized():
+            model = make_model(config, corpus.vocab_size)
+        self.mesh = Mesh(world, **mesh_shape(config, world.size))
+        self.parallel = parallelize(model, self.mesh, parallelism(config), seed=config.seed)
+        self.parallel.use(lambda flat: make_optimizer(config, flat))
+        # Gradients that travel into the next step hold up what is said on the world's channel.
+        self._words = self.mesh.words if config.needed_first else world
+        self._learning_rate = make_schedule(config)
+        self.step = 0
+        self.checkpoint: Path | None = None
+        self._report = report
+        self._stop = threading.Event()
+        self._elapsed_before = 0.0
+        self._ranks, self._rank = self.mesh.size("dp", "ep"), self.parallel.data_index
+        # Replicas that train by themselves scale the loss for their own part of the batch.
+        self._replicas = self.mesh.size("dp") if config.local_steps > 1 else 1
+        self._first, self._count = share(config.batch_size, self._ranks, self._rank)
+
+    # -- the run ------------------------------------------------------------------------------
+
+    def resume(self, warn: Callable[[str], None] = print) -> int:
+        """Continue from the folder's newest checkpoint that verifies; returns its step."""
+        found = None
+        if self.world.rank == 0 and self.folder is not None:
+            found = latest_checkpoint(self.folder / CHECKPOINTS, warn)
+        if not self.world.broadcast_object(found is not None):
+            raise CheckpointError(f"there is no checkpoint that verifies in {self.folder}")
+        self.step = load_checkpoint(found, self.world, self.parallel.state())
+        self.parallel.restored()
+        self.checkpoint = Path(self.world.broadcast_object(found and str(found.folder)))
+        if found is not None:
+            self._elapsed_before = float(found.manifest.get("elapsed_s", 0.0))
+            self._cut_metrics()
+        return self.step
+
+    def stop(self) -> None:
+        """Ask for a stop: all ranks end after the same step. Callable from a signal handler."""
+        self._stop.set()
+
+    def run(self) -> Outcome:
+        """Train up to `config.steps`; evaluate, save and report on the way.
+
+        Raises NonFinite, on all ranks in the same step. SIGTERM, SIGINT and SIGUSR2 stop the run
+        after the current step, if this is the main thread.
+        """
+        before = self._catch_signals()
+        started = time.perf_counter() - self._elapsed_before
+        try:
+            if not self.step:
+                self._write_metrics({"step": 0, "val_loss": self.evaluate()})
+            stopped, val_loss = False, math.nan
+            while self.step < self.config.steps and not stopped:
+                row, stopped = self._train_step()
+                row["elapsed_s"] = time.perf_counter() - started
+                last = stopped or self.step == self.config.steps
+                if last or self.step % self.config.eval_every == 0:
+                    row["val_loss"] = val_loss = self.evaluate()
+                saving = last or self.step % self.config.checkpoint_every == 0
+                if saving:
+                    self._check_weights()
+                self._write_metrics(row)
+                if saving:
+                    self.save(row["elapsed_s"], row.get("val_loss"))
+            if math.isnan(val_loss):
+                val_loss = self.evaluate()
+            return Outcome(self.step, val_loss, stopped, self.checkpoint)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def save(self, elapsed_s: float = 0.0, val_loss: float | None = None) -> None:
+        """Write a checkpoint (a collective).
+
+        The random state in it is all that there is: every draw is a function of (seed, step).
+        """
+        if self.folder is None:
+            return
+        self.checkpoint = save_checkpoint(
+            self.folder / CHECKPOINTS,
+            self.world,
+            self.parallel.state(),
+            step=self.step,
+            config=asdict(self.config),
+            extra={
+                "mesh": self.mesh.shape,
+                "vocab_size": self.corpus.vocab_size,
+                "as_bytes": self.corpus.as_bytes,
+                "elapsed_s": elapsed_s,
+                "val_loss": val_loss,
+                "random": {"seed": self.config.seed, "step": self.step},
+            },
+            keep=self.config.keep,
+            keep_best=self.config.keep_best,
+        )
+
+    def evaluate(self) -> float:
+        """The loss on the validation part in nats for each token, the same on all ranks.
+
+        Raises NonFinite, on all ranks.
+        """
+        size = self.config.block_size
+        offsets = validation_offsets(self.corpus, size, self.config.eval_windows)
+        batches = self._validation_batches(offsets)
+        total, at_once = np.zeros(1, np.float64), EVAL_IN_FLIGHT * self.mesh.size("pp")
+        for start in range(0, len(batches), at_once):
+            total += self.parallel.evaluate(batches[start : start + at_once])
+        self.world.all_reduce(total, label="validation loss")
+        if not math.isfinite(total[0]):
+            raise self._non_finite(self.step, f"the validation loss is {total[0]}")
+        return float(total[0]) / (len(offsets) * size)
+
+    def _validation_batches(self, offsets: Array) -> list[MicroBatch]:
+        """This rank's share of the contexts, in as many batches of one shape as all ranks have."""
+        first, count = share(len(offsets), self._ranks, self._rank)
+        most = -(-len(offsets) // self._ranks)
+        parts = -(-most // EVAL_BATCH)
+        batches = []
+        for number in range(parts):
+            skip, size = share(most, parts, number)
+            mine = offsets[first + skip : first + min(skip + size, count)]
+            ids, targets = windows(self.corpus.validation, mine, self.config.block_size)
+            missing = ((0, size - len(mine)), (0, 0))
+            targets = np.pad(targets, missing, constant_values=IGNORED)
+            batches.append(MicroBatch(np.pad(ids, missing), targets, 0))
+        return batches
+
+    # -- one step -----------------------------------------------------------------------------
+
+    def _train_step(self) -> tuple[dict[str, Any], bool]:
+        """One optimizer step; returns its metrics and whether all ranks shall stop."""
+        config, started = self.config, time.perf_counter()
+        sent_before = self.mesh.bytes_sent()
+        learning_rate = self._learning_rate(self.step)
+        loss = self._gradients() / self._replicas
+        norm = self._clip()
+        word = np.array([loss, self._stop.is_set(), not math.isfinite(norm or 0)], np.float64)
+        waited = time.perf_counter()
+        self._words.all_reduce(word, label="loss")
+        comm_s = self.parallel.waited + time.perf_counter() - waited
+        self._check_finite(float(word[0]), not word[2])
+        self.parallel.update(learning_rate)
+        self.step += 1
+        agreed = self.step % config.local_steps == 0
+        seconds = time.perf_counter() - started
+        tokens = config.batch_size * config.block_size
+        row = {
+            "step": self.step,
+            "loss": float(word[0]),
+            "learning_rate": learning_rate,
+            "grad_norm": norm,
+            "tokens": self.step * tokens,
+            "step_s": seconds,
+            "tokens_per_s": tokens / seconds,
+            "comm_s": comm_s,
+            "comm_bytes": self.mesh.bytes_sent() - sent_before,
+        }
+        return row, bool(word[1]) and agreed
+
+    def _gradients(self) -> float:
+        """Forward and backward of this rank's share; its part of the loss."""
+        config, batches = self.config, []
+        for number in range(config.accumulate):
+            skip, count = share(self._count, config.accumulate, number)
+            first = self._first + skip
+            ids, targets = training_batch(
+                self.corpus,
+                config.block_size,
+                config.batch_size,
+                config.seed,
+                self.step,
+                first,
+                count,
+            )
+            batches.append(MicroBatch(ids, targets, first))
+        scale = self._replicas / (config.batch_size * config.block_size)
+        return self.parallel.gradients(batches, Step(config.seed, self.step, scale))
+
+    def _clip(self) -> float | None:
+        """The norm of the gradients; None if nobody waits for all of them."""
+        if self.config.needed_first:
+            return None
+        if self.config.clip:
+            return self.parallel.clip(self.config.clip)
+        return self.parallel.norm()
+
+    def _check_finite(self, loss: float, gradients: bool) -> None:
+        """All ranks were told the same, so all raise in the same step."""
+        if math.isfinite(loss) and gradients:
+            return
+        what = "gradient" if math.isfinite(loss) else "loss"
+        raise self._non_finite(self.step + 1, f"the {what} is not finite")
+
+    def _check_weights(self) -> None:
+        """What is going to be saved has to be finite (a collective)."""
+        self.parallel.complete()
+        if not all_finite(self.world, self.parallel.shards, self.parallel.optimizers):
+            raise self._non_finite(self.step, "the update is not finite")
+
+    def _non_finite(self, step: int, what: str) -> NonFinite:
+        """The error, the same on all ranks (a collective)."""
+        good = f"the last good checkpoint is {self.checkpoint}"
+        if self.checkpoint is None:
+            good = "there is no checkpoint from before it"
+        where = blame(self.world, self.parallel.shards, self.parallel.numbers)
+        return NonFinite(f"step {step}: {what}; {where}; nothing of this step was saved; {good}")
+
+    # -- around it ----------------------------------------------------------------------------
+
+    def _write_metrics(self, row: dict[str, Any]) -> None:
+        if self.world.rank:
+            return
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with (self.folder / METRICS).open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        self._report(row)
+
+    def _cut_metrics(self) -> None:
+        """Drop the rows after the checkpoint: these steps will be taken again."""
+        assert self.folder is not None
+        path = self.folder / METRICS
+        if path.is_file():
+            rows = path.read_text(errors="replace").splitlines(keepends=True)
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text("".join(row for row in rows if _is_up_to(row, self.step)))
+            temporary.replace(path)
+
+    def _catch_signals(self) -> dict[signal.Signals, Any]:
+        if threading.current_thread() is not threading.main_thread():
+            return {}
+
+        def handler(number: int, frame: FrameType | None) -> None:
+            self.stop()
+
+        return {number: signal.signal(number, handler) for number in STOPS}
+
+
+def _is_up_to(row: str, step: int) -> bool:
+    """Whether a line of metrics is whole (a killed run may leave half a line) and not later."""
+    try:
+        number = json.loads(row)["step"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
+    return row.endswith("\n") and isinstance(number, int) and number <= step
