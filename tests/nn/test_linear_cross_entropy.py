@@ -167,7 +167,7 @@ MODELS = {
 def trained(model):
     """The loss, the gradients, and the operations that took part."""
     seen = []
-    with nn.watch.watching(lambda operation, *rest: seen.append(type(operation).__name__)):
+    with nn.autograd.watch.watching(lambda operation, *rest: seen.append(type(operation).__name__)):
         loss = model(IDS, NEXT)
     loss.backward()
     return loss.item(), {name: p.grad for name, p in model.named_parameters()}, seen
