@@ -1,8 +1,8 @@
-"""The door of a listening socket: lets in who holds the job's key, and notes who was refused.
+"""Authenticate connections to a listening socket by the job's key, and log the refused ones.
 
-ZeroMQ asks a ZAP handler (https://rfc.zeromq.org/spec/27) about every connection that has got
-through CURVE's handshake. Connections that do not even get so far (raw bytes, no key, another
-key) are seen on the socket's monitor.
+ZeroMQ asks a ZAP handler (https://rfc.zeromq.org/spec/27) about every connection that completes
+CURVE's handshake. Connections that fail earlier (raw bytes, no key, another key) show up on the
+socket's monitor.
 """
 
 import contextlib
@@ -20,17 +20,17 @@ from ringlet.comm.join.key import DOMAIN, JobKey
 from ringlet.comm.sockets.monitor import Event, read_event
 
 HANDSHAKE_MS = 10_000
-"""Who connects and does not get through the handshake is dropped after so long."""
+"""Connections that have not completed the handshake by then are dropped."""
 
 REFUSALS = 3
-"""After so many handshakes that failed one after the other the keys differ; one may be a process
+"""Consecutive failed handshakes that mean the keys differ; a single one may come from a process
 that has just ended."""
 
 LOGGED_ADDRESSES = 64
-"""So many refused addresses are logged; a flood from more is not worth a log of its size."""
+"""Refused addresses to log, so that a flood of connections does not flood the log."""
 
-UNKNOWN = "an address that nobody can tell any more"
-"""Of a connection that ZeroMQ had closed before it could be looked at."""
+UNKNOWN = "an unknown address"
+"""Stands for a connection that ZeroMQ closed before its address could be read."""
 
 _ZAP = "inproc://zeromq.zap.01"
 _FAILURES = (
@@ -44,11 +44,11 @@ _log = logging.getLogger("ringlet.comm")
 _refused: set[str] = set()
 
 
-class Gate:
-    """Guards the sockets of one context, on a thread of its own that ends with the context.
+class Authenticator:
+    """Guards a listening socket, on a thread of its own that ends with the socket's context.
 
-    Without a key everybody who speaks ZeroMQ gets in, and who does not is noted all the same.
-    `who` begins its messages: "rank 3".
+    Without a key it accepts every client that speaks ZeroMQ, and still logs those that do not.
+    `who` begins its log lines: "rank 3".
     """
 
     def __init__(self, context: "zmq.Context[Any]", key: JobKey | None, who: str) -> None:
@@ -63,13 +63,13 @@ class Gate:
         self._reason = ""
 
     def guard(self, listener: "zmq.Socket[Any]") -> None:
-        """Guard what the socket binds from now on. Call it once."""
+        """Guard whatever the socket binds from now on. Call it once."""
         listener.set(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
         if self._key is not None:
             self._key.serve(listener)
         self._monitor = listener.get_monitor_socket(_EVENTS)
         self._poller.register(self._monitor, zmq.POLLIN)
-        threading.Thread(target=self._serve, name="ringlet-gate", daemon=True).start()
+        threading.Thread(target=self._serve, name="ringlet-authenticator", daemon=True).start()
 
     def _serve(self) -> None:
         try:
@@ -84,7 +84,7 @@ class Gate:
             self._monitor.close(0)
 
     def _answer(self, request: list[bytes]) -> list[bytes]:
-        """ZAP's answer: version, id, status, text, user, metadata."""
+        """The ZAP reply: version, id, status, text, user, metadata."""
         version, number, domain, _, _, mechanism, *credentials = request
         # Without a key no domain is set, and ZeroMQ does not ask.
         known = (domain, mechanism, credentials) == (DOMAIN, b"CURVE", [self._public])
@@ -94,8 +94,8 @@ class Gate:
     def _watch(self, event: Event) -> None:
         """Follow a connection from its acceptance to its end.
 
-        Events of successes do not say which connection they mean; those that end in the middle
-        of a handshake do.
+        A success event does not say which connection it means, so successes are only counted;
+        an event of a connection that ends during the handshake does say.
         """
         kind, value = event
         if kind == zmq.EVENT_ACCEPTED:
@@ -116,7 +116,7 @@ class Gate:
 
 
 class Handshakes:
-    """Tells a socket that connects when the listener at the address does not let it in."""
+    """Watches a connecting socket's handshakes: does the listener accept this process?"""
 
     def __init__(self, connecting: "zmq.Socket[Any]", who: str, address: str) -> None:
         self._socket, self._who, self._address = connecting, who, address
@@ -131,29 +131,29 @@ class Handshakes:
                 self._failures = 0
                 continue
             self._failures += 1
-            # After this one ZeroMQ tries again: the listener may be on its way up, or down.
+            # ZeroMQ retries after this one: the listener may be starting up, or shutting down.
             if event != zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL or self._failures >= REFUSALS:
                 raise AuthenticationError(
-                    f"{self._who}: {self._address} refused this process: its job key is not the "
-                    "listener's, only one of the two has one, or another program listens there"
+                    f"{self._who}: {self._address} refused this process: its job key differs from "
+                    "the listener's, only one of them has a key, or another program listens there"
                 )
 
     def close(self) -> None:
-        """Look no more; before the socket closes."""
-        # In this order: an event for a reader that is gone would hold up ZeroMQ's thread for ever.
+        """Stop watching; call it before closing the socket."""
+        # In this order: an event without a reader would block ZeroMQ's I/O thread for ever.
         self._socket.disable_monitor()
         self._monitor.close(0)
 
 
 def report_refused(who: str, address: str, reason: str) -> None:
-    """Log a refused connection, or a message that is not of this job: each address once."""
+    """Log a refused connection or a message from another job, once for each address."""
     host = address.rpartition(":")[0] or address
     if host in _refused or len(_refused) > LOGGED_ADDRESSES:
         return
     _refused.add(host)
     if len(_refused) > LOGGED_ADDRESSES:
-        _log.warning("%s: connections from more than %d addresses were refused; no more of them "
-                     "are logged", who, LOGGED_ADDRESSES)  # fmt: skip
+        _log.warning("%s: refused connections from more than %d addresses; further ones are not "
+                     "logged", who, LOGGED_ADDRESSES)  # fmt: skip
     else:
         _log.warning(
             "%s: refused a connection from %s: %s (more from %s are not logged)",
@@ -165,7 +165,7 @@ def _text(kind: int, value: int) -> str:
     if kind == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
         return "it does not hold the job's key"
     if kind == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
-        return "it left, or said nothing, in the middle of the handshake"
+        return "it disconnected or fell silent during the handshake"
     if value == zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC:
         return "it holds another key"
     if value == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
@@ -174,8 +174,7 @@ def _text(kind: int, value: int) -> str:
 
 
 def _address(descriptor: int) -> str:
-    """Who is at the other end of a TCP connection; empty if nobody can say any more, since ZeroMQ
-    has closed it."""
+    """The peer's address of a TCP connection; empty if ZeroMQ has already closed it."""
     with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
         if connection.family in (socket.AF_INET, socket.AF_INET6):
             host, port, *_ = connection.getpeername()

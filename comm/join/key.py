@@ -1,10 +1,10 @@
 """The job's key: whoever holds it belongs to the job, and nobody else gets in.
 
-From the 32 secret bytes every process derives the same CURVE key pair and uses it on both ends of
-a connection. A listener's gate (gate.py) lets in exactly this public key, and CURVE makes whoever
-shows it prove that it holds the secret key; so it takes the job's key, not a public key that has
-been overheard. CURVE draws keys of its own for each connection: what was recorded cannot be read
-later with the job's key alone, nor be sent again. (CurveZMQ: https://rfc.zeromq.org/spec/26)
+Every process derives the same CURVE key pair from the 32 secret bytes and uses it at both ends of
+a connection. A listener's authenticator (authenticator.py) accepts exactly this public key, and
+CURVE makes a client that presents it prove that it holds the secret key, so overhearing the public
+key does not help. CURVE also draws new keys for each connection: recorded traffic can neither be
+read later with the job's key alone nor be sent again. (CurveZMQ: https://rfc.zeromq.org/spec/26)
 """
 
 import hashlib
@@ -69,13 +69,13 @@ class JobKey:
         return self.secret.hex()
 
     def serve(self, socket: "zmq.Socket[Any]") -> None:
-        """What the socket binds from now on needs the key. A Gate has to be open."""
+        """Require the key on whatever the socket binds next. Needs a running Authenticator."""
         socket.curve_secretkey = self.curve_secret
         socket.curve_server = 1
         socket.zap_domain = DOMAIN
 
     def show(self, socket: "zmq.Socket[Any]") -> None:
-        """What the socket connects to from now on is shown the key, and has to have it too."""
+        """Present the key to whatever the socket connects to next, and require it there."""
         socket.curve_serverkey = self.curve_public
         socket.curve_publickey = self.curve_public
         socket.curve_secretkey = self.curve_secret

@@ -16,7 +16,7 @@ import zmq
 
 from ringlet.comm.errors import CommError, CommTimeout
 from ringlet.comm.join.addresses import allow_ipv6
-from ringlet.comm.join.authenticator import Gate, Handshakes
+from ringlet.comm.join.authenticator import Authenticator, Handshakes
 from ringlet.comm.join.key import JobKey
 
 MAX_BYTES = 1 << 20
@@ -72,7 +72,7 @@ class _Host:
         self._socket.set(zmq.MAXMSGSIZE, MAX_BYTES)
         self._socket.set(zmq.BACKLOG, 1024)
         if address.startswith("tcp://"):
-            Gate(context, key, "rank 0").guard(self._socket)
+            Authenticator(context, key, "rank 0").guard(self._socket)
         allow_ipv6(self._socket, address)
         try:
             self._socket.bind(address)

@@ -22,7 +22,7 @@ import zmq
 from ringlet.comm.calls.recorder import Recorder
 from ringlet.comm.faults import Faults
 from ringlet.comm.join.addresses import allow_ipv6, tcp
-from ringlet.comm.join.authenticator import Gate, report_refused
+from ringlet.comm.join.authenticator import Authenticator, report_refused
 from ringlet.comm.join.key import JobKey
 from ringlet.comm.schedules.choice import Policy
 from ringlet.comm.schedules.links import Links
@@ -169,7 +169,7 @@ class Endpoint:
 
         Socket files are bound before: what is bound from here on asks for the key.
         """
-        Gate(self._context, self._key, f"rank {self.rank}").guard(self._inbox)
+        Authenticator(self._context, self._key, f"rank {self.rank}").guard(self._inbox)
         allow_ipv6(self._inbox, tcp(host, "*"))
         self._inbox.bind(tcp(host, "*"))
         address = self._inbox.get(zmq.LAST_ENDPOINT)

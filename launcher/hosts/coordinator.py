@@ -8,7 +8,7 @@ import zmq
 
 import ringlet
 from ringlet.comm.join.addresses import allow_ipv6
-from ringlet.comm.join.authenticator import Gate
+from ringlet.comm.join.authenticator import Authenticator
 from ringlet.launcher.errors import UserError
 from ringlet.launcher.hosts.agents import LINGER_MS, POLL_MS, TELL_EVERY_S, Agent, Heard, Offer
 from ringlet.launcher.hosts.plan import Host, Place, Plan, Speaker, Word, parse_host
@@ -29,7 +29,7 @@ class Chief(Agent):
 
     def _open(self) -> str:
         place = self.place
-        Gate(self._context, place.key, "agent 0").guard(self._socket)
+        Authenticator(self._context, place.key, "agent 0").guard(self._socket)
         allow_ipv6(self._socket, f"tcp://{place.master}")
         try:
             self._socket.bind(f"tcp://{place.master}")

@@ -102,7 +102,7 @@ MEETINGS = {
     "another size": ([{"nodes": 3}], 2, "its --nnodes is 3, host 0's is 2"),
     "twice the same": ([{}, {"workers": 1}], 3, "is there already"),
     "too many": ([{"workers": 9}], 2, "at most 8 workers would fit"),
-    "another key": ([{"key": JobKey.new()}], 2, "its job key is not the listener's"),
+    "another key": ([{"key": JobKey.new()}], 2, "its job key differs from the listener's"),
 }
 
 
