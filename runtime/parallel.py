@@ -64,7 +64,7 @@ class Parallel:
         self.names = list(self.shapes)
         self.numbers = assembly.numbers
         self._stages, self._paths = assembly.stages, assembly.paths
-        self._chain = cast(Any, model)
+        self._language_model = cast(Any, model)
         self.outer = self._make_outer()
         self._executors: dict[int, Executor] = {}
         self._step: Step | None = None
@@ -222,20 +222,20 @@ class Parallel:
             family.reducer.end_pass()
 
     def _forward(self, stage: int, x: Tensor | None, batch: MicroBatch, positions: Array) -> Tensor:
-        chain, ids = self._chain, batch.ids
+        whole, ids = self._language_model, batch.ids
         lengths = None
         if isinstance(ids, tuple):  # what goes on has a part for each of several inputs
             lengths = [each.shape[1] for each in ids]
             places: Any = tuple(map(np.arange, lengths))
         else:
             ids, places = ids[:, positions], positions
-        common = chain.for_blocks(ids, places, **batch.options)
-        state = chain.embed(ids, places, **batch.options) if x is None else divide(x, lengths)
+        common = whole.for_blocks(ids, places, **batch.options)
+        state = whole.embed(ids, places, **batch.options) if x is None else divide(x, lengths)
         for number in self._stages[stage]:
-            state = chain.advance(self.model.submodule(self._paths[number]), state, common)
+            state = whole.advance(self.model.submodule(self._paths[number]), state, common)
         if stage < len(self._stages) - 1:
             return join(state)
-        loss: Tensor = chain.end(state, batch.targets[:, positions], "sum")
+        loss: Tensor = whole.end(state, batch.targets[:, positions], "sum")
         return loss
 
     def _positions(self, length: int) -> Array:

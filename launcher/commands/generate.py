@@ -10,7 +10,15 @@ import typer
 
 from ringlet.launcher.errors import UserError
 from ringlet.nn.backend import BackendError, use
-from ringlet.nn.models import BERT, T5, Chain, PretrainedError, beam_search, from_pretrained, stream
+from ringlet.nn.models import (
+    BERT,
+    T5,
+    LanguageModel,
+    PretrainedError,
+    beam_search,
+    from_pretrained,
+    stream,
+)
 from ringlet.nn.safetensors import SafetensorsError
 from ringlet.runtime.checkpoint.checkpoint import latest_checkpoint
 from ringlet.runtime.checkpoint.export import load_model
@@ -80,7 +88,7 @@ def generate(
 
 
 def _continuation(
-    model: Chain, ids: Any, count: int, beams: int, eos: int | None, drawing: dict[str, Any]
+    model: LanguageModel, ids: Any, count: int, beams: int, eos: int | None, drawing: dict[str, Any]
 ) -> Iterator[int]:
     """The new ids, up to the end of the text."""
     if beams > 1:
@@ -104,7 +112,7 @@ def _use(device: str) -> None:
         raise UserError(str(error)) from error
 
 
-def _load(folder: Path) -> tuple[Chain, Tokenizer]:
+def _load(folder: Path) -> tuple[LanguageModel, Tokenizer]:
     """The model of a run or of a Hugging Face folder, and what makes ids of text."""
     try:
         if (folder / "config.json").is_file():

@@ -6,7 +6,7 @@ from ringlet.nn.models.generation.sampling import generate, stream
 from ringlet.nn.models.gpt import GPT, GPTConfig
 from ringlet.nn.models.huggingface.auto import from_pretrained
 from ringlet.nn.models.huggingface.pretrained import PretrainedError
-from ringlet.nn.models.language_model import Chain
+from ringlet.nn.models.language_model import LanguageModel
 from ringlet.nn.models.llama import Llama, LlamaConfig
 from ringlet.nn.models.t5 import T5, T5Config
 
@@ -15,8 +15,8 @@ __all__ = [
     "GPT",
     "T5",
     "BERTConfig",
-    "Chain",
     "GPTConfig",
+    "LanguageModel",
     "Llama",
     "LlamaConfig",
     "PretrainedError",

@@ -13,7 +13,7 @@ from ringlet.nn.models.activation import Activation
 from ringlet.nn.models.attention import HeadsAttention, key_mask
 from ringlet.nn.models.generation.decoding import Decoding
 from ringlet.nn.models.huggingface.pretrained import expect, known_values
-from ringlet.nn.models.language_model import Chain
+from ringlet.nn.models.language_model import LanguageModel
 from ringlet.nn.module import Module, ModuleList, uninitialized
 from ringlet.nn.random import generator
 
@@ -188,7 +188,7 @@ class Head(Module):
         self.predictions = Predictions(config)
 
 
-class BERT(Chain):
+class BERT(LanguageModel):
     """An encoder, normalization last, learned positions, tied head.
 
     Logits are those of the words at every position; targets of -100 do not count, which all but
@@ -239,17 +239,17 @@ class BERT(Chain):
 
     @property
     def blocks(self) -> ModuleList:
-        """See Chain."""
+        """See LanguageModel."""
         return self.bert.encoder.layer
 
     def features(self, x: Tensor) -> Tensor:
-        """See Chain."""
+        """See LanguageModel."""
         transformed: Tensor = self.cls.predictions.transform(x)
         return transformed
 
     @property
     def output(self) -> Module:
-        """See Chain."""
+        """See LanguageModel."""
         return self.cls.predictions.decoder
 
     def decoding(self, ids: Array, use_cache: bool, **options: Any) -> Decoding:

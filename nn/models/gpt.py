@@ -20,7 +20,7 @@ from ringlet.nn.layers import (
 from ringlet.nn.layers.cache import KeyValueCache
 from ringlet.nn.layers.experts import MixtureOfExperts
 from ringlet.nn.models.huggingface.pretrained import PretrainedError, expect, matches, number
-from ringlet.nn.models.language_model import Chain
+from ringlet.nn.models.language_model import LanguageModel
 from ringlet.nn.module import Module, ModuleList, uninitialized
 from ringlet.nn.random import generator
 
@@ -155,7 +155,7 @@ class Transformer(Module):
         self.ln_f = LayerNorm(config.n_embd, config.eps)
 
 
-class GPT(Chain):
+class GPT(LanguageModel):
     """GPT-2: learned positions, normalization first, tied head.
 
     Parameters have the names of Hugging Face's GPT-2 (transformer.h.0.attn.c_attn.weight); linear
@@ -188,17 +188,17 @@ class GPT(Chain):
 
     @property
     def blocks(self) -> ModuleList:
-        """See Chain."""
+        """See LanguageModel."""
         return self.transformer.h
 
     def features(self, x: Tensor) -> Tensor:
-        """See Chain."""
+        """See LanguageModel."""
         normalized: Tensor = self.transformer.ln_f(x)
         return normalized
 
     @property
     def output(self) -> Module:
-        """See Chain."""
+        """See LanguageModel."""
         return self.lm_head
 
     def file_state(self) -> dict[str, Array]:

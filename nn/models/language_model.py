@@ -1,4 +1,4 @@
-"""What all models here are: a chain of an embedding, blocks, a head and a loss."""
+"""What all models here have in common: an embedding, blocks, a head and a loss."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -13,8 +13,8 @@ from ringlet.nn.models.huggingface.pretrained import Pretrained
 from ringlet.nn.module import Module, ModuleList
 
 
-class Chain(Pretrained):
-    """A model that is a chain of `embed`, `blocks`, `head` and `loss`; the head is `features`
+class LanguageModel(Pretrained):
+    """A model made of `embed`, `blocks`, `head` and `loss`; the head is `features`
     and `output`.
 
     `forward` runs them in a row; a pipeline runs them on different processes, each of which has

@@ -14,7 +14,7 @@ from ringlet.nn.layers import CrossEntropyLoss, Embedding, Linear, RMSNorm, Rota
 from ringlet.nn.layers.cache import KeyValueCache
 from ringlet.nn.models.attention import HeadsAttention, Rotation
 from ringlet.nn.models.huggingface.pretrained import PretrainedError, expect, known_values
-from ringlet.nn.models.language_model import Chain
+from ringlet.nn.models.language_model import LanguageModel
 from ringlet.nn.module import Module, ModuleList, uninitialized
 from ringlet.nn.random import generator
 
@@ -142,7 +142,7 @@ class Decoder(Module):
         self.rotary_emb = RotaryEmbedding(config.width, frequencies=frequencies(config))
 
 
-class Llama(Chain):
+class Llama(LanguageModel):
     """Rotary positions, RMS normalization first, SwiGLU, heads of keys that queries share.
 
     Parameters have the names of Hugging Face's Llama (model.layers.0.self_attn.q_proj.weight).
@@ -178,17 +178,17 @@ class Llama(Chain):
 
     @property
     def blocks(self) -> ModuleList:
-        """See Chain."""
+        """See LanguageModel."""
         return self.model.layers
 
     def features(self, x: Tensor) -> Tensor:
-        """See Chain."""
+        """See LanguageModel."""
         normalized: Tensor = self.model.norm(x)
         return normalized
 
     @property
     def output(self) -> Module:
-        """See Chain."""
+        """See LanguageModel."""
         return self.lm_head
 
     def initial_value(self, name: str, shape: tuple[int, ...], seed: int) -> Array:

@@ -24,7 +24,7 @@ from ringlet.nn.models.activation import Activation
 from ringlet.nn.models.attention import HeadsAttention, key_mask
 from ringlet.nn.models.generation.decoding import Decoding, Translating
 from ringlet.nn.models.huggingface.pretrained import PretrainedError, known_values
-from ringlet.nn.models.language_model import Chain
+from ringlet.nn.models.language_model import LanguageModel
 from ringlet.nn.module import Module, ModuleList, uninitialized
 from ringlet.nn.random import generator
 
@@ -260,7 +260,7 @@ def position_bias(config: T5Config, bidirectional: bool) -> RelativePositionBias
     )
 
 
-class T5(Chain):
+class T5(LanguageModel):
     """Encoder and decoder, RMS normalization first, relative positions, tied head.
 
     Two sequences go through it: what comes out of the encoder, and what the decoder makes of its
@@ -293,7 +293,7 @@ class T5(Chain):
         self.assign_paths()
         self.initialize(seed)
 
-    # -- the chain ----------------------------------------------------------------------------
+    # -- the parts ----------------------------------------------------------------------------
 
     def embed(self, ids: Any, positions: Any, **options: Any) -> tuple[Tensor, Tensor]:
         """Ids (B, S) of the source and (B, T) of the decoder -> (B, S, C) and (B, T, C)."""
@@ -318,7 +318,7 @@ class T5(Chain):
         return bias if mask is None else where(mask, bias, -np.inf)
 
     def advance(self, block: Module, x: Any, common: tuple[Any, ...], **cache: Any) -> Any:
-        """See Chain: a block changes one of the two sequences."""
+        """See LanguageModel: a block changes one of the two sequences."""
         source, target = x
         own, bias, mask = common
         if isinstance(block, EncoderBlock):
@@ -327,17 +327,17 @@ class T5(Chain):
 
     @property
     def blocks(self) -> Sequence[Module]:
-        """See Chain: the encoder's, then the decoder's."""
+        """See LanguageModel: the encoder's, then the decoder's."""
         return [*self.encoder.block, *self.decoder.block]
 
     def features(self, x: Any) -> Tensor:
-        """See Chain: (B, S, C) and (B, T, C) -> (B, T, C)."""
+        """See LanguageModel: (B, S, C) and (B, T, C) -> (B, T, C)."""
         y: Tensor = self.decoder.final_dropout(self.decoder.final_layer_norm(x[1]))
         return y * (1 / math.sqrt(self.config.d_model)) if self.config.scale_decoder_outputs else y
 
     @property
     def output(self) -> Module:
-        """See Chain."""
+        """See LanguageModel."""
         return self.lm_head
 
     def forward(
@@ -408,11 +408,11 @@ class T5(Chain):
         return self.head(x)
 
     def decoding(self, ids: Array, use_cache: bool, **options: Any) -> Decoding:
-        """See Chain: ids (B, S) are the source's."""
+        """See LanguageModel: ids (B, S) are the source's."""
         return Translating(self, ids, use_cache, **options)
 
     def prompt(self, ids: Array) -> Array:
-        """See Chain: the decoder's start (B, 1)."""
+        """See LanguageModel: the decoder's start (B, 1)."""
         return np.full((len(ids), 1), self.config.decoder_start_token_id, np.int64)
 
     def pair_caches(self) -> list[tuple[KeyValueCache, KeyValueCache]]:

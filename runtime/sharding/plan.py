@@ -1,8 +1,9 @@
 """Plans: how the modules of a model are cut, as data.
 
-A plan names the parts of a model that is a chain of `embed`, `blocks`, `head` and `loss` (see
-nn.models.chain), and gives a style to each module that changes when tensors, sequences, contexts
-or experts are cut. A new model needs a new plan (see runtime/sharding/plans.py) and nothing else.
+A plan names the parts of a model made of `embed`, `blocks`, `head` and `loss` (see
+nn.models.language_model), and gives a style to each module that changes when tensors, sequences,
+contexts or experts are cut. A new model needs a new plan (see runtime/sharding/plans.py) and
+nothing else.
 """
 
 from collections.abc import Mapping

@@ -1,13 +1,13 @@
 """The model that a config names."""
 
-from ringlet.nn.models import GPT, Chain, GPTConfig, Llama, LlamaConfig
+from ringlet.nn.models import GPT, GPTConfig, LanguageModel, Llama, LlamaConfig
 from ringlet.runtime.training.config import TrainConfig
 
 INTERMEDIATE_MULTIPLE = 32
 """A Llama's hidden layer is 8/3 of the width, up to a multiple of this, which can be cut."""
 
 
-def make_model(config: TrainConfig, vocab_size: int) -> Chain:
+def make_model(config: TrainConfig, vocab_size: int) -> LanguageModel:
     """A new model; within `nn.uninitialized()` its parameters have no values yet."""
     if config.model == "llama":
         return Llama(llama_config(config, vocab_size))

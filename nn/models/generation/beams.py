@@ -6,7 +6,7 @@ import numpy as np
 
 from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.models.generation.sampling import check_ids, evaluating
-from ringlet.nn.models.language_model import Chain
+from ringlet.nn.models.language_model import LanguageModel
 
 
 class Hypothesis(NamedTuple):
@@ -72,7 +72,7 @@ class _Sample:
 
 
 def beam_search(
-    model: Chain,
+    model: LanguageModel,
     ids: Array,
     max_new_tokens: int,
     *,

@@ -7,7 +7,7 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 
 from ringlet.nn.autograd.tensor import Array
-from ringlet.nn.models.language_model import Chain
+from ringlet.nn.models.language_model import LanguageModel
 from ringlet.nn.module import Module
 from ringlet.nn.random import generator
 
@@ -25,7 +25,7 @@ class Sampling(TypedDict, total=False):
 
 
 def stream(
-    model: Chain,
+    model: LanguageModel,
     ids: Array,
     max_new_tokens: int,
     *,
@@ -62,7 +62,9 @@ def stream(
             decoding.add(chosen)
 
 
-def generate(model: Chain, ids: Array, max_new_tokens: int, **options: Unpack[Sampling]) -> Array:
+def generate(
+    model: LanguageModel, ids: Array, max_new_tokens: int, **options: Unpack[Sampling]
+) -> Array:
     """The ids (B, T) with their continuation: (B, T + max_new_tokens). Options as for `stream`.
 
     Of a T5 it is what the decoder says, its start first.
