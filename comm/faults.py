@@ -113,7 +113,7 @@ class Faults:
         except StopIteration as stop:
             self._strike("in", operation, count)
             self._strike("after", operation, count)
-            return stop.value  # type: ignore[no-any-return]
+            return stop.value
         self._strike("in", operation, count)
         result = yield from _resumed(program, awaited)
         self._strike("after", operation, count)
@@ -154,7 +154,7 @@ def _resumed(program: Generator[Any, Any, Result], awaited: Any) -> Generator[An
         try:
             awaited = program.send(sent)
         except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]
+            return stop.value
 
 
 def _flipped(data: Any) -> bytes:
