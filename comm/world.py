@@ -18,8 +18,9 @@ from ringlet.comm.faults import OF_MESSAGES, Faults, parse_fault
 from ringlet.comm.group import Group
 from ringlet.comm.join.environment import Environment, is_open, read_environment
 from ringlet.comm.join.folders import leave_folder, make_folder
+from ringlet.comm.join.meeting import numbered
 from ringlet.comm.join.mpi import check_private
-from ringlet.comm.join.rendezvous import meet, ranks_text
+from ringlet.comm.join.rendezvous import meet
 from ringlet.comm.schedules.choice import Policy
 from ringlet.comm.sockets.endpoint import WORLD, Endpoint, Peer
 
@@ -226,7 +227,7 @@ def _connect(endpoint: Endpoint, environment: Environment) -> None:
             if time.monotonic() > deadline:
                 missing = endpoint.missing()
                 raise CommTimeout(
-                    f"rank {environment.rank}: no greeting from {ranks_text(missing)} within "
+                    f"rank {environment.rank}: no greeting from {numbered('rank', missing)} within "
                     f"{environment.timeout:.0f} s, at {[peers[rank].address for rank in missing]}",
                     missing,
                 )

@@ -27,9 +27,9 @@ from ringlet import comm
 from ringlet.comm.faults import parse_fault
 from ringlet.comm.join.environment import read_environment
 from ringlet.comm.join.key import JobKey, read_key
+from ringlet.comm.join.meeting import unpack_notice
 from ringlet.comm.join.mpi import translate
-from ringlet.comm.join.rendezvous import check_hello
-from ringlet.comm.join.rendezvous import read_word as read_rendezvous
+from ringlet.comm.join.rendezvous import check_hello, check_notice
 from ringlet.comm.objects import pack, unpack
 from ringlet.comm.schedules.choice import Policy
 from ringlet.comm.schedules.links import Links
@@ -305,8 +305,8 @@ READERS = {
         lambda data: check_hello(msgpack.unpackb(data)),
         (ValueError, TypeError, KeyError, msgpack.UnpackException), (HELLO,), packed,
     ),
-    "rank 0's words": Reader(
-        lambda data: read_rendezvous(data, 2), (ValueError,),
+    "rank 0's notices": Reader(
+        lambda data: unpack_notice(data, lambda notice: check_notice(notice, 2)), (ValueError,),
         ({"table": [{**HELLO, "rank": 0}, HELLO]}, {"refused": "why"}, {"missing": [1, 2]}), packed,
     ),
     "agents' words": Reader(read_agents, (ValueError,), (

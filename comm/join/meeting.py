@@ -1,0 +1,171 @@
+"""What every meeting of processes has in common, be it of ranks (rendezvous.py) or of the agents
+of a job's hosts (launcher/hosts): one process binds a socket and the others connect to it, both
+sides prove that they hold the job's key, they exchange small msgpack maps, and whoever waits
+learns who is missing.
+"""
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import msgpack
+import zmq
+
+from ringlet.comm.join.addresses import allow_ipv6
+from ringlet.comm.join.authenticator import Authenticator, Handshakes
+from ringlet.comm.join.key import JobKey
+
+MAX_BYTES = 4 << 20
+POLL_MS = 50
+LINGER_MS = 2000
+TELL_EVERY_S = 1.0
+LOG_EVERY_S = 5.0
+
+Notice: TypeAlias = dict[str, Any]
+Check: TypeAlias = Callable[[Notice], object]
+"""Raises TypeError, ValueError or LookupError for a notice that is malformed."""
+
+_log = logging.getLogger("ringlet.comm")
+
+
+class MeetingSocket:
+    """One end of a meeting: bound by the process that gathers the others, or connected to it.
+
+    `who` names this process in errors ("rank 3"). Only notices that pass `check` are received.
+    """
+
+    def __init__(self, kind: int, address: str, who: str, check: Check) -> None:
+        self.address, self._who, self._check = address, who, check
+        self._context: zmq.Context[Any] = zmq.Context()
+        self._handshakes: Handshakes | None = None
+        self._socket = self._context.socket(kind)
+        self._socket.set(zmq.MAXMSGSIZE, MAX_BYTES)
+        self._socket.set(zmq.LINGER, LINGER_MS)
+        allow_ipv6(self._socket, address)
+
+    @classmethod
+    def bind(cls, address: str, key: JobKey | None, who: str, check: Check) -> "MeetingSocket":
+        """Gather others at the address; with port 0, at a free one. Raises zmq.ZMQError where
+        this process cannot listen there."""
+        end = cls(zmq.ROUTER, address, who, check)
+        end._socket.set(zmq.BACKLOG, 1024)
+        if address.startswith("tcp://"):
+            Authenticator(end._context, key, who).guard(end._socket)
+        try:
+            end._socket.bind(address)
+        except zmq.ZMQError:
+            end.close(0)
+            raise
+        end.address = end._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        return end
+
+    @classmethod
+    def connect(cls, address: str, key: JobKey | None, who: str, check: Check) -> "MeetingSocket":
+        """Join whoever gathers at the address, now or later."""
+        end = cls(zmq.DEALER, address, who, check)
+        end._socket.set(zmq.RECONNECT_IVL, 20)
+        end._socket.set(zmq.RECONNECT_IVL_MAX, 500)
+        if key is not None:
+            key.show(end._socket)
+        end._handshakes = Handshakes(end._socket, who, address)
+        end._socket.connect(address)
+        return end
+
+    def poll(self) -> bool:
+        """Wait a moment for a message; raises AuthenticationError if the other side has refused
+        this process's key."""
+        if self._handshakes is not None:
+            self._handshakes.check()
+        return bool(self._socket.poll(POLL_MS))
+
+    def receive(self, strict: bool = False) -> Iterator[tuple[bytes, Notice]]:
+        """The notices that have arrived, each with the route back to its sender (empty on the
+        connected side). Malformed ones are dropped; if `strict`, they raise ValueError."""
+        while int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
+            *route, data = self._socket.recv_multipart()
+            try:
+                notice = unpack_notice(data, self._check)
+            except ValueError:
+                if strict:
+                    raise
+                continue
+            if len(route) == int(self._socket.type == zmq.ROUTER):
+                yield (route[0] if route else b""), notice
+
+    def send(self, notice: Notice, route: bytes = b"") -> None:
+        """Send without waiting. A receiver that has long read nothing misses the notice."""
+        frames = [route, msgpack.packb(notice)] if route else [msgpack.packb(notice)]
+        with contextlib.suppress(zmq.Again):
+            self._socket.send_multipart(frames, zmq.NOBLOCK)
+
+    def close(self, linger_ms: int = LINGER_MS) -> None:
+        """Close, once what was sent is delivered or `linger_ms` have passed."""
+        if self._handshakes is not None:
+            self._handshakes.close()
+        else:
+            self._socket.disable_monitor()
+        self._socket.close(linger_ms)
+        self._context.term()
+
+
+def unpack_notice(data: bytes, check: Check) -> Notice:
+    """The notice in the bytes; raises ValueError unless it is a map that passes `check`."""
+    try:
+        notice = msgpack.unpackb(data)
+        if type(notice) is not dict:
+            raise TypeError("not a map")
+        check(notice)
+    except (ValueError, TypeError, LookupError, msgpack.UnpackException) as error:
+        raise ValueError(f"malformed notice: {error}") from error
+    return notice
+
+
+def check_types(fields: Any, types: Mapping[str, type]) -> dict[str, Any]:
+    """The map, if it has these fields, of exactly these types; else TypeError or KeyError."""
+    if type(fields) is not dict:
+        raise TypeError(f"{fields!r:.40} is not a map")
+    for name, kind in types.items():
+        if type(fields[name]) is not kind:
+            raise TypeError(f"{name} is {fields[name]!r:.40}, not of type {kind.__name__}")
+    return fields
+
+
+class Every:
+    """`due()` is true once in every `seconds`: for the first time at once, or after `first`."""
+
+    def __init__(self, seconds: float, first: float = 0.0) -> None:
+        self._seconds, self._next = seconds, time.monotonic() + first
+
+    def due(self) -> bool:
+        """Whether it is time again."""
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        self._next = now + self._seconds
+        return True
+
+
+class MissingLog:
+    """Logs every few seconds which ranks or hosts (`noun`) are missing at the address."""
+
+    def __init__(self, noun: str, who: str, address: str) -> None:
+        self._noun, self._who, self._address = noun, who, address
+        self._began, self._every = time.monotonic(), Every(LOG_EVERY_S, first=LOG_EVERY_S)
+
+    def __call__(self, missing: Sequence[int], here: Sequence[str] = ()) -> None:
+        """Log it, if it is time again."""
+        if missing and self._every.due():
+            _log.warning(
+                "ringlet: %s has waited %.0f s at %s for %s%s",
+                self._who, time.monotonic() - self._began, self._address,
+                numbered(self._noun, missing), f" (here: {', '.join(here)})" if here else "",
+            )  # fmt: skip
+
+
+def numbered(noun: str, numbers: Sequence[int]) -> str:
+    """rank 3; ranks 1, 2 and 5."""
+    if len(numbers) == 1:
+        return f"{noun} {numbers[0]}"
+    return f"{noun}s {', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
