@@ -86,8 +86,7 @@ class Backend:
 
         `starts` is the host's; it begins with 0 and grows.
         """
-        sums: Array = np.add.reduceat(rows, starts, axis=0)
-        return sums
+        return np.add.reduceat(rows, starts, axis=0)
 
     def erf(self, x: Array) -> Array:
         """The error function, in double precision."""
@@ -120,20 +119,16 @@ class CuPy(Backend):
     def asarray(self, data: Any, dtype: npt.DTypeLike | None = None) -> Array:
         """See Backend."""
         if isinstance(data, int | float):  # goes along with the kernel that writes it
-            number: Array = self.module.full((), data, dtype or np.asarray(data).dtype)
-            return number
-        array: Array = self.module.asarray(data, dtype)
-        return array
+            return self.module.full((), data, dtype or np.asarray(data).dtype)
+        return self.module.asarray(data, dtype)
 
     def to_host(self, array: Array, out: Array | None = None) -> Array:
         """See Backend."""
-        host: Array = self.module.asnumpy(array, out=out)
-        return host
+        return self.module.asnumpy(array, out=out)
 
     def pinned(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
         """See Backend."""
-        memory: Array = self._extension.empty_pinned(shape, dtype)
-        return memory
+        return self._extension.empty_pinned(shape, dtype)
 
     def scatter_add(self, out: Array, index: Any, values: Array) -> None:
         """See Backend. Sums of several values at one place are in no fixed order."""
@@ -158,8 +153,7 @@ class CuPy(Backend):
 
     def erf(self, x: Array) -> Array:
         """See Backend."""
-        result: Array = self._special.erf(x)
-        return result
+        return self._special.erf(x)
 
     def block_size(self, elements: int) -> int:
         """See Backend: each call is a kernel, and the more it has to do the better."""

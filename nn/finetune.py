@@ -69,7 +69,7 @@ class LoRALinear(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        change: Tensor = self.lora_B(self.lora_A(self.dropout(x)))
+        change = self.lora_B(self.lora_A(self.dropout(x)))
         return F.linear(x, self.weight, self.bias) + change * (self.alpha / self.rank)
 
     def merged(self) -> Linear:

@@ -101,9 +101,9 @@ def _matmul(operation: Operation, inputs: tuple[Tensor, ...], result: Tensor) ->
 
 def _attention(operation: Any, inputs: tuple[Tensor, ...], result: Tensor) -> int:
     """Of the scores that were computed: blocks above the diagonal are not."""
-    scores: int = sum(block.scores for block in operation.blocks)
+    scores = sum(block.scores for block in operation.blocks)
     packed = isinstance(operation, PackedSelfAttention)
-    width: int = inputs[0].shape[-1] // (3 * operation.heads) if packed else inputs[0].shape[-1]
+    width = inputs[0].shape[-1] // (3 * operation.heads) if packed else inputs[0].shape[-1]
     return scores * (2 * 2 * width + 4)  # two products; scale, maximum, exponential, sum
 
 

@@ -95,7 +95,7 @@ class Operation:
     number: int = 0
     """Operations are numbered in the order in which they ran; backward goes the other way."""
 
-    def forward(self, *arrays: Array) -> Array:
+    def forward(self, *args: Any, **kwargs: Any) -> Array:
         """The result, from the inputs' arrays."""
         raise NotImplementedError
 

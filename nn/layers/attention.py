@@ -218,8 +218,7 @@ class CausalSelfAttention(Module):
             y = self.attend(qkv)
         else:
             y = self._attend_cached(qkv, cache)
-        dropped: Tensor = self.resid_dropout(self.c_proj(y))
-        return dropped
+        return self.resid_dropout(self.c_proj(y))
 
     def _attend_cached(self, qkv: Tensor, cache: KeyValueCache) -> Tensor:
         batch, length, width = qkv.shape

@@ -113,8 +113,7 @@ class Experts(Module):
 
     def compute(self, rows: Tensor, counts: Array) -> Tensor:
         """What the experts make of their rows: (R, C) -> (R, C)."""
-        y: Tensor = self.c_proj(self.act(self.c_fc(rows, counts)), counts)
-        return y
+        return self.c_proj(self.act(self.c_fc(rows, counts)), counts)
 
     def count(self, chosen: Array) -> tuple[Array, Array]:
         """Of who chose whom (B, T, experts): how many earlier positions did, and how many in all.
@@ -168,5 +167,4 @@ class MixtureOfExperts(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
-        dropped: Tensor = self.dropout(self.experts(x, self.router(x)))
-        return dropped
+        return self.dropout(self.experts(x, self.router(x)))

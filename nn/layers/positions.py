@@ -114,7 +114,7 @@ class RelativePositionBias(Module):
     def forward(self, queries: int, keys: int, first: int = 0) -> Tensor:
         """For `queries` queries from position `first` on, and keys from position 0 on."""
         distances = np.arange(keys) - np.arange(first, first + queries)[:, None]  # (T, S)
-        bias: Tensor = self.relative_attention_bias(self.bucket(distances))  # (T, S, H)
+        bias = self.relative_attention_bias(self.bucket(distances))  # (T, S, H)
         return bias.permute(2, 0, 1).unsqueeze(0)
 
     def bucket(self, distances: Array) -> Array:

@@ -42,17 +42,14 @@ class _Layer(Module):
 
     def _add(self, x: Tensor, norm: Module, part: Callable[[Tensor], Tensor]) -> Tensor:
         """x and what the part makes of it, normalized before or after."""
-        y: Tensor = x + part(norm(x)) if self.norm_first else norm(x + part(x))
-        return y
+        return x + part(norm(x)) if self.norm_first else norm(x + part(x))
 
     def _itself(self, x: Tensor, mask: Mask, padding: Mask, causal: bool) -> Tensor:
         y, _ = self.self_attn(x, x, x, padding, False, mask, is_causal=causal)
-        dropped: Tensor = self.dropout1(y)
-        return dropped
+        return self.dropout1(y)
 
     def _feed_forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.linear2(self.dropout(self._act(self.linear1(x))))
-        return y
+        return self.linear2(self.dropout(self._act(self.linear1(x))))
 
     def describe(self) -> str:
         """See Module."""
@@ -112,8 +109,7 @@ class TransformerDecoderLayer(_Layer):
 
     def _across(self, x: Tensor, memory: Tensor, mask: Mask, padding: Mask, causal: bool) -> Tensor:
         y, _ = self.multihead_attn(x, memory, memory, padding, False, mask, is_causal=causal)
-        dropped: Tensor = self.dropout2(y)
-        return dropped
+        return self.dropout2(y)
 
 
 class TransformerEncoder(Module):
@@ -201,8 +197,7 @@ class Transformer(Module):
         """See the class; masks as for the layers."""
         memory = self.encoder(src, src_mask, src_key_padding_mask, src_is_causal)
         paddings = (tgt_key_padding_mask, memory_key_padding_mask)
-        y: Tensor = self.decoder(tgt, memory, tgt_mask, memory_mask, *paddings, tgt_is_causal)
-        return y
+        return self.decoder(tgt, memory, tgt_mask, memory_mask, *paddings, tgt_is_causal)
 
 
 def _copies(layer: Module, count: int) -> ModuleList:

@@ -102,5 +102,5 @@ def key_mask(attention_mask: Any) -> Array | None:
     """Which keys are seen, (B, 1, 1, S), from ones where a batch's rows (B, S) are not padding."""
     if attention_mask is None:
         return None
-    seen: Array = (array_of(attention_mask) != 0)[:, None, None, :]
+    seen = (array_of(attention_mask) != 0)[:, None, None, :]
     return asarray(seen)

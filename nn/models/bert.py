@@ -69,8 +69,7 @@ class Embeddings(Module):
     def forward(self, ids: Array, positions: Array, types: Array) -> Tensor:
         """See the class."""
         x = self.word_embeddings(ids) + self.token_type_embeddings(types)
-        dropped: Tensor = self.dropout(self.LayerNorm(x + self.position_embeddings(positions)))
-        return dropped
+        return self.dropout(self.LayerNorm(x + self.position_embeddings(positions)))
 
 
 class SelfAttention(Module):
@@ -85,8 +84,7 @@ class SelfAttention(Module):
 
     def forward(self, x: Tensor, mask: Array | None) -> Tensor:
         """See the class."""
-        y: Tensor = self.attend(self.query(x), self.key(x), self.value(x), mask)
-        return y
+        return self.attend(self.query(x), self.key(x), self.value(x), mask)
 
 
 class Output(Module):
@@ -99,8 +97,7 @@ class Output(Module):
 
     def forward(self, x: Tensor, before: Tensor) -> Tensor:
         """(B, T, inside), (B, T, C) -> (B, T, C)."""
-        y: Tensor = self.LayerNorm(self.dropout(self.dense(x)) + before)
-        return y
+        return self.LayerNorm(self.dropout(self.dense(x)) + before)
 
 
 class Attention(Module):
@@ -112,8 +109,7 @@ class Attention(Module):
 
     def forward(self, x: Tensor, mask: Array | None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        y: Tensor = self.output(self.self(x, mask), x)
-        return y
+        return self.output(self.self(x, mask), x)
 
 
 class Intermediate(Module):
@@ -125,8 +121,7 @@ class Intermediate(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
-        y: Tensor = self.act(self.dense(x))
-        return y
+        return self.act(self.dense(x))
 
 
 class Layer(Module):
@@ -140,8 +135,7 @@ class Layer(Module):
     def forward(self, x: Tensor, mask: Array | None = None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         x = self.attention(x, mask)
-        y: Tensor = self.output(self.intermediate(x), x)
-        return y
+        return self.output(self.intermediate(x), x)
 
 
 class Encoder(Module):
@@ -169,8 +163,7 @@ class Transform(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
-        y: Tensor = self.LayerNorm(self.act(self.dense(x)))
-        return y
+        return self.LayerNorm(self.act(self.dense(x)))
 
 
 class Predictions(Module):
@@ -228,8 +221,7 @@ class BERT(LanguageModel):
         """Ids (B, T), with the types of their segments (B, T) -> (B, T, C)."""
         self.check_length(positions)
         types = np.zeros_like(ids) if token_type_ids is None else token_type_ids
-        x: Tensor = self.bert.embeddings(ids, positions, types)
-        return x
+        return self.bert.embeddings(ids, positions, types)
 
     def for_blocks(
         self, ids: Array, positions: Array, attention_mask: Any = None, **options: Array
@@ -244,8 +236,7 @@ class BERT(LanguageModel):
 
     def features(self, x: Tensor) -> Tensor:
         """See LanguageModel."""
-        transformed: Tensor = self.cls.predictions.transform(x)
-        return transformed
+        return self.cls.predictions.transform(x)
 
     @property
     def output(self) -> Module:

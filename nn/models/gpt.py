@@ -108,8 +108,7 @@ class MLP(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
-        dropped: Tensor = self.dropout(self.c_proj(self.act(self.c_fc(x))))
-        return dropped
+        return self.dropout(self.c_proj(self.act(self.c_fc(x))))
 
 
 def make_mlp(config: GPTConfig) -> MLP | MixtureOfExperts:
@@ -140,8 +139,7 @@ class Block(Module):
     def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         x = x + self.attn(self.ln_1(x), cache)
-        y: Tensor = x + self.mlp(self.ln_2(x))
-        return y
+        return x + self.mlp(self.ln_2(x))
 
 
 class Transformer(Module):
@@ -183,8 +181,7 @@ class GPT(LanguageModel):
         """Ids (B, T) at positions (T,) of their contexts -> (B, T, C)."""
         self.check_length(positions)
         parts = self.transformer
-        x: Tensor = parts.drop(parts.wte(ids) + parts.wpe(positions))
-        return x
+        return parts.drop(parts.wte(ids) + parts.wpe(positions))
 
     @property
     def blocks(self) -> ModuleList:
@@ -193,8 +190,7 @@ class GPT(LanguageModel):
 
     def features(self, x: Tensor) -> Tensor:
         """See LanguageModel."""
-        normalized: Tensor = self.transformer.ln_f(x)
-        return normalized
+        return self.transformer.ln_f(x)
 
     @property
     def output(self) -> Module:

@@ -54,8 +54,7 @@ class LanguageModel(Pretrained):
 
     def head(self, x: Any) -> Tensor:
         """(B, T, C) -> logits (B, T, V)."""
-        logits: Tensor = self.output(self.features(x))
-        return logits
+        return self.output(self.features(x))
 
     def caches(self) -> list[KeyValueCache]:
         """An empty cache for each block, to generate with."""
@@ -103,7 +102,7 @@ class LanguageModel(Pretrained):
             return self.head(x)
         x, last = self.features(x), self.output
         if isinstance(self.loss, LogitsLoss) and self.loss.fuses(last):
-            loss: Tensor = self.loss(x, targets, reduction, last)
+            loss = self.loss(x, targets, reduction, last)
         else:
             loss = self.loss(last(x), targets, reduction)
         return loss

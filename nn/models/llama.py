@@ -97,8 +97,7 @@ class Attention(Module):
     def forward(self, x: Tensor, rotation: Rotation, cache: KeyValueCache | None) -> Tensor:
         """See the class."""
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
-        y: Tensor = self.o_proj(self.attend(q, k, v, rotation=rotation, cache=cache))
-        return y
+        return self.o_proj(self.attend(q, k, v, rotation=rotation, cache=cache))
 
 
 class MLP(Module):
@@ -112,8 +111,7 @@ class MLP(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
-        y: Tensor = self.down_proj(F.swiglu(self.gate_proj(x), self.up_proj(x)))
-        return y
+        return self.down_proj(F.swiglu(self.gate_proj(x), self.up_proj(x)))
 
 
 class Layer(Module):
@@ -128,8 +126,7 @@ class Layer(Module):
     def forward(self, x: Tensor, rotation: Rotation, cache: KeyValueCache | None = None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         x = x + self.self_attn(self.input_layernorm(x), rotation, cache)
-        y: Tensor = x + self.mlp(self.post_attention_layernorm(x))
-        return y
+        return x + self.mlp(self.post_attention_layernorm(x))
 
 
 class Decoder(Module):
@@ -168,8 +165,7 @@ class Llama(LanguageModel):
     def embed(self, ids: Array, positions: Array) -> Tensor:
         """Ids (B, T) -> (B, T, C)."""
         self.check_length(positions)
-        x: Tensor = self.model.embed_tokens(ids)
-        return x
+        return self.model.embed_tokens(ids)
 
     def for_blocks(self, ids: Array, positions: Array) -> tuple[Rotation]:
         """Cosines and sines of the positions' angles."""
@@ -183,8 +179,7 @@ class Llama(LanguageModel):
 
     def features(self, x: Tensor) -> Tensor:
         """See LanguageModel."""
-        normalized: Tensor = self.model.norm(x)
-        return normalized
+        return self.model.norm(x)
 
     @property
     def output(self) -> Module:
@@ -215,5 +210,4 @@ def frequencies(config: LlamaConfig) -> Array:
     turns = scaling["original_max_position_embeddings"] * plain / (2 * math.pi)
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
     kept = np.clip((turns - low) / (high - low), 0, 1)
-    slowed: Array = kept * plain + (1 - kept) * plain / factor
-    return slowed
+    return kept * plain + (1 - kept) * plain / factor

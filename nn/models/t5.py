@@ -105,8 +105,7 @@ class Attention(Module):
     ) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         y = self.attend(self.q(x), self.k(x), self.v(x), mask, cache=cache)
-        joined: Tensor = self.o(y)
-        return joined
+        return self.o(y)
 
     def across(
         self, x: Tensor, source: Tensor, mask: Array | None, cache: KeyValueCache | None
@@ -116,8 +115,7 @@ class Attention(Module):
             y = self.attend.again(self.q(x), mask, cache)
         else:
             y = self.attend(self.q(x), self.k(source), self.v(source), mask, cache=cache)
-        joined: Tensor = self.o(y)
-        return joined
+        return self.o(y)
 
 
 class SelfAttention(Module):
@@ -130,8 +128,7 @@ class SelfAttention(Module):
 
     def forward(self, x: Tensor, mask: Any, cache: KeyValueCache | None = None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        y: Tensor = x + self.dropout(self.SelfAttention(self.layer_norm(x), mask, cache))
-        return y
+        return x + self.dropout(self.SelfAttention(self.layer_norm(x), mask, cache))
 
 
 class CrossAttention(Module):
@@ -147,8 +144,7 @@ class CrossAttention(Module):
     ) -> Tensor:
         """(B, T, C), (B, S, C) -> (B, T, C)."""
         seen = self.EncDecAttention.across(self.layer_norm(x), source, mask, cache)
-        y: Tensor = x + self.dropout(seen)
-        return y
+        return x + self.dropout(seen)
 
 
 class DenseReluDense(Module):
@@ -169,8 +165,7 @@ class DenseReluDense(Module):
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
         inside = self.act(self.wi_0(x)) * self.wi_1(x) if self.gated else self.act(self.wi(x))
-        y: Tensor = self.wo(self.dropout(inside))
-        return y
+        return self.wo(self.dropout(inside))
 
 
 class FeedForward(Module):
@@ -183,8 +178,7 @@ class FeedForward(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        y: Tensor = x + self.dropout(self.DenseReluDense(self.layer_norm(x)))
-        return y
+        return x + self.dropout(self.DenseReluDense(self.layer_norm(x)))
 
 
 class EncoderBlock(Module):
@@ -200,7 +194,7 @@ class EncoderBlock(Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """(B, S, C) -> (B, S, C)."""
         attention, mlp = self.layer
-        y: Tensor = mlp(attention(x, mask))
+        y = mlp(attention(x, mask))
         if self.last:
             y = self.dropout(self.final_layer_norm(y))
         return y
@@ -225,8 +219,7 @@ class DecoderBlock(Module):
         """(B, T, C), (B, S, C) -> (B, T, C)."""
         attention, across, mlp = self.layer
         own, others = cache or (None, None)
-        y: Tensor = mlp(across(attention(x, bias, own), source, mask, others))
-        return y
+        return mlp(across(attention(x, bias, own), source, mask, others))
 
 
 class Encoder(Module):
@@ -314,7 +307,7 @@ class T5(LanguageModel):
 
     def source_bias(self, length: int, mask: Array | None) -> Tensor:
         """What is added to the encoder's scores: (1 or B, H, S, S)."""
-        bias: Tensor = self.encoder.position_bias(length, length)
+        bias = self.encoder.position_bias(length, length)
         return bias if mask is None else where(mask, bias, -np.inf)
 
     def advance(self, block: Module, x: Any, common: tuple[Any, ...], **cache: Any) -> Any:
@@ -332,7 +325,7 @@ class T5(LanguageModel):
 
     def features(self, x: Any) -> Tensor:
         """See LanguageModel: (B, S, C) and (B, T, C) -> (B, T, C)."""
-        y: Tensor = self.decoder.final_dropout(self.decoder.final_layer_norm(x[1]))
+        y = self.decoder.final_dropout(self.decoder.final_layer_norm(x[1]))
         return y * (1 / math.sqrt(self.config.d_model)) if self.config.scale_decoder_outputs else y
 
     @property
@@ -363,7 +356,7 @@ class T5(LanguageModel):
         both = host_array(ids), host_array(decoder_ids)
         positions = tuple(np.arange(each.shape[1]) for each in both)
         common = self.for_blocks(both, positions, **options)
-        x: Any = self.embed(both, positions, **options)
+        x = self.embed(both, positions, **options)
         for block in self.blocks:
             x = self.advance(block, x, common)
         return self.end(x, targets, reduction)
@@ -382,7 +375,7 @@ class T5(LanguageModel):
         """What the encoder makes of ids (B, S): (B, S, C)."""
         ids = np.asarray(ids)
         bias = self.source_bias(ids.shape[1], key_mask(attention_mask))
-        x: Tensor = self.encoder.dropout(self.shared(ids))
+        x = self.encoder.dropout(self.shared(ids))
         for block in self.encoder.block:
             x = block(x, bias)
         return x

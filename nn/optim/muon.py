@@ -116,5 +116,4 @@ def orthogonalized(matrix: Array, steps: int = 5, eps: float = 1e-7) -> Array:
         change = xp.matmul(polynomial, x)
         x *= a
         x += change
-    result: Array = xp.array(xp.swapaxes(x, -1, -2) if tall else x, order="C")
-    return result
+    return xp.array(xp.swapaxes(x, -1, -2) if tall else x, order="C")

@@ -75,8 +75,8 @@ class RingAttention(_Ring):
     def __init__(self, group: Group, heads: int) -> None:
         self.group, self.heads = group, heads
 
-    def forward(self, *arrays: Array) -> Array:
-        (self.packed,) = arrays
+    def forward(self, packed: Array) -> Array:
+        self.packed = packed
         batch, length, width = self.packed.shape
         if width % (3 * self.heads):
             raise ValueError(f"a last axis of {width} is not 3 x {self.heads} heads of one width")
@@ -112,8 +112,7 @@ class GroupedRingAttention(_Ring):
     def __init__(self, group: Group) -> None:
         self.group = group
 
-    def forward(self, *arrays: Array) -> Array:
-        q, k, v = arrays
+    def forward(self, q: Array, k: Array, v: Array) -> Array:
         if q.shape[1] % k.shape[1]:
             raise ValueError(f"{q.shape[1]} heads of queries cannot share {k.shape[1]} of keys")
         self._check(q.shape[2])

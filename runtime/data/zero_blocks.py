@@ -73,8 +73,8 @@ class Boundary(Operation):
     def __init__(self, reducer: "ZeroGradients", unit: Unit) -> None:
         self.reducer, self.unit = reducer, unit
 
-    def forward(self, *arrays: Array) -> Array:
-        return arrays[0]
+    def forward(self, x: Array) -> Array:
+        return x
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         self.reducer.before_backward(self.unit)

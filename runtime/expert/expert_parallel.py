@@ -78,8 +78,8 @@ class There(Operation):
     def __init__(self, journey: Journey) -> None:
         self.journey = journey
 
-    def forward(self, *arrays: Array) -> Array:
-        return self.journey.there(arrays[0], "rows to experts")
+    def forward(self, x: Array) -> Array:
+        return self.journey.there(x, "rows to experts")
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         return (self.journey.back(grad, "gradients from experts"),)
@@ -91,8 +91,8 @@ class Back(Operation):
     def __init__(self, journey: Journey) -> None:
         self.journey = journey
 
-    def forward(self, *arrays: Array) -> Array:
-        return self.journey.back(arrays[0], "results of experts")
+    def forward(self, x: Array) -> Array:
+        return self.journey.back(x, "results of experts")
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         return (self.journey.there(grad, "gradients to experts"),)
@@ -104,11 +104,11 @@ class Enter(Operation):
     def __init__(self, wire: Wire) -> None:
         self.wire = wire
 
-    def forward(self, *arrays: Array) -> Array:
-        return self.wire.enter(arrays[0])
+    def forward(self, x: Array) -> Array:
+        return self.wire.enter(x)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
-        result: Array = self.wire.start_leave(xp.array(grad)).wait()
+        result = self.wire.start_leave(xp.array(grad)).wait()
         return (result,)
 
 
@@ -118,11 +118,11 @@ class Leave(Operation):
     def __init__(self, wire: Wire) -> None:
         self.wire = wire
 
-    def forward(self, *arrays: Array) -> Array:
-        return self.wire.leave(arrays[0])
+    def forward(self, x: Array) -> Array:
+        return self.wire.leave(x)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
-        result: Array = self.wire.start_enter(grad).wait()
+        result = self.wire.start_enter(grad).wait()
         return (result,)
 
 

@@ -118,8 +118,7 @@ class Replicated:
 
     def leave(self, part: Array) -> Array:
         """See Wire."""
-        total: Array = self._carrier.all_reduce(part, FORWARD).wait()
-        return total
+        return self._carrier.all_reduce(part, FORWARD).wait()
 
     def start_enter(self, x: Array) -> Pending:
         """See Wire."""
@@ -143,8 +142,7 @@ class Sequential:
     def leave(self, part: Array) -> Array:
         """See Wire."""
         parts = _cut(part, self.group.size)
-        mine: Array = self._carrier.reduce_scatter(parts, FORWARD).wait()[0]
-        return mine
+        return self._carrier.reduce_scatter(parts, FORWARD).wait()[0]
 
     def start_enter(self, x: Array) -> Pending:
         """See Wire."""

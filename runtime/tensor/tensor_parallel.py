@@ -31,8 +31,7 @@ class Arriving(Deferred):
 
     def value(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """Wait for it."""
-        result: Array = self._transfer.wait().reshape(self._shape)
-        return result
+        return self._transfer.wait().reshape(self._shape)
 
     def into(self, out: Array, add: bool) -> None:
         """See Deferred."""
@@ -50,12 +49,12 @@ class ColumnProduct(Operation):
     def __init__(self, wire: Wire) -> None:
         self.wire = wire
 
-    def forward(self, *arrays: Array) -> Array:
-        self.x, self.weight, *bias = arrays
+    def forward(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
+        self.x, self.weight = x, weight
         x = self.wire.enter(self.x)  # (B, T, in)
-        result: Array = xp.matmul(x.reshape(-1, x.shape[-1]), self.weight.T)  # (N, out / n)
-        if bias:
-            result += bias[0]
+        result = xp.matmul(x.reshape(-1, x.shape[-1]), self.weight.T)  # (N, out / n)
+        if bias is not None:
+            result += bias
         return result.reshape(*x.shape[:-1], -1)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
@@ -85,14 +84,14 @@ class RowProduct(Operation):
     def __init__(self, wire: Wire) -> None:
         self.wire = wire
 
-    def forward(self, *arrays: Array) -> Array:
-        x, self.weight, *bias = arrays
+    def forward(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
+        self.weight = weight
         self.shape = x.shape
         self.x = x.reshape(-1, x.shape[-1])  # (N, in / n)
-        part: Array = xp.matmul(self.x, self.weight.T)
-        result: Array = self.wire.leave(part.reshape(*x.shape[:-1], -1))
-        if bias:
-            result += bias[0]
+        part = xp.matmul(self.x, self.weight.T)
+        result = self.wire.leave(part.reshape(*x.shape[:-1], -1))
+        if bias is not None:
+            result += bias
         return result
 
     def backward(self, grad: Array) -> Sequence[Gradient]:

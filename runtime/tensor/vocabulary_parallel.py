@@ -29,8 +29,7 @@ class VocabularyLookup(Operation):
     def __init__(self, wire: Wire, ids: Array, first: int) -> None:
         self.wire, self.ids, self.first = wire, ids, first
 
-    def forward(self, *arrays: Array) -> Array:
-        (table,) = arrays
+    def forward(self, table: Array) -> Array:
         local = self.ids - self.first
         here = (local >= 0) & (local < len(table))
         self.rows = local[here]
@@ -86,8 +85,7 @@ class PartialGoal:
         xp.sum(out, axis=1, out=sums[0])
         all_reduce(self.group, sums, label="sums of exponentials")
         out /= sums[0][:, None]
-        losses: Array = xp.log(sums[0]) - sums[1]
-        return losses
+        return xp.log(sums[0]) - sums[1]
 
     def differentiate(self, p: Array, rows: slice) -> None:
         """See Goal."""
@@ -111,10 +109,9 @@ class VocabularyLinearCrossEntropy(LinearCrossEntropy):
         super().__init__(*goal)
         self.wire = wire
 
-    def forward(self, *arrays: Array) -> Array:
-        x, *own = arrays
+    def forward(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
         self.outside = x.shape
-        return super().forward(self.wire.enter(x), *own)
+        return super().forward(self.wire.enter(x), weight, bias)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         part: Any

@@ -16,8 +16,8 @@ BLOCK = 32 * 1024
 class Tanh(Operation):
     """The hyperbolic tangent."""
 
-    def forward(self, *arrays: Array) -> Array:
-        self.y = xp.tanh(arrays[0])
+    def forward(self, x: Array) -> Array:
+        self.y = xp.tanh(x)
         return self.y
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
@@ -27,9 +27,9 @@ class Tanh(Operation):
 class Sigmoid(Operation):
     """1 / (1 + exp(-x)), as (1 + tanh(x / 2)) / 2, which cannot overflow."""
 
-    def forward(self, *arrays: Array) -> Array:
-        half = in_dtype(0.5, arrays[0])
-        y: Array = half + half * xp.tanh(half * arrays[0])
+    def forward(self, x: Array) -> Array:
+        half = in_dtype(0.5, x)
+        y = half + half * xp.tanh(half * x)
         self.y = y
         return y
 
@@ -40,8 +40,8 @@ class Sigmoid(Operation):
 class ReLU(Operation):
     """max(x, 0); slope 0 at 0."""
 
-    def forward(self, *arrays: Array) -> Array:
-        self.y = xp.maximum(arrays[0], 0)
+    def forward(self, x: Array) -> Array:
+        self.y = xp.maximum(x, 0)
         return self.y
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
@@ -53,8 +53,7 @@ class _Sloped(Operation):
 
     slope: Array | None = None
 
-    def forward(self, *arrays: Array) -> Array:
-        (x,) = arrays
+    def forward(self, x: Array) -> Array:
         result = xp.empty(x.shape, x.dtype)
         slope = xp.empty(x.shape, x.dtype) if True in self.needs else None
         spare = xp.empty((3, min(x.size, block_size(BLOCK))), x.dtype)
@@ -69,7 +68,7 @@ class _Sloped(Operation):
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         assert self.slope is not None
-        result: Array = xp.multiply(self.slope, grad, out=self.slope)
+        result = xp.multiply(self.slope, grad, out=self.slope)
         return (result,)
 
 
@@ -91,8 +90,7 @@ class SwiGLU(Operation):
     Kept for backward: what the result's gradient is multiplied by for each of the two.
     """
 
-    def forward(self, *arrays: Array) -> Array:
-        gate, up = arrays
+    def forward(self, gate: Array, up: Array) -> Array:
         result = xp.empty(gate.shape, gate.dtype)
         self.of_gate, self.of_up = (xp.empty(gate.shape, gate.dtype) for _ in range(2))
         for x, u, y, d_gate, silu in _blocks(gate, up, result, self.of_gate, self.of_up):
@@ -104,8 +102,8 @@ class SwiGLU(Operation):
         return result
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
-        to_gate: Array = xp.multiply(self.of_gate, grad, out=self.of_gate)
-        to_up: Array = xp.multiply(self.of_up, grad, out=self.of_up)
+        to_gate = xp.multiply(self.of_gate, grad, out=self.of_gate)
+        to_up = xp.multiply(self.of_up, grad, out=self.of_up)
         return to_gate, to_up
 
 

@@ -20,8 +20,7 @@ from ringlet.nn.backend import xp
 class Add(Operation):
     """a + b."""
 
-    def forward(self, *arrays: Array) -> Array:
-        a, b = arrays
+    def forward(self, a: Array, b: Array) -> Array:
         return xp.add(a, b)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
@@ -31,8 +30,7 @@ class Add(Operation):
 class Sub(Operation):
     """a - b."""
 
-    def forward(self, *arrays: Array) -> Array:
-        a, b = arrays
+    def forward(self, a: Array, b: Array) -> Array:
         return xp.subtract(a, b)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
@@ -42,8 +40,8 @@ class Sub(Operation):
 class Mul(Operation):
     """a * b."""
 
-    def forward(self, *arrays: Array) -> Array:
-        self.a, self.b = arrays
+    def forward(self, a: Array, b: Array) -> Array:
+        self.a, self.b = a, b
         return xp.multiply(self.a, self.b)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
@@ -56,8 +54,8 @@ class Mul(Operation):
 class Div(Operation):
     """a / b."""
 
-    def forward(self, *arrays: Array) -> Array:
-        a, self.b = arrays
+    def forward(self, a: Array, b: Array) -> Array:
+        self.b = b
         self.quotient = xp.divide(a, self.b)
         return self.quotient
 
@@ -72,23 +70,22 @@ class Pow(Operation):
     def __init__(self, exponent: float) -> None:
         self.exponent = exponent
 
-    def forward(self, *arrays: Array) -> Array:
-        (self.x,) = arrays
-        y: Array = xp.power(self.x, in_dtype(self.exponent, self.x))
-        return y
+    def forward(self, x: Array) -> Array:
+        self.x = x
+        return xp.power(self.x, in_dtype(self.exponent, self.x))
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         if not self.exponent:
             return (xp.zeros_like(grad),)
-        slope: Array = xp.power(self.x, in_dtype(self.exponent - 1, self.x))
+        slope = xp.power(self.x, in_dtype(self.exponent - 1, self.x))
         return (grad * slope * in_dtype(self.exponent, self.x),)
 
 
 class Power(Operation):
     """a ** b. Where a is 0 the slope along b is 0, as in PyTorch."""
 
-    def forward(self, *arrays: Array) -> Array:
-        self.a, self.b = arrays
+    def forward(self, a: Array, b: Array) -> Array:
+        self.a, self.b = a, b
         self.y = xp.power(self.a, self.b)
         return self.y
 
@@ -105,8 +102,8 @@ class Power(Operation):
 class Remainder(Operation):
     """a - b * floor(a / b): the sign is that of b, as in Python."""
 
-    def forward(self, *arrays: Array) -> Array:
-        self.a, self.b = arrays
+    def forward(self, a: Array, b: Array) -> Array:
+        self.a, self.b = a, b
         return xp.remainder(self.a, self.b)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
@@ -116,8 +113,8 @@ class Remainder(Operation):
 class Neg(Operation):
     """-x."""
 
-    def forward(self, *arrays: Array) -> Array:
-        return xp.negative(arrays[0])
+    def forward(self, x: Array) -> Array:
+        return xp.negative(x)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         return (-grad,)
@@ -126,8 +123,8 @@ class Neg(Operation):
 class Abs(Operation):
     """The absolute value; slope 0 at 0."""
 
-    def forward(self, *arrays: Array) -> Array:
-        (self.x,) = arrays
+    def forward(self, x: Array) -> Array:
+        self.x = x
         return xp.abs(self.x)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
@@ -140,8 +137,7 @@ class Clamp(Operation):
     def __init__(self, low: float | None, high: float | None) -> None:
         self.low, self.high = low, high
 
-    def forward(self, *arrays: Array) -> Array:
-        (x,) = arrays
+    def forward(self, x: Array) -> Array:
         low = -np.inf if self.low is None else self.low
         high = np.inf if self.high is None else self.high
         self.inside = (x >= low) & (x <= high)
@@ -157,8 +153,8 @@ class Extremum(Operation):
     def __init__(self, largest: bool) -> None:
         self.largest = largest
 
-    def forward(self, *arrays: Array) -> Array:
-        self.a, self.b = arrays
+    def forward(self, a: Array, b: Array) -> Array:
+        self.a, self.b = a, b
         return (xp.maximum if self.largest else xp.minimum)(self.a, self.b)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
@@ -174,8 +170,7 @@ class Where(Operation):
     def __init__(self, condition: Array) -> None:
         self.condition = condition
 
-    def forward(self, *arrays: Array) -> Array:
-        a, b = arrays
+    def forward(self, a: Array, b: Array) -> Array:
         return xp.where(self.condition, a, b)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:

@@ -24,11 +24,11 @@ class ScaledDotProductAttention(Operation):
     def __init__(self, masks: Masks) -> None:
         self.masks = masks
 
-    def forward(self, *arrays: Array) -> Array:
-        q, k, v, *self.bias = arrays
-        if self.bias:
+    def forward(self, q: Array, k: Array, v: Array, bias: Array | None = None) -> Array:
+        self.bias = bias
+        if bias is not None:
             shape = (*q.shape[:3], k.shape[2])
-            self.masks = self.masks._replace(bias=xp.broadcast_to(self.bias[0], shape))
+            self.masks = self.masks._replace(bias=xp.broadcast_to(bias, shape))
         out = xp.empty((*q.shape[:3], v.shape[3]), q.dtype)
         self.blocks = attend(q, k, v, out, self.masks)
         self.arrays = q, k, v, out
@@ -37,9 +37,12 @@ class ScaledDotProductAttention(Operation):
     def backward(self, grad: Array) -> Sequence[Gradient]:
         q, k, v, _ = self.arrays
         gradients = xp.empty_like(q), xp.empty_like(k), xp.empty_like(v)
-        to_bias = [xp.zeros_like(bias) if self.needs[3] else None for bias in self.bias]
-        attend_backward(self.blocks, self.arrays, grad, self.masks, gradients, *to_bias)
-        return *gradients, *to_bias
+        if self.bias is None:
+            attend_backward(self.blocks, self.arrays, grad, self.masks, gradients)
+            return gradients
+        to_bias = xp.zeros_like(self.bias) if self.needs[3] else None
+        attend_backward(self.blocks, self.arrays, grad, self.masks, gradients, to_bias)
+        return *gradients, to_bias
 
 
 class PackedSelfAttention(Operation):
@@ -57,8 +60,8 @@ class PackedSelfAttention(Operation):
         view = packed.reshape(batch, length, parts, self.heads, -1)
         return [view[:, :, part].transpose(0, 2, 1, 3) for part in range(parts)]
 
-    def forward(self, *arrays: Array) -> Array:
-        (self.packed,) = arrays
+    def forward(self, packed: Array) -> Array:
+        self.packed = packed
         batch, length, width = self.packed.shape
         self.result = xp.empty((batch, length, width // 3), self.packed.dtype)
         q, k, v = self._heads(self.packed, 3)

@@ -20,8 +20,7 @@ class Dropout(Operation):
     def __init__(self, p: float, path: str, part: tuple[int, int]) -> None:
         self.p, self.path, self.part = p, path, part
 
-    def forward(self, *arrays: Array) -> Array:
-        (x,) = arrays
+    def forward(self, x: Array) -> Array:
         self.mask = keep_mask(x.shape, x.dtype, self.p, self.path, self.part)
         return x * self.mask
 

@@ -12,8 +12,8 @@ from ringlet.nn.backend import chosen, xp
 class Exp(Operation):
     """e ** x."""
 
-    def forward(self, *arrays: Array) -> Array:
-        self.y = xp.exp(arrays[0])
+    def forward(self, x: Array) -> Array:
+        self.y = xp.exp(x)
         return self.y
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
@@ -23,8 +23,8 @@ class Exp(Operation):
 class Expm1(Operation):
     """exp(x) - 1, exact near 0."""
 
-    def forward(self, *arrays: Array) -> Array:
-        self.y = xp.expm1(arrays[0])
+    def forward(self, x: Array) -> Array:
+        self.y = xp.expm1(x)
         return self.y
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
@@ -34,8 +34,8 @@ class Expm1(Operation):
 class Log(Operation):
     """The natural logarithm."""
 
-    def forward(self, *arrays: Array) -> Array:
-        (self.x,) = arrays
+    def forward(self, x: Array) -> Array:
+        self.x = x
         return xp.log(self.x)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
@@ -45,8 +45,8 @@ class Log(Operation):
 class Log1p(Operation):
     """log(1 + x), exact near 0."""
 
-    def forward(self, *arrays: Array) -> Array:
-        (self.x,) = arrays
+    def forward(self, x: Array) -> Array:
+        self.x = x
         return xp.log1p(self.x)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
@@ -59,8 +59,8 @@ class LogToBase(Operation):
     def __init__(self, base: int) -> None:
         self.base = base
 
-    def forward(self, *arrays: Array) -> Array:
-        (self.x,) = arrays
+    def forward(self, x: Array) -> Array:
+        self.x = x
         return (xp.log2 if self.base == 2 else xp.log10)(self.x)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
@@ -70,8 +70,8 @@ class LogToBase(Operation):
 class Sqrt(Operation):
     """The square root."""
 
-    def forward(self, *arrays: Array) -> Array:
-        self.y = xp.sqrt(arrays[0])
+    def forward(self, x: Array) -> Array:
+        self.y = xp.sqrt(x)
         return self.y
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
@@ -81,8 +81,8 @@ class Sqrt(Operation):
 class Rsqrt(Operation):
     """1 / sqrt(x)."""
 
-    def forward(self, *arrays: Array) -> Array:
-        self.y = 1 / xp.sqrt(arrays[0])
+    def forward(self, x: Array) -> Array:
+        self.y = 1 / xp.sqrt(x)
         return self.y
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
@@ -92,8 +92,8 @@ class Rsqrt(Operation):
 class Sin(Operation):
     """The sine."""
 
-    def forward(self, *arrays: Array) -> Array:
-        (self.x,) = arrays
+    def forward(self, x: Array) -> Array:
+        self.x = x
         return xp.sin(self.x)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
@@ -103,8 +103,8 @@ class Sin(Operation):
 class Cos(Operation):
     """The cosine."""
 
-    def forward(self, *arrays: Array) -> Array:
-        (self.x,) = arrays
+    def forward(self, x: Array) -> Array:
+        self.x = x
         return xp.cos(self.x)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
@@ -114,8 +114,8 @@ class Cos(Operation):
 class Erf(Operation):
     """The error function: 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x."""
 
-    def forward(self, *arrays: Array) -> Array:
-        (self.x,) = arrays
+    def forward(self, x: Array) -> Array:
+        self.x = x
         return error_function(self.x)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
@@ -129,8 +129,8 @@ class Steps(Operation):
     def __init__(self, function: Callable[[Array], Array]) -> None:
         self.function = function
 
-    def forward(self, *arrays: Array) -> Array:
-        return self.function(arrays[0])
+    def forward(self, x: Array) -> Array:
+        return self.function(x)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         return (xp.zeros_like(grad),)
@@ -146,8 +146,7 @@ def error_function(x: Array) -> Array:
     series = t * in_dtype(1.061405429, x)
     for coefficient in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
         series = (series + in_dtype(coefficient, x)) * t
-    result: Array = xp.copysign(1 - series * xp.exp(-a * a), x)
-    return result
+    return xp.copysign(1 - series * xp.exp(-a * a), x)
 
 
 def exp(x: Tensor) -> Tensor:

@@ -40,8 +40,8 @@ class Embedding(Operation):
     def __init__(self, ids: Array, padding: int | None) -> None:
         self.ids, self.padding = ids, padding
 
-    def forward(self, *arrays: Array) -> Array:
-        return arrays[0][asarray(self.ids)]
+    def forward(self, table: Array) -> Array:
+        return table[asarray(self.ids)]
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         ids, rows = self.ids.reshape(-1), grad.reshape(-1, grad.shape[-1])

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
@@ -80,8 +79,7 @@ class Gates(Operation):
     def __init__(self, experts: Array) -> None:
         self.experts, self.among_all = asarray(experts), experts.shape[1] == 1
 
-    def forward(self, *arrays: Array) -> Array:
-        (logits,) = arrays
+    def forward(self, logits: Array) -> Array:
         self.shape = logits.shape
         chosen = xp.take_along_axis(logits, self.experts, axis=1)
         self.probabilities = probabilities(logits if self.among_all else chosen)
@@ -111,8 +109,8 @@ class Balance(Operation):
     def __init__(self, fractions: Array, scale: float) -> None:
         self.fractions, self.scale = asarray(fractions), scale
 
-    def forward(self, *arrays: Array) -> Array:
-        (self.logits,) = arrays
+    def forward(self, logits: Array) -> Array:
+        self.logits = logits
         return self.logits
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
@@ -128,8 +126,8 @@ class Dispatch(Operation):
     def __init__(self, routing: Routing) -> None:
         self.routing = routing
 
-    def forward(self, *arrays: Array) -> Array:
-        return arrays[0][self.routing.positions]
+    def forward(self, x: Array) -> Array:
+        return x[self.routing.positions]
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         return (self.routing.summed(grad),)
@@ -144,8 +142,8 @@ class Combine(Operation):
     def __init__(self, routing: Routing) -> None:
         self.routing = routing
 
-    def forward(self, *arrays: Array) -> Array:
-        self.values, self.gates = arrays
+    def forward(self, values: Array, gates: Array) -> Array:
+        self.values, self.gates = values, gates
         return self.routing.summed(self.values, self.gates)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
@@ -183,13 +181,13 @@ class ExpertProducts(Operation):
     def __init__(self, counts: Array, adds_bias: bool) -> None:
         self.counts, self.adds_bias = counts, adds_bias
 
-    def forward(self, *arrays: Array) -> Array:
-        self.x, self.weight, *bias = arrays
+    def forward(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
+        self.x, self.weight = x, weight
         result = xp.empty((len(self.x), self.weight.shape[1]), self.x.dtype)
         for expert, rows in enumerate(stretches(self.counts)):
             xp.matmul(self.x[rows], self.weight[expert].T, out=result[rows])
-            if bias and self.adds_bias:
-                result[rows] += bias[0][expert]
+            if bias is not None and self.adds_bias:
+                result[rows] += bias[expert]
         return result
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
@@ -214,15 +212,14 @@ def stretches(counts: Array) -> Iterator[slice]:
 
 def probabilities(logits: Array) -> Array:
     """Softmax over the last axis."""
-    exp: Array = xp.exp(logits - logits.max(axis=-1, keepdims=True))
+    exp = xp.exp(logits - logits.max(axis=-1, keepdims=True))
     exp /= exp.sum(axis=-1, keepdims=True)
     return exp
 
 
 def softmax_gradient(p: Array, grad: Array) -> Array:
     """The gradient of the logits of `p`, from that of `p`."""
-    result: Array = p * (grad - (p * grad).sum(axis=-1, keepdims=True))
-    return result
+    return p * (grad - (p * grad).sum(axis=-1, keepdims=True))
 
 
 def best(logits: Array, count: int) -> Array:
@@ -230,6 +227,5 @@ def best(logits: Array, count: int) -> Array:
 
     On the host, from logits that are fetched if they are not there.
     """
-    order: Any = np.argsort(-to_host(logits), axis=-1, kind="stable")
-    numbers: Array = order[..., :count]
-    return numbers
+    order = np.argsort(-to_host(logits), axis=-1, kind="stable")
+    return order[..., :count]

@@ -47,8 +47,7 @@ class GetItem(Operation):
     def __init__(self, index: Any) -> None:
         self.index = index
 
-    def forward(self, *arrays: Array) -> Array:
-        (x,) = arrays
+    def forward(self, x: Array) -> Array:
         self.shape = x.shape
         return xp.asarray(x[self.index])
 
@@ -66,8 +65,7 @@ class Scatter(Operation):
     def __init__(self, index: tuple[Array, ...], add: bool) -> None:
         self.index, self.add = index, add
 
-    def forward(self, *arrays: Array) -> Array:
-        x, source = arrays
+    def forward(self, x: Array, source: Array) -> Array:
         result = x.copy()
         if self.add:
             chosen().scatter_add(result, self.index, source)
@@ -89,8 +87,7 @@ class MaskedFill(Operation):
     def __init__(self, mask: Array, value: float) -> None:
         self.mask, self.value = mask, value
 
-    def forward(self, *arrays: Array) -> Array:
-        (x,) = arrays
+    def forward(self, x: Array) -> Array:
         return xp.where(self.mask, in_dtype(self.value, x), x)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:

@@ -62,8 +62,8 @@ class LinearCrossEntropy(Operation):
     ) -> None:
         self.goal, self.rows, self.reduction, self.divided = goal, rows, reduction, divided
 
-    def forward(self, *arrays: Array) -> Array:
-        x, self.weight, *bias = arrays
+    def forward(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
+        self.weight = weight
         self.shape, flat = x.shape, x.reshape(-1, x.shape[-1])
         x = flat if self.rows is None else flat[self.rows]  # (M, in)
         count, vocabulary = len(x), len(self.weight)
@@ -72,14 +72,14 @@ class LinearCrossEntropy(Operation):
         self.whole = learns and self._fits(count, step)
         logits = xp.empty((count if self.whole else min(count, step), vocabulary), x.dtype)
         if learns and not self.whole:
-            self.sums = self._space_like(x, *arrays[1:])
+            self.sums = self._space_like(*(each for each in (x, weight, bias) if each is not None))
         losses = xp.empty(count, x.dtype)
         for start in range(0, count, step):
             rows = slice(start, min(start + step, count))
             block = logits[rows] if self.whole else logits[: rows.stop - start]
             xp.matmul(x[rows], self.weight.T, out=block)
-            if bias:
-                block += bias[0]
+            if bias is not None:
+                block += bias
             losses[rows] = self.goal.losses(block, rows, out=block)
             if learns:
                 self.goal.differentiate(block, rows)

@@ -80,8 +80,7 @@ class CrossEntropy(Operation):
     def __init__(self, goal: Goal, weights: Array, reduction: Reduction) -> None:
         self.goal, self.weights, self.reduction = goal, weights, reduction
 
-    def forward(self, *arrays: Array) -> Array:
-        (logits,) = arrays  # (N, V)
+    def forward(self, logits: Array) -> Array:  # (N, V)
         self.probabilities = xp.empty(logits.shape, logits.dtype)
         losses = self.goal.losses(logits, slice(None), self.probabilities)
         losses *= self.weights

@@ -19,9 +19,8 @@ class Softmax(Operation):
     def __init__(self, dim: int) -> None:
         self.dim = dim
 
-    def forward(self, *arrays: Array) -> Array:
-        (x,) = arrays
-        y: Array = xp.exp(x - x.max(axis=self.dim, keepdims=True))
+    def forward(self, x: Array) -> Array:
+        y = xp.exp(x - x.max(axis=self.dim, keepdims=True))
         y /= y.sum(axis=self.dim, keepdims=True)
         self.y = y
         return y
@@ -38,9 +37,8 @@ class LogSoftmax(Operation):
     def __init__(self, dim: int) -> None:
         self.dim = dim
 
-    def forward(self, *arrays: Array) -> Array:
-        (x,) = arrays
-        y: Array = x - x.max(axis=self.dim, keepdims=True)
+    def forward(self, x: Array) -> Array:
+        y = x - x.max(axis=self.dim, keepdims=True)
         y -= xp.log(xp.exp(y).sum(axis=self.dim, keepdims=True))
         self.y = y
         return y
@@ -59,8 +57,8 @@ class LayerNorm(Operation):
     def __init__(self, eps: float) -> None:
         self.eps = eps
 
-    def forward(self, *arrays: Array) -> Array:
-        x, self.weight, self.bias = arrays
+    def forward(self, x: Array, weight: Array, bias: Array) -> Array:
+        self.weight, self.bias = weight, bias
         rows = x.reshape(-1, x.shape[-1])  # (N, C)
         self.normal = xp.empty(rows.shape, rows.dtype)
         self.scale = xp.empty((len(rows), 1), rows.dtype)
@@ -108,8 +106,8 @@ class RMSNorm(Operation):
     def __init__(self, eps: float) -> None:
         self.eps = eps
 
-    def forward(self, *arrays: Array) -> Array:
-        x, self.weight = arrays
+    def forward(self, x: Array, weight: Array) -> Array:
+        self.weight = weight
         self.x = x.reshape(-1, x.shape[-1])  # (N, C)
         self.scale = xp.empty((len(self.x), 1), x.dtype)
         result = xp.empty(x.shape, x.dtype)

@@ -10,8 +10,8 @@ from ringlet.nn.backend import xp
 class MatMul(Operation):
     """a @ b with broadcasting over the leading axes; vectors as in NumPy."""
 
-    def forward(self, *arrays: Array) -> Array:
-        self.a, self.b = a, b = arrays
+    def forward(self, a: Array, b: Array) -> Array:
+        self.a, self.b = a, b
         if not a.ndim or not b.ndim or a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
             raise ValueError(f"shapes {a.shape} and {b.shape} do not fit as a matrix product")
         return xp.asarray(xp.matmul(a, b))
@@ -39,13 +39,13 @@ class MatMul(Operation):
 class Linear(Operation):
     """x @ weight.T + bias: (..., in), (out, in), (out,) -> (..., out)."""
 
-    def forward(self, *arrays: Array) -> Array:
-        x, self.weight, *bias = arrays
+    def forward(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
+        self.weight = weight
         self.shape = x.shape
         self.x = x.reshape(-1, x.shape[-1])  # (N, in)
-        result: Array = xp.matmul(self.x, self.weight.T)  # (N, out)
-        if bias:
-            result += bias[0]
+        result = xp.matmul(self.x, self.weight.T)  # (N, out)
+        if bias is not None:
+            result += bias
         return result.reshape(*self.shape[:-1], self.weight.shape[0])
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
@@ -59,8 +59,7 @@ class Linear(Operation):
 
 def column_sums(x: Array) -> Array:
     """The sums over the first axis, (N, C) -> (C,), as a product: faster than a reduction."""
-    sums: Array = xp.matmul(xp.ones(x.shape[0], x.dtype), x)
-    return sums
+    return xp.matmul(xp.ones(x.shape[0], x.dtype), x)
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:

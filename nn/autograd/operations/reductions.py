@@ -38,8 +38,7 @@ class _Reduction(Operation):
 class Sum(_Reduction):
     """The sum."""
 
-    def forward(self, *arrays: Array) -> Array:
-        (x,) = arrays
+    def forward(self, x: Array) -> Array:
         self.shape = x.shape
         return xp.asarray(x.sum(axis=self.dim, keepdims=self.keepdim, dtype=_dtype(x)))
 
@@ -50,8 +49,7 @@ class Sum(_Reduction):
 class Mean(_Reduction):
     """The mean."""
 
-    def forward(self, *arrays: Array) -> Array:
-        (x,) = arrays
+    def forward(self, x: Array) -> Array:
         self.shape = x.shape
         return xp.asarray(x.mean(axis=self.dim, keepdims=self.keepdim))
 
@@ -67,8 +65,7 @@ class Var(_Reduction):
         super().__init__(dim, keepdim)
         self.correction = correction
 
-    def forward(self, *arrays: Array) -> Array:
-        (x,) = arrays
+    def forward(self, x: Array) -> Array:
         self.centred = x - x.mean(axis=self.dim, keepdims=True)
         total = xp.square(self.centred).sum(axis=self.dim, keepdims=self.keepdim)
         self.divisor = in_dtype(x.size // (total.size or 1) - self.correction, x)
@@ -86,8 +83,7 @@ class Extreme(_Reduction):
         super().__init__(dim, keepdim)
         self.largest = largest
 
-    def forward(self, *arrays: Array) -> Array:
-        (x,) = arrays
+    def forward(self, x: Array) -> Array:
         find = xp.max if self.largest else xp.min
         result = xp.asarray(find(x, axis=self.dim, keepdims=self.keepdim))
         hits = x == self.spread(result, x.shape)
@@ -101,8 +97,8 @@ class Extreme(_Reduction):
 class LogSumExp(_Reduction):
     """log(sum(exp(x)))."""
 
-    def forward(self, *arrays: Array) -> Array:
-        (self.x,) = arrays
+    def forward(self, x: Array) -> Array:
+        self.x = x
         largest = self.x.max(axis=self.dim, keepdims=True)
         largest[~xp.isfinite(largest)] = 0
         total = xp.exp(self.x - largest).sum(axis=self.dim, keepdims=True)
@@ -116,8 +112,8 @@ class LogSumExp(_Reduction):
 class Norm(_Reduction):
     """sqrt(sum(x^2)); the slope of zeros is 0."""
 
-    def forward(self, *arrays: Array) -> Array:
-        (self.x,) = arrays
+    def forward(self, x: Array) -> Array:
+        self.x = x
         total = xp.square(self.x).sum(axis=self.dim, keepdims=self.keepdim)
         self.y = xp.asarray(xp.sqrt(total))
         return self.y
@@ -131,8 +127,8 @@ class Norm(_Reduction):
 class Prod(_Reduction):
     """The product."""
 
-    def forward(self, *arrays: Array) -> Array:
-        (self.x,) = arrays
+    def forward(self, x: Array) -> Array:
+        self.x = x
         return xp.asarray(self.x.prod(axis=self.dim, keepdims=self.keepdim))
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
@@ -153,8 +149,7 @@ class CumSum(Operation):
     def __init__(self, dim: int) -> None:
         self.dim = dim
 
-    def forward(self, *arrays: Array) -> Array:
-        (x,) = arrays
+    def forward(self, x: Array) -> Array:
         return x.cumsum(axis=self.dim, dtype=_dtype(x))
 
     def backward(self, grad: Array) -> Sequence[Gradient]:

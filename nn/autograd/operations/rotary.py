@@ -17,8 +17,8 @@ class Rotary(Operation):
     def __init__(self, cos: Array, sin: Array, interleaved: bool) -> None:
         self.cos, self.sin, self.interleaved = cos, sin, interleaved
 
-    def forward(self, *arrays: Array) -> Array:
-        return self._rotate(arrays[0], self.sin)
+    def forward(self, x: Array) -> Array:
+        return self._rotate(x, self.sin)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         return (self._rotate(grad, -self.sin),)

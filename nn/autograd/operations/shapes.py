@@ -17,9 +17,9 @@ class Reshape(Operation):
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.target = shape
 
-    def forward(self, *arrays: Array) -> Array:
-        self.shape = arrays[0].shape
-        return arrays[0].reshape(self.target)
+    def forward(self, x: Array) -> Array:
+        self.shape = x.shape
+        return x.reshape(self.target)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         return (grad.reshape(self.shape),)
@@ -31,8 +31,8 @@ class Permute(Operation):
     def __init__(self, dims: tuple[int, ...]) -> None:
         self.dims = dims
 
-    def forward(self, *arrays: Array) -> Array:
-        return arrays[0].transpose(self.dims)
+    def forward(self, x: Array) -> Array:
+        return x.transpose(self.dims)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         axes = [dim % len(self.dims) for dim in self.dims]
@@ -45,8 +45,7 @@ class Expand(Operation):
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.target = shape
 
-    def forward(self, *arrays: Array) -> Array:
-        (x,) = arrays
+    def forward(self, x: Array) -> Array:
         extra = len(self.target) - x.ndim
         shape = tuple(
             x.shape[axis - extra] if length == -1 else length
@@ -91,8 +90,7 @@ class Repeat(Operation):
     def __init__(self, counts: tuple[int, ...]) -> None:
         self.counts = counts
 
-    def forward(self, *arrays: Array) -> Array:
-        (x,) = arrays
+    def forward(self, x: Array) -> Array:
         self.shape = (1,) * (len(self.counts) - x.ndim) + x.shape
         return xp.tile(x, self.counts)
 
@@ -108,8 +106,7 @@ class Pad(Operation):
     def __init__(self, widths: list[tuple[int, int]], value: float) -> None:
         self.widths, self.value = widths, value
 
-    def forward(self, *arrays: Array) -> Array:
-        (x,) = arrays
+    def forward(self, x: Array) -> Array:
         self.inside = tuple(
             slice(before, before + length)
             for (before, _), length in zip(self.widths, x.shape, strict=True)
@@ -126,8 +123,8 @@ class Cast(Operation):
     def __init__(self, dtype: npt.DTypeLike) -> None:
         self.dtype = dtype
 
-    def forward(self, *arrays: Array) -> Array:
-        return arrays[0].astype(self.dtype)
+    def forward(self, x: Array) -> Array:
+        return x.astype(self.dtype)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         return (grad,)
@@ -136,8 +133,8 @@ class Cast(Operation):
 class Clone(Operation):
     """A copy."""
 
-    def forward(self, *arrays: Array) -> Array:
-        return arrays[0].copy()
+    def forward(self, x: Array) -> Array:
+        return x.copy()
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         return (grad,)

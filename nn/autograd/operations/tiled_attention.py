@@ -115,13 +115,13 @@ class Operand:
     def _lay(self, x: Array) -> Array:
         if not self._transposed:
             return xp.ascontiguousarray(x) if self._copied else x
-        turned: Array = xp.swapaxes(x, -1, -2)
+        turned = xp.swapaxes(x, -1, -2)
         if not self._copied:
             return turned
         # Rows that are a multiple of 1 KiB long would compete for the same places of that cache.
         length = x.shape[2]
         room = length + (16 if length * x.itemsize % 1024 == 0 else 0)
-        laid: Array = xp.empty((*turned.shape[:3], room), x.dtype)[..., :length]
+        laid = xp.empty((*turned.shape[:3], room), x.dtype)[..., :length]
         for start in range(0, length, self.STEP):
             some = slice(start, start + self.STEP)
             laid[..., some] = turned[..., some]
@@ -145,7 +145,7 @@ class Scores:
         turned, masks = self._turned(tile), self.masks  # (S, G, D, K)
         samples, rows, keys = len(turned), tile.queries.stop - tile.queries.start, turned.shape[3]
         shape = (samples, self.q.shape[1], rows, keys)
-        scores: Array = out[: math.prod(shape)].reshape(shape)
+        scores = out[: math.prod(shape)].reshape(shape)
         xp.matmul(queries, turned, out=scores.reshape(samples, self.groups, -1, keys))
         if masks.causal:
             ahead = tile.queries.start + self.keys - self.q.shape[2] - tile.keys.start
@@ -162,8 +162,7 @@ class Scores:
         largest = functools.reduce(xp.maximum, found)
         # A row may have no key: all its exponentials become 0.
         lowest = in_dtype(float(np.finfo(largest.dtype).min), largest)
-        shift: Array = largest if self.masks.bias is None else xp.maximum(largest, lowest)
-        return shift
+        return largest if self.masks.bias is None else xp.maximum(largest, lowest)
 
     def exponentials(self, tile: Tile, queries: Array, shift: Array | None, out: Array) -> Array:
         """exp(scores - shift), (S, H, R, K), in the memory of `out`."""
@@ -197,8 +196,7 @@ class Scores:
             _product(weights, values(tile), out, add=tile is not tiles[0])
             if kept is not None:
                 kept.append(exp)
-        sums: Array = total
-        return sums
+        return total
 
     def weigh_in_range(
         self, tiles: list[Tile], values: Operand, out: Array, spare: Array, kept: list[Array] | None
@@ -257,8 +255,7 @@ def _in_range(total: Array) -> bool:
 
 def _row_sums(x: Array) -> Array:
     # The product with ones is faster than sum(), which goes row by row.
-    sums: Array = xp.matmul(x, xp.ones((x.shape[-1], 1), x.dtype))
-    return sums
+    return xp.matmul(x, xp.ones((x.shape[-1], 1), x.dtype))
 
 
 def _dropped(exp: Array, masks: Masks, tile: Tile) -> Array:

@@ -117,5 +117,4 @@ def log_softmax(logits: Array) -> Array:
     """log(softmax) of rows (B, V), in float64."""
     shifted = logits.astype(np.float64)
     shifted -= shifted.max(axis=1, keepdims=True)
-    result: Array = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return result
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))

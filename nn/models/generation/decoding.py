@@ -45,7 +45,7 @@ class Continuing:
     def logits(self) -> Array:
         """See Decoding."""
         with no_grad():
-            logits: Array = self._model(self._pending, caches=self._caches).data[:, -1]
+            logits = self._model(self._pending, caches=self._caches).data[:, -1]
         return to_host(logits)
 
     def add(self, ids: Array) -> None:
@@ -82,7 +82,7 @@ class Translating:
         """See Decoding."""
         with no_grad():
             result = self._model.decode(self._pending, self._source, self._mask, self._caches)
-        logits: Array = result.data[:, -1]
+        logits = result.data[:, -1]
         return to_host(logits)
 
     def add(self, ids: Array) -> None:
