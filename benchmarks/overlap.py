@@ -23,7 +23,7 @@ import time
 
 import numpy as np
 
-from ringlet.launcher.testing.link import Link, LinkedPool
+from ringlet.launcher.testing.network_pair import NetworkPair, NetworkPairPool
 from ringlet.runtime import Trainer, load_corpus, make_config
 
 STEPS = 8
@@ -184,11 +184,11 @@ def needed_by(found, place, blocks):
     return numbers
 
 
-def measure(link, mbit, preset, options, blocks):
+def measure(pair, mbit, preset, options, blocks):
     """One line."""
-    link.set_rate(mbit)
+    pair.set_rate(mbit)
     how = {"preset": preset, "options": options, "deadline": 300.0}
-    with LinkedPool(link, timeout=120.0) as pool:
+    with NetworkPairPool(pair, timeout=120.0) as pool:
         results = pool.run(measured, blocks=blocks, **how)
     found = max(results, key=lambda result: result["step"] + result["extra"])  # the slower rank's
     talking, ideal = sum(found["seconds"]), ideal_step(found, found["ahead"])
@@ -216,14 +216,14 @@ def main():
         f"{'Mbit/s':>6} {'model':6} {'order':13}{'KiB':>7}{'computing':>10} {'talking':>9} "
         f"{'step':>9} {'ideal':>9}{'can hide':>9} {'hidden':>9} {'of it':>8}   (ms)"
     )
-    with Link() as link:
+    with NetworkPair() as pair:
         for mbit in map(int, given.mbit.split(",")):
             for preset in given.presets.split(","):
                 for needed_first in (False, True):
                     options = {"needed_first": needed_first, "clip": 0.0}
                     if given.batch:
                         options["batch_size"] = given.batch
-                    measure(link, mbit, preset, options, given.blocks)
+                    measure(pair, mbit, preset, options, given.blocks)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import time
 
 import numpy as np
 
-from ringlet.launcher.testing.link import Link, LinkedPool
+from ringlet.launcher.testing.network_pair import NetworkPair, NetworkPairPool
 from ringlet.nn import Parameter, Tensor
 from ringlet.runtime.tensor.regions import PlainCarrier, Ready, Replicated
 from ringlet.runtime.tensor.tensor_parallel import ColumnLinear
@@ -94,9 +94,9 @@ def main():
         f"{'Mbit/s':>6}{'width':>6}{'computing':>10}{'talking':>9}{'in turn':>9}{'at once':>9}"
         f"{'can hide':>9}{'hidden':>8}{'of it':>7}   (ms)"
     )
-    with Link() as link, LinkedPool(link, timeout=60.0) as pool:
+    with NetworkPair() as pair, NetworkPairPool(pair, timeout=60.0) as pool:
         for mbit in map(int, given.mbit.split(",")):
-            link.set_rate(mbit)
+            pair.set_rate(mbit)
             for width in map(int, given.widths.split(",")):
                 how = {"tokens": given.tokens, "width": width, "rounds": given.rounds}
                 found = pool.run(backward_seconds, deadline=300.0, **how)[0] * 1e3

@@ -17,7 +17,7 @@ import statistics
 import time
 from pathlib import Path
 
-from ringlet.launcher.testing.link import Link, LinkedPool
+from ringlet.launcher.testing.network_pair import NetworkPair, NetworkPairPool
 from ringlet.runtime import Trainer, load_corpus, make_config
 
 WAYS = {
@@ -83,16 +83,16 @@ def steps_to(losses, target):
     return None
 
 
-def measure(link, given):
+def measure(pair, given):
     """{way: what `learn` returns}, {Mbit/s: {way: seconds of a step}}"""
-    with LinkedPool(link, timeout=120.0) as pool:
+    with NetworkPairPool(pair, timeout=120.0) as pool:
         learnt = {}
         for name, way in WAYS.items():
             how = {"way": way, "target": given.target, "most": given.steps}
             learnt[name] = pool.run(learn, deadline=600.0, **how)[0]
         seconds = {}
         for mbit in map(int, given.mbit.split(",")):
-            link.set_rate(mbit)
+            pair.set_rate(mbit)
             found = {name: [] for name in WAYS}
             for _ in range(given.rounds):
                 for name, way in WAYS.items():
@@ -131,8 +131,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, help="an SVG of loss over time")
     given = parser.parse_args()
-    with Link() as link:
-        learnt, seconds = measure(link, given)
+    with NetworkPair() as pair:
+        learnt, seconds = measure(pair, given)
     report(learnt, seconds, given.target)
     if given.out:
         from loss_picture import picture  # not needed, nor found, where workers load this file

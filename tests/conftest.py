@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ringlet.launcher.testing.link import Link, LinkedPool, LinkError
+from ringlet.launcher.testing.network_pair import NetworkPair, NetworkPairError, NetworkPairPool
 from ringlet.launcher.testing.pool import WorkerPool
 from ringlet.nn import backend
 
@@ -59,24 +59,24 @@ def ranks() -> Iterator[Callable[..., WorkerPool]]:
 
 
 @pytest.fixture(scope="session")
-def two_hosts() -> Iterator[Callable[..., LinkedPool]]:
-    """`two_hosts(hosts=(0, 0, 1, 1), mbit=None)`: warm ranks on two hosts that a cable joins.
+def two_hosts() -> Iterator[Callable[..., NetworkPairPool]]:
+    """`two_hosts(hosts=(0, 0, 1, 1), mbit=None)`: warm ranks on two hosts with a link between them.
 
-    `hosts[rank]` is 0 or 1. Tests are skipped where the machine cannot have such a cable.
+    `hosts[rank]` is 0 or 1. Tests are skipped where the machine cannot have such a link.
     """
     try:
-        link = Link()
-    except LinkError as error:
+        pair = NetworkPair()
+    except NetworkPairError as error:
         pytest.skip(str(error))
-    pools: dict[tuple[int, ...], LinkedPool] = {}
+    pools: dict[tuple[int, ...], NetworkPairPool] = {}
 
-    def pool(hosts: tuple[int, ...] = (0, 1), mbit: float | None = None) -> LinkedPool:
-        link.set_rate(mbit)
+    def pool(hosts: tuple[int, ...] = (0, 1), mbit: float | None = None) -> NetworkPairPool:
+        pair.set_rate(mbit)
         if hosts not in pools:
-            pools[hosts] = LinkedPool(link, hosts)
+            pools[hosts] = NetworkPairPool(pair, hosts)
         return pools[hosts]
 
     yield pool
     for each in pools.values():
         each.close()
-    link.close()
+    pair.close()

@@ -27,17 +27,17 @@ def between_hosts(size, per_host, nbytes):
     return crossing * nbytes // plan.slots
 
 
-def on_the_cable():
+def on_the_link():
     """Bytes that have left this host, as its network device counts them."""
     for line in Path("/proc/net/dev").read_text().splitlines():
         name, _, figures = line.partition(":")
-        if name.strip() == "cable":
+        if name.strip() == "link0":
             return int(figures.split()[8])
-    raise AssertionError("no cable here")
+    raise AssertionError("no link0 here")
 
 
 def counted(world, nbytes, calls):
-    """[bytes sent to the other host in payloads, bytes on its cable, a result]"""
+    """[bytes sent to the other host in payloads, bytes on its link, a result]"""
     x = np.ones(nbytes // 4, np.float32)
     others = [str(rank) for rank in range(4) if rank // 2 != world.rank // 2]
 
@@ -47,13 +47,13 @@ def counted(world, nbytes, calls):
 
     world.barrier()
     time.sleep(0.05)
-    before, cable = payloads(), on_the_cable()
+    before, link = payloads(), on_the_link()
     for _ in range(calls):
         world.all_reduce(x, "max", algorithm="hierarchical")
     after = payloads()
     world.split([world.rank // 2 * 2, world.rank // 2 * 2 + 1]).barrier()
     time.sleep(0.05)
-    return [after - before, on_the_cable() - cable, x[0]]
+    return [after - before, on_the_link() - link, x[0]]
 
 
 @pytest.mark.parametrize("nbytes", [1 << 20, 8 << 20])
@@ -64,9 +64,9 @@ def test_between_hosts_travels_what_the_schedule_counts(two_hosts, nbytes):
     assert expected == nbytes * calls  # 2 (hosts - 1) / hosts of the array
     for host in (results[:2], results[2:]):
         assert sum(sent for sent, _, _ in host) == expected
-        for _, cable, _ in host:
+        for _, link, _ in host:
             # Frames, headers, acknowledgements, and the few words of the groups' making.
-            assert expected <= cable < 1.06 * expected + 50_000
+            assert expected <= link < 1.06 * expected + 50_000
 
 
 def results(world):

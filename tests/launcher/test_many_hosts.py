@@ -1,6 +1,6 @@
 """Many hosts: agents that meet, by hand and over ssh, and what becomes of a job when one is lost.
 
-The two hosts are network namespaces with a cable between them.
+The two hosts are network namespaces with a link between them.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ import pytest
 
 from ringlet.comm.join.key import JobKey
 from ringlet.launcher.errors import ExitCode
-from ringlet.launcher.testing.link import Link, LinkError
+from ringlet.launcher.testing.network_pair import NetworkPair, NetworkPairError
 
 RINGLET = [sys.executable, "-c", "from ringlet.launcher.cli import main; main()"]
 
@@ -42,16 +42,16 @@ world.barrier()
 
 
 @pytest.fixture(scope="module")
-def link():
+def pair():
     try:
-        with Link() as link:
-            yield link
-    except LinkError as error:
+        with NetworkPair() as pair:
+            yield pair
+    except NetworkPairError as error:
         pytest.skip(str(error))
 
 
 @pytest.fixture
-def start(link, tmp_path, monkeypatch):
+def start(pair, tmp_path, monkeypatch):
     """`start(host, *options)` runs `ringlet run` (or another `command`) there; all that is left is
     ended."""
     monkeypatch.chdir(tmp_path)  # where the hosts' commands run, too
@@ -63,7 +63,7 @@ def start(link, tmp_path, monkeypatch):
 
     def start(host, *options, variables=None, command="run"):
         process = subprocess.Popen(
-            [*link.enter(host), *RINGLET, command, *options],
+            [*pair.enter(host), *RINGLET, command, *options],
             env={**os.environ, "RINGLET_KEY_FILE": str(key), **(variables or {})},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL,
         )  # fmt: skip
@@ -76,7 +76,7 @@ def start(link, tmp_path, monkeypatch):
         process.communicate()
 
 
-def both(start, *program, master=Link.addresses[0], **more):
+def both(start, *program, master=NetworkPair.addresses[0], **more):
     """The same command on both hosts: one worker on host 0, two on host 1."""
     options = ["--nnodes", "2", "--master", f"{master}:29400", "--timeout", "30"]
     return [
@@ -88,7 +88,7 @@ def both(start, *program, master=Link.addresses[0], **more):
 def training(start, *options, hosts=(0, 1), nnodes="2"):
     """The same `ringlet train` on both hosts, with one worker each."""
     tiny = ["--preset", "tiny", "--steps", "12", "--checkpoint-every", "4", "--sample", "0"]
-    more = ["--nnodes", nnodes, "--master", f"{Link.addresses[0]}:29400", "--timeout", "30"]
+    more = ["--nnodes", nnodes, "--master", f"{NetworkPair.addresses[0]}:29400", "--timeout", "30"]
     return [
         start(
             node, *tiny, "--eval-every", "12", "--eval-windows", "64", *more,
@@ -114,11 +114,11 @@ def test_the_same_command_on_each_host(start):
 
 
 @pytest.mark.parametrize("interface", [False, True])
-def test_hosts_with_ipv6(start, link, interface):
-    if not link.ipv6:
+def test_hosts_with_ipv6(start, pair, interface):
+    if not pair.ipv6:
         pytest.skip("no IPv6 here")
-    options = ["--interface", "cable"] if interface else []
-    master = f"[{Link.ipv6_addresses[0]}]"
+    options = ["--interface", "link0"] if interface else []
+    master = f"[{NetworkPair.ipv6_addresses[0]}]"
     outcomes = [*map(outcome, both(start, *options, "script.py", master=master))]
     assert [code for code, _, _ in outcomes] == [0, 0], outcomes
     assert re.search(r":0: here 0 3 0 fd77::1 3.0\n", outcomes[0][1])
@@ -250,12 +250,12 @@ def turning(folder, ranks=3, after=0.0, seconds=40):
 
 
 @pytest.mark.slow
-def test_a_killed_agent_and_a_cut_cable(start, link, tmp_path):
+def test_a_killed_agent_and_a_cut_link(start, pair, tmp_path):
     processes = both(start, "script.py", "wait")
     assert turning(tmp_path)
-    link._run(0, "ip link set cable down")  # a short cut is waited out ...
+    pair._run(0, "ip link set link0 down")  # a short cut is waited out ...
     time.sleep(1)
-    link._run(0, "ip link set cable up")
+    pair._run(0, "ip link set link0 up")
     assert turning(tmp_path, after=time.monotonic())
     processes[1].kill()  # ... a killed agent takes its workers along, and the others hear of it
     began = time.monotonic()
@@ -267,17 +267,17 @@ def test_a_killed_agent_and_a_cut_cable(start, link, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_cable_that_stays_cut_ends_the_job_on_both_sides(start, link, tmp_path):
+def test_a_link_that_stays_cut_ends_the_job_on_both_sides(start, pair, tmp_path):
     processes = both(start, "script.py", "wait")
     assert turning(tmp_path)
-    link._run(0, "ip link set cable down")
+    pair._run(0, "ip link set link0 down")
     try:
         for process in processes:
             code, _, err = outcome(process, 30)
             assert code == ExitCode.PEER_LOST, err
             assert "has not been heard for" in err
     finally:
-        link._run(0, "ip link set cable up")
+        pair._run(0, "ip link set link0 up")
 
 
 # -- over ssh -------------------------------------------------------------------------------------
@@ -286,7 +286,7 @@ SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 
 @pytest.fixture
-def sshd(link, tmp_path):
+def sshd(pair, tmp_path):
     """A real sshd on host 1; yields the command that reaches it."""
     if SSHD is None or shutil.which("ssh") is None:
         pytest.skip("no sshd here: install openssh-server and openssh-client")
@@ -301,7 +301,7 @@ def sshd(link, tmp_path):
         "StrictModes=no", "PermitRootLogin=yes", f"PidFile={tmp_path}/pid",
     ]  # fmt: skip
     server = subprocess.Popen(
-        [*link.enter(1), SSHD, "-D", "-e", "-p", "22", *[w for o in options for w in ("-o", o)]],
+        [*pair.enter(1), SSHD, "-D", "-e", "-p", "22", *[w for o in options for w in ("-o", o)]],
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert "listening" in server.stderr.readline()
@@ -314,26 +314,26 @@ def sshd(link, tmp_path):
 
 
 @pytest.fixture
-def like_ssh(link, tmp_path):
+def like_ssh(pair, tmp_path):
     """A command that runs its words on host 1, as ssh would, on machines without sshd."""
     script = tmp_path / "like-ssh"
-    script.write_text(f'#!/bin/sh\nexec {shlex.join(link.enter(1))} sh -c "$3"\n')
+    script.write_text(f'#!/bin/sh\nexec {shlex.join(pair.enter(1))} sh -c "$3"\n')
     script.chmod(0o700)
     return str(script)
 
 
-def test_the_doctor_looks_between_hosts(start, like_ssh, link):
-    """Over a cable of 100 Mbit/s, each way."""
-    link.set_rate(100)
+def test_the_doctor_looks_between_hosts(start, like_ssh, pair):
+    """Over a link of 100 Mbit/s, each way."""
+    pair.set_rate(100)
     try:
-        hosts = ",".join(Link.addresses)
+        hosts = ",".join(NetworkPair.addresses)
         process = start(
             0, "--hosts", hosts, command="doctor",
             variables={"RINGLET_SSH": like_ssh, "RINGLET_KEY_FILE": ""},
         )  # fmt: skip
         code, out, err = outcome(process)
     finally:
-        link.set_rate(None)
+        pair.set_rate(None)
     assert (code, err) == (0, ""), out
     states, names = zip(*(line.split()[:2] for line in out.splitlines()), strict=True)
     assert set(states) == {"ok"}
@@ -345,7 +345,7 @@ def test_the_doctor_looks_between_hosts(start, like_ssh, link):
 
 
 def test_the_doctor_says_that_a_host_does_not_come(start):
-    more = ["--nnodes", "2", "--node-rank", "0", "--master", f"{Link.addresses[0]}:29400"]
+    more = ["--nnodes", "2", "--node-rank", "0", "--master", f"{NetworkPair.addresses[0]}:29400"]
     code, out, _ = outcome(start(0, *more, "--timeout", "1", command="doctor"))
     assert code == 1
     assert re.match("bad +meeting +host 1 did not come to 10.77.0.1:29400 within 1 s", out)
@@ -353,7 +353,7 @@ def test_the_doctor_says_that_a_host_does_not_come(start):
 
 def test_training_from_one_host(start, like_ssh, tmp_path):
     """The given options reach every host, the training's and the launcher's."""
-    hosts = f"{Link.addresses[0]}:1,{Link.addresses[1]}:2"
+    hosts = f"{NetworkPair.addresses[0]}:1,{NetworkPair.addresses[1]}:2"
     process = start(
         0, "--hosts", hosts, "--preset", "tiny", "--steps", "4", "--sample=0", "--no-bias",
         "--eval-windows=64", "--out", "o", "--zero", "1", "--timeout", "30",
@@ -370,7 +370,7 @@ def test_training_from_one_host(start, like_ssh, tmp_path):
 @pytest.mark.slow
 def test_from_one_host_over_ssh(start, sshd, tmp_path):
     """A run to its end, with a key of its own; then the launcher is killed: nothing is left."""
-    hosts = f"{Link.addresses[0]}:1,{Link.addresses[1]}:2"
+    hosts = f"{NetworkPair.addresses[0]}:1,{NetworkPair.addresses[1]}:2"
     variables = {"RINGLET_SSH": sshd, "RINGLET_KEY_FILE": ""}
     process = start(0, "--hosts", hosts, "script.py", variables=variables)
     code, out, err = outcome(process)

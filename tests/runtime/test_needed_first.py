@@ -119,6 +119,6 @@ def word_in_flight(world):
 
 
 def test_the_loss_does_not_wait_behind_the_gradients(two_hosts):
-    # A step's gradients, 0.9 MB, take 0.35 s on this cable; the first blocks do not need them all.
+    # A step's gradients, 0.9 MB, take 0.35 s on this link; the first blocks do not need them all.
     for on_their_way in two_hosts((0, 1), 20).run(word_in_flight):
         assert on_their_way == [True, True]

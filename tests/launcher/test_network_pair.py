@@ -1,4 +1,4 @@
-"""Two hosts and a slow cable on one machine."""
+"""Two hosts and a slow link on one machine."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ringlet.launcher.testing.link import Link, LinkedPool, LinkError
+from ringlet.launcher.testing.network_pair import NetworkPair, NetworkPairError, NetworkPairPool
 
 
 def gathered(world):
@@ -67,11 +67,11 @@ def network_namespaces():
 MAKE_ONE = """
 import time
 from pathlib import Path
-from ringlet.launcher.testing.link import Link, LinkedPool
-link = Link(100)
-pool = LinkedPool(link)
+from ringlet.launcher.testing.network_pair import NetworkPair, NetworkPairPool
+pair = NetworkPair(100)
+pool = NetworkPairPool(pair)
 pool._start()
-print(*[Path(f"/proc/{holder.pid}/ns/net").readlink() for holder in link._holders], flush=True)
+print(*[Path(f"/proc/{holder.pid}/ns/net").readlink() for holder in pair._holders], flush=True)
 time.sleep(60)
 """
 
@@ -94,11 +94,11 @@ def test_nothing_is_left_however_the_run_ends(how, tmp_path):
 
 def test_what_is_missing_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(LinkError, match=r"no ip, tc, unshare, nsenter here"):
-        Link()
+    with pytest.raises(NetworkPairError, match=r"no ip, tc, unshare, nsenter here"):
+        NetworkPair()
 
 
 @pytest.mark.parametrize("hosts", [(), (1, 0), (0, 2)])
 def test_hosts_that_are_none_are_refused(hosts):
-    with pytest.raises(ValueError, match=r"each is 0 or 1, and rank 0's is 0"):
-        LinkedPool(None, hosts)
+    with pytest.raises(ValueError, match="each must be 0 or 1, and the first 0"):
+        NetworkPairPool(None, hosts)
