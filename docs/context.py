@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from ringlet.comm.schedules.picture import FAINT, FONT, INK, SOFT, colour
+from ringlet.comm.schedules.svg import FAINT, FONT, INK, SOFT, colour
 from ringlet.runtime.context.context_parallel import chunk_pairs, chunks_needed
 
 SIZE = 4

@@ -14,7 +14,7 @@ from functools import cached_property
 from ringlet.comm.errors import CommError
 from ringlet.comm.schedules.algorithms import ALGORITHMS, schedule, slots_of
 from ringlet.comm.schedules.links import SHARED_MEMORY, Links
-from ringlet.comm.schedules.price import Link, Network, price
+from ringlet.comm.schedules.price import LinkCost, Network, price
 from ringlet.comm.sockets.wire import SEGMENT_BYTES
 
 SHARED = "shared_memory"
@@ -166,7 +166,7 @@ class Choice:
             )
             inside = SHARED_MEMORY if self._shares_hosts else inside
 
-        def link(sender: int, receiver: int) -> Link:
+        def link(sender: int, receiver: int) -> LinkCost:
             return inside if hosts[sender] == hosts[receiver] else links.network
 
         size = len(hosts)

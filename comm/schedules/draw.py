@@ -1,14 +1,11 @@
-"""Draw a schedule: the rounds as a table of text; the picture is in `picture`."""
+"""Draw a schedule as text: its rounds in a table. picture.py draws it as a picture."""
 
 from collections.abc import Iterable
 from itertools import groupby
 
-from ringlet.comm.schedules.picture import draw_svg, svg_of
 from ringlet.comm.schedules.schedule import Schedule
 from ringlet.comm.schedules.symbols import Contributions
 from ringlet.comm.schedules.trace import Trace, Transfer, trace
-
-__all__ = ["draw_svg", "draw_text", "svg_of", "text_of"]
 
 
 def draw_text(schedule: Schedule, segments: int = 1, ports: int = 1) -> str:
@@ -16,17 +13,17 @@ def draw_text(schedule: Schedule, segments: int = 1, ports: int = 1) -> str:
     return text_of(trace(schedule, segments, ports))
 
 
-def text_of(followed: Trace) -> str:
-    """The same of a schedule that has been followed."""
-    rounds = [list[Transfer]() for _ in followed.states]
-    for transfer in followed.transfers:
+def text_of(traced: Trace) -> str:
+    """The same for a traced schedule."""
+    rounds = [list[Transfer]() for _ in traced.states]
+    for transfer in traced.transfers:
         rounds[transfer.round].append(transfer)
     rows = {
-        (round_, rank): _row(followed, rounds[round_], round_, rank)
+        (round_, rank): _row(traced, rounds[round_], round_, rank)
         for round_ in range(len(rounds))
-        for rank in range(followed.schedule.size)
+        for rank in range(traced.schedule.size)
     }
-    slots = [f" {slot}" for slot in range(followed.schedule.slots)]
+    slots = [f" {slot}" for slot in range(traced.schedule.slots)]
     sends = max(5, *(len(sent) for sent, _ in rows.values()))
     widths = [
         max(len(name), *(len(held[slot]) for _, held in rows.values()))
@@ -42,17 +39,17 @@ def text_of(followed: Trace) -> str:
         if rank == 0:
             lines.append(line(f"round {round_}" if round_ else "start", "sends", slots))
         lines.append(line(f"  rank {rank}", sent, held))
-        if rank == followed.schedule.size - 1:
+        if rank == traced.schedule.size - 1:
             lines.append("")
-    return "\n".join([*lines, *_legend(followed.schedule)]) + "\n"
+    return "\n".join([*lines, *_legend(traced.schedule)]) + "\n"
 
 
-def _row(followed: Trace, now: list[Transfer], round_: int, rank: int) -> tuple[str, list[str]]:
+def _row(traced: Trace, now: list[Transfer], round_: int, rank: int) -> tuple[str, list[str]]:
     """What the rank sends in the round, and what its slots hold after it."""
     marks = {t.slot: "+" if t.combined else ">" for t in now if t.receiver == rank}
     cells = [
-        marks.get(slot, " ") + _cell(followed.schedule, held)
-        for slot, held in enumerate(followed.states[round_][rank])
+        marks.get(slot, " ") + _cell(traced.schedule, held)
+        for slot, held in enumerate(traced.states[round_][rank])
     ]
     return _sends(transfer for transfer in now if transfer.sender == rank), cells
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ringlet.comm.errors import CommError
-from ringlet.comm.schedules.price import Link
+from ringlet.comm.schedules.price import LinkCost
 from ringlet.comm.sockets.wire import Array
 
 PINGS, BURST, BURSTS = 32, 32, 3
@@ -23,10 +23,10 @@ LARGE_S, MOST_LARGE = 0.1, 4
 
 LEAST_S = 1e-7
 
-SHARED_MEMORY = Link(latency=5e-6, bandwidth=4e9)
+SHARED_MEMORY = LinkCost(latency=5e-6, bandwidth=4e9)
 """Of ranks that read each other's memory; a constant, for it is only compared with networks."""
 
-ON_HOST = Link(latency=40e-6, bandwidth=2.4e9, overhead=60e-6, duplex=False)
+ON_HOST = LinkCost(latency=40e-6, bandwidth=2.4e9, overhead=60e-6, duplex=False)
 """What is said of sockets on one host where the figures of the moment must not count. On two cores
 of a Xeon every collective of long arrays moves 2.0 to 2.5 GB/s in all, whether in one direction or
 in both, between two ranks or four."""
@@ -41,8 +41,8 @@ NEAR, FAR, FAR_ABOVE = 100e-6, 10e-3, 1e-3
 class Links:
     """The figures of a world; as text, they are what RINGLET_LINKS takes."""
 
-    host: Link = ON_HOST
-    network: Link = _NO_NETWORK
+    host: LinkCost = ON_HOST
+    network: LinkCost = _NO_NETWORK
 
     def __str__(self) -> str:
         kinds = (("host", self.host), ("network", self.network))
@@ -71,7 +71,7 @@ class Links:
         """
         latency = FAR if self.network.latency > FAR_ABOVE else NEAR
         bandwidth = 10.0 ** round(math.log10(self.network.bandwidth))
-        return Links(ON_HOST, Link(latency, bandwidth, ON_HOST.overhead))
+        return Links(ON_HOST, LinkCost(latency, bandwidth, ON_HOST.overhead))
 
 
 def measure(group: Any, hosts: tuple[int, ...]) -> Links:
@@ -86,7 +86,7 @@ def measure(group: Any, hosts: tuple[int, ...]) -> Links:
                 figures[kind] = _ping_pong(group, pair)
     everybodys = group.all_gather(figures)
     known = [rows[~np.isnan(rows[:, 0])] for rows in np.swapaxes(everybodys, 0, 1)]
-    links = [Link(*np.median(rows, 0).tolist()) if len(rows) else ON_HOST for rows in known]
+    links = [LinkCost(*np.median(rows, 0).tolist()) if len(rows) else ON_HOST for rows in known]
     return Links.parse(str(Links(*links)))  # as exact as its text
 
 
@@ -158,12 +158,12 @@ class _Game:
         return bool(said[0])
 
 
-def _text(link: Link) -> str:
+def _text(link: LinkCost) -> str:
     return ",".join(f"{figure:.3g}" for figure in (link.latency, link.bandwidth, link.overhead))
 
 
-def _link(text: str, duplex: bool) -> Link:
+def _link(text: str, duplex: bool) -> LinkCost:
     latency, bandwidth, overhead = (float(figure) for figure in text.split(","))
     if not (0 <= latency < math.inf and bandwidth > 0 and 0 <= overhead < math.inf):
         raise ValueError(text)
-    return Link(latency, bandwidth, overhead, duplex)
+    return LinkCost(latency, bandwidth, overhead, duplex)

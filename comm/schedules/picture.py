@@ -1,34 +1,34 @@
 """A schedule as a picture: time runs downwards, ranks stand side by side, arrows are messages.
 
 Every rank's slots are cells; a cell has a stripe in the colour of each rank whose value it holds.
-The text of an SVG is built by hand: it depends on nothing, and is the same every time.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from xml.sax.saxutils import escape
 
 from ringlet.comm.schedules.schedule import Schedule
+from ringlet.comm.schedules.svg import (
+    EMPTY,
+    FAINT,
+    INK,
+    MARGIN,
+    SOFT,
+    colour,
+    counted,
+    document,
+    headings,
+    number,
+    point,
+    text,
+)
 from ringlet.comm.schedules.trace import Trace, Transfer, trace
 
-PALETTE = (
-    "#3f6fd8", "#f07f1e", "#35a35a", "#d93a6a", "#8a5bd1", "#11a3ad", "#a0694a", "#c79a00",
-)  # fmt: skip
-INK, SOFT, FAINT = "#1c2330", "#667085", "#d5dae3"
-FONT = "system-ui, 'Segoe UI', 'DejaVu Sans', Helvetica, Arial, sans-serif"
-MARGIN, LABELS, TOP = 28, 74, 128
+LABELS, TOP = 74, 128
 NARROWEST, WIDEST = 640.0, 1220.0
 
 
-def colour(rank: int) -> str:
-    """Of eight ranks each has its own; those beyond go round the colour circle."""
-    if rank < len(PALETTE):
-        return PALETTE[rank]
-    return f"hsl({round(rank * 137.508) % 360}, {50 + rank % 3 * 12}%, {42 + rank % 2 * 12}%)"
-
-
 @dataclass(frozen=True)
-class _Layout:
+class _Grid:
     """Where everything stands, in pixels."""
 
     size: int
@@ -78,85 +78,72 @@ def draw_svg(schedule: Schedule, segments: int = 1, ports: int = 1) -> str:
     return svg_of(trace(schedule, segments, ports), segments)
 
 
-def svg_of(followed: Trace, segments: int = 1) -> str:
-    """The same of a schedule that has been followed, with every slot cut into `segments`."""
-    plan = followed.schedule
-    layout = _Layout(plan.size, plan.slots, followed.rounds)
-    legend, bottom = _legend(layout, plan.reduces)
-    width, height = _n(layout.width), _n(bottom + MARGIN)
+def svg_of(traced: Trace, segments: int = 1) -> str:
+    """The picture of a traced schedule, whose every slot was cut into `segments`."""
+    plan = traced.schedule
+    grid = _Grid(plan.size, plan.slots, traced.rounds)
+    legend, bottom = _legend(grid, plan.reduces)
+    facts = [counted(plan.size, "rank"), counted(traced.rounds, "round")]
+    facts += [counted(plan.slots // segments, "slot")]
+    facts += [f"cut into {segments} segments"] if segments > 1 else []
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
-        f'viewBox="0 0 {width} {height}" font-family="{FONT}">',
-        f"<title>{escape(plan.name)}</title>",
-        f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
-        *_headings(followed, layout, segments),
-        *_labels(layout),
-        *(_transfer(transfer, layout) for transfer in followed.transfers),
-        *_cells(followed, layout),
+        *headings(f"{plan.operation}: {plan.algorithm}".replace("_", "-"), facts),
+        *_labels(grid),
+        *(_transfer(transfer, grid) for transfer in traced.transfers),
+        *_cells(traced, grid),
         *legend,
-        "</svg>",
     ]
-    return "\n".join(parts) + "\n"
+    return document(str(plan), grid.width, bottom + MARGIN, parts)
 
 
-def _headings(followed: Trace, layout: _Layout, segments: int) -> Iterator[str]:
-    plan = followed.schedule
-    words = [_count(plan.size, "rank"), _count(followed.rounds, "round")]
-    words += [_count(plan.slots // segments, "slot")]
-    words += [f"cut into {segments} segments"] if segments > 1 else []
-    title = f"{plan.operation}: {plan.algorithm}".replace("_", "-")
-    yield _text(MARGIN, 42, title, size=20, weight=600)
-    yield _text(MARGIN, 65, " \u00b7 ".join(words), size=13, fill=SOFT)
-
-
-def _labels(layout: _Layout) -> Iterator[str]:
+def _labels(grid: _Grid) -> Iterator[str]:
     """Ranks and slots across, rounds down."""
-    for rank in range(layout.size):
-        middle = layout.left(rank) + layout.slots * layout.cell / 2
-        yield _text(middle, TOP - 24, f"rank {rank}", size=13, weight=600, at="middle")
-        for slot in range(layout.slots if layout.slots > 1 and layout.cell > 10 else 0):
-            x = layout.middle(rank, slot)
-            yield _text(x, TOP - 7, str(slot), size=9, fill=SOFT, at="middle")
-    for round_ in range(layout.rounds + 1):
+    for rank in range(grid.size):
+        middle = grid.left(rank) + grid.slots * grid.cell / 2
+        yield text(middle, TOP - 24, f"rank {rank}", size=13, weight=600, at="middle")
+        for slot in range(grid.slots if grid.slots > 1 and grid.cell > 10 else 0):
+            x = grid.middle(rank, slot)
+            yield text(x, TOP - 7, str(slot), size=9, fill=SOFT, at="middle")
+    for round_ in range(grid.rounds + 1):
         label = f"round {round_}" if round_ else "start"
-        yield _text(MARGIN, layout.top(round_) + layout.height / 2 + 4, label, size=12, fill=SOFT)
+        yield text(MARGIN, grid.top(round_) + grid.height / 2 + 4, label, size=12, fill=SOFT)
 
 
-def _cells(followed: Trace, layout: _Layout) -> Iterator[str]:
-    for round_, state in enumerate(followed.states):
+def _cells(traced: Trace, grid: _Grid) -> Iterator[str]:
+    for round_, state in enumerate(traced.states):
         for rank, slots in enumerate(state):
             for slot, held in enumerate(slots):
                 ranks = None if held is None else sorted({r for r, _ in held})
-                box = (layout.left(rank, slot) + 1, layout.top(round_), layout.cell - 2)
-                finished = followed.finished(round_, rank, slot)
-                yield from _cell(*box, layout.height, ranks, finished)
+                box = (grid.left(rank, slot) + 1, grid.top(round_), grid.cell - 2)
+                finished = traced.finished(round_, rank, slot)
+                yield from _cell(*box, grid.height, ranks, finished)
 
 
 def _cell(
     x: float, y: float, width: float, height: float, ranks: list[int] | None, finished: bool
 ) -> Iterator[str]:
     """A stripe for each rank; None: an empty cell."""
-    across = f'x="{_n(x)}" width="{_n(width)}"'
-    frame = f'<rect {across} y="{_n(y)}" height="{_n(height)}"'
+    across = f'x="{number(x)}" width="{number(width)}"'
+    frame = f'<rect {across} y="{number(y)}" height="{number(height)}"'
     if ranks is None:
-        yield f'{frame} fill="#f7f8fa" stroke="{FAINT}"/>'
+        yield f'{frame} fill="{EMPTY}" stroke="{FAINT}"/>'
         return
     stripe = height / len(ranks)
     for i, rank in enumerate(ranks):
         yield (
-            f'<rect {across} y="{_n(y + i * stripe)}" height="{_n(stripe)}" '
+            f'<rect {across} y="{number(y + i * stripe)}" height="{number(stripe)}" '
             f'fill="{colour(rank)}" shape-rendering="crispEdges"/>'
         )
     if finished:
         yield f'{frame} fill="none" stroke="{INK}" stroke-width="{1.8 if width > 10 else 1.2}"/>'
 
 
-def _transfer(transfer: Transfer, layout: _Layout) -> str:
+def _transfer(transfer: Transfer, grid: _Grid) -> str:
     return _arrow(
-        layout.middle(transfer.sender, transfer.source),
-        layout.top(transfer.round - 1) + layout.height + 3,
-        layout.middle(transfer.receiver, transfer.slot),
-        layout.top(transfer.round) - 3,
+        grid.middle(transfer.sender, transfer.source),
+        grid.top(transfer.round - 1) + grid.height + 3,
+        grid.middle(transfer.receiver, transfer.slot),
+        grid.top(transfer.round) - 3,
         colour(transfer.sender),
         transfer.combined,
     )
@@ -166,24 +153,24 @@ def _arrow(x: float, y: float, to_x: float, to_y: float, paint: str, combined: b
     """A curve that leaves and arrives vertically, and its head."""
     neck = to_y - 6
     bend = (neck - y) * 0.6
-    curve = f"M{_n(x)} {_n(y)}C{_n(x)} {_n(y + bend)} {_n(to_x)} {_n(neck - bend)}"
+    curve = f"M{point(x, y)}C{point(x, y + bend)} {point(to_x, neck - bend)}"
     dash = "" if combined else ' stroke-dasharray="4 3"'
     return (
-        f'<path d="{curve} {_n(to_x)} {_n(neck)}" fill="none" stroke="{paint}" '
+        f'<path d="{curve} {point(to_x, neck)}" fill="none" stroke="{paint}" '
         f'stroke-width="1.6"{dash}/>'
-        f'<path d="M{_n(to_x - 3.5)} {_n(neck)}h7l-3.5 6.5z" fill="{paint}"/>'
+        f'<path d="M{point(to_x - 3.5, neck)}h7l-3.5 6.5z" fill="{paint}"/>'
     )
 
 
-def _legend(layout: _Layout, reduces: bool) -> tuple[list[str], float]:
+def _legend(grid: _Grid, reduces: bool) -> tuple[list[str], float]:
     """What the signs mean, in as many lines as it needs; and where the last one ends."""
     lines: list[str] = []
-    x, y = float(MARGIN), layout.top(layout.rounds) + layout.height + 34
+    x, y = float(MARGIN), grid.top(grid.rounds) + grid.height + 34
     for sign, words in _signs(reduces):
         width = 34 + 6.7 * len(words)
-        if x > MARGIN and x + width > layout.width - MARGIN:
+        if x > MARGIN and x + width > grid.width - MARGIN:
             x, y = float(MARGIN), y + 36
-        lines += [*sign(x, y), _text(x + 32, y + 18, words, size=12, fill=SOFT)]
+        lines += [*sign(x, y), text(x + 32, y + 18, words, size=12, fill=SOFT)]
         x += width + 22
     return lines, y + 28
 
@@ -206,22 +193,3 @@ def _signs(reduces: bool) -> Iterator[tuple[Callable[[float, float], Iterable[st
     if reduces:
         yield arrow(True), "is combined with the slot"
     yield arrow(False), "replaces the slot"
-
-
-def _text(
-    x: float, y: float, words: str, *, size: int, fill: str = INK, weight: int = 400, at: str = ""
-) -> str:
-    anchor = f' text-anchor="{at}"' if at else ""
-    return (
-        f'<text x="{_n(x)}" y="{_n(y)}" font-size="{size}" font-weight="{weight}" '
-        f'fill="{fill}"{anchor}>{escape(words)}</text>'
-    )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
-def _n(value: float) -> str:
-    """A number as short as it can be: at most one decimal."""
-    return f"{value:.1f}".removesuffix(".0")

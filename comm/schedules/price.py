@@ -5,16 +5,17 @@ al., "LogGP", 1995): a message of s bytes keeps the sender's port busy for overh
 bandwidth, and is there `latency` later; a rank sends one message and receives one at a time.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ringlet.comm.schedules.execute import Clocks, execute
+from ringlet.comm.schedules.clocks import Clocks
+from ringlet.comm.schedules.kernel import execute
 from ringlet.comm.schedules.schedule import Copy, Receive, Reduce, Schedule, Send, cut
 
 
 @dataclass(frozen=True)
-class Link:
+class LinkCost:
     """What lies between two ranks."""
 
     latency: float
@@ -35,7 +36,7 @@ class Link:
 class Network:
     """Links, and what a rank can do at once."""
 
-    link: Callable[[int, int], Link]
+    link: Callable[[int, int], LinkCost]
     """(sender, receiver) -> the link between them."""
 
     reduction: float = 0.0
@@ -49,17 +50,22 @@ class Network:
     the card has carried all that they send to other hosts."""
 
     @classmethod
-    def uniform(cls, link: Link, reduction: float = 0.0, ports: int = 1) -> "Network":
+    def uniform(cls, link: LinkCost, reduction: float = 0.0, ports: int = 1) -> "Network":
         """The same link between all ranks."""
         return cls(lambda sender, receiver: link, reduction, ports)
 
     @classmethod
     def of_hosts(
-        cls, per_host: int, inside: Link, between: Link, reduction: float = 0.0, ports: int = 1
+        cls,
+        per_host: int,
+        inside: LinkCost,
+        between: LinkCost,
+        reduction: float = 0.0,
+        ports: int = 1,
     ) -> "Network":
         """One link inside a host and one between hosts; host h has the ranks from h * per_host."""
 
-        def link(sender: int, receiver: int) -> Link:
+        def link(sender: int, receiver: int) -> LinkCost:
             return inside if sender // per_host == receiver // per_host else between
 
         return cls(link, reduction, ports)
@@ -81,14 +87,6 @@ class Price:
     nbytes: tuple[float, ...]
     """Bytes that each rank has sent."""
 
-    @property
-    def waited(self) -> tuple[float, ...]:
-        """Seconds that each rank has waited."""
-        seconds = [0.0] * len(self.finished)
-        for (rank, _), wait in self.waits.items():
-            seconds[rank] += wait
-        return tuple(seconds)
-
 
 def price(schedule: Schedule, network: Network, nbytes: float, segments: int = 1) -> Price:
     """Execute the schedule on the network, every slot cut into `segments`.
@@ -99,7 +97,7 @@ def price(schedule: Schedule, network: Network, nbytes: float, segments: int = 1
     plan = cut(schedule, segments)
     parts = plan.slots // 2 if schedule.operation == "all_to_all" else plan.slots
     pricer = _Pricer(plan.size, network, nbytes / parts)
-    execute(plan, pricer)
+    execute(plan, plan.steps, pricer)
     finished = tuple(map(max, pricer.clocks.now, pricer.sent_at))
     return Price(
         seconds=max(*finished, *pricer.carried.values(), 0.0),
@@ -109,15 +107,9 @@ def price(schedule: Schedule, network: Network, nbytes: float, segments: int = 1
     )
 
 
-def cheapest(
-    schedules: Iterable[Schedule], network: Network, nbytes: float, segments: int = 1
-) -> tuple[Schedule, Price]:
-    """The schedule that takes least time, the first one of several that do; the same everywhere."""
-    priced = [(plan, price(plan, network, nbytes, segments)) for plan in schedules]
-    return min(priced, key=lambda pair: pair[1].seconds)
+class _Transit(NamedTuple):
+    """A message on its way."""
 
-
-class _Message(NamedTuple):
     arrival: float
     busy: float
     duplex: bool
@@ -135,10 +127,10 @@ class _Pricer:
         self.carried: dict[int, float] = {}  # host -> seconds for which its card is busy
         self._combine = network.reduction * slot_bytes
 
-    def copy(self, rank: int, step: Copy) -> None:
-        pass  # within a rank's memory
+    def compute(self, rank: int, step: Copy) -> None:
+        pass  # copying within a rank's memory is free
 
-    def send(self, rank: int, step: Send) -> _Message:
+    def send(self, rank: int, step: Send) -> _Transit:
         link = self.network.link(rank, step.peer)
         busy = link.overhead + self.slot_bytes / link.bandwidth
         left = self.clocks.send(rank, busy, link.duplex)
@@ -146,20 +138,20 @@ class _Pricer:
         self.sent_at[rank] = max(self.sent_at[rank], left)
         if self.network.host is not None:
             self._carry(self.network.host(rank), self.network.host(step.peer), link)
-        return _Message(left + link.latency, busy, link.duplex)
+        return _Transit(left + link.latency, busy, link.duplex)
 
-    def receive(self, rank: int, step: Receive | Reduce, message: _Message) -> None:
+    def receive(self, rank: int, step: Receive | Reduce, payload: _Transit) -> None:
         clocks = self.clocks
         wait = -clocks.now[rank]
-        clocks.receive(rank, *message)
+        clocks.receive(rank, *payload)
         wait += clocks.now[rank]
         if wait > 0:
             pair = (rank, step.peer)
             self.waits[pair] = self.waits.get(pair, 0.0) + wait
         if isinstance(step, Reduce):
-            clocks.compute(rank, self._combine, message.duplex)
+            clocks.compute(rank, self._combine, payload.duplex)
 
-    def _carry(self, host: int, other: int, link: Link) -> None:
+    def _carry(self, host: int, other: int, link: LinkCost) -> None:
         if host != other:
             seconds = self.slot_bytes / link.bandwidth
             self.carried[host] = self.carried.get(host, 0.0) + seconds

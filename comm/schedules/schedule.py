@@ -73,9 +73,13 @@ class Schedule:
         """Whether the operation combines what slots hold."""
         return self.operation in ("all_reduce", "reduce_scatter", "reduce", "barrier")
 
-    @property
-    def name(self) -> str:
-        """For messages: "ring all_reduce of 4"."""
+    def channel(self, rank: int, step: Step) -> tuple[int, int] | None:
+        """(sender, receiver) of the step's message; None for a copy. See kernel.py."""
+        if isinstance(step, Send):
+            return rank, step.peer
+        return None if isinstance(step, Copy) else (step.peer, rank)
+
+    def __str__(self) -> str:
         return f"{self.algorithm} {self.operation} of {self.size}"
 
 

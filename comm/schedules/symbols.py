@@ -1,60 +1,12 @@
-"""What slots hold, in symbols: who has contributed, and in which order it was combined."""
+"""What slots hold, in symbols: whose contributions, before an operation and after it."""
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
-from ringlet.comm.errors import ScheduleError
-from ringlet.comm.schedules.schedule import Copy, Receive, Reduce, Schedule
+from ringlet.comm.schedules.schedule import Schedule
 
 Contributions: TypeAlias = frozenset[tuple[int, int]]
 """(rank, slot) of everything that was combined into a slot."""
-
-
-class Value(NamedTuple):
-    """A slot's content. `order` is a fingerprint of the expression that computes it."""
-
-    contributions: Contributions
-    order: int
-
-
-Slots: TypeAlias = list[Value | None]
-"""One rank's memory: None is undefined."""
-
-
-class Memory:
-    """All ranks' slots."""
-
-    def __init__(self, schedule: Schedule) -> None:
-        self.schedule = schedule
-        self.ranks: list[Slots] = [
-            [None if held is None else _leaf(held) for held in slots]
-            for slots in contributions_before(schedule)
-        ]
-
-    def copy(self, rank: int, step: Copy) -> None:
-        self.ranks[rank][step.slot] = self.ranks[rank][step.source]
-
-    def receive(self, rank: int, step: Receive | Reduce, value: Value | None) -> None:
-        """Put the value into the slot, or combine them; raise ScheduleError where it is wrong."""
-        slots = self.ranks[rank]
-        if isinstance(step, Reduce):
-            value = self._combine(rank, step, slots[step.slot], value)
-        slots[step.slot] = value
-
-    def _combine(self, rank: int, step: Reduce, mine: Value | None, peers: Value | None) -> Value:
-        where = f"{self.schedule.name}: rank {rank} at {step}"
-        if mine is None or peers is None:
-            raise ScheduleError(f"{where} combines an empty slot")
-        twice = mine.contributions & peers.contributions
-        if twice and self.schedule.operation != "barrier":
-            raise ScheduleError(f"{where} counts {sorted(twice)} twice")
-        operands = (peers, mine) if step.peer_first else (mine, peers)
-        order = hash(tuple(operand.order for operand in operands))
-        return Value(mine.contributions | peers.contributions, order)
-
-
-def _leaf(contributions: Contributions) -> Value:
-    return Value(contributions, hash(tuple(contributions)))
 
 
 def contributions_before(schedule: Schedule) -> list[list[Contributions | None]]:

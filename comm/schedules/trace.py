@@ -1,11 +1,18 @@
 """What happens in every round of a schedule: who sends what, and what all slots hold then."""
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
-from ringlet.comm.schedules.execute import execute
-from ringlet.comm.schedules.prove import Beats
-from ringlet.comm.schedules.schedule import Copy, Receive, Reduce, Schedule, Send, cut
-from ringlet.comm.schedules.symbols import Contributions, Memory, Value, contributions_after
+from ringlet.comm.schedules.prove import Change, Prover
+from ringlet.comm.schedules.schedule import Schedule, cut
+from ringlet.comm.schedules.symbols import (
+    Contributions,
+    contributions_after,
+    contributions_before,
+)
+
+State: TypeAlias = tuple[tuple[Contributions | None, ...], ...]
+"""What slots hold: [rank][slot]."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +34,8 @@ class Trace:
     schedule: Schedule
     transfers: tuple[Transfer, ...]
 
-    states: tuple[tuple[tuple[Contributions | None, ...], ...], ...]
-    """states[round][rank][slot]; round 0 is the start."""
+    states: tuple[State, ...]
+    """By round; round 0 is the start."""
 
     promised: tuple[dict[int, Contributions], ...]
     """promised[rank][slot]: what the operation is for."""
@@ -45,78 +52,25 @@ class Trace:
 
 
 def trace(schedule: Schedule, segments: int = 1, ports: int = 1) -> Trace:
-    """Follow the schedule, every slot cut into `segments`; raises ScheduleError as `prove` does.
+    """Prove the schedule, every slot cut into `segments`; returns what happened in every round.
 
     Slots that are ready for the same peer at the same moment travel in the same round; segments,
     which are there to follow one another, have a round each.
     """
     plan = cut(schedule, segments)
-    recorder = _Recorder(plan, Beats(plan.size, ports, together=segments == 1))
-    before = _snapshot(recorder.memory)
-    execute(plan, recorder)
-    return Trace(
-        schedule=plan,
-        transfers=tuple(sorted(recorder.transfers, key=lambda t: (t.round, t.sender))),
-        states=tuple(_states(before, recorder)),
-        promised=tuple(contributions_after(plan)),
-    )
-
-
-State = tuple[tuple[Contributions | None, ...], ...]
-
-
-@dataclass(frozen=True)
-class _Message:
-    value: Value | None
-    sender: int
-    slot: int
-    arrival: int
-
-
-class _Recorder:
-    """A reader that remembers when every slot changed."""
-
-    def __init__(self, schedule: Schedule, beats: Beats) -> None:
-        self.memory, self.beats = Memory(schedule), beats
-        self.transfers: list[Transfer] = []
-        self.changes: list[tuple[int, int, int, Value | None]] = []  # round, rank, slot, value
-
-    def copy(self, rank: int, step: Copy) -> None:
-        self.memory.copy(rank, step)
-        self._note(self.beats.now(rank), rank, step.slot)
-
-    def send(self, rank: int, step: Send) -> _Message:
-        value = self.memory.ranks[rank][step.slot]
-        return _Message(value, rank, step.slot, self.beats.send(rank, step.peer))
-
-    def receive(self, rank: int, step: Receive | Reduce, message: _Message) -> None:
-        self.memory.receive(rank, step, message.value)
-        there = self.beats.receive(rank, message.sender, message.arrival)
-        combined = isinstance(step, Reduce)
-        self.transfers.append(
-            Transfer(there, message.sender, message.slot, rank, step.slot, combined)
-        )
-        self._note(there, rank, step.slot)
-
-    def _note(self, round_: int, rank: int, slot: int) -> None:
-        self.changes.append((round_, rank, slot, self.memory.ranks[rank][slot]))
-
-
-def _snapshot(memory: Memory) -> list[list[Value | None]]:
-    return [list(slots) for slots in memory.ranks]
-
-
-def _states(ranks: list[list[Value | None]], recorder: _Recorder) -> list[State]:
-    """What all slots held after every round, from the changes in it."""
-    states: list[State] = []
-    for round_ in range(recorder.beats.last + 1):
-        for changed, rank, slot, value in recorder.changes:
-            if changed == round_:
-                ranks[rank][slot] = value
-        states.append(
-            tuple(
-                tuple(None if value is None else value.contributions for value in slots)
-                for slots in ranks
-            )
-        )
-    return states
+    prover = Prover(plan, ports)
+    clock = int(segments > 1)
+    rounds = (prover.rounds, prover.slot_times)[clock].last
+    by_round: list[list[Change]] = [[] for _ in range(rounds + 1)]
+    for change in prover.changes:
+        by_round[change.times[clock]].append(change)
+    slots, states, transfers = contributions_before(plan), list[State](), list[Transfer]()
+    for round_, changes in enumerate(by_round):
+        for rank, slot, value, message, combined, _ in changes:
+            slots[rank][slot] = None if value is None else value.contributions
+            if message is not None:
+                sent = (message.sender, message.slot)
+                transfers.append(Transfer(round_, *sent, rank, slot, combined))
+        states.append(tuple(map(tuple, slots)))
+    transfers.sort(key=lambda transfer: (transfer.round, transfer.sender))
+    return Trace(plan, tuple(transfers), tuple(states), tuple(contributions_after(plan)))

@@ -8,8 +8,9 @@ import typer
 
 from ringlet.comm.schedules.algorithms import ALGORITHMS, schedule
 from ringlet.comm.schedules.choice import SHARED
-from ringlet.comm.schedules.draw import draw_svg, draw_text, svg_of, text_of
-from ringlet.comm.schedules.price import Link, Network, Price, price
+from ringlet.comm.schedules.draw import draw_text, text_of
+from ringlet.comm.schedules.picture import draw_svg, svg_of
+from ringlet.comm.schedules.price import LinkCost, Network, Price, price
 from ringlet.comm.schedules.prove import Proof, prove
 from ringlet.comm.schedules.prove_direct import prove_direct
 from ringlet.comm.schedules.schedule import Schedule
@@ -69,12 +70,12 @@ def explain(
     question = Question(_operation(operation), ranks, root, per_host)
     _check(question)
     name = _algorithm(question.operation, algorithm)
-    between = Link(
+    between = LinkCost(
         parse_seconds(latency, "--latency"),
         parse_rate(bandwidth, "--bandwidth"),
         parse_seconds(overhead, "--overhead"),
     )
-    inside = Link(
+    inside = LinkCost(
         parse_seconds(host_latency, "--host-latency"),
         parse_rate(host_bandwidth, "--host-bandwidth"),
         between.overhead,

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-from ringlet.comm.schedules.picture import FAINT, FONT, INK, MARGIN, PALETTE, SOFT
+from ringlet.comm.schedules.svg import FAINT, FONT, INK, MARGIN, PALETTE, SOFT
 from ringlet.runtime.pipeline.actions import Action, PipelineSchedule
 from ringlet.runtime.pipeline.draw import computed
 from ringlet.runtime.pipeline.price import UNIT, Costs, Price, price

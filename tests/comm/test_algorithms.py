@@ -7,7 +7,7 @@ import pytest
 
 from ringlet.comm.arrays import parts
 from ringlet.comm.schedules.algorithms import ALGORITHMS, schedule
-from ringlet.comm.schedules.execute import execute
+from ringlet.comm.schedules.kernel import execute
 from ringlet.comm.schedules.schedule import Reduce, cut
 from ringlet.comm.sockets.run import make_plan, run
 from ringlet.comm.sockets.wire import Signature
@@ -72,20 +72,20 @@ class Numbers:
         self.slots = [parts(array, slots) for array in arrays]
         self.combine = combine
 
-    def copy(self, rank, step):
+    def compute(self, rank, step):
         self.slots[rank][step.slot][...] = self.slots[rank][step.source]
 
     def send(self, rank, step):
         return self.slots[rank][step.slot].copy()
 
-    def receive(self, rank, step, message):
+    def receive(self, rank, step, payload):
         piece = self.slots[rank][step.slot]
-        assert message.shape == piece.shape
+        assert payload.shape == piece.shape
         if isinstance(step, Reduce):
-            operands = (message, piece) if step.peer_first else (piece, message)
+            operands = (payload, piece) if step.peer_first else (piece, payload)
             self.combine(*operands, out=piece)
         else:
-            piece[...] = message
+            piece[...] = payload
 
 
 @pytest.mark.parametrize(("operation", "algorithm"), EVERY)
@@ -95,7 +95,7 @@ def test_in_memory_with_uneven_and_empty_slots(operation, algorithm):
             root = size // 2 if operation in ("broadcast", "reduce", "gather", "scatter") else 0
             plan = schedule(operation, algorithm, size, root)
             arrays = [memory(operation, r, size, root, length) for r in range(size)]
-            execute(plan, Numbers(arrays, plan.slots))
+            execute(plan, plan.steps, Numbers(arrays, plan.slots))
             for rank in range(size):
                 if operation != "barrier":
                     check(operation, rank, size, root, length, arrays[rank])
@@ -116,7 +116,7 @@ def test_all_ranks_get_the_same_bits(algorithm, combine):
         for length in (7, 100):
             plan = cut(schedule("all_reduce", algorithm, size, per_host=per_host), 2)
             arrays = [awkward(rank, length) for rank in range(size)]
-            execute(plan, Numbers(arrays, plan.slots, combine))
+            execute(plan, plan.steps, Numbers(arrays, plan.slots, combine))
             assert len({array.tobytes() for array in arrays}) == 1, (size, per_host)
 
 

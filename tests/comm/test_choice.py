@@ -8,11 +8,11 @@ from ringlet.comm.errors import CommError
 from ringlet.comm.schedules.algorithms import ALGORITHMS
 from ringlet.comm.schedules.choice import COMBINING, Choice, Policy
 from ringlet.comm.schedules.links import Links
-from ringlet.comm.schedules.price import Link
+from ringlet.comm.schedules.price import LinkCost
 from ringlet.launcher.testing.pool import RanksFailed, WorkerPool
 
-ETHERNET = Links(network=Link(110e-6, 117e6, 20e-6))
-FAST = Links(network=Link(30e-6, 1.17e9, 20e-6))
+ETHERNET = Links(network=LinkCost(110e-6, 117e6, 20e-6))
+FAST = Links(network=LinkCost(30e-6, 1.17e9, 20e-6))
 HOSTS = {
     "2 on one": (0, 0),
     "4 on one": (0, 0, 0, 0),
@@ -91,8 +91,8 @@ def test_what_combines_does_not_depend_on_the_moment():
         for factor in (0.5, 2.0):
             figures = (links.network.latency, links.network.bandwidth, links.network.overhead)
             moment = Links(
-                Link(*(figure / factor for figure in (50e-6, 1e9, 1e-5))),
-                Link(*(figure * factor for figure in figures)),
+                LinkCost(*(figure / factor for figure in (50e-6, 1e9, 1e-5))),
+                LinkCost(*(figure * factor for figure in figures)),
             )
             for hosts in ("4 on one", "4 hosts", "2 by 2"):
                 for operation in COMBINING:

@@ -7,7 +7,8 @@ import pytest
 
 from ringlet.comm import ScheduleError
 from ringlet.comm.schedules.algorithms import ALGORITHMS, schedule
-from ringlet.comm.schedules.draw import draw_svg, draw_text
+from ringlet.comm.schedules.draw import draw_text
+from ringlet.comm.schedules.picture import draw_svg
 from ringlet.comm.schedules.prove import prove
 from ringlet.comm.schedules.schedule import Schedule, Send
 from ringlet.comm.schedules.trace import trace
@@ -91,7 +92,7 @@ def test_a_picture_is_well_formed_and_always_the_same(operation, algorithm):
         assert svg == draw_svg(schedule(operation, algorithm, size), segments)
         root = ElementTree.fromstring(svg)
         assert root.tag == f"{SVG}svg"
-        assert root.find(f"{SVG}title").text == plan.name
+        assert root.find(f"{SVG}title").text == str(plan)
         words = [text.text for text in root.iter(f"{SVG}text")]
         assert f"{operation}: {algorithm}".replace("_", "-") == words[0]
         assert [word for word in words if word.startswith("rank")] == [

@@ -8,12 +8,12 @@ import pytest
 
 from ringlet.comm import ScheduleError
 from ringlet.comm.schedules.algorithms import ALGORITHMS, schedule
-from ringlet.comm.schedules.price import Link, Network, cheapest, price
+from ringlet.comm.schedules.price import LinkCost, Network, price
 from ringlet.comm.schedules.schedule import Schedule, Send
 
 A, B, C = 20e-6, 1e9, 0.1e-9  # seconds, bytes per second, seconds for each byte combined
 MIB = 1 << 20
-NET = Network.uniform(Link(A, B))
+NET = Network.uniform(LinkCost(A, B))
 
 
 def log2(n):
@@ -59,7 +59,7 @@ def test_the_price_is_the_closed_form(operation, algorithm):
 @pytest.mark.parametrize("size", [2, 3, 7, 12])
 def test_the_ring_with_reductions_and_overheads(size):
     overhead, nbytes = 5e-6, 6 * MIB
-    net = Network.uniform(Link(A, B, overhead), reduction=C)
+    net = Network.uniform(LinkCost(A, B, overhead), reduction=C)
     part = nbytes / size
     message = overhead + A + part / B
     expected = 2 * (size - 1) * message + (size - 1) * part * C
@@ -84,6 +84,12 @@ def test_more_bytes_never_take_less_time():
                 seconds = [price(plan, NET, 4**power).seconds for power in range(15)]
                 assert seconds == sorted(seconds)
                 assert seconds[0] < seconds[-1]
+
+
+def cheapest(schedules, network, nbytes, segments=1):
+    """The schedule that takes least time, the first one of several that do; and its price."""
+    priced = [(plan, price(plan, network, nbytes, segments)) for plan in schedules]
+    return min(priced, key=lambda pair: pair[1].seconds)
 
 
 def everything(operation, size):
@@ -132,7 +138,7 @@ def test_two_ports_help_a_bidirectional_ring_only():
 
 
 def test_between_slow_hosts_the_hierarchical_form_has_fewer_slow_rounds():
-    net = Network.of_hosts(4, inside=Link(1e-6, 10e9), between=Link(100e-6, 1e9))
+    net = Network.of_hosts(4, inside=LinkCost(1e-6, 10e9), between=LinkCost(100e-6, 1e9))
     seconds = {
         per_host: price(
             schedule("all_reduce", "hierarchical", 16, per_host=per_host), net, 16384
@@ -145,7 +151,7 @@ def test_between_slow_hosts_the_hierarchical_form_has_fewer_slow_rounds():
 
 def test_a_slow_link_is_waited_for():
     def link(sender, receiver):
-        return Link(A, B / 10 if sender == 2 else B)
+        return LinkCost(A, B / 10 if sender == 2 else B)
 
     cost = price(schedule("broadcast", "chain", 5), Network(link), MIB)
     assert cost.waits == pytest.approx(
@@ -156,7 +162,6 @@ def test_a_slow_link_is_waited_for():
             (4, 3): 4 * A + 13 * MIB / B,
         }
     )
-    assert cost.waited == pytest.approx((0, *(cost.waits[rank, rank - 1] for rank in range(1, 5))))
     assert cost.finished[4] == cost.seconds
     assert cost.nbytes == (MIB, MIB, MIB, MIB, 0)
 
@@ -164,7 +169,7 @@ def test_a_slow_link_is_waited_for():
 def test_where_processors_copy_messages_they_do_one_thing_after_the_other():
     """Both ways and computing take as long as one after the other; the latency is hidden."""
     for size, sums in ((2, 0.0), (2, 1 / B), (5, 0.5 / B)):
-        net = Network.uniform(Link(A, B, duplex=False), reduction=sums)
+        net = Network.uniform(LinkCost(A, B, duplex=False), reduction=sums)
         steps, part = size - 1, MIB / size
         exchange = price(schedule("all_gather", "ring", size), net, MIB).seconds
         assert exchange == pytest.approx(steps * 2 * part / B)

@@ -1,0 +1,67 @@
+"""The parts of pictures that all of them share.
+
+The text of an SVG file is built by hand: it depends on nothing, and is the same every time.
+"""
+
+from collections.abc import Iterable
+from xml.sax.saxutils import escape
+
+PALETTE = (
+    "#3f6fd8", "#f07f1e", "#35a35a", "#d93a6a", "#8a5bd1", "#11a3ad", "#a0694a", "#c79a00",
+)  # fmt: skip
+INK, SOFT, FAINT, EMPTY = "#1c2330", "#667085", "#d5dae3", "#f7f8fa"
+FONT = "system-ui, 'Segoe UI', 'DejaVu Sans', Helvetica, Arial, sans-serif"
+MARGIN = 28
+
+
+def colour(rank: int) -> str:
+    """Each of the first eight ranks has its own; further ones go round the colour circle."""
+    if rank < len(PALETTE):
+        return PALETTE[rank]
+    return f"hsl({round(rank * 137.508) % 360}, {50 + rank % 3 * 12}%, {42 + rank % 2 * 12}%)"
+
+
+def document(title: str, width: float, height: float, parts: Iterable[str]) -> str:
+    """The text of an SVG file of this size in pixels."""
+    w, h = number(width), number(height)
+    lines = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{w}" height="{h}" '
+        f'viewBox="0 0 {w} {h}" font-family="{FONT}">',
+        f"<title>{escape(title)}</title>",
+        f'<rect width="{w}" height="{h}" fill="#ffffff"/>',
+        *parts,
+        "</svg>",
+    )
+    return "\n".join(lines) + "\n"
+
+
+def headings(title: str, facts: Iterable[str]) -> tuple[str, str]:
+    """The title of a picture and, below it, the facts in a row."""
+    row = text(MARGIN, 65, " \u00b7 ".join(facts), size=13, fill=SOFT)
+    return text(MARGIN, 42, title, size=20, weight=600), row
+
+
+def text(
+    x: float, y: float, words: str, *, size: int, fill: str = INK, weight: int = 400, at: str = ""
+) -> str:
+    """Words at a place; `at`: "middle" or "end" of them instead of their start."""
+    anchor = f' text-anchor="{at}"' if at else ""
+    return (
+        f'<text x="{number(x)}" y="{number(y)}" font-size="{size}" font-weight="{weight}" '
+        f'fill="{fill}"{anchor}>{escape(words)}</text>'
+    )
+
+
+def counted(count: int, noun: str, ending: str = "s") -> str:
+    """1 rank, 2 ranks."""
+    return f"{count} {noun}" + ("" if count == 1 else ending)
+
+
+def number(value: float) -> str:
+    """As short as it can be, with at most one decimal."""
+    return f"{value:.1f}".removesuffix(".0")
+
+
+def point(x: float, y: float) -> str:
+    """A place in the data of a path."""
+    return f"{number(x)} {number(y)}"
