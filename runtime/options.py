@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ringlet.runtime.compression.codecs import make_codec
 from ringlet.runtime.compression.schemes import parse
 from ringlet.runtime.mesh import MeshError
-from ringlet.runtime.pipeline import SCHEDULES
+from ringlet.runtime.pipeline.schedules import SCHEDULES
 
 
 @dataclass(frozen=True)

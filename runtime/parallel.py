@@ -34,9 +34,9 @@ from ringlet.runtime.data.local_steps import OuterSteps
 from ringlet.runtime.data.norm import global_norm, scale_gradients, squares
 from ringlet.runtime.mesh import Mesh
 from ringlet.runtime.options import Parallelism
-from ringlet.runtime.pipeline import make_schedule
 from ringlet.runtime.pipeline.boundary import divide, join
 from ringlet.runtime.pipeline.run import Executor, MicroBatch, Plain, Transport
+from ringlet.runtime.pipeline.schedules import make_schedule
 from ringlet.runtime.sharding.assembly import REPLICA, Assembly
 
 

@@ -13,8 +13,8 @@ from ringlet.runtime.pipeline.actions import PipelineSchedule
 from ringlet.runtime.pipeline.draw import draw_text
 from ringlet.runtime.pipeline.formulas import Bubble, bubble
 from ringlet.runtime.pipeline.picture import draw_svg
-from ringlet.runtime.pipeline.price import Costs, Price, price
-from ringlet.runtime.pipeline.prove import Proof, prove
+from ringlet.runtime.pipeline.price import Costs, PipelinePrice, price
+from ringlet.runtime.pipeline.prove import PipelineProof, prove
 from ringlet.runtime.pipeline.schedules import SCHEDULES, make_schedule
 
 DRAWN, PICTURED, EXPLAINED = 1_000, 4_000, 20_000
@@ -51,8 +51,8 @@ class Answer:
 
     schedule: PipelineSchedule
     costs: Costs
-    priced: Price
-    proof: Proof
+    priced: PipelinePrice
+    proof: PipelineProof
     formula: Bubble | None
 
     @property
@@ -177,8 +177,8 @@ def _state(answer: Answer) -> None:
 def _compare(question: Question, chosen: Answer) -> None:
     """All schedules, each with its own chunks."""
     typer.echo(f"  {'schedule':<18}{'time':>8}{'bubble':>10}{'formula':>10}{'activations':>14}")
-    for name, recipe in SCHEDULES.items():
-        chunks = max(2, chosen.schedule.chunks) if recipe.interleaves else 1
+    for name, spec in SCHEDULES.items():
+        chunks = max(2, chosen.schedule.chunks) if spec.interleaves else 1
         own = name == chosen.schedule.name
         answer = chosen if own else question.answer(name, chunks)
         measured = _percent(answer.priced.bubbles[0])

@@ -1,18 +1,8 @@
-"""Pipeline schedules as data: made by a pure function, then proven, priced, drawn and run."""
+"""Pipeline parallelism: a model cut into stages, and schedules of what each rank does when.
 
-from ringlet.runtime.pipeline.actions import Action, PipelineSchedule
-from ringlet.runtime.pipeline.price import Costs, Price, price
-from ringlet.runtime.pipeline.prove import Proof, prove
-from ringlet.runtime.pipeline.schedules import SCHEDULES, make_schedule
+A schedule is data, as a collective is, and has the same four readers. `comm/schedules/kernel.py`
+executes it; this folder knows that one, `comm`'s groups, and `nn`, but no mesh and no model.
 
-__all__ = [
-    "SCHEDULES",
-    "Action",
-    "Costs",
-    "PipelineSchedule",
-    "Price",
-    "Proof",
-    "make_schedule",
-    "price",
-    "prove",
-]
+Read actions.py (what a schedule is) and schedules.py (the schedules); then the readers prove.py,
+price.py, draw.py with picture.py, and run.py, which computes. formulas.py has the papers' bubbles.
+"""

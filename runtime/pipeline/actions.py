@@ -1,15 +1,19 @@
 """What the ranks of a pipeline do: a schedule is, for each rank, a list of actions.
 
-A model is cut into ranks * chunks stages. Stage s is on rank s % ranks, so that with several
-chunks the layers go round the ranks more than once (Narayanan et al., "Efficient large-scale
-language model training on GPU clusters using Megatron-LM", 2021, section 2.2).
+A model is cut into ranks * chunks stages. Stage s is on rank s % ranks, so with several chunks a
+micro-batch goes round the ranks more than once (Narayanan et al., "Efficient large-scale language
+model training on GPU clusters using Megatron-LM", 2021, section 2.2).
 """
 
+from collections import defaultdict, deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, TypeAlias
 
-from ringlet.runtime.pipeline.transfers import insert_transfers
+from ringlet.comm.schedules.svg import counted
+
+COMPUTE, TRANSFERS = ("F", "B", "I", "W"), ("SEND_F", "RECV_F", "SEND_B", "RECV_B")
 
 
 class Action(NamedTuple):
@@ -21,10 +25,10 @@ class Action(NamedTuple):
     | B | backward, whole |
     | I | backward to the inputs only |
     | W | backward to the weights only, after the I of the same stage and micro-batch |
-    | SEND_F, RECV_F | activations leave the stage that makes them, reach the one that needs them |
-    | SEND_B, RECV_B | gradients, likewise |
+    | SEND_F, RECV_F | send activations from stage s, receive them for stage s + 1 |
+    | SEND_B, RECV_B | send gradients from stage s, receive them for stage s - 1 |
 
-    In SEND, `stage` is the one that made what is sent; in RECV, the one that needs it.
+    In a SEND, `stage` is the one that made the data; in a RECV, the one that needs it.
     """
 
     kind: str
@@ -36,16 +40,13 @@ class Action(NamedTuple):
 
     @property
     def other_end(self) -> "Action":
-        """The receive that belongs to this send, or the send that belongs to this receive.
-
-        Activations go from stage s to s + 1, gradients from s to s - 1.
-        """
+        """The receive of this send, or the send of this receive."""
         way, what = self.kind.split("_")
         step = 1 if (way == "SEND") == (what == "F") else -1
         return Action(f"{'RECV' if way == 'SEND' else 'SEND'}_{what}", self.stage + step, self[2])
 
     def needs(self, stages: int) -> "Action | None":
-        """The receive of what another stage has to give to F, B or I; None: nothing."""
+        """The receive that F, B or I needs from another stage; None: it needs none."""
         if self.kind == "F" and self.stage > 0:
             return self._replace(kind="RECV_F")
         if self.kind in ("B", "I") and self.stage < stages - 1:
@@ -53,7 +54,7 @@ class Action(NamedTuple):
         return None
 
     def gives(self, stages: int) -> "Action | None":
-        """The send of what F, B or I makes for another stage; None: nothing."""
+        """The send of what F, B or I makes for another stage; None: it makes nothing for one."""
         if self.kind == "F" and self.stage < stages - 1:
             return self._replace(kind="SEND_F")
         if self.kind in ("B", "I") and self.stage > 0:
@@ -61,8 +62,8 @@ class Action(NamedTuple):
         return None
 
 
-Program: TypeAlias = tuple[Action, ...]
-"""What one rank does, in this order."""
+Channels: TypeAlias = "defaultdict[tuple[int, int, str] | None, deque[Action]]"
+"""By channel, the receives of what is sent there, in order."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class PipelineSchedule:
     ranks: int
     chunks: int
     micro_batches: int
-    compute: tuple[Program, ...]
+    compute: tuple[tuple[Action, ...], ...]
 
     @property
     def stages(self) -> int:
@@ -81,9 +82,48 @@ class PipelineSchedule:
         return self.ranks * self.chunks
 
     @cached_property
-    def programs(self) -> tuple[Program, ...]:
-        """`compute` with transfers: what each rank executes. Receives wait, sends do not."""
-        return insert_transfers(self.compute, self.stages)
+    def programs(self) -> tuple[tuple[Action, ...], ...]:
+        """`compute` with the transfers that it needs: what each rank executes.
+
+        A send follows the action that makes its data at once. A receive stands right before the
+        action that needs it. Messages of one channel are received in the order in which they are
+        sent: where an action needs one that is behind others, those are received first; they were
+        sent earlier, so this waits no longer. Stages on one rank hand over without a transfer.
+        """
+        if self.ranks == 1:
+            return self.compute
+        channels: Channels = defaultdict(deque)
+        for rank, actions in enumerate(self.compute):
+            for action in actions:
+                if send := action.gives(self.stages):
+                    channels[self.channel(rank, send)].append(send.other_end)
+        return tuple(
+            tuple(self._with_transfers(rank, actions, channels))
+            for rank, actions in enumerate(self.compute)
+        )
+
+    def _with_transfers(
+        self, rank: int, actions: tuple[Action, ...], channels: Channels
+    ) -> Iterator[Action]:
+        received: set[Action] = set()
+        for action in actions:
+            if needed := action.needs(self.stages):
+                channel = channels[self.channel(rank, needed)]
+                while channel and needed not in received:
+                    received.add(channel[0])
+                    yield channel.popleft()
+            yield action
+            if send := action.gives(self.stages):
+                yield send
+
+    def channel(self, rank: int, action: Action) -> tuple[int, int, str] | None:
+        """(sender, receiver, F or B) of a transfer; None for what is computed. See
+        comm/schedules/kernel.py."""
+        if action.kind in COMPUTE:
+            return None
+        way, what = action.kind.split("_")
+        peer = self.peer(action)
+        return (rank, peer, what) if way == "SEND" else (peer, rank, what)
 
     def rank_of(self, stage: int) -> int:
         """Where the stage is."""
@@ -98,9 +138,6 @@ class PipelineSchedule:
         return self.rank_of(transfer.other_end.stage)
 
     def __str__(self) -> str:
-        ranks = f"{self.ranks} rank" + ("s" if self.ranks > 1 else "")
-        chunks = f" x {self.chunks} chunks" if self.chunks > 1 else ""
-        micro_batches = f"{self.micro_batches} micro-batch" + (
-            "es" if self.micro_batches > 1 else ""
-        )
-        return f"{self.name} of {ranks}{chunks}, {micro_batches}"
+        ranks, chunks = counted(self.ranks, "rank"), f" x {self.chunks} chunks"
+        micro_batches = counted(self.micro_batches, "micro-batch", "es")
+        return f"{self.name} of {ranks}{chunks if self.chunks > 1 else ''}, {micro_batches}"

@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from ringlet.runtime.pipeline.actions import Action, PipelineSchedule
-from ringlet.runtime.pipeline.price import UNIT, Costs, Interval, Price, price
+from ringlet.runtime.pipeline.price import UNIT, Costs, Interval, PipelinePrice, price
 
 MARKS = {"F": "", "B": "<", "I": "<", "W": "="}
 CHUNKS = "abcdefghijklmnopqrstuvwxyz"
@@ -16,7 +16,8 @@ def draw_text(schedule: PipelineSchedule, costs: Costs = UNIT, width: int = 96) 
     """The schedule at these costs; lines that are longer than `width` go on below."""
     priced = price(schedule, costs)
     scale = _scale(schedule, priced)
-    lines = [_line(schedule, intervals, priced, scale) for intervals in priced.intervals]
+    columns = scale.at(priced.makespan)
+    lines = [_line(schedule, intervals, columns, scale) for intervals in priced.intervals]
     names = [f"rank {rank}" for rank in range(schedule.ranks)]
     margin = len(names[-1]) + 2
     room = max(1, (width - margin) // scale.pitch) * scale.pitch
@@ -49,7 +50,7 @@ def computed(intervals: Iterable[Interval]) -> Iterator[Interval]:
 
 
 def _line(
-    schedule: PipelineSchedule, intervals: tuple[Interval, ...], priced: Price, scale: _Scale
+    schedule: PipelineSchedule, intervals: tuple[Interval, ...], columns: int, scale: _Scale
 ) -> str:
     """A rank's time: labels as long as what they stand for, dots where it is idle."""
     line = ""
@@ -58,7 +59,7 @@ def _line(
         length = scale.at(end) - len(line)
         fill = "-" if length > scale.pitch else " "
         line += _label(schedule, action).ljust(length - 1, fill)[: length - 1] + " "
-    return line + _dots(len(line), scale.at(priced.makespan), scale.pitch)
+    return line + _dots(len(line), columns, scale.pitch)
 
 
 def _dots(start: int, end: int, pitch: int) -> str:
@@ -72,7 +73,7 @@ def _label(schedule: PipelineSchedule, action: Action) -> str:
     return f"{MARKS[action.kind]}{action.micro_batch}{letter}"
 
 
-def _scale(schedule: PipelineSchedule, priced: Price) -> _Scale:
+def _scale(schedule: PipelineSchedule, priced: PipelinePrice) -> _Scale:
     """Every label fits, with a blank after it.
 
     A unit of time is a whole number of columns, where that is not much wider.

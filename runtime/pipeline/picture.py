@@ -1,18 +1,29 @@
 """A pipeline schedule as a picture: time runs to the right, ranks stand below each other.
 
 Forwards, backwards and backwards to the weights have a colour each, and chunks a shade of it.
-The text of an SVG is built by hand: it depends on nothing, and is the same every time.
 """
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from xml.sax.saxutils import escape
 
-from ringlet.comm.schedules.svg import FAINT, FONT, INK, MARGIN, PALETTE, SOFT
+from ringlet.comm.schedules.svg import (
+    EMPTY,
+    FAINT,
+    INK,
+    MARGIN,
+    PALETTE,
+    SOFT,
+    counted,
+    document,
+    headings,
+    number,
+    point,
+    text,
+)
 from ringlet.runtime.pipeline.actions import Action, PipelineSchedule
 from ringlet.runtime.pipeline.draw import computed
-from ringlet.runtime.pipeline.price import UNIT, Costs, Price, price
+from ringlet.runtime.pipeline.price import UNIT, Costs, PipelinePrice, price
 from ringlet.runtime.pipeline.prove import prove
 
 COLOURS = {"F": PALETTE[0], "B": PALETTE[1], "I": PALETTE[1], "W": PALETTE[2]}
@@ -21,11 +32,11 @@ NARROWEST, WIDEST, BLOCK = 560.0, 1080.0, 26.0
 
 
 @dataclass(frozen=True)
-class _Layout:
+class _GanttChart:
     """Where everything stands, in pixels."""
 
     schedule: PipelineSchedule
-    priced: Price
+    priced: PipelinePrice
 
     @property
     def scale(self) -> float:
@@ -59,57 +70,49 @@ def draw_svg(schedule: PipelineSchedule, costs: Costs = UNIT) -> str:
 
     Raises ScheduleError for a schedule that cannot be executed, as `prove` does.
     """
-    layout = _Layout(schedule, price(schedule, costs))
-    width, height = _n(layout.width), _n(layout.bottom + 92)
+    chart = _GanttChart(schedule, price(schedule, costs))
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
-        f'viewBox="0 0 {width} {height}" font-family="{FONT}">',
-        f"<title>{escape(str(schedule))}</title>",
-        f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
-        *_headings(layout),
-        *_rows(layout),
-        *_blocks(layout),
-        *_messages(layout, costs),
-        *_axis(layout),
-        *_legend(layout, costs),
-        "</svg>",
+        *headings(f"pipeline: {schedule.name}", _facts(chart)),
+        text(chart.width - MARGIN, TOP - 10, "activations held", size=11, fill=SOFT, at="end"),
+        *_rows(chart),
+        *_blocks(chart),
+        *_messages(chart, costs),
+        *_axis(chart),
+        *_legend(chart, costs),
     ]
-    return "\n".join(parts) + "\n"
+    return document(str(schedule), chart.width, chart.bottom + 92, parts)
 
 
-def _headings(layout: _Layout) -> Iterator[str]:
-    schedule, bubbles = layout.schedule, layout.priced.bubbles
-    words = [_count(schedule.ranks, "rank")]
-    words += [f"{schedule.chunks} chunks"] if schedule.chunks > 1 else []
-    words += [_count(schedule.micro_batches, "micro-batch", "es")]
+def _facts(chart: _GanttChart) -> Iterator[str]:
+    schedule, bubbles = chart.schedule, chart.priced.bubbles
+    yield counted(schedule.ranks, "rank")
+    if schedule.chunks > 1:
+        yield f"{schedule.chunks} chunks"
+    yield counted(schedule.micro_batches, "micro-batch", "es")
     least, most = (f"{100 * bound:.1f}" for bound in (min(bubbles), max(bubbles)))
-    words += [f"bubble {most if least == most else f'{least} to {most}'} %"]
-    yield _text(MARGIN, 42, f"pipeline: {schedule.name}", size=20, weight=600)
-    yield _text(MARGIN, 65, " \u00b7 ".join(words), size=13, fill=SOFT)
-    right = layout.width - MARGIN
-    yield _text(right, TOP - 10, "activations held", size=11, fill=SOFT, at="end")
+    yield f"bubble {most if least == most else f'{least} to {most}'} %"
 
 
-def _rows(layout: _Layout) -> Iterator[str]:
-    """For each rank its name, an empty row, and the most activations that it holds.
+def _rows(chart: _GanttChart) -> Iterator[str]:
+    """Each rank's name, an empty row, and the most activations that it holds.
 
-    Those of a chunk are of so much less of the rank's layers.
+    The activations of a chunk are those of 1/chunks of the rank's layers.
     """
-    across = f'x="{_n(layout.x(0))}" width="{_n(layout.x(layout.span) - layout.x(0))}"'
-    chunks = layout.schedule.chunks
+    across = f'x="{number(chart.x(0))}" width="{number(chart.x(chart.span) - chart.x(0))}"'
+    chunks = chart.schedule.chunks
     size = f" \u00d7 1/{chunks}" if chunks > 1 else ""
-    for rank, peak in enumerate(prove(layout.schedule).peaks):
-        y, middle = layout.y(rank), layout.y(rank) + ROW / 2 + 5
-        yield _text(MARGIN, middle, f"rank {rank}", size=13, weight=600)
-        yield f'<rect {across} y="{_n(y)}" height="{ROW}" fill="#f7f8fa" stroke="{FAINT}"/>'
-        yield _text(layout.width - MARGIN, middle, f"{peak}{size}", size=13, at="end")
+    for rank, peak in enumerate(prove(chart.schedule).peaks):
+        y, middle = chart.y(rank), chart.y(rank) + ROW / 2 + 5
+        yield text(MARGIN, middle, f"rank {rank}", size=13, weight=600)
+        yield f'<rect {across} y="{number(y)}" height="{ROW}" fill="{EMPTY}" stroke="{FAINT}"/>'
+        yield text(chart.width - MARGIN, middle, f"{peak}{size}", size=13, at="end")
 
 
-def _blocks(layout: _Layout) -> Iterator[str]:
-    for rank, intervals in enumerate(layout.priced.intervals):
+def _blocks(chart: _GanttChart) -> Iterator[str]:
+    for rank, intervals in enumerate(chart.priced.intervals):
         for action, start, end in computed(intervals):
-            box = (layout.x(start), layout.y(rank), layout.x(end) - layout.x(start))
-            yield from _block(layout.schedule, action, *box)
+            box = (chart.x(start), chart.y(rank), chart.x(end) - chart.x(start))
+            yield from _block(chart.schedule, action, *box)
 
 
 def _block(
@@ -118,89 +121,69 @@ def _block(
     chunk = schedule.chunk_of(action.stage)
     paleness = 0.6 * chunk / max(1, schedule.chunks - 1)
     yield (
-        f'<rect x="{_n(x)}" y="{_n(y)}" width="{_n(width)}" height="{ROW}" '
+        f'<rect x="{number(x)}" y="{number(y)}" width="{number(width)}" height="{ROW}" '
         f'fill="{_pale(COLOURS[action.kind], paleness)}" stroke="#ffffff"/>'
     )
-    number = str(action.micro_batch)
-    if width >= 4 + 7 * len(number):
+    label = str(action.micro_batch)
+    if width >= 4 + 7 * len(label):
         ink = INK if paleness > 0.35 else "#ffffff"
-        yield _text(x + width / 2, y + ROW / 2 + 4.5, number, size=12, fill=ink, at="middle")
+        yield text(x + width / 2, y + ROW / 2 + 4.5, label, size=12, fill=ink, at="middle")
 
 
-def _messages(layout: _Layout, costs: Costs) -> Iterator[str]:
-    """Lines from where a message leaves to where it arrives, if that takes any time."""
+def _messages(chart: _GanttChart, costs: Costs) -> Iterator[str]:
+    """Lines from where messages leave to where they arrive, if that takes any time."""
     if not costs.transfer + costs.latency:
         return
-    for rank, intervals in enumerate(layout.priced.intervals):
+    for rank, intervals in enumerate(chart.priced.intervals):
         for action, start, end in intervals:
             if action.kind.startswith("SEND"):
-                peer = layout.schedule.peer(action)
+                peer = chart.schedule.peer(action)
                 leaves, arrives = (ROW - 3, 3) if peer > rank else (3, ROW - 3)
                 yield (
-                    f'<path d="M{_n(layout.x(start))} {_n(layout.y(rank) + leaves)}'
-                    f'L{_n(layout.x(end))} {_n(layout.y(peer) + arrives)}" '
+                    f'<path d="M{point(chart.x(start), chart.y(rank) + leaves)}'
+                    f'L{point(chart.x(end), chart.y(peer) + arrives)}" '
                     f'stroke="{INK}" stroke-opacity="0.55" stroke-width="1"/>'
                 )
 
 
-def _axis(layout: _Layout) -> Iterator[str]:
+def _axis(chart: _GanttChart) -> Iterator[str]:
     """Ticks at round numbers, about 60 pixels apart."""
-    y, step = layout.bottom + 8, _round_step(60 / layout.scale)
-    yield _text(MARGIN, y + 15, "time", size=12, fill=SOFT)
-    for tick in range(math.floor(layout.span / step + 1e-9) + 1):
-        x = layout.x(tick * step)
-        yield f'<path d="M{_n(x)} {_n(y - 4)}v6" stroke="{SOFT}"/>'
-        yield _text(x, y + 15, f"{tick * step:g}", size=11, fill=SOFT, at="middle")
+    y, step = chart.bottom + 8, _round_step(60 / chart.scale)
+    yield text(MARGIN, y + 15, "time", size=12, fill=SOFT)
+    for tick in range(math.floor(chart.span / step + 1e-9) + 1):
+        x = chart.x(tick * step)
+        yield f'<path d="M{point(x, y - 4)}v6" stroke="{SOFT}"/>'
+        yield text(x, y + 15, f"{tick * step:g}", size=11, fill=SOFT, at="middle")
 
 
 def _round_step(least: float) -> float:
-    """The least 1, 2 or 5 times a power of ten that is no less."""
+    """The smallest of 1, 2 and 5 times a power of ten that is not below `least`."""
     power = 10.0 ** math.floor(math.log10(least))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least * (1 - 1e-9))
 
 
-def _legend(layout: _Layout, costs: Costs) -> Iterator[str]:
+def _legend(chart: _GanttChart, costs: Costs) -> Iterator[str]:
     """What colours, shades and lines mean."""
-    schedule = layout.schedule
+    schedule = chart.schedule
     kinds = {action.kind for program in schedule.compute for action in program}
     words = {"F": "forward", "B": "backward", "I": "backward to inputs", "W": "to weights"}
     signs = [(COLOURS[kind], meaning) for kind, meaning in words.items() if kind in kinds]
     for chunk in range(schedule.chunks if schedule.chunks > 1 else 0):
         shade = _pale(COLOURS["F"], 0.6 * chunk / (schedule.chunks - 1))
         signs.append((shade, f"chunk {chunk}"))
-    signs.append(("#f7f8fa", "idle"))
-    x, y = float(MARGIN), layout.bottom + 46
+    signs.append((EMPTY, "idle"))
+    x, y = float(MARGIN), chart.bottom + 46
     for fill, meaning in signs:
-        yield (
-            f'<rect x="{_n(x)}" y="{_n(y)}" width="22" height="18" fill="{fill}" stroke="{FAINT}"/>'
-        )
-        yield _text(x + 30, y + 13.5, meaning, size=12, fill=SOFT)
+        place = f'x="{number(x)}" y="{number(y)}"'
+        yield f'<rect {place} width="22" height="18" fill="{fill}" stroke="{FAINT}"/>'
+        yield text(x + 30, y + 13.5, meaning, size=12, fill=SOFT)
         x += 30 + 6.7 * len(meaning) + 20
     if costs.transfer + costs.latency:
-        yield f'<path d="M{_n(x + 2)} {_n(y)}l18 18" stroke="{INK}" stroke-opacity="0.55"/>'
-        yield _text(x + 30, y + 13.5, "message", size=12, fill=SOFT)
+        yield f'<path d="M{point(x + 2, y)}l18 18" stroke="{INK}" stroke-opacity="0.55"/>'
+        yield text(x + 30, y + 13.5, "message", size=12, fill=SOFT)
 
 
 def _pale(colour: str, paleness: float) -> str:
-    """The colour, mixed with white: 0 not at all, 1 nothing else."""
+    """The colour mixed with white, from 0 (the colour) to 1 (white)."""
     parts = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
     return "#" + "".join(f"{round(part + (255 - part) * paleness):02x}" for part in parts)
-
-
-def _text(
-    x: float, y: float, words: str, *, size: int, fill: str = INK, weight: int = 400, at: str = ""
-) -> str:
-    anchor = f' text-anchor="{at}"' if at else ""
-    return (
-        f'<text x="{_n(x)}" y="{_n(y)}" font-size="{size}" font-weight="{weight}" '
-        f'fill="{fill}"{anchor}>{escape(words)}</text>'
-    )
-
-
-def _count(number: int, noun: str, ending: str = "s") -> str:
-    return f"{number} {noun}" + ("" if number == 1 else ending)
-
-
-def _n(value: float) -> str:
-    """A number as short as it can be: at most one decimal."""
-    return f"{value:.1f}".removesuffix(".0")

@@ -1,16 +1,16 @@
 """Price a schedule: how long it takes, and where the bubbles are.
 
-A rank computes one thing at a time. A message leaves at once, on a link of its own for each
-direction between two ranks, where it follows the messages before it: it takes `transfer` seconds
-to pass, and is there `latency` later. Nobody's arithmetic is slowed by it.
+A rank computes one thing at a time. Each direction between two ranks is a link of its own, on
+which messages follow one another: a message occupies it for `transfer` seconds, and arrives
+`latency` seconds later. Messages slow down nobody's arithmetic.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
+from ringlet.comm.schedules.kernel import execute
 from ringlet.runtime.pipeline.actions import Action, PipelineSchedule
-from ringlet.runtime.pipeline.follow import follow
 
 Seconds: TypeAlias = float | Sequence[float]
 """The same for all stages, or one for each."""
@@ -18,7 +18,7 @@ Seconds: TypeAlias = float | Sequence[float]
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds that everything takes. A whole backward takes `inputs` + `weights`."""
+    """Seconds for each kind of action. A whole backward takes `inputs` + `weights`."""
 
     forward: Seconds = 1
     inputs: Seconds = 1
@@ -27,7 +27,7 @@ class Costs:
     latency: float = 0
 
     def of(self, action: Action) -> float:
-        """What a compute action takes."""
+        """Seconds for F, B, I or W."""
         forward, inputs, weights = (
             cost[action.stage] if isinstance(cost, Sequence) else cost
             for cost in (self.forward, self.inputs, self.weights)
@@ -40,7 +40,8 @@ UNIT = Costs()
 
 
 class Interval(NamedTuple):
-    """When a rank does something. A send lasts until it arrives, a receive as long as it waits."""
+    """When a rank takes an action. A send lasts until its message arrives, a receive while it
+    waits."""
 
     action: Action
     start: float
@@ -48,7 +49,7 @@ class Interval(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Price:
+class PipelinePrice:
     """How long a schedule takes."""
 
     makespan: float
@@ -71,7 +72,7 @@ class Price:
         return tuple(idle / self.makespan if self.makespan else 0.0 for idle in self.idle)
 
 
-def price(schedule: PipelineSchedule, costs: Costs = UNIT) -> Price:
+def price(schedule: PipelineSchedule, costs: Costs = UNIT) -> PipelinePrice:
     """Execute the schedule with clocks; whole numbers stay exact.
 
     Raises ValueError if the costs are not for this many stages, ScheduleError as `prove` does
@@ -80,16 +81,16 @@ def price(schedule: PipelineSchedule, costs: Costs = UNIT) -> Price:
     for name, cost in vars(costs).items():
         if isinstance(cost, Sequence) and len(cost) != schedule.stages:
             raise ValueError(f"{name} has {len(cost)} numbers for {schedule.stages} stages")
-    pricer = _Pricer(schedule, costs)
-    follow(schedule, schedule.programs, pricer)
-    return Price(
+    pricer = _PipelinePricer(schedule, costs)
+    execute(schedule, schedule.programs, pricer)
+    return PipelinePrice(
         makespan=max(pricer.now),
         busy=tuple(sum(map(costs.of, actions)) for actions in schedule.compute),
         intervals=tuple(map(tuple, pricer.intervals)),
     )
 
 
-class _Pricer:
+class _PipelinePricer:
     """The reader of a price: a clock for each rank, and when each link is free."""
 
     def __init__(self, schedule: PipelineSchedule, costs: Costs) -> None:
@@ -110,8 +111,8 @@ class _Pricer:
         self.intervals[rank].append(Interval(action, start, arrival))
         return arrival
 
-    def receive(self, rank: int, action: Action, message: float) -> None:
-        self._until(rank, action, max(self.now[rank], message))
+    def receive(self, rank: int, action: Action, arrival: float) -> None:
+        self._until(rank, action, max(self.now[rank], arrival))
 
     def _until(self, rank: int, action: Action, end: float) -> None:
         self.intervals[rank].append(Interval(action, self.now[rank], end))

@@ -15,7 +15,7 @@ from ringlet.runtime.pipeline.actions import Action, PipelineSchedule
 Item = TypeVar("Item")
 
 
-class Recipe(NamedTuple):
+class ScheduleSpec(NamedTuple):
     """How a schedule is made."""
 
     actions: Callable[[int, int, int, int], list[Action]]
@@ -93,11 +93,11 @@ def zero_bubble(rank: int, ranks: int, micro_batches: int, chunks: int) -> list[
     return actions + waiting
 
 
-SCHEDULES: dict[str, Recipe] = {
-    "gpipe": Recipe(gpipe),
-    "1f1b": Recipe(one_forward_one_backward),
-    "interleaved": Recipe(interleaved, interleaves=True),
-    "zero-bubble": Recipe(zero_bubble),
+SCHEDULES: dict[str, ScheduleSpec] = {
+    "gpipe": ScheduleSpec(gpipe),
+    "1f1b": ScheduleSpec(one_forward_one_backward),
+    "interleaved": ScheduleSpec(interleaved, interleaves=True),
+    "zero-bubble": ScheduleSpec(zero_bubble),
 }
 
 
@@ -112,14 +112,14 @@ def make_schedule(name: str, ranks: int, micro_batches: int, chunks: int = 1) ->
     for what, number in (("ranks", ranks), ("micro_batches", micro_batches), ("chunks", chunks)):
         if number < 1:
             raise ValueError(f"{what} is {number}; it has to be at least 1")
-    recipe = SCHEDULES[name]
-    if recipe.interleaves and chunks == 1:
+    spec = SCHEDULES[name]
+    if spec.interleaves and chunks == 1:
         raise ValueError(f"{name} needs at least 2 chunks on each rank; with 1 there is 1f1b")
-    if not recipe.interleaves and chunks > 1:
+    if not spec.interleaves and chunks > 1:
         fits = ", ".join(other for other, entry in SCHEDULES.items() if entry.interleaves)
         raise ValueError(f"{name} has 1 chunk on each rank, not {chunks}; for several: {fits}")
     compute = tuple(
-        tuple(recipe.actions(rank, ranks, micro_batches, chunks)) for rank in range(ranks)
+        tuple(spec.actions(rank, ranks, micro_batches, chunks)) for rank in range(ranks)
     )
     return PipelineSchedule(name, ranks, chunks, micro_batches, compute)
 

@@ -13,8 +13,8 @@ from ringlet.nn.models import GPTConfig
 from ringlet.runtime.data.zero_blocks import MEMORIES
 from ringlet.runtime.mesh import AXES
 from ringlet.runtime.options import Parallelism
-from ringlet.runtime.pipeline import make_schedule
 from ringlet.runtime.pipeline.prove import prove
+from ringlet.runtime.pipeline.schedules import make_schedule
 from ringlet.runtime.training.corpus import share
 
 ITEM = 4

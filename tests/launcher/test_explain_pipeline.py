@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 from ringlet.launcher.cli import main
-from ringlet.runtime.pipeline import SCHEDULES
+from ringlet.runtime.pipeline.schedules import SCHEDULES
 
 ROOT = Path(__file__).resolve().parents[2]
 LESSON = (ROOT / "docs" / "pipeline.md").read_text(encoding="utf-8")

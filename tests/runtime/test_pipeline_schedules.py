@@ -7,10 +7,13 @@ from xml.etree import ElementTree
 import pytest
 
 from ringlet.comm.errors import ScheduleError
-from ringlet.runtime.pipeline import Action, Costs, PipelineSchedule, make_schedule, price, prove
+from ringlet.runtime.pipeline.actions import Action, PipelineSchedule
 from ringlet.runtime.pipeline.draw import draw_text
 from ringlet.runtime.pipeline.formulas import bubble, peaks
 from ringlet.runtime.pipeline.picture import draw_svg
+from ringlet.runtime.pipeline.price import Costs, price
+from ringlet.runtime.pipeline.prove import prove
+from ringlet.runtime.pipeline.schedules import make_schedule
 
 EVERY = [("gpipe", 1), ("1f1b", 1), ("interleaved", 2), ("interleaved", 3), ("zero-bubble", 1)]
 MICRO_BATCHES = range(1, 17)
@@ -166,16 +169,16 @@ def test_where_everything_is():
 
 
 BROKEN = {
-    "swapped": (("F0.0 F0.1 B0.0 B0.1", "B1.0 F1.0 F1.1 B1.1"), "rank 1, B1.0: F1.0 has to come"),
-    "twice": (("F0.0 F0.0 F0.1 B0.0 B0.1", "F1.0 B1.0 F1.1 B1.1"), "rank 0, F0.0: it is there twi"),
-    "missing forward": (("F0.0 B0.0 B0.1", "F1.0 B1.0 F1.1 B1.1"), "rank 0, F0.1: it is not there"),
-    "missing backward": (("F0.0 F0.1 B0.0 B0.1", "F1.0 B1.0 F1.1"), "rank 1, B1.1: it is not ther"),
-    "missing weights": (("F0.0 F0.1 I0.0 W0.0 I0.1", "F1.0 B1.0 F1.1 B1.1"), "W0.1: it is not the"),
+    "swapped": (("F0.0 F0.1 B0.0 B0.1", "B1.0 F1.0 F1.1 B1.1"), "rank 1, B1.0: F1.0 must come"),
+    "twice": (("F0.0 F0.0 F0.1 B0.0 B0.1", "F1.0 B1.0 F1.1 B1.1"), "rank 0, F0.0: it is listed tw"),
+    "missing forward": (("F0.0 B0.0 B0.1", "F1.0 B1.0 F1.1 B1.1"), "rank 0, F0.1: it is missing"),
+    "missing backward": (("F0.0 F0.1 B0.0 B0.1", "F1.0 B1.0 F1.1"), "rank 1, B1.1: it is missing"),
+    "missing weights": (("F0.0 F0.1 I0.0 W0.0 I0.1", "F1.0 B1.0 F1.1 B1.1"), "W0.1: it is missing"),
     "whole and parts": (
         ("F0.0 F0.1 B0.0 B0.1", "F1.0 I1.0 W1.0 F1.1 B1.1 W1.1"),
-        "rank 1, B1.1: its backward is there in two parts, too",
+        "rank 1, B1.1: its backward is also listed in two parts",
     ),
-    "weights first": (("F0.0 F0.1 B0.0 B0.1", "F1.0 W1.0 I1.0 F1.1 B1.1"), "rank 1, W1.0: I1.0 h"),
+    "weights first": (("F0.0 F0.1 B0.0 B0.1", "F1.0 W1.0 I1.0 F1.1 B1.1"), "rank 1, W1.0: I1.0 m"),
     "another order": (
         ("F0.0 F0.1 B0.1 B0.0", "F1.0 F1.1 B1.1 B1.0"),
         "rank 1, B1.0: micro-batch 1 was before it; gradients would add up in another order",
@@ -203,15 +206,15 @@ SOUND = (
     "RECV_F1.0 F1.0 B1.0 SEND_B1.0 RECV_F1.1 F1.1 B1.1 SEND_B1.1",
 )
 BROKEN_TRANSFERS = {
-    "missing receive": (1, "RECV_F1.1 ", "", "rank 1, F1.1: RECV_F1.1 has to come before it"),
+    "missing receive": (1, "RECV_F1.1 ", "", "rank 1, F1.1: RECV_F1.1 must come before it"),
     "missing send": (1, " SEND_B1.1", "", "deadlocks: rank 0 waits at RECV_B0.1 for rank 1"),
-    "early send": (0, "F0.1 SEND_F0.1", "SEND_F0.1 F0.1", "rank 0, SEND_F0.1: F0.1 has to come"),
-    "late receive": (1, "RECV_F1.0 F1.0", "F1.0 RECV_F1.0", "rank 1, F1.0: RECV_F1.0 has to come"),
+    "early send": (0, "F0.1 SEND_F0.1", "SEND_F0.1 F0.1", "rank 0, SEND_F0.1: F0.1 must come"),
+    "late receive": (1, "RECV_F1.0 F1.0", "F1.0 RECV_F1.0", "rank 1, F1.0: RECV_F1.0 must come"),
     "wrong message": (
         1, "RECV_F1.0 F1.0", "RECV_F1.1 RECV_F1.0 F1.0",
         "rank 1 cannot take RECV_F1.1: the next message from rank 0 is for RECV_F1.0",
     ),
-    "sent twice": (0, "SEND_F0.1", "SEND_F0.1 SEND_F0.1", "rank 0, SEND_F0.1: it is there twice"),
+    "sent twice": (0, "SEND_F0.1", "SEND_F0.1 SEND_F0.1", "rank 0, SEND_F0.1: it is listed twice"),
     "to nobody": (0, "F0.0 ", "F0.0 SEND_B0.0 ", "SEND_B0.0: there is no stage at the other end"),
 }  # fmt: skip
 
@@ -237,16 +240,15 @@ def test_programs_are_of_all_ranks_and_without_transfers_on_one():
 
 
 def test_a_message_that_nobody_takes_is_an_error_in_a_price_too():
-    with pytest.raises(
-        ScheduleError, match=re.escape("rank 1 never takes RECV_F1.1, which rank 0")
-    ):
+    with pytest.raises(ScheduleError, match=re.escape("rank 1 never receives SEND_F0.1 of rank 0")):
         price(written("F0.0 F0.1", "F1.0"))
 
 
 def test_steps_are_the_longest_chain():
-    assert prove(make_schedule("gpipe", 4, 8)).steps == 2 * (8 + 3)
-    assert prove(make_schedule("1f1b", 4, 8)).steps == 2 * (8 + 3)
-    assert prove(make_schedule("zero-bubble", 4, 8)).steps == 3 * 8 + 3
+    whole = Costs(1, 0.5, 0.5)  # a backward is one step, as a forward
+    assert price(make_schedule("gpipe", 4, 8), whole).makespan == 2 * (8 + 3)
+    assert price(make_schedule("1f1b", 4, 8), whole).makespan == 2 * (8 + 3)
+    assert price(make_schedule("zero-bubble", 4, 8)).makespan == 3 * 8 + 3
 
 
 def test_messages_take_time_and_follow_one_another():
