@@ -3,12 +3,13 @@
 Names and semantics are PyTorch's. Nothing here knows any process but its own.
 """
 
-from ringlet.nn import functional, init, models, optim, random
-from ringlet.nn.autograd import methods
-from ringlet.nn.autograd.anomaly import Anomaly, detect_anomaly
+from ringlet.nn import functional, init, models, optim, random, summary  # noqa: F401
+from ringlet.nn.anomaly import Anomaly, detect_anomaly
+from ringlet.nn.autograd.grad_mode import enable_grad, is_grad_enabled, no_grad
 from ringlet.nn.autograd.gradcheck import gradcheck
+from ringlet.nn.autograd.operations import methods  # noqa: F401
 from ringlet.nn.autograd.recompute import checkpoint
-from ringlet.nn.autograd.tensor import Operation, Tensor, enable_grad, is_grad_enabled, no_grad
+from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Backend, BackendError, MixedArrays, asarray, to_host, use
 from ringlet.nn.finetune import (
     LoRALinear,
@@ -20,36 +21,35 @@ from ringlet.nn.finetune import (
     unfreeze,
 )
 from ringlet.nn.flat import Flat, FlatParameters, Slot, common_dtype, first_nonfinite
-from ringlet.nn.layers import (
+from ringlet.nn.layers.activations import (
     GELU,
-    CausalSelfAttention,
-    CrossEntropyLoss,
-    Dropout,
-    Embedding,
-    LayerNorm,
-    LearnedPositions,
-    Linear,
     LogSoftmax,
-    MultiheadAttention,
-    PackedAttention,
-    RelativePositionBias,
     ReLU,
-    RMSNorm,
-    RotaryEmbedding,
     Sigmoid,
     SiLU,
-    SinusoidalPositions,
     Softmax,
     SwiGLU,
     Tanh,
+)
+from ringlet.nn.layers.attention import CausalSelfAttention, MultiheadAttention, PackedAttention
+from ringlet.nn.layers.basic import Dropout, Embedding, Linear
+from ringlet.nn.layers.cache import KeyValueCache
+from ringlet.nn.layers.experts import ExpertLinear, Experts, MixtureOfExperts
+from ringlet.nn.layers.losses import CrossEntropyLoss
+from ringlet.nn.layers.normalization import LayerNorm, RMSNorm
+from ringlet.nn.layers.positions import (
+    LearnedPositions,
+    RelativePositionBias,
+    RotaryEmbedding,
+    SinusoidalPositions,
+)
+from ringlet.nn.layers.transformer import (
     Transformer,
     TransformerDecoder,
     TransformerDecoderLayer,
     TransformerEncoder,
     TransformerEncoderLayer,
 )
-from ringlet.nn.layers.cache import KeyValueCache
-from ringlet.nn.layers.experts import ExpertLinear, Experts, MixtureOfExperts
 from ringlet.nn.memory import keep_freed_memory
 from ringlet.nn.module import Module, ModuleList, Parameter, Sequential, uninitialized
 
@@ -114,7 +114,6 @@ __all__ = [
     "is_grad_enabled",
     "load_lora",
     "merge_lora",
-    "methods",
     "models",
     "no_grad",
     "optim",

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from ringlet.nn import functional as F
-from ringlet.nn.autograd.tensor import Tensor, in_dtype
+from ringlet.nn.autograd.conversion import in_dtype
+from ringlet.nn.autograd.tensor import Tensor
 from ringlet.nn.backend import copy_from_host, xp
-from ringlet.nn.layers import Dropout, Linear
+from ringlet.nn.layers.basic import Dropout, Linear
 from ringlet.nn.module import Module, uninitialized
 from ringlet.nn.random import generator
 from ringlet.nn.safetensors import SafetensorsFile, write_safetensors

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from ringlet.nn.autograd.tensor import Array
-from ringlet.nn.backend import xp
+from ringlet.nn.backend import Array, xp
 from ringlet.nn.memory import return_freed_memory
 from ringlet.nn.module import Module, Parameter
 

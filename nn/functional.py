@@ -1,6 +1,18 @@
-"""Functions under PyTorch's names; see each one's docstring for shapes and errors.
+"""Functions under PyTorch's names; see each one's docstring for shapes and errors."""
 
-They are listed by subject in `ringlet.nn.autograd.operations`.
-"""
-
-from ringlet.nn.autograd.operations import *  # noqa: F403
+from ringlet.nn.autograd.operations.activations import *
+from ringlet.nn.autograd.operations.arithmetic import *
+from ringlet.nn.autograd.operations.attention import *
+from ringlet.nn.autograd.operations.comparisons import *
+from ringlet.nn.autograd.operations.dropout import *
+from ringlet.nn.autograd.operations.einsum import *
+from ringlet.nn.autograd.operations.elementwise import *
+from ringlet.nn.autograd.operations.embedding import *
+from ringlet.nn.autograd.operations.indexing import *
+from ringlet.nn.autograd.operations.linear_cross_entropy import *
+from ringlet.nn.autograd.operations.loss import *
+from ringlet.nn.autograd.operations.normalization import *
+from ringlet.nn.autograd.operations.products import *
+from ringlet.nn.autograd.operations.reductions import *
+from ringlet.nn.autograd.operations.rotary import *
+from ringlet.nn.autograd.operations.shapes import *

@@ -9,8 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from ringlet.nn.autograd.tensor import Array, Tensor
-from ringlet.nn.backend import copy_from_host
+from ringlet.nn.autograd.tensor import Tensor
+from ringlet.nn.backend import Array, copy_from_host
 from ringlet.nn.random import next_generator
 
 FanMode = Literal["fan_in", "fan_out"]

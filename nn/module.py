@@ -4,22 +4,19 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
-from ringlet.nn.autograd.backward_hooks import watch_backward
+from ringlet.nn.autograd.backward_hooks import Gradients, watch_backward
+from ringlet.nn.autograd.grad_mode import is_grad_enabled
 from ringlet.nn.autograd.recompute import checkpoint
-from ringlet.nn.autograd.tensor import Array, Tensor, is_grad_enabled
-from ringlet.nn.backend import copy_from_host
+from ringlet.nn.autograd.tensor import Tensor
+from ringlet.nn.backend import Array, copy_from_host
 from ringlet.nn.random import generator
-
-if TYPE_CHECKING:
-    from ringlet.nn.summary import Summary
 
 ForwardPreHook: TypeAlias = Callable[["Module", tuple[Any, ...]], Any]
 ForwardHook: TypeAlias = Callable[["Module", tuple[Any, ...], Any], Any]
-Gradients: TypeAlias = tuple[Array | None, ...]
 BackwardHook: TypeAlias = Callable[["Module", Gradients, Gradients], None]
 
 
@@ -64,6 +61,10 @@ class Module:
     recompute: bool = False
     """Keep nothing of the forward pass; compute it again in backward."""
 
+    summary: ClassVar[Callable[..., Any]]
+    """Run the model once on the arguments; shapes, parameters and FLOPs of each module. It is set
+    by nn/summary.py, which knows modules."""
+
     _named = False
     _forward_pre_hooks: tuple[ForwardPreHook, ...] = ()
     _forward_hooks: tuple[ForwardHook, ...] = ()
@@ -83,7 +84,8 @@ class Module:
                 args = changed if isinstance(changed, tuple) else (changed,)
         try:
             if self._backward_hooks:
-                result = watch_backward(self, self._backward_hooks, args, kwargs)
+                run = partial(self._run, **kwargs)
+                result = watch_backward(run, args, self._call_backward_hooks)
             else:
                 result = self._run(*args, **kwargs)
         except (ValueError, IndexError, TypeError) as error:
@@ -99,6 +101,10 @@ class Module:
         if self.recompute and is_grad_enabled():
             return checkpoint(self, *args, forward=partial(self.forward, **kwargs))
         return self.forward(*args, **kwargs)
+
+    def _call_backward_hooks(self, grad_inputs: Gradients, grad_outputs: Gradients) -> None:
+        for hook in self._backward_hooks:
+            hook(self, grad_inputs, grad_outputs)
 
     def register_forward_pre_hook(self, hook: ForwardPreHook) -> "ModuleHook":
         """Call `hook(module, arguments)` before each forward pass of this module; what it returns
@@ -120,12 +126,6 @@ class Module:
         """Whether a call does more than `forward`: hooks, or recomputation."""
         hooks = self._forward_pre_hooks or self._forward_hooks or self._backward_hooks
         return bool(hooks) or self.recompute
-
-    def summary(self, *args: Any, **kwargs: Any) -> "Summary":
-        """Run the model once on the arguments; shapes, parameters and FLOPs of each module."""
-        from ringlet.nn.summary import summarize
-
-        return summarize(self, *args, **kwargs)
 
     # -- what is in it ------------------------------------------------------------------------
 

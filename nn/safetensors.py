@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ringlet.nn.autograd.tensor import Array
-from ringlet.nn.backend import to_host
+from ringlet.nn.backend import Array, to_host
 
 DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4",

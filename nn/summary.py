@@ -4,12 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ringlet.nn.autograd.grad_mode import no_grad
 from ringlet.nn.autograd.operations.attention import PackedSelfAttention, ScaledDotProductAttention
 from ringlet.nn.autograd.operations.linear_cross_entropy import LinearCrossEntropy
 from ringlet.nn.autograd.operations.products import Linear, MatMul
-from ringlet.nn.autograd.tensor import Operation, Tensor, no_grad
-from ringlet.nn.autograd.watch import watching
+from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.module import Module
+from ringlet.nn.watch import watching
 
 
 @dataclass
@@ -58,7 +59,7 @@ class Summary:
 
 
 def summarize(model: Module, *args: Any, **kwargs: Any) -> Summary:
-    """Run the model once, without gradients, and say what was seen."""
+    """Run the model once, without gradients; shapes, parameters and FLOPs of each module."""
     model.assign_paths()
     rows: dict[int, Row] = {}
     for path, module in model.named_modules():
@@ -76,6 +77,9 @@ def summarize(model: Module, *args: Any, **kwargs: Any) -> Summary:
     with watching(watcher), no_grad():
         model(*args, **kwargs)
     return Summary(list(rows.values()))
+
+
+Module.summary = summarize
 
 
 def flops(operation: Operation, inputs: tuple[Tensor, ...], result: Tensor) -> int:

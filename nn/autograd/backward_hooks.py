@@ -1,33 +1,34 @@
-"""Modules' backward hooks: marks around a module tell when gradients pass."""
+"""Modules' backward hooks: marks around a module report the gradients that pass them."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
-from ringlet.nn.autograd.tensor import Array, Gradient, Operation, Tensor
+from ringlet.nn.autograd.deferred import Gradient
+from ringlet.nn.autograd.tensor import Operation, Tensor
+from ringlet.nn.backend import Array
 
-if TYPE_CHECKING:
-    from ringlet.nn.module import Module
+Gradients: TypeAlias = tuple[Array | None, ...]
 
 
 class Mark(Operation):
-    """A tensor as it is; in backward, tells its gradient."""
+    """A tensor as it is; in backward, reports its gradient."""
 
-    def __init__(self, tell: Callable[[Array], None]) -> None:
-        self.tell = tell
+    def __init__(self, report: Callable[[Array], None]) -> None:
+        self.report = report
 
     def forward(self, x: Array) -> Array:
         return x
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
-        self.tell(grad)
+        self.report(grad)
         return (grad,)
 
 
-class _Passage:
-    """One call of a module: which gradients have passed."""
+class _Call:
+    """One call of a module, and which of its gradients have passed."""
 
-    def __init__(self, module: "Module", hooks: Sequence[Callable[..., None]]) -> None:
-        self._module, self._hooks = module, hooks
+    def __init__(self, hook: Callable[[Gradients, Gradients], None]) -> None:
+        self._hook = hook
         self._inputs: list[Array | None] = []
         self._outputs: list[Array | None] = []
         self._missing = 0
@@ -39,44 +40,36 @@ class _Passage:
         if not value.requires_grad:
             return value
         self._missing += 1
-        place = len(self._inputs) - 1
+        number = len(self._inputs) - 1
 
-        def tell(grad: Array) -> None:
-            self._inputs[place] = grad
+        def report(grad: Array) -> None:
+            self._inputs[number] = grad
             self._missing -= 1
             if not self._missing:
-                self._call()
+                self._hook(tuple(self._inputs), tuple(self._outputs))
 
-        return Mark(tell)(value)
+        return Mark(report)(value)
 
     def leave(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
         self._outputs.append(None)
-        place = len(self._outputs) - 1
+        number = len(self._outputs) - 1
 
-        def tell(grad: Array) -> None:
-            self._outputs[place] = grad
-            if not self._missing:  # no input wants a gradient
-                self._call()
+        def report(grad: Array) -> None:
+            self._outputs[number] = grad
+            if not self._missing:  # no input needs a gradient
+                self._hook(tuple(self._inputs), tuple(self._outputs))
 
-        return Mark(tell)(value) if value.requires_grad else value
-
-    def _call(self) -> None:
-        for hook in self._hooks:
-            hook(self._module, tuple(self._inputs), tuple(self._outputs))
+        return Mark(report)(value) if value.requires_grad else value
 
 
 def watch_backward(
-    module: "Module",
-    hooks: Sequence[Callable[..., None]],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    run: Callable[..., Any], args: Sequence[Any], hook: Callable[[Gradients, Gradients], None]
 ) -> Any:
-    """Run the module between marks."""
-    passage = _Passage(module, hooks)
-    args = tuple(passage.enter(value) for value in args)
-    result = module._run(*args, **kwargs)
+    """`run(*args)`, between marks; in backward `hook(grad_inputs, grad_outputs)` is called."""
+    call = _Call(hook)
+    result = run(*[call.enter(value) for value in args])
     if isinstance(result, tuple):
-        return tuple(passage.leave(value) for value in result)
-    return passage.leave(result)
+        return tuple(call.leave(value) for value in result)
+    return call.leave(result)

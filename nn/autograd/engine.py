@@ -1,5 +1,5 @@
-"""The backward pass: from a result to its leaves, each operation once, in an order that has
-every gradient complete before it is passed on."""
+"""The backward pass: from a result to its leaves, each operation once, in an order in which every
+gradient is complete before it is passed on."""
 
 import contextlib
 import threading
@@ -9,52 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from ringlet.nn.autograd.tensor import Array, Gradient, Operation, Source, Tensor
-from ringlet.nn.backend import block_size, refuse_mixture, xp
-
-SUMMANDS = 1 << 22
-"""Numbers of a product that are made at once to be added: fewer keep BLAS less busy."""
-
-
-class Deferred:
-    """A gradient that is computed when and where it is wanted: straight into its memory."""
-
-    def into(self, out: Array, add: bool) -> None:
-        """Write the gradient to `out`, or add it."""
-        raise NotImplementedError
-
-    def value(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """The gradient as an array of its own."""
-        out = xp.empty(shape, dtype)
-        self.into(out, add=False)
-        return out
-
-
-class Product(Deferred):
-    """A gradient that is a matrix product, `left @ right`."""
-
-    def __init__(self, left: Array, right: Array) -> None:
-        self._left, self._right = left, right
-
-    def into(self, out: Array, add: bool) -> None:
-        """See Deferred."""
-        if add:
-            add_product(out, self._left, self._right)
-        else:
-            xp.matmul(self._left, self._right, out=out)
-
-
-def add_product(out: Array, left: Array, right: Array) -> None:
-    """Add the product of two matrices; what is added is never whole if it is large."""
-    step = max(1, block_size(SUMMANDS) // max(1, out.shape[1]))
-    for start in range(0, len(out), step):
-        rows = slice(start, start + step)
-        part = out[rows]
-        xp.add(part, xp.matmul(left[rows], right), out=part)
+from ringlet.nn.autograd.deferred import Deferred, Gradient
+from ringlet.nn.autograd.tensor import Operation, Source, Tensor
+from ringlet.nn.backend import Array, refuse_mixture, xp
 
 
 class WeightGradients:
-    """The part of a backward pass that is put off: the gradients of the leaves.
+    """The postponed part of a backward pass: the gradients of the parameters.
 
     Zero-bubble pipelines (Qi et al., 2024) pass the inputs' gradients on first and fill the gaps
     of their schedule with the weights'.
@@ -63,14 +24,14 @@ class WeightGradients:
     def __init__(self) -> None:
         self._parts: list[tuple[Tensor, Array | Deferred | None, bool]] = []
 
-    def append(self, leaf: Tensor, part: "Array | Deferred | None", final: bool) -> None:
-        """Put off a leaf's part; `final`: it is the last one of its pass."""
+    def append(self, leaf: Tensor, part: Array | Deferred | None, final: bool) -> None:
+        """Postpone a leaf's part; `final` says that it is the last one of its pass."""
         self._parts.append((leaf, part, final))
 
     def run(self) -> None:
-        """Compute and add what was put off, in the order of the pass; fire the hooks."""
+        """Compute and add what was postponed, in the order of the pass, and fire the hooks."""
         parts, self._parts = self._parts, []
-        parts.reverse()  # each part lets go of its arrays as soon as it is done
+        parts.reverse()  # each part drops its arrays as soon as it is done
         while parts:
             leaf, part, final = parts.pop()
             if part is not None:
@@ -80,41 +41,43 @@ class WeightGradients:
 
 
 def backward(
-    root: Tensor, gradient: Array | None = None, weights: WeightGradients | None = None
+    tensor: Tensor, gradient: Array | None = None, weights: WeightGradients | None = None
 ) -> None:
-    """Add the gradients of `root` to the leaves it was made from; see Tensor.backward.
+    """Add the gradients of this tensor to all leaves that it was made from.
 
-    With `weights`, leaves whose gradients are computed from kept arrays are put off until
-    `weights.run()`; only tensors that are no parameters (inputs) get theirs at once.
+    `gradient` is that of the result with respect to this tensor, in its shape; a tensor of one
+    element needs none. The history is gone afterwards. With `weights`, parameters get their
+    gradients in `weights.run()`; only other leaves (inputs) get theirs at once.
     """
-    if not root.requires_grad:
+    if not tensor.requires_grad:
         raise RuntimeError("this tensor does not require a gradient: nothing was recorded for it")
     if gradient is None:
-        if root.size != 1:
-            raise RuntimeError(f"a tensor of shape {root.shape} needs a gradient to start from")
-        gradient = xp.ones(root.shape, root.dtype)
+        if tensor.size != 1:
+            raise RuntimeError(f"a tensor of shape {tensor.shape} needs a gradient to start from")
+        gradient = xp.ones(tensor.shape, tensor.dtype)
     refuse_mixture("backward()", (gradient,))
-    if gradient.shape != root.shape:
-        raise ValueError(f"a gradient of shape {gradient.shape} for a tensor of {root.shape}")
-    order, consumers = _plan(root)
-    if root.operation is None:
-        root.accumulate(gradient)
-        root.fire_hooks()
+    if gradient.shape != tensor.shape:
+        raise ValueError(f"a gradient of shape {gradient.shape} for a tensor of {tensor.shape}")
+    if tensor.operation is None:
+        tensor.accumulate(gradient)
+        tensor.fire_hooks()
         return
-    _Pass(consumers, {root.operation: gradient}, weights).run(order)
+    order, consumers = _sort(tensor.operation)
+    _Pass(consumers, {tensor.operation: gradient}, weights).run(order)
 
 
 def nested(root: Tensor, gradient: Array, inputs: Sequence[Tensor]) -> list[Gradient]:
     """The gradients of `inputs`, from within the backward of an operation that ran `root`'s graph.
 
-    Other leaves get theirs as in the pass around: at once, or put off. Their hooks are not fired:
-    they are inputs of that operation too, and the pass around knows when they are final.
+    Other leaves get theirs as in the surrounding pass: at once, or postponed. Their hooks are not
+    fired: they are inputs of that operation too, and the surrounding pass knows when they are
+    final.
     """
     if root.operation is not None:
-        order, consumers = _plan(root)
-        around = _running.passes[-1]
+        order, consumers = _sort(root.operation)
+        surrounding = _running.passes[-1]
         own = {id(tensor) for tensor in inputs}
-        _Pass(consumers, {root.operation: gradient}, around.weights, own).run(order)
+        _Pass(consumers, {root.operation: gradient}, surrounding.weights, own).run(order)
     return [tensor.grad for tensor in inputs]
 
 
@@ -135,15 +98,14 @@ def _running_pass(this: "_Pass") -> Iterator[None]:
         _running.passes.pop()
 
 
-def _plan(root: Tensor) -> tuple[list[Operation], dict[int, int]]:
+def _sort(root: Operation) -> tuple[list[Operation], dict[int, int]]:
     """The operations, the last that ran first, and how often each leaf is used.
 
     So every operation comes after all that use its result, and what ran together (a block of a
     model) is together here too, whichever way its results were used later.
     """
     consumers: dict[int, int] = {}
-    stack = [root.operation] if root.operation else []
-    seen = set(stack)
+    stack, seen = [root], {root}
     while stack:
         operation = stack.pop()
         if operation.inputs is None:
@@ -162,7 +124,7 @@ def _plan(root: Tensor) -> tuple[list[Operation], dict[int, int]]:
 
 
 class _Pass:
-    """One backward pass. `gradients` holds those on their way, by the operation they go to.
+    """One backward pass. `gradients` holds those in transit, by the operation they go to.
 
     `inner` are the inputs of a nested pass, by id; None in a pass that is not nested.
     """
@@ -176,7 +138,7 @@ class _Pass:
     ) -> None:
         self._consumers, self._gradients = consumers, gradients
         self.weights, self._inner = weights, inner
-        self._own: set[Operation] = set()  # whose gradient is this pass's own memory
+        self._own: set[Operation] = set()  # those whose gradient is this pass's own memory
 
     def run(self, order: list[Operation]) -> None:
         with _running_pass(self):
@@ -184,7 +146,7 @@ class _Pass:
                 gradient = self._gradients.pop(operation, None)
                 self._own.discard(operation)
                 inputs, needs = operation.inputs or (), operation.needs
-                # An operation is without a gradient when all its consumers returned None.
+                # An operation has no gradient when all its consumers returned None.
                 parts = [None] * len(inputs) if gradient is None else operation.backward(gradient)
                 operation.release()
                 self._distribute(inputs, needs, parts)
@@ -192,7 +154,7 @@ class _Pass:
     def _distribute(
         self, inputs: Sequence[Tensor | Source], needs: Sequence[bool], parts: Sequence[Any]
     ) -> None:
-        """Leaves first: an inner tensor's gradient may still be on its way from other ranks."""
+        """Leaves first: an inner tensor's gradient may still be in transit from other ranks."""
         inner = []
         for tensor, needed, part in zip(inputs, needs, parts, strict=True):
             if not needed:

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ringlet.nn.autograd.tensor import Array, Tensor
-from ringlet.nn.backend import asarray, to_host
+from ringlet.nn.autograd.tensor import Tensor
+from ringlet.nn.backend import Array, asarray, to_host
 from ringlet.nn.random import generator
 
 

@@ -1,32 +1,32 @@
-"""Recomputation: forget what a forward pass kept for backward, and compute it again there.
+"""Recomputation: discard what a forward pass kept for backward, and compute it again there.
 
 Chen, Xu, Zhang and Guestrin, "Training deep nets with sublinear memory cost" (2016).
 """
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
 
 from ringlet.nn import random
+from ringlet.nn.autograd.deferred import Gradient
 from ringlet.nn.autograd.engine import nested
-from ringlet.nn.autograd.tensor import Array, Gradient, Operation, Tensor, enable_grad, no_grad
-
-if TYPE_CHECKING:
-    from ringlet.nn.module import Module
+from ringlet.nn.autograd.grad_mode import enable_grad, no_grad
+from ringlet.nn.autograd.tensor import Operation, Tensor
+from ringlet.nn.backend import Array
 
 
 class Recompute(Operation):
     """A function of tensors that keeps nothing but its inputs.
 
-    The parameters are inputs too, so that the pass around knows when their gradients are final.
-    Random masks depend on the scope and not on the moment, so the second forward pass has the
-    bits of the first.
+    The parameters are inputs too, so that the surrounding pass knows when their gradients are
+    final. Random masks depend on the scope and not on the moment, so the second forward pass
+    computes the same bits as the first.
     """
 
     def __init__(self, function: Callable[..., Tensor], arguments: Sequence[Any]) -> None:
         self.function, self.arguments = function, arguments
         self.scope = random.current()
 
-    def forward(self, *arrays: Array) -> Array:
+    def forward(self, *inputs: Array) -> Array:
         with no_grad():
             return self.function(*self.arguments).data
 
@@ -46,14 +46,24 @@ def _detached(argument: Any) -> Any:
     return Tensor(argument.data, requires_grad=argument.requires_grad)
 
 
+class HasParameters(Protocol):
+    """What is recomputed: a module."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute it."""
+
+    def parameters(self) -> Iterable[Tensor]:
+        """What it learns."""
+
+
 def checkpoint(
-    module: "Module", *arguments: Any, forward: Callable[..., Tensor] | None = None
+    module: HasParameters, *arguments: Any, forward: Callable[..., Tensor] | None = None
 ) -> Tensor:
     """`module(*arguments)`, computed again in backward instead of kept until then.
 
-    The result is one tensor; its bits and those of all gradients are the same as without. Peak
-    memory falls by what the module's operations keep, and time grows by its forward pass.
-    `forward` is what is called with the arguments, by default the module.
+    The result is one tensor; its bits and those of all gradients are the same as without
+    recomputation. Peak memory falls by what the module's operations keep, and time grows by its
+    forward pass. `forward` is called with the arguments, by default the module.
     """
     inputs = [argument for argument in arguments if isinstance(argument, Tensor)]
     return Recompute(forward or module, arguments)(*inputs, *module.parameters())

@@ -1,73 +1,28 @@
 """An array that remembers how it was made, and operations that know their own gradient.
 
-An operation is one small class with `forward` and `backward` side by side. Calling an instance
-on tensors runs `forward` and, where a gradient will be wanted, keeps the instance as the record
-of what happened; `engine.backward` walks these records from the result to the leaves.
+An operation is a small class with `forward` and `backward` side by side. Calling an instance on
+tensors runs `forward` and, where a gradient will be needed, keeps the instance as the record of
+what happened; `engine.backward` follows these records from the result back to the leaves.
 """
 
-import contextlib
+import builtins
 import itertools
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ringlet.nn.backend import asarray, refuse_mixture, to_host, xp
+from ringlet.nn.autograd.deferred import Deferred, Gradient
+from ringlet.nn.autograd.grad_mode import mode
+from ringlet.nn.backend import Array, asarray, refuse_mixture, to_host, xp
 
-if TYPE_CHECKING:
-    from ringlet.nn.autograd.engine import Deferred
-    from ringlet.nn.autograd.methods import Methods
-else:
-
-    class Methods:
-        """Empty here; ringlet.nn.autograd.methods fills Tensor, once there are operations."""
-
-        __slots__ = ()
-
-
-Array: TypeAlias = npt.NDArray[Any]
-Gradient: TypeAlias = "Array | Deferred | None"
-Operand: TypeAlias = "Tensor | Array | float | int"
-_NUMBERS = (float, int)
-
-
-class _Mode(threading.local):
-    grad = True
-
-
-_mode = _Mode()
-
-
-@contextlib.contextmanager
-def set_grad_enabled(mode: bool) -> Iterator[None]:
-    """Within it operations are recorded, or not."""
-    before, _mode.grad = _mode.grad, mode
-    try:
-        yield
-    finally:
-        _mode.grad = before
-
-
-def no_grad() -> contextlib.AbstractContextManager[None]:
-    """Within it nothing is recorded: results need no gradient and hold no history."""
-    return set_grad_enabled(False)
-
-
-def enable_grad() -> contextlib.AbstractContextManager[None]:
-    """Within it operations are recorded, also inside `no_grad()`."""
-    return set_grad_enabled(True)
-
-
-def is_grad_enabled() -> bool:
-    """Whether operations are being recorded in this thread."""
-    return _mode.grad
+__all__ = ["Array", "Gradient", "HookHandle", "Operation", "Source", "Tensor"]
 
 
 class Source:
-    """Where an operation's input came from. The input's array is not kept: an operation keeps
-    what its backward needs."""
+    """Where an operation's input came from. It does not keep the input's array: an operation
+    keeps only what its backward needs."""
 
     __slots__ = ("dtype", "operation", "shape")
 
@@ -80,15 +35,16 @@ _numbers = itertools.count(1)
 
 
 class Operation:
-    """One operation on arrays: `forward`, and the gradient of it.
+    """An operation on arrays: `forward`, and its gradient.
 
-    `forward` may keep what `backward` needs in attributes. `backward` takes the gradient of the
-    result and returns one for each input: in the input's shape or one that it was broadcast to
-    (the engine sums it back), or None. `needs[i]` says whether input i wants one.
+    Subclasses name their inputs: `def forward(self, a, b)`. `forward` may keep what `backward`
+    needs in attributes. `backward` takes the gradient of the result and returns one for each
+    input: in the input's shape or one that it was broadcast to (the engine sums it back), or
+    None. `needs[i]` says whether input i needs one.
     """
 
     inputs: "tuple[Tensor | Source, ...] | None" = None
-    """Leaves, and the sources of other inputs."""
+    """Leaves, and the sources of other inputs; None once the gradients are computed."""
 
     needs: tuple[bool, ...] = ()
 
@@ -104,8 +60,8 @@ class Operation:
         raise NotImplementedError
 
     def __call__(self, *inputs: "Tensor") -> "Tensor":
-        """Run on tensors; the result remembers this operation if a gradient may be wanted."""
-        grad = _mode.grad
+        """Run on tensors; the result remembers this operation if a gradient may be needed."""
+        grad = mode.grad
         self.needs = needs = tuple([grad and t.requires_grad for t in inputs])
         arrays = [t.data for t in inputs]
         try:
@@ -121,17 +77,26 @@ class Operation:
         return result
 
     def release(self) -> None:
-        """Let go of every array that was kept for `backward`."""
+        """Drop every array that was kept for `backward`."""
         self.__dict__.clear()
 
 
-class Tensor(Methods):
+def _set_later(*args: Any, **kwargs: Any) -> "Tensor":
+    """Stands in for an operation until operations/methods.py sets it."""
+    raise NotImplementedError
+
+
+def _set_later_too(*args: Any, **kwargs: Any) -> Any:
+    """The same, for what does not return one tensor."""
+    raise NotImplementedError
+
+
+class Tensor:
     """An n-dimensional array with an optional gradient; PyTorch's names and semantics.
 
     `data` is the array, `grad` the gradient after `backward()` (an array of the same shape and
-    dtype, or None). Arithmetic stays in the dtype of the tensors; Python numbers take it. Both
-    arrays are the backend's (see nn.use): on a device, from an array of the host a tensor is a
-    copy there.
+    dtype, or None). Arithmetic stays in the tensors' dtype, which Python numbers adopt. Both
+    arrays are the backend's (see nn.use): on a device, a tensor made from a host array is a copy.
     """
 
     __slots__ = ("__weakref__", "_fresh", "_grad", "_hooks", "data", "operation", "requires_grad")
@@ -145,10 +110,10 @@ class Tensor(Methods):
         self.requires_grad = requires_grad
         self.operation: Operation | None = None
         self._grad: Array | None = None
-        self._fresh = False  # the gradient's memory is to be taken as zeros
+        self._fresh = False  # the gradient counts as zeros, whatever its memory holds
         self._hooks: list[Callable[[Any], None]] | None = None
 
-    # -- what it is ---------------------------------------------------------------------------
+    # -- properties ---------------------------------------------------------------------------
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -184,7 +149,7 @@ class Tensor(Methods):
         return self.operation is None
 
     def requires_grad_(self, requires_grad: bool = True) -> "Tensor":
-        """Say whether a gradient is wanted; only leaves can be told."""
+        """Set whether a gradient is needed; only a leaf can give it up."""
         if self.operation is not None and not requires_grad:
             raise RuntimeError("only a leaf can give up its gradient; use detach()")
         if requires_grad and self.data.dtype.kind not in "fc":
@@ -194,11 +159,11 @@ class Tensor(Methods):
 
     def __bool__(self) -> bool:
         if self.data.size != 1:
-            raise RuntimeError(f"a tensor of shape {self.shape} is not one truth value")
+            raise RuntimeError(f"the truth value of a tensor of shape {self.shape} is ambiguous")
         return bool(self.data.item())
 
-    def __float__(self) -> float:
-        return float(self.data.item())
+    def __float__(self) -> builtins.float:
+        return builtins.float(self.data.item())
 
     def __int__(self) -> int:
         return int(self.data.item())
@@ -232,6 +197,8 @@ class Tensor(Methods):
 
     # -- gradients ----------------------------------------------------------------------------
 
+    backward = _set_later_too  # engine.backward
+
     @property
     def grad(self) -> Array | None:
         """The accumulated gradient; None before the first `backward()`."""
@@ -245,35 +212,24 @@ class Tensor(Methods):
         self._grad, self._fresh = value, False
 
     def zero_grad(self) -> None:
-        """Forget the gradient; its memory is kept for the next one."""
+        """Reset the gradient to zeros; its memory is kept for the next one."""
         self._fresh = self._grad is not None
 
     def bind_grad(self, memory: Array) -> None:
-        """Take `memory` (same shape and dtype) for the gradient from now on, as zeros."""
+        """Use `memory` (same shape and dtype) for the gradient from now on; it counts as zeros."""
         self._grad, self._fresh = memory, True
-
-    def backward(self, gradient: Array | None = None) -> None:
-        """Add the gradients of this tensor to all leaves that it was made from.
-
-        `gradient` is that of the result with respect to this tensor, in its shape; it may be
-        left out for a tensor of one element. The history is gone afterwards.
-        """
-        from ringlet.nn.autograd.engine import backward
-
-        backward(self, gradient)
 
     def register_post_accumulate_grad_hook(self, hook: Callable[[Any], None]) -> "HookHandle":
         """Call `hook(tensor)` in each `backward` once this leaf's gradient is final.
 
-        Final means that the last of its consumers in that pass is done; a tied weight has more
-        than one.
+        It is final when its last consumer in that pass is done; a tied weight has more than one.
         """
         if self._hooks is None:
             self._hooks = []
         self._hooks.append(hook)
         return HookHandle(self._hooks, hook)
 
-    def accumulate(self, gradient: "Array | Deferred") -> None:
+    def accumulate(self, gradient: Array | Deferred) -> None:
         """Add to the gradient, or write it if there is none; used by the engine."""
         if self._grad is None:
             self._grad, self._fresh = xp.empty(self.shape, self.dtype), True
@@ -286,12 +242,70 @@ class Tensor(Methods):
         self._fresh = False
 
     def fire_hooks(self) -> None:
-        """Tell those who wait for the final gradient; used by the engine."""
+        """Run the hooks that wait for the final gradient; used by the engine."""
         for hook in self._hooks or ():
             hook(self)
 
-    # Operators and methods that are operations: see ringlet.nn.autograd.methods.
+    # -- operations, which operations/methods.py sets ------------------------------------------
+
     __array_ufunc__ = None  # array + tensor is a tensor, not an array of tensors
+    __hash__ = object.__hash__  # by identity: == compares element by element
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __matmul__ = _set_later
+    __truediv__ = __rtruediv__ = __floordiv__ = __mod__ = __pow__ = __rpow__ = _set_later
+    __neg__ = __abs__ = __invert__ = __and__ = __or__ = __xor__ = __getitem__ = _set_later
+    __lt__ = __le__ = __gt__ = __ge__ = _set_later
+    __eq__ = __ne__ = _set_later  # type: ignore[assignment]
+    __setitem__ = _set_later_too
+
+    add = sub = mul = div = pow = neg = abs = remainder = clamp = clip = _set_later
+    maximum = minimum = exp = expm1 = log = log1p = log2 = log10 = sqrt = rsqrt = _set_later
+    square = reciprocal = sin = cos = tanh = sigmoid = erf = relu = _set_later
+    sign = floor = ceil = round = eq = ne = lt = le = gt = ge = _set_later
+    logical_and = logical_or = logical_xor = logical_not = _set_later
+    isnan = isinf = isfinite = isclose = _set_later
+    allclose = equal = _set_later_too
+
+    sum = mean = var = std = prod = norm = amax = amin = argmax = argmin = _set_later
+    cumsum = logsumexp = softmax = log_softmax = argsort = all = any = _set_later
+    max = min = sort = topk = _set_later_too
+    matmul = mm = bmm = dot = _set_later
+
+    reshape = view = flatten = transpose = swapaxes = permute = movedim = t = _set_later
+    squeeze = unsqueeze = expand = repeat = repeat_interleave = flip = roll = _set_later
+    narrow = select = gather = scatter = scatter_add = index_select = _set_later
+    masked_select = masked_fill = tril = triu = clone = contiguous = to = _set_later
+    split = chunk = unbind = _set_later_too
+
+    def expand_as(self, other: "Tensor") -> "Tensor":
+        """Broadcast to another tensor's shape."""
+        return self.expand(other.shape)
+
+    def view_as(self, other: "Tensor") -> "Tensor":
+        """In another tensor's shape."""
+        return self.reshape(other.shape)
+
+    @property
+    def T(self) -> "Tensor":
+        """With the axes in reverse order."""
+        return self.permute(*range(self.ndim)[::-1])
+
+    @property
+    def mT(self) -> "Tensor":
+        """With the last two axes swapped."""
+        return self.transpose(-2, -1)
+
+    def float(self) -> "Tensor":
+        """In float32."""
+        return self.to(np.float32)
+
+    def double(self) -> "Tensor":
+        """In float64."""
+        return self.to(np.float64)
+
+    def half(self) -> "Tensor":
+        """In float16."""
+        return self.to(np.float16)
 
 
 class HookHandle:
@@ -301,55 +315,6 @@ class HookHandle:
         self._hooks, self._hook = hooks, hook
 
     def remove(self) -> None:
-        """Do not call the hook any more."""
+        """Stop calling the hook."""
         if self._hook in self._hooks:
             self._hooks.remove(self._hook)
-
-
-def array_of(value: Any) -> Any:
-    """The array of a tensor; anything else as it is."""
-    return value.data if isinstance(value, Tensor) else value
-
-
-def host_array(value: Any) -> Array:
-    """What says where (ids, targets, indices), on the host, where it is checked.
-
-    An array of the device has to be fetched, and the host waits for it.
-    """
-    array = array_of(value)
-    return to_host(array) if isinstance(array, xp.ndarray) else np.asarray(array)
-
-
-def operand_array(value: Any, other: Any = None) -> Any:
-    """The same for what is computed with `other`; raises MixedArrays for one that is elsewhere."""
-    if isinstance(value, Tensor):
-        return value.data
-    if not isinstance(value, xp.ndarray):
-        refuse_mixture("an operation", (value, array_of(other)))  # a number is welcome
-    return value
-
-
-def mask_array(value: Any) -> Array:
-    """A mask as an array of bool, wherever it comes from."""
-    return asarray(array_of(value), bool)
-
-
-def tensors(a: Operand, b: Operand) -> tuple[Tensor, Tensor]:
-    """Both as tensors; a Python number takes the dtype of the tensor beside it."""
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a, b
-    dtypes = [operand.dtype for operand in (a, b) if isinstance(operand, Tensor | xp.ndarray)]
-    dtype = np.result_type(*dtypes) if dtypes else None
-    return _tensor(a, b, dtype), _tensor(b, a, dtype)
-
-
-def _tensor(operand: Operand, other: Operand, dtype: np.dtype[Any] | None) -> Tensor:
-    if isinstance(operand, Tensor):
-        return operand
-    array = operand if isinstance(operand, _NUMBERS) else operand_array(operand, other)
-    return Tensor(array if isinstance(array, xp.ndarray) else asarray(array, dtype))
-
-
-def in_dtype(value: float, like: Array) -> Any:
-    """A number in an array's dtype, so that it cannot widen the result; it stays on the host."""
-    return like.dtype.type(value)

@@ -1,62 +1,6 @@
-"""Layers under PyTorch's names. Without a model around them they start from seed 0."""
+"""Layers: modules that compute with `ringlet.nn.functional` and have parameters or options.
 
-from ringlet.nn.layers.activations import (
-    GELU,
-    LogSoftmax,
-    ReLU,
-    Sigmoid,
-    SiLU,
-    Softmax,
-    SwiGLU,
-    Tanh,
-)
-from ringlet.nn.layers.attention import (
-    CausalSelfAttention,
-    MultiheadAttention,
-    PackedAttention,
-)
-from ringlet.nn.layers.basic import Dropout, Embedding, Linear
-from ringlet.nn.layers.losses import CrossEntropyLoss
-from ringlet.nn.layers.normalization import LayerNorm, RMSNorm
-from ringlet.nn.layers.positions import (
-    LearnedPositions,
-    RelativePositionBias,
-    RotaryEmbedding,
-    SinusoidalPositions,
-)
-from ringlet.nn.layers.transformer import (
-    Transformer,
-    TransformerDecoder,
-    TransformerDecoderLayer,
-    TransformerEncoder,
-    TransformerEncoderLayer,
-)
-
-__all__ = [
-    "GELU",
-    "CausalSelfAttention",
-    "CrossEntropyLoss",
-    "Dropout",
-    "Embedding",
-    "LayerNorm",
-    "LearnedPositions",
-    "Linear",
-    "LogSoftmax",
-    "MultiheadAttention",
-    "PackedAttention",
-    "RMSNorm",
-    "ReLU",
-    "RelativePositionBias",
-    "RotaryEmbedding",
-    "SiLU",
-    "Sigmoid",
-    "SinusoidalPositions",
-    "Softmax",
-    "SwiGLU",
-    "Tanh",
-    "Transformer",
-    "TransformerDecoder",
-    "TransformerDecoderLayer",
-    "TransformerEncoder",
-    "TransformerEncoderLayer",
-]
+They may import everything below them (modules, functions, the backend), no model and no optimizer.
+Read basic.py first (Linear, Embedding, Dropout), then normalization.py and attention.py;
+transformer.py puts them together. A layer outside a model draws its initial values with seed 0.
+"""

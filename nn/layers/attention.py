@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from ringlet.nn import functional as F
-from ringlet.nn.autograd.tensor import Array, Tensor, array_of, mask_array
-from ringlet.nn.backend import asarray, xp
+from ringlet.nn.autograd.conversion import array_of, mask_array
+from ringlet.nn.autograd.tensor import Tensor
+from ringlet.nn.backend import Array, asarray, xp
 from ringlet.nn.layers.basic import Dropout, Linear, unset
 from ringlet.nn.layers.cache import KeyValueCache
 from ringlet.nn.module import Module

@@ -6,8 +6,8 @@ import numpy as np
 
 from ringlet.nn import functional as F
 from ringlet.nn.autograd.operations.embedding import padding_row
-from ringlet.nn.autograd.tensor import Array, Tensor
-from ringlet.nn.backend import xp
+from ringlet.nn.autograd.tensor import Tensor
+from ringlet.nn.backend import Array, xp
 from ringlet.nn.module import Module, Parameter
 
 

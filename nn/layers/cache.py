@@ -1,7 +1,6 @@
 """What attention keeps from one generated token to the next."""
 
-from ringlet.nn.autograd.tensor import Array
-from ringlet.nn.backend import asarray, xp
+from ringlet.nn.backend import Array, asarray, xp
 
 FIRST_ROOM = 64
 """Positions for which a cache has room at first."""

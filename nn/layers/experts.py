@@ -22,9 +22,10 @@ from ringlet.nn.autograd.operations.experts import (
     Routing,
     best,
 )
-from ringlet.nn.autograd.tensor import Array, Tensor
-from ringlet.nn.layers import GELU, Dropout, Linear
-from ringlet.nn.layers.basic import unset
+from ringlet.nn.autograd.tensor import Tensor
+from ringlet.nn.backend import Array
+from ringlet.nn.layers.activations import GELU
+from ringlet.nn.layers.basic import Dropout, Linear, unset
 from ringlet.nn.module import Module
 from ringlet.nn.random import loss_scale
 

@@ -4,7 +4,8 @@ from typing import Any
 
 from ringlet.nn import functional as F
 from ringlet.nn.autograd.operations.loss import Reduction
-from ringlet.nn.autograd.tensor import Array, Tensor
+from ringlet.nn.autograd.tensor import Tensor
+from ringlet.nn.backend import Array
 from ringlet.nn.layers.basic import Linear
 from ringlet.nn.module import Module
 

@@ -5,7 +5,8 @@ import math
 import numpy as np
 
 from ringlet.nn import functional as F
-from ringlet.nn.autograd.tensor import Array, Tensor
+from ringlet.nn.autograd.tensor import Tensor
+from ringlet.nn.backend import Array
 from ringlet.nn.layers.basic import Embedding
 from ringlet.nn.module import Module
 

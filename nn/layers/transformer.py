@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ringlet.nn import functional as F
-from ringlet.nn.autograd.tensor import Array, Tensor
+from ringlet.nn.autograd.tensor import Tensor
+from ringlet.nn.backend import Array
 from ringlet.nn.layers.attention import MultiheadAttention
 from ringlet.nn.layers.basic import Dropout, Linear
 from ringlet.nn.layers.normalization import LayerNorm

@@ -3,8 +3,9 @@
 from typing import Any, TypeAlias
 
 from ringlet.nn import functional as F
-from ringlet.nn.autograd.tensor import Array, Tensor, array_of
-from ringlet.nn.backend import asarray
+from ringlet.nn.autograd.conversion import array_of
+from ringlet.nn.autograd.tensor import Tensor
+from ringlet.nn.backend import Array, asarray
 from ringlet.nn.layers.cache import KeyValueCache
 from ringlet.nn.module import Module
 

@@ -7,18 +7,15 @@ from typing import Any, Self
 
 import numpy as np
 
-from ringlet.nn.autograd.tensor import Array, Tensor
-from ringlet.nn.layers import (
-    GELU,
-    CausalSelfAttention,
-    CrossEntropyLoss,
-    Dropout,
-    Embedding,
-    LayerNorm,
-    Linear,
-)
+from ringlet.nn.autograd.tensor import Tensor
+from ringlet.nn.backend import Array
+from ringlet.nn.layers.activations import GELU
+from ringlet.nn.layers.attention import CausalSelfAttention
+from ringlet.nn.layers.basic import Dropout, Embedding, Linear
 from ringlet.nn.layers.cache import KeyValueCache
 from ringlet.nn.layers.experts import MixtureOfExperts
+from ringlet.nn.layers.losses import CrossEntropyLoss
+from ringlet.nn.layers.normalization import LayerNorm
 from ringlet.nn.models.huggingface.pretrained import PretrainedError, expect, matches, number
 from ringlet.nn.models.language_model import LanguageModel
 from ringlet.nn.module import Module, ModuleList, uninitialized

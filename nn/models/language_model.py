@@ -5,7 +5,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ringlet.nn.autograd.tensor import Array, Tensor, host_array
+from ringlet.nn.autograd.conversion import host_array
+from ringlet.nn.autograd.tensor import Tensor
+from ringlet.nn.backend import Array
 from ringlet.nn.layers.cache import KeyValueCache
 from ringlet.nn.layers.losses import LogitsLoss
 from ringlet.nn.models.generation.decoding import Continuing, Decoding

@@ -9,9 +9,13 @@ from typing import Any, Self
 import numpy as np
 
 from ringlet.nn import functional as F
-from ringlet.nn.autograd.tensor import Array, Tensor
-from ringlet.nn.layers import CrossEntropyLoss, Embedding, Linear, RMSNorm, RotaryEmbedding
+from ringlet.nn.autograd.tensor import Tensor
+from ringlet.nn.backend import Array
+from ringlet.nn.layers.basic import Embedding, Linear
 from ringlet.nn.layers.cache import KeyValueCache
+from ringlet.nn.layers.losses import CrossEntropyLoss
+from ringlet.nn.layers.normalization import RMSNorm
+from ringlet.nn.layers.positions import RotaryEmbedding
 from ringlet.nn.models.attention import HeadsAttention, Rotation
 from ringlet.nn.models.huggingface.pretrained import PretrainedError, expect, known_values
 from ringlet.nn.models.language_model import LanguageModel

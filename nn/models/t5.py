@@ -9,17 +9,15 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from ringlet.nn.autograd.operations import where
-from ringlet.nn.autograd.tensor import Array, Tensor, host_array
-from ringlet.nn.layers import (
-    CrossEntropyLoss,
-    Dropout,
-    Embedding,
-    Linear,
-    RelativePositionBias,
-    RMSNorm,
-)
+from ringlet.nn.autograd.conversion import host_array
+from ringlet.nn.autograd.operations.arithmetic import where
+from ringlet.nn.autograd.tensor import Tensor
+from ringlet.nn.backend import Array
+from ringlet.nn.layers.basic import Dropout, Embedding, Linear
 from ringlet.nn.layers.cache import KeyValueCache
+from ringlet.nn.layers.losses import CrossEntropyLoss
+from ringlet.nn.layers.normalization import RMSNorm
+from ringlet.nn.layers.positions import RelativePositionBias
 from ringlet.nn.models.activation import Activation
 from ringlet.nn.models.attention import HeadsAttention, key_mask
 from ringlet.nn.models.generation.decoding import Decoding, Translating

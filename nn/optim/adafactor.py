@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ringlet.nn.autograd.tensor import Array
-from ringlet.nn.backend import xp
+from ringlet.nn.backend import Array, xp
 from ringlet.nn.flat import Flat
 from ringlet.nn.optim.optimizer import Decay, Group, everything
 from ringlet.nn.optim.whole import WholeParameters

@@ -3,8 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from ringlet.nn.autograd.tensor import Array
-from ringlet.nn.backend import xp
+from ringlet.nn.backend import Array, xp
 from ringlet.nn.flat import Flat
 from ringlet.nn.optim.optimizer import (
     Decay,

@@ -4,8 +4,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from ringlet.nn.autograd.tensor import Array
-from ringlet.nn.backend import block_size, to_host, xp
+from ringlet.nn.backend import Array, block_size, to_host, xp
 from ringlet.nn.flat import FlatParameters
 from ringlet.nn.optim.optimizer import BLOCK
 

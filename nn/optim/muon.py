@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from ringlet.nn.autograd.tensor import Array, in_dtype
-from ringlet.nn.backend import xp
+from ringlet.nn.autograd.conversion import in_dtype
+from ringlet.nn.backend import Array, xp
 from ringlet.nn.flat import Flat, Slot
 from ringlet.nn.module import Parameter
 from ringlet.nn.optim.adam import Moments

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, TypeAlias
 
-from ringlet.nn.autograd.tensor import Array
-from ringlet.nn.backend import block_size, copy_from_host, xp
+from ringlet.nn.backend import Array, block_size, copy_from_host, xp
 from ringlet.nn.flat import Flat, Slot
 from ringlet.nn.module import Parameter
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ringlet.nn.autograd.tensor import Array
+from ringlet.nn.backend import Array
 from ringlet.nn.flat import Flat, Slot
 from ringlet.nn.optim.optimizer import Decay, Group, Optimizer
 

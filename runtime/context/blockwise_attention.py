@@ -14,7 +14,7 @@ from ringlet.nn.autograd.operations.tiled_attention import (
     CAUSAL,
     PLAIN,
     Block,
-    Operand,
+    GemmOperand,
     Scores,
     plan_of,
 )
@@ -50,7 +50,7 @@ def attend(q: Array, kv: Array, seen: Seen, causal: bool) -> None:
     """
     masks = CAUSAL if causal else PLAIN
     scores, plan = Scores(q, kv[0], masks), plan_of(q, kv[0], masks)
-    values = Operand(kv[1], q.shape[2], transposed=False)
+    values = GemmOperand(kv[1], q.shape[2], transposed=False)
     spare = xp.empty(scores.room(itertools.chain.from_iterable(plan)), q.dtype)
     for tiles in plan:
         out, before, total = (array[tiles[0].rows] for array in seen)

@@ -4,7 +4,8 @@ from typing import Any
 
 from ringlet.comm import Group
 from ringlet.nn import Module, Operation, Tensor
-from ringlet.nn.autograd.tensor import Array, Gradient
+from ringlet.nn.autograd.deferred import Gradient
+from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import xp
 from ringlet.nn.models.attention import HeadsAttention
 from ringlet.runtime.context.blockwise_attention import Seen, attend, attend_backward

@@ -13,7 +13,8 @@ from typing import Any
 
 from ringlet.comm import Group
 from ringlet.nn import Module, Operation, Parameter, Slot, Tensor, common_dtype
-from ringlet.nn.autograd.tensor import Array, Gradient
+from ringlet.nn.autograd.deferred import Gradient
+from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import copy_from_host, xp
 from ringlet.nn.module import ForwardPreHook
 from ringlet.runtime.data.data_parallel import Reducer

@@ -17,7 +17,8 @@ import numpy as np
 
 from ringlet.comm import Group
 from ringlet.nn import Experts, Operation, Tensor
-from ringlet.nn.autograd.tensor import Array, Gradient
+from ringlet.nn.autograd.deferred import Gradient
+from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import asarray, xp
 from ringlet.runtime.mesh import Mesh
 from ringlet.runtime.staging import all_to_all

@@ -15,10 +15,10 @@ import numpy as np
 
 from ringlet.nn import Module, Operation, Parameter, Tensor
 from ringlet.nn import functional as F
-from ringlet.nn.autograd.engine import Deferred, Product
+from ringlet.nn.autograd.deferred import Deferred, Gradient, Product
 from ringlet.nn.autograd.operations.dropout import keep_mask
 from ringlet.nn.autograd.operations.products import column_sums
-from ringlet.nn.autograd.tensor import Array, Gradient
+from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import xp
 from ringlet.runtime.tensor.regions import Pending, Wire
 

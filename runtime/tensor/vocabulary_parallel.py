@@ -12,10 +12,12 @@ import numpy as np
 
 from ringlet.comm import Group
 from ringlet.nn import Module, Operation, Parameter, Tensor
+from ringlet.nn.autograd.conversion import host_array
+from ringlet.nn.autograd.deferred import Gradient
 from ringlet.nn.autograd.operations.embedding import RowSums
 from ringlet.nn.autograd.operations.linear_cross_entropy import LinearCrossEntropy
 from ringlet.nn.autograd.operations.loss import CrossEntropy, Reduction
-from ringlet.nn.autograd.tensor import Array, Gradient, host_array
+from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import asarray, xp
 from ringlet.nn.layers.losses import LogitsLoss
 from ringlet.runtime.staging import all_reduce

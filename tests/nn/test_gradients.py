@@ -223,8 +223,8 @@ def test_attention_of_several_blocks_is_that_of_one(monkeypatch):
     attention = importlib.import_module("ringlet.nn.autograd.operations.tiled_attention")
     monkeypatch.setattr(attention, "ROWS", 4)
     monkeypatch.setattr(attention, "SCORES", 1)
-    monkeypatch.setattr(attention.Operand, "FROM", 2)
-    monkeypatch.setattr(attention.Operand, "STEP", 4)
+    monkeypatch.setattr(attention.GemmOperand, "FROM", 2)
+    monkeypatch.setattr(attention.GemmOperand, "STEP", 4)
     for kept in (100, 0):  # the exponentials are kept, or made again
         monkeypatch.setattr(attention, "KEPT", kept)
         np.testing.assert_allclose(F.packed_self_attention(Tensor(x), 2).data, whole, atol=1e-12)

@@ -44,7 +44,7 @@ def in_blocks(monkeypatch, name):
     rows, logits, summands = BLOCKS[name]
     monkeypatch.setattr(fused, "ROWS", rows)
     monkeypatch.setattr(fused, "LOGITS", logits)
-    monkeypatch.setattr("ringlet.nn.autograd.engine.SUMMANDS", summands)
+    monkeypatch.setattr("ringlet.nn.autograd.deferred.SUMMANDS", summands)
 
 
 def apart(x, linear_weight, targets, *, linear_bias=None, **options):
@@ -167,7 +167,7 @@ MODELS = {
 def trained(model):
     """The loss, the gradients, and the operations that took part."""
     seen = []
-    with nn.autograd.watch.watching(lambda operation, *rest: seen.append(type(operation).__name__)):
+    with nn.watch.watching(lambda operation, *rest: seen.append(type(operation).__name__)):
         loss = model(IDS, NEXT)
     loss.backward()
     return loss.item(), {name: p.grad for name, p in model.named_parameters()}, seen

@@ -5,7 +5,7 @@ import pytest
 
 from ringlet import nn
 from ringlet.nn import Parameter
-from ringlet.nn.autograd.engine import Product
+from ringlet.nn.autograd.deferred import Product
 from ringlet.runtime.tensor.regions import PlainCarrier, Replicated, Sequential
 from ringlet.runtime.tensor.tensor_parallel import ColumnLinear
 

@@ -5,9 +5,13 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+from ringlet.nn.autograd.conversion import in_dtype
+from ringlet.nn.autograd.deferred import Gradient
 from ringlet.nn.autograd.operations.elementwise import error_function
-from ringlet.nn.autograd.tensor import Array, Gradient, Operation, Tensor, in_dtype
-from ringlet.nn.backend import block_size, xp
+from ringlet.nn.autograd.tensor import Operation, Tensor
+from ringlet.nn.backend import Array, block_size, xp
+
+__all__ = ["gelu", "relu", "sigmoid", "silu", "swiglu", "tanh"]
 
 BLOCK = 32 * 1024
 """Elements for each block: a handful of them fit the second-level cache."""

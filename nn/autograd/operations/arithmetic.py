@@ -4,17 +4,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ringlet.nn.autograd.tensor import (
-    Array,
-    Gradient,
-    Operand,
-    Operation,
-    Tensor,
-    in_dtype,
-    mask_array,
-    tensors,
-)
-from ringlet.nn.backend import xp
+from ringlet.nn.autograd.conversion import TensorLike, in_dtype, mask_array, tensors
+from ringlet.nn.autograd.deferred import Gradient
+from ringlet.nn.autograd.tensor import Operation, Tensor
+from ringlet.nn.backend import Array, xp
+
+__all__ = [
+    "abs", "add", "clamp", "div", "floor_divide", "maximum", "minimum", "mul", "neg", "pow",
+    "remainder", "sub", "where",
+]  # fmt: skip
 
 
 class Add(Operation):
@@ -177,39 +175,39 @@ class Where(Operation):
         return grad * self.condition, grad * ~self.condition
 
 
-def add(a: Operand, b: Operand) -> Tensor:
+def add(a: TensorLike, b: TensorLike) -> Tensor:
     """a + b."""
     return Add()(*tensors(a, b))
 
 
-def sub(a: Operand, b: Operand) -> Tensor:
+def sub(a: TensorLike, b: TensorLike) -> Tensor:
     """a - b."""
     return Sub()(*tensors(a, b))
 
 
-def mul(a: Operand, b: Operand) -> Tensor:
+def mul(a: TensorLike, b: TensorLike) -> Tensor:
     """a * b."""
     return Mul()(*tensors(a, b))
 
 
-def div(a: Operand, b: Operand) -> Tensor:
+def div(a: TensorLike, b: TensorLike) -> Tensor:
     """a / b."""
     return Div()(*tensors(a, b))
 
 
-def pow(x: Operand, exponent: Operand) -> Tensor:
+def pow(x: TensorLike, exponent: TensorLike) -> Tensor:
     """x ** exponent; one of the two may be a number."""
     if isinstance(x, Tensor) and isinstance(exponent, int | float):
         return Pow(exponent)(x)
     return Power()(*tensors(x, exponent))
 
 
-def remainder(a: Operand, b: Operand) -> Tensor:
+def remainder(a: TensorLike, b: TensorLike) -> Tensor:
     """a modulo b, with the sign of b."""
     return Remainder()(*tensors(a, b))
 
 
-def floor_divide(a: Operand, b: Operand) -> Tensor:
+def floor_divide(a: TensorLike, b: TensorLike) -> Tensor:
     """The floor of a / b; has no gradient."""
     return Tensor(xp.floor_divide(*(x.data for x in tensors(a, b))))
 
@@ -229,16 +227,16 @@ def clamp(x: Tensor, min: float | None = None, max: float | None = None) -> Tens
     return Clamp(min, max)(x)
 
 
-def maximum(a: Operand, b: Operand) -> Tensor:
+def maximum(a: TensorLike, b: TensorLike) -> Tensor:
     """The larger of two, element by element."""
     return Extremum(largest=True)(*tensors(a, b))
 
 
-def minimum(a: Operand, b: Operand) -> Tensor:
+def minimum(a: TensorLike, b: TensorLike) -> Tensor:
     """The smaller of two, element by element."""
     return Extremum(largest=False)(*tensors(a, b))
 
 
-def where(condition: Tensor | Array, a: Operand, b: Operand) -> Tensor:
+def where(condition: Tensor | Array, a: TensorLike, b: TensorLike) -> Tensor:
     """a where the condition (bool) holds, else b."""
     return Where(mask_array(condition))(*tensors(a, b))

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from ringlet.nn.autograd.conversion import array_of
+from ringlet.nn.autograd.deferred import Gradient
 from ringlet.nn.autograd.operations.dropout import check_probability, keep_mask
 from ringlet.nn.autograd.operations.tiled_attention import (
     CAUSAL,
@@ -10,8 +12,10 @@ from ringlet.nn.autograd.operations.tiled_attention import (
     attend,
     attend_backward,
 )
-from ringlet.nn.autograd.tensor import Array, Gradient, Operation, Tensor, array_of
-from ringlet.nn.backend import asarray, xp
+from ringlet.nn.autograd.tensor import Operation, Tensor
+from ringlet.nn.backend import Array, asarray, xp
+
+__all__ = ["packed_self_attention", "scaled_dot_product_attention"]
 
 
 class ScaledDotProductAttention(Operation):

@@ -2,51 +2,57 @@
 
 from typing import Any
 
-from ringlet.nn.autograd.tensor import Array, Operand, Tensor, operand_array
-from ringlet.nn.backend import xp
+from ringlet.nn.autograd.conversion import TensorLike, operand_array
+from ringlet.nn.autograd.tensor import Tensor
+from ringlet.nn.backend import Array, xp
+
+__all__ = [
+    "allclose", "eq", "equal", "ge", "gt", "isclose", "isfinite", "isinf", "isnan", "le",
+    "logical_and", "logical_not", "logical_or", "logical_xor", "lt", "ne",
+]  # fmt: skip
 
 
-def eq(a: Operand, b: Operand) -> Tensor:
+def eq(a: TensorLike, b: TensorLike) -> Tensor:
     """a == b."""
     return _made(xp.equal(*_both(a, b)))
 
 
-def ne(a: Operand, b: Operand) -> Tensor:
+def ne(a: TensorLike, b: TensorLike) -> Tensor:
     """a != b."""
     return _made(xp.not_equal(*_both(a, b)))
 
 
-def lt(a: Operand, b: Operand) -> Tensor:
+def lt(a: TensorLike, b: TensorLike) -> Tensor:
     """a < b."""
     return _made(xp.less(*_both(a, b)))
 
 
-def le(a: Operand, b: Operand) -> Tensor:
+def le(a: TensorLike, b: TensorLike) -> Tensor:
     """a <= b."""
     return _made(xp.less_equal(*_both(a, b)))
 
 
-def gt(a: Operand, b: Operand) -> Tensor:
+def gt(a: TensorLike, b: TensorLike) -> Tensor:
     """a > b."""
     return _made(xp.greater(*_both(a, b)))
 
 
-def ge(a: Operand, b: Operand) -> Tensor:
+def ge(a: TensorLike, b: TensorLike) -> Tensor:
     """a >= b."""
     return _made(xp.greater_equal(*_both(a, b)))
 
 
-def logical_and(a: Operand, b: Operand) -> Tensor:
+def logical_and(a: TensorLike, b: TensorLike) -> Tensor:
     """Both."""
     return _made(xp.logical_and(*_both(a, b)))
 
 
-def logical_or(a: Operand, b: Operand) -> Tensor:
+def logical_or(a: TensorLike, b: TensorLike) -> Tensor:
     """One or both."""
     return _made(xp.logical_or(*_both(a, b)))
 
 
-def logical_xor(a: Operand, b: Operand) -> Tensor:
+def logical_xor(a: TensorLike, b: TensorLike) -> Tensor:
     """One, not both."""
     return _made(xp.logical_xor(*_both(a, b)))
 
@@ -71,12 +77,12 @@ def isfinite(x: Tensor) -> Tensor:
     return _made(xp.isfinite(x.data))
 
 
-def isclose(a: Tensor, b: Operand, rtol: float = 1e-5, atol: float = 1e-8) -> Tensor:
+def isclose(a: Tensor, b: TensorLike, rtol: float = 1e-5, atol: float = 1e-8) -> Tensor:
     """|a - b| <= atol + rtol |b|."""
     return _made(xp.isclose(*_both(a, b), rtol, atol))
 
 
-def allclose(a: Tensor, b: Operand, rtol: float = 1e-5, atol: float = 1e-8) -> bool:
+def allclose(a: Tensor, b: TensorLike, rtol: float = 1e-5, atol: float = 1e-8) -> bool:
     """Whether isclose holds everywhere."""
     return bool(xp.allclose(*_both(a, b), rtol, atol))
 
@@ -90,5 +96,5 @@ def _made(array: Array) -> Tensor:
     return Tensor(xp.asarray(array))
 
 
-def _both(a: Operand, b: Operand) -> tuple[Any, Any]:
+def _both(a: TensorLike, b: TensorLike) -> tuple[Any, Any]:
     return operand_array(a, b), operand_array(b, a)

@@ -5,9 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from ringlet.nn.autograd.tensor import Array, Gradient, Operation, Tensor
-from ringlet.nn.backend import asarray
+from ringlet.nn.autograd.deferred import Gradient
+from ringlet.nn.autograd.tensor import Operation, Tensor
+from ringlet.nn.backend import Array, asarray
 from ringlet.nn.random import current, sample_generators
+
+__all__ = ["dropout"]
 
 
 class Dropout(Operation):

@@ -3,8 +3,11 @@
 import string
 from collections.abc import Sequence
 
-from ringlet.nn.autograd.tensor import Array, Gradient, Operation, Tensor
-from ringlet.nn.backend import xp
+from ringlet.nn.autograd.deferred import Gradient
+from ringlet.nn.autograd.tensor import Operation, Tensor
+from ringlet.nn.backend import Array, xp
+
+__all__ = ["einsum"]
 
 
 class Einsum(Operation):

@@ -5,8 +5,30 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ringlet.nn.autograd.tensor import Array, Gradient, Operation, Tensor, in_dtype
-from ringlet.nn.backend import chosen, xp
+from ringlet.nn.autograd.conversion import in_dtype
+from ringlet.nn.autograd.deferred import Gradient
+from ringlet.nn.autograd.tensor import Operation, Tensor
+from ringlet.nn.backend import Array, chosen, xp
+
+__all__ = [
+    "ceil",
+    "cos",
+    "erf",
+    "exp",
+    "expm1",
+    "floor",
+    "log",
+    "log1p",
+    "log2",
+    "log10",
+    "reciprocal",
+    "round",
+    "rsqrt",
+    "sign",
+    "sin",
+    "sqrt",
+    "square",
+]  # fmt: skip
 
 
 class Exp(Operation):

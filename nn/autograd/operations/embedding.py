@@ -4,9 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ringlet.nn.autograd.engine import Deferred
-from ringlet.nn.autograd.tensor import Array, Gradient, Operation, Tensor, host_array
-from ringlet.nn.backend import asarray, chosen
+from ringlet.nn.autograd.conversion import host_array
+from ringlet.nn.autograd.deferred import Deferred, Gradient
+from ringlet.nn.autograd.tensor import Operation, Tensor
+from ringlet.nn.backend import Array, asarray, chosen
+
+__all__ = ["embedding"]
 
 
 class RowSums(Deferred):

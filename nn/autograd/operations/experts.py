@@ -11,10 +11,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from ringlet.nn.autograd.engine import Deferred
+from ringlet.nn.autograd.deferred import Deferred, Gradient
 from ringlet.nn.autograd.operations.products import column_sums
-from ringlet.nn.autograd.tensor import Array, Gradient, Operation
-from ringlet.nn.backend import asarray, to_host, xp
+from ringlet.nn.autograd.tensor import Operation
+from ringlet.nn.backend import Array, asarray, to_host, xp
 
 
 @dataclass(frozen=True)

@@ -5,18 +5,17 @@ from typing import Any
 
 import numpy as np
 
-from ringlet.nn.autograd.engine import Deferred
+from ringlet.nn.autograd.conversion import array_of, in_dtype, mask_array
+from ringlet.nn.autograd.deferred import Deferred, Gradient
 from ringlet.nn.autograd.operations.embedding import RowSums
-from ringlet.nn.autograd.tensor import (
-    Array,
-    Gradient,
-    Operation,
-    Tensor,
-    array_of,
-    in_dtype,
-    mask_array,
-)
-from ringlet.nn.backend import asarray, chosen, to_host, xp
+from ringlet.nn.autograd.tensor import Operation, Tensor
+from ringlet.nn.backend import Array, asarray, chosen, to_host, xp
+
+__all__ = [
+    "chunk", "flip", "gather", "getitem", "index_select", "masked_fill", "masked_select", "narrow",
+    "one_hot", "repeat_interleave", "roll", "scatter", "scatter_add", "select", "split", "tril",
+    "triu", "unbind",
+]  # fmt: skip
 
 
 class Placed(Deferred):

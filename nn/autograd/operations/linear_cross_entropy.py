@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ringlet.nn.autograd.engine import Deferred, Product, add_product
+from ringlet.nn.autograd.conversion import in_dtype
+from ringlet.nn.autograd.deferred import Deferred, Gradient, Product, add_product
 from ringlet.nn.autograd.operations.loss import (
     ClassGoal,
     Goal,
@@ -24,8 +25,10 @@ from ringlet.nn.autograd.operations.loss import (
     divisor,
 )
 from ringlet.nn.autograd.operations.products import column_sums, linear
-from ringlet.nn.autograd.tensor import Array, Gradient, Operation, Tensor, in_dtype
-from ringlet.nn.backend import asarray, block_size, xp
+from ringlet.nn.autograd.tensor import Operation, Tensor
+from ringlet.nn.backend import Array, asarray, block_size, xp
+
+__all__ = ["linear_cross_entropy"]
 
 ROWS = 256
 """Rows of a block at least: fewer keep BLAS less busy, and each block adds to all of the weight's

@@ -5,9 +5,13 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 
+from ringlet.nn.autograd.conversion import array_of, host_array
+from ringlet.nn.autograd.deferred import Gradient
 from ringlet.nn.autograd.operations.normalization import log_softmax
-from ringlet.nn.autograd.tensor import Array, Gradient, Operation, Tensor, array_of, host_array
-from ringlet.nn.backend import asarray, block_size, xp
+from ringlet.nn.autograd.tensor import Operation, Tensor
+from ringlet.nn.backend import Array, asarray, block_size, xp
+
+__all__ = ["cross_entropy"]
 
 LOGITS = 64 * 1024
 """Logits worked on at once: they stay in the cache from the maximum to the sum."""

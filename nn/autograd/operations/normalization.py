@@ -5,9 +5,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ringlet.nn.autograd.conversion import in_dtype
+from ringlet.nn.autograd.deferred import Gradient
 from ringlet.nn.autograd.operations.products import column_sums
-from ringlet.nn.autograd.tensor import Array, Gradient, Operation, Tensor, in_dtype
-from ringlet.nn.backend import block_size, xp
+from ringlet.nn.autograd.tensor import Operation, Tensor
+from ringlet.nn.backend import Array, block_size, xp
+
+__all__ = ["layer_norm", "log_softmax", "rms_norm", "softmax"]
 
 BLOCK = 32 * 1024
 """Normalization works on rows of about so many elements: they stay in the cache."""

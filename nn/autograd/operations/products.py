@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
-from ringlet.nn.autograd.engine import Product
-from ringlet.nn.autograd.tensor import Array, Gradient, Operation, Tensor
-from ringlet.nn.backend import xp
+from ringlet.nn.autograd.deferred import Gradient, Product
+from ringlet.nn.autograd.tensor import Operation, Tensor
+from ringlet.nn.backend import Array, xp
+
+__all__ = ["bmm", "dot", "linear", "matmul", "mm"]
 
 
 class MatMul(Operation):

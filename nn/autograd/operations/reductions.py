@@ -6,10 +6,17 @@ from typing import NamedTuple, TypeAlias, overload
 
 import numpy as np
 
+from ringlet.nn.autograd.conversion import array_of, in_dtype
+from ringlet.nn.autograd.deferred import Gradient
 from ringlet.nn.autograd.operations.arithmetic import abs, maximum, minimum
 from ringlet.nn.autograd.operations.indexing import gather
-from ringlet.nn.autograd.tensor import Array, Gradient, Operation, Tensor, array_of, in_dtype
-from ringlet.nn.backend import xp
+from ringlet.nn.autograd.tensor import Operation, Tensor
+from ringlet.nn.backend import Array, xp
+
+__all__ = [
+    "Axes", "Found", "all", "amax", "amin", "any", "argmax", "argmin", "argsort", "cumsum",
+    "logsumexp", "max", "mean", "min", "norm", "prod", "sort", "std", "sum", "topk", "var",
+]  # fmt: skip
 
 Axes: TypeAlias = int | tuple[int, ...] | list[int] | None
 

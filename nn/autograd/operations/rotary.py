@@ -4,8 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ringlet.nn.autograd.tensor import Array, Gradient, Operation, Tensor
-from ringlet.nn.backend import asarray, xp
+from ringlet.nn.autograd.deferred import Gradient
+from ringlet.nn.autograd.tensor import Operation, Tensor
+from ringlet.nn.backend import Array, asarray, xp
+
+__all__ = ["rotary_embedding", "rotary_frequencies"]
 
 
 class Rotary(Operation):

@@ -7,8 +7,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ringlet.nn.autograd.tensor import Array, Gradient, Operation, Tensor
-from ringlet.nn.backend import xp
+from ringlet.nn.autograd.deferred import Gradient
+from ringlet.nn.autograd.tensor import Operation, Tensor
+from ringlet.nn.backend import Array, xp
+
+__all__ = [
+    "cat", "clone", "contiguous", "expand", "flatten", "movedim", "pad", "permute", "repeat",
+    "reshape", "squeeze", "stack", "t", "to", "transpose", "unsqueeze",
+]  # fmt: skip
 
 
 class Reshape(Operation):

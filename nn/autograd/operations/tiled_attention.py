@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ringlet.nn.autograd.tensor import Array, in_dtype
-from ringlet.nn.backend import block_size, chosen, xp
+from ringlet.nn.autograd.conversion import in_dtype
+from ringlet.nn.backend import Array, block_size, chosen, xp
 
 ROWS = 128
 """Queries for each block of a long context; see `rows_for`."""
@@ -90,7 +90,7 @@ class Masks(NamedTuple):
 PLAIN, CAUSAL = Masks(), Masks(causal=True)
 
 
-class Operand:
+class GemmOperand:
     """Keys or values as the second operand of products: a copy that lies as it is multiplied, of
     the samples at hand. Products with strided or transposed ones take a third longer; for few
     queries a copy would not pay, nor on a device."""
@@ -134,7 +134,7 @@ class Scores:
     def __init__(self, q: Array, k: Array, masks: Masks) -> None:
         self.q, self.masks = q, masks
         self.scale, (_, self.groups, self.keys, _) = masks.factor(q), k.shape
-        self._turned = Operand(k, q.shape[2], transposed=True)
+        self._turned = GemmOperand(k, q.shape[2], transposed=True)
 
     def queries(self, tile: Tile) -> Array:
         """The tile's queries, scaled: (S, G, H / G * R, D)."""
@@ -177,7 +177,7 @@ class Scores:
         tiles: list[Tile],
         queries: Array,
         shift: Array | None,
-        values: Operand,
+        values: GemmOperand,
         out: Array,
         spare: Array,
         kept: list[Array] | None,
@@ -199,7 +199,12 @@ class Scores:
         return total
 
     def weigh_in_range(
-        self, tiles: list[Tile], values: Operand, out: Array, spare: Array, kept: list[Array] | None
+        self,
+        tiles: list[Tile],
+        values: GemmOperand,
+        out: Array,
+        spare: Array,
+        kept: list[Array] | None,
     ) -> tuple[Array, Array | None]:
         """The same with the largest scores as shift where they are needed; (row sums, shift)."""
         queries, shift, total = self.queries(tiles[0]), None, None
@@ -231,7 +236,7 @@ def attend(q: Array, k: Array, v: Array, out: Array, masks: Masks) -> list[Block
     Queries that see no key get zeros.
     """
     scores, blocks = Scores(q, k, masks), []
-    values = Operand(v, q.shape[2], transposed=False)
+    values = GemmOperand(v, q.shape[2], transposed=False)
     plan = plan_of(q, k, masks)
     spare = xp.empty(scores.room(itertools.chain.from_iterable(plan)), q.dtype)
     for tiles in plan:
@@ -297,8 +302,8 @@ def attend_backward(
     q, k, v, out = arrays
     to_q, to_k, to_v = gradients
     scores = Scores(q, k, masks)
-    keys = Operand(k, q.shape[2], transposed=False)
-    turned_values = Operand(v, q.shape[2], transposed=True)
+    keys = GemmOperand(k, q.shape[2], transposed=False)
+    turned_values = GemmOperand(v, q.shape[2], transposed=True)
     room = scores.room(tile for block in blocks for tile in block.tiles)
     spare = xp.empty((2, room), q.dtype)
     for tiles, inverse, shift, kept in reversed(blocks):

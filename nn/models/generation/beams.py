@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ringlet.nn.autograd.tensor import Array
+from ringlet.nn.backend import Array
 from ringlet.nn.models.generation.sampling import check_ids, evaluating
 from ringlet.nn.models.language_model import LanguageModel
 

@@ -5,8 +5,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ringlet.nn.autograd.tensor import Array, Tensor, no_grad
-from ringlet.nn.backend import asarray, to_host
+from ringlet.nn.autograd.grad_mode import no_grad
+from ringlet.nn.autograd.tensor import Tensor
+from ringlet.nn.backend import Array, asarray, to_host
 from ringlet.nn.layers.cache import KeyValueCache
 
 

@@ -6,7 +6,7 @@ from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
-from ringlet.nn.autograd.tensor import Array
+from ringlet.nn.backend import Array
 from ringlet.nn.models.language_model import LanguageModel
 from ringlet.nn.module import Module
 from ringlet.nn.random import generator

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
-from ringlet.nn.autograd.tensor import Array
+from ringlet.nn.backend import Array
 from ringlet.nn.module import Module, uninitialized
 from ringlet.nn.safetensors import SafetensorsFile, write_safetensors
 

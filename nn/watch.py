@@ -1,4 +1,4 @@
-"""Watch every operation, for debugging and counting: nothing is slower when nobody watches."""
+"""Watch every operation, for debugging and counting. It costs nothing when nobody watches."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -8,12 +8,12 @@ from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.module import Module
 
 Watcher: TypeAlias = Callable[[Operation, tuple[Tensor, ...], Tensor, list[Module]], None]
-"""Called with the operation, its inputs, its result and the modules around, outermost first."""
+"""Called with the operation, its inputs, its result and the modules around it, outermost first."""
 
 
 @contextlib.contextmanager
 def watching(watcher: Watcher) -> Iterator[None]:
-    """Within it `watcher` is called after each operation. For one thread at a time."""
+    """Call `watcher` after each operation inside the block. For one thread at a time."""
     plain, plain_module = Operation.__call__, Module.__call__
     around: list[Module] = []
 
@@ -38,7 +38,7 @@ def watching(watcher: Watcher) -> Iterator[None]:
 
 
 def place(around: list[Module]) -> str:
-    """Where that is, for a message."""
+    """Where an operation ran, for a message."""
     if not around:
-        return "outside of any module"
+        return "outside any module"
     return f"in {around[-1].path or 'the model'} ({type(around[-1]).__name__})"

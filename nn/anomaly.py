@@ -1,4 +1,4 @@
-"""Find the operation that made the first NaN, or changed a dtype, forward or backward."""
+"""Find the operation that produced the first NaN, or changed a dtype, forward or backward."""
 
 import contextlib
 from collections.abc import Sequence
@@ -6,24 +6,23 @@ from typing import Any
 
 import numpy as np
 
-from ringlet.nn.autograd.engine import Deferred
+from ringlet.nn.autograd.deferred import Deferred, Gradient
 from ringlet.nn.autograd.operations.shapes import Cast
-from ringlet.nn.autograd.tensor import Array, Gradient, Operation, Source, Tensor
-from ringlet.nn.autograd.watch import place, watching
-from ringlet.nn.backend import to_host, xp
+from ringlet.nn.autograd.tensor import Operation, Source, Tensor
+from ringlet.nn.backend import Array, to_host, xp
 from ringlet.nn.module import Module
+from ringlet.nn.watch import place, watching
 
 
 class Anomaly(FloatingPointError):
-    """An operation made a NaN, or a dtype that none of its inputs has; the message names it."""
+    """An operation produced a NaN, or a dtype that none of its inputs has; the message names it."""
 
 
 def detect_anomaly(infinite: bool = False) -> contextlib.AbstractContextManager[None]:
-    """Within it every operation is checked, forward and in the backward passes of what was
-    recorded within it; raises Anomaly naming the operation and its module.
+    """Check every operation inside the block, and the backward passes of what was recorded there.
 
-    `infinite` counts infinities as well (masks are often made of them). It takes about twice the
-    time.
+    Raises Anomaly naming the operation and its module. `infinite` counts infinities as well (masks
+    are often made of them). Takes about twice the time.
     """
 
     def watcher(
@@ -79,7 +78,7 @@ class _Check:
 
 
 def _check_backward(operation: Operation, check: _Check) -> None:
-    """Let this operation's backward check itself."""
+    """Make this operation's backward check itself."""
 
     def backward(grad: Array) -> Sequence[Gradient]:
         inputs: Sequence[Tensor | Source] = operation.inputs or ()

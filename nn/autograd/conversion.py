@@ -1,0 +1,59 @@
+"""What operations are given (tensors, arrays, numbers, masks, ids) as what they compute with."""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ringlet.nn.autograd.tensor import Tensor
+from ringlet.nn.backend import Array, asarray, refuse_mixture, to_host, xp
+
+TensorLike: TypeAlias = Tensor | Array | float | int
+
+
+def array_of(value: Any) -> Any:
+    """The array of a tensor; anything else as it is."""
+    return value.data if isinstance(value, Tensor) else value
+
+
+def host_array(value: Any) -> Array:
+    """Ids, targets or indices as an array on the host, where they are checked.
+
+    Fetching an array from the device makes the host wait for it.
+    """
+    array = array_of(value)
+    return to_host(array) if isinstance(array, xp.ndarray) else np.asarray(array)
+
+
+def operand_array(value: Any, other: Any = None) -> Any:
+    """The array of an operand; raises MixedArrays if it lives elsewhere than the backend's."""
+    if isinstance(value, Tensor):
+        return value.data
+    if not isinstance(value, xp.ndarray):
+        refuse_mixture("an operation", (value, array_of(other)))  # a number is welcome
+    return value
+
+
+def mask_array(value: Any) -> Array:
+    """A mask as an array of bool, wherever it comes from."""
+    return asarray(array_of(value), bool)
+
+
+def tensors(a: TensorLike, b: TensorLike) -> tuple[Tensor, Tensor]:
+    """Both as tensors; a Python number takes the dtype of the tensor beside it."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a, b
+    dtypes = [operand.dtype for operand in (a, b) if isinstance(operand, Tensor | xp.ndarray)]
+    dtype = np.result_type(*dtypes) if dtypes else None
+    return _tensor(a, b, dtype), _tensor(b, a, dtype)
+
+
+def _tensor(operand: TensorLike, other: TensorLike, dtype: np.dtype[Any] | None) -> Tensor:
+    if isinstance(operand, Tensor):
+        return operand
+    array = operand if isinstance(operand, float | int) else operand_array(operand, other)
+    return Tensor(array if isinstance(array, xp.ndarray) else asarray(array, dtype))
+
+
+def in_dtype(value: float, like: Array) -> Any:
+    """A number in an array's dtype, so that it cannot widen the result; it stays on the host."""
+    return like.dtype.type(value)
