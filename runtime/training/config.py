@@ -3,7 +3,7 @@
 import difflib
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -13,95 +13,124 @@ class ConfigError(ValueError):
     """An option is unknown or its value is not possible; the message names it."""
 
 
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
+def _under(heading: str) -> Callable[[Any, str], Any]:
+    """Makes options under this heading of `ringlet train --help`: (default, help)."""
+    return lambda default, text: field(default=default, metadata={"heading": heading, "help": text})
+
+
+_model, _data, _parallelism = _under("Model"), _under("Data"), _under("Parallelism")
+_optimization, _output, _workers = _under("Optimization"), _under("Output"), _under("Workers")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """All options of a run. The defaults are the preset `nano`: nanoGPT's recipe for a CPU.
 
-    Each is an option of `ringlet train` too, with this help; `runtime.fit` says what goes together.
+    Each is also an option of `ringlet train`, with this help under this heading; `runtime.fit` says
+    which ones go together.
     """
 
-    data: str = _option(
-        "pydoc", "A file of text (any encoding: bytes), a nanoGPT .bin (uint16), or pydoc."
+    data: str = _data(
+        "pydoc",
+        "File to train on: nanoGPT's .bin (uint16 token ids), or any other, read as bytes; pydoc "
+        "is the text of Python's documentation.",
     )
-    seed: int = _option(1337, "Decides every random number.")
-    device: str = _option("cpu", "cpu, or cuda: a GPU for each worker, through CuPy.")
-    steps: int = _option(2000, "Optimizer steps in all.")
-    batch_size: int = _option(12, "Contexts for each step, over all workers and micro-batches.")
-    accumulate: int = _option(1, "Micro-batches into which each worker cuts its share.")
+    device: str = _workers("cpu", "cpu, or cuda: one GPU for each worker, through CuPy.")
+    steps: int = _optimization(2000, "Total number of optimizer steps.")
+    batch_size: int = _data(12, "Sequences in each step, over all workers and micro-batches.")
+    seed: int = _data(1337, "Seed of every random number.")
 
-    mesh: str = _option(
+    mesh: str = _parallelism(
         "",
-        "Axes and lengths, as in dp=2,tp=2,pp=2: data, tensor, pipeline, context (cp) and expert "
-        "(ep) parallelism; what is not named is data parallelism.",
+        "Length of each axis, as in dp=2,tp=2,pp=2: data, tensor, pipeline, context (cp) and "
+        "expert (ep) parallelism. dp takes the remaining workers.",
     )
-    zero: int = _option(0, "Stage of ZeRO: 1 cuts optimizer state, 2 gradients too, 3 parameters.")
-    schedule: str = _option("1f1b", "Of the pipeline: gpipe, 1f1b, interleaved or zero-bubble.")
-    chunks: int = _option(1, "Stages on each rank of an interleaved pipeline.")
-    sequence: bool = _option(
-        False, "Cut activations between tensor-parallel layers along the sequence."
+    zero: int = _parallelism(
+        0, "ZeRO stage: 1 shards optimizer state, 2 gradients too, 3 parameters too."
     )
-    recompute: str = _option(
-        "", "Compute again in backward: blocks, or patterns of modules, as in *.attend,*.act."
+    accumulate: int = _parallelism(
+        1, "Micro-batches that each worker splits its share of the batch into."
+    )
+    schedule: str = _parallelism(
+        "1f1b", "Pipeline schedule: gpipe, 1f1b, interleaved or zero-bubble."
+    )
+    chunks: int = _parallelism(1, "Stages on each rank of an interleaved pipeline.")
+    sequence: bool = _parallelism(
+        False, "Shard activations between tensor-parallel layers by sequence."
+    )
+    recompute: str = _parallelism(
+        "",
+        "What to recompute in the backward pass to save memory: blocks, or patterns of module "
+        "names, as in *.attend,*.act.",
     )
 
-    compress: str = _option(
-        "", "Of gradients: float16, bfloat16, int8, topk[:ratio] or powersgd[:rank]."
+    compress: str = _parallelism(
+        "", "Compress gradients: float16, bfloat16, int8, topk[:ratio] or powersgd[:rank]."
     )
-    compress_activations: str = _option(
-        "", "Between tp layers and pp stages: float16, bfloat16 or int8."
+    compress_activations: str = _parallelism(
+        "", "Compress activations between tp layers and pp stages: float16, bfloat16 or int8."
     )
-    bucket_bytes: int = _option(
+    bucket_bytes: int = _parallelism(
         0,
-        "Of gradients that travel at once; 0: as the link is measured, where no bit depends on it.",
+        "Gradient bucket size in bytes; 0 chooses it from the measured link where that cannot "
+        "change results.",
     )
-    needed_first: bool = _option(
-        False, "The first layers' gradients overtake; for slow links. Needs --clip 0."
+    needed_first: bool = _parallelism(
+        False, "Send the first layers' gradients first, for slow links. Needs --clip 0."
     )
-    local_steps: int = _option(1, "Steps that dp replicas take before they agree.")
-    outer_learning_rate: float = _option(1.0, "Of the agreement; DiLoCo's is 0.7.")
-    outer_momentum: float = _option(0.0, "Of the agreement; DiLoCo's is 0.9.")
-
-    model: str = _option("gpt", "gpt, or llama: rotary positions, RMSNorm, SwiGLU, no biases.")
-    block_size: int = _option(64, "The longest context, in tokens.")
-    n_layer: int = _option(4, "Blocks.")
-    n_head: int = _option(4, "Heads of each attention.")
-    n_kv_head: int = _option(0, "Heads of keys in a llama, shared by queries; 0: one for each.")
-    n_embd: int = _option(128, "Width.")
-    dropout: float = _option(0.0, "Dropout probability, in a gpt.")
-    bias: bool = _option(True, "Whether a gpt's linear layers have one.")
-    vocab_size: int = _option(0, "0: as the data needs.")
-
-    experts: int = _option(0, "Experts in the place of each MLP of a gpt; 0: one MLP for all.")
-    top_k: int = _option(2, "Experts for each position.")
-    capacity_factor: float = _option(
-        1.25, "Of an expert's even share of a context; more is dropped. 0: no limit."
+    local_steps: int = _parallelism(
+        1, "Steps that each dp replica takes between synchronizations (DiLoCo)."
     )
-    balance: float = _option(0.01, "Weight of the loss that evens out the experts' load.")
+    outer_learning_rate: float = _parallelism(
+        1.0, "Learning rate of the synchronization; DiLoCo uses 0.7."
+    )
+    outer_momentum: float = _parallelism(0.0, "Momentum of the synchronization; DiLoCo uses 0.9.")
 
-    optimizer: str = _option(
+    model: str = _model("gpt", "gpt, or llama: rotary positions, RMSNorm, SwiGLU, no biases.")
+    block_size: int = _model(64, "Context length in tokens.")
+    n_layer: int = _model(4, "Number of blocks.")
+    n_head: int = _model(4, "Attention heads in each block.")
+    n_kv_head: int = _model(
+        0, "Key and value heads of a llama, shared by its query heads; 0: one for each."
+    )
+    n_embd: int = _model(128, "Embedding width.")
+    dropout: float = _model(0.0, "Dropout probability of a gpt.")
+    bias: bool = _model(True, "Give the linear layers of a gpt biases.")
+    vocab_size: int = _model(0, "Vocabulary size; 0: as the data needs.")
+
+    experts: int = _model(0, "Experts in place of each MLP of a gpt; 0: an ordinary MLP.")
+    top_k: int = _model(2, "Experts that each position is routed to.")
+    capacity_factor: float = _model(
+        1.25,
+        "Capacity of an expert, as a multiple of its even share of a sequence; tokens beyond it "
+        "are dropped. 0: no limit.",
+    )
+    balance: float = _model(0.01, "Weight of the auxiliary loss that balances the experts' load.")
+
+    optimizer: str = _optimization(
         "adamw", "adamw, sgd, adam, adagrad, rmsprop, lion, adafactor or muon."
     )
-    learning_rate: float = _option(1e-3, "The highest learning rate.")
-    learning_rate_floor: float = _option(1e-4, "The one at the last step.")
-    learning_rate_schedule: str = _option(
+    learning_rate: float = _optimization(1e-3, "Peak learning rate.")
+    learning_rate_floor: float = _optimization(1e-4, "Learning rate at the last step.")
+    learning_rate_schedule: str = _optimization(
         "cosine", "cosine, linear, constant, one_cycle or inverse_sqrt."
     )
-    warmup_steps: int = _option(100, "Steps in which the learning rate rises to its highest.")
-    beta1: float = _option(0.9, "Of AdamW and its kin: how long the mean gradient is remembered.")
-    beta2: float = _option(0.99, "The same of its square.")
-    momentum: float = _option(0.0, "Of sgd and rmsprop.")
-    weight_decay: float = _option(0.1, "Of weights and embeddings; biases and norms do not decay.")
-    clip: float = _option(1.0, "The largest norm of all gradients together; 0: any.")
+    warmup_steps: int = _optimization(100, "Steps over which the learning rate rises to its peak.")
+    beta1: float = _optimization(0.9, "Decay rate of the mean gradient, in Adam and its relatives.")
+    beta2: float = _optimization(
+        0.99, "Decay rate of the mean squared gradient, in Adam and its relatives."
+    )
+    momentum: float = _optimization(0.0, "Momentum of sgd and rmsprop.")
+    weight_decay: float = _optimization(
+        0.1, "Weight decay of weights and embeddings; biases and norms have none."
+    )
+    clip: float = _optimization(1.0, "Clip the norm of all gradients to this; 0: no clipping.")
 
-    eval_every: int = _option(250, "Steps between validations.")
-    eval_windows: int = _option(2048, "At most so many contexts of the validation part are used.")
-    checkpoint_every: int = _option(500, "Steps between checkpoints.")
-    keep: int = _option(3, "So many newest checkpoints stay.")
-    keep_best: bool = _option(True, "So does the one with the lowest validation loss.")
+    eval_every: int = _output(250, "Steps between validations.")
+    eval_windows: int = _output(2048, "Number of validation sequences to use, at most.")
+    checkpoint_every: int = _output(500, "Steps between checkpoints.")
+    keep: int = _output(3, "Number of recent checkpoints to keep.")
+    keep_best: bool = _output(True, "Also keep the checkpoint with the lowest validation loss.")
 
 
 MODEL_FIELDS = (
