@@ -17,9 +17,8 @@ from ringlet.comm.errors import CommError, CommTimeout, PeerLost
 from ringlet.comm.faults import OF_MESSAGES, Faults, parse_fault
 from ringlet.comm.group import Group
 from ringlet.comm.join.environment import Environment, is_open, read_environment
-from ringlet.comm.join.folders import leave_folder, make_folder
+from ringlet.comm.join.folders import check_private, leave_folder, make_folder
 from ringlet.comm.join.meeting import numbered
-from ringlet.comm.join.mpi import check_private
 from ringlet.comm.join.rendezvous import meet
 from ringlet.comm.schedules.choice import Policy
 from ringlet.comm.sockets.endpoint import WORLD, Endpoint, Peer

@@ -9,11 +9,12 @@ from ringlet.comm.calls.operation import Arrival, Departure, Operation, Program
 from ringlet.comm.calls.recorder import ENDED, ERROR, SEQUENCE, SIGNATURE, Record, find
 from ringlet.comm.errors import CollectiveMismatch, CommError
 from ringlet.comm.schedules.choice import SHARED, Choice
+from ringlet.comm.schedules.schedule import SEGMENT_BYTES
 from ringlet.comm.shared.control_block import Board
 from ringlet.comm.shared.regions import Regions
 from ringlet.comm.sockets import wire
 from ringlet.comm.sockets.endpoint import Endpoint, Message
-from ringlet.comm.sockets.wire import COLLECTIVE, SEGMENT_BYTES, Array, Header, Signature
+from ringlet.comm.sockets.wire import COLLECTIVE, Array, Header, Signature
 from ringlet.comm.stats import Stats, Traffic
 
 

@@ -1,1 +1,8 @@
-"""comm/join"""
+"""How the processes of a job find and trust each other, before the first collective.
+
+Knows sockets and files, but no arrays, groups or calls (of `schedules`, only how RINGLET_ALGORITHM
+and RINGLET_LINKS are written). Launchers use it too.
+
+Read environment.py (who am I), rendezvous.py on meeting.py (who are the others), then key.py and
+authenticator.py (who may join). mpi.py, folders.py, addresses.py and monitor.py serve them.
+"""

@@ -6,7 +6,7 @@ import zmq
 
 
 def bracketed(host: str) -> str:
-    """The host as it stands before a port."""
+    """The host as it is written before a port."""
     return f"[{host}]" if ":" in host else host
 
 
@@ -16,7 +16,7 @@ def tcp(host: str, port: int | str) -> str:
 
 
 def allow_ipv6(endpoint: "zmq.Socket[Any]", address: str) -> None:
-    """Before the socket binds or connects to the address. With IPv4 the option would turn
-    addresses into IPv6's notation of them, which other hosts need not understand."""
+    """Prepare the socket to bind or connect to the address. Call it for IPv4 too: there the
+    option stays off, since it would write addresses in a form that other hosts may not know."""
     if address.startswith("tcp://["):
         endpoint.set(zmq.IPV6, 1)

@@ -17,7 +17,7 @@ from zmq.utils import z85
 
 from ringlet.comm.errors import AuthenticationError
 from ringlet.comm.join.key import DOMAIN, JobKey
-from ringlet.comm.sockets.monitor import Event, read_event
+from ringlet.comm.join.monitor import Event, read_event
 
 HANDSHAKE_MS = 10_000
 """Connections that have not completed the handshake by then are dropped."""

@@ -1,4 +1,4 @@
-"""Who this process is, as its launcher says in the environment (torchrun's variable names)."""
+"""Who this process is, from the environment variables of its launcher (torchrun's names)."""
 
 import ipaddress
 import os
@@ -20,19 +20,22 @@ if TYPE_CHECKING:
 DEFAULT_TIMEOUT_S = 300.0
 
 TRANSPORTS = ("auto", "ipc", "tcp")
-"""auto: shared memory and Unix sockets on one host, TCP between hosts; ipc: without shared
+"""auto: shared memory and Unix sockets on one host, TCP between hosts; ipc: the same without shared
 memory; tcp: TCP on one host too."""
 
 INSECURE = "RINGLET_INSECURE"
 
 ENCRYPTIONS = ("all", "control")
-"""What a job key encrypts: everything between hosts, or only the meeting, while arrays travel in
-the clear (SECURITY.md says what that promises)."""
+"""What a job key encrypts: everything between hosts, or only the rendezvous, with arrays in the
+clear (SECURITY.md says what that promises)."""
+
+MOST_DIGITS = 18
+"""Longer numbers in the environment are refused."""
 
 
 @dataclass(frozen=True)
 class Environment:
-    """The launcher's word: rank and size of the world, the job, and how to meet the others."""
+    """What the launcher has set: rank and size of the world, the job, how to meet the others."""
 
     rank: int
     size: int
@@ -57,7 +60,7 @@ class Environment:
 
     @property
     def listen_address(self) -> str:
-        """The address of this host at which other hosts reach this rank."""
+        """This host's address, at which other hosts reach this rank."""
         return self.address or local_address(self.rendezvous)
 
     @property
@@ -67,136 +70,125 @@ class Environment:
 
     @property
     def ipc_folder(self) -> Path | None:
-        """The private folder that holds the rendezvous' socket file, if that is how to meet."""
+        """The private folder of the rendezvous' socket file, if the ranks meet through one."""
         if not self.rendezvous.startswith("ipc://"):
             return None
         return Path(self.rendezvous.removeprefix("ipc://")).parent
 
 
 def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
-    """Read RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT and RINGLET_*, or what
-    Open MPI's and MPICH's mpirun say.
+    """Read RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT and RINGLET_*, or the
+    variables that Open MPI's and MPICH's mpirun set.
 
     With neither RANK nor WORLD_SIZE set: a world of one. Raises CommError naming the variable
-    that is missing or wrong, AuthenticationError for an address that other hosts can reach while
-    there is no job key, and for a key that is none.
+    that is missing or wrong; AuthenticationError for a malformed job key, and if there is none
+    although other hosts can reach an address.
     """
-    variables = translate(variables)
-    reader = _Reader(variables)
-    alone = "RANK" not in variables and "WORLD_SIZE" not in variables
-    size = 1 if alone else reader.integer("WORLD_SIZE", minimum=1)
-    rank = 0 if alone else reader.integer("RANK", minimum=0)
+    values = _Variables(translate(variables))
+    alone = "RANK" not in values and "WORLD_SIZE" not in values
+    size = 1 if alone else values.integer("WORLD_SIZE", minimum=1)
+    rank = 0 if alone else values.integer("RANK")
     if rank >= size:
         raise CommError(f"RANK is {rank}, but WORLD_SIZE is {size}: ranks count from 0")
-    local_size = reader.integer("LOCAL_WORLD_SIZE", 1) if "LOCAL_WORLD_SIZE" in variables else None
-    transport = variables.get("RINGLET_TRANSPORT", "auto")
-    if transport not in TRANSPORTS:
-        raise CommError(f"RINGLET_TRANSPORT is {transport!r}; there are {', '.join(TRANSPORTS)}")
-    rendezvous = _rendezvous(reader) if size > 1 else ""
-    address = variables.get("RINGLET_ADDRESS") if size > 1 else None
-    key = find_key(variables) if size > 1 else None
-    check_network([rendezvous, f"tcp://{bracketed(address)}" if address else ""], key, variables)
-    encrypt = variables.get("RINGLET_ENCRYPT", "all")
-    if encrypt not in ENCRYPTIONS:
-        raise CommError(f"RINGLET_ENCRYPT is {encrypt!r}; there are {', '.join(ENCRYPTIONS)}")
+    local_size = values.integer("LOCAL_WORLD_SIZE", 1) if "LOCAL_WORLD_SIZE" in values else None
+    rendezvous = values.rendezvous() if size > 1 else ""
+    address = values.get("RINGLET_ADDRESS") if size > 1 else None
+    key = find_key(values) if size > 1 else None
+    check_network([rendezvous, f"tcp://{bracketed(address)}" if address else ""], key, values)
     return Environment(
         rank=rank,
         size=size,
         local_size=local_size,
-        job=variables.get("RINGLET_JOB", ""),
-        generation=reader.integer("RINGLET_GENERATION", 0, default=0),
+        job=values.get("RINGLET_JOB", ""),
+        generation=values.integer("RINGLET_GENERATION", default=0),
         rendezvous=rendezvous,
-        transport=transport,
-        timeout=reader.seconds("RINGLET_TIMEOUT", DEFAULT_TIMEOUT_S),
-        agent=variables.get("RINGLET_AGENT") == "1",
-        host=variables.get("RINGLET_HOST") or _host_identity(),
+        transport=values.choice("RINGLET_TRANSPORT", TRANSPORTS),
+        timeout=values.seconds("RINGLET_TIMEOUT", DEFAULT_TIMEOUT_S),
+        agent=values.get("RINGLET_AGENT") == "1",
+        host=values.get("RINGLET_HOST") or _host_identity(),
         key=key,
-        encrypt=encrypt,
+        encrypt=values.choice("RINGLET_ENCRYPT", ENCRYPTIONS),
         address=address,
-        algorithm=_policy(variables),
-        links=_links(variables),
+        algorithm=values.algorithm(),
+        links=values.links(),
     )
 
 
-def _links(variables: Mapping[str, str]) -> "Links | None":
-    """RINGLET_LINKS."""
-    if not variables.get("RINGLET_LINKS"):
-        return None
-    from ringlet.comm.schedules.links import Links
-
-    return Links.parse(variables["RINGLET_LINKS"])
-
-
-def _policy(variables: Mapping[str, str]) -> str:
-    """RINGLET_ALGORITHM, which is read here so that a wrong one is told at once."""
-    text = variables.get("RINGLET_ALGORITHM", "")
-    if text:
-        from ringlet.comm.schedules.choice import Policy  # needs NumPy, which launchers do without
-
-        Policy.parse(text)
-    return text
-
-
-MOST_DIGITS = 18
-"""Of a whole number in the environment."""
-
-
-class _Reader:
-    def __init__(self, variables: Mapping[str, str]) -> None:
-        self._variables = variables
+class _Variables(dict[str, str]):
+    """The environment, read and checked."""
 
     def text(self, name: str) -> str:
-        if name not in self._variables:
+        if name not in self:
             raise CommError(
                 f"{name} is not set: start the program with `ringlet run`, or set RANK, "
                 "WORLD_SIZE, MASTER_ADDR and MASTER_PORT"
             )
-        return self._variables[name]
+        return self[name]
 
-    def integer(self, name: str, minimum: int, default: int | None = None) -> int:
-        if default is not None and name not in self._variables:
+    def choice(self, name: str, choices: tuple[str, ...]) -> str:
+        text = self.get(name, choices[0])
+        if text not in choices:
+            raise CommError(f"{name} is {text!r}; there are {', '.join(choices)}")
+        return text
+
+    def integer(self, name: str, minimum: int = 0, default: int | None = None) -> int:
+        if default is not None and name not in self:
             return default
         text = self.text(name)
         if not text.isdecimal() or len(text) > MOST_DIGITS or int(text) < minimum:
-            raise CommError(f"{name} is {text!r}; it has to be a whole number from {minimum} up")
+            raise CommError(f"{name} is {text!r}; it must be a whole number from {minimum} up")
         return int(text)
 
     def seconds(self, name: str, default: float) -> float:
-        text = self._variables.get(name)
+        text = self.get(name, str(default))
         try:
-            value = default if text is None else float(text)
+            value = float(text)
         except ValueError:
             value = -1.0
         if not value > 0:
-            raise CommError(f"{name} is {text!r}; it has to be a number of seconds above 0")
+            raise CommError(f"{name} is {text!r}; it must be a number of seconds above 0")
         return value
 
+    def rendezvous(self) -> str:
+        if "RINGLET_RENDEZVOUS" in self:
+            return self["RINGLET_RENDEZVOUS"]
+        return tcp(self.text("MASTER_ADDR"), self.integer("MASTER_PORT", 1))
 
-def _rendezvous(reader: _Reader) -> str:
-    try:
-        return reader.text("RINGLET_RENDEZVOUS")
-    except CommError:
-        address = reader.text("MASTER_ADDR")
-        return tcp(address, reader.integer("MASTER_PORT", 1))
+    # What needs NumPy is imported only if it is asked for: launchers do without.
+
+    def algorithm(self) -> str:
+        """The text; it is parsed here so that a wrong one is reported at once."""
+        if text := self.get("RINGLET_ALGORITHM", ""):
+            from ringlet.comm.schedules.choice import Policy
+
+            Policy.parse(text)
+        return text
+
+    def links(self) -> "Links | None":
+        if not (text := self.get("RINGLET_LINKS")):
+            return None
+        from ringlet.comm.schedules.links import Links
+
+        return Links.parse(text)
 
 
 def check_network(
     addresses: list[str], key: JobKey | None, variables: Mapping[str, str] = os.environ
 ) -> None:
     """Raise AuthenticationError for an address (tcp://...) that other hosts can reach, unless
-    there is a key, or RINGLET_INSECURE=1 says that everybody on the network is trusted."""
+    there is a key or RINGLET_INSECURE=1 declares everybody on the network trusted."""
     insecure = variables.get(INSECURE) == "1"
     if insecure and key is not None:
         raise AuthenticationError(
-            f"there is a job key, and {INSECURE}=1 says that none is wanted: unset one of {KEY}, "
+            f"there is a job key, but {INSECURE}=1 asks to run without one: unset one of {KEY}, "
             f"{KEY_FILE} and {INSECURE}"
         )
     for address in addresses:
         if not insecure and key is None and is_open(address):
             raise AuthenticationError(
                 f"{address} can be reached from other hosts: make a job key (`ringlet key new "
-                f"--out FILE`), give it to every host and set {KEY_FILE}=FILE. Where everybody on "
-                f"the network is trusted, {INSECURE}=1 does without"
+                f"--out FILE`), copy it to every host and set {KEY_FILE}=FILE. If everybody on the "
+                f"network is trusted, set {INSECURE}=1 to run without a key"
             )
 
 
@@ -215,7 +207,7 @@ def is_loopback(address: str) -> bool:
 
 
 def local_address(rendezvous: str) -> str:
-    """The address of the interface from which the rendezvous is reached; loopback for ipc."""
+    """The address of the interface that leads to the rendezvous; loopback for ipc."""
     parts = urlsplit(rendezvous)
     if not rendezvous.startswith("tcp://") or is_loopback(rendezvous):
         return "::1" if parts.hostname == "::1" else "127.0.0.1"
@@ -228,7 +220,7 @@ def local_address(rendezvous: str) -> str:
 
 
 def _host_identity() -> str:
-    """Tells hosts, and containers with a file system of their own, apart."""
+    """Different on different hosts, and in containers with their own file system."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

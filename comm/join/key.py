@@ -29,7 +29,7 @@ KEY, KEY_FILE = "RINGLET_KEY", "RINGLET_KEY_FILE"
 
 @dataclass(frozen=True)
 class JobKey:
-    """The secret, and the CURVE key pair derived from it (Z85). Its repr shows nothing secret."""
+    """The secret and the CURVE key pair derived from it (Z85). Its repr shows nothing secret."""
 
     secret: bytes = field(repr=False)
     curve_secret: bytes = field(init=False, repr=False)
@@ -47,12 +47,12 @@ class JobKey:
 
     @classmethod
     def new(cls) -> "JobKey":
-        """A key that nobody has."""
+        """A new random key."""
         return cls(secrets.token_bytes(KEY_BYTES))
 
     @classmethod
     def parse(cls, text: str, where: str) -> "JobKey":
-        """The key in the text; the AuthenticationError for one that is none says where it was."""
+        """The key in the text. Raises AuthenticationError, naming `where`, for a bad one."""
         try:
             secret = bytes.fromhex(text.strip())
         except ValueError:
@@ -91,7 +91,7 @@ def find_key(variables: Mapping[str, str]) -> JobKey | None:
 
 
 def read_key(path: Path) -> JobKey:
-    """The key in the file, which nobody but its owner may read."""
+    """The key in the file. Raises AuthenticationError unless only its owner can read it."""
     try:
         with path.open() as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
@@ -100,7 +100,7 @@ def read_key(path: Path) -> JobKey:
         raise AuthenticationError(f"cannot read the job key in {path}: {error}") from error
     if mode & 0o077:
         raise AuthenticationError(
-            f"others may read the job key in {path} (mode {mode:04o}): chmod 600 {path}, or make "
-            "a new one if they may have done so"
+            f"other users can read the job key in {path} (mode {mode:04o}): run chmod 600 {path}; "
+            "if somebody may have read it, make a new key"
         )
     return JobKey.parse(text, str(path))

@@ -1,22 +1,21 @@
-"""Ranks that mpirun has started: what Open MPI and MPICH's Hydra say in the environment.
+"""Ranks started by mpirun: the environment variables of Open MPI and of MPICH's Hydra.
 
-On one host the ranks meet in a private folder that is named after the user and the job. The job
-is known by the name that mpirun gave it, else by the process that started all of its ranks.
+On one host the ranks meet in a private folder named after the user and the job. The job is
+identified by the name that mpirun gave it, else by the process that started all of its ranks.
 """
 
 import hashlib
 import os
-import stat
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from ringlet.comm.errors import AuthenticationError, CommError
+from ringlet.comm.errors import CommError
 
 
-class _Names(NamedTuple):
-    """One launcher's variables; `job`: the first that is set."""
+class _VariableNames(NamedTuple):
+    """One launcher's variable names. `job`: the first that is set counts."""
 
     launcher: str
     rank: str
@@ -27,7 +26,7 @@ class _Names(NamedTuple):
 
 
 LAUNCHERS = (
-    _Names(
+    _VariableNames(
         "Open MPI",
         "OMPI_COMM_WORLD_RANK",
         "OMPI_COMM_WORLD_SIZE",
@@ -35,14 +34,16 @@ LAUNCHERS = (
         "OMPI_COMM_WORLD_LOCAL_SIZE",
         ("PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid", "OMPI_MCA_orte_ess_jobid"),
     ),
-    _Names("MPICH", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS", ("PMI_JOBID",)),
+    _VariableNames(
+        "MPICH", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS", ("PMI_JOBID",)
+    ),
 )
 
 
 def translate(variables: Mapping[str, str]) -> Mapping[str, str]:
-    """The variables, with torchrun's names added where only mpirun's are there.
+    """The variables, with torchrun's names added if only mpirun's are set.
 
-    Raises CommError where the ranks are on several hosts and nothing says where rank 0 is.
+    Raises CommError if the ranks are on several hosts and nothing says where rank 0 is.
     """
     if "RANK" in variables or "WORLD_SIZE" in variables:
         return variables
@@ -52,7 +53,7 @@ def translate(variables: Mapping[str, str]) -> Mapping[str, str]:
     return variables
 
 
-def _translate(variables: Mapping[str, str], names: _Names) -> Mapping[str, str]:
+def _translate(variables: Mapping[str, str], names: _VariableNames) -> Mapping[str, str]:
     size = variables[names.size]
     local_size = variables.get(names.local_size, size)
     added = {"RANK": variables[names.rank], "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": local_size}
@@ -62,8 +63,8 @@ def _translate(variables: Mapping[str, str], names: _Names) -> Mapping[str, str]
         if local_size != size:
             raise CommError(
                 f"{names.launcher} has started {size} ranks, {local_size} of them on this host: "
-                "give them all MASTER_ADDR (an address of rank 0's host), MASTER_PORT and "
-                "RINGLET_KEY_FILE"
+                "set MASTER_ADDR (an address of rank 0's host), MASTER_PORT and RINGLET_KEY_FILE "
+                "for all of them"
             )
         job = next((variables[name] for name in names.job if name in variables), "")
         job = job or f"parent {os.getppid()}"
@@ -75,14 +76,3 @@ def _translate(variables: Mapping[str, str], names: _Names) -> Mapping[str, str]
 def _folder(launcher: str, job: str) -> Path:
     name = hashlib.blake2b(f"{launcher}\0{job}".encode(), digest_size=8).hexdigest()
     return Path(tempfile.gettempdir()) / f"ringlet-mpi-{os.getuid()}-{name}"
-
-
-def check_private(folder: Path) -> None:
-    """Raise AuthenticationError unless this user alone can enter the folder."""
-    status = folder.lstat()
-    private = stat.S_ISDIR(status.st_mode) and not stat.S_IMODE(status.st_mode) & 0o077
-    if not private or status.st_uid != os.getuid():
-        raise AuthenticationError(
-            f"{folder} is to be a folder that only this user can enter (mode 0700), and somebody "
-            "has made something else of it: remove it, or set TMPDIR to a folder of your own"
-        )

@@ -24,9 +24,6 @@ from ringlet.comm.join.meeting import (
     numbered,
 )
 
-Check = Callable[[], None]
-"""Called while waiting; may raise."""
-
 Hello = dict[str, Any]
 """{"job", "generation", "rank", "size", "host", "name", "pid", "addresses", "token",
 "algorithm"}"""
@@ -37,21 +34,23 @@ def meet(
     hello: Hello,
     deadline: float,
     timeout: float,
-    check: Check,
+    check: Callable[[], None],
     key: JobKey | None = None,
 ) -> list[Hello]:
     """Exchange hellos; returns those of all ranks, by rank.
+
+    `check` is called while waiting, and may raise.
 
     Raises CommTimeout naming who is missing at the deadline (monotonic seconds), CommError when
     rank 0 refuses this rank (its job, world size or rank does not fit), AuthenticationError when
     the keys differ. While ranks are missing, rank 0 logs every few seconds which.
     """
     key = key if address.startswith("tcp://") else None
-    side = _Host if hello["rank"] == 0 else _Visitor
+    side = _RankZero if hello["rank"] == 0 else _OtherRank
     return side(address, hello, key).meet(deadline, timeout, check)
 
 
-class _Host:
+class _RankZero:
     """Rank 0's side: it gathers the others."""
 
     def __init__(self, address: str, hello: Hello, key: JobKey | None) -> None:
@@ -66,7 +65,7 @@ class _Host:
                 "may use the port, or the address is not this host's"
             ) from error
 
-    def meet(self, deadline: float, timeout: float, check: Check) -> list[Hello]:
+    def meet(self, deadline: float, timeout: float, check: Callable[[], None]) -> list[Hello]:
         """Collect every rank's hello; returns the table, which every rank gets."""
         size, tell = self._own["size"], Every(TELL_EVERY_S, first=TELL_EVERY_S)
         log = MissingLog("rank", "rank 0", self._address)
@@ -125,7 +124,7 @@ class _Host:
             self._socket.send(notice, route)
 
 
-class _Visitor:
+class _OtherRank:
     """The side of every other rank."""
 
     def __init__(self, address: str, hello: Hello, key: JobKey | None) -> None:
@@ -135,7 +134,7 @@ class _Visitor:
             address, key, self._who, lambda notice: check_notice(notice, size)
         )
 
-    def meet(self, deadline: float, timeout: float, check: Check) -> list[Hello]:
+    def meet(self, deadline: float, timeout: float, check: Callable[[], None]) -> list[Hello]:
         """The table of all ranks, from rank 0."""
         missing, log = [0], MissingLog("rank", self._who, self._address)
         try:

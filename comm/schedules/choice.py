@@ -15,7 +15,7 @@ from ringlet.comm.errors import CommError
 from ringlet.comm.schedules.algorithms import ALGORITHMS, schedule, slots_of
 from ringlet.comm.schedules.links import SHARED_MEMORY, Links
 from ringlet.comm.schedules.price import LinkCost, Network, price
-from ringlet.comm.sockets.wire import SEGMENT_BYTES
+from ringlet.comm.schedules.schedule import SEGMENT_BYTES
 
 SHARED = "shared_memory"
 """The algorithm that is no schedule of messages: ranks read each other's memory (`direct`)."""

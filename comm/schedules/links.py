@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ringlet.comm.errors import CommError
 from ringlet.comm.schedules.price import LinkCost
-from ringlet.comm.sockets.wire import Array
 
 PINGS, BURST, BURSTS = 32, 32, 3
 LARGE_BYTES, LARGE_MESSAGES = 512 * 1024, 4
@@ -131,11 +131,11 @@ class _Game:
         self._peer = pair[1] if self._serves else pair[0]
         self._answer = np.zeros(1)
 
-    def play(self, x: Array, messages: int, times: int) -> list[float]:
+    def play(self, x: npt.NDArray[Any], messages: int, times: int) -> list[float]:
         """The seconds from the first message to the answer, as often as told."""
         return [self._once(x, messages) for _ in range(times)]
 
-    def _once(self, x: Array, messages: int) -> float:
+    def _once(self, x: npt.NDArray[Any], messages: int) -> float:
         started, group, out = time.perf_counter(), self._group, np.empty_like(x)
         if self._serves:
             works = [group.isend(x, self._peer) for _ in range(messages)]

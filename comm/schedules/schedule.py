@@ -9,6 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+SEGMENT_BYTES = 2 << 20
+"""A slot longer than this travels as several messages: long enough that the cost of a message does
+not count, short enough that sending, receiving and adding overlap. Measured over TCP, 64 MiB, two
+ranks: 512 KiB 68 ms, 1 MiB 58, 2 MiB 52, 4 MiB 54; over Unix sockets it makes no difference."""
+
 
 @dataclass(frozen=True, slots=True)
 class Send:

@@ -26,13 +26,13 @@ from ringlet.comm.join.authenticator import Authenticator, report_refused
 from ringlet.comm.join.key import JobKey
 from ringlet.comm.schedules.choice import Policy
 from ringlet.comm.schedules.links import Links
+from ringlet.comm.schedules.schedule import SEGMENT_BYTES
 from ringlet.comm.shared.regions import Regions
 from ringlet.comm.sockets.credits import Credits, Parked
 from ringlet.comm.sockets.liveness import Liveness
 from ringlet.comm.sockets.wire import (
     CONTROL,
     HEADER_BYTES,
-    SEGMENT_BYTES,
     Array,
     Header,
     Malformed,

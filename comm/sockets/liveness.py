@@ -6,7 +6,7 @@ from typing import Any
 
 import zmq
 
-from ringlet.comm.sockets.monitor import read_event
+from ringlet.comm.join.monitor import read_event
 
 CAUSE_GRACE_S = 0.25
 AGENT_GRACE_S = 1.0

@@ -17,12 +17,9 @@ import msgpack
 import numpy as np
 import numpy.typing as npt
 
-Array: TypeAlias = npt.NDArray[Any]
+from ringlet.comm.schedules.schedule import SEGMENT_BYTES
 
-SEGMENT_BYTES = 2 << 20
-"""Messages carry at most so many bytes of an array: enough that the cost of a message does not
-count, few enough that sending, receiving and adding overlap. Measured over TCP, 64 MiB, two ranks:
-512 KiB 68 ms, 1 MiB 58, 2 MiB 52, 4 MiB 54; over Unix sockets it makes no difference."""
+Array: TypeAlias = npt.NDArray[Any]
 
 HEADER_BYTES = 16 * 1024
 """No header is longer."""
@@ -164,9 +161,9 @@ def allocate(signature: Signature) -> Array:
     return np.empty(signature.shape, dtype)
 
 
-def segments(array: Array, segment_bytes: int = SEGMENT_BYTES) -> list[Array]:
-    """The contiguous 1-D array in views of `segment_bytes` at most; at least one, even if empty."""
-    step = max(1, segment_bytes // max(1, array.itemsize))
+def segments(array: Array) -> list[Array]:
+    """The contiguous 1-D array in views of at most SEGMENT_BYTES; at least one, even if empty."""
+    step = max(1, SEGMENT_BYTES // max(1, array.itemsize))
     return [array[start : start + step] for start in range(0, max(1, array.size), step)]
 
 

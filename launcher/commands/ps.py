@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from ringlet.comm.errors import AuthenticationError
-from ringlet.comm.join.mpi import check_private
+from ringlet.comm.join.folders import check_private
 from ringlet.launcher.supervisor.listing import ANSWER_S, SUFFIX, remove, run_folders
 
 PATIENCE_S = ANSWER_S + 2.0

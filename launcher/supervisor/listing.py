@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ringlet.comm.errors import AuthenticationError
-from ringlet.comm.join.mpi import check_private
+from ringlet.comm.join.folders import check_private
 
 VARIABLE = "RINGLET_ENTRY"
 """The socket, for workers: they remove it when their launcher no longer can."""

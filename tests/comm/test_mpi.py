@@ -11,7 +11,7 @@ import pytest
 
 from ringlet.comm import AuthenticationError, CommError
 from ringlet.comm.join.environment import read_environment
-from ringlet.comm.join.mpi import check_private
+from ringlet.comm.join.folders import check_private
 
 OPEN_MPI = {
     "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "3", "OMPI_COMM_WORLD_LOCAL_RANK": "1",
