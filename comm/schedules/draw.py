@@ -5,16 +5,11 @@ from itertools import groupby
 
 from ringlet.comm.schedules.schedule import Schedule
 from ringlet.comm.schedules.symbols import Contributions
-from ringlet.comm.schedules.trace import Trace, Transfer, trace
+from ringlet.comm.schedules.trace import Trace, Transfer
 
 
-def draw_text(schedule: Schedule, segments: int = 1, ports: int = 1) -> str:
+def draw_text(traced: Trace) -> str:
     """Round by round, a line for each rank: what it sends, and what its slots hold afterwards."""
-    return text_of(trace(schedule, segments, ports))
-
-
-def text_of(traced: Trace) -> str:
-    """The same for a traced schedule."""
     rounds = [list[Transfer]() for _ in traced.states]
     for transfer in traced.transfers:
         rounds[transfer.round].append(transfer)

@@ -6,7 +6,6 @@ Every rank's slots are cells; a cell has a stripe in the colour of each rank who
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from ringlet.comm.schedules.schedule import Schedule
 from ringlet.comm.schedules.svg import (
     EMPTY,
     FAINT,
@@ -21,7 +20,7 @@ from ringlet.comm.schedules.svg import (
     point,
     text,
 )
-from ringlet.comm.schedules.trace import Trace, Transfer, trace
+from ringlet.comm.schedules.trace import Trace, Transfer
 
 LABELS, TOP = 74, 128
 NARROWEST, WIDEST = 640.0, 1220.0
@@ -73,19 +72,14 @@ class _Grid:
         return TOP + round_ * self.pitch
 
 
-def draw_svg(schedule: Schedule, segments: int = 1, ports: int = 1) -> str:
+def draw_svg(traced: Trace) -> str:
     """The picture as the text of an SVG file."""
-    return svg_of(trace(schedule, segments, ports), segments)
-
-
-def svg_of(traced: Trace, segments: int = 1) -> str:
-    """The picture of a traced schedule, whose every slot was cut into `segments`."""
     plan = traced.schedule
     grid = _Grid(plan.size, plan.slots, traced.rounds)
     legend, bottom = _legend(grid, plan.reduces)
     facts = [counted(plan.size, "rank"), counted(traced.rounds, "round")]
-    facts += [counted(plan.slots // segments, "slot")]
-    facts += [f"cut into {segments} segments"] if segments > 1 else []
+    facts += [counted(plan.slots // traced.segments, "slot")]
+    facts += [f"cut into {traced.segments} segments"] if traced.segments > 1 else []
     parts = [
         *headings(f"{plan.operation}: {plan.algorithm}".replace("_", "-"), facts),
         *_labels(grid),

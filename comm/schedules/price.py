@@ -95,8 +95,7 @@ def price(schedule: Schedule, network: Network, nbytes: float, segments: int = 1
     root has, in all_to_all what one rank sends to all. Raises ScheduleError as `prove` does.
     """
     plan = cut(schedule, segments)
-    parts = plan.slots // 2 if schedule.operation == "all_to_all" else plan.slots
-    pricer = _Pricer(plan.size, network, nbytes / parts)
+    pricer = _Pricer(plan.size, network, nbytes / plan.array_slots)
     execute(plan, plan.steps, pricer)
     finished = tuple(map(max, pricer.clocks.now, pricer.sent_at))
     return Price(

@@ -78,6 +78,11 @@ class Schedule:
         """Whether the operation combines what slots hold."""
         return self.operation in ("all_reduce", "reduce_scatter", "reduce", "barrier")
 
+    @property
+    def array_slots(self) -> int:
+        """Slots of one whole array: half of all in all_to_all, which has two."""
+        return self.slots // 2 if self.operation == "all_to_all" else self.slots
+
     def channel(self, rank: int, step: Step) -> tuple[int, int] | None:
         """(sender, receiver) of the step's message; None for a copy. See kernel.py."""
         if isinstance(step, Send):

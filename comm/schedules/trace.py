@@ -40,6 +40,9 @@ class Trace:
     promised: tuple[dict[int, Contributions], ...]
     """promised[rank][slot]: what the operation is for."""
 
+    segments: int = 1
+    """How many of the schedule's slots were one before it was cut."""
+
     @property
     def rounds(self) -> int:
         """How many there are."""
@@ -73,4 +76,4 @@ def trace(schedule: Schedule, segments: int = 1, ports: int = 1) -> Trace:
                 transfers.append(Transfer(round_, *sent, rank, slot, combined))
         states.append(tuple(map(tuple, slots)))
     transfers.sort(key=lambda transfer: (transfer.round, transfer.sender))
-    return Trace(plan, tuple(transfers), tuple(states), tuple(contributions_after(plan)))
+    return Trace(plan, tuple(transfers), tuple(states), tuple(contributions_after(plan)), segments)

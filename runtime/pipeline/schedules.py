@@ -111,7 +111,7 @@ def make_schedule(name: str, ranks: int, micro_batches: int, chunks: int = 1) ->
         raise ValueError(f"unknown schedule {name!r}; there are {', '.join(SCHEDULES)}")
     for what, number in (("ranks", ranks), ("micro_batches", micro_batches), ("chunks", chunks)):
         if number < 1:
-            raise ValueError(f"{what} is {number}; it has to be at least 1")
+            raise ValueError(f"{what} is {number}; it must be at least 1")
     spec = SCHEDULES[name]
     if spec.interleaves and chunks == 1:
         raise ValueError(f"{name} needs at least 2 chunks on each rank; with 1 there is 1f1b")

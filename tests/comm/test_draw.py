@@ -48,25 +48,25 @@ In this round: + combined with what came, > replaced by it.
 
 
 def test_text_shows_what_is_sent_and_what_is_held():
-    assert draw_text(schedule("all_reduce", "ring", 3)) == RING
+    assert draw_text(trace(schedule("all_reduce", "ring", 3))) == RING
 
 
 def test_text_of_an_all_to_all_names_both_ends():
-    text = draw_text(schedule("all_to_all", "pairwise", 3))
+    text = draw_text(trace(schedule("all_to_all", "pairwise", 3)))
     assert "slots from 3 on are" in text
     assert ">1>0" in text
     assert text.count("start") == 1
 
 
 def test_text_groups_slots_that_travel_together():
-    text = draw_text(schedule("all_reduce", "halving_doubling", 8))
+    text = draw_text(trace(schedule("all_reduce", "halving_doubling", 8)))
     assert "4-7 to 1" in text
     assert text.count("round ") == 6
-    assert "0,2 to 2" in draw_text(schedule("all_to_all", "bruck", 4))
+    assert "0,2 to 2" in draw_text(trace(schedule("all_to_all", "bruck", 4)))
 
 
 def test_text_of_many_ranks_names_ranges():
-    text = draw_text(schedule("all_reduce", "recursive_doubling", 16))
+    text = draw_text(trace(schedule("all_reduce", "recursive_doubling", 16)))
     assert "+0-3" in text
     assert text.count("+all") == 16
 
@@ -88,8 +88,8 @@ def test_a_trace_ends_with_what_was_promised(operation, algorithm):
 def test_a_picture_is_well_formed_and_always_the_same(operation, algorithm):
     for size, segments in [(1, 1), (2, 3), (4, 1), (8, 1), (11, 1)]:
         plan = schedule(operation, algorithm, size)
-        svg = draw_svg(plan, segments)
-        assert svg == draw_svg(schedule(operation, algorithm, size), segments)
+        svg = draw_svg(trace(plan, segments))
+        assert svg == draw_svg(trace(schedule(operation, algorithm, size), segments))
         root = ElementTree.fromstring(svg)
         assert root.tag == f"{SVG}svg"
         assert root.find(f"{SVG}title").text == str(plan)
@@ -129,19 +129,19 @@ def check_inside(root):
 
 def test_every_rank_has_a_colour_of_its_own():
     for size in (2, 8, 16):
-        root = ElementTree.fromstring(draw_svg(schedule("barrier", "dissemination", size)))
+        root = ElementTree.fromstring(draw_svg(trace(schedule("barrier", "dissemination", size))))
         boxes = [box for box in root.iter(f"{SVG}rect") if box.get("shape-rendering")]
         assert len({box.get("fill") for box in boxes[:size]}) == size
 
 
 def test_names_are_escaped():
     plan = Schedule("broadcast", "<&>", 1, 1, 0, ((),))
-    assert "&lt;&amp;&gt;" in draw_svg(plan)
-    ElementTree.fromstring(draw_svg(plan))
+    assert "&lt;&amp;&gt;" in draw_svg(trace(plan))
+    ElementTree.fromstring(draw_svg(trace(plan)))
 
 
 def test_a_wrong_schedule_is_not_drawn():
     plan = Schedule("broadcast", "wrong", 2, 1, 0, ((Send(1, 0),), ()))
     for draw in (draw_text, draw_svg):
         with pytest.raises(ScheduleError, match="unread"):
-            draw(plan)
+            draw(trace(plan))

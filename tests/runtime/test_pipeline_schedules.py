@@ -123,9 +123,9 @@ def test_the_schedules_are_those_of_the_papers():
 
 WRONG = [
     (("1f1B", 2, 2), "unknown schedule '1f1B'; there are gpipe, 1f1b, interleaved, zero-bubble"),
-    (("1f1b", 0, 2), "ranks is 0; it has to be at least 1"),
-    (("1f1b", 2, 0), "micro_batches is 0; it has to be at least 1"),
-    (("1f1b", 2, 2, -1), "chunks is -1; it has to be at least 1"),
+    (("1f1b", 0, 2), "ranks is 0; it must be at least 1"),
+    (("1f1b", 2, 0), "micro_batches is 0; it must be at least 1"),
+    (("1f1b", 2, 2, -1), "chunks is -1; it must be at least 1"),
     (("gpipe", 2, 2, 2), "gpipe has 1 chunk on each rank, not 2; for several: interleaved"),
     (("interleaved", 2, 2), "interleaved needs at least 2 chunks on each rank; with 1 there is"),
 ]
