@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ringlet.launcher.errors import UserError
-from ringlet.nn.models.huggingface.pretrained import PretrainedError
+from ringlet.nn.models import PretrainedError
 from ringlet.runtime.checkpoint.checkpoint import latest_checkpoint
 from ringlet.runtime.checkpoint.export import export_huggingface
 from ringlet.runtime.checkpoint.manifest import CheckpointError

@@ -19,6 +19,7 @@ from ringlet.nn.models import (
     from_pretrained,
     stream,
 )
+from ringlet.nn.models.generation.decoding import prompt_of
 from ringlet.nn.safetensors import SafetensorsError
 from ringlet.runtime.checkpoint.checkpoint import latest_checkpoint
 from ringlet.runtime.checkpoint.export import load_model
@@ -93,7 +94,7 @@ def _continuation(
     """The new ids, up to the end of the text."""
     if beams > 1:
         found = beam_search(model, ids, count, beams=beams, eos=eos)[0]
-        new = iter(found[model.prompt(ids).shape[1] :].tolist())
+        new = iter(found[prompt_of(model, ids).shape[1] :].tolist())
     else:
         new = (int(part[0]) for part in stream(model, ids, count, eos=eos, **drawing))
     for number in new:

@@ -1,9 +1,8 @@
 """BERT (Devlin et al., "BERT: pre-training of deep bidirectional transformers for language
-understanding", 2019), with its head that says what was masked."""
+understanding", 2019), with its masked-language head."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -15,13 +14,8 @@ from ringlet.nn.layers.losses import CrossEntropyLoss
 from ringlet.nn.layers.normalization import LayerNorm
 from ringlet.nn.models.activation import Activation
 from ringlet.nn.models.attention import HeadsAttention, key_mask
-from ringlet.nn.models.generation.decoding import Decoding
-from ringlet.nn.models.huggingface.pretrained import expect, known_values
 from ringlet.nn.models.language_model import LanguageModel
 from ringlet.nn.module import Module, ModuleList, uninitialized
-from ringlet.nn.random import generator
-
-INITIAL_STD = 0.02
 
 
 @dataclass(frozen=True)
@@ -40,27 +34,9 @@ class BERTConfig:
     type_vocab_size: int = 2
     layer_norm_eps: float = 1e-12
 
-    @classmethod
-    def from_huggingface(cls, values: Mapping[str, Any]) -> Self:
-        """See Pretrained."""
-        expect(
-            values,
-            {
-                "hidden_act": Activation.KINDS,
-                "position_embedding_type": ("absolute",),
-                "is_decoder": (False,),
-                "tie_word_embeddings": (True,),
-            },
-        )
-        return cls(**known_values(cls, values))
 
-    def to_huggingface(self) -> dict[str, Any]:
-        """See Pretrained."""
-        return {**asdict(self), "tie_word_embeddings": True}
-
-
-class Embeddings(Module):
-    """Words, positions and types of segments, added and normalized: (B, T) -> (B, T, C)."""
+class BERTEmbeddings(Module):
+    """Words, positions and segment types, added and normalized: (B, T) -> (B, T, C)."""
 
     def __init__(self, config: BERTConfig) -> None:
         width = config.hidden_size
@@ -71,13 +47,12 @@ class Embeddings(Module):
         self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, ids: Array, positions: Array, types: Array) -> Tensor:
-        """See the class."""
         x = self.word_embeddings(ids) + self.token_type_embeddings(types)
         return self.dropout(self.LayerNorm(x + self.position_embeddings(positions)))
 
 
-class SelfAttention(Module):
-    """Every position sees all that the mask lets it see: (B, T, C) -> (B, T, C)."""
+class BERTSelfAttention(Module):
+    """Every position attends to all that the mask allows: (B, T, C) -> (B, T, C)."""
 
     def __init__(self, config: BERTConfig) -> None:
         width = config.hidden_size
@@ -87,12 +62,11 @@ class SelfAttention(Module):
         )
 
     def forward(self, x: Tensor, mask: Array | None) -> Tensor:
-        """See the class."""
         return self.attend(self.query(x), self.key(x), self.value(x), mask)
 
 
-class Output(Module):
-    """A linear layer, whose result is added to `before` and normalized."""
+class BERTOutput(Module):
+    """A linear layer; its result is added to `before` and normalized."""
 
     def __init__(self, config: BERTConfig, inside: int) -> None:
         self.dense = Linear(inside, config.hidden_size)
@@ -104,37 +78,36 @@ class Output(Module):
         return self.LayerNorm(self.dropout(self.dense(x)) + before)
 
 
-class Attention(Module):
+class BERTAttention(Module):
     """Self-attention and what joins its heads; `self` is its name in files."""
 
     def __init__(self, config: BERTConfig) -> None:
-        self.self = SelfAttention(config)
-        self.output = Output(config, config.hidden_size)
+        self.self = BERTSelfAttention(config)
+        self.output = BERTOutput(config, config.hidden_size)
 
     def forward(self, x: Tensor, mask: Array | None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         return self.output(self.self(x, mask), x)
 
 
-class Intermediate(Module):
-    """The first half of the MLP: (B, T, C) -> (B, T, inside)."""
+class BERTIntermediate(Module):
+    """A linear layer and an activation: (B, T, C) -> (B, T, out)."""
 
-    def __init__(self, config: BERTConfig) -> None:
-        self.dense = Linear(config.hidden_size, config.intermediate_size)
+    def __init__(self, config: BERTConfig, out: int) -> None:
+        self.dense = Linear(config.hidden_size, out)
         self.act = Activation(config.hidden_act)
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
         return self.act(self.dense(x))
 
 
-class Layer(Module):
+class BERTBlock(Module):
     """Attention and MLP, each added to its input and then normalized."""
 
     def __init__(self, config: BERTConfig) -> None:
-        self.attention = Attention(config)
-        self.intermediate = Intermediate(config)
-        self.output = Output(config, config.intermediate_size)
+        self.attention = BERTAttention(config)
+        self.intermediate = BERTIntermediate(config, config.intermediate_size)
+        self.output = BERTOutput(config, config.intermediate_size)
 
     def forward(self, x: Tensor, mask: Array | None = None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
@@ -142,74 +115,61 @@ class Layer(Module):
         return self.output(self.intermediate(x), x)
 
 
-class Encoder(Module):
-    """The layers."""
+class BERTEncoder(Module):
+    """The blocks."""
 
     def __init__(self, config: BERTConfig) -> None:
-        self.layer = ModuleList([Layer(config) for _ in range(config.num_hidden_layers)])
+        self.layer = ModuleList([BERTBlock(config) for _ in range(config.num_hidden_layers)])
 
 
-class Body(Module):
+class BERTBody(Module):
     """The parts below the head."""
 
     def __init__(self, config: BERTConfig) -> None:
-        self.embeddings = Embeddings(config)
-        self.encoder = Encoder(config)
+        self.embeddings = BERTEmbeddings(config)
+        self.encoder = BERTEncoder(config)
 
 
-class Transform(Module):
+class BERTTransform(BERTIntermediate):
     """The head's own layer: (B, T, C) -> (B, T, C)."""
 
     def __init__(self, config: BERTConfig) -> None:
-        self.dense = Linear(config.hidden_size, config.hidden_size)
-        self.act = Activation(config.hidden_act)
+        super().__init__(config, config.hidden_size)
         self.LayerNorm = LayerNorm(config.hidden_size, config.layer_norm_eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
-        return self.LayerNorm(self.act(self.dense(x)))
+        return self.LayerNorm(super().forward(x))
 
 
-class Predictions(Module):
-    """The head; its matrix is that of the words."""
+class BERTPredictions(Module):
+    """The masked-language head; its matrix is that of the words."""
 
     def __init__(self, config: BERTConfig) -> None:
-        self.transform = Transform(config)
+        self.transform = BERTTransform(config)
         self.decoder = Linear(config.hidden_size, config.vocab_size)
 
 
-class Head(Module):
-    """The heads; this one of several in the paper."""
+class BERTHead(Module):
+    """The heads; this is one of several in the paper."""
 
     def __init__(self, config: BERTConfig) -> None:
-        self.predictions = Predictions(config)
+        self.predictions = BERTPredictions(config)
 
 
 class BERT(LanguageModel):
-    """An encoder, normalization last, learned positions, tied head.
+    """An encoder with post-normalization, learned positions and a tied head.
 
-    Logits are those of the words at every position; targets of -100 do not count, which all but
-    the masked ones have. Parameters have the names of Hugging Face's BERT
+    Logits are those of the words at every position; only masked positions count in the loss: the
+    targets of all others are -100. Parameters have the names of Hugging Face's BERT
     (bert.encoder.layer.0.attention.self.query.weight).
     """
-
-    architecture, model_type, config_class = "BertForMaskedLM", "bert", BERTConfig
-    prefix = "bert."
-    file_names = (("predictions.decoder.bias", "predictions.bias"),)
-    older_names = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"))
-    ignored = (
-        "*.pooler.*",
-        "*.position_ids",
-        "cls.seq_relationship.*",
-        "cls.predictions.decoder.*",
-    )
 
     def __init__(self, config: BERTConfig, seed: int = 1337) -> None:
         self.config = config
         self.context_length = config.max_position_embeddings
         with uninitialized():
-            self.bert = Body(config)
-            self.cls = Head(config)
+            self.bert = BERTBody(config)
+            self.cls = BERTHead(config)
         self.cls.predictions.decoder.weight = self.bert.embeddings.word_embeddings.weight
         self.loss = CrossEntropyLoss()
         self.assign_paths()
@@ -222,7 +182,7 @@ class BERT(LanguageModel):
         attention_mask: Array | None = None,
         token_type_ids: Array | None = None,
     ) -> Tensor:
-        """Ids (B, T), with the types of their segments (B, T) -> (B, T, C)."""
+        """Ids (B, T), with their segment types (B, T) -> (B, T, C)."""
         self.check_length(positions)
         types = np.zeros_like(ids) if token_type_ids is None else token_type_ids
         return self.bert.embeddings(ids, positions, types)
@@ -230,37 +190,21 @@ class BERT(LanguageModel):
     def for_blocks(
         self, ids: Array, positions: Array, attention_mask: Any = None, **options: Array
     ) -> tuple[Array | None]:
-        """What `attention_mask` (B, T) lets every position see: where it is not 0."""
+        """The positions that every position may attend to: where `attention_mask` (B, T) is not
+        0."""
         return (key_mask(attention_mask),)
 
     @property
     def blocks(self) -> ModuleList:
-        """See LanguageModel."""
         return self.bert.encoder.layer
 
     def features(self, x: Tensor) -> Tensor:
-        """See LanguageModel."""
         return self.cls.predictions.transform(x)
 
     @property
     def output(self) -> Module:
-        """See LanguageModel."""
         return self.cls.predictions.decoder
 
-    def decoding(self, ids: Array, use_cache: bool, **options: Any) -> Decoding:
-        """Raises TypeError: it sees what comes later, too."""
-        raise TypeError("a BERT says what is masked; it does not generate")
-
-    def encode(self, ids: Array, **options: Array) -> Tensor:
-        """What the encoder makes of ids (B, T): (B, T, C). Options as for `forward`."""
-        positions = np.arange(np.shape(ids)[1])
-        x = self.embed(host_array(ids), positions, **options)
-        for block in self.blocks:
-            x = block(x, *self.for_blocks(ids, positions, **options))
-        return x
-
-    def initial_value(self, name: str, shape: tuple[int, ...], seed: int) -> Array:
-        """Normal with deviation 0.02; normalizations start with ones, biases with zeros."""
-        if len(shape) == 1:
-            return np.full(shape, name.endswith("weight"), np.float32)
-        return generator(seed, name).standard_normal(shape, np.float32) * np.float32(INITIAL_STD)
+    def encode(self, ids: Array, **options: Any) -> Tensor:
+        """The encoder's result for ids (B, T): (B, T, C). Options as for `forward`."""
+        return self.body(host_array(ids), np.arange(np.shape(ids)[1]), **options)

@@ -3,8 +3,8 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,19 +17,15 @@ from ringlet.nn.layers.losses import CrossEntropyLoss
 from ringlet.nn.layers.normalization import RMSNorm
 from ringlet.nn.layers.positions import RotaryEmbedding
 from ringlet.nn.models.attention import HeadsAttention, Rotation
-from ringlet.nn.models.huggingface.pretrained import PretrainedError, expect, known_values
 from ringlet.nn.models.language_model import LanguageModel
 from ringlet.nn.module import Module, ModuleList, uninitialized
-from ringlet.nn.random import generator
-
-INITIAL_STD = 0.02
 
 
 @dataclass(frozen=True)
 class LlamaConfig:
     """The sizes of a Llama, under Hugging Face's names.
 
-    0 heads of keys are as many as of queries; a `head_dim` of 0 is hidden_size / heads.
+    0 key-value heads means as many as query heads; a `head_dim` of 0 is hidden_size / heads.
     `rope_scaling` stretches the rotary positions: {"rope_type": "linear" or "llama3", ...}.
     """
 
@@ -50,43 +46,16 @@ class LlamaConfig:
 
     @property
     def groups(self) -> int:
-        """Heads of keys and values."""
+        """The number of key-value heads."""
         return self.num_key_value_heads or self.num_attention_heads
 
     @property
     def width(self) -> int:
-        """Numbers in each head."""
+        """The width of each head."""
         return self.head_dim or self.hidden_size // self.num_attention_heads
 
-    @classmethod
-    def from_huggingface(cls, values: Mapping[str, Any]) -> Self:
-        """See Pretrained. Rotary positions are in `rope_parameters`, or as in older files."""
-        expect(values, {"hidden_act": ("silu",)})
-        rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind not in ("default", "linear", "llama3"):
-            raise PretrainedError(f"rope_type is {kind!r}; there are default, linear and llama3")
-        scaling = {**rope, "rope_type": kind}
-        theta = float(scaling.pop("rope_theta", values.get("rope_theta", 10000.0)))
-        scaling.pop("type", None)
-        return cls(
-            **known_values(cls, {**values, "rope_theta": theta, "rope_scaling": None}),
-            rope_scaling=scaling if kind != "default" else None,
-        )
 
-    def to_huggingface(self) -> dict[str, Any]:
-        """See Pretrained."""
-        scaling = dict(self.rope_scaling or {"rope_type": "default"})
-        values = asdict(self) | {
-            "num_key_value_heads": self.groups,
-            "head_dim": self.width,
-            "hidden_act": "silu",
-            "rope_parameters": {"rope_theta": self.rope_theta, **scaling},
-        }
-        return values if self.rope_scaling else {**values, "rope_scaling": None}
-
-
-class Attention(Module):
+class LlamaAttention(Module):
     """Causal self-attention with rotary positions: (B, T, C) -> (B, T, C)."""
 
     def __init__(self, config: LlamaConfig) -> None:
@@ -99,12 +68,11 @@ class Attention(Module):
         self.o_proj = Linear(inside, width, bias)
 
     def forward(self, x: Tensor, rotation: Rotation, cache: KeyValueCache | None) -> Tensor:
-        """See the class."""
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
         return self.o_proj(self.attend(q, k, v, rotation=rotation, cache=cache))
 
 
-class MLP(Module):
+class LlamaMLP(Module):
     """SwiGLU: (B, T, C) -> (B, T, C)."""
 
     def __init__(self, config: LlamaConfig) -> None:
@@ -114,16 +82,15 @@ class MLP(Module):
         self.down_proj = Linear(inside, width, bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
         return self.down_proj(F.swiglu(self.gate_proj(x), self.up_proj(x)))
 
 
-class Layer(Module):
+class LlamaBlock(Module):
     """Attention and MLP, each on the normalized input and added to it."""
 
     def __init__(self, config: LlamaConfig) -> None:
-        self.self_attn = Attention(config)
-        self.mlp = MLP(config)
+        self.self_attn = LlamaAttention(config)
+        self.mlp = LlamaMLP(config)
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
@@ -133,32 +100,28 @@ class Layer(Module):
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
-class Decoder(Module):
+class LlamaBody(Module):
     """The parts below the head."""
 
     def __init__(self, config: LlamaConfig) -> None:
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
-        self.layers = ModuleList([Layer(config) for _ in range(config.num_hidden_layers)])
+        self.layers = ModuleList([LlamaBlock(config) for _ in range(config.num_hidden_layers)])
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.rotary_emb = RotaryEmbedding(config.width, frequencies=frequencies(config))
 
 
 class Llama(LanguageModel):
-    """Rotary positions, RMS normalization first, SwiGLU, heads of keys that queries share.
+    """Rotary positions, RMS pre-normalization, SwiGLU, grouped-query attention.
 
     Parameters have the names of Hugging Face's Llama (model.layers.0.self_attn.q_proj.weight).
     Each initial value depends on (seed, name) only.
     """
 
-    architecture, model_type, config_class = "LlamaForCausalLM", "llama", LlamaConfig
-    prefix = "model."
-    ignored = ("*.rotary_emb.inv_freq", "lm_head.weight")
-
     def __init__(self, config: LlamaConfig, seed: int = 1337) -> None:
         self.config = config
         self.context_length = config.max_position_embeddings
         with uninitialized():
-            self.model = Decoder(config)
+            self.model = LlamaBody(config)
             self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
@@ -173,36 +136,22 @@ class Llama(LanguageModel):
 
     def for_blocks(self, ids: Array, positions: Array) -> tuple[Rotation]:
         """Cosines and sines of the positions' angles."""
-        tables = self.model.rotary_emb.tables(positions, len(positions), np.dtype(np.float32))
-        return (tables,)
+        return (self.model.rotary_emb.tables(positions, len(positions), np.dtype(np.float32)),)
 
     @property
     def blocks(self) -> ModuleList:
-        """See LanguageModel."""
         return self.model.layers
 
     def features(self, x: Tensor) -> Tensor:
-        """See LanguageModel."""
         return self.model.norm(x)
-
-    @property
-    def output(self) -> Module:
-        """See LanguageModel."""
-        return self.lm_head
-
-    def initial_value(self, name: str, shape: tuple[int, ...], seed: int) -> Array:
-        """Normal with deviation 0.02; normalizations start with ones, biases with zeros."""
-        if len(shape) == 1:
-            return np.full(shape, name.endswith("weight"), np.float32)
-        return generator(seed, name).standard_normal(shape, np.float32) * np.float32(INITIAL_STD)
 
 
 def frequencies(config: LlamaConfig) -> Array:
-    """How far each pair of a head turns from one position to the next, in radians: (D / 2,).
+    """The angle between one position and the next for each pair of a head, in radians: (D / 2,).
 
-    "linear" slows all down by `factor`. "llama3" slows down those that turn less than
-    `low_freq_factor` times in the original context, leaves those above `high_freq_factor`, and
-    mixes in between (Llama 3.1's reference code).
+    "linear" divides all by `factor`. "llama3" divides those that turn less than `low_freq_factor`
+    times in the original context, keeps those above `high_freq_factor`, and interpolates in
+    between (Llama 3.1's reference code).
     """
     plain = F.rotary_frequencies(config.width, config.rope_theta)
     scaling = config.rope_scaling

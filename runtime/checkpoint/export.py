@@ -20,7 +20,7 @@ def load_model(checkpoint: Checkpoint) -> LanguageModel:
 
 
 def export_huggingface(checkpoint: Checkpoint, folder: Path) -> None:
-    """Write the model as Hugging Face reads it; see Pretrained.save_pretrained.
+    """Write the model as Hugging Face reads it; see LanguageModel.save_pretrained.
 
     Raises FileExistsError if the folder holds a model already, PretrainedError for a model that
     Hugging Face does not have.

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ringlet.nn.models import GPT, GPTConfig
-from ringlet.nn.models.huggingface.pretrained import PretrainedError
+from ringlet.nn.models import GPT, GPTConfig, PretrainedError
 
 CONFIG = GPTConfig(vocab_size=11, block_size=6, n_layer=2, n_head=2, n_embd=8)
 
@@ -105,7 +104,7 @@ REFUSED = {
     "another model": ({"model_type": "llama"}, "is of a 'llama', not of a 'gpt2'"),
     "an activation": ({"activation_function": "relu"}, 'activation_function: "relu"; this model'),
     "no width": ({"n_embd": None}, "n_embd: None"),
-    "layers": ({"n_layer": -1}, "n_layer: -1; it has to be"),
+    "layers": ({"n_layer": -1}, "n_layer: -1; it must be"),
     "an inner width": ({"n_inner": 5}, "n_inner is 5"),
 }
 
@@ -119,7 +118,7 @@ def test_a_config_that_is_not_built_here_is_refused(folder, case):
 
 
 def test_folders_without_a_model_are_refused(folder, tmp_path):
-    with pytest.raises(PretrainedError, match=r"there is no .*config.json"):
+    with pytest.raises(PretrainedError, match=r"config.json does not exist"):
         GPT.from_pretrained(tmp_path / "nowhere")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(PretrainedError, match=r"neither .* pytorch_model.bin is a pickle"):
@@ -127,7 +126,7 @@ def test_folders_without_a_model_are_refused(folder, tmp_path):
     with pytest.raises(FileExistsError, match="holds a model already"):
         GPT(CONFIG).save_pretrained(folder)
     (folder / "config.json").write_text("[1]")
-    with pytest.raises(PretrainedError, match="holds no object"):
+    with pytest.raises(PretrainedError, match="is not a JSON object"):
         GPT.from_pretrained(folder)
 
 
@@ -137,7 +136,7 @@ INDEXES = {
     "a file that is not there": ({"weight_map": {"x": "other"}}, "has no other, which its index"),
     "an array that is not there": (
         {"weight_map": {"x": "one.safetensors"}},
-        "there is no x in one.safetensors",
+        "has no x in one.safetensors",
     ),
 }
 

@@ -11,7 +11,7 @@ import pytest
 
 from ringlet.launcher.workers.warm import load
 from ringlet.nn.models import BERT, GPT, T5, Llama, beam_search, generate
-from ringlet.nn.models.huggingface.pretrained import matches
+from ringlet.nn.models.huggingface.adapter import matches
 
 HERE = Path(__file__).parent / "transformers"
 library = load(str(HERE / "library.py"))
@@ -45,10 +45,10 @@ def assert_computes(model, name, results):
     model.zero_grad()
     loss.backward()
     there = {key.removeprefix("grad/") for key in results if key.startswith("grad/")}
-    assert {model.file_name(own) for own, _ in model.named_parameters()} == there
+    assert {model.files.file_name(own) for own, _ in model.named_parameters()} == there
     for own, parameter in model.named_parameters():
-        name = model.file_name(own)
-        grad = parameter.grad.T if matches(name, model.transposed) else parameter.grad
+        name = model.files.file_name(own)
+        grad = parameter.grad.T if matches(name, model.files.transposed) else parameter.grad
         np.testing.assert_allclose(grad, results[f"grad/{name}"], atol=1e-4, err_msg=name)
 
 

@@ -11,8 +11,7 @@ import pytest
 
 from ringlet import nn
 from ringlet.nn import Tensor
-from ringlet.nn.models import generate
-from ringlet.nn.models.huggingface.pretrained import PretrainedError
+from ringlet.nn.models import PretrainedError, generate
 from ringlet.runtime import Mesh, Trainer, latest_checkpoint, load_corpus, make_config
 from ringlet.runtime.checkpoint.export import export_huggingface, load_model
 from ringlet.runtime.context.context_parallel import zigzag

@@ -51,7 +51,7 @@ from ringlet.launcher.hosts.plan import Host, Plan
 from ringlet.launcher.hosts.plan import read_word as read_agents
 from ringlet.launcher.supervisor.control import Control
 from ringlet.launcher.supervisor.failure import Failure
-from ringlet.nn.models.huggingface.pretrained import PretrainedError, read_config
+from ringlet.nn.models.huggingface.folder import PretrainedError, read_config
 from ringlet.nn.safetensors import SafetensorsError, SafetensorsFile
 from ringlet.runtime import CheckpointError, ConfigError, verify_checkpoint
 from ringlet.runtime.checkpoint.manifest import NAME, read_manifest, sealed

@@ -1,10 +1,11 @@
-"""Beam search: the likeliest continuation that can be found by keeping a few at a time."""
+"""Beam search: keep a few likely continuations at a time, and return the likeliest."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ringlet.nn.backend import Array
+from ringlet.nn.models.generation.decoding import start_decoding
 from ringlet.nn.models.generation.sampling import check_ids, evaluating
 from ringlet.nn.models.language_model import LanguageModel
 
@@ -17,18 +18,18 @@ class Hypothesis(NamedTuple):
 
 
 class _Sample:
-    """The hypotheses about one row: those that go on are in `ids`, those at an end in `ended`."""
+    """One row's hypotheses: `ids` of those that continue, and `ended`."""
 
     def __init__(self, beams: int, penalty: float, eos: int | None) -> None:
         self.beams, self.penalty, self.eos = beams, penalty, eos
         self.ids: list[list[int]] = [[] for _ in range(beams)]
         self.sums = np.full(beams, -np.inf)
-        self.sums[0] = 0.0  # at first all beams are the same: one of them counts
+        self.sums[0] = 0.0  # at first all beams are equal: only one counts
         self.ended: list[Hypothesis] = []
         self.done = False
 
     def step(self, log_p: Array) -> tuple[list[int], list[int]]:
-        """Go on by log-probabilities (beams, V): which beams go on, and with which ids."""
+        """Extend by log-probabilities (beams, V): which beams continue, and with which ids."""
         totals = (self.sums[:, None] + log_p).reshape(-1)
         best = np.argsort(-totals, kind="stable")[: 2 * self.beams]
         parents: list[int] = []
@@ -36,7 +37,7 @@ class _Sample:
         sums: list[float] = []
         for rank, place in enumerate(best):
             beam, token = divmod(int(place), log_p.shape[1])
-            if token == self.eos:  # of the likeliest only: an end further down would not be kept
+            if token == self.eos:  # only among the likeliest: a later one would not be kept
                 if rank < self.beams:
                     self._end(totals[place], [*self.ids[beam], token])
             elif len(parents) < self.beams:
@@ -84,18 +85,18 @@ def beam_search(
 ) -> Array:
     """The likeliest continuations found of ids (B, T): as `generate`, (B, T + max_new_tokens).
 
-    At every step the `beams` likeliest continuations are kept. A continuation's score is the sum
-    of its tokens' log-probabilities, divided by its length to the power of `length_penalty`. One
-    that says `eos` is at its end; rows are filled with it, and are as long as the longest. Of a
-    T5, `ids` is the source, and the result what the decoder says, its start first. Graves,
+    Every step keeps the `beams` likeliest continuations. A continuation's score is the sum of its
+    tokens' log-probabilities, divided by its length to the power of `length_penalty`. It ends with
+    `eos`; shorter rows are padded with it to the length of the longest. For a T5, `ids` is the
+    source, and the result is the decoder's output, beginning with its start token. Graves,
     "Sequence transduction with recurrent neural networks" (2012), section 4, with the length's
     power from Wu et al., "Google's neural machine translation system" (2016), section 7.
     """
     check_ids(ids)
     if beams < 1:
-        raise ValueError(f"beams is {beams}; it has to be at least 1")
+        raise ValueError(f"beams is {beams}; it must be at least 1")
     with evaluating(model):
-        decoding = model.decoding(np.asarray(ids), use_cache, **options)
+        decoding = start_decoding(model, np.asarray(ids), use_cache, **options)
         prompt, count = decoding.prompt, len(decoding.prompt)
         samples = [_Sample(beams, length_penalty, eos) for _ in range(count)]
         decoding.select(np.repeat(np.arange(count), beams))

@@ -7,6 +7,7 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 
 from ringlet.nn.backend import Array
+from ringlet.nn.models.generation.decoding import prompt_of, start_decoding
 from ringlet.nn.models.language_model import LanguageModel
 from ringlet.nn.module import Module
 from ringlet.nn.random import generator
@@ -39,16 +40,17 @@ def stream(
 ) -> Iterator[Array]:
     """Continue each row of ids (B, T), T >= 1: yields `max_new_tokens` times the next ids (B,).
 
-    Temperature 0 takes the likeliest token; else it is drawn from the `top_k` likeliest, of those
-    from the smallest set with a probability of `top_p` (Holtzman et al., "The curious case of
-    neural text degeneration", 2020). The draws depend on (seed, position) only. When the context
-    is full, the model goes on from its latter half. A row that has said `eos` says nothing else,
-    and when all have, it ends. Of a T5, `ids` is the source, its `attention_mask` an option.
+    Temperature 0 takes the likeliest token. Otherwise the token is drawn from the `top_k`
+    likeliest, and of those from the smallest set with a total probability of `top_p` (Holtzman et
+    al., "The curious case of neural text degeneration", 2020). The draws depend on (seed,
+    position) only. When the context is full, the model continues from its latter half. After `eos`
+    a row repeats it, and generation ends when all rows have ended. For a T5, `ids` is the source,
+    and its `attention_mask` an option.
     """
     check_ids(ids)
     _check(temperature, top_k, top_p)
     with evaluating(model):
-        decoding = model.decoding(np.asarray(ids), use_cache, **_given(options))
+        decoding = start_decoding(model, np.asarray(ids), use_cache, **_given(options))
         ended = np.zeros(len(decoding.prompt), bool)
         for position in range(max_new_tokens):
             random = generator(seed, position)
@@ -67,16 +69,17 @@ def generate(
 ) -> Array:
     """The ids (B, T) with their continuation: (B, T + max_new_tokens). Options as for `stream`.
 
-    Of a T5 it is what the decoder says, its start first.
+    For a T5 it is the decoder's output, beginning with its start token.
     """
-    prompt = model.prompt(np.asarray(ids))
+    ids = np.asarray(ids)
+    prompt = prompt_of(model, ids)
     parts = stream(model, ids, max_new_tokens, **options)
     return np.concatenate([prompt, *(part[:, None] for part in parts)], axis=1)
 
 
 @contextlib.contextmanager
 def evaluating(model: Module) -> Iterator[None]:
-    """Within it the model is in evaluation mode."""
+    """Keep the model in evaluation mode inside the block."""
     was_training = model.training
     model.eval()
     try:
@@ -88,7 +91,9 @@ def evaluating(model: Module) -> Iterator[None]:
 def check_ids(ids: Array) -> None:
     """Raise ValueError unless ids are a batch of rows (B, T), T >= 1."""
     if np.ndim(ids) != 2 or not np.shape(ids)[1]:
-        raise ValueError(f"ids of shape {np.shape(ids)}: a batch of rows of at least one id each")
+        raise ValueError(
+            f"ids have shape {np.shape(ids)}; they must be a batch of rows of at least one id"
+        )
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
@@ -97,11 +102,11 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 
 def _check(temperature: float, top_k: int | None, top_p: float | None) -> None:
     if temperature < 0:
-        raise ValueError(f"temperature is {temperature}; it has to be 0 or more")
+        raise ValueError(f"temperature is {temperature}; it must be 0 or more")
     if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k is {top_k}; it has to be at least 1")
+        raise ValueError(f"top_k is {top_k}; it must be at least 1")
     if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p is {top_p}; it has to be above 0 and at most 1")
+        raise ValueError(f"top_p is {top_p}; it must be above 0 and at most 1")
 
 
 def _choose(

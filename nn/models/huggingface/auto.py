@@ -1,23 +1,32 @@
-"""A model of whatever kind from a folder."""
+"""A model of any kind from a folder."""
 
 from pathlib import Path
 
 from ringlet.nn.models.bert import BERT
 from ringlet.nn.models.gpt import GPT
-from ringlet.nn.models.huggingface.pretrained import PretrainedError, read_config
+from ringlet.nn.models.huggingface.bert import BERTAdapter
+from ringlet.nn.models.huggingface.folder import PretrainedError, read_config
+from ringlet.nn.models.huggingface.gpt2 import GPT2Adapter
+from ringlet.nn.models.huggingface.llama import LlamaAdapter
+from ringlet.nn.models.huggingface.t5 import T5Adapter
 from ringlet.nn.models.language_model import LanguageModel
 from ringlet.nn.models.llama import Llama
 from ringlet.nn.models.t5 import T5
 
-KINDS: dict[str, type[LanguageModel]] = {kind.model_type: kind for kind in (GPT, Llama, BERT, T5)}
+KINDS: dict[str, type[LanguageModel]] = {
+    GPT2Adapter.model_type: GPT,
+    LlamaAdapter.model_type: Llama,
+    BERTAdapter.model_type: BERT,
+    T5Adapter.model_type: T5,
+}
 
 
 def from_pretrained(folder: str | Path) -> LanguageModel:
-    """The model in a folder, of the class that its config.json names; see Pretrained.
+    """The model in a folder, of the class that its config.json names.
 
-    Raises PretrainedError for a kind that is not built here.
+    See LanguageModel.from_pretrained. Raises PretrainedError for an unknown kind.
     """
     kind = read_config(Path(folder)).get("model_type")
     if kind not in KINDS:
-        raise PretrainedError(f"{folder} holds a {kind!r}; there are {', '.join(KINDS)}")
+        raise PretrainedError(f"{folder} holds a {kind!r}; known are {', '.join(KINDS)}")
     return KINDS[kind].from_pretrained(folder)

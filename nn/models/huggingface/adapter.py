@@ -1,0 +1,180 @@
+"""What all adapters have in common: a model's config and parameters under the names of its files.
+
+An adapter is a class for each model, in a file of its own, so that the models' files hold nothing
+but the models.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from ringlet.nn.backend import Array
+from ringlet.nn.models.huggingface.folder import (
+    CONFIG,
+    PretrainedError,
+    read_config,
+    read_weights,
+    write_weights,
+)
+from ringlet.nn.models.language_model import LanguageModel
+from ringlet.nn.module import uninitialized
+
+
+class Adapter:
+    """How one class of models differs from its files.
+
+    `architecture` and `model_type` are its names in a config.json. `file_names` are pairs (here,
+    there) of parts of parameters' names. `transposed` and `ignored` are patterns of names in files:
+    matrices that are (in, out) there, and arrays that are no parameters here. Files of a model
+    without its head omit `prefix`.
+    """
+
+    architecture: str
+    model_type: str
+    prefix: str = ""
+    file_names: tuple[tuple[str, str], ...] = ()
+    older_names: tuple[tuple[str, str], ...] = ()
+    transposed: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+    def config(self, values: Mapping[str, Any]) -> Any:
+        """The model's config from the values of a config.json; raises PretrainedError."""
+        raise NotImplementedError
+
+    def values(self, config: Any) -> dict[str, Any]:
+        """The values for a config.json; raises PretrainedError for what it cannot express."""
+        raise NotImplementedError
+
+    def refine(self, values: dict[str, Any], arrays: Mapping[str, Array]) -> dict[str, Any]:
+        """The config's values, corrected by what the files hold."""
+        return values
+
+    def file_name(self, name: str) -> str:
+        """A parameter's name in files."""
+        for here, there in self.file_names:
+            name = name.replace(here, there)
+        return name
+
+    def file_state(self, model: LanguageModel) -> dict[str, Array]:
+        """The parameters under their names in files, laid out as there."""
+        named = ((self.file_name(name), array) for name, array in model.state_dict().items())
+        return {name: array.T if matches(name, self.transposed) else array for name, array in named}
+
+    def load(self, kind: type[LanguageModel], folder: Path, strict: bool) -> LanguageModel:
+        """See LanguageModel.from_pretrained."""
+        values = read_config(folder)
+        if values.get("model_type") != self.model_type:
+            raise PretrainedError(
+                f"{folder / CONFIG} is of a {values.get('model_type')!r}, not of a "
+                f"{self.model_type!r}"
+            )
+        arrays = read_weights(folder)
+        values = self.refine(values, arrays)
+        with uninitialized():
+            model = kind(self.config(values))  # type: ignore[call-arg]
+        model.huggingface = values
+        if not strict:
+            model.initialize(0)
+        model.load_state_dict(RenamedArrays(self, model, arrays), strict)
+        return model
+
+    def save(self, model: LanguageModel, folder: Path, shard_bytes: int) -> None:
+        """See LanguageModel.save_pretrained."""
+        if (folder / CONFIG).exists():
+            raise FileExistsError(f"{folder} holds a model already")
+        values = {
+            **{k: v for k, v in model.huggingface.items() if k != "dtype"},
+            "model_type": self.model_type,
+            "architectures": [self.architecture],
+            **self.values(model.config),
+            "torch_dtype": "float32",
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        write_weights(folder, self.file_state(model), shard_bytes)
+        (folder / CONFIG).write_text(json.dumps(values, indent=2) + "\n")
+
+
+class RenamedArrays(Mapping[str, Array]):
+    """The arrays of files under the names that a model has for them."""
+
+    def __init__(self, adapter: Adapter, model: LanguageModel, arrays: Mapping[str, Array]) -> None:
+        self._adapter, self._arrays = adapter, arrays
+        plain = {self._modern(name): name for name in arrays}
+        prefix = adapter.prefix
+        if prefix and not any(name.startswith(prefix) for name in plain):
+            outside = [name for name, _ in model.children() if f"{name}." != prefix]
+            plain = {
+                name if name.split(".")[0] in outside else prefix + name: old
+                for name, old in plain.items()
+            }
+        own = {adapter.file_name(name): name for name in model.state_dict()}
+        self._names = {
+            own.get(name, name): (name, old)
+            for name, old in plain.items()
+            if name in own or not matches(name, adapter.ignored)
+        }
+
+    def _modern(self, name: str) -> str:
+        for old, new in self._adapter.older_names:
+            name = name.replace(old, new)
+        return name
+
+    def __getitem__(self, name: str) -> Array:
+        there, old = self._names[name]
+        array = self._arrays[old]
+        return array.T if matches(there, self._adapter.transposed) else array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def matches(name: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a name fits one of the patterns."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def expect(values: Mapping[str, Any], possible: Mapping[str, tuple[Any, ...]]) -> None:
+    """Raise PretrainedError for a value of a config.json that is not supported."""
+    for key, choices in possible.items():
+        if key in values and values[key] not in choices:
+            raise PretrainedError(
+                f"{CONFIG} says {key}: {json.dumps(values[key])}; this model supports "
+                f"{' or '.join(map(json.dumps, choices))}"
+            )
+
+
+def number(values: Mapping[str, Any], key: str, default: Any = None, least: int = 1) -> Any:
+    """A whole number from a config.json; raises PretrainedError."""
+    value = values.get(key)
+    value = default if value is None else value
+    if type(value) is not int or value < least:
+        raise PretrainedError(
+            f"{CONFIG} says {key}: {value!r}; it must be a whole number, at least {least}"
+        )
+    return value
+
+
+def known_values(config_class: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a config.json that a config has fields for, in the fields' types.
+
+    A value that is missing or null keeps its default, unless it is a size that the model needs.
+    Raises PretrainedError naming the value.
+    """
+    known = {}
+    for field in fields(config_class):
+        value, default = values.get(field.name), field.default
+        if type(default) is int and (value is not None or default > 1):
+            least = 0 if default < 2 else 1
+            known[field.name] = number(values, field.name, least=least)
+        elif value is not None:
+            kinds = (int, float) if type(default) is float else (type(default),)
+            if default is not None and type(value) not in kinds:
+                raise PretrainedError(f"{CONFIG} says {field.name}: {value!r}")
+            known[field.name] = float(value) if type(default) is float else value
+    return known
