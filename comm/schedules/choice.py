@@ -1,10 +1,10 @@
-"""Which algorithm a collective takes: the cheapest of the priced schedules, or one that is pinned.
+"""Which algorithm a collective takes: the cheapest of the priced schedules, or a pinned one.
 
-Everything here is the same on all ranks of a group: the operation, the array's size, who is on
-which host, and the agreed figures of the links. Operations that only move data go by the figures
-as measured. Those that combine go by powers of ten (`Links.coarse`), because another algorithm
-adds in another order: a repetition of the run, or its second half after a resume, is to have the
-same bits.
+All ranks of a group choose alike, because a choice depends only on what they agree on: the
+operation, the array's size, who is on which host, and the figures of the links. Operations that
+only move data use the measured figures. Those that combine use powers of ten (`Links.coarse`),
+because another algorithm adds in another order, and a repetition of the run, or its second half
+after a resume, must have the same bits.
 """
 
 from collections.abc import Mapping
@@ -18,35 +18,36 @@ from ringlet.comm.schedules.price import LinkCost, Network, price
 from ringlet.comm.schedules.schedule import SEGMENT_BYTES
 
 SHARED = "shared_memory"
-"""The algorithm that is no schedule of messages: ranks read each other's memory (`direct`)."""
+"""The algorithm without messages: ranks read each other's memory (direct.py)."""
 
 COMBINING = ("all_reduce", "reduce_scatter", "reduce")
 
 REDUCTION_S = 0.3e-9
-"""Seconds to combine a byte with another: about float32 additions in cache."""
+"""Seconds to combine two bytes: about float32 additions in cache."""
 
 PRICED_RANKS = 16
-"""Larger groups are priced as if they had so many: pricing grows with the square."""
+"""Larger groups are priced as if they had this many ranks: the time to price grows with the
+square."""
 
 PRICED_SEGMENTS = 8
 
 MARGIN = 0.9
-"""An algorithm is taken before one that stands higher in the list if it costs less than so much
-of it: the model is not exact enough for less."""
+"""An algorithm displaces one listed before it if it costs less than this part of it: the model is
+not exact enough for smaller differences."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What was asked for: algorithms by operation, and whether the others are chosen by price."""
+    """The user's wishes: pinned algorithms by operation; are the others chosen by price?"""
 
     pins: Mapping[str, str] = field(default_factory=dict)
     by_price: bool = True
 
     @classmethod
     def parse(cls, text: str) -> "Policy":
-        """What RINGLET_ALGORITHM says: auto, first, or operation=algorithm, with commas.
+        """Parse RINGLET_ALGORITHM: auto, first or operation=algorithm, separated by commas.
 
-        Raises CommError for an operation or an algorithm that there is not.
+        Raises CommError for an unknown operation or algorithm.
         """
         pins, by_price = {}, True
         for word in filter(None, (part.strip() for part in text.split(","))):
@@ -66,14 +67,14 @@ class Policy:
 
     @property
     def wants_links(self) -> bool:
-        """Whether anything depends on the links."""
+        """Whether any choice depends on the links."""
         return self.by_price and len(self.pins) < len(ALGORITHMS)
 
 
 def algorithm_named(operation: str, text: str) -> str:
-    """The operation's algorithm of this name, with dashes or without; raises ValueError."""
+    """The operation's algorithm of this name, with dashes or underscores; raises ValueError."""
     if operation not in ALGORITHMS:
-        raise ValueError(f"there is no operation {operation!r}, but {', '.join(ALGORITHMS)}")
+        raise ValueError(f"unknown operation {operation!r}; there are {', '.join(ALGORITHMS)}")
     name, names = text.replace("-", "_"), [*ALGORITHMS[operation], SHARED]
     if name not in names:
         raise ValueError(f"{operation} has no algorithm {text!r}, but {', '.join(names)}")
@@ -81,7 +82,7 @@ def algorithm_named(operation: str, text: str) -> str:
 
 
 class Choice:
-    """The choices of one group. `hosts[rank]` is a number for the host of the group's rank.
+    """Chooses for one group. `hosts[rank]` is a number for the host of the group's rank.
 
     `shares_hosts`: ranks of one host share memory, and the hierarchical form uses it.
     """
@@ -96,13 +97,13 @@ class Choice:
 
     @cached_property
     def per_host(self) -> int | None:
-        """Ranks on each host, where there are several hosts, all with equally many; else None."""
+        """Ranks on each host, if there are several hosts with equally many ranks; else None."""
         counts = {self.hosts.count(host) for host in self.hosts}
         return counts.pop() if len(counts) == 1 < len(set(self.hosts)) else None
 
     @cached_property
     def host_by_host(self) -> bool:
-        """Whether the ranks count host by host, equally many on each: what schedules assume."""
+        """Whether ranks are numbered host by host, as schedules assume."""
         k = self.per_host
         return k is not None and all(
             host == self.hosts[rank - rank % k] for rank, host in enumerate(self.hosts)
@@ -110,13 +111,13 @@ class Choice:
 
     @property
     def hierarchical(self) -> bool:
-        """Whether there is a hierarchy: several ranks on each of several hosts."""
+        """Whether the group has several ranks on each of several hosts."""
         several = self.per_host is not None and self.per_host > 1
         return several and (self._shares_hosts or self.host_by_host)
 
     def choose(self, operation: str, nbytes: int) -> str:
-        """The algorithm for an array of this size: in all_gather and gather what is gathered, in
-        all_to_all what a rank sends to all."""
+        """The algorithm for `nbytes`: of the whole array in all_gather and gather, in all_to_all of
+        what a rank sends to all."""
         pinned = self.pinned(operation)
         if pinned:
             return pinned
@@ -129,7 +130,7 @@ class Choice:
         return self._chosen[key]
 
     def pinned(self, operation: str) -> str:
-        """The algorithm that the policy asks for, if it is one for this group; else empty."""
+        """The algorithm that the policy pins, if this group can run it; else empty."""
         name = self._pinned.get(operation)
         if name is None:
             name = self.policy.pins.get(operation, "")
@@ -137,7 +138,7 @@ class Choice:
         return name
 
     def candidates(self, operation: str) -> list[str]:
-        """What could be run here over messages."""
+        """The algorithms that this group can run over messages."""
         entries = ALGORITHMS[operation].items()
         return [name for name, entry in entries if self.hierarchical or not entry.knows_hosts]
 
@@ -156,7 +157,7 @@ class Choice:
     def _price(self, operation: str, name: str, nbytes: int, links: Links) -> float:
         hosts, per_host, inside = self.hosts[:PRICED_RANKS], None, links.host
         if name == "hierarchical":
-            # Wherever its ranks are, it is the schedule of ranks that count host by host.
+            # However ranks are numbered, it is the schedule of ranks numbered host by host.
             assert self.per_host is not None
             per_host = self.per_host
             hosts = tuple(

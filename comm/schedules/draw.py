@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 from itertools import groupby
 
+from ringlet.comm.schedules.prove import Transfer
 from ringlet.comm.schedules.schedule import Schedule
 from ringlet.comm.schedules.symbols import Contributions
-from ringlet.comm.schedules.trace import Trace, Transfer
+from ringlet.comm.schedules.trace import Trace
 
 
 def draw_text(traced: Trace) -> str:

@@ -6,6 +6,7 @@ Every rank's slots are cells; a cell has a stripe in the colour of each rank who
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from ringlet.comm.schedules.prove import Transfer
 from ringlet.comm.schedules.svg import (
     EMPTY,
     FAINT,
@@ -20,7 +21,7 @@ from ringlet.comm.schedules.svg import (
     point,
     text,
 )
-from ringlet.comm.schedules.trace import Trace, Transfer
+from ringlet.comm.schedules.trace import Trace
 
 LABELS, TOP = 74, 128
 NARROWEST, WIDEST = 640.0, 1220.0

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from ringlet.comm.errors import ScheduleError
 from ringlet.comm.schedules.clocks import Rounds
 from ringlet.comm.schedules.kernel import execute
+from ringlet.comm.schedules.price import LinkCost, Network, price
 from ringlet.comm.schedules.schedule import Copy, Receive, Reduce, Schedule, Send, cut
 from ringlet.comm.schedules.symbols import (
     Contributions,
@@ -43,10 +44,12 @@ def prove(schedule: Schedule, segments: int = 1, ports: int = 1) -> Proof:
     reduction they have combined it in the same order, so their results are the same bits.
     Rounds are counted for ranks that can send and receive on `ports` ports at once.
     """
-    prover = Prover(cut(schedule, segments), ports)
+    plan = cut(schedule, segments)
+    prover = Prover(plan, ports)
+    slots_as_seconds = Network.uniform(LinkCost(latency=0, bandwidth=1), ports=ports)
     return Proof(
         rounds=prover.rounds.last,
-        slot_times=prover.slot_times.last,
+        slot_times=round(price(plan, slots_as_seconds, plan.array_slots).seconds),
         sent=tuple(count // segments for count in prover.sent),
         received=tuple(count // segments for count in prover.received),
     )
@@ -59,67 +62,62 @@ class Value(NamedTuple):
     order: int
 
 
-class Times(NamedTuple):
-    """When a message travels or arrives: in rounds, and in slot times (see Proof)."""
-
-    round: int
-    slot_time: int
-
-
 class SlotMessage(NamedTuple):
     """A slot on its way."""
 
     sender: int
     slot: int
     value: Value | None
-    times: Times
+    round: int
 
 
-class Change(NamedTuple):
-    """A slot's new value; `message` is None where it was copied within the rank."""
+class Transfer(NamedTuple):
+    """A slot that has arrived; `round` counts from 1, and is the one in which it did."""
 
-    rank: int
+    round: int
+    sender: int
+    source: int
+    receiver: int
     slot: int
-    value: Value | None
-    message: SlotMessage | None
     combined: bool
-    times: Times
 
 
 class Prover:
-    """The reader of a proof. Once made, it holds everything that was counted and that changed."""
+    """The reader of a proof. Once made, it holds what was counted and what changed when.
 
-    def __init__(self, schedule: Schedule, ports: int = 1) -> None:
+    `together`: slots that are ready for the same peer at the same moment travel as one message.
+    """
+
+    def __init__(self, schedule: Schedule, ports: int = 1, together: bool = True) -> None:
         self._schedule, size = schedule, schedule.size
         self._slots = [list(map(_value, slots)) for slots in contributions_before(schedule)]
-        self.rounds = Rounds(size, ports, together=True)
-        self.slot_times = Rounds(size, ports)
+        self.rounds = Rounds(size, ports, together)
         self.sent, self.received = [0] * size, [0] * size
-        self.changes: list[Change] = []
+        self.transfers: list[Transfer] = []
+        self.changes: list[tuple[int, int, int, Value | None]] = []  # round, rank, slot, value
         execute(schedule, schedule.steps, self)
         self._check_results()
 
     def compute(self, rank: int, step: Copy) -> None:
-        slots, now = self._slots[rank], Times(self.rounds.now(rank), self.slot_times.now(rank))
-        slots[step.slot] = slots[step.source]
-        self.changes.append(Change(rank, step.slot, slots[step.slot], None, False, now))
+        self._set(self.rounds.now(rank), rank, step.slot, self._slots[rank][step.source])
 
     def send(self, rank: int, step: Send) -> SlotMessage:
         self.sent[rank] += 1
-        left = Times(self.rounds.send(rank, step.peer), self.slot_times.send(rank, step.peer))
+        left = self.rounds.send(rank, step.peer)
         return SlotMessage(rank, step.slot, self._slots[rank][step.slot], left)
 
     def receive(self, rank: int, step: Receive | Reduce, payload: SlotMessage) -> None:
+        sender, source, value, left = payload
+        there, combined = self.rounds.receive(rank, sender, left), isinstance(step, Reduce)
         self.received[rank] += 1
-        there = Times(
-            self.rounds.receive(rank, payload.sender, payload.times.round),
-            self.slot_times.receive(rank, payload.sender, payload.times.slot_time),
-        )
-        value, combined = payload.value, isinstance(step, Reduce)
+        self.transfers.append(Transfer(there, sender, source, rank, step.slot, combined))
         if isinstance(step, Reduce):
             value = self._combine(rank, step, self._slots[rank][step.slot], value)
-        self._slots[rank][step.slot] = value
-        self.changes.append(Change(rank, step.slot, value, payload, combined, there))
+        self._set(there, rank, step.slot, value)
+
+    def _set(self, round_: int, rank: int, slot: int, value: Value | None) -> None:
+        self._slots[rank][slot] = value
+        self.changes.append((round_, rank, slot, value))
 
     def _combine(self, rank: int, step: Reduce, own: Value | None, peers: Value | None) -> Value:
         where = f"{self._schedule}: rank {rank} at {step}"

@@ -1,9 +1,11 @@
 """What happens in every round of a schedule: who sends what, and what all slots hold then."""
 
+from collections import deque
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TypeAlias
 
-from ringlet.comm.schedules.prove import Change, Prover
+from ringlet.comm.schedules.prove import Prover, Transfer
 from ringlet.comm.schedules.schedule import Schedule, cut
 from ringlet.comm.schedules.symbols import (
     Contributions,
@@ -13,18 +15,6 @@ from ringlet.comm.schedules.symbols import (
 
 State: TypeAlias = tuple[tuple[Contributions | None, ...], ...]
 """What slots hold: [rank][slot]."""
-
-
-@dataclass(frozen=True)
-class Transfer:
-    """A slot on its way; `round` counts from 1, and is the one in which it arrives."""
-
-    round: int
-    sender: int
-    source: int
-    receiver: int
-    slot: int
-    combined: bool
 
 
 @dataclass(frozen=True)
@@ -61,19 +51,13 @@ def trace(schedule: Schedule, segments: int = 1, ports: int = 1) -> Trace:
     which are there to follow one another, have a round each.
     """
     plan = cut(schedule, segments)
-    prover = Prover(plan, ports)
-    clock = int(segments > 1)
-    rounds = (prover.rounds, prover.slot_times)[clock].last
-    by_round: list[list[Change]] = [[] for _ in range(rounds + 1)]
-    for change in prover.changes:
-        by_round[change.times[clock]].append(change)
-    slots, states, transfers = contributions_before(plan), list[State](), list[Transfer]()
-    for round_, changes in enumerate(by_round):
-        for rank, slot, value, message, combined, _ in changes:
+    prover = Prover(plan, ports, together=segments == 1)
+    slots, states = contributions_before(plan), list[State]()
+    changes = deque(sorted(prover.changes, key=itemgetter(0)))
+    for round_ in range(prover.rounds.last + 1):
+        while changes and changes[0][0] == round_:
+            _, rank, slot, value = changes.popleft()
             slots[rank][slot] = None if value is None else value.contributions
-            if message is not None:
-                sent = (message.sender, message.slot)
-                transfers.append(Transfer(round_, *sent, rank, slot, combined))
         states.append(tuple(map(tuple, slots)))
-    transfers.sort(key=lambda transfer: (transfer.round, transfer.sender))
+    transfers = sorted(prover.transfers, key=itemgetter(0, 1))  # by round and sender
     return Trace(plan, tuple(transfers), tuple(states), tuple(contributions_after(plan)), segments)

@@ -1,6 +1,7 @@
 """What happens between the fences of a direct schedule, in the form in which `trace` has it."""
 
 from ringlet.comm.schedules.direct import Combine, DirectStep, Read, Share, direct_steps
+from ringlet.comm.schedules.prove import Transfer
 from ringlet.comm.schedules.prove_direct import (
     OWN,
     Memory,
@@ -12,7 +13,7 @@ from ringlet.comm.schedules.prove_direct import (
 )
 from ringlet.comm.schedules.schedule import Schedule
 from ringlet.comm.schedules.symbols import contributions_after
-from ringlet.comm.schedules.trace import State, Trace, Transfer
+from ringlet.comm.schedules.trace import State, Trace
 
 
 def trace_direct(operation: str, size: int, root: int = 0) -> Trace:

@@ -8,36 +8,13 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from ringlet.comm.schedules.algorithms.all_to_all import bruck_all_to_all, pairwise_all_to_all
-from ringlet.comm.schedules.algorithms.circulant import (
-    bruck_all_gather,
-    circulant_all_reduce,
-    circulant_reduce_scatter,
-    dissemination_barrier,
-)
-from ringlet.comm.schedules.algorithms.hierarchical import hierarchical_all_reduce
-from ringlet.comm.schedules.algorithms.recursive import (
-    halving_doubling_all_reduce,
-    power_of_two,
-    recursive_doubling_all_reduce,
-)
-from ringlet.comm.schedules.algorithms.rings import (
-    bidirectional_all_gather,
-    bidirectional_all_reduce,
-    bidirectional_reduce_scatter,
-    ring_all_gather,
-    ring_all_reduce,
-    ring_reduce_scatter,
-)
-from ringlet.comm.schedules.algorithms.trees import (
-    chain_broadcast,
-    direct_gather,
-    direct_scatter,
-    scatter_all_gather_broadcast,
-    tree_broadcast,
-    tree_gather,
-    tree_reduce,
-    tree_scatter,
+from ringlet.comm.schedules.algorithms import (
+    all_to_all,
+    circulant,
+    hierarchical,
+    recursive,
+    rings,
+    trees,
 )
 from ringlet.comm.schedules.schedule import Schedule, Step
 
@@ -70,42 +47,44 @@ def _two_each(size: int) -> int:
 # The first of each operation is what runs unless another one is asked for.
 ALGORITHMS: dict[str, dict[str, Algorithm]] = {
     "all_reduce": {
-        "ring": Algorithm(ring_all_reduce, _each),
-        "bidirectional_ring": Algorithm(bidirectional_all_reduce, _two_each),
-        "recursive_doubling": Algorithm(recursive_doubling_all_reduce, _one),
-        "halving_doubling": Algorithm(halving_doubling_all_reduce, power_of_two),
-        "circulant": Algorithm(circulant_all_reduce, _each),
-        "hierarchical": Algorithm(hierarchical_all_reduce, _each, knows_hosts=True),
+        "ring": Algorithm(rings.ring_all_reduce, _each),
+        "bidirectional_ring": Algorithm(rings.bidirectional_all_reduce, _two_each),
+        "recursive_doubling": Algorithm(recursive.recursive_doubling_all_reduce, _one),
+        "halving_doubling": Algorithm(
+            recursive.halving_doubling_all_reduce, recursive.power_of_two
+        ),
+        "circulant": Algorithm(circulant.circulant_all_reduce, _each),
+        "hierarchical": Algorithm(hierarchical.hierarchical_all_reduce, _each, knows_hosts=True),
     },
     "reduce_scatter": {
-        "ring": Algorithm(ring_reduce_scatter, _each),
-        "bidirectional_ring": Algorithm(bidirectional_reduce_scatter, _two_each),
-        "circulant": Algorithm(circulant_reduce_scatter, _each),
+        "ring": Algorithm(rings.ring_reduce_scatter, _each),
+        "bidirectional_ring": Algorithm(rings.bidirectional_reduce_scatter, _two_each),
+        "circulant": Algorithm(circulant.circulant_reduce_scatter, _each),
     },
     "all_gather": {
-        "ring": Algorithm(ring_all_gather, _each),
-        "bidirectional_ring": Algorithm(bidirectional_all_gather, _two_each),
-        "bruck": Algorithm(bruck_all_gather, _each),
+        "ring": Algorithm(rings.ring_all_gather, _each),
+        "bidirectional_ring": Algorithm(rings.bidirectional_all_gather, _two_each),
+        "bruck": Algorithm(circulant.bruck_all_gather, _each),
     },
     "broadcast": {
-        "tree": Algorithm(tree_broadcast, _one),
-        "chain": Algorithm(chain_broadcast, _one),
-        "scatter_all_gather": Algorithm(scatter_all_gather_broadcast, _each),
+        "tree": Algorithm(trees.tree_broadcast, _one),
+        "chain": Algorithm(trees.chain_broadcast, _one),
+        "scatter_all_gather": Algorithm(trees.scatter_all_gather_broadcast, _each),
     },
-    "reduce": {"tree": Algorithm(tree_reduce, _one)},
+    "reduce": {"tree": Algorithm(trees.tree_reduce, _one)},
     "gather": {
-        "direct": Algorithm(direct_gather, _each),
-        "tree": Algorithm(tree_gather, _each),
+        "direct": Algorithm(trees.direct_gather, _each),
+        "tree": Algorithm(trees.tree_gather, _each),
     },
     "scatter": {
-        "direct": Algorithm(direct_scatter, _each),
-        "tree": Algorithm(tree_scatter, _each),
+        "direct": Algorithm(trees.direct_scatter, _each),
+        "tree": Algorithm(trees.tree_scatter, _each),
     },
     "all_to_all": {
-        "pairwise": Algorithm(pairwise_all_to_all, _two_each),
-        "bruck": Algorithm(bruck_all_to_all, _two_each),
+        "pairwise": Algorithm(all_to_all.pairwise_all_to_all, _two_each),
+        "bruck": Algorithm(all_to_all.bruck_all_to_all, _two_each),
     },
-    "barrier": {"dissemination": Algorithm(dissemination_barrier, _one)},
+    "barrier": {"dissemination": Algorithm(circulant.dissemination_barrier, _one)},
 }
 
 
