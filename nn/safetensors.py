@@ -1,15 +1,15 @@
-"""The safetensors format: named arrays in a file, read where they lie and never executed.
+"""The safetensors format: named arrays in a file, mapped into memory and never executed.
 
-Eight bytes hold the length of a JSON header, which names each array's dtype, shape and place in
+Eight bytes hold the length of a JSON header, which gives each array's dtype, shape and offsets in
 the rest of the file (https://github.com/huggingface/safetensors#format). A file comes from
-outside: every number in its header is checked before it is used.
+outside, so every number in its header is checked before it is used.
 """
 
 import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -26,11 +26,11 @@ LARGEST_HEADER = 100_000_000
 
 
 class SafetensorsError(ValueError):
-    """A file is not what the format says; the message names the file and the reason."""
+    """A file does not follow the format; the message names the file and the reason."""
 
 
-class Entry(NamedTuple):
-    """Where an array lies: bytes `start` to `stop` of the file."""
+class ArrayEntry(NamedTuple):
+    """A header's entry for an array: bytes `start` to `stop` of the file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -39,9 +39,9 @@ class Entry(NamedTuple):
 
 
 class SafetensorsFile(Mapping[str, Array]):
-    """The arrays of a file by name, each read when it is asked for. bfloat16 becomes float32.
+    """The arrays of a file by name, each read when it is used. bfloat16 becomes float32.
 
-    Arrays are views of the mapped file and cannot be written. Raises SafetensorsError.
+    Arrays are read-only views of the mapped file. Raises SafetensorsError.
     """
 
     def __init__(self, path: Path) -> None:
@@ -67,7 +67,7 @@ class SafetensorsFile(Mapping[str, Array]):
         return len(self.entries)
 
 
-def _read_header(path: Path, data: Array) -> tuple[dict[str, Entry], dict[str, str]]:
+def _read_header(path: Path, data: Array) -> tuple[dict[str, ArrayEntry], dict[str, str]]:
     if len(data) < 8:
         raise SafetensorsError(f"{path} has {len(data)} bytes; the format begins with 8")
     length = int.from_bytes(data[:8].tobytes(), "little")
@@ -76,9 +76,9 @@ def _read_header(path: Path, data: Array) -> tuple[dict[str, Entry], dict[str, s
     try:
         header = json.loads(data[8 : 8 + length].tobytes(), object_pairs_hook=_without_doubles)
         if not isinstance(header, dict):
-            raise ValueError("it is no object")
+            raise ValueError("not an object")
     except (ValueError, RecursionError) as error:
-        raise SafetensorsError(f"{path}: the header is no JSON to be used: {error}") from error
+        raise SafetensorsError(f"{path}: the header is not JSON: {error}") from error
     metadata = header.pop("__metadata__", {})
     entries = {
         name: _entry(f"{path}: {name}", fields, 8 + length) for name, fields in header.items()
@@ -90,35 +90,35 @@ def _read_header(path: Path, data: Array) -> tuple[dict[str, Entry], dict[str, s
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a name is there twice")
+        raise ValueError("a name appears twice")
     return found
 
 
-def _entry(what: str, fields: Any, base: int) -> Entry:
+def _entry(what: str, fields: Any, base: int) -> ArrayEntry:
     """One array's entry, its numbers checked against each other."""
     try:
         dtype, shape, (start, stop) = fields["dtype"], fields["shape"], fields["data_offsets"]
     except (TypeError, KeyError, ValueError) as error:
         raise SafetensorsError(f"{what} needs a dtype, a shape and two offsets") from error
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise SafetensorsError(f"{what} has dtype {dtype!r}; there are {', '.join(DTYPES)}")
+        raise SafetensorsError(f"{what} has dtype {dtype!r}; known are {', '.join(DTYPES)}")
     if not isinstance(shape, list) or not all(_is_size(length) for length in (*shape, start, stop)):
         raise SafetensorsError(f"{what}: shape {shape!r} and offsets {start!r} to {stop!r}")
     size = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
     if stop - start != size:
         raise SafetensorsError(
-            f"{what}: {dtype} of shape {tuple(shape)} takes {size:,} bytes; its place has "
+            f"{what}: {dtype} of shape {tuple(shape)} takes {size:,} bytes; its offsets span "
             f"{stop - start:,}"
         )
-    return Entry(dtype, tuple(shape), base + start, base + stop)
+    return ArrayEntry(dtype, tuple(shape), base + start, base + stop)
 
 
 def _is_size(value: Any) -> bool:
     return type(value) is int and 0 <= value < 1 << 63
 
 
-def _check_places(path: Path, entries: Mapping[str, Entry], base: int, size: int) -> None:
-    """The arrays have to cover the file, one after the other."""
+def _check_places(path: Path, entries: Mapping[str, ArrayEntry], base: int, size: int) -> None:
+    """The arrays must cover the file, one after the other."""
     end, before = base, "the header"
     for name, entry in sorted(entries.items(), key=lambda item: item[1][2:]):
         if entry.start != end:
@@ -126,39 +126,46 @@ def _check_places(path: Path, entries: Mapping[str, Entry], base: int, size: int
             raise SafetensorsError(f"{path}: {name} {how} {before}")
         end, before = entry.stop, name
     if end != size:
-        raise SafetensorsError(f"{path} has {size:,} bytes; its header speaks of {end:,}")
+        raise SafetensorsError(f"{path} has {size:,} bytes; its header describes {end:,}")
 
 
 def write_safetensors(
     path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write named arrays to a file, of which no unfinished one is left.
+    """Write named arrays to a file that appears only when it is complete; see dump_safetensors."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            dump_safetensors(file, arrays, metadata)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
-    Raises TypeError for a dtype that the format does not have.
-    """
+
+def dump_safetensors(
+    file: BinaryIO, arrays: Mapping[str, Array], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write named arrays to an open file. Raises TypeError for a dtype that the format lacks."""
     ready = {name: to_host(array) for name, array in arrays.items()}
     wrong = [f"{name} ({a.dtype})" for name, a in ready.items() if a.dtype not in NAMES]
     if wrong:
         raise TypeError(f"safetensors has no dtype for {', '.join(wrong)}")
     order = sorted(ready, key=lambda name: (-ready[name].dtype.itemsize, name))  # keeps alignment
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    place = 0
+    file.write(_header([(name, ready[name]) for name in order], metadata))
     for name in order:
-        array = ready[name]
+        file.write(np.ascontiguousarray(ready[name]).data)
+
+
+def _header(named: list[tuple[str, Array]], metadata: Mapping[str, str] | None) -> bytes:
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    start = 0
+    for name, array in named:
         header[name] = {
             "dtype": NAMES[array.dtype],
             "shape": list(array.shape),
-            "data_offsets": [place, place + array.nbytes],
+            "data_offsets": [start, start + array.nbytes],
         }
-        place += array.nbytes
+        start += array.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for name in order:
-                file.write(np.ascontiguousarray(ready[name]).data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    return len(text).to_bytes(8, "little") + text

@@ -9,19 +9,19 @@ and renames the folder. The newest checkpoint is the newest folder that verifies
 pointer that could point to a broken one.
 """
 
+import contextlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
-import numpy as np
 import numpy.typing as npt
 
 from ringlet.comm import Group
-from ringlet.nn.backend import to_host
+from ringlet.nn.safetensors import dump_safetensors
 from ringlet.runtime.checkpoint.manifest import NAME as MANIFEST
 from ringlet.runtime.checkpoint.manifest import (
     CheckpointError,
@@ -95,7 +95,8 @@ def save_checkpoint(
             "files": {name: digest for _, files in written for name, digest in files.items()},
             **(extra or {}),
         }
-        _write_synced(temporary / MANIFEST, sealed(manifest))
+        with _synced(temporary / MANIFEST) as file:
+            file.write(sealed(manifest))
         _sync_folder(temporary)
         _put_in_place(temporary, final)
         _prune(folder, step, keep, keep_best)
@@ -162,7 +163,8 @@ def _write_pieces(folder: Path, rank: int, state: TrainingState) -> list[Any]:
             entries[key] = [{"file": file, "shape": list(array.shape), "dtype": array.dtype.str}]
     if not arrays:
         return [entries, {}]
-    _write_shard(folder / file, arrays)
+    with _synced(folder / file) as output:
+        dump_safetensors(output, arrays)
     return [entries, {file: digest(folder / file)}]
 
 
@@ -230,18 +232,11 @@ def verify_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, manifest)
 
 
-def _write_shard(path: Path, arrays: Mapping[str, Array]) -> None:
-    from safetensors.numpy import save
-
-    # The writer takes an array's memory as it lies, in whatever order.
-    _write_synced(
-        path, save({name: np.ascontiguousarray(to_host(a)) for name, a in arrays.items()})
-    )
-
-
-def _write_synced(path: Path, data: bytes) -> None:
+@contextlib.contextmanager
+def _synced(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, whose bytes are on the disk afterwards."""
     with path.open("wb") as file:
-        file.write(data)
+        yield file
         file.flush()
         os.fsync(file.fileno())
 

@@ -9,6 +9,7 @@ from ringlet.comm import Group
 from ringlet.nn import Module
 from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import copy_from_host
+from ringlet.nn.safetensors import SafetensorsError, SafetensorsFile
 from ringlet.runtime.checkpoint.checkpoint import EXTRAS, Checkpoint
 from ringlet.runtime.checkpoint.manifest import CheckpointError
 from ringlet.runtime.checkpoint.state import Replicas, TrainingState, array_name, split_name
@@ -103,7 +104,7 @@ class Reader:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
-        self._files: dict[str, Any] = {}
+        self._files: dict[str, SafetensorsFile] = {}
 
     def whole(self, name: str) -> Array:
         """A whole array; raises CheckpointError if the pieces do not cover it."""
@@ -155,7 +156,7 @@ class Reader:
 
     def extra(self, key: str) -> Array:
         """One of them."""
-        return self._read(self._checkpoint.manifest["extras"][key]["file"], key)
+        return self._read(self._checkpoint.manifest["extras"][key]["file"], key).copy()
 
     def _saved(self, kind: str, parameter: str) -> Iterator[str]:
         """The names of all replicas' arrays."""
@@ -165,13 +166,10 @@ class Reader:
             number += 1
 
     def _read(self, file: str, key: str) -> Array:
-        from safetensors import SafetensorError, safe_open
-
         path = self._checkpoint.folder / file
         try:
             if file not in self._files:
-                self._files[file] = safe_open(path, "np")
-            array: Array = self._files[file].get_tensor(key)
-        except (SafetensorError, OSError, TypeError, ValueError) as error:
+                self._files[file] = SafetensorsFile(path)
+            return self._files[file][key]
+        except (SafetensorsError, OSError, KeyError) as error:
             raise CheckpointError(f"{path}: cannot read {key}: {error}") from error
-        return array

@@ -16,7 +16,6 @@ ALLOWED = {
     "nn": BASE | {"ringlet.nn", "cupy", "cupyx"},
     "runtime": {
         "numpy",
-        "safetensors",
         "tokenizers",
         "ringlet.comm",
         "ringlet.nn",
