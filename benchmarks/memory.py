@@ -18,7 +18,7 @@ from ringlet.launcher.testing.pool import WorkerPool
 from ringlet.nn.models import GPT, GPTConfig
 from ringlet.nn.optim import AdamW
 from ringlet.runtime import Mesh, MicroBatch, Parallelism, Step, parallelize
-from ringlet.runtime.training.footprint import footprint
+from ringlet.runtime.planning.footprint import footprint
 
 CASES = {
     "one process": ({}, {}),

@@ -13,7 +13,7 @@ turns:
 
 *Hidden* is computing + talking - step. *Can be hidden* is what an ideal machine would hide with the
 same order: a bucket leaves when it is final and the one before it has arrived, and computing and
-talking do not slow each other. For `needed_first` a block's forward pass begins when its buckets
+talking do not slow each other. For `priority` a block's forward pass begins when its buckets
 have arrived, and what is left is sent from the first layers on.
 """
 
@@ -30,7 +30,7 @@ STEPS = 8
 """In a block."""
 
 WARM_UP = 5
-"""Steps of the first block, which does not count: needed_first looks at its first four."""
+"""Steps of the first block, which does not count: priority looks at its first four."""
 
 
 def make_trainer(world, together, preset, options):
@@ -39,7 +39,7 @@ def make_trainer(world, together, preset, options):
     corpus = load_corpus("pydoc", config.block_size, config.vocab_size or None)
     if not together:
         world = world.split([world.rank])
-        alone = {"batch_size": config.batch_size // 2, "needed_first": False}
+        alone = {"batch_size": config.batch_size // 2, "priority": False}
         config = make_config(preset, None, {**options, **alone})
     return Trainer(config, corpus, world)
 
@@ -72,7 +72,7 @@ def measured(world, blocks, **how):
     `extra` is what a step of both takes longer than one that says nothing, in the same block.
     """
     alone, both = make_trainer(world, False, **how), make_trainer(world, True, **how)
-    reducer = both.parallel.families[0].reducer
+    reducer = both.parallel.gradient_groups[0].reducer
     clock = Clock(alone)
     moments, sums, pairs = [], [], []
     for number in range(blocks + 1):
@@ -137,7 +137,7 @@ def ideal_step(found, ahead):
     final = [max(found["final"][name] for name in bucket) for bucket in found["buckets"]]
     if ahead is None:
         return found["step"] + max(0.0, deliver(range(len(final)), final, found)[-1] - max(final))
-    return ideal_needed_first(found, ahead, final)
+    return ideal_priority(found, ahead, final)
 
 
 def deliver(order, final, found):
@@ -149,7 +149,7 @@ def deliver(order, final, found):
     return arrived
 
 
-def ideal_needed_first(found, ahead, final):
+def ideal_priority(found, ahead, final):
     """The same, once one step's talking reaches into the next one's forward pass."""
     count, ended = len(final), max(final)
     order = [*range(ahead), *reversed(range(ahead, count))]
@@ -193,7 +193,7 @@ def measure(pair, mbit, preset, options, blocks):
     found = max(results, key=lambda result: result["step"] + result["extra"])  # the slower rank's
     talking, ideal = sum(found["seconds"]), ideal_step(found, found["ahead"])
     can, hidden = found["step"] + talking - ideal, talking - found["extra"]
-    order = "needed first" if options["needed_first"] else "buckets"
+    order = "needed first" if options["priority"] else "buckets"
     print(
         f"{mbit:6} {preset:6} {order:13}{found['bucket_bytes'] >> 10:7}{found['step'] * 1e3:10.0f} "
         f"{talking * 1e3:9.0f} {(found['step'] + found['extra']) * 1e3:9.0f} {ideal * 1e3:9.0f}"
@@ -219,8 +219,8 @@ def main():
     with NetworkPair() as pair:
         for mbit in map(int, given.mbit.split(",")):
             for preset in given.presets.split(","):
-                for needed_first in (False, True):
-                    options = {"needed_first": needed_first, "clip": 0.0}
+                for priority in (False, True):
+                    options = {"priority": priority, "clip": 0.0}
                     if given.batch:
                         options["batch_size"] = given.batch
                     measure(pair, mbit, preset, options, given.blocks)

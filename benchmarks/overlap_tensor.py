@@ -22,24 +22,24 @@ import numpy as np
 
 from ringlet.launcher.testing.network_pair import NetworkPair, NetworkPairPool
 from ringlet.nn import Parameter, Tensor
-from ringlet.runtime.tensor.regions import PlainCarrier, Ready, Replicated
-from ringlet.runtime.tensor.tensor_parallel import ColumnLinear
+from ringlet.runtime.device_collectives import Ready
+from ringlet.runtime.tensor.regions import TensorParallelRegion
+from ringlet.runtime.tensor.tensor_parallel import ColumnParallelLinear
 
 
-class Silent(Replicated):
+class Silent(TensorParallelRegion):
     """The ranks say nothing: for what computing alone takes."""
 
-    def start_leave(self, part):
-        """See Wire."""
-        return Ready(part)
+    def leave(self, part, async_op=False):
+        return Ready(part) if async_op else super().leave(part)
 
 
-class InTurn(Replicated):
+class InTurn(TensorParallelRegion):
     """What leaves is waited for at once."""
 
-    def start_leave(self, part):
-        """See Wire."""
-        return Ready(super().start_leave(part).wait())
+    def leave(self, part, async_op=False):
+        left = super().leave(part, async_op)
+        return Ready(left.wait()) if async_op else left
 
 
 def backward_seconds(world, tokens, width, rounds):
@@ -48,8 +48,8 @@ def backward_seconds(world, tokens, width, rounds):
     x = Parameter(random.standard_normal((1, tokens, width), np.float32))
     weight = Parameter(random.standard_normal((2 * width, width), np.float32))
     grad = random.standard_normal((1, tokens, 2 * width), np.float32)
-    ways = [ColumnLinear(kind(PlainCarrier(world)), weight, None) for kind in (Silent, InTurn)]
-    ways.append(ColumnLinear(Replicated(PlainCarrier(world)), weight, None))
+    kinds = (Silent, InTurn, TensorParallelRegion)
+    ways = [ColumnParallelLinear(kind(world), weight, None) for kind in kinds]
     summed, product = np.zeros((tokens, width), np.float32), np.empty_like(weight.data)
     rows = []
     for _ in range(rounds + 1):

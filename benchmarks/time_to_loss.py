@@ -22,7 +22,7 @@ from ringlet.runtime import Trainer, load_corpus, make_config
 
 WAYS = {
     "plain": {},
-    "needed first": {"needed_first": True},
+    "needed first": {"priority": True},
     "float16": {"compress": "float16"},
     "int8": {"compress": "int8"},
     "topk:0.01": {"compress": "topk:0.01"},

@@ -12,8 +12,7 @@ from ringlet import comm
 from ringlet.nn.models import Llama, LlamaConfig
 from ringlet.nn.optim import AdamW
 from ringlet.runtime import Mesh, MicroBatch, Parallelism, Step, parallelize
-from ringlet.runtime.mesh import parse_mesh
-from ringlet.runtime.training.corpus import share
+from ringlet.runtime.mesh import parse_mesh, share
 
 VOCABULARY, CONTEXT, BATCH, STEPS = 32, 16, 8, 10
 

@@ -10,7 +10,6 @@ from ringlet.runtime.checkpoint.manifest import CheckpointError
 from ringlet.runtime.checkpoint.restore import load_checkpoint
 from ringlet.runtime.checkpoint.state import TrainingState
 from ringlet.runtime.data.data_parallel import DataParallel
-from ringlet.runtime.fit import check_fit
 from ringlet.runtime.mesh import Mesh, MeshError
 from ringlet.runtime.options import Parallelism
 from ringlet.runtime.parallel import Parallel, Step, parallelize
@@ -18,6 +17,7 @@ from ringlet.runtime.pipeline.run import MicroBatch
 from ringlet.runtime.training.config import ConfigError, TrainConfig, make_config
 from ringlet.runtime.training.corpus import Corpus, DataError, load_corpus
 from ringlet.runtime.training.finite import NonFinite
+from ringlet.runtime.training.fit import check_fit
 from ringlet.runtime.training.trainer import Outcome, Trainer
 
 __all__ = [

@@ -6,7 +6,7 @@ host. A rank belongs to one group along each axis and along each combination of 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from ringlet.comm import Group
 
@@ -19,13 +19,13 @@ MEANINGS = {
 
 
 class MeshError(ValueError):
-    """A mesh does not fit the world or the model; the message says what would."""
+    """A mesh does not fit the world, the options or the model; the message says what would."""
 
 
 class Mesh:
     """A grid of ranks: `Mesh(world, dp=2, tp=2)`. Every rank of the world makes the same one.
 
-    `shape` and `coordinates` map each axis to its length and to this rank's place on it. Raises
+    `shape` and `coordinates` map each axis to its length and to this rank's index along it. Raises
     MeshError unless the product of all axes is the size of the world.
     """
 
@@ -33,7 +33,8 @@ class Mesh:
         self, world: Group, *, dp: int = 1, tp: int = 1, pp: int = 1, cp: int = 1, ep: int = 1
     ) -> None:
         given = {"pp": pp, "dp": dp, "ep": ep, "cp": cp, "tp": tp}
-        check_product(given, world.size)
+        if problem := misfit(given, world.size):
+            raise MeshError(problem)
         self.world = world
         self.shape = {axis: given[axis] for axis in AXES}
         self.coordinates = _coordinates(self.shape, world.rank)
@@ -56,8 +57,8 @@ class Mesh:
     def group(self, *axes: str) -> Group:
         """The ranks that differ from this one in these axes only, the fastest axis last.
 
-        A collective when a combination is asked for the first time: every rank of the world asks
-        for the same ones in the same order.
+        A collective when a combination is first asked for: every rank of the world has to ask for
+        the same ones in the same order.
         """
         key = tuple(axis for axis in _ordered(axes) if self.shape[axis] > 1)
         if key not in self._groups:
@@ -65,16 +66,14 @@ class Mesh:
         return self._groups[key]
 
     @property
-    def words(self) -> Group:
-        """All ranks, for short words that shall not wait behind what is in flight on `world`.
+    def control(self) -> Group:
+        """All ranks, for small messages that must not wait behind what is in flight on `world`.
 
         A collective of the world when it is first asked for.
         """
-        if ("words",) not in self._groups:
-            group = self.world.split(range(self.world.size))
-            assert group is not None
-            self._groups["words",] = group
-        return self._groups["words",]
+        if ("control",) not in self._groups:
+            self._groups["control",] = self._split(range(self.world.size))
+        return self._groups["control",]
 
     def bytes_sent(self) -> int:
         """Payload bytes that this rank has sent in the mesh's groups and the world."""
@@ -88,17 +87,16 @@ class Mesh:
     def _make_group(self, key: tuple[str, ...]) -> Group:
         if self.size(*key) == self.world.size:
             return self.world
-        members = [
+        others = {axis: n for axis, n in self.coordinates.items() if axis not in key}
+        return self._split(
             rank
             for rank in range(self.world.size)
-            if all(
-                place == self.coordinates[axis]
-                for axis, place in _coordinates(self.shape, rank).items()
-                if axis not in key
-            )
-        ]
-        group = self.world.split(members)
-        assert group is not None
+            if others.items() <= _coordinates(self.shape, rank).items()
+        )
+
+    def _split(self, ranks: Iterable[int]) -> Group:
+        group = self.world.split(list(ranks))
+        assert group is not None, "this rank is one of them"
         return group
 
 
@@ -131,32 +129,37 @@ def parse_mesh(text: str) -> dict[str, int]:
             known = ", ".join(f"{name} ({meaning})" for name, meaning in MEANINGS.items())
             raise MeshError(f"a mesh has no axis {axis!r}; there are {known}")
         if not length.isdecimal() or int(length) < 1:
-            raise MeshError(f"{axis} is {length!r}; it has to be a whole number from 1 up")
+            raise MeshError(f"{axis} is {length!r}; it must be a whole number of at least 1")
         if axis in shape:
             raise MeshError(f"{axis} is given twice in {text!r}")
         shape[axis] = int(length)
     return shape
 
 
-def check_product(shape: Mapping[str, int], ranks: int) -> None:
-    """Raise MeshError, with what would fit, unless the axes' product is the number of ranks."""
+def misfit(shape: Mapping[str, int], ranks: int) -> str:
+    """Why the axes' product is not the number of ranks, with what would fit; "" if it is."""
     for axis, length in shape.items():
         if length < 1:
-            raise MeshError(f"{axis} is {length}; it has to be at least 1")
+            return f"{axis} is {length}; it must be at least 1"
     product = math.prod(shape.values())
     if product == ranks:
-        return
+        return ""
     others = product // shape.get("dp", 1)
     if ranks % others == 0:
         fits = f"dp={ranks // others} would fit"
     else:
         fits = f"{others} would need to divide {ranks}, whose divisors are {divisors(ranks)}"
         fits += f"; or start {product} workers"
-    raise MeshError(
-        f"a mesh of {mesh_text(shape)} has {product} ranks, and there are {ranks} workers: {fits}"
-    )
+    mesh = mesh_text(shape)
+    return f"a mesh of {mesh} has {product} ranks, and there are {ranks} workers: {fits}"
 
 
 def divisors(number: int) -> str:
     """The divisors of a number, for a sentence."""
     return ", ".join(str(part) for part in range(1, number + 1) if number % part == 0)
+
+
+def share(total: int, size: int, rank: int) -> tuple[int, int]:
+    """This rank's part of `total` things, as (first, count); parts differ by one at most."""
+    first, stop = total * rank // size, total * (rank + 1) // size
+    return first, stop - first

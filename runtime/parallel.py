@@ -1,7 +1,7 @@
 """`parallelize`: an unchanged single-process model on a mesh of ranks.
 
-The model's blocks are cut into the stages of a pipeline, its layers are exchanged as its plan
-says, its parameters are moved into flat buffers, and their gradients are summed over the ranks
+The model's blocks are cut into the stages of a pipeline, its layers are replaced as its sharding
+plan says, its parameters move into flat buffers, and their gradients are summed over the ranks
 that hold the same ones.
 """
 
@@ -19,6 +19,7 @@ from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import chosen
 from ringlet.nn.flat import Flat
 from ringlet.nn.optim import Optimizer
+from ringlet.runtime.assembly import REPLICA, Assembly
 from ringlet.runtime.checkpoint.state import (
     Extras,
     FlatArray,
@@ -30,19 +31,19 @@ from ringlet.runtime.checkpoint.state import (
 from ringlet.runtime.compression.activations import EncodedTransport
 from ringlet.runtime.compression.codecs import make_codec
 from ringlet.runtime.data.data_parallel import CompressedDataParallel
-from ringlet.runtime.data.local_steps import OuterSteps
+from ringlet.runtime.data.local_steps import OuterOptimizer
 from ringlet.runtime.data.norm import global_norm, scale_gradients, squares
-from ringlet.runtime.mesh import Mesh
+from ringlet.runtime.mesh import Mesh, MeshError
 from ringlet.runtime.options import Parallelism
 from ringlet.runtime.pipeline.boundary import divide, join
-from ringlet.runtime.pipeline.run import Executor, MicroBatch, Plain, Transport
+from ringlet.runtime.pipeline.run import Executor, GroupTransport, MicroBatch, Transport
 from ringlet.runtime.pipeline.schedules import make_schedule
-from ringlet.runtime.sharding.assembly import REPLICA, Assembly
+from ringlet.runtime.rules import problem
 
 
 @dataclass
 class Step:
-    """What surrounds a training step: random numbers depend on it, and the loss's scale."""
+    """The context of a training step: what random numbers depend on, and the loss's scale."""
 
     seed: int
     step: int
@@ -52,15 +53,15 @@ class Step:
 class Parallel:
     """A model on a mesh; made by `parallelize`.
 
-    For a step call `gradients`, then `clip` or `norm`, then `update`. `model` is what this rank
-    has of the model, `families` its parameters by the ranks with which they are shared, `names`
+    For a step call `gradients`, then `clip` or `norm`, then `update`. `model` is this rank's part
+    of the model, `gradient_groups` its parameters by the ranks that sum their gradients; `names`
     and `shapes` are those of all parameters of the whole model.
     """
 
     def __init__(self, model: Module, mesh: Mesh, options: Parallelism, seed: int | None) -> None:
         self.model, self.mesh, self.options = model, mesh, options
         assembly = Assembly(model, mesh, options, seed)
-        self.families, self.shapes = assembly.families, assembly.shapes
+        self.gradient_groups, self.shapes = assembly.gradient_groups, assembly.shapes
         self.names = list(self.shapes)
         self.numbers = assembly.numbers
         self._stages, self._paths = assembly.stages, assembly.paths
@@ -74,27 +75,27 @@ class Parallel:
     # -- a step -------------------------------------------------------------------------------
 
     def gradients(self, batches: Sequence[MicroBatch], step: Step) -> float:
-        """Forward and backward of this rank's samples; all ranks' gradients are summed.
+        """Run forward and backward of this rank's samples, and sum all ranks' gradients.
 
-        Returns this rank's part of the loss times `step.loss_scale`: the sum over the world is
-        the loss. `waited` is then the seconds for which this rank waited for others.
+        Returns this rank's part of the loss times `step.loss_scale`; the sum over the world is
+        the loss. `waited` has the seconds for which this rank waited for others.
         """
         self._step = step
-        for family in self.families:
-            family.reducer.begin(len(batches))
+        for group in self.gradient_groups:
+            group.reducer.begin(len(batches))
         executor = self._executor(len(batches))
         executor.waited = 0.0
         loss = executor.train(self, batches, step.loss_scale) * step.loss_scale
         self._step = None
-        waited = sum(family.reducer.finish() for family in self.families)
+        waited = sum(group.reducer.finish() for group in self.gradient_groups)
         started = time.perf_counter()
-        for family in self.families:
-            family.complete(self.mesh)
+        for group in self.gradient_groups:
+            group.complete(self.mesh)
         self.waited = waited + executor.waited + time.perf_counter() - started
         return loss if self.counts_loss else 0.0
 
     def evaluate(self, batches: Sequence[MicroBatch]) -> float:
-        """This rank's part of the summed loss of its samples; every rank calls it alike."""
+        """This rank's part of the summed loss of its samples; all ranks make the same calls."""
         self.complete()
         self.model.eval()
         loss = self._executor(len(batches)).evaluate(self, batches) if batches else 0.0
@@ -103,14 +104,14 @@ class Parallel:
 
     def norm(self) -> float:
         """The 2-norm of all gradients of the whole model (a collective of the world)."""
-        for family in self.families:
-            family.reducer.arrive()
+        for group in self.gradient_groups:
+            group.reducer.wait()
         total = np.zeros(len(self.names))
         alone = self.options.zero == 0 and self.mesh.size("tp", "pp", "ep") == 1
-        for family in self.families:
-            owned = family.owned(self.mesh, sharded=self.options.zero > 0)
-            counted = family.layouts if alone else owned
-            squares(family.reducer.shard, self.numbers, counted, total)
+        for group in self.gradient_groups:
+            owned = group.owned(self.mesh, sharded=self.options.zero > 0)
+            counted = group.specs if alone else owned
+            squares(group.reducer.shard, self.numbers, counted, total)
         local = self.options.local_steps > 1
         world = self.mesh.group(*REPLICA) if local else self.mesh.world
         return global_norm(total, None if alone else world)
@@ -124,35 +125,35 @@ class Parallel:
 
     def update(self, learning_rate: float) -> None:
         """Let the optimizers take a step, and show every rank the new parameters."""
-        for optimizer, family in zip(self.optimizers, self.families, strict=True):
-            family.reducer.complete()
+        for optimizer, group in zip(self.optimizers, self.gradient_groups, strict=True):
+            group.reducer.complete()
             optimizer.learning_rate = learning_rate
-            family.reducer.update(optimizer)
+            group.reducer.update(optimizer)
         if self.outer is not None and self.optimizers[0].steps % self.options.local_steps == 0:
             self.waited += self.outer.agree()
 
     def complete(self) -> None:
-        """Carry out what is left of an update."""
-        for family in self.families:
-            family.reducer.complete()
+        """Do what an update has put off."""
+        for group in self.gradient_groups:
+            group.reducer.complete()
 
     @property
     def shards(self) -> list[Flat]:
         """What this rank's optimizers update."""
-        return [family.reducer.shard for family in self.families]
+        return [group.reducer.shard for group in self.gradient_groups]
 
     def use(self, make: Callable[[Flat], Optimizer]) -> None:
-        """Make an optimizer for each family."""
+        """Make an optimizer for each gradient group."""
         self.optimizers = [make(shard) for shard in self.shards]
 
     def state(self) -> TrainingState:
         """What a checkpoint holds of this rank."""
         self.complete()
         parts = []
-        for number, (family, optimizer) in enumerate(
-            zip(self.families, self.optimizers, strict=True)
+        for number, (group, optimizer) in enumerate(
+            zip(self.gradient_groups, self.optimizers, strict=True)
         ):
-            own = frozenset(family.owned(self.mesh, sharded=self.options.zero > 0))
+            own = frozenset(group.owned(self.mesh, sharded=self.options.zero > 0))
             owned, arrays = own, optimizer_arrays(optimizer, own)
             if self.outer is not None:
                 replicas = Replicas(self.mesh.index("dp"), self.mesh.size("dp"))
@@ -160,24 +161,22 @@ class Parallel:
                 arrays = optimizer_arrays(optimizer, own, replicas)
                 if self.outer.momenta:
                     arrays["outer/momentum"] = FlatArray(self.outer.momenta[number], owned)
-            reducer = family.reducer
+            reducer = group.reducer
             if isinstance(reducer, CompressedDataParallel):
-                group, held = family.group, family.owned(self.mesh, sharded=True)
-                replicas = Replicas(group.rank, group.size, shared=True)
+                held = group.owned(self.mesh, sharded=True)
+                replicas = Replicas(group.group.rank, group.group.size, shared=True)
                 arrays["residual"] = FlatArray(reducer.residual, frozenset(held), replicas)
-            parts.append(
-                Part(reducer.shard, optimizer, family.layouts, owned, reducer.store, arrays)
-            )
+            parts.append(Part(reducer.shard, optimizer, group.specs, owned, reducer.store, arrays))
         return TrainingState(parts, self.shapes, dict(self._extras()), self.shards[0].dtype)
 
     def _extras(self) -> Iterator[tuple[str, Extras]]:
-        """What compressors remember; it fits the same cut of the model, and any number of dp."""
-        for family in self.families:
-            if isinstance(family.reducer, CompressedDataParallel):
-                compressor, mesh = family.reducer.compressor, self.mesh
+        """What compressors remember; it fits the same `pp` and `tp`, and any `dp`."""
+        for group in self.gradient_groups:
+            if isinstance(group.reducer, CompressedDataParallel):
+                compressor, mesh = group.reducer.compressor, self.mesh
                 place = [f"{axis}{mesh.index(axis)}of{mesh.size(axis)}" for axis in ("pp", "tp")]
-                prefix = "/".join([self.options.compress, family.kind, *place])
-                owned = family.group.rank == 0
+                prefix = "/".join([self.options.compress, group.kind, *place])
+                owned = group.group.rank == 0
                 yield prefix, Extras(compressor.state(), owned, compressor.load)
 
     def restored(self) -> None:
@@ -187,7 +186,7 @@ class Parallel:
 
     @property
     def counts_loss(self) -> bool:
-        """Of the ranks that have the same loss, one counts it."""
+        """Whether this rank counts the loss; of the ranks that have the same one, one does."""
         return self.mesh.index("tp") == 0
 
     @property
@@ -198,9 +197,8 @@ class Parallel:
     # -- the stages, for the executor ---------------------------------------------------------
 
     def forward(self, stage: int, x: Tensor | None, batch: MicroBatch) -> Tensor:
-        """See pipeline.run.Stages."""
-        for family in self.families:
-            family.reducer.before_forward()
+        for group in self.gradient_groups:
+            group.reducer.before_forward()
         length = batch.targets.shape[1]
         positions = self._positions(length)
         if self._step is None:
@@ -217,14 +215,13 @@ class Parallel:
             return self._forward(stage, x, batch, positions)
 
     def end_backward(self) -> None:
-        """See pipeline.run.Stages."""
-        for family in self.families:
-            family.reducer.end_pass()
+        for group in self.gradient_groups:
+            group.reducer.end_pass()
 
     def _forward(self, stage: int, x: Tensor | None, batch: MicroBatch, positions: Array) -> Tensor:
         whole, ids = self._language_model, batch.ids
         lengths = None
-        if isinstance(ids, tuple):  # what goes on has a part for each of several inputs
+        if isinstance(ids, tuple):  # a stage's result has a part for each of several inputs
             lengths = [each.shape[1] for each in ids]
             places: Any = tuple(map(np.arange, lengths))
         else:
@@ -235,16 +232,14 @@ class Parallel:
             state = whole.advance(self.model.submodule(self._paths[number]), state, common)
         if stage < len(self._stages) - 1:
             return join(state)
-        loss: Tensor = whole.end(state, batch.targets[:, positions], "sum")
-        return loss
+        return whole.end(state, batch.targets[:, positions], "sum")
 
     def _positions(self, length: int) -> Array:
         if self.mesh.size("cp") == 1:
             return np.arange(length)
         from ringlet.runtime.context.context_parallel import zigzag
 
-        positions: Array = zigzag(length, self.mesh.size("cp"), self.mesh.index("cp"))
-        return positions
+        return zigzag(length, self.mesh.size("cp"), self.mesh.index("cp"))
 
     def _executor(self, micro_batches: int) -> Executor:
         if micro_batches not in self._executors:
@@ -257,32 +252,32 @@ class Parallel:
             self._executors[micro_batches] = Executor(mesh.index("pp"), schedule, transport)
         return self._executors[micro_batches]
 
-    def _make_outer(self) -> OuterSteps | None:
+    def _make_outer(self) -> OuterOptimizer | None:
         options = self.options
         if options.local_steps == 1:
             return None
         rates = options.outer_learning_rate, options.outer_momentum
-        return OuterSteps(self.shards, self.mesh.group("dp"), *rates)
+        return OuterOptimizer(self.shards, self.mesh.group("dp"), *rates)
 
 
 def parallelize(
     model: Module, mesh: Mesh, options: Parallelism | None = None, *, seed: int | None = None
 ) -> Parallel:
-    """The model on the mesh (a collective of the mesh's world); the model is changed in place.
+    """Put the model on the mesh (a collective of the mesh's world); it is changed in place.
 
-    Without a seed the parameters keep their values, which have to be the same on every rank; with
-    one they are drawn anew, each rank its own parts: then the model can be made within
+    Without a seed the parameters keep their values, which must be the same on every rank; with one
+    they are drawn anew, each rank its own parts, and the model can be made within
     `nn.uninitialized()`. Raises MeshError if the model cannot be cut so.
     """
     options = options or Parallelism()
-    options.check(mesh.shape)
-    if chosen().on_device:
-        options.check_device()
+    scopes = ["options", "device"] if chosen().on_device else ["options"]
+    if text := problem({**vars(options), **mesh.shape}, *scopes):
+        raise MeshError(text)
     return Parallel(model, mesh, options, seed)
 
 
 def make_transport(group: Group, options: Parallelism) -> Transport:
-    """How they travel between stages."""
+    """How activations travel between stages."""
     if options.compress_activations:
         return EncodedTransport(group, make_codec(options.compress_activations))
-    return Plain(group)
+    return GroupTransport(group)

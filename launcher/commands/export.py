@@ -9,8 +9,8 @@ import typer
 from ringlet.launcher.errors import UserError
 from ringlet.nn.models import PretrainedError
 from ringlet.runtime.checkpoint.checkpoint import latest_checkpoint
-from ringlet.runtime.checkpoint.export import export_huggingface
 from ringlet.runtime.checkpoint.manifest import CheckpointError
+from ringlet.runtime.training.export import export_huggingface
 from ringlet.runtime.training.trainer import CHECKPOINTS
 
 

@@ -22,9 +22,9 @@ from ringlet.nn.models import (
 from ringlet.nn.models.generation.decoding import prompt_of
 from ringlet.nn.safetensors import SafetensorsError
 from ringlet.runtime.checkpoint.checkpoint import latest_checkpoint
-from ringlet.runtime.checkpoint.export import load_model
 from ringlet.runtime.checkpoint.manifest import CheckpointError
 from ringlet.runtime.training.config import DEVICES
+from ringlet.runtime.training.export import load_model
 from ringlet.runtime.training.tokenizers import (
     ByteTokenizer,
     NumberTokenizer,

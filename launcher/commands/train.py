@@ -31,8 +31,8 @@ from ringlet.launcher.supervisor.output import Screen
 from ringlet.launcher.supervisor.progress import Progress
 from ringlet.launcher.supervisor.restarts import Starts, channel, persist
 from ringlet.launcher.supervisor.tensorboard import EventFiles, check_tensorboard
-from ringlet.runtime.fit import DEFAULT_WORKERS
 from ringlet.runtime.training.config import DEFAULT_PRESET, PRESETS, TrainConfig
+from ringlet.runtime.training.fit import DEFAULT_WORKERS
 
 
 def with_config(command: Callable[..., None]) -> Callable[..., None]:

@@ -10,7 +10,6 @@ from typing import Any
 from ringlet.launcher.errors import UserError
 from ringlet.nn.backend import BackendError, find_gpus
 from ringlet.runtime.checkpoint.checkpoint import Checkpoint, latest_checkpoint
-from ringlet.runtime.fit import DEFAULT_WORKERS, check_fit, default_workers, resized
 from ringlet.runtime.training.config import (
     DEFAULT_PRESET,
     ConfigError,
@@ -19,6 +18,7 @@ from ringlet.runtime.training.config import (
     resume_config,
 )
 from ringlet.runtime.training.corpus import Corpus, DataError, load_corpus
+from ringlet.runtime.training.fit import DEFAULT_WORKERS, check_fit, default_workers, resized
 from ringlet.runtime.training.trainer import CHECKPOINTS, METRICS
 
 RUNS = Path("runs")

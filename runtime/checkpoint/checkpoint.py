@@ -154,7 +154,7 @@ def _write_pieces(folder: Path, rank: int, state: TrainingState) -> list[Any]:
     for piece in state.pieces():
         key = piece.name if piece.name not in arrays else f"{piece.name}@{piece.first}"
         arrays[key] = piece.values
-        place = {"file": file, "key": key, "first": piece.first, **piece.layout.to_json()}
+        place = {"file": file, "key": key, "first": piece.first, **piece.spec.to_json()}
         entries.setdefault(piece.name, []).append(place)
     for prefix, extras in state.extras.items():
         for name, array in extras.arrays.items() if extras.owned else ():

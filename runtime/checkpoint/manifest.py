@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ringlet.runtime.sharding.layout import Layout
+from ringlet.runtime.sharding.shard_spec import ShardSpec
 
 Manifest: TypeAlias = dict[str, Any]
 
@@ -93,7 +93,7 @@ def _check(manifest: Manifest) -> None:
         shape = _array(entry)
         for piece in entry["pieces"]:
             _need(piece["file"] in files and type(piece["key"]) is str, "pieces")
-            _need(0 <= int(piece["first"]) <= Layout.from_json(shape, piece).size, "pieces")
+            _need(0 <= int(piece["first"]) <= ShardSpec.from_json(shape, piece).size, "pieces")
     for entry in manifest["extras"].values():
         _array(entry)
         _need(entry["file"] in files, "extras")

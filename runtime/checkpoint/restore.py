@@ -13,7 +13,7 @@ from ringlet.nn.safetensors import SafetensorsError, SafetensorsFile
 from ringlet.runtime.checkpoint.checkpoint import EXTRAS, Checkpoint
 from ringlet.runtime.checkpoint.manifest import CheckpointError
 from ringlet.runtime.checkpoint.state import Replicas, TrainingState, array_name, split_name
-from ringlet.runtime.sharding.layout import Layout
+from ringlet.runtime.sharding.shard_spec import ShardSpec
 
 SHARED = "residual"
 """Kinds of arrays that some parameters have none of."""
@@ -111,10 +111,10 @@ class Reader:
         entry = self._checkpoint.manifest["arrays"][name]
         shape, dtype = tuple(entry["shape"]), np.dtype(entry["dtype"])
         result, covered = np.empty(shape, dtype), 0
-        parts: dict[Layout, Array] = {}
+        parts: dict[ShardSpec, Array] = {}
         for piece in entry["pieces"]:
-            layout = Layout.from_json(shape, piece)
-            part = parts.setdefault(layout, np.empty(layout.size, dtype))
+            spec = ShardSpec.from_json(shape, piece)
+            part = parts.setdefault(spec, np.empty(spec.size, dtype))
             values = self._read(piece["file"], piece["key"])
             place = part[piece["first"] : piece["first"] + values.size]
             if place.size != values.size:
@@ -123,11 +123,11 @@ class Reader:
             covered += values.size
         if not parts and name.startswith(SHARED):
             return np.zeros(shape, dtype)  # no rank has lost anything of it
-        complete = covered == sum(layout.size for layout in parts)
-        if not complete or result.size != sum(layout.kept for layout in parts):
+        complete = covered == sum(spec.size for spec in parts)
+        if not complete or result.size != sum(spec.kept for spec in parts):
             raise CheckpointError(f"{self._checkpoint.folder}: {name} is not complete")
-        for layout, part in parts.items():
-            layout.put(part, result)
+        for spec, part in parts.items():
+            spec.put(part, result)
         return result
 
     def for_replica(

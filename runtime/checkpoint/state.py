@@ -16,15 +16,15 @@ from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import copy_from_host
 from ringlet.nn.flat import Flat
 from ringlet.nn.optim import Optimizer
-from ringlet.runtime.sharding.layout import Layout
+from ringlet.runtime.sharding.shard_spec import ShardSpec
 
 
 class Piece(NamedTuple):
-    """Consecutive elements of a part of an array: `first` onwards of those in the layout's part."""
+    """Consecutive elements of a part of an array: `first` onwards of those in the spec's part."""
 
     name: str
     values: Array
-    layout: Layout
+    spec: ShardSpec
     first: int
 
 
@@ -58,7 +58,7 @@ class Part:
 
     flat: Flat
     optimizer: Optimizer
-    layouts: Mapping[str, Layout]
+    specs: Mapping[str, ShardSpec]
     owned: frozenset[str]
     store: Callable[[str, Array], None]
     arrays: Mapping[str, FlatArray]
@@ -93,7 +93,7 @@ class TrainingState:
     def of(cls, flat: FlatParameters, optimizer: Optimizer) -> "TrainingState":
         """Of a model that is whole on every rank; each rank may write it."""
         shapes = {slot.name: slot.shape for slot in flat.slots}
-        layouts = {name: Layout.whole(shape) for name, shape in shapes.items()}
+        specs = {name: ShardSpec.whole(shape) for name, shape in shapes.items()}
         parameters = {slot.name: slot.parameter for slot in flat.slots}
 
         def store(name: str, value: Array) -> None:
@@ -101,7 +101,7 @@ class TrainingState:
 
         owned = frozenset(shapes)
         arrays = optimizer_arrays(optimizer, owned)
-        part = Part(flat, optimizer, layouts, owned, store, arrays)
+        part = Part(flat, optimizer, specs, owned, store, arrays)
         return cls([part], shapes, dtype=flat.dtype)
 
     @property
@@ -126,7 +126,7 @@ class TrainingState:
         """What this rank writes. Over all ranks each element is there once."""
         for part in self.parts:
             for slot in part.flat.slots:
-                where = part.layouts[slot.name], slot.first
+                where = part.specs[slot.name], slot.first
                 if slot.name in part.owned:
                     values, _ = part.flat.views(slot.start, slot.stop)
                     yield Piece(f"parameters/{slot.name}", values, *where)
@@ -139,9 +139,9 @@ class TrainingState:
         """Take this rank's part of a whole array."""
         kind, number, parameter = split_name(name)
         for part in self.parts:
-            if parameter not in part.layouts:
+            if parameter not in part.specs:
                 continue
-            local = part.layouts[parameter].take(whole)
+            local = part.specs[parameter].take(whole)
             if kind == "parameters":
                 part.store(parameter, local)
                 continue

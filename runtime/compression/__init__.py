@@ -1,4 +1,8 @@
-"""Fewer bytes for gradients and activations: codecs, collectives, compressors with a memory."""
+"""Fewer bytes for gradients and activations: codecs, collectives, and error feedback.
+
+Knows `device_collectives`. Read codecs.py, collectives.py, compressor.py (error feedback), then
+the compressors: encoded.py, top_k.py, power_sgd.py; schemes.py has them by name.
+"""
 
 from ringlet.runtime.compression.codecs import CODECS, Codec, make_codec
 from ringlet.runtime.compression.compressor import Compressor, Matrices, redistribute

@@ -1,49 +1,31 @@
-"""Activations and their gradients on the wire, encoded: between stages, and inside of layers.
+"""Encoded activations and gradients of activations: inside layers, and between pipeline stages.
 
-There is no error feedback: the next micro-batch's activations have nothing to do with this one's.
+There is no error feedback: what one micro-batch's activations lose does not concern the next.
 """
 
-from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 import numpy as np
 
-from ringlet.comm import Group
-from ringlet.comm.calls.work import Work
+from ringlet.comm import Group, Work
 from ringlet.nn.autograd.tensor import Array
+from ringlet.runtime.compression import collectives
 from ringlet.runtime.compression.codecs import Codec
-from ringlet.runtime.compression.collectives import all_gather, all_reduce, reduce_scatter
-from ringlet.runtime.tensor.regions import Pending, Ready
 
 AXES = 3
 """Activations are (B, T, C)."""
 
 HEADER = AXES * 8
-"""Bytes of a shape in front of the encoded numbers."""
+"""Bytes of the shape in front of the encoded numbers."""
 
 
-class EncodedCarrier:
-    """Collectives in tensor-parallel layers; see wires.Carrier."""
+class EncodedCollectives:
+    """The collectives of tensor-parallel layers; see device_collectives.Collectives."""
 
-    def __init__(self, group: Group, codec: Codec) -> None:
-        self.group, self._codec = group, codec
-
-    def all_reduce(self, x: Array, label: str, fly: bool = False) -> Pending:
-        """See Carrier."""
-        return self._run(all_reduce, x, label, fly)
-
-    def all_gather(self, x: Array, label: str, fly: bool = False) -> Pending:
-        """See Carrier."""
-        return self._run(all_gather, x, label, fly)
-
-    def reduce_scatter(self, x: Array, label: str, fly: bool = False) -> Pending:
-        """See Carrier."""
-        return self._run(reduce_scatter, x, label, fly)
-
-    def _run(self, collective: Callable[..., Any], x: Array, label: str, fly: bool) -> Pending:
-        result = collective(self.group, x, self._codec, async_op=fly, label=label)
-        work: Pending = result if fly else Ready(result)
-        return work
+    def __init__(self, codec: Codec) -> None:
+        self.all_reduce = partial(collectives.all_reduce, codec=codec)
+        self.all_gather = partial(collectives.all_gather, codec=codec)
+        self.reduce_scatter = partial(collectives.reduce_scatter, codec=codec)
 
 
 class EncodedTransport:
@@ -53,14 +35,12 @@ class EncodedTransport:
         self._group, self._codec = group, codec
 
     def send(self, x: Array, rank: int, tag: int) -> Work:
-        """See Transport."""
         message = np.empty(HEADER + self._codec.nbytes(x.size), np.uint8)
         message[:HEADER].view(np.int64)[...] = x.shape
         self._codec.encode(x, message[HEADER:])
         return self._group.isend(message, rank, tag)
 
     def recv(self, rank: int, tag: int) -> Array:
-        """See Transport."""
         message = self._group.recv(rank, tag)
         shape = tuple(message[:HEADER].view(np.int64).tolist())
         return self._codec.decode(message[HEADER:], np.empty(shape, np.float32))

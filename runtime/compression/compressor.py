@@ -19,7 +19,7 @@ import numpy as np
 from ringlet.comm import Group
 from ringlet.nn.autograd.tensor import Array
 from ringlet.runtime.compression.flight import Flight, Phases
-from ringlet.runtime.tensor.regions import Pending, Ready
+from ringlet.runtime.device_collectives import Pending, Ready
 
 Matrices: TypeAlias = Sequence[tuple[int, int, tuple[int, ...]]]
 """(start, stop, shape) of each parameter, relative to its stretch."""

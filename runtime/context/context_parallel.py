@@ -20,7 +20,7 @@ from ringlet.comm import Group
 from ringlet.comm.calls.work import Work
 from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import xp
-from ringlet.runtime.staging import irecv, isend
+from ringlet.runtime.device_collectives import irecv, isend
 
 EARLY, LATE = 0, 1
 

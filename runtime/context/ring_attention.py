@@ -143,11 +143,9 @@ class RingSelfAttention(Module):
         self.group, self.heads = group, heads
 
     def forward(self, qkv: Tensor) -> Tensor:
-        """See the class."""
         return RingAttention(self.group, self.heads)(qkv)
 
     def describe(self) -> str:
-        """See Module."""
         return f"heads={self.heads}, ranks={self.group.size}"
 
 
@@ -163,5 +161,4 @@ class RingHeadsAttention(HeadsAttention):
         return self._join(GroupedRingAttention(self.group)(q, k, v))
 
     def describe(self) -> str:
-        """See Module."""
         return f"{super().describe()}, ranks={self.group.size}"

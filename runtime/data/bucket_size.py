@@ -1,10 +1,10 @@
-"""How much of the gradients travels at once: buckets sized by what the link is measured to do.
+"""The size of gradient buckets, chosen from the measured link.
 
 A sum of S bytes in n buckets takes n a + S / b, with the link's latency a and rate b. Nearly all of
-it can be hidden behind backward but the last bucket, which is final only when backward ends and
-takes a + S / (n b). Together they are least for n = sqrt(S / (a b)): buckets of sqrt(S a b) bytes.
-(The same trade as in choosing a block for pipelined messages: Hockney, "The communication
-challenge for MPP", 1994.)
+it can be hidden behind backward, except the last bucket, which is final only when backward ends
+and takes a + S / (n b). Together they are smallest for n = sqrt(S / (a b)): buckets of sqrt(S a b)
+bytes. (The same trade-off as in choosing a block for pipelined messages: Hockney, "The
+communication challenge for MPP", 1994.)
 """
 
 import math
@@ -16,7 +16,7 @@ from ringlet.comm import Group
 from ringlet.nn.autograd.tensor import Array
 
 BUCKET_BYTES = 1 << 20
-"""Where nothing is measured."""
+"""The size where nothing is measured."""
 
 SMALLEST, LARGEST = 1 << 16, 1 << 24
 
@@ -26,12 +26,12 @@ ROUNDS = 3
 
 
 def bucket_bytes_for(group: Group, gradient_bytes: int, same_bits: bool = True) -> int:
-    """The size for a group's gradients (a collective): the same on all of its ranks.
+    """The bucket size for a group's gradients (a collective), the same on all of its ranks.
 
-    It is measured where no bit of any sum can depend on it: between two ranks, and on shared
-    memory, where sums go in the order of ranks. A ring adds each part of a bucket in another
-    order, so among more ranks it is BUCKET_BYTES, in every repetition; and where the caller says
-    that its own bits depend on it (`same_bits` is False).
+    The link is measured where no bit of any sum can depend on the size: between two ranks, and on
+    shared memory, where sums go in the order of ranks. A ring adds the parts of a bucket in
+    different orders, so among more ranks the size is always BUCKET_BYTES; so it is where the
+    caller's own bits depend on it (`same_bits` is False).
     """
     free = same_bits and (group.size == 2 or (group.size > 2 and group.shares_memory))
     if not free or gradient_bytes <= BUCKET_BYTES:
@@ -40,9 +40,9 @@ def bucket_bytes_for(group: Group, gradient_bytes: int, same_bits: bool = True) 
 
 
 def measure_link(group: Group) -> tuple[float, float]:
-    """(latency in seconds, rate in bytes a second) of sums in flight; the same on all ranks.
+    """Measure (latency in seconds, bytes per second) of asynchronous sums, the same on all ranks.
 
-    A collective; takes a few messages and three sums of PROBE_BYTES.
+    A collective; it takes a few messages and three sums of PROBE_BYTES.
     """
     small, large = np.zeros(1, np.float32), group.empty(PROBE_BYTES // 4)
     large.fill(0)
@@ -53,14 +53,14 @@ def measure_link(group: Group) -> tuple[float, float]:
 
 
 def best_bucket_bytes(gradient_bytes: int, latency: float, rate: float) -> int:
-    """The power of two that is nearest to the best size, within bounds."""
+    """The power of two nearest to the best size, within bounds."""
     best = math.sqrt(gradient_bytes * latency * rate)
     nearest = 1 << round(math.log2(max(best, 1.0)))
     return min(max(nearest, SMALLEST), LARGEST)
 
 
 def _fastest(group: Group, x: Array) -> float:
-    """Seconds of the fastest of some sums on the progress thread: others disturb, none helps."""
+    """Seconds of the fastest of a few sums on the progress thread: noise only adds to them."""
     seconds = []
     for _ in range(ROUNDS):
         group.barrier()

@@ -5,152 +5,77 @@ section 3.2: gradients are summed in buckets, in the order in which backward mak
 that the first are on their way while the later ones are still being computed.
 """
 
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 from ringlet.comm import Group
-from ringlet.nn import FlatParameters, Parameter, Slot
-from ringlet.nn.autograd.tensor import Array
-from ringlet.nn.backend import copy_from_host
-from ringlet.nn.flat import Flat
-from ringlet.nn.optim import Optimizer
+from ringlet.nn import FlatParameters, Slot
 from ringlet.runtime.compression.compressor import Compressor
 from ringlet.runtime.data.bucket_size import BUCKET_BYTES
-from ringlet.runtime.staging import all_reduce, fetched, put_back
-from ringlet.runtime.tensor.regions import Pending, Then
-
-
-@dataclass
-class Bucket:
-    """A stretch of the flat gradient, and how many of its parameters' passes are missing."""
-
-    start: int
-    stop: int
-    slots: list[Slot]
-    waiting: int = 0
-
-
-class Reducer:
-    """What all ways of sharing the gradients' sum have in common; this one sums nothing.
-
-    For each step call `begin(passes)`, run so many forward and backward passes with `end_pass()`
-    after each, then `finish()`; every rank must scale its loss for the whole batch. The optimizer
-    works on `shard`, and after it `publish()` shows every rank the new parameters. `parameters`
-    are all that this rank computes with, by name.
-    """
-
-    shard: Flat
-    parameters: dict[str, Parameter]
-
-    def begin(self, passes: int = 1) -> None:
-        """Take all gradients as zeros; so many passes will add to them."""
-
-    def before_forward(self) -> None:
-        """See to it that what is used outside the blocks is here."""
-
-    def end_pass(self) -> None:
-        """A backward pass has ended."""
-
-    def finish(self) -> float:
-        """Wait until all gradients of the shard are summed; returns the seconds of waiting.
-
-        A parameter that the loss did not depend on has a gradient of zeros.
-        """
-        return 0.0
-
-    def arrive(self) -> None:
-        """Wait until all gradients of the shard are summed, if `finish` has not."""
-
-    def update(self, optimizer: Optimizer) -> None:
-        """Let the optimizer take a step, and show every rank the new parameters."""
-        optimizer.step()
-        self.publish()
-
-    def publish(self) -> None:
-        """Show every rank the parameters that the optimizer has changed."""
-
-    def complete(self) -> None:
-        """Carry out what is left of an update."""
-
-    def store(self, name: str, value: Array) -> None:
-        """Set a parameter that this rank computes with, from an array of the host."""
-        parameter = self.parameters[name]
-        copy_from_host(parameter.data, value.reshape(parameter.shape))
+from ringlet.runtime.data.reducer import Bucket, Reducer
+from ringlet.runtime.device_collectives import Pending, Then, all_reduce, fetched, put_back
 
 
 class DataParallel(Reducer):
-    """Sums the gradients of a FlatParameters over a group, while backward still runs."""
+    """Sums the gradients of a FlatParameters over a group while backward still runs.
+
+    Buckets are sent in their order, which is the same on every rank.
+    """
 
     def __init__(
         self, flat: FlatParameters, group: Group, bucket_bytes: int = BUCKET_BYTES
     ) -> None:
-        self._flat, self._group = flat, group
+        elements = bucket_bytes // flat.dtype.itemsize
+        super().__init__(group, make_buckets(flat.slots, elements, flat.size))
+        self._flat, self.bucket_bytes = flat, bucket_bytes
         self.shard = flat
         self.parameters = {slot.name: slot.parameter for slot in flat.slots}
-        self.bucket_bytes = bucket_bytes
-        self.buckets = make_buckets(flat.slots, bucket_bytes // flat.dtype.itemsize, flat.size)
-        self._works: list[Pending] = []
-        self._begun = False
-        self._bucket_of = {
-            id(slot.parameter): bucket for bucket in self.buckets for slot in bucket.slots
-        }
-        for slot in flat.slots if group.size > 1 else ():
-            slot.parameter.register_post_accumulate_grad_hook(self._final)
+        self._ahead = len(self.buckets)  # how many may be sent while backward runs
+        self._works: dict[int, Any] = {}
+        if group.size > 1:
+            self._watch()
 
     def begin(self, passes: int = 1) -> None:
-        """See Reducer. What is final after the last pass is sent at once."""
+        super().begin(passes)
         self._flat.zero_grad()
-        self._works.clear()
-        self._begun = self._group.size > 1
+        self._works = {}
         for bucket in self.buckets:
             bucket.waiting = passes * len(bucket.slots)
 
+    def _bucket_final(self, bucket: Bucket) -> None:
+        while len(self._works) < self._ahead and not self.buckets[len(self._works)].waiting:
+            self._send(len(self._works))
+
     def finish(self) -> float:
-        """See Reducer."""
-        if not self._begun:
-            return 0.0
-        self._begun = False
+        if self._begun and self._group.size > 1:
+            self._send_rest(range(len(self.buckets)))
+            self._wait_for(self._works.values())
+        return super().finish()
+
+    def _send_rest(self, numbers: Iterable[int]) -> None:
+        """Send the buckets that were not sent in backward, in this order."""
         if len(self._works) < len(self.buckets):
             self._flat.settle()  # zeros where backward wrote nothing
-            while len(self._works) < len(self.buckets):
-                self._send_next()
-        start = time.perf_counter()
-        for work in self._works:
-            work.wait()
-        return time.perf_counter() - start
+        for number in numbers:
+            if number not in self._works:
+                self._send(number)
 
-    def _final(self, parameter: Parameter) -> None:
-        """A parameter's gradient of one pass is complete."""
-        if not self._begun:
-            return
-        self._bucket_of[id(parameter)].waiting -= 1
-        self._send_final()
-
-    def _send_final(self) -> None:
-        """Send what is final, always in the buckets' order, which is the same on every rank."""
-        while len(self._works) < len(self.buckets):
-            if self.buckets[len(self._works)].waiting:
-                return
-            self._send_next()
-
-    def _send_next(self) -> None:
-        number = len(self._works)
+    def _send(self, number: int) -> None:
         label = f"gradients {number + 1}/{len(self.buckets)}"
-        self._works.append(self._start(self.buckets[number], label))
+        self._works[number] = self._start(self.buckets[number], label)
 
     def _start(self, bucket: Bucket, label: str) -> Pending:
+        """Start to sum a bucket."""
         part = self._flat.memory_of_grad[bucket.start : bucket.stop]
-        work: Pending = all_reduce(self._group, part, async_op=True, label=label)
-        return work
+        return all_reduce(self._group, part, async_op=True, label=label)
 
 
 class CompressedDataParallel(DataParallel):
-    """Sums gradients in fewer bytes; `residual` is what this rank has not been able to say yet.
+    """Sums gradients in fewer bytes; `residual` is what compression has kept back so far.
 
-    The CPU encodes: gradients of a device are fetched before.
+    The CPU encodes: device gradients are fetched first.
     """
 
     def __init__(
@@ -177,7 +102,7 @@ class CompressedDataParallel(DataParallel):
 
 
 def group_from_end(sizes: Sequence[int], elements: int) -> list[range]:
-    """Numbers of neighbours that have about so many elements together, the last ones first.
+    """Group neighbours until they have `elements` elements together, the last ones first.
 
     Backward makes the last parameters final first; a tied embedding, registered first and used
     last in backward, comes last.
@@ -192,7 +117,7 @@ def group_from_end(sizes: Sequence[int], elements: int) -> list[range]:
 
 
 def make_buckets(slots: Sequence[Slot], elements: int, size: int) -> list[Bucket]:
-    """The stretches of the flat buffer in the order in which they are sent.
+    """The buckets of a flat buffer in the order in which they are sent.
 
     What lies between two slots goes with the one before.
     """
@@ -202,7 +127,7 @@ def make_buckets(slots: Sequence[Slot], elements: int, size: int) -> list[Bucket
 
 
 def padded_starts(sizes: Sequence[int], elements: int, multiple: int) -> tuple[list[int], int]:
-    """Places such that each bucket's length is a multiple of a number, and the whole size."""
+    """Starts of parameters for which every bucket's length is a multiple, and the whole size."""
     starts, place = [], 0
     for group in reversed(group_from_end(sizes, elements)):
         for number in group:

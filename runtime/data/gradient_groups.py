@@ -1,4 +1,4 @@
-"""Families of parameters: those whose gradients are summed over the same ranks."""
+"""Gradient groups: parameters whose gradients are summed over the same ranks."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,42 +10,43 @@ from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import xp
 from ringlet.runtime.compression import make_compressor
 from ringlet.runtime.data.bucket_size import bucket_bytes_for
-from ringlet.runtime.data.data_parallel import CompressedDataParallel, DataParallel, Reducer
-from ringlet.runtime.data.priority import NeededFirst
+from ringlet.runtime.data.data_parallel import CompressedDataParallel, DataParallel
+from ringlet.runtime.data.priority import PriorityDataParallel
+from ringlet.runtime.data.reducer import Reducer
 from ringlet.runtime.data.zero import ZeroOptimizer
-from ringlet.runtime.data.zero_blocks import Unit, ZeroGradients, ZeroParameters
+from ringlet.runtime.data.zero_blocks import UnitParameters, ZeroGradients, ZeroParameters
+from ringlet.runtime.device_collectives import all_reduce, empty
 from ringlet.runtime.mesh import Mesh
 from ringlet.runtime.options import Parallelism
-from ringlet.runtime.sharding.layout import Layout
-from ringlet.runtime.staging import all_reduce, empty
+from ringlet.runtime.sharding.shard_spec import ShardSpec
 
 COMPRESSION_SEED = 0
-"""Of PowerSGD's first guesses."""
+"""Seed of PowerSGD's first guesses."""
 
 
 @dataclass
-class Family:
+class GradientGroup:
     """Some parameters of this rank, and how their gradients become those of the whole model.
 
-    `group` are the ranks with copies of the same parts, over which the reducer sums. `partial`
+    `group` are the ranks with copies of the same shards, over which the reducer sums. `partial`
     gradients are then summed over the tensor-parallel ranks too, and those of a parameter that
-    several ranks of a pipeline have over these (`ends`). `along` says along which axes of the
-    mesh a parameter is cut.
+    several ranks of a pipeline have over these (`ends`). `axes` has the axes of the mesh along
+    which each parameter is sharded.
     """
 
     kind: str
     reducer: Reducer
     group: Group
-    layouts: Mapping[str, Layout]
-    along: Mapping[str, tuple[str, ...]]
+    specs: Mapping[str, ShardSpec]
+    axes: Mapping[str, tuple[str, ...]]
     partial: set[str]
     ends: Group | None
 
     def complete(self, mesh: Mesh) -> None:
-        """Sum what the reducer has not summed."""
+        """Sum what the reducer does not sum."""
         self.reducer.shard.settle()
         if self.partial or self.ends is not None:
-            self.reducer.arrive()
+            self.reducer.wait()
         parts = list(self._partial_gradients())
         if parts:
             joined = xp.concatenate(parts)
@@ -58,13 +59,13 @@ class Family:
                 all_reduce(self.ends, grad, label="gradients of tied parameters")
 
     def owned(self, mesh: Mesh, sharded: bool) -> Iterator[str]:
-        """The parameters of which this rank's part counts: each element on one rank only."""
+        """The parameters of which this rank's part counts: each element counts on one rank."""
         if self.group.rank and not sharded:
             return
         if self.ends is not None and self.ends.rank:
             return
-        for name, along in self.along.items():
-            if "tp" in along or mesh.index("tp") == 0:
+        for name, axes in self.axes.items():
+            if "tp" in axes or mesh.index("tp") == 0:
                 yield name
 
     def _partial_gradients(self) -> Iterator[Array]:
@@ -80,12 +81,12 @@ def make_reducer(
     blocks: Sequence[Module],
     group: Group,
 ) -> Reducer:
-    """The reducer for a stage of ZeRO; parameters of `blocks` are shared block by block."""
+    """The reducer that the options ask for; from ZeRO stage 2 on it works block by block."""
     bucket_bytes = options.bucket_bytes or _measured(options, named, group)
     if options.zero == 0:
         flat = FlatParameters(named, partial(empty, group), copy=False)
-        if options.needed_first and group.size > 1:
-            return NeededFirst(flat, group, blocks, bucket_bytes)
+        if options.priority and group.size > 1:
+            return PriorityDataParallel(flat, group, blocks, bucket_bytes)
         if options.compress and group.size > 1:
             compressor = make_compressor(options.compress, group, COMPRESSION_SEED)
             return CompressedDataParallel(flat, group, compressor, bucket_bytes)
@@ -93,13 +94,12 @@ def make_reducer(
     if options.zero == 1:
         return ZeroOptimizer(named, group, bucket_bytes, copy=False)
     of_block = {id(p): block for block in blocks for p in block.parameters()}
-    outside = [(name, p) for name, p in named if id(p) not in of_block]
-    units = [Unit(outside, None)] if outside else []
-    for block in blocks:
-        inside = [(name, p) for name, p in named if of_block.get(id(p)) is block]
-        units += [Unit(inside, block)] if inside else []
+    units: list[UnitParameters] = [
+        ([(name, p) for name, p in named if of_block.get(id(p)) is block], block)
+        for block in (None, *blocks)
+    ]
     kind = ZeroGradients if options.zero == 2 else ZeroParameters
-    return kind(units, group, copy=False)
+    return kind([unit for unit in units if unit[0]], group)
 
 
 def _measured(options: Parallelism, named: Sequence[tuple[str, Parameter]], group: Group) -> int:

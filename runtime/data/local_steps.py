@@ -1,10 +1,10 @@
-"""Local steps: replicas train by themselves, and now and then they agree. For slow links.
+"""Local steps for slow links: replicas train on their own, and agree once every few steps.
 
 Stich, "Local SGD converges fast and communicates little" (2019): the replicas' parameters are
-averaged every so many steps. Douillard et al., "DiLoCo: distributed low-communication training of
-language models" (2023), algorithm 1: the average of what the replicas have changed is taken for a
-gradient, with which an outer optimizer (Nesterov's momentum) moves the parameters of the last
-agreement. Averaging is this with a learning rate of 1 and no momentum.
+averaged every few steps. Douillard et al., "DiLoCo: distributed low-communication training of
+language models" (2023), algorithm 1: the average of the replicas' changes is used as a gradient,
+with which an outer optimizer (Nesterov's momentum) moves the parameters of the last agreement.
+Averaging is this with a learning rate of 1 and no momentum.
 """
 
 import time
@@ -14,14 +14,13 @@ from ringlet.comm import Group
 from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import xp
 from ringlet.nn.flat import Flat
-from ringlet.runtime.staging import all_reduce
-from ringlet.runtime.tensor.regions import Pending
+from ringlet.runtime.device_collectives import Pending, all_reduce
 
 
-class OuterSteps:
-    """Agrees on parameters over `group`, whose ranks train by themselves between two `agree()`.
+class OuterOptimizer:
+    """Agrees on parameters over `group`, whose ranks train on their own between two `agree()`.
 
-    `momenta` are the outer optimizer's, one for each of the flat parameters; the same on all ranks.
+    `momenta` are the same on all ranks, one for each of the flat parameters.
     """
 
     def __init__(
@@ -35,23 +34,23 @@ class OuterSteps:
         self.restart()
 
     def restart(self) -> None:
-        """Take the present parameters, on which all replicas agree, as the start of a round."""
+        """Begin a round at the present parameters, on which all replicas agree."""
         for flat, anchor in zip(self._flats, self._anchors, strict=True):
             for start, stop in flat.segments:
                 anchor[start:stop] = flat.views(start, stop)[0]
 
     def agree(self) -> float:
-        """End a round (a collective): the same parameters on all; returns the seconds it took."""
+        """End a round with the same parameters on all ranks (a collective); return the seconds."""
         started = time.perf_counter()
-        flying: list[tuple[int, int, int, Array, Pending]] = []
+        works: list[tuple[int, int, int, Array, Pending]] = []
         for number, (flat, anchor) in enumerate(zip(self._flats, self._anchors, strict=True)):
             for start, stop in flat.segments:
                 change = anchor[start:stop] - flat.views(start, stop)[0]
                 work = all_reduce(
                     self._group, change, "mean", async_op=True, label="outer gradients"
                 )
-                flying.append((number, start, stop, change, work))
-        for number, start, stop, change, work in flying:
+                works.append((number, start, stop, change, work))
+        for number, start, stop, change, work in works:
             work.wait()
             self._step(number, start, stop, change)
         return time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""The norm of all gradients together, however they are cut and shared.
+"""The norm of all gradients together, however they are sharded.
 
 Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks" (2013).
 """
@@ -13,7 +13,7 @@ from ringlet.nn.optim.clipping import sums_of_squares
 
 
 def squares(flat: Flat, numbers: Mapping[str, int], counted: Iterable[str], total: Array) -> None:
-    """Add each counted parameter's sum of squares to its place in `total` (float64)."""
+    """Add each counted parameter's sum of squares to its element of `total` (float64)."""
     names = set(counted)
     slots = [slot for slot in flat.slots if slot.name in names]
     parts = sums_of_squares([flat.views(slot.start, slot.stop)[1] for slot in slots])
@@ -24,8 +24,8 @@ def squares(flat: Flat, numbers: Mapping[str, int], counted: Iterable[str], tota
 def global_norm(total: Array, world: Group | None) -> float:
     """The 2-norm over all ranks (a collective), from each rank's sums of squares by parameter.
 
-    None: this rank has all of them. Parameters are added in the order of the model, so the cut
-    into stages changes no bit.
+    Without a world this rank has all of them. Parameters are added in the order of the model, so
+    the cut into stages changes no bit.
     """
     if world is not None:
         world.all_reduce(total, label="gradient norm")

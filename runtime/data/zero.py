@@ -1,8 +1,8 @@
 """ZeRO stage 1: data parallelism in which each rank updates only a part of the parameters.
 
 Rajbhandari, Rasley, Ruwase and He, "ZeRO: memory optimizations toward training trillion parameter
-models" (2020). Stage 1 cuts the optimizer's state; `zero_blocks` has stages 2 and 3. Gradients are
-reduce-scattered and parameters all-gathered, which sends as much as an all-reduce.
+models" (2020). Stage 1 shards the optimizer's state; stages 2 and 3 are in zero_blocks.py.
+Gradients are reduce-scattered and parameters all-gathered, which sends as much as an all-reduce.
 """
 
 from bisect import bisect_right
@@ -17,47 +17,42 @@ from ringlet.nn import FlatParameters, Slot, common_dtype
 from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.flat import Flat, Named
 from ringlet.runtime.data.bucket_size import BUCKET_BYTES
-from ringlet.runtime.data.data_parallel import (
-    Bucket,
-    DataParallel,
-    padded_starts,
-)
-from ringlet.runtime.staging import all_gather, empty, reduce_scatter
-from ringlet.runtime.tensor.regions import Pending
+from ringlet.runtime.data.data_parallel import DataParallel, padded_starts
+from ringlet.runtime.data.reducer import Bucket
+from ringlet.runtime.device_collectives import Pending, all_gather, empty, reduce_scatter
 
 
 class Shard(Flat):
-    """The parts of some stretches that this rank updates, one after the other; see nn.Flat."""
+    """This rank's parts of some buckets, one after the other: (parameters, gradients) each."""
 
-    def __init__(self, slots: list[Slot], pieces: Sequence[tuple[Array, Array]]) -> None:
+    def __init__(self, slots: list[Slot], parts: Sequence[tuple[Array, Array]]) -> None:
         self.slots = slots
-        self._pieces = pieces
-        bounds = np.cumsum([0, *(len(data) for data, _ in pieces)]).tolist()
+        self._parts = parts
+        bounds = np.cumsum([0, *(len(data) for data, _ in parts)]).tolist()
         self.segments = list(pairwise(bounds))
         self._starts = bounds[:-1]
         self.size: int = bounds[-1]
-        self.dtype = pieces[0][0].dtype
+        self.dtype = parts[0][0].dtype
 
     def settle(self) -> None:
-        """Nothing: sums over the ranks leave no part unwritten."""
+        """Do nothing: sums over the ranks leave no part unwritten."""
 
     def views(self, start: int, stop: int) -> tuple[Array, Array]:
-        """See nn.Flat."""
         number = bisect_right(self._starts, start) - 1
         place = slice(start - self._starts[number], stop - self._starts[number])
-        data, grad = self._pieces[number]
+        data, grad = self._parts[number]
         return data[place], grad[place]
 
 
 def slots_within(slots: Sequence[Slot], start: int, stop: int, offset: int) -> list[Slot]:
-    """The parts of the slots between two places, as places of a shard from `offset` on."""
+    """The parts of the slots between two places, as slots of a shard from `offset` on."""
     found = []
     for slot in slots:
         first, last = max(slot.start, start), min(slot.stop, stop)
         if first < last:
             place = offset + first - start
-            stretch = place, place + last - first, (last - first,)
-            found.append(Slot(slot.name, slot.parameter, *stretch, first - slot.start))
+            bounds = place, place + last - first, (last - first,)
+            found.append(Slot(slot.name, slot.parameter, *bounds, first - slot.start))
     return found
 
 
@@ -73,16 +68,15 @@ class ZeroOptimizer(DataParallel):
         flat = FlatParameters(named, partial(empty, group), starts=starts, size=size, copy=copy)
         super().__init__(flat, group, bucket_bytes)
         slots: list[Slot] = []
-        pieces, offset = [], 0
+        parts, offset = [], 0
         for bucket in self.buckets:
             part = self._part(bucket)
-            pieces.append(flat.views(part.start, part.stop))
+            parts.append(flat.views(part.start, part.stop))
             slots += slots_within(bucket.slots, part.start, part.stop, offset)
             offset += part.stop - part.start
-        self.shard = Shard(slots, pieces)
+        self.shard = Shard(slots, parts)
 
     def publish(self) -> None:
-        """See Reducer."""
         works = []
         for bucket in reversed(self.buckets):  # the first layers are needed first
             mine = self._flat.data[self._part(bucket)]
@@ -92,17 +86,12 @@ class ZeroOptimizer(DataParallel):
             work.wait()
 
     def _part(self, bucket: Bucket) -> slice:
-        length = (bucket.stop - bucket.start) // self._group.size
+        """This rank's part of a bucket."""
+        length = bucket.size // self._group.size
         start = bucket.start + self._group.rank * length
         return slice(start, start + length)
 
     def _start(self, bucket: Bucket, label: str) -> Pending:
         grad = self._flat.memory_of_grad
-        work: Pending = reduce_scatter(
-            self._group,
-            grad[bucket.start : bucket.stop],
-            out=grad[self._part(bucket)],
-            async_op=True,
-            label=label,
-        )
-        return work
+        whole, mine = grad[bucket.start : bucket.stop], grad[self._part(bucket)]
+        return reduce_scatter(self._group, whole, out=mine, async_op=True, label=label)

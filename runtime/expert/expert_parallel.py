@@ -4,10 +4,10 @@ Lepikhin et al., "GShard: scaling giant models with conditional computation and 
 (2020), section 3: an all-to-all takes each position's row to the ranks of its experts, and a
 second one brings the results back. Fedus, Zoph and Shazeer, "Switch transformers" (2021), section
 5, for its combination with data parallelism (the ranks along `ep` take different samples) and with
-experts whose matrices are cut over tensor-parallel ranks, as Megatron's are.
+experts whose matrices are sharded over tensor-parallel ranks, as Megatron's are.
 
-What would make the result depend on the mesh is counted for whole samples (see nn.Experts): ranks
-that have different parts of one sequence tell each other how many of theirs chose each expert.
+So that results do not depend on the mesh, capacity and balance are counted for whole samples (see
+nn.Experts): ranks with different parts of a sequence exchange how often each expert was chosen.
 """
 
 from collections.abc import Sequence
@@ -20,22 +20,22 @@ from ringlet.nn import Experts, Operation, Tensor
 from ringlet.nn.autograd.deferred import Gradient
 from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import asarray, xp
+from ringlet.runtime.device_collectives import all_to_all
 from ringlet.runtime.mesh import Mesh
-from ringlet.runtime.staging import all_to_all
-from ringlet.runtime.tensor.regions import Wire
+from ringlet.runtime.tensor.regions import EnterRegion, LeaveRegion, Region
 
 
 @dataclass(frozen=True)
-class Journey:
+class Dispatcher:
     """How rows (R, C), sorted by expert, get to the ranks that have the experts, and back.
 
     Every rank sends every expert the same number of slots, as many as the largest number of rows
-    that any rank has for any expert: what is not filled is padding. On n ranks, with E experts and
-    S slots, each all-to-all sends (n - 1) / n * E S C elements from each rank, and the counts
-    before it n - 1 times E numbers.
+    that any rank has for any expert; unfilled slots are padding. On n ranks, with E experts and S
+    slots, each all-to-all sends (n - 1) / n * E S C elements from each rank, and the counts before
+    it (n - 1) E numbers.
 
-    `sent` (R,) is the slot of each row here; `received` are the slots, as they arrive, of the rows
-    for this rank's experts, sorted by expert, then by rank; `counts` are each one's rows.
+    `sent` (R,) is the slot of each row of this rank; `received` are the slots, as they arrive, of
+    the rows for this rank's experts, sorted by expert, then by rank; `counts` are each one's rows.
     """
 
     group: Group
@@ -45,7 +45,7 @@ class Journey:
     counts: Array
 
     @classmethod
-    def of(cls, group: Group, counts: Array) -> "Journey":
+    def of(cls, group: Group, counts: Array) -> "Dispatcher":
         """From the number of rows for each expert (a collective)."""
         every = group.all_gather(counts, label="rows for each expert")  # (n, E)
         slots = int(every.max(initial=0))
@@ -58,12 +58,12 @@ class Journey:
         sent = experts * slots + np.arange(len(experts)) - starts[experts]
         return cls(group, slots, sent, places.transpose(1, 0, 2)[filled], mine.sum(axis=1))
 
-    def there(self, rows: Array, label: str) -> Array:
+    def dispatch(self, rows: Array, label: str) -> Array:
         """(R, C) -> (R', C): to the experts."""
         return self._travel(rows, self.sent, self.received, label)
 
-    def back(self, rows: Array, label: str) -> Array:
-        """(R', C) -> (R, C): from them."""
+    def combine(self, rows: Array, label: str) -> Array:
+        """(R', C) -> (R, C): back from the experts."""
         return self._travel(rows, self.received, self.sent, label)
 
     def _travel(self, rows: Array, leave: Array, arrive: Array, label: str) -> Array:
@@ -73,91 +73,65 @@ class Journey:
         return all_to_all(self.group, buffer, label=label)[asarray(arrive)]
 
 
-class There(Operation):
+class Dispatch(Operation):
     """Rows go to their experts; their gradients come back."""
 
-    def __init__(self, journey: Journey) -> None:
-        self.journey = journey
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self.dispatcher = dispatcher
 
     def forward(self, x: Array) -> Array:
-        return self.journey.there(x, "rows to experts")
+        return self.dispatcher.dispatch(x, "rows to experts")
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
-        return (self.journey.back(grad, "gradients from experts"),)
+        return (self.dispatcher.combine(grad, "gradients from experts"),)
 
 
-class Back(Operation):
-    """The experts' results come back; their gradients go there."""
+class Combine(Operation):
+    """The experts' results come back; their gradients go to the experts."""
 
-    def __init__(self, journey: Journey) -> None:
-        self.journey = journey
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self.dispatcher = dispatcher
 
     def forward(self, x: Array) -> Array:
-        return self.journey.back(x, "results of experts")
+        return self.dispatcher.combine(x, "results of experts")
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
-        return (self.journey.there(grad, "gradients to experts"),)
+        return (self.dispatcher.dispatch(grad, "gradients to experts"),)
 
 
-class Enter(Operation):
-    """Into what is cut over the tensor-parallel ranks: gradients are sums of theirs."""
+class ShardedExperts(Experts):
+    """Experts of which this rank has some (`ep`), or a shard of each (`tp`), or both.
 
-    def __init__(self, wire: Wire) -> None:
-        self.wire = wire
-
-    def forward(self, x: Array) -> Array:
-        return self.wire.enter(x)
-
-    def backward(self, grad: Array) -> Sequence[Gradient]:
-        result = self.wire.start_leave(xp.array(grad)).wait()
-        return (result,)
-
-
-class Leave(Operation):
-    """Out of it: results are sums of theirs."""
-
-    def __init__(self, wire: Wire) -> None:
-        self.wire = wire
-
-    def forward(self, x: Array) -> Array:
-        return self.wire.leave(x)
-
-    def backward(self, grad: Array) -> Sequence[Gradient]:
-        result = self.wire.start_enter(grad).wait()
-        return (result,)
-
-
-class SpreadExperts(Experts):
-    """Experts of which this rank has some (`ep`), or a part of each (`tp`), or both.
-
-    It is given the parameters that it has. Between entering and leaving tensor parallelism every
-    result and every gradient is this rank's part of a sum: the experts' results, their inputs'
-    gradients, and those of the gates, which follow from partial results.
+    It is given this rank's parameters. Inside the tensor-parallel region every result and every
+    gradient is this rank's part of a sum: the experts' results, their inputs' gradients, and those
+    of the gates, which follow from partial results.
     """
 
-    def __init__(self, experts: Experts, mesh: Mesh, wire: Wire) -> None:
+    def __init__(self, experts: Experts, mesh: Mesh, region: Region) -> None:
         vars(self).update(vars(experts))
-        self._wire = wire if mesh.size("tp") > 1 else None
+        self._region = region if mesh.size("tp") > 1 else None
         self._expert_ranks, self._context = mesh.group("ep"), mesh.group("cp")
         self.share = 1 / mesh.size("tp")
         self.c_proj.adds_bias = mesh.index("tp") == 0
 
     def forward(self, x: Tensor, logits: Tensor) -> Tensor:
-        """See Experts; with sequence parallelism (B, T / n, ...) of each."""
-        if self._wire is None:
+        """Like Experts; with sequence parallelism (B, T / n, ...) of each."""
+        if self._region is None:
             return super().forward(x, logits)
-        inside = super().forward(Enter(self._wire)(x), Enter(self._wire)(logits))
-        return Leave(self._wire)(inside)
+        region = self._region
+        inside = super().forward(EnterRegion(region)(x), EnterRegion(region)(logits))
+        return LeaveRegion(region)(inside)
 
     def compute(self, rows: Tensor, counts: Array) -> Tensor:
-        """See Experts: wherever they are."""
+        """Like Experts, wherever they are."""
         if self._expert_ranks.size == 1:
             return super().compute(rows, counts)
-        journey = Journey.of(self._expert_ranks, counts)
-        return Back(journey)(super().compute(There(journey)(rows), journey.counts))
+        dispatcher = Dispatcher.of(self._expert_ranks, counts)
+        there = Dispatch(dispatcher)(rows)
+        return Combine(dispatcher)(super().compute(there, dispatcher.counts))
 
     def count(self, chosen: Array) -> tuple[Array, Array]:
-        """See Experts: of the whole sequence, of which this rank has an early and a late chunk."""
+        """Like Experts, over the whole sequence; this rank has an early and a late chunk of it."""
         if self._context.size == 1:
             return super().count(chosen)
         batch, length, experts = chosen.shape
@@ -172,6 +146,5 @@ class SpreadExperts(Experts):
         return before.reshape(chosen.shape), ordered.sum(axis=0)
 
     def describe(self) -> str:
-        """See Module."""
         here = len(self.c_fc.weight)
         return f"{here} of {super().describe()}" if here < self.experts else super().describe()

@@ -13,8 +13,8 @@ from ringlet.nn import Tensor, no_grad
 from ringlet.nn.autograd.engine import WeightGradients, backward
 from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import asarray
+from ringlet.runtime.device_collectives import isend, recv
 from ringlet.runtime.pipeline.actions import Action, PipelineSchedule
-from ringlet.runtime.staging import isend, recv
 
 Place: TypeAlias = tuple[int, int]
 """(stage, micro-batch)"""
@@ -53,18 +53,16 @@ class Transport(Protocol):
         """Wait for an array."""
 
 
-class Plain:
+class GroupTransport:
     """Activations travel as they are."""
 
     def __init__(self, group: Group) -> None:
         self._group = group
 
     def send(self, x: Array, rank: int, tag: int) -> Work:
-        """See Transport."""
         return isend(self._group, x, rank, tag)
 
     def recv(self, rank: int, tag: int) -> Array:
-        """See Transport."""
         return recv(self._group, rank, tag)
 
 

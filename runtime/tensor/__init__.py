@@ -1,1 +1,5 @@
-"""runtime/tensor"""
+"""Tensor and sequence parallelism: the matrices of a layer are sharded over ranks.
+
+Knows `device_collectives`. Read regions.py (how activations enter and leave), tensor_parallel.py,
+vocabulary_parallel.py.
+"""

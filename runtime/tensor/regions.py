@@ -1,161 +1,97 @@
-"""How activations travel between the ranks of a group: plain or encoded, whole or in parts.
+"""Regions of tensor parallelism: how activations enter and leave layers that ranks share.
 
-`enter` and `leave` a region that is cut over the ranks are conjugate: the backward of one is the
-other. On a `Replicated` wire entering is nothing and leaving is an all-reduce. On a `Sequential`
-wire the activations outside are cut along the sequence (axis 1): entering is an all-gather,
-leaving a reduce-scatter.
+These are Megatron-LM's mappings. Entering and leaving are conjugate: the backward pass of one is
+the other. Activations enter a `TensorParallelRegion` as they are (copy) and leave it as a sum over
+the ranks (all-reduce). Outside a `SequenceParallelRegion` activations are sharded along the
+sequence (axis 1): they are gathered on entering and reduce-scattered on leaving.
 """
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
 
 from ringlet.comm import Group
-from ringlet.nn.autograd.tensor import Array
+from ringlet.nn import Operation
+from ringlet.nn.autograd.tensor import Array, Gradient
 from ringlet.nn.backend import xp
-from ringlet.runtime.staging import all_gather, all_reduce, reduce_scatter
-
-FORWARD, BACKWARD = "activations", "activations' gradients"
-
-
-class Pending(Protocol):
-    """An array on its way."""
-
-    def wait(self) -> Any:
-        """The array, once it is here."""
+from ringlet.runtime import device_collectives
+from ringlet.runtime.device_collectives import Collectives, Ready, Then
 
 
-class Ready:
-    """An array that is here already."""
+class Region(ABC):
+    """One way of entering and leaving the layers that the ranks of `group` share.
 
-    def __init__(self, value: Array) -> None:
-        self._value = value
-
-    def wait(self) -> Array:
-        """See Pending."""
-        return self._value
-
-
-class Then:
-    """An array that is finished by a function once it is here."""
-
-    def __init__(self, pending: Pending, finish: Callable[[Array], Array]) -> None:
-        self._pending, self._finish = pending, finish
-
-    def wait(self) -> Array:
-        """See Pending."""
-        return self._finish(self._pending.wait())
-
-
-class Carrier(Protocol):
-    """Collectives of activations; arrays that are summed may be overwritten.
-
-    With `fly` they are in flight while the caller computes.
+    Asynchronous calls belong to the backward pass and return a Pending.
     """
 
-    group: Group
+    def __init__(self, group: Group, collectives: Collectives = device_collectives) -> None:
+        self.group, self._collectives = group, collectives
 
-    def all_reduce(self, x: Array, label: str, fly: bool = False) -> Pending:
-        """The sum over the ranks."""
+    @abstractmethod
+    def enter(self, x: Array, async_op: bool = False) -> Any:
+        """Return what every rank computes with."""
 
-    def all_gather(self, x: Array, label: str, fly: bool = False) -> Pending:
-        """(n, *shape): every rank's."""
+    @abstractmethod
+    def leave(self, part: Array, async_op: bool = False) -> Any:
+        """Return the sum of the ranks' parts, or this rank's shard of it; may overwrite `part`."""
 
-    def reduce_scatter(self, x: Array, label: str, fly: bool = False) -> Pending:
-        """(n, *shape) -> (1, *shape): the sum of what the ranks have for this rank."""
-
-
-class PlainCarrier:
-    """Activations as they are."""
-
-    def __init__(self, group: Group) -> None:
-        self.group = group
-
-    def all_reduce(self, x: Array, label: str, fly: bool = False) -> Pending:
-        """See Carrier."""
-        return _pending(all_reduce(self.group, x, async_op=fly, label=label), fly)
-
-    def all_gather(self, x: Array, label: str, fly: bool = False) -> Pending:
-        """See Carrier."""
-        return _pending(all_gather(self.group, x, async_op=fly, label=label), fly)
-
-    def reduce_scatter(self, x: Array, label: str, fly: bool = False) -> Pending:
-        """See Carrier."""
-        return _pending(reduce_scatter(self.group, x, async_op=fly, label=label), fly)
+    def _run(self, name: str, x: Array, async_op: bool) -> Any:
+        label = "activations' gradients" if async_op else "activations"
+        return getattr(self._collectives, name)(self.group, x, async_op=async_op, label=label)
 
 
-def _pending(result: Any, fly: bool) -> Pending:
-    work: Pending = result if fly else Ready(result)
-    return work
-
-
-class Wire(Protocol):
-    """One way of entering and leaving. What leaves may be overwritten."""
-
-    group: Group
-
-    def enter(self, x: Array) -> Array:
-        """What every rank computes with."""
-
-    def leave(self, part: Array) -> Array:
-        """The sum of the ranks' parts, or this rank's share of it."""
-
-    def start_enter(self, x: Array) -> Pending:
-        """The same in backward, in flight."""
-
-    def start_leave(self, part: Array) -> Pending:
-        """The same in backward, in flight."""
-
-
-class Replicated:
+class TensorParallelRegion(Region):
     """Outside, every rank has the same activations."""
 
-    def __init__(self, carrier: Carrier) -> None:
-        self._carrier, self.group = carrier, carrier.group
+    def enter(self, x: Array, async_op: bool = False) -> Any:
+        return Ready(x) if async_op else x
 
-    def enter(self, x: Array) -> Array:
-        """See Wire."""
-        return x
-
-    def leave(self, part: Array) -> Array:
-        """See Wire."""
-        return self._carrier.all_reduce(part, FORWARD).wait()
-
-    def start_enter(self, x: Array) -> Pending:
-        """See Wire."""
-        return Ready(x)
-
-    def start_leave(self, part: Array) -> Pending:
-        """See Wire."""
-        return self._carrier.all_reduce(part, BACKWARD, fly=True)
+    def leave(self, part: Array, async_op: bool = False) -> Any:
+        return self._run("all_reduce", part, async_op)
 
 
-class Sequential:
-    """Outside, every rank has its part of the sequence: (B, T / n, C); inside (B, T, C)."""
+class SequenceParallelRegion(Region):
+    """Outside, every rank has its shard of the sequence: (B, T / n, C); inside (B, T, C).
 
-    def __init__(self, carrier: Carrier) -> None:
-        self._carrier, self.group = carrier, carrier.group
+    Korthikanti et al., "Reducing activation recomputation in large transformer models" (2022).
+    """
 
-    def enter(self, x: Array) -> Array:
-        """See Wire."""
-        return _join(self._carrier.all_gather(x, FORWARD).wait())
+    def enter(self, x: Array, async_op: bool = False) -> Any:
+        gathered = self._run("all_gather", x, async_op)
+        return Then(gathered, _join) if async_op else _join(gathered)
 
-    def leave(self, part: Array) -> Array:
-        """See Wire."""
-        parts = _cut(part, self.group.size)
-        return self._carrier.reduce_scatter(parts, FORWARD).wait()[0]
-
-    def start_enter(self, x: Array) -> Pending:
-        """See Wire."""
-        return Then(self._carrier.all_gather(x, BACKWARD, fly=True), _join)
-
-    def start_leave(self, part: Array) -> Pending:
-        """See Wire."""
-        parts = _cut(part, self.group.size)
-        pending = self._carrier.reduce_scatter(parts, BACKWARD, fly=True)
-        return Then(pending, lambda share: share[0])
+    def leave(self, part: Array, async_op: bool = False) -> Any:
+        shard = self._run("reduce_scatter", _split(part, self.group.size), async_op)
+        return Then(shard, _first) if async_op else shard[0]
 
 
-def _cut(x: Array, count: int) -> Array:
+class EnterRegion(Operation):
+    """Activations enter a region; their gradients leave it."""
+
+    def __init__(self, region: Region) -> None:
+        self.region = region
+
+    def forward(self, x: Array) -> Array:
+        return self.region.enter(x)
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        return (self.region.leave(xp.array(grad), async_op=True).wait(),)
+
+
+class LeaveRegion(Operation):
+    """Activations leave a region; their gradients enter it."""
+
+    def __init__(self, region: Region) -> None:
+        self.region = region
+
+    def forward(self, x: Array) -> Array:
+        return self.region.leave(x)
+
+    def backward(self, grad: Array) -> Sequence[Gradient]:
+        return (self.region.enter(grad, async_op=True).wait(),)
+
+
+def _split(x: Array, count: int) -> Array:
     """(B, T, C) -> (n, B, T / n, C)."""
     batch, length, width = x.shape
     parts = x.reshape(batch, count, length // count, width).transpose(1, 0, 2, 3)
@@ -166,3 +102,7 @@ def _join(parts: Array) -> Array:
     """(n, B, T / n, C) -> (B, T, C)."""
     count, batch, length, width = parts.shape
     return parts.transpose(1, 0, 2, 3).reshape(batch, count * length, width)
+
+
+def _first(parts: Array) -> Array:
+    return parts[0]

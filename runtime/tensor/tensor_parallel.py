@@ -1,10 +1,10 @@
-"""Tensor parallelism: every matrix of a layer is cut over the ranks of a group.
+"""Tensor parallelism: every matrix of a layer is sharded over the ranks of a group.
 
 Shoeybi et al., "Megatron-LM: training multi-billion parameter language models using model
-parallelism" (2019): the first linear layer of a pair is cut by columns (output features), the
+parallelism" (2019): the first linear layer of a pair is sharded by columns (output features), the
 second by rows (input features), so that a pair needs one all-reduce forward and one backward.
 Korthikanti et al., "Reducing activation recomputation in large transformer models" (2022), 4.2.2:
-with sequence parallelism the activations between the pairs are cut along the sequence; the
+with sequence parallelism the activations between the pairs are sharded along the sequence; the
 all-reduces become reduce-scatters and all-gathers of the same volume.
 """
 
@@ -20,138 +20,139 @@ from ringlet.nn.autograd.operations.dropout import keep_mask
 from ringlet.nn.autograd.operations.products import column_sums
 from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import xp
-from ringlet.runtime.tensor.regions import Pending, Wire
+from ringlet.runtime.device_collectives import Pending
+from ringlet.runtime.tensor.regions import Region
 
 
-class Arriving(Deferred):
-    """A gradient whose sum over the ranks is still on its way; meanwhile the weight's is made."""
+class GradientInFlight(Deferred):
+    """A gradient that is still being summed over the ranks while the weight's is computed."""
 
-    def __init__(self, transfer: Pending, shape: tuple[int, ...]) -> None:
-        self._transfer, self._shape = transfer, shape
+    def __init__(self, work: Pending, shape: tuple[int, ...]) -> None:
+        self._work, self._shape = work, shape
 
     def value(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """Wait for it."""
-        return self._transfer.wait().reshape(self._shape)
+        return self._work.wait().reshape(self._shape)
 
     def into(self, out: Array, add: bool) -> None:
-        """See Deferred."""
-        arrived = self._transfer.wait().reshape(self._shape)
+        arrived = self._work.wait().reshape(self._shape)
         xp.copyto(out, out + arrived if add else arrived)
 
 
-class ColumnProduct(Operation):
+class ColumnParallelProduct(Operation):
     """x @ weight.T + bias, with this rank's rows of the weight (output features).
 
     Forward: x is the same on all ranks, or gathered along the sequence. Backward: the gradient of
-    x is a sum over the ranks, on its way while the weight's gradient is computed.
+    x is summed over the ranks while the weight's gradient is computed.
     """
 
-    def __init__(self, wire: Wire) -> None:
-        self.wire = wire
+    def __init__(self, region: Region) -> None:
+        self.region = region
 
     def forward(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
         self.x, self.weight = x, weight
-        x = self.wire.enter(self.x)  # (B, T, in)
-        result = xp.matmul(x.reshape(-1, x.shape[-1]), self.weight.T)  # (N, out / n)
+        inside = self.region.enter(x)  # (B, T, in)
+        result = xp.matmul(inside.reshape(-1, inside.shape[-1]), weight.T)  # (N, out / n)
         if bias is not None:
             result += bias
-        return result.reshape(*x.shape[:-1], -1)
+        return result.reshape(*inside.shape[:-1], -1)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         flat = grad.reshape(-1, grad.shape[-1])  # (N, out / n)
-        # What was gathered is not kept but gathered again, while the product below is made.
-        gathering = self.wire.start_enter(self.x) if self.needs[1] else None
-        to_x = None
+        # The gathered input is not kept but gathered again, during the product below.
+        gathering = self.region.enter(self.x, async_op=True) if self.needs[1] else None
+        to_x = to_weight = None
         if self.needs[0]:
             part = xp.matmul(flat, self.weight).reshape(*grad.shape[:-1], -1)
-            to_x = Arriving(self.wire.start_leave(part), self.x.shape)
-        to_weight = None
+            to_x = GradientInFlight(self.region.leave(part, async_op=True), self.x.shape)
         if gathering is not None:
             x = gathering.wait()
             to_weight = Product(flat.T, x.reshape(-1, x.shape[-1]))
-        if len(self.needs) == 2:
-            return to_x, to_weight
-        return to_x, to_weight, column_sums(flat) if self.needs[2] else None
+        return _gradients(self, to_x, to_weight, flat)
 
 
-class RowProduct(Operation):
+class RowParallelProduct(Operation):
     """x @ weight.T + bias, with this rank's columns of the weight (input features).
 
-    Forward: the ranks' products are summed, and with sequence parallelism scattered. Backward:
+    Forward: the ranks' products are summed, and scattered with sequence parallelism. Backward:
     the gradient is the same on all ranks, or gathered along the sequence.
     """
 
-    def __init__(self, wire: Wire) -> None:
-        self.wire = wire
+    def __init__(self, region: Region) -> None:
+        self.region = region
 
     def forward(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
-        self.weight = weight
-        self.shape = x.shape
+        self.weight, self.shape = weight, x.shape
         self.x = x.reshape(-1, x.shape[-1])  # (N, in / n)
-        part = xp.matmul(self.x, self.weight.T)
-        result = self.wire.leave(part.reshape(*x.shape[:-1], -1))
+        part = xp.matmul(self.x, weight.T)
+        result = self.region.leave(part.reshape(*x.shape[:-1], -1))
         if bias is not None:
             result += bias
         return result
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         own = grad.reshape(-1, grad.shape[-1])
-        flat = self.wire.enter(grad).reshape(-1, grad.shape[-1])  # (N, out)
+        flat = self.region.enter(grad).reshape(-1, grad.shape[-1])  # (N, out)
         to_x = xp.matmul(flat, self.weight).reshape(self.shape) if self.needs[0] else None
         to_weight = Product(flat.T, self.x) if self.needs[1] else None
-        if len(self.needs) == 2:
-            return to_x, to_weight
-        return to_x, to_weight, column_sums(own) if self.needs[2] else None
+        return _gradients(self, to_x, to_weight, own)
 
 
-class ColumnLinear(Module):
-    """A Linear of which this rank has some output features: (..., in) -> (..., out / n)."""
-
-    def __init__(self, wire: Wire, weight: Parameter, bias: Parameter | None) -> None:
-        self.wire, self.weight, self.bias = wire, weight, bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
-        own = () if self.bias is None else (self.bias,)
-        return ColumnProduct(self.wire)(x, self.weight, *own)
-
-    def describe(self) -> str:
-        """See Module."""
-        return f"{self.weight.shape[1]}, {self.weight.shape[0]} of {self.wire.group.size} parts"
+def _gradients(
+    operation: Operation, to_x: Gradient, to_weight: Gradient, flat: Array
+) -> Sequence[Gradient]:
+    """Those of x, the weight and, if there is one, the bias; `flat` is the result's (N, out)."""
+    if len(operation.needs) == 2:
+        return to_x, to_weight
+    return to_x, to_weight, column_sums(flat) if operation.needs[2] else None
 
 
-class RowLinear(Module):
-    """A Linear of which this rank has some input features: (..., in / n) -> (..., out)."""
+class ShardedLinear(Module):
+    """What column-parallel and row-parallel Linears have in common."""
 
-    def __init__(self, wire: Wire, weight: Parameter, bias: Parameter | None) -> None:
-        self.wire, self.weight, self.bias = wire, weight, bias
+    product: type[ColumnParallelProduct | RowParallelProduct]
+
+    def __init__(self, region: Region, weight: Parameter, bias: Parameter | None) -> None:
+        self.region, self.weight, self.bias = region, weight, bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
         own = () if self.bias is None else (self.bias,)
-        return RowProduct(self.wire)(x, self.weight, *own)
+        return self.product(self.region)(x, self.weight, *own)
+
+
+class ColumnParallelLinear(ShardedLinear):
+    """A Linear with this rank's output features: (..., in) -> (..., out / n)."""
+
+    product = ColumnParallelProduct
 
     def describe(self) -> str:
-        """See Module."""
-        return f"{self.weight.shape[1]} of {self.wire.group.size} parts, {self.weight.shape[0]}"
+        return f"{self.weight.shape[1]}, {self.weight.shape[0]} of {self.region.group.size} parts"
 
 
-class SequenceEmbedding(Module):
-    """A replicated Embedding of positions, each rank looking up its part of the sequence."""
+class RowParallelLinear(ShardedLinear):
+    """A Linear with this rank's input features: (..., in / n) -> (..., out)."""
 
-    def __init__(self, wire: Wire, weight: Parameter) -> None:
-        self.wire, self.weight = wire, weight
+    product = RowParallelProduct
+
+    def describe(self) -> str:
+        return f"{self.weight.shape[1]} of {self.region.group.size} parts, {self.weight.shape[0]}"
+
+
+class SequenceParallelEmbedding(Module):
+    """A replicated Embedding of positions; each rank looks up its shard of the sequence."""
+
+    def __init__(self, region: Region, weight: Parameter) -> None:
+        self.region, self.weight = region, weight
 
     def forward(self, positions: Array) -> Tensor:
         """positions (..., T) -> (..., T / n, C)."""
-        length = positions.shape[-1] // self.wire.group.size
-        start = self.wire.group.rank * length
+        length = positions.shape[-1] // self.region.group.size
+        start = self.region.group.rank * length
         return F.embedding(positions[..., start : start + length], self.weight)
 
 
-class ColumnDropout(Module):
-    """Dropout of this rank's part of a layer's features, the last axis: a part of the mask that
-    one process would draw (as long as the features divide)."""
+class ColumnParallelDropout(Module):
+    """Dropout of this rank's features (the last axis): the part of the mask that one process would
+    draw, if the features divide evenly."""
 
     def __init__(self, p: float, index: int, count: int) -> None:
         self.p, self._index, self._count = p, index, count

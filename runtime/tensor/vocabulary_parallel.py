@@ -1,8 +1,8 @@
-"""Tables and losses that are cut over the ranks of a group along the vocabulary.
+"""Embeddings and losses sharded along the vocabulary over the ranks of a group.
 
 Shoeybi et al., "Megatron-LM: training multi-billion parameter language models using model
 parallelism" (2019), section 3: each rank has some rows of the embedding and some columns of the
-logits, which are never gathered. Of each token only a maximum, a sum and the target's logit travel.
+logits, which are never gathered. Per token only a maximum, a sum and the target's logit travel.
 """
 
 from collections.abc import Sequence
@@ -20,16 +20,16 @@ from ringlet.nn.autograd.operations.loss import CrossEntropy, Reduction
 from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import asarray, xp
 from ringlet.nn.layers.losses import LogitsLoss
-from ringlet.runtime.staging import all_reduce
-from ringlet.runtime.tensor.regions import Wire
-from ringlet.runtime.tensor.tensor_parallel import Arriving, ColumnLinear
+from ringlet.runtime.device_collectives import all_reduce
+from ringlet.runtime.tensor.regions import Region
+from ringlet.runtime.tensor.tensor_parallel import ColumnParallelLinear, GradientInFlight
 
 
 class VocabularyLookup(Operation):
-    """table[ids], with rows `first` onwards of the table here; other ids give zeros."""
+    """table[ids], where this rank has the rows from `first` on; other ids give zeros."""
 
-    def __init__(self, wire: Wire, ids: Array, first: int) -> None:
-        self.wire, self.ids, self.first = wire, ids, first
+    def __init__(self, region: Region, ids: Array, first: int) -> None:
+        self.region, self.ids, self.first = region, ids, first
 
     def forward(self, table: Array) -> Array:
         local = self.ids - self.first
@@ -38,17 +38,17 @@ class VocabularyLookup(Operation):
         self.places = tuple(asarray(axis) for axis in np.nonzero(here))
         part = xp.zeros((*self.ids.shape, table.shape[1]), table.dtype)
         part[self.places] = table[asarray(self.rows)]
-        return self.wire.leave(part)
+        return self.region.leave(part)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
-        return (RowSums(self.rows, self.wire.enter(grad)[self.places]),)
+        return (RowSums(self.rows, self.region.enter(grad)[self.places]),)
 
 
-class VocabularyEmbedding(Module):
-    """An Embedding of which this rank has some rows: ids (...) -> (..., C)."""
+class VocabularyParallelEmbedding(Module):
+    """An Embedding with this rank's rows: ids (...) -> (..., C)."""
 
-    def __init__(self, wire: Wire, weight: Parameter, first: int, rows: int) -> None:
-        self.wire, self.weight, self.first, self.rows = wire, weight, first, rows
+    def __init__(self, region: Region, weight: Parameter, first: int, rows: int) -> None:
+        self.region, self.weight, self.first, self.rows = region, weight, first, rows
 
     def forward(self, ids: Tensor | Array) -> Tensor:
         """Raises IndexError naming an id that is out of range."""
@@ -56,18 +56,17 @@ class VocabularyEmbedding(Module):
         wrong = numbers[(numbers < 0) | (numbers >= self.rows)]
         if wrong.size:
             raise IndexError(f"id {wrong[0]} is out of range for a vocabulary of {self.rows}")
-        return VocabularyLookup(self.wire, numbers, self.first)(self.weight)
+        return VocabularyLookup(self.region, numbers, self.first)(self.weight)
 
     def describe(self) -> str:
-        """See Module."""
         return f"{self.first} to {self.first + len(self.weight)} of {self.rows}"
 
 
-class PartialGoal:
-    """A Goal (see nn.operations.loss) of rows of which each rank has some logits.
+class ShardedGoal:
+    """A Goal (see nn.autograd.operations.loss) of logits that are sharded over the ranks.
 
-    The ids `first` onwards are here; `columns` of the logits count, the rest is padding. A target
-    of -1 is nowhere. Each block of rows takes two all-reduces.
+    This rank has the logits of the ids from `first` on; `columns` of them count, the rest is
+    padding. A target of -1 is on no rank. Each block of rows takes two all-reduces.
     """
 
     def __init__(self, group: Group, targets: Array, first: int, columns: int) -> None:
@@ -75,7 +74,6 @@ class PartialGoal:
         self._local = targets - first
 
     def losses(self, logits: Array, rows: slice, out: Array) -> Array:
-        """See Goal."""
         logits[:, self.columns :] = -np.inf
         largest = logits.max(axis=1)
         all_reduce(self.group, largest, "max", label="largest logits")
@@ -90,42 +88,42 @@ class PartialGoal:
         return xp.log(sums[0]) - sums[1]
 
     def differentiate(self, p: Array, rows: slice) -> None:
-        """See Goal."""
         here, chosen = self._chosen(rows)
         p[here, chosen] -= 1
 
     def _chosen(self, rows: slice) -> tuple[Array, Array]:
-        """Those of the rows whose target is here, and its column."""
+        """The rows whose target is on this rank, and its column."""
         local = self._local[rows]
         here = np.flatnonzero((local >= 0) & (local < self.columns))
         return asarray(here), asarray(local[here])
 
 
-class VocabularyLinearCrossEntropy(LinearCrossEntropy):
+class VocabularyParallelLinearCrossEntropy(LinearCrossEntropy):
     """LinearCrossEntropy with this rank's rows of the weight.
 
-    The gradient of x is a sum over the ranks, on its way while the weight's is computed.
+    The gradient of x is summed over the ranks while the weight's is computed.
     """
 
-    def __init__(self, wire: Wire, *goal: Any) -> None:
+    def __init__(self, region: Region, *goal: Any) -> None:
         super().__init__(*goal)
-        self.wire = wire
+        self.region = region
 
     def forward(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
         self.outside = x.shape
-        return super().forward(self.wire.enter(x), weight, bias)
+        return super().forward(self.region.enter(x), weight, bias)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         part: Any
         part, *own = super().backward(grad)
-        to_x = None if part is None else Arriving(self.wire.start_leave(part), self.outside)
-        return to_x, *own
+        if part is not None:
+            part = GradientInFlight(self.region.leave(part, async_op=True), self.outside)
+        return part, *own
 
 
-class VocabularyLoss(LogitsLoss):
-    """The cross-entropy of logits that are cut along the vocabulary."""
+class VocabularyParallelLoss(LogitsLoss):
+    """The cross-entropy of logits that are sharded along the vocabulary."""
 
-    layer_kind = ColumnLinear
+    layer_kind = ColumnParallelLinear
 
     def __init__(self, group: Group, first: int, columns: int, vocabulary: int) -> None:
         self.group, self.first, self.columns = group, first, columns
@@ -136,7 +134,7 @@ class VocabularyLoss(LogitsLoss):
         logits: Tensor,
         targets: Tensor | Array,
         reduction: Reduction = "mean",
-        layer: ColumnLinear | None = None,
+        layer: ColumnParallelLinear | None = None,
     ) -> Tensor:
         """The same number on all ranks of the group; raises IndexError for a target that is no id.
 
@@ -154,9 +152,9 @@ class VocabularyLoss(LogitsLoss):
             return CrossEntropy(goal, weights, "sum")(logits.reshape(-1, logits.shape[-1]))
         rows = None if counted.all() else asarray(np.flatnonzero(counted))
         goal = self._goal(ids[counted])
-        operation = VocabularyLinearCrossEntropy(layer.wire, goal, rows, "sum", divided)
+        operation = VocabularyParallelLinearCrossEntropy(layer.region, goal, rows, "sum", divided)
         own = () if layer.bias is None else (layer.bias,)
         return operation(logits, layer.weight, *own)
 
-    def _goal(self, targets: Array) -> PartialGoal:
-        return PartialGoal(self.group, targets, self.first, self.columns)
+    def _goal(self, targets: Array) -> ShardedGoal:
+        return ShardedGoal(self.group, targets, self.first, self.columns)

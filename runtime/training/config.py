@@ -1,12 +1,14 @@
-"""What a training run is made of: every option, its default, and presets of sizes."""
+"""The options of a training run: names, defaults, presets, and where their values come from."""
 
 import difflib
 import math
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+from ringlet.runtime.rules import problem
 
 
 class ConfigError(ValueError):
@@ -26,8 +28,8 @@ _optimization, _output, _workers = _under("Optimization"), _under("Output"), _un
 class TrainConfig:
     """All options of a run. The defaults are the preset `nano`: nanoGPT's recipe for a CPU.
 
-    Each is also an option of `ringlet train`, with this help under this heading; `runtime.fit` says
-    which ones go together.
+    Each is also an option of `ringlet train`, with this help under this heading; runtime/rules.py
+    says which ones can be combined.
     """
 
     data: str = _data(
@@ -75,7 +77,7 @@ class TrainConfig:
         "Gradient bucket size in bytes; 0 chooses it from the measured link where that cannot "
         "change results.",
     )
-    needed_first: bool = _parallelism(
+    priority: bool = _parallelism(
         False, "Send the first layers' gradients first, for slow links. Needs --clip 0."
     )
     local_steps: int = _parallelism(
@@ -137,10 +139,13 @@ MODEL_FIELDS = (
     "model", "block_size", "n_layer", "n_head", "n_kv_head", "n_embd", "bias", "vocab_size",
     "experts",
 )  # fmt: skip
-"""What cannot change when a run goes on: the parameters would not fit."""
+"""What cannot change when a run resumes: the parameters would not fit."""
 
 FIXED_FIELDS = (*MODEL_FIELDS, "optimizer", "momentum")
-"""Nor can what decides the optimizer's state."""
+"""What determines the optimizer's state cannot change either."""
+
+RENAMED = {"needed_first": "priority"}
+"""Old names of options, which configs and checkpoints may still have."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"block_size": 32, "n_embd": 64, "n_head": 4, "n_layer": 2, "batch_size": 8},
@@ -156,12 +161,15 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 DEFAULT_PRESET = "nano"
 
-MODELS = ("gpt", "llama")
-
 DEVICES = ("cpu", "cuda")
-
 OPTIMIZERS = ("adamw", "sgd", "adam", "adagrad", "rmsprop", "lion", "adafactor", "muon")
-SCHEDULES = ("cosine", "linear", "constant", "one_cycle", "inverse_sqrt")
+
+_CHOICES = {
+    "model": ("gpt", "llama"),
+    "device": DEVICES,
+    "optimizer": OPTIMIZERS,
+    "learning_rate_schedule": ("cosine", "linear", "constant", "one_cycle", "inverse_sqrt"),
+}
 
 _TYPES = {field.name: type(field.default) for field in fields(TrainConfig)}
 _POSITIVE = (
@@ -173,6 +181,7 @@ _NOT_NEGATIVE = (
     "warmup_steps", "vocab_size", "n_kv_head", "bucket_bytes", "experts", "capacity_factor",
     "balance",
 )  # fmt: skip
+_BELOW_ONE = ("dropout", "beta1", "beta2", "momentum", "outer_momentum")
 
 
 def make_config(
@@ -180,9 +189,9 @@ def make_config(
     file: Path | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> TrainConfig:
-    """Defaults, over them a preset, over it a TOML file, over it options that are not None.
+    """Merge, in rising order: defaults, a preset, a TOML file, and options that are not None.
 
-    A TOML file holds options at its top level, and may name a `preset`. Raises ConfigError.
+    A TOML file has options at its top level, and may name a `preset`. Raises ConfigError.
     """
     sizes, given = _given(preset, file, options)
     return check_config({**sizes, **given})
@@ -194,10 +203,10 @@ def resume_config(
     file: Path | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> TrainConfig:
-    """A saved run's config, over it a TOML file, over it options that are not None.
+    """Merge, in rising order: a saved run's config, a TOML file, and options that are not None.
 
     A preset may be named again, and changes nothing. Raises ConfigError if the model or the
-    optimizer would be another.
+    optimizer would change.
     """
     sizes, given = _given(preset, file, options)
     config = check_config({**saved, **given})
@@ -205,7 +214,7 @@ def resume_config(
     changed = [name for name in FIXED_FIELDS if name in saved and wanted[name] != saved[name]]
     if changed:
         raise ConfigError(
-            f"{', '.join(changed)} cannot change when a run goes on; use another --out"
+            f"{', '.join(changed)} cannot change when a run resumes; use another --out"
         )
     return config
 
@@ -213,7 +222,7 @@ def resume_config(
 def _given(
     preset: str | None, file: Path | None, options: Mapping[str, Any] | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a preset (which the file may name) says, and what the file and the options say."""
+    """The values of a preset (which the file may name), and those of the file and the options."""
     from_file = {} if file is None else _read_toml(file)
     preset = from_file.pop("preset", preset)
     if preset is not None and preset not in PRESETS:
@@ -224,58 +233,24 @@ def _given(
 
 def check_config(values: Mapping[str, Any]) -> TrainConfig:
     """A config of these values; raises ConfigError naming what is unknown or impossible."""
-    checked = {name: _check_value(name, value) for name, value in values.items()}
-    config = TrainConfig(**checked)
-    for name in _POSITIVE:
-        if getattr(config, name) < 1:
-            raise ConfigError(f"{name} is {getattr(config, name)}; it has to be at least 1")
-    if config.n_embd % config.n_head:
-        raise ConfigError(f"n_embd {config.n_embd} cannot be cut into n_head {config.n_head} heads")
-    _check_model(config)
-    if config.device not in DEVICES:
-        raise ConfigError(f"unknown device {config.device!r}; there are {', '.join(DEVICES)}")
-    if config.experts and config.top_k > config.experts:
-        raise ConfigError(
-            f"top_k is {config.top_k}, and there are {config.experts} experts; at most "
-            f"{config.experts} would fit"
-        )
-    if config.optimizer not in OPTIMIZERS:
-        raise ConfigError(
-            f"unknown optimizer {config.optimizer!r}; there are {', '.join(OPTIMIZERS)}"
-        )
-    if config.learning_rate_schedule not in SCHEDULES:
-        raise ConfigError(
-            f"unknown learning_rate_schedule {config.learning_rate_schedule!r}; there are "
-            f"{', '.join(SCHEDULES)}"
-        )
-    if not 0 <= config.dropout < 1:
-        raise ConfigError(f"dropout is {config.dropout}; it has to be from 0 to below 1")
-    for name in _NOT_NEGATIVE:
-        if not 0 <= getattr(config, name) < math.inf:
-            raise ConfigError(f"{name} is {getattr(config, name)}; it has to be 0 or more")
-    for name in ("beta1", "beta2", "momentum", "outer_momentum"):
-        if not 0 <= getattr(config, name) < 1:
-            raise ConfigError(f"{name} is {getattr(config, name)}; it has to be from 0 to below 1")
+    values = {RENAMED.get(name, name): value for name, value in values.items()}
+    config = TrainConfig(**{name: _check_value(name, value) for name, value in values.items()})
+    for name, choices in _CHOICES.items():
+        if getattr(config, name) not in choices:
+            raise ConfigError(
+                f"unknown {name} {getattr(config, name)!r}; there are {', '.join(choices)}"
+            )
+    for names, low, high, text in (
+        (_POSITIVE, 1, math.inf, "at least 1"),
+        (_NOT_NEGATIVE, 0, math.inf, "0 or more"),
+        (_BELOW_ONE, 0, 1, "from 0 to below 1"),
+    ):
+        for name in names:
+            if not low <= getattr(config, name) < high:
+                raise ConfigError(f"{name} is {getattr(config, name)}; it must be {text}")
+    if text := problem(asdict(config), "config"):
+        raise ConfigError(text)
     return config
-
-
-def _check_model(config: TrainConfig) -> None:
-    if config.model not in MODELS:
-        raise ConfigError(f"unknown model {config.model!r}; there are {', '.join(MODELS)}")
-    if config.model == "llama":
-        for name in ("dropout", "experts"):
-            if getattr(config, name):
-                raise ConfigError(
-                    f"{name} is {getattr(config, name)}, and a llama has none: 0, or model gpt, "
-                    "would fit"
-                )
-    elif config.n_kv_head:
-        raise ConfigError(
-            f"n_kv_head is {config.n_kv_head}; only a llama's heads share keys: 0, or model "
-            "llama, would fit"
-        )
-    if config.n_kv_head and config.n_head % config.n_kv_head:
-        raise ConfigError(f"n_head {config.n_head} cannot share n_kv_head {config.n_kv_head}")
 
 
 def _check_value(name: str, value: Any) -> Any:
@@ -287,7 +262,7 @@ def _check_value(name: str, value: Any) -> Any:
     if wanted is float and type(value) is int and abs(value) < 1 << 53:
         value = float(value)
     if type(value) is not wanted:
-        raise ConfigError(f"{name} is {value!r}; it has to be {wanted.__name__}")
+        raise ConfigError(f"{name} is {value!r}; it must be {wanted.__name__}")
     return value
 
 
@@ -297,4 +272,4 @@ def _read_toml(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"cannot read {file}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{file} is no TOML: {error}") from error
+        raise ConfigError(f"{file} is not TOML: {error}") from error

@@ -90,12 +90,6 @@ def token_bytes(token: int) -> bytes:
     return bytes([token]) if token < BYTES else "\ufffd".encode()
 
 
-def share(total: int, size: int, rank: int) -> tuple[int, int]:
-    """This rank's part of `total` things, as (first, count); the parts differ by one at most."""
-    first, stop = total * rank // size, total * (rank + 1) // size
-    return first, stop - first
-
-
 def training_batch(
     corpus: Corpus, block_size: int, batch_size: int, seed: int, step: int, first: int, count: int
 ) -> tuple[Array, Array]:

@@ -1,11 +1,11 @@
-"""The optimizer and the learning rates that a config names."""
+"""The optimizer and the learning-rate schedule that a config names."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from ringlet.nn import optim
 from ringlet.nn.flat import Flat
 from ringlet.nn.optim import Optimizer, Schedule
-from ringlet.runtime.training.config import ConfigError, TrainConfig
+from ringlet.runtime.training.config import TrainConfig
 
 _MAKERS: dict[str, Callable[[TrainConfig, Flat], Optimizer]] = {
     "adamw": lambda c, flat: optim.AdamW(
@@ -38,22 +38,6 @@ _MAKERS: dict[str, Callable[[TrainConfig, Flat], Optimizer]] = {
 def make_optimizer(config: TrainConfig, flat: Flat) -> Optimizer:
     """The optimizer that the config names."""
     return _MAKERS[config.optimizer](config, flat)
-
-
-def check_optimizer(config: TrainConfig, shape: Mapping[str, int]) -> None:
-    """Raise ConfigError if the optimizer needs matrices whole and the mesh cuts them."""
-    if config.optimizer not in ("adafactor", "muon"):
-        return
-    cuts = {"zero": config.zero, "tp": shape["tp"] > 1}
-    if config.optimizer == "adafactor":  # a tensor of experts has one size
-        cuts["ep"] = shape["ep"] > 1
-    cut = [name for name, here in cuts.items() if here]
-    if cut:
-        raise ConfigError(
-            f"{config.optimizer} works on whole matrices, which {' and '.join(cut)} would cut: "
-            f"its steps would be others than one process's. zero 0 and a mesh of dp, pp and cp "
-            "would fit, or another optimizer, such as adamw"
-        )
 
 
 def make_schedule(config: TrainConfig) -> Schedule:

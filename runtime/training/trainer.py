@@ -19,19 +19,18 @@ from ringlet.nn.autograd.tensor import Array
 from ringlet.runtime.checkpoint.checkpoint import latest_checkpoint, save_checkpoint
 from ringlet.runtime.checkpoint.manifest import CheckpointError
 from ringlet.runtime.checkpoint.restore import load_checkpoint
-from ringlet.runtime.fit import mesh_shape, parallelism
-from ringlet.runtime.mesh import Mesh
+from ringlet.runtime.mesh import Mesh, share
 from ringlet.runtime.parallel import Step, parallelize
 from ringlet.runtime.pipeline.run import MicroBatch
 from ringlet.runtime.training.config import TrainConfig
 from ringlet.runtime.training.corpus import (
     Corpus,
-    share,
     training_batch,
     validation_offsets,
     windows,
 )
 from ringlet.runtime.training.finite import NonFinite, all_finite, blame
+from ringlet.runtime.training.fit import mesh_shape, parallelism
 from ringlet.runtime.training.models import make_model
 from ringlet.runtime.training.optimizers import make_optimizer, make_schedule
 
@@ -86,8 +85,8 @@ class Trainer:
         self.mesh = Mesh(world, **mesh_shape(config, world.size))
         self.parallel = parallelize(model, self.mesh, parallelism(config), seed=config.seed)
         self.parallel.use(lambda flat: make_optimizer(config, flat))
-        # Gradients that travel into the next step hold up what is said on the world's channel.
-        self._words = self.mesh.words if config.needed_first else world
+        # Gradients that travel into the next step would hold up small messages on the world.
+        self._control = self.mesh.control if config.priority else world
         self._learning_rate = make_schedule(config)
         self.step = 0
         self.checkpoint: Path | None = None
@@ -216,11 +215,11 @@ class Trainer:
         learning_rate = self._learning_rate(self.step)
         loss = self._gradients() / self._replicas
         norm = self._clip()
-        word = np.array([loss, self._stop.is_set(), not math.isfinite(norm or 0)], np.float64)
+        status = np.array([loss, self._stop.is_set(), not math.isfinite(norm or 0)], np.float64)
         waited = time.perf_counter()
-        self._words.all_reduce(word, label="loss")
+        self._control.all_reduce(status, label="loss")
         comm_s = self.parallel.waited + time.perf_counter() - waited
-        self._check_finite(float(word[0]), not word[2])
+        self._check_finite(float(status[0]), not status[2])
         self.parallel.update(learning_rate)
         self.step += 1
         agreed = self.step % config.local_steps == 0
@@ -228,7 +227,7 @@ class Trainer:
         tokens = config.batch_size * config.block_size
         row = {
             "step": self.step,
-            "loss": float(word[0]),
+            "loss": float(status[0]),
             "learning_rate": learning_rate,
             "grad_norm": norm,
             "tokens": self.step * tokens,
@@ -237,7 +236,7 @@ class Trainer:
             "comm_s": comm_s,
             "comm_bytes": self.mesh.bytes_sent() - sent_before,
         }
-        return row, bool(word[1]) and agreed
+        return row, bool(status[1]) and agreed
 
     def _gradients(self) -> float:
         """Forward and backward of this rank's share; its part of the loss."""
@@ -260,7 +259,7 @@ class Trainer:
 
     def _clip(self) -> float | None:
         """The norm of the gradients; None if nobody waits for all of them."""
-        if self.config.needed_first:
+        if self.config.priority:
             return None
         if self.config.clip:
             return self.parallel.clip(self.config.clip)

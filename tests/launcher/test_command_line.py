@@ -88,7 +88,7 @@ WRONG_MESHES = {
     "no length": (["--mesh", "tp=two"], "tp is 'two'"),
     "twice": (["--mesh", "tp=2,tp=2"], "tp is given twice"),
     "heads": (["--mesh", "tp=3"], "tp can be 1, 2, 4"),
-    "layers": (["--mesh", "pp=8"], "n_layer 4 is too few for 8 stages"),
+    "layers": (["--mesh", "pp=8"], "4 blocks are too few for 8 stages"),
     "context": (["--mesh", "cp=3"], "a multiple of 6 would fit"),
     "batch": (["--mesh", "dp=13"], "at most 12 can"),
     "ZeRO": (["--zero", "5"], "there is no stage 5 of ZeRO"),

@@ -87,7 +87,7 @@ def trained(world, bucket_bytes):
         parallel.gradients([MicroBatch(ids[:, :-1], ids[:, 1:], 0)], Step(1, step, 1 / 32))
         parallel.update(0.5)
     (shard,) = parallel.shards
-    return [len(parallel.families[0].reducer.buckets), shard.data.copy()]
+    return [len(parallel.gradient_groups[0].reducer.buckets), shard.data.copy()]
 
 
 def test_a_size_can_be_pinned(ranks):
@@ -97,5 +97,5 @@ def test_a_size_can_be_pinned(ranks):
 
 
 def test_what_is_no_size_is_refused():
-    with pytest.raises(MeshError, match=r"bucket_bytes is -1; it has to be 0 \(measured\) or more"):
-        Parallelism(bucket_bytes=-1).check({"dp": 2, "tp": 1, "pp": 1, "cp": 1, "ep": 1})
+    with pytest.raises(MeshError, match=r"bucket_bytes is -1; it must be 0 \(measured\) or more"):
+        Parallelism(bucket_bytes=-1)

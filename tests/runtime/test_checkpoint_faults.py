@@ -87,7 +87,7 @@ def state_of(world, value):
     (part,) = state.parts
     owned = frozenset(slot.name for slot in flat.slots if slot.name.startswith(f"{world.rank}."))
     arrays = {kind: each.__class__(each.values, owned) for kind, each in part.arrays.items()}
-    state.parts = [Part(flat, optimizer, part.layouts, owned, part.store, arrays)]
+    state.parts = [Part(flat, optimizer, part.specs, owned, part.store, arrays)]
     return state, flat
 
 

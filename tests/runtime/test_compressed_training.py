@@ -15,8 +15,8 @@ from ringlet.runtime import (
     load_corpus,
     make_config,
 )
-from ringlet.runtime.checkpoint.export import load_model
 from ringlet.runtime.checkpoint.restore import Reader
+from ringlet.runtime.training.export import load_model
 
 TINY = {
     "block_size": 16, "n_layer": 2, "n_head": 2, "n_embd": 32, "batch_size": 8, "steps": 24,
@@ -97,7 +97,7 @@ def reloaded(world, folder, **options):
     config = make_config("tiny", None, {**TINY, **options})
     made = Trainer(config, load_corpus("pydoc", config.block_size), world, Path(folder))
     made.resume()
-    (family,) = made.parallel.families
+    (family,) = made.parallel.gradient_groups
     name = "transformer.h.1.mlp.c_fc.weight"
     (slot,) = (slot for slot in family.reducer.shard.slots if slot.name == name)
     own = family.reducer.residual[slot.start : slot.stop].copy()

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from ringlet.runtime import ConfigError, DataError, load_corpus, make_config
-from ringlet.runtime.fit import check_fit
+from ringlet.runtime.mesh import share
 from ringlet.runtime.training.config import PRESETS, resume_config
 from ringlet.runtime.training.corpus import (
-    share,
     token_bytes,
     training_batch,
     validation_offsets,
     windows,
 )
+from ringlet.runtime.training.fit import check_fit
 
 
 def test_the_built_in_text_is_pythons_documentation():
@@ -169,7 +169,7 @@ BAD_CONFIG = {
     "infinite": ("learning_rate = inf", "learning_rate is inf"),
     "beta": ("beta2 = 1.0", "beta2 is 1.0"),
     "vocabulary": ("vocab_size = -1", "vocab_size is -1"),
-    "no toml": ("steps 3", "no TOML"),
+    "no toml": ("steps 3", "not TOML"),
 }
 
 

@@ -10,9 +10,9 @@ import pytest
 from ringlet import nn
 from ringlet.nn import backend
 from ringlet.runtime import Mesh, MeshError, Parallelism, Trainer, load_corpus, make_config
-from ringlet.runtime.fit import check_fit
 from ringlet.runtime.parallel import parallelize
 from ringlet.runtime.training.config import ConfigError
+from ringlet.runtime.training.fit import check_fit
 
 FAKE = str(Path(__file__).parents[1] / "fake")
 TINY = {
@@ -58,7 +58,7 @@ def both(world, **options):
 MESHES = {
     "dp": {},
     "accumulated": {"accumulate": 2, "recompute": "blocks", "dropout": 0.1},
-    "needed first": {"needed_first": True, "clip": 0.0},
+    "needed first": {"priority": True, "clip": 0.0},
     "local steps": {"local_steps": 2, "outer_learning_rate": 0.7, "outer_momentum": 0.9},
     "ZeRO 1": {"zero": 1},
     "ZeRO 2": {"zero": 2},

@@ -13,11 +13,11 @@ from ringlet import nn
 from ringlet.nn import Tensor
 from ringlet.nn.models import PretrainedError, generate
 from ringlet.runtime import Mesh, Trainer, latest_checkpoint, load_corpus, make_config
-from ringlet.runtime.checkpoint.export import export_huggingface, load_model
 from ringlet.runtime.context.context_parallel import zigzag
-from ringlet.runtime.expert.expert_parallel import Back, Journey, SpreadExperts, There
-from ringlet.runtime.fit import check_fit
+from ringlet.runtime.expert.expert_parallel import Combine, Dispatch, Dispatcher, ShardedExperts
 from ringlet.runtime.training.config import ConfigError
+from ringlet.runtime.training.export import export_huggingface, load_model
+from ringlet.runtime.training.fit import check_fit
 
 # -- the way there and back -------------------------------------------------------------------
 
@@ -35,22 +35,22 @@ def rows_of(rank, counts):
     return np.array(found, np.float32).reshape(-1, 3)
 
 
-def journeys(world):
+def dispatched(world):
     """For every case: (rows that arrived, their counts, rows that came back, gradients)."""
     results = {}
     for case, counts in COUNTS.items():
         own = np.array(counts[world.rank])
-        journey = Journey.of(world, own)
+        dispatcher = Dispatcher.of(world, own)
         rows = Tensor(rows_of(world.rank, own), requires_grad=True)
-        arrived = There(journey)(rows)
-        home = Back(journey)(arrived * 2)
+        arrived = Dispatch(dispatcher)(rows)
+        home = Combine(dispatcher)(arrived * 2)
         home.backward(rows.data)
-        results[case] = [arrived.data, journey.counts, home.data, rows.grad]
+        results[case] = [arrived.data, dispatcher.counts, home.data, rows.grad]
     return results
 
 
 def test_rows_go_to_their_experts_sorted_and_come_back(ranks):
-    results = ranks(4).run(journeys)
+    results = ranks(4).run(dispatched)
     for case, counts in COUNTS.items():
         every = np.concatenate([rows_of(rank, each) for rank, each in enumerate(counts)])
         order = np.lexsort((every[:, 2], every[:, 0], every[:, 1]))  # by expert, then by rank
@@ -69,8 +69,8 @@ def test_rows_go_to_their_experts_sorted_and_come_back(ranks):
 
 def counted(world, chosen):
     """What a rank of a context group counts in its part of a sequence."""
-    spread = SpreadExperts(nn.Experts(2, 2, chosen.shape[2]), Mesh(world, cp=world.size), None)
-    return spread.count(chosen[:, zigzag(chosen.shape[1], world.size, world.rank)])
+    experts = ShardedExperts(nn.Experts(2, 2, chosen.shape[2]), Mesh(world, cp=world.size), None)
+    return experts.count(chosen[:, zigzag(chosen.shape[1], world.size, world.rank)])
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
@@ -107,8 +107,8 @@ def weights(folder):
 RUNS = [
     ("ep=2", {"zero": 1}, "cp=2", {}),
     ("ep=2,tp=2", {"zero": 3}, "dp=2,ep=2", {"zero": 2}),
-    ("ep=2,pp=2", {"needed_first": True, "clip": 0.0}, "ep=2", {}),
-    ("dp=2,ep=2", {"needed_first": True, "clip": 0.0}, "", {}),
+    ("ep=2,pp=2", {"priority": True, "clip": 0.0}, "ep=2", {}),
+    ("dp=2,ep=2", {"priority": True, "clip": 0.0}, "", {}),
 ]
 
 
@@ -166,9 +166,9 @@ def test_what_was_trained_writes_but_is_no_gpt2(ranks, tmp_path):
 
 REFUSED = {
     "parts": ({"experts": 6, "mesh": "ep=4"}, 4, "6 experts .* ep=4 parts; ep can be 1, 2, 3, 6"),
-    "no experts": ({"mesh": "ep=2,dp=2"}, 4, "ep=2 spreads experts, .* none: .* dp=4, would fit"),
+    "no experts": ({"mesh": "ep=2,dp=2"}, 4, "ep=2 shards experts, .* none: .* dp=4, would fit"),
     "choices": ({"experts": 2, "top_k": 3}, 1, "top_k is 3, and there are 2 experts; at most 2"),
-    "no choice": ({"experts": 2, "top_k": 0}, 1, "top_k is 0; it has to be at least 1"),
+    "no choice": ({"experts": 2, "top_k": 0}, 1, "top_k is 0; it must be at least 1"),
     "capacity": ({"experts": 2, "capacity_factor": -1.0}, 1, "capacity_factor is -1.0"),
     "balance": ({"experts": 2, "balance": float("nan")}, 1, "balance is nan"),
     "samples": ({"experts": 4, "mesh": "ep=4", "batch_size": 3}, 4, "cannot share a batch of 3"),

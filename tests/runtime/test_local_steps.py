@@ -23,7 +23,7 @@ from ringlet.runtime import (
     make_config,
     parallelize,
 )
-from ringlet.runtime.checkpoint.export import load_model
+from ringlet.runtime.training.export import load_model
 
 SIZES = GPTConfig(vocab_size=13, block_size=8, n_layer=2, n_head=2, n_embd=8)
 RATE, ROUNDS, EVERY = 0.5, 3, 2

@@ -6,7 +6,7 @@ import pytest
 
 from ringlet.launcher.workers.warm import load
 from ringlet.nn.models import GPT, GPTConfig
-from ringlet.runtime.training.footprint import block_parameters, embed_parameters, head_parameters
+from ringlet.runtime.planning.footprint import block_parameters, embed_parameters, head_parameters
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "memory.py"
 SIZES = {"vocab_size": 256, "block_size": 128, "n_layer": 8, "n_head": 4, "n_embd": 320}

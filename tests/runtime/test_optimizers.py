@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from ringlet.runtime import Trainer, load_corpus, make_config
-from ringlet.runtime.fit import check_fit
 from ringlet.runtime.training.config import OPTIMIZERS, ConfigError
+from ringlet.runtime.training.fit import check_fit
 from ringlet.runtime.training.optimizers import make_schedule
 
 TINY = {

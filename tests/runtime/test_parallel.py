@@ -10,8 +10,9 @@ from ringlet import nn
 from ringlet.nn.models import GPT, GPTConfig
 from ringlet.nn.optim import SGD, AdamW
 from ringlet.runtime import Mesh, MeshError, MicroBatch, Parallelism, Step, parallelize
-from ringlet.runtime.sharding.layout import Layout
-from ringlet.runtime.training.corpus import share
+from ringlet.runtime.mesh import share
+from ringlet.runtime.rules import problem
+from ringlet.runtime.sharding.shard_spec import ShardSpec
 
 VOCABULARY, CONTEXT, BATCH, STEPS = 13, 8, 8, 2
 
@@ -19,13 +20,13 @@ VOCABULARY, CONTEXT, BATCH, STEPS = 13, 8, 8, 2
 def collected(parallel):
     """{name: (weights, gradients)} of the whole model, put together from what each rank owns."""
     mine = []
-    for family in parallel.families:
+    for family in parallel.gradient_groups:
         owned = set(family.owned(parallel.mesh, sharded=parallel.options.zero > 0))
         for slot in family.reducer.shard.slots:
             if slot.name in owned:
-                layout = family.layouts[slot.name]
+                spec = family.specs[slot.name]
                 views = [v.copy() for v in family.reducer.shard.views(slot.start, slot.stop)]
-                mine.append([slot.name, layout.to_json(), slot.first, *views])
+                mine.append([slot.name, spec.to_json(), slot.first, *views])
     whole = {
         name: [np.full(shape, np.nan, np.float32) for _ in range(2)]
         for name, shape in parallel.shapes.items()
@@ -33,14 +34,14 @@ def collected(parallel):
     parts = {}
     for pieces in parallel.mesh.world.all_gather_object(mine):
         for name, place, first, *views in pieces:
-            layout = Layout.from_json(parallel.shapes[name], place)
-            fresh = [np.full(layout.size, np.nan, np.float32) for _ in range(2)]
-            for target, view in zip(parts.setdefault((name, layout), fresh), views, strict=True):
+            spec = ShardSpec.from_json(parallel.shapes[name], place)
+            fresh = [np.full(spec.size, np.nan, np.float32) for _ in range(2)]
+            for target, view in zip(parts.setdefault((name, spec), fresh), views, strict=True):
                 assert np.isnan(target[first : first + view.size]).all()  # nothing is there twice
                 target[first : first + view.size] = view
-    for (name, layout), values in parts.items():
+    for (name, spec), values in parts.items():
         for target, value in zip(whole[name], values, strict=True):
-            layout.put(value, target)
+            spec.put(value, target)
     return whole
 
 
@@ -311,16 +312,16 @@ def drawn(seed):
         axes = random.permutation(["dp", "tp", "pp", "cp", "ep", "dp"])[: random.integers(1, 5)]
         mesh = {str(axis): int(random.choice([1, 2, 4])) for axis in axes}
         schedule = SCHEDULES[str(random.choice(list(SCHEDULES)))] if mesh.get("pp", 1) > 1 else {}
-        sequence, needed_first = bool(random.integers(2)), random.random() < 0.2
+        sequence, priority = bool(random.integers(2)), random.random() < 0.2
         options = {
             **schedule,
             "zero": int(random.integers(4)),
             "sequence": sequence and mesh.get("tp", 1) > 1,
-            "needed_first": needed_first,
+            "priority": priority,
             "recompute": RECOMPUTED[random.integers(len(RECOMPUTED))],
             "bucket_bytes": int(random.choice([1 << 10, 1 << 20])),
         }
-        clip = 0.0 if needed_first else float(random.choice([0.0, 0.5]))
+        clip = 0.0 if priority else float(random.choice([0.0, 0.5]))
         how = {"optimizer": str(random.choice(["sgd", "adamw"])), "clip": clip}
         if mesh.get("ep", 1) > 1 or random.random() < 0.3:
             how["experts"] = {**EXPERTS, "top_k": int(random.choice([1, 2]))}
@@ -339,7 +340,8 @@ def possible(mesh, options, micro):
     shape = {axis: mesh.get(axis, 1) for axis in ("dp", "tp", "pp", "cp", "ep")}
     positions = 2 * shape["cp"] * (shape["tp"] if options["sequence"] else 1)
     try:
-        Parallelism(**options).check(shape)
+        if problem({**vars(Parallelism(**options)), **shape}, "options"):
+            return False
     except MeshError:
         return False
     fits = shape["dp"] * shape["ep"] * micro <= BATCH and CONTEXT % positions == 0
@@ -380,7 +382,11 @@ REFUSED = {
     "a schedule without a pipeline": ({"dp": 2}, {"schedule": "gpipe"}, "the mesh has pp=1"),
     "zero-bubble": ({"pp": 2}, {"schedule": "zero-bubble", "zero": 2}, "zero=1"),
     "sequence": ({"dp": 2}, {"sequence": True}, "needs tensor parallelism"),
-    "no experts": ({"ep": 2}, {}, "ep=2 spreads experts, and this model has none; dp=2 would"),
+    "no experts": (
+        {"ep": 2},
+        {},
+        "ep=2 shards experts, and the model has none: experts 4, or dp=2, would fit",
+    ),
 }
 
 
@@ -407,6 +413,6 @@ def without_a_plan(world):
 
 def test_a_model_without_a_plan_is_refused(ranks):
     assert (
-        "no plan for cutting a Linear; there are plans for BERT, GPT, Llama, T5"
+        "no sharding plan for Linear; there are plans for BERT, GPT, Llama, T5"
         in ranks(1).run(without_a_plan)[0]
     )

@@ -8,7 +8,7 @@ import pytest
 
 from ringlet.nn.models import GPT, Llama, from_pretrained
 from ringlet.runtime import Trainer, latest_checkpoint, load_corpus, make_config
-from ringlet.runtime.checkpoint.export import export_huggingface, load_model
+from ringlet.runtime.training.export import export_huggingface, load_model
 
 TINY = {
     "block_size": 16, "n_layer": 4, "n_head": 4, "n_embd": 32, "batch_size": 8, "steps": 8,

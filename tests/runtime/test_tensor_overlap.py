@@ -6,31 +6,24 @@ import pytest
 from ringlet import nn
 from ringlet.nn import Parameter
 from ringlet.nn.autograd.deferred import Product
-from ringlet.runtime.tensor.regions import PlainCarrier, Replicated, Sequential
-from ringlet.runtime.tensor.tensor_parallel import ColumnLinear
+from ringlet.runtime import device_collectives
+from ringlet.runtime.tensor.regions import SequenceParallelRegion, TensorParallelRegion
+from ringlet.runtime.tensor.tensor_parallel import ColumnParallelLinear
 
 
 class Diary:
-    """A carrier that writes down what leaves, and when somebody waits for it."""
+    """Collectives that write down what leaves, and when somebody waits for it."""
 
-    def __init__(self, carrier, events):
-        self._carrier, self.group, self._events = carrier, carrier.group, events
+    def __init__(self, events):
+        self._events = events
 
-    def _noted(self, name, x, label, fly):
-        self._events.append(f"{name} leaves")
-        return Noted(getattr(self._carrier, name)(x, label, fly), name, self._events)
+    def __getattr__(self, name):
+        def noted(group, x, *, async_op, label):
+            self._events.append(f"{name} leaves")
+            result = getattr(device_collectives, name)(group, x, async_op=async_op, label=label)
+            return Noted(result, name, self._events) if async_op else result
 
-    def all_reduce(self, x, label, fly=False):
-        """See Carrier."""
-        return self._noted("all_reduce", x, label, fly)
-
-    def all_gather(self, x, label, fly=False):
-        """See Carrier."""
-        return self._noted("all_gather", x, label, fly)
-
-    def reduce_scatter(self, x, label, fly=False):
-        """See Carrier."""
-        return self._noted("reduce_scatter", x, label, fly)
+        return noted
 
 
 class Noted:
@@ -40,7 +33,6 @@ class Noted:
         self._pending, self._name, self._events = pending, name, events
 
     def wait(self):
-        """See Pending."""
         self._events.append(f"{self._name} awaited")
         return self._pending.wait()
 
@@ -48,11 +40,12 @@ class Noted:
 def backward_events(world, sequence):
     """What happens in the backward pass of a column layer behind another one, in order."""
     events = []
-    wire = (Sequential if sequence else Replicated)(Diary(PlainCarrier(world), events))
+    kind = SequenceParallelRegion if sequence else TensorParallelRegion
+    region = kind(world, Diary(events))
     x = Parameter(np.ones((1, 4 if sequence else 8, 6), np.float32))
     weight = Parameter(np.ones((5, 6), np.float32))
     inner = nn.functional.gelu(x)  # so that the layer's input is no leaf
-    loss = ColumnLinear(wire, weight, Parameter(np.zeros(5, np.float32)))(inner).sum()
+    loss = ColumnParallelLinear(region, weight, Parameter(np.zeros(5, np.float32)))(inner).sum()
     into = Product.into
 
     def noted(self, out, add):

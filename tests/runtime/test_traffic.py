@@ -25,7 +25,7 @@ def sent(world, mesh, options, micro, experts=None):
     batches = [MicroBatch(ids[:, :-1], ids[:, 1:], 0)] * micro
     before = totals(made)
     parallel.gradients(batches, Step(1, 0, 1.0))
-    for family in parallel.families:
+    for family in parallel.gradient_groups:
         family.reducer.publish()
     after = totals(made)
     changed = {name: after[name] - before.get(name, 0) for name in after}

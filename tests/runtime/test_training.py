@@ -157,7 +157,7 @@ def counted(world, accumulate):
     before = world.stats()["operations"]["all_reduce"]
     made._train_step()
     after = world.stats()["operations"]["all_reduce"]
-    buckets = len(made.parallel.families[0].reducer.buckets)
+    buckets = len(made.parallel.gradient_groups[0].reducer.buckets)
     return [
         after["calls"] - before["calls"] - buckets,
         after["bytes_sent"] - before["bytes_sent"],

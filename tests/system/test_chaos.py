@@ -26,7 +26,7 @@ import pytest
 from ringlet import comm
 from ringlet.launcher.testing.pool import RanksFailed, WorkerPool
 from ringlet.runtime import Trainer, latest_checkpoint, load_corpus, make_config
-from ringlet.runtime.checkpoint.export import load_model
+from ringlet.runtime.training.export import load_model
 
 CASES = int(os.environ.get("RINGLET_CHAOS", "260"))
 SAMPLE = (0, 14, 28, 171, 22, 23, 89, 90)

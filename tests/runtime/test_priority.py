@@ -1,4 +1,4 @@
-"""What is needed first goes first: another order on the wire, the same bits."""
+"""Gradients by priority: another order on the wire, the same bits."""
 
 import numpy as np
 import pytest
@@ -21,11 +21,11 @@ from ringlet.runtime import (
 from ringlet.runtime.data.priority import MEASURED_STEPS
 
 
-def trained(world, mesh, needed_first, optimizer="sgd", steps=MEASURED_STEPS + 2):
+def trained(world, mesh, priority, optimizer="sgd", steps=MEASURED_STEPS + 2):
     """[weights of this rank, loss of an evaluation after them]"""
     with nn.uninitialized():
         model = GPT(GPTConfig(vocab_size=13, block_size=8, n_layer=4, n_head=2, n_embd=16))
-    options = Parallelism(needed_first=needed_first, bucket_bytes=4096)
+    options = Parallelism(priority=priority, bucket_bytes=4096)
     parallel = parallelize(model, Mesh(world, **mesh), options, seed=7)
     parallel.use(lambda flat: SGD(flat, 0.5) if optimizer == "sgd" else AdamW(flat, 1e-2))
     for step in range(steps):
@@ -52,8 +52,8 @@ def trained(world, mesh, needed_first, optimizer="sgd", steps=MEASURED_STEPS + 2
 )
 def test_the_bits_are_those_of_the_usual_order(ranks, mesh, transport, optimizer):
     pool = ranks(int(np.prod(list(mesh.values()))), transport)
-    plain = pool.run(trained, mesh=mesh, needed_first=False, optimizer=optimizer)
-    other = pool.run(trained, mesh=mesh, needed_first=True, optimizer=optimizer)
+    plain = pool.run(trained, mesh=mesh, priority=False, optimizer=optimizer)
+    other = pool.run(trained, mesh=mesh, priority=True, optimizer=optimizer)
     for (weights, score), (expected, wanted) in zip(other, plain, strict=True):
         assert score == wanted
         for array, right in zip(weights, expected, strict=True):
@@ -65,16 +65,16 @@ def order(world):
     with nn.uninitialized():
         model = GPT(GPTConfig(vocab_size=13, block_size=8, n_layer=4, n_head=2, n_embd=16))
     made = Mesh(world, dp=world.size)
-    parallel = parallelize(model, made, Parallelism(needed_first=True, bucket_bytes=12_000), seed=7)
+    parallel = parallelize(model, made, Parallelism(priority=True, bucket_bytes=12_000), seed=7)
     parallel.use(lambda flat: SGD(flat, 0.5))
-    (family,) = parallel.families
-    reducer = family.reducer
+    (group,) = parallel.gradient_groups
+    reducer = group.reducer
     ids = np.ones((1, 9), np.int64)
     batches = [MicroBatch(ids[:, :-1], ids[:, 1:], 0)]
     for step in range(6):
         reducer._ahead = min(reducer._ahead, 2)  # a link on which two are sent meanwhile
         parallel.gradients(batches, Step(1, step, 1.0))
-        sent = list(reducer._flying)
+        sent = list(reducer._works)
         parallel.update(0.1)
         assert len(reducer._due) == len(reducer.buckets)
     due = []
@@ -97,22 +97,22 @@ def test_the_first_layers_overtake_and_forward_waits_for_one_block_at_a_time(ran
 
 
 def test_clipping_is_refused():
-    config = make_config("tiny", None, {"needed_first": True})
+    config = make_config("tiny", None, {"priority": True})
     with pytest.raises(ConfigError, match="clip 0 would fit"):
         check_fit(config, 2)
-    check_fit(make_config("tiny", None, {"needed_first": True, "clip": 0.0}), 2)
+    check_fit(make_config("tiny", None, {"priority": True, "clip": 0.0}), 2)
 
 
 def word_in_flight(world):
     """Whether gradients are still on their way when all have agreed on the loss."""
     sizes = {"n_layer": 4, "n_embd": 64, "batch_size": 2, "eval_windows": 2}
-    order = {"clip": 0.0, "needed_first": True, "bucket_bytes": 100_000}
+    order = {"clip": 0.0, "priority": True, "bucket_bytes": 100_000}
     config = make_config("tiny", None, {**sizes, **order})
     trainer = Trainer(config, load_corpus("pydoc", config.block_size, None), world)
     on_their_way = []
     for _ in range(MEASURED_STEPS + 2):
         trainer._train_step()
-        works = trainer.parallel.families[0].reducer._flying.values()
+        works = trainer.parallel.gradient_groups[0].reducer._works.values()
         on_their_way.append(any(not work.done() for work in works))
     trainer.evaluate()
     return on_their_way[MEASURED_STEPS:]

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 
 from ringlet.nn.autograd.operations.linear_cross_entropy import LOGITS, ROWS
 from ringlet.nn.models import GPTConfig
-from ringlet.runtime.data.zero_blocks import MEMORIES
-from ringlet.runtime.mesh import AXES
+from ringlet.runtime.data.zero_blocks import BUFFERS
+from ringlet.runtime.mesh import AXES, share
 from ringlet.runtime.options import Parallelism
 from ringlet.runtime.pipeline.prove import prove
 from ringlet.runtime.pipeline.schedules import make_schedule
-from ringlet.runtime.training.corpus import share
 
 ITEM = 4
 """Bytes of a float32."""
@@ -61,7 +60,7 @@ def footprint(
         head_parameters(sizes, shape["tp"], tied=0 in mine) if stages - 1 in mine else 0
     )
     whole, ranks = blocks * block + root, shape["dp"] * shape["cp"]
-    here = min(MEMORIES, blocks) * block + root  # a few blocks at a time, from stage 2 on
+    here = min(BUFFERS, blocks) * block + root  # a few blocks at a time, from stage 2 on
     # Those who differ in ep share everything but the experts.
     part = blocks * experts / ranks + (whole - blocks * experts) / (ranks * shape["ep"])
     return Footprint(

@@ -1,0 +1,197 @@
+"""Putting a model on a mesh: blocks become stages, layers become shards, and parameters are sorted
+into gradient groups."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+
+from ringlet.comm import Group
+from ringlet.nn import Module, Parameter
+from ringlet.nn.backend import to_host
+from ringlet.runtime.compression.activations import EncodedCollectives
+from ringlet.runtime.compression.codecs import make_codec
+from ringlet.runtime.data.gradient_groups import GradientGroup, make_reducer
+from ringlet.runtime.mesh import Mesh, share
+from ringlet.runtime.options import Parallelism
+from ringlet.runtime.rules import require
+from ringlet.runtime.sharding.models import sharding_plan_of
+from ringlet.runtime.sharding.sharder import Sharder
+from ringlet.runtime.tensor.regions import Region, SequenceParallelRegion, TensorParallelRegion
+
+DATA = ("dp", "ep", "cp")
+"""Ranks that differ in these axes hold the same parameters (experts aside)."""
+
+EXPERT = ("dp", "cp")
+"""Ranks that differ in these axes hold the same experts."""
+
+REPLICA = ("pp", "ep", "cp", "tp")
+"""Ranks that differ in these axes have one whole model together."""
+
+GROUPS = (("tp",), ("pp",), ("cp",), ("ep",), ("dp",), REPLICA)
+"""Other combinations that are needed, made on all ranks in the same order."""
+
+
+class Assembly:
+    """Cuts a model in place and keeps what became of it.
+
+    `stages` has the numbers of each stage's blocks, `paths` has the paths of the blocks,
+    `gradient_groups` this rank's parameters. `shapes` and `numbers` are the shapes and the
+    positions of all parameters of the whole model.
+    """
+
+    def __init__(self, model: Module, mesh: Mesh, options: Parallelism, seed: int | None) -> None:
+        self.model, self.mesh, self.options = model, mesh, options
+        for axes in GROUPS:
+            mesh.group(*axes)
+        self.plan = sharding_plan_of(model)
+        require("frozen", frozen=[n for n, p in model.named_parameters() if not p.requires_grad])
+        whole = skeleton(model)
+        self.shapes = {name: p.shape for name, p in whole.named_parameters()}
+        self.numbers = {name: number for number, name in enumerate(self.shapes)}
+        self.paths = self.plan.block_paths(model)
+        self.stages = cut_blocks(len(self.paths), mesh, options)
+        tied = self._tied_names()
+        self._prune()
+        self.gradient_groups = self._make_groups(tied)
+        self._fill(whole, seed)
+        self._recompute()
+
+    @property
+    def _mine(self) -> list[int]:
+        """The stages on this rank."""
+        ranks = self.mesh.size("pp")
+        return [s for s in range(len(self.stages)) if s % ranks == self.mesh.index("pp")]
+
+    def _tied_names(self) -> dict[str, str]:
+        """The parameters that several ranks of a pipeline have: both ends, or all."""
+        if self.mesh.size("pp") == 1:
+            return {}
+        embed, head, all_stages = (
+            {id(p) for path in part for p in self.model.submodule(path).parameters()}
+            for part in (self.plan.embed, self.plan.head, self.plan.all_stages)
+        )
+        kinds = {**dict.fromkeys(embed & head, "tied"), **dict.fromkeys(all_stages, "replicated")}
+        named = self.model.named_parameters()
+        return {name: kinds[id(p)] for name, p in named if id(p) in kinds}
+
+    def _prune(self) -> None:
+        """Remove what is on other ranks, and replace what is sharded."""
+        model, plan, mesh, options = self.model, self.plan, self.mesh, self.options
+        self._sharder = Sharder(
+            model, mesh, make_region(mesh.group("tp"), options), options.sequence
+        )
+        kept = {number for stage in self._mine for number in self.stages[stage]}
+        _remove(model, [path for number, path in enumerate(self.paths) if number not in kept])
+        if 0 not in self._mine:
+            _remove(model, plan.embed)
+        if len(self.stages) - 1 not in self._mine:
+            _remove(model, plan.head)
+        plan.apply(self._sharder)
+        found = self._sharder.has_experts
+        require("no experts", ep=mesh.size("ep"), dp=mesh.size("dp"), experts=found)
+        model.assign_paths()
+
+    def _make_groups(self, tied: dict[str, str]) -> list[GradientGroup]:
+        """The parameters by the ranks over which their gradients are summed."""
+        mesh, sharder = self.mesh, self._sharder
+        ends = _ends(mesh)
+        apart = {"dp"} if self.options.local_steps > 1 else set()
+        dense, expert = (mesh.group(*(set(axes) - apart)) for axes in (DATA, EXPERT))
+        ranks = {
+            "dense": (dense, None),
+            "shared": (dense, None),
+            "tied": (dense, ends),
+            "replicated": (dense, mesh.group("pp")),
+            "expert": (expert, None),
+        }
+        kinds: dict[str, list[tuple[str, Parameter]]] = {}
+        for _, parameter in self.model.named_parameters():
+            name = sharder.names[id(parameter)]
+            kinds.setdefault(self._kind_of(name, parameter, tied), []).append((name, parameter))
+        blocks = [block for stage in self._mine for block in self._blocks_of(stage)]
+        groups = []
+        for kind in sorted(kinds):
+            group, others = ranks[kind]
+            named = sorted(kinds[kind], key=lambda entry: self.numbers[entry[0]])
+            # A rank of a pipeline has only a part of a tied gradient: it is not compressed.
+            options = replace(self.options, compress="") if others is not None else self.options
+            reducer = make_reducer(options, named, blocks, group)
+            specs = {name: sharder.spec(parameter) for name, parameter in named}
+            axes = {name: sharder.axes(parameter) for name, parameter in named}
+            partial = {name for name, p in named if id(p) in sharder.partial}
+            groups.append(GradientGroup(kind, reducer, group, specs, axes, partial, others))
+        return groups
+
+    def _kind_of(self, name: str, parameter: Parameter, tied: dict[str, str]) -> str:
+        axes = self._sharder.axes(parameter)
+        if "ep" in axes:
+            return "expert"
+        if name in tied:
+            return tied[name]
+        # A compressor looks at many parameters together. On all tensor-parallel ranks it must see
+        # the same, or the parameters that they share would drift apart.
+        whole = self.options.compress and "tp" not in axes and self.mesh.size("tp") > 1
+        return "shared" if whole else "dense"
+
+    def _blocks_of(self, stage: int) -> list[Module]:
+        return [self.model.submodule(self.paths[number]) for number in self.stages[stage]]
+
+    def _fill(self, whole: Module, seed: int | None) -> None:
+        """Give every parameter its initial value, or the one that the model had."""
+        values = dict(whole.named_parameters())
+        for group in self.gradient_groups:
+            for name, spec in group.specs.items():
+                if seed is None:
+                    value = to_host(values[name].data)
+                else:
+                    value = whole.initial_value(name, self.shapes[name], seed)
+                group.reducer.store(name, spec.take(value))
+
+    def _recompute(self) -> None:
+        for pattern in self.options.recompute:
+            if pattern == "blocks":
+                found = [block for stage in self._mine for block in self._blocks_of(stage)]
+            else:
+                named = self.model.named_modules()
+                found = [module for path, module in named if fnmatchcase(path, pattern)]
+            for module in found:
+                module.recompute = True
+
+
+def make_region(group: Group, options: Parallelism) -> Region:
+    """How activations enter and leave tensor-parallel layers."""
+    kind = SequenceParallelRegion if options.sequence else TensorParallelRegion
+    if options.compress_activations:
+        return kind(group, EncodedCollectives(make_codec(options.compress_activations)))
+    return kind(group)
+
+
+def cut_blocks(blocks: int, mesh: Mesh, options: Parallelism) -> list[range]:
+    """The blocks of each stage; where they do not divide evenly, stages differ by one block."""
+    require("stages", n_layer=blocks, pp=mesh.size("pp"), chunks=options.chunks)
+    stages = mesh.size("pp") * options.chunks
+    shares = (share(blocks, stages, stage) for stage in range(stages))
+    return [range(first, first + count) for first, count in shares]
+
+
+def skeleton(module: Module) -> Module:
+    """The same modules again, with the same parameters: changing one leaves the other as it is."""
+    clone = copy.copy(module)
+    for name, child in module.children():
+        setattr(clone, name, skeleton(child))
+    return clone
+
+
+def _remove(model: Module, paths: Sequence[str]) -> None:
+    for path in paths:
+        parent, _, name = path.rpartition(".")
+        delattr(model.submodule(parent), name)
+
+
+def _ends(mesh: Mesh) -> Group | None:
+    """The first and last rank of this rank's pipeline; None on the others (a collective)."""
+    if mesh.size("pp") == 1:
+        return None
+    pipeline = mesh.group("pp")
+    return pipeline.split([0, pipeline.size - 1])

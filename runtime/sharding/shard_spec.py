@@ -1,0 +1,128 @@
+"""Which shard of a logical parameter a rank holds, so that any mesh can read what another wrote."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class AxisSlice:
+    """Indices `start` to `stop` of an axis; the shard has room for `length`, the rest is zeros."""
+
+    axis: int
+    start: int
+    stop: int
+    length: int
+
+
+@dataclass(frozen=True)
+class ShardSpec:
+    """A shard of a parameter of shape `shape`.
+
+    `view` has the same elements in a shape in which the sharded axes are whole axes: the packed
+    weight (3C, C) of queries, keys and values is (3, C, C) there, and its heads lie on axis 1.
+    """
+
+    shape: tuple[int, ...]
+    view: tuple[int, ...]
+    slices: tuple[AxisSlice, ...] = ()
+
+    @classmethod
+    def whole(cls, shape: tuple[int, ...]) -> "ShardSpec":
+        """All of it."""
+        return cls(shape, shape)
+
+    def shard(self, axis: int, index: int, count: int, parts: int = 1) -> "ShardSpec":
+        """One of `count` equal parts along an axis, or along each of its `parts` packed parts.
+
+        The axis need not divide evenly: the last part may be shorter, and is padded.
+        """
+        view = self.view
+        if parts > 1:
+            assert not self.slices, "expose packed parts first"
+            view = (*view[:axis], parts, view[axis] // parts, *view[axis + 1 :])
+            axis += 1
+        length = -(-view[axis] // count)
+        start = min(index * length, view[axis])
+        stop = min(start + length, view[axis])
+        return ShardSpec(self.shape, view, (*self.slices, AxisSlice(axis, start, stop, length)))
+
+    @property
+    def local_view(self) -> tuple[int, ...]:
+        """The shard's shape in the view, padding included."""
+        lengths = list(self.view)
+        for part in self.slices:
+            lengths[part.axis] = part.length
+        return tuple(lengths)
+
+    @property
+    def local_shape(self) -> tuple[int, ...]:
+        """The shard's shape, with packed parts joined again."""
+        lengths = self.local_view
+        while len(lengths) > len(self.shape):
+            lengths = (lengths[0] * lengths[1], *lengths[2:])
+        return lengths
+
+    @property
+    def size(self) -> int:
+        """Elements of the shard, padding included."""
+        return math.prod(self.local_view)
+
+    @property
+    def kept(self) -> int:
+        """Elements of the shard without padding."""
+        lengths = list(self.view)
+        for part in self.slices:
+            lengths[part.axis] = part.stop - part.start
+        return math.prod(lengths)
+
+    def take(self, whole: Array) -> Array:
+        """This shard of the whole parameter, as a new array of `local_shape`."""
+        inside, outside = self._places()
+        local = np.zeros(self.local_view, whole.dtype)
+        local[inside] = whole.reshape(self.view)[outside]
+        return local.reshape(self.local_shape)
+
+    def put(self, local: Array, whole: Array) -> None:
+        """Write this shard into the whole parameter (C-contiguous)."""
+        inside, outside = self._places()
+        whole.reshape(self.view)[outside] = local.reshape(self.local_view)[inside]
+
+    def _places(self) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+        """Where the elements are in the shard's view, and in the whole one."""
+        inside = [slice(None)] * len(self.view)
+        outside = list(inside)
+        for part in self.slices:
+            inside[part.axis] = slice(0, part.stop - part.start)
+            outside[part.axis] = slice(part.start, part.stop)
+        return tuple(inside), tuple(outside)
+
+    # -- for a manifest -----------------------------------------------------------------------
+
+    def to_json(self) -> dict[str, Any]:
+        """As numbers and lists."""
+        cuts = [[part.axis, part.start, part.stop, part.length] for part in self.slices]
+        return {"view": list(self.view), "cuts": cuts}
+
+    @classmethod
+    def from_json(cls, shape: Sequence[int], entry: dict[str, Any]) -> "ShardSpec":
+        """What `to_json` gave; raises ValueError, TypeError or KeyError for anything else."""
+        view, slices = tuple(entry["view"]), tuple(AxisSlice(*cut) for cut in entry["cuts"])
+        if not all(type(n) is int and n >= 0 for n in view) or math.prod(view) != math.prod(shape):
+            raise ValueError(f"{view} is not a view of {tuple(shape)}")
+        for part in slices:
+            numbers = (part.axis, part.start, part.stop, part.length)
+            if (
+                not all(type(n) is int for n in numbers)
+                or not 0 <= part.axis < len(view)
+                or not 0 <= part.start <= part.stop <= view[part.axis]
+                or not part.stop - part.start <= part.length <= view[part.axis]
+            ):
+                raise ValueError(f"{part} does not fit {view}")
+        return cls(tuple(shape), view, slices)

@@ -1,0 +1,176 @@
+"""Styles: what happens to a module when tensors, sequences, contexts or experts are sharded."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from ringlet.nn import Dropout, PackedAttention, Parameter
+from ringlet.nn.models.attention import HeadsAttention
+from ringlet.runtime.rules import require
+from ringlet.runtime.sharding.sharder import Sharder
+from ringlet.runtime.tensor.tensor_parallel import (
+    ColumnParallelDropout,
+    ColumnParallelLinear,
+    RowParallelLinear,
+    SequenceParallelEmbedding,
+)
+from ringlet.runtime.tensor.vocabulary_parallel import (
+    VocabularyParallelEmbedding,
+    VocabularyParallelLoss,
+)
+
+
+class Style(ABC):
+    """What happens to a module when its model is sharded."""
+
+    @abstractmethod
+    def apply(self, module: Any, sharder: Sharder) -> Any:
+        """Return the module that takes its place, or itself where nothing has to change."""
+
+
+class TensorStyle(Style):
+    """A style that matters with tensor parallelism only."""
+
+    def apply(self, module: Any, sharder: Sharder) -> Any:
+        return self.shard(module, sharder) if sharder.tensor else module
+
+    @abstractmethod
+    def shard(self, module: Any, sharder: Sharder) -> Any:
+        """Return the module that takes its place on several ranks."""
+
+
+@dataclass(frozen=True)
+class ColumnParallel(TensorStyle):
+    """A Linear sharded by output features, or by those of each of its `parts` packed parts."""
+
+    parts: int = 1
+
+    def shard(self, module: Any, sharder: Sharder) -> Any:
+        bias = None if module.bias is None else sharder.shard(module.bias, 0, self.parts)
+        weight = sharder.shard(module.weight, 0, self.parts)
+        return ColumnParallelLinear(sharder.region, weight, bias)
+
+
+class RowParallel(TensorStyle):
+    """A Linear sharded by input features."""
+
+    def shard(self, module: Any, sharder: Sharder) -> Any:
+        sharder.mark_partial(module.bias)
+        return RowParallelLinear(sharder.region, sharder.shard(module.weight, 1), module.bias)
+
+
+class VocabularyParallel(TensorStyle):
+    """An Embedding sharded by rows."""
+
+    def shard(self, module: Any, sharder: Sharder) -> Any:
+        require("padding", path=module.path, padding_idx=module.padding_idx)
+        weight = sharder.shard(module.weight, 0)
+        first = sharder.spec(weight).slices[0].start
+        return VocabularyParallelEmbedding(sharder.region, weight, first, module.num_embeddings)
+
+
+class PositionParallel(Style):
+    """An Embedding of positions or types: each rank looks up those of its shard of the sequence."""
+
+    def apply(self, module: Any, sharder: Sharder) -> Any:
+        if not sharder.sequence:
+            return module
+        require("padding", path=module.path, padding_idx=module.padding_idx)
+        sharder.mark_partial(module.weight)
+        return SequenceParallelEmbedding(sharder.region, module.weight)
+
+
+class SequenceParallel(Style):
+    """A module that works on each position by itself: on this rank's shard of the sequence."""
+
+    def apply(self, module: Any, sharder: Sharder) -> Any:
+        sharder.mark_partial(*module.parameters())
+        if isinstance(module, Dropout) and sharder.sequence:
+            module.part = (sharder.mesh.index("tp"), sharder.mesh.size("tp"))
+        return module
+
+
+class HeadParallel(Style):
+    """Attention without parameters: this rank's heads, and with `cp` a ring for the keys."""
+
+    def apply(self, module: Any, sharder: Sharder) -> Any:
+        mesh, parts = sharder.mesh, sharder.mesh.size("tp")
+        require("heads", n_head=module.heads, tp=parts)
+        if isinstance(module, HeadsAttention):
+            return self._shard_heads(module, sharder)
+        heads = module.heads // parts
+        if mesh.size("cp") > 1:
+            from ringlet.runtime.context.ring_attention import RingSelfAttention
+
+            return RingSelfAttention(mesh.group("cp"), heads)
+        return PackedAttention(heads)
+
+    def _shard_heads(self, module: HeadsAttention, sharder: Sharder) -> HeadsAttention:
+        mesh, parts = sharder.mesh, sharder.mesh.size("tp")
+        require("key heads", n_kv_head=module.groups, tp=parts)
+        heads, groups = module.heads // parts, module.groups // parts
+        if mesh.size("cp") > 1:
+            from ringlet.runtime.context.ring_attention import RingHeadsAttention
+
+            plain = module.causal and module.scale is None and not module.dropout
+            require("causal", plain=plain, dp=mesh.size("dp"), cp=mesh.size("cp"))
+            return RingHeadsAttention(mesh.group("cp"), heads, groups)
+        module.heads, module.groups, module.part = heads, groups, (mesh.index("tp"), parts)
+        return module
+
+
+class HeadBiasParallel(TensorStyle):
+    """An Embedding with a number for each head: those of this rank's heads."""
+
+    def shard(self, module: Any, sharder: Sharder) -> Any:
+        module.weight = sharder.shard(module.weight, 1)
+        return module
+
+
+class HiddenDropout(TensorStyle):
+    """Dropout between a column-parallel Linear and a row-parallel one."""
+
+    def shard(self, module: Any, sharder: Sharder) -> Any:
+        return ColumnParallelDropout(module.p, sharder.mesh.index("tp"), sharder.mesh.size("tp"))
+
+
+class ExpertParallel(Style):
+    """Experts: some of them on each rank along `ep`, and a shard of each on every rank of `tp`."""
+
+    def apply(self, module: Any, sharder: Sharder) -> Any:
+        from ringlet.runtime.expert.expert_parallel import ShardedExperts
+
+        mesh, sharder.has_experts = sharder.mesh, True
+        require("experts", experts=module.experts, ep=mesh.size("ep"))
+        for layer, axes in ((module.c_fc, (1, 1)), (module.c_proj, (2, None))):
+            layer.weight = self._shard(sharder, layer.weight, axes[0])
+            if layer.bias is not None:
+                layer.bias = self._shard(sharder, layer.bias, axes[1])
+        return ShardedExperts(module, mesh, sharder.region)
+
+    def _shard(self, sharder: Sharder, parameter: Parameter, axis: int | None) -> Parameter:
+        """By experts, and by an axis of each."""
+        if sharder.mesh.size("ep") > 1:
+            parameter = sharder.shard(parameter, 0, along="ep")
+        if sharder.tensor and axis is not None:
+            parameter = sharder.shard(parameter, axis)
+        return parameter
+
+
+@dataclass(frozen=True)
+class LossParallel(TensorStyle):
+    """The loss of logits that are sharded along the vocabulary, as the weight of `head` is."""
+
+    head: str
+
+    def shard(self, module: Any, sharder: Sharder) -> Any:
+        if module.label_smoothing or module.weight is not None or module.ignore_index != -100:
+            raise ValueError(
+                "logits sharded along the vocabulary support the plain cross-entropy only: no "
+                "label smoothing, no class weights, and an ignore_index of -100"
+            )
+        head: Any = sharder.root.submodule(self.head)
+        spec = sharder.spec(head.weight)
+        (rows,) = spec.slices
+        columns, vocabulary = rows.stop - rows.start, spec.view[0]
+        return VocabularyParallelLoss(sharder.region.group, rows.start, columns, vocabulary)
