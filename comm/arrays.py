@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
-from ringlet.comm.sockets.wire import Array, sendable
+Array: TypeAlias = npt.NDArray[Any]
 
 REDUCTIONS: dict[str, np.ufunc] = {
     "sum": np.add,
@@ -28,6 +29,11 @@ def address_of(x: Array) -> int:
     return address
 
 
+def sendable(dtype: np.dtype[Any]) -> bool:
+    """Whether arrays of this dtype can travel as raw bytes and be understood on arrival."""
+    return dtype.kind in "biufcmMSU" and dtype.itemsize > 0
+
+
 def check_array(x: Any, *, writable: bool = False) -> None:
     """Raise TypeError or ValueError if the array cannot be sent (or, if need be, written)."""
     if not isinstance(x, np.ndarray):
@@ -38,13 +44,9 @@ def check_array(x: Any, *, writable: bool = False) -> None:
         raise ValueError(f"the array of shape {x.shape} is read-only, and the result goes into it")
 
 
-def check_op(x: Array, op: str) -> None:
-    """Raise ValueError for an unknown reduction, TypeError for one that the dtype has not."""
-    _check_reduction(x.dtype, op)
-
-
 @lru_cache(maxsize=256)
-def _check_reduction(dtype: np.dtype[Any], op: str) -> None:
+def check_op(dtype: np.dtype[Any], op: str) -> None:
+    """Raise ValueError for an unknown reduction, TypeError for one that the dtype does not have."""
     if op not in REDUCTIONS:
         raise ValueError(f"unknown reduction {op!r}; there are {', '.join(REDUCTIONS)}")
     if op == "mean" and dtype.kind not in "fc":
@@ -72,6 +74,11 @@ def working_dtype(dtype: np.dtype[Any], op: str) -> np.dtype[Any]:
     if dtype == np.float16 and op in ("sum", "mean", "prod"):
         return np.dtype(np.float32)
     return dtype
+
+
+def overflow_allowed() -> "np.errstate":
+    """An overflow or a NaN in the ranks' data is a result, not a mistake of this rank."""
+    return np.errstate(over="ignore", invalid="ignore")
 
 
 def flat(x: Array) -> Array:

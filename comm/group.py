@@ -2,29 +2,26 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias, TypedDict, Unpack
+from functools import lru_cache
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
-from ringlet.comm.arrays import CACHE_LINE, address_of, check_array, check_op, check_out
+from ringlet.comm.arrays import CACHE_LINE, Array, address_of, check_array, check_op, check_out
 from ringlet.comm.calls import collectives
-from ringlet.comm.calls.channel import Channel, Hierarchy, Link
-from ringlet.comm.calls.operation import Program
+from ringlet.comm.calls.channel import Channel
+from ringlet.comm.calls.operation import Operation
 from ringlet.comm.calls.progress import Progress
 from ringlet.comm.calls.transfer import Transfers
 from ringlet.comm.calls.work import ProgressWork, Work
 from ringlet.comm.errors import CollectiveMismatch
+from ringlet.comm.memory import Memory
 from ringlet.comm.objects import pack, unpack
-from ringlet.comm.schedules.choice import SHARED, Choice, Policy, algorithm_named
+from ringlet.comm.protocols import Program
+from ringlet.comm.schedules.choice import SHARED, algorithm_named
 from ringlet.comm.schedules.links import Links, measure
-from ringlet.comm.shared.control_block import Board, open_board
-from ringlet.comm.shared.prepared import Prepared
-from ringlet.comm.shared.segment import share
-from ringlet.comm.sockets.endpoint import Endpoint
-from ringlet.comm.sockets.wire import Array, Signature
-
-Body: TypeAlias = Callable[[Link], Program]
+from ringlet.comm.signature import Signature
 
 
 class Options(TypedDict, total=False):
@@ -56,18 +53,12 @@ class Group:
     them the group cannot be used any more: each later collective raises the same error.
     """
 
-    def __init__(
-        self, endpoint: Endpoint, progress: Progress, channel: Channel, timeout: float
-    ) -> None:
-        self._endpoint, self._progress, self._channel = endpoint, progress, channel
-        self._timeout = timeout
+    def __init__(self, channel: Channel, progress: Progress) -> None:
+        self._channel, self._progress = channel, progress
+        self._endpoint = channel.endpoint
         self._transfers = Transfers(channel)
-        self._allocations = 0
-        self._tries_memory = False  # where it can
-        self._side_group: Group | None = None
-        self._on_host: Group | None = None  # in a hierarchy
-        self._prepared: Prepared | None = None
         self._splits: dict[tuple[int, ...], int] = {}
+        self.memory = Memory(channel, self._among)
         self.rank: int = channel.index
         self.size: int = len(channel.ranks)
 
@@ -79,7 +70,7 @@ class Group:
     @property
     def shares_memory(self) -> bool:
         """Whether all ranks are on one host and collectives go through shared memory."""
-        return self._channel.board is not None
+        return self._channel.shared is not None
 
     def __repr__(self) -> str:
         return f"Group(rank={self.rank}, size={self.size}, ranks={list(self.ranks)})"
@@ -105,7 +96,7 @@ class Group:
         """Start to send; the array must not change before the Work's `wait()` returns."""
         if self._endpoint.faults is not None:
             self._endpoint.faults.called("send")
-        return self._transfers.isend(x, dst, tag, self._patience(timeout))
+        return self._transfers.isend(x, dst, tag, self._timeout(timeout))
 
     def irecv(
         self, src: int, tag: int = 0, *, out: Array | None = None, timeout: float | None = None
@@ -113,7 +104,7 @@ class Group:
         """Start to receive; `wait()` returns the array. Receives match in the order of issue."""
         if self._endpoint.faults is not None:
             self._endpoint.faults.called("recv")
-        return self._transfers.irecv(src, tag, out, self._patience(timeout))
+        return self._transfers.irecv(src, tag, out, self._timeout(timeout))
 
     # -- collectives --------------------------------------------------------------------------
 
@@ -128,17 +119,8 @@ class Group:
         Every rank gets the same bits. float16 is combined in float32.
         """
         check_array(x, writable=True)
-        if self._prepares(options):
-            assert self._prepared is not None
-            recipe = self._prepared.recipe(x, op)
-            if recipe is not None:
-                patience = self._patience(options.get("timeout"))
-                return self._prepared.run(recipe, x, op, patience, options.get("label", ""))
-        check_op(x, op)
-        signature = Signature("all_reduce", x.dtype.str, x.shape, op)
-        return self._call(
-            signature, lambda link: collectives.all_reduce(link, x, op), x.nbytes, options
-        )
+        signature = _signature("all_reduce", x.dtype, x.shape, op)
+        return self._call(signature, collectives.all_reduce, (x, op), x.nbytes, options)
 
     def reduce_scatter(
         self,
@@ -153,15 +135,11 @@ class Group:
         `out` may be a part of `x`: then what else is in `x` is lost, and no copy is made.
         """
         check_array(x)
-        check_op(x, op)
+        signature = _signature("reduce_scatter", x.dtype, x.shape, op)
         shape = self._share(x)
         if out is not None:
             check_out(out, shape, x.dtype)
-
-        signature = Signature("reduce_scatter", x.dtype.str, x.shape, op)
-        return self._call(
-            signature, lambda link: collectives.reduce_scatter(link, x, op, out), x.nbytes, options
-        )
+        return self._call(signature, collectives.reduce_scatter, (x, op, out), x.nbytes, options)
 
     def all_gather(
         self,
@@ -174,14 +152,8 @@ class Group:
         check_array(x)
         if out is not None:
             check_out(out, (self.size, *x.shape), x.dtype)
-
-        signature = Signature("all_gather", x.dtype.str, x.shape, "")
-        return self._call(
-            signature,
-            lambda link: collectives.all_gather(link, x, out),
-            x.nbytes * self.size,
-            options,
-        )
+        signature, nbytes = _signature("all_gather", x.dtype, x.shape), x.nbytes * self.size
+        return self._call(signature, collectives.all_gather, (x, out), nbytes, options)
 
     def all_to_all(
         self,
@@ -195,11 +167,8 @@ class Group:
         self._share(x)
         if out is not None:
             check_out(out, x.shape, x.dtype)
-
-        signature = Signature("all_to_all", x.dtype.str, x.shape, "")
-        return self._call(
-            signature, lambda link: collectives.all_to_all(link, x, out), x.nbytes, options
-        )
+        signature = _signature("all_to_all", x.dtype, x.shape)
+        return self._call(signature, collectives.all_to_all, (x, out), x.nbytes, options)
 
     def broadcast(
         self,
@@ -210,11 +179,8 @@ class Group:
         """Copy the root's array into every rank's; in place, returns `x`."""
         self._check_root(root)
         check_array(x, writable=self.rank != root)
-
-        signature = Signature("broadcast", x.dtype.str, x.shape, f"root {root}")
-        return self._call(
-            signature, lambda link: collectives.broadcast(link, x, root), x.nbytes, options
-        )
+        signature = _signature("broadcast", x.dtype, x.shape, root=root)
+        return self._call(signature, collectives.broadcast, (x, root), x.nbytes, options)
 
     def reduce(
         self,
@@ -229,12 +195,8 @@ class Group:
         """
         self._check_root(root)
         check_array(x, writable=self.rank == root)
-        check_op(x, op)
-
-        signature = Signature("reduce", x.dtype.str, x.shape, f"{op}, root {root}")
-        return self._call(
-            signature, lambda link: collectives.reduce(link, x, root, op), x.nbytes, options
-        )
+        signature = _signature("reduce", x.dtype, x.shape, op, root)
+        return self._call(signature, collectives.reduce, (x, root, op), x.nbytes, options)
 
     def gather(
         self,
@@ -245,11 +207,9 @@ class Group:
         """Return the ranks' arrays (size, *x.shape) on the root, None elsewhere."""
         self._check_root(root)
         check_array(x)
-
-        signature = Signature("gather", x.dtype.str, x.shape, f"root {root}")
-        return self._call(
-            signature, lambda link: collectives.gather(link, x, root), x.nbytes * self.size, options
-        )
+        signature = _signature("gather", x.dtype, x.shape, root=root)
+        nbytes = x.nbytes * self.size
+        return self._call(signature, collectives.gather, (x, root), nbytes, options)
 
     def scatter(self, x: Array | None, root: int = 0, **options: Unpack[Options]) -> Any:
         """Return this rank's row of the root's array (size, ...); the others pass None."""
@@ -262,18 +222,11 @@ class Group:
                 raise ValueError(f"scatter needs one row for each of {self.size} ranks: {x.shape}")
             signature = signature._replace(dtype=x.dtype.str, shape=x.shape)
         nbytes = 0 if x is None else x.nbytes
-        return self._call(
-            signature, lambda link: collectives.scatter(link, x, root), nbytes, options
-        )
+        return self._call(signature, collectives.scatter, (x, root), nbytes, options)
 
     def barrier(self, **options: Unpack[Options]) -> Any:
         """Return when every rank of the group has called it."""
-        if self._prepares(options) and not self._channel.choice.pinned("barrier"):
-            assert self._prepared is not None
-            patience = self._patience(options.get("timeout"))
-            if self._prepared.barrier(patience, options.get("label", "")):
-                return None
-        return self._call(Signature("barrier", "", (), ""), collectives.barrier, 0, options)
+        return self._call(BARRIER, collectives.barrier, (), 0, options)
 
     # -- objects, groups, memory --------------------------------------------------------------
 
@@ -323,78 +276,24 @@ class Group:
             return None
         name = f"{self._channel.id}/{members}/{count}"
         id = hashlib.blake2b(name.encode(), digest_size=6).hexdigest()
-        channel = Channel(self._endpoint, id, tuple(self.ranks[rank] for rank in members))
-        group = Group(self._endpoint, self._progress, channel, self._timeout)
-        if self._tries_memory:
-            group.open_memory(self._channel.board)
-        return group
-
-    def open_memory(self, parent: Board | None = None) -> None:
-        """Use shared memory from now on, where ranks can reach it (a collective).
-
-        `parent` is the board of the group from which this one was split.
-        """
-        self._tries_memory, channel = True, self._channel
-        if self._endpoint.one_machine(self.ranks):
-            channel.board = board = open_board(self._side(), parent)
-            if board is not None and channel.choice.policy.pins.get("all_reduce", SHARED) == SHARED:
-                self._prepared = Prepared(channel, board)
-        if channel.board is None and (channel.choice.per_host or 1) > 1:
-            self._open_hierarchy()
-
-    def _open_hierarchy(self) -> None:
-        """Boards for the ranks of each host, if all hosts can have one."""
-        hosts, own = self._channel.hosts, self._channel.hosts[self.rank]
-        near = [rank for rank in range(self.size) if hosts[rank] == own]
-        place = near.index(self.rank)
-        across = [
-            [rank for rank in range(self.size) if hosts[rank] == host][place]
-            for host in sorted(set(hosts))
-        ]
-        inside = self._among("inside", near)
-        inside.open_memory()
-        boards = inside._channel.board is not None
-        if all(self._side().all_gather_object(boards)):
-            self._on_host = inside
-            self._channel.hierarchy = Hierarchy(
-                inside._channel, self._among("across", across)._channel
-            )
-            self._channel.choose_anew()
-
-    def _among(self, name: str, members: list[int]) -> "Group":
-        """Some of the ranks, on a channel of their own."""
         ranks = tuple(self.ranks[rank] for rank in members)
-        channel = Channel(self._endpoint, f"{self._channel.id}/{name}", ranks)
-        return Group(self._endpoint, self._progress, channel, self._timeout)
-
-    def use_links(self) -> None:
-        """Choose by the endpoint's figures from now on, in this group and those split from it."""
-        self._channel.choose_anew()
-        if self._channel.hierarchy is not None:
-            self._channel.hierarchy.across.choose_anew()
+        group = Group(Channel(self._channel.context, id, ranks), self._progress)
+        if self.memory.wanted:
+            shared = self._channel.shared
+            group.memory.open(None if shared is None else shared.control)
+        return group
 
     @property
     def links(self) -> str:
         """What is known of the links, as text: RINGLET_LINKS takes it to choose alike again."""
-        return str(self._endpoint.links)
+        return str(self._channel.context.links)
 
     def measure_links(self) -> Links:
         """Latency, bandwidth and cost of a message between the ranks as they are now: see `links`.
 
         A collective. What runs stays as it is.
         """
-        return measure(self._side(), self._channel.hosts)
-
-    def _side(self) -> "Group":
-        """The same ranks on a channel of its own, without shared memory: for setting it up.
-
-        The numbers of the group's calls in messages stay the user's.
-        """
-        if self._side_group is None:
-            self._side_group = self._among("side", list(range(self.size)))
-            channel = self._side_group._channel
-            channel.choice = Choice(channel.hosts, Policy(by_price=False), Links())
-        return self._side_group
+        return measure(self.memory.side(), self._channel.hosts)
 
     def empty(self, shape: int | Sequence[int], dtype: npt.DTypeLike = np.float32) -> Array:
         """Uninitialised registered memory: collectives on it do not copy on one host.
@@ -407,26 +306,12 @@ class Group:
         kind = np.dtype(dtype)
         dims = (shape,) if isinstance(shape, int) else tuple(shape)
         nbytes = int(np.prod(dims, dtype=np.int64)) * kind.itemsize
-        memory = self._registered(nbytes) if nbytes else None
+        memory = self.memory.register(nbytes) if nbytes else None
         if memory is None:
             memory = np.empty(nbytes + CACHE_LINE, np.uint8)
             start = -address_of(memory) % CACHE_LINE
             memory = memory[start : start + nbytes]
         return memory[:nbytes].view(kind).reshape(dims)
-
-    def _registered(self, nbytes: int) -> Array | None:
-        if self._on_host is not None:
-            return self._on_host._registered(nbytes)
-        if self._channel.board is None:
-            return None
-        segments = share(self._side(), nbytes)
-        if segments is None:
-            return None
-        self._allocations += 1
-        name = f"{self._channel.id}/{self._allocations}".encode()
-        id = int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little") | 1
-        by_rank = dict(zip(self.ranks, segments, strict=True))
-        return self._endpoint.regions.add(id, self._endpoint.rank, by_rank)
 
     def stats(self) -> dict[str, Any]:
         """What this rank sent and received in this group: by operation and by peer.
@@ -439,49 +324,62 @@ class Group:
 
     # -- inside -------------------------------------------------------------------------------
 
-    def _prepares(self, options: Options) -> bool:
-        """Whether a call may take the short way of `prepared`."""
-        special = options.get("async_op") or "algorithm" in options
-        return self._prepared is not None and self._endpoint.faults is None and not special
-
-    def _call(self, signature: Signature, body: Body, nbytes: int, options: Options) -> Any:
+    def _call(
+        self,
+        signature: Signature,
+        body: Callable[..., Program],
+        arguments: tuple[Any, ...],
+        nbytes: int,
+        options: Options,
+    ) -> Any:
         """Run a collective in this thread, or on the progress thread behind the earlier ones."""
-        faults = self._endpoint.faults
+        channel, faults, algorithm = self._channel, self._endpoint.faults, ""
         count = 0 if faults is None else faults.called(signature.operation)
-        async_op, algorithm = options.get("async_op", False), options.get("algorithm", "")
-        if algorithm:
-            algorithm = self._asked_for(signature.operation, algorithm)
+        if options.get("algorithm"):
+            algorithm = self._asked_for(signature.operation, options["algorithm"])
             detail = ", ".join(filter(None, (signature.detail, algorithm)))
             signature = signature._replace(detail=detail)
-        else:
-            algorithm = self._channel.choice.pinned(signature.operation)
-        operation = self._channel.collective(
-            signature, self._patience(options.get("timeout")), options.get("label", "")
+        elif channel.sockets.choice.policy.pins:
+            algorithm = channel.sockets.choice.pinned(signature.operation)
+        timeout, itemsize = options.get("timeout"), _itemsize(signature.dtype)
+        operation = Operation(
+            channel,
+            signature,
+            channel.next_collective(signature),
+            channel.context.timeout if timeout is None else timeout,
+            options.get("label", ""),
+            nbytes,
+            channel.route(itemsize, algorithm),
+            algorithm,
         )
-
-        operation.nbytes = nbytes
-
-        def start() -> None:
-            program = body(Link(operation, algorithm))
-            if faults is not None:
-                program = faults.through(signature.operation, count, program)
-            operation.start(program, nbytes)
-
-        if async_op or self._channel.pending:
-            self._progress.submit(operation, start)
+        program = body(operation, *arguments)
+        if faults is not None:
+            program = faults.through(signature.operation, count, program)
+        if channel.pending or options.get("async_op"):
+            self._progress.submit(operation, program)
             work = ProgressWork(operation)
-            return work if async_op else work.wait()
-        start()
-        return operation.drive()
+            return work if options.get("async_op") else work.wait()
+        operation.start(program)
+        operation.complete()
+        return operation.outcome()
 
     def _asked_for(self, operation: str, text: str) -> str:
         """The algorithm of this name; raises ValueError if this group cannot use it."""
         name = algorithm_named(operation, text)
-        if name == SHARED and self._channel.board is None:
+        if name == SHARED and self._channel.shared is None:
             raise ValueError(f"{name}: the ranks of {self!r} share no memory")
-        if name != SHARED and name not in self._channel.choice.candidates(operation):
-            raise ValueError(f"{name}: {self!r} has not several ranks on each of several hosts")
+        if name != SHARED and name not in self._channel.sockets.choice.candidates(operation):
+            raise ValueError(
+                f"{name}: {self!r} needs at least two ranks on each of at least two hosts, equally "
+                "many on each"
+            )
         return name
+
+    def _among(self, name: str, members: list[int]) -> "Group":
+        """Some of the ranks, on a channel of their own."""
+        ranks = tuple(self.ranks[rank] for rank in members)
+        channel = Channel(self._channel.context, f"{self._channel.id}/{name}", ranks)
+        return Group(channel, self._progress)
 
     def _share(self, x: Array) -> tuple[int, ...]:
         if x.ndim == 0 or x.shape[0] % self.size:
@@ -492,5 +390,28 @@ class Group:
         if not 0 <= root < self.size:
             raise ValueError(f"there is no rank {root} in a group of {self.size}")
 
-    def _patience(self, timeout: float | None) -> float:
-        return self._timeout if timeout is None else timeout
+    def _timeout(self, timeout: float | None) -> float:
+        return self._channel.context.timeout if timeout is None else timeout
+
+
+BARRIER = Signature("barrier", "", (), "")
+
+
+@lru_cache(maxsize=1024)
+def _signature(
+    operation: str,
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    op: str | None = None,
+    root: int | None = None,
+) -> Signature:
+    """What ranks must agree on; raises as `check_op`."""
+    if op is not None:
+        check_op(dtype, op)
+    at_root = "" if root is None else f"root {root}"
+    return Signature(operation, dtype.str, shape, ", ".join(filter(None, (op, at_root))))
+
+
+@lru_cache(maxsize=1024)
+def _itemsize(dtype: str) -> int:
+    return np.dtype(dtype).itemsize if dtype else 0

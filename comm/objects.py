@@ -5,7 +5,7 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from ringlet.comm.sockets.wire import Array, sendable
+from ringlet.comm.arrays import Array, sendable
 
 _ARRAY = 1
 

@@ -14,13 +14,6 @@ class Traffic:
     messages_received: int = 0
     bytes_received: int = 0
 
-    def add(self, other: "Traffic") -> None:
-        """Count the other's traffic here too."""
-        self.messages_sent += other.messages_sent
-        self.bytes_sent += other.bytes_sent
-        self.messages_received += other.messages_received
-        self.bytes_received += other.bytes_received
-
 
 @dataclass
 class OperationStats(Traffic):
@@ -38,7 +31,7 @@ class Stats:
         self._operations: dict[str, OperationStats] = {}
         self._peers: dict[int, Traffic] = {}
 
-    def count(self, operation: str, seconds: float, traffic: dict[int, Traffic]) -> None:
+    def count(self, operation: str, seconds: float, traffic: list[dict[int, Traffic]]) -> None:
         """Add one ended call with its traffic by peer."""
         with self._lock:
             total = self._operations.get(operation)
@@ -46,12 +39,16 @@ class Stats:
                 total = self._operations[operation] = OperationStats()
             total.calls += 1
             total.seconds += seconds
-            for peer, part in traffic.items():
-                total.add(part)
-                with_peer = self._peers.get(peer)
-                if with_peer is None:
-                    with_peer = self._peers[peer] = Traffic()
-                with_peer.add(part)
+            for by_peer in traffic:
+                for peer, part in by_peer.items():
+                    with_peer = self._peers.get(peer)
+                    if with_peer is None:
+                        with_peer = self._peers[peer] = Traffic()
+                    for counter in (total, with_peer):
+                        counter.messages_sent += part.messages_sent
+                        counter.bytes_sent += part.bytes_sent
+                        counter.messages_received += part.messages_received
+                        counter.bytes_received += part.bytes_received
 
     def snapshot(self) -> dict[str, Any]:
         """{"operations": {name: {calls, seconds, bytes_sent, ...}}, "peers": {rank: {...}}}."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from ringlet.comm.calls.channel import Channel
+from ringlet.comm.calls.channel import Channel, Context
 from ringlet.comm.calls.progress import Progress
 from ringlet.comm.calls.recorder import show_on_signal
 from ringlet.comm.errors import CommError, CommTimeout, PeerLost
@@ -52,36 +52,34 @@ class _World:
         )
         self.endpoint.liveness.agent = environment.agent
         self.transport = environment.transport
-        self.endpoint.policy = Policy.parse(environment.algorithm)
+        self.context = Context(
+            self.endpoint, Policy.parse(environment.algorithm), environment.timeout
+        )
         self.progress = Progress(self.endpoint)
         try:
             if environment.size > 1:
                 _connect(self.endpoint, environment)
-        except BaseException:
-            self.endpoint.close(0)
-            raise
-        channel = Channel(self.endpoint, WORLD, tuple(range(environment.size)))
-        self.group = Group(self.endpoint, self.progress, channel, environment.timeout)
-        try:
+            channel = Channel(self.context, WORLD, tuple(range(environment.size)))
+            self.group = Group(channel, self.progress)
             if environment.transport == "auto":
-                self.group.open_memory()
-            if channel.board is None and self.endpoint.policy.wants_links:
-                self._know_links(environment)
+                self.group.memory.open()
+            if channel.shared is None and self.context.policy.wants_links:
+                self._know_links(channel, environment)
         except BaseException:
             self.endpoint.close(0)
             raise
 
-    def _know_links(self, environment: Environment) -> None:
+    def _know_links(self, channel: Channel, environment: Environment) -> None:
         """Only where collectives travel as messages: it takes some milliseconds."""
         if environment.links is not None:
-            self.endpoint.links = environment.links
+            self.context.links = environment.links
         elif environment.size > 1:
-            self.endpoint.links = self.group.measure_links()
-        self.group.use_links()
+            self.context.links = self.group.measure_links()
+        channel.choose_anew()
 
     def close(self) -> None:
         self.progress.stop()
-        self.endpoint.close(FAILED_LINGER_S if self.endpoint.failed else LINGER_S)
+        self.endpoint.close(FAILED_LINGER_S if self.context.failed else LINGER_S)
 
 
 def init(timeout: float | None = None, algorithm: str | None = None) -> Group:
@@ -136,7 +134,7 @@ def show_last_operations_on_signal() -> None:
     """Let SIGUSR1 show this rank's last operations on stderr; `init` does it, too."""
 
     def text() -> str:
-        return "no world" if _world is None else _world.endpoint.recorder.text()
+        return "no world" if _world is None else _world.context.recorder.text()
 
     show_on_signal(text)
 
@@ -144,7 +142,7 @@ def show_last_operations_on_signal() -> None:
 def last_operation() -> str:
     """The last operation of this rank, and since when; empty without a world. Callable from any
     thread."""
-    return "" if _world is None else _world.endpoint.recorder.last()
+    return "" if _world is None else _world.context.recorder.last()
 
 
 def inject(faults: Iterable[str]) -> None:

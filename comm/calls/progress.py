@@ -9,21 +9,18 @@ not also wait until a bucket of gradients has been put on the wire.
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 
 from ringlet.comm.calls.channel import Channel
 from ringlet.comm.calls.operation import Operation
 from ringlet.comm.errors import CommError
+from ringlet.comm.protocols import Program
 from ringlet.comm.sockets.endpoint import TICK_MS, Endpoint
 
-LOOK_S = 0.002
-"""Who waits on shared memory looks this often for new operations and messages."""
+POLL_S = 0.002
+"""How often new operations and messages are looked for while this waits on shared memory."""
 
-BETWEEN_S = 100e-6
-"""The same when other operations wait for messages meanwhile."""
-
-Start = Callable[[], None]
-"""Runs an operation up to its first wait."""
+POLL_BETWEEN_S = 100e-6
+"""The same while other operations wait for messages."""
 
 
 class Progress:
@@ -31,18 +28,18 @@ class Progress:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self._lanes: dict[Channel, deque[tuple[Operation, Start]]] = {}
+        self._lanes: dict[Channel, deque[tuple[Operation, Program]]] = {}
         self._heads: list[Operation] = []
         self._changed = threading.Condition()
         self._fresh = False
         self._stopping = False
         self._thread: threading.Thread | None = None
 
-    def submit(self, operation: Operation, start: Start) -> None:
+    def submit(self, operation: Operation, program: Program) -> None:
         """Queue an operation behind the earlier ones of its channel."""
         operation.share()
         with self._changed:
-            self._lanes.setdefault(operation.channel, deque()).append((operation, start))
+            self._lanes.setdefault(operation.channel, deque()).append((operation, program))
             operation.channel.pending += 1
             self._fresh = True
             self._changed.notify()
@@ -72,19 +69,18 @@ class Progress:
             operation.fail(CommError(f"{operation.text()} was in flight at shutdown"))
 
     def _wait(self) -> None:
-        """Until something moves. Whoever is to meet others sleeps on their counters, with the
+        """Until something moves. What waits at a fence sleeps on the others' counters, with the
         interpreter free for the thread that computes, and reads messages now and then."""
-        meetings = [op.meeting for op in self._heads if op.meeting is not None]
-        if not meetings:
-            departing = any(operation.in_departure for operation in self._heads)
-            self._endpoint.wait(self._moved, self._check, 1 if departing else TICK_MS)
-            return
-        alone = len(self._heads) == 1
-        look_at = time.monotonic() + LOOK_S
+        waits = [op.waiting_for for op in self._heads if op.waiting_for is not None]
+        most_s = POLL_S if len(self._heads) == 1 else POLL_BETWEEN_S
+        poll_at = time.monotonic() + POLL_S
         while not self._moved():
-            meetings[0].board.sleep(meetings[0].phase, LOOK_S if alone else BETWEEN_S)
-            if not alone or time.monotonic() >= look_at:
-                look_at = time.monotonic() + LOOK_S
+            if not any(wait.nap(most_s) for wait in waits):
+                poll_ms = min((wait.poll_ms for wait in waits), default=TICK_MS)
+                self._endpoint.wait(self._moved, self._check, poll_ms)
+                return
+            if len(self._heads) > 1 or time.monotonic() >= poll_at:
+                poll_at = time.monotonic() + POLL_S
                 self._endpoint.poll()
                 self._check()
 
@@ -100,10 +96,10 @@ class Progress:
                 if not lane:
                     del self._lanes[channel]
             first = sorted((lane[0] for lane in self._lanes.values()), key=lambda it: it[0].nbytes)
-            started = [start for operation, start in first if operation not in self._heads]
+            started = [(op, program) for op, program in first if op not in self._heads]
             self._heads = [operation for operation, _ in first]
-        for start in started:
-            start()
+        for operation, program in started:
+            operation.start(program)
         return not self._stopping
 
     def _moved(self) -> bool:

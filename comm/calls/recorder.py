@@ -12,11 +12,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from ringlet.comm.sockets.wire import COLLECTIVE, Signature, size_text
+from ringlet.comm.signature import Signature, size_text
+from ringlet.comm.sockets.wire import COLLECTIVE
 
 HISTORY = 64
 """So many past collectives of a group are remembered, and so many of its transfers."""
@@ -24,16 +25,10 @@ HISTORY = 64
 SHOWN, SHOWN_WITH_ERROR = 40, 8
 
 Record: TypeAlias = list[Any]
-"""[sequence, signature, stream, peer, issued, ended, error]; times are monotonic seconds."""
+"""[sequence, signature, stream, peer, issued, ended, error, operation]: times are in monotonic
+seconds, and the operation is there while it is in flight."""
 
-SEQUENCE, SIGNATURE, STREAM, PEER, ISSUED, ENDED, ERROR = range(7)
-
-
-class Flying(Protocol):
-    """An operation in flight."""
-
-    def remarks(self) -> str:
-        """Its label, whom it waits for."""
+SEQUENCE, SIGNATURE, STREAM, PEER, ISSUED, ENDED, ERROR, OPERATION = range(8)
 
 
 class Entry(NamedTuple):
@@ -49,7 +44,6 @@ class Recorder:
     def __init__(self, rank: int, groups: dict[str, str]) -> None:
         self._rank, self._groups = rank, groups
         self._histories: list[tuple[str, deque[Record]]] = []
-        self.flying: dict[int, Flying] = {}  # by the record's identity
 
     def history(self, group: str) -> deque[Record]:
         """A new history of a group."""
@@ -90,14 +84,13 @@ class Recorder:
         return f"{' '.join(words)}: {self._state(record, now)}"
 
     def _state(self, record: Record, now: float) -> str:
-        issued, ended, error = record[ISSUED:]
+        issued, ended, error, operation = record[ISSUED:]
         age = f"begun {now - issued:.3g} s ago"
         if error:
             return f"{error}, {age}"
         if ended is not None:
             return f"done in {(ended - issued) * 1e3:.3g} ms, {age}"
-        flying = self.flying.get(id(record))
-        remarks = "" if flying is None else flying.remarks()
+        remarks = "" if operation is None else operation.remarks()
         return f"in flight, {age}" + (f", {remarks}" if remarks else "")
 
 

@@ -2,14 +2,16 @@
 
 import numpy as np
 
-from ringlet.comm.arrays import check_array, flat, store
-from ringlet.comm.calls.channel import Channel, Link
-from ringlet.comm.calls.operation import Operation, Program
+from ringlet.comm.arrays import Array, check_array, flat, store
+from ringlet.comm.calls.channel import Channel
+from ringlet.comm.calls.operation import Operation
 from ringlet.comm.calls.work import Lane, LaneWork
 from ringlet.comm.errors import CollectiveMismatch
+from ringlet.comm.protocols import Program
+from ringlet.comm.signature import Signature
 from ringlet.comm.sockets.endpoint import Message
-from ringlet.comm.sockets.run import departed
-from ringlet.comm.sockets.wire import Array, Header, Signature, allocate, segments
+from ringlet.comm.sockets.messages import Messages, departed
+from ringlet.comm.sockets.wire import Header, allocate, segments
 
 MAX_TAG = 2**31 - 1
 
@@ -24,46 +26,51 @@ class Transfers:
     def isend(self, x: Array, peer: int, tag: int, timeout: float) -> LaneWork:
         """Queue the array for the peer; its memory is free again after `wait`."""
         check_array(x)
-        self._check(peer, tag)
         signature = Signature("send", x.dtype.str, x.shape, "")
-        operation = self._channel.transfer(signature, self._channel.ranks[peer], tag, timeout)
-        operation.start(_send(Link(operation), peer, flat(x)), x.nbytes)
+        operation = self._begin(signature, peer, tag, timeout, x.nbytes)
+        operation.start(_send(self._messages(operation), peer, flat(x)))
         return Lane().append(operation)
 
     def irecv(self, peer: int, tag: int, out: Array | None, timeout: float) -> LaneWork:
         """Take the next array from the peer: a new one, or into `out`."""
         if out is not None:
             check_array(out, writable=True)
-        self._check(peer, tag)
-        signature = Signature("recv", "", (), "")
-        operation = self._channel.transfer(signature, self._channel.ranks[peer], tag, timeout)
+        operation = self._begin(Signature("recv", "", (), ""), peer, tag, timeout)
         lane = self._lanes.setdefault((peer, tag), Lane())
         work = lane.append(operation)
-        operation.start(_receive(Link(operation), operation, peer, out), 0)
+        operation.start(_receive(self._messages(operation), operation, peer, out))
         return work
 
-    def _check(self, peer: int, tag: int) -> None:
-        size = len(self._channel.ranks)
-        if not 0 <= peer < size:
-            raise ValueError(f"there is no rank {peer} in a group of {size}")
+    def _begin(
+        self, signature: Signature, peer: int, tag: int, timeout: float, nbytes: int = 0
+    ) -> Operation:
+        channel = self._channel
+        if not 0 <= peer < len(channel.ranks):
+            raise ValueError(f"there is no rank {peer} in a group of {len(channel.ranks)}")
         if not 0 <= tag <= MAX_TAG:
             raise ValueError(f"a tag is a number from 0 to {MAX_TAG}, not {tag}")
+        record = channel.next_transfer(signature, channel.ranks[peer], tag)
+        return Operation(channel, signature, record, timeout, nbytes=nbytes)
+
+    def _messages(self, operation: Operation) -> Messages:
+        channel = self._channel
+        return Messages(channel.endpoint, channel.id, channel.ranks, operation)
 
 
-def _send(link: Link, peer: int, data: Array) -> Program:
-    departures = [link.send(peer, piece) for piece in segments(data)]
-    yield from departed(departure for departure in departures if departure is not None)
+def _send(messages: Messages, peer: int, data: Array) -> Program:
+    sends = [messages.send(peer, piece) for piece in segments(data)]
+    yield from departed(send for send in sends if send is not None)
 
 
-def _receive(link: Link, operation: Operation, peer: int, out: Array | None) -> Program:
+def _receive(messages: Messages, operation: Operation, peer: int, out: Array | None) -> Program:
     channel, tag = operation.channel, operation.stream
-    header: Header = yield from link.peek(peer)
+    header: Header = yield from messages.peek(peer)
     # Sends are counted by their sender; receives that have failed in between do not count.
     while header.sequence < channel.received.get((peer, tag), 0):
-        yield from link.discard(peer)
-        header = yield from link.peek(peer)
+        yield from messages.discard(peer)
+        header = yield from messages.peek(peer)
     operation.sequence = channel.received.get((peer, tag), 0)
-    link.expect(header)
+    operation.check_header(header, 0)
     _, dtype, shape, _ = header.signature
     if out is not None and (out.shape != shape or out.dtype.str != dtype):
         raise CollectiveMismatch(
@@ -75,7 +82,7 @@ def _receive(link: Link, operation: Operation, peer: int, out: Array | None) -> 
     operation.nbytes = result.nbytes
     data = flat(result)
     for piece in segments(data):
-        message: Message = yield from link.receive(peer, piece)
+        message: Message = yield from messages.receive(peer, piece)
         piece[...] = np.frombuffer(message.payload, piece.dtype)
     store(result, data)
     channel.received[peer, tag] = header.sequence + 1

@@ -1,167 +1,136 @@
 """Prove a direct schedule: nobody touches what another may be writing, and the result is right.
 
 Between two fences ranks run in any order. So in each such stretch no place that a rank writes may
-be read or written by another; then any order gives the same, the schedule can be executed rank by
-rank, and what a place holds is a set of contributions as in `prove`.
+be read or written by another; then every order gives the same, the schedule can be executed rank
+by rank, and what a place holds is a set of contributions as in `prove`.
+
+What runs on shared memory is the same kind of list with elements in place of slots (`shared.lower`
+cuts them), so `execute_direct` proves that, too.
 """
 
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import NamedTuple, TypeAlias
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from ringlet.comm.errors import ScheduleError
 from ringlet.comm.schedules.direct import (
-    Combine,
+    AREAS,
+    STAGED,
     DirectStep,
     Fence,
-    Read,
-    Share,
-    Stage,
-    Unstage,
-    all_reduce_staged,
+    Move,
+    Place,
+    crossings,
     direct_steps,
+    staged_steps,
 )
-from ringlet.comm.schedules.schedule import Copy, Schedule
+from ringlet.comm.schedules.schedule import Schedule
 from ringlet.comm.schedules.symbols import Contributions, contributions_after, contributions_before
 
-Place: TypeAlias = tuple[int, str, int, int]
-"""Rank, kind of memory, chunk (or staging area), slot."""
-
-Memory: TypeAlias = dict[Place, Contributions]
-
-OWN, STAGED = "own", "staged"
-
-STAGED_ONLY = ("all_reduce_whole",)
-"""Schedules whose reads are of staged copies, which stay as they were at the fence."""
-
-AREAS = 2
+Memory: TypeAlias = dict[Any, Contributions]
+"""What the places hold. Undefined ones have no entry."""
 
 
-class Move(NamedTuple):
-    """The targets get what all the sources hold together."""
-
-    targets: list[Place]
-    sources: list[Place]
+T = TypeVar("T")
 
 
-Moves: TypeAlias = Callable[[DirectStep, int, int], list[Move]]
+class Crossing(NamedTuple):
+    """What one rank reads in another's memory, or stores there, in one stretch."""
+
+    stretch: int
+    receiver: Place
+    sender: Place
+    combined: bool
 
 
-def prove_direct(name: str, size: int, root: int = 0) -> int:
-    """Raise ScheduleError unless the direct schedule is right; returns its number of fences."""
-    staged = name in STAGED_ONLY
-    plan = plan_of(name, size, root)
+class DirectProof(NamedTuple):
+    """`states` is what was held at the start and after each stretch in which something moved."""
+
+    promise: Schedule
+    fences: int
+    states: list[Memory]
+    crossings: list[Crossing]
+
+
+def prove_direct(name: str, size: int, root: int = 0) -> DirectProof:
+    """Raise ScheduleError unless the schedule on arrays that all can reach is right."""
     steps = [direct_steps(name, rank, size, root) for rank in range(size)]
-    before = start_of(plan, 1, OWN)
-    if staged:  # one slot, which every rank has copied to its staging area
-        before |= start_of(plan, 1, STAGED)
-    moves = partial(moves_in_place, shown=STAGED if staged else OWN)
-    fences, after = _execute(f"{name} of {size}", steps, moves, before)
-    _check_result(f"{name} of {size}", plan, 1, after)
-    return fences
+    return _prove(f"{name} of {size}", promise_of(name, size, root), steps, 1)
 
 
-def prove_staged(size: int, chunks: int) -> int:
-    """The same of the all-reduce through the staging areas, in so many chunks."""
-    name, plan = f"staged all_reduce of {size}", plan_of("all_reduce", size, 0)
-    steps = [tuple(all_reduce_staged(rank, size, chunks)) for rank in range(size)]
-    fences, after = _execute(name, steps, _moves_staged, start_of(plan, chunks, OWN))
-    _check_result(name, plan, chunks, after)
-    return fences
+def prove_staged(name: str, size: int, root: int = 0, chunks: int = 1) -> DirectProof:
+    """The same of the schedule through the staging areas, in so many chunks."""
+    steps = [list(staged_steps(name, rank, size, root, chunks)) for rank in range(size)]
+    for own in steps:
+        own[:] = [_in_areas(step) for step in own]
+    return _prove(f"staged {name} of {size}", promise_of(name, size, root), steps, chunks)
 
 
-def plan_of(name: str, size: int, root: int, algorithm: str = "direct") -> Schedule:
-    """The operation's promise, in the form in which `prove` has it."""
-    if name in STAGED_ONLY:  # one slot, reduced on every rank
+def promise_of(name: str, size: int, root: int) -> Schedule:
+    """What the operation promises, in the form in which `prove` has it."""
+    if name == "all_reduce_whole":  # one slot, reduced on every rank
         return Schedule("barrier", name, size, 1, root, ())
     slots = {"all_to_all": 2 * size, "broadcast": 1, "reduce": 1, "barrier": 0}.get(name, size)
-    return Schedule(name, algorithm, size, slots, root, ())
+    operation = "all_gather" if name == "all_gather_shards" else name
+    return Schedule(operation, "shared_memory", size, slots, root, ())
 
 
-def start_of(plan: Schedule, chunks: int, kind: str) -> Memory:
-    """What is there at the start; what is undefined has no entry."""
-    return {
-        (rank, kind, chunk, slot): value
-        for rank, slots in enumerate(contributions_before(plan))
-        for chunk in range(chunks)
+def _prove(
+    name: str, promise: Schedule, steps: Sequence[Sequence[DirectStep]], chunks: int
+) -> DirectProof:
+    memory = {
+        Place(rank, slot, chunk): value
+        for rank, slots in enumerate(contributions_before(promise))
         for slot, value in enumerate(slots)
         if value is not None
+        for chunk in range(chunks)
     }
-
-
-def _check_result(name: str, plan: Schedule, chunks: int, memory: Memory) -> None:
-    for rank, expected in enumerate(contributions_after(plan)):
+    proof = DirectProof(promise, 0, [memory], [])
+    for number, (after, moves) in enumerate(execute_direct(name, steps, memory)):
+        proof = proof._replace(fences=number)
+        if not any(moves):
+            continue
+        stretch = len(proof.states)
+        proof.states.append(after)
+        proof.crossings.extend(
+            Crossing(stretch, to, source, len(move.sources) > 1 and to.rank == rank)
+            for rank, own in enumerate(moves)
+            for move in own
+            for to, source in crossings(move, rank)
+        )
+    for rank, expected in enumerate(contributions_after(promise)):
         for slot, value in expected.items():
-            for chunk in range(chunks):
-                if memory.get((rank, OWN, chunk, slot)) != value:
-                    raise ScheduleError(f"{name}: rank {rank} ends wrong in slot {slot}")
+            if any(proof.states[-1].get(Place(rank, slot, k)) != value for k in range(chunks)):
+                raise ScheduleError(f"{name}: rank {rank} ends wrong in slot {slot}")
+    return proof
 
 
-# -- what steps do to memory ----------------------------------------------------------------------
+def execute_direct(
+    name: str, steps: Sequence[Iterable[Move[Any] | Fence]], memory: Memory
+) -> Iterator[tuple[Memory, list[list[Move[Any]]]]]:
+    """Execute all ranks' steps, whose places have a `rank`; yields what is held after each stretch,
+    and its moves by rank.
 
-
-def moves_in_place(step: DirectStep, rank: int, size: int, shown: str) -> list[Move]:
-    """Steps on arrays that all can reach; peers are read where they are `shown`."""
-
-    def own(slot: int) -> Place:
-        return rank, OWN, 0, slot
-
-    if isinstance(step, Copy):
-        return [Move([own(step.slot)], [own(step.source)])]
-    if isinstance(step, Read):
-        return [Move([own(step.slot)], [(step.peer, shown, 0, step.source)])]
-    if isinstance(step, Combine | Share):
-        everybody = [(peer, shown, 0, step.slot) for peer in range(size)]
-        return [Move(everybody if isinstance(step, Share) else [own(step.slot)], everybody)]
-    raise ScheduleError(f"{step} is no step in place")
-
-
-def _moves_staged(step: DirectStep, rank: int, size: int) -> list[Move]:
-    """Steps of the staged all-reduce."""
-    others = [peer for peer in range(size) if peer != rank]
-    if isinstance(step, Share):
-        area = step.chunk % AREAS
-        everybody = [(rank, OWN, step.chunk, step.slot)]
-        everybody += [(peer, STAGED, area, step.slot) for peer in others]
-        return [Move(everybody, everybody)]
-    if isinstance(step, Stage | Unstage):
-        pairs = [
-            [(rank, STAGED, step.chunk % AREAS, part), (rank, OWN, step.chunk, part)]
-            for part in others
-        ]
-        if isinstance(step, Unstage):
-            return [Move([own], [staged]) for staged, own in pairs]
-        return [Move([staged], [own]) for staged, own in pairs]
-    raise ScheduleError(f"{step} is no step of a staged all-reduce")
-
-
-# -- executing them -------------------------------------------------------------------------------
-
-
-def _execute(
-    name: str, steps: list[tuple[DirectStep, ...]], moves: Moves, memory: Memory
-) -> tuple[int, Memory]:
-    """Take all steps, stretch by stretch; returns the number of fences and what is then there."""
+    Raises ScheduleError where two ranks may touch the same place at once, sources are not in the
+    order of ranks, a place is read that holds nothing, or a contribution counts twice.
+    """
     by_fence = [list(stretches(own)) for own in steps]
     fences = {len(own) - 1 for own in by_fence}
     if len(fences) != 1:
         raise ScheduleError(f"{name}: ranks have {sorted(fences)} fences")
-    for number in range(len(by_fence[0])):
-        by_rank = [
-            [move for step in stretch[number] for move in moves(step, rank, len(steps))]
-            for rank, stretch in enumerate(by_fence)
-        ]
-        _check_conflicts(name, by_rank)
-        for own in by_rank:
-            for move in own:
-                value = _union(name, [memory.get(source) for source in move.sources])
-                memory |= dict.fromkeys(move.targets, value)
-    return fences.pop(), memory
+    for moves in map(list, zip(*by_fence, strict=True)):
+        _check_conflicts(name, moves)
+        memory = dict(memory)
+        for move in (move for own in moves for move in own):
+            if [place.rank for place in move.sources] != sorted(p.rank for p in move.sources):
+                raise ScheduleError(f"{name}: {move} does not combine in the order of ranks")
+            value = _union(name, [memory.get(source) for source in move.sources])
+            memory |= dict.fromkeys(move.targets, value)
+        yield memory, moves
 
 
-def stretches(steps: tuple[DirectStep, ...]) -> Iterator[list[DirectStep]]:
+def stretches(steps: Iterable[T | Fence]) -> Iterator[list[T]]:
     """The steps between fences."""
-    stretch: list[DirectStep] = []
+    stretch: list[T] = []
     for step in steps:
         if isinstance(step, Fence):
             yield stretch
@@ -171,10 +140,21 @@ def stretches(steps: tuple[DirectStep, ...]) -> Iterator[list[DirectStep]]:
     yield stretch
 
 
-def _check_conflicts(name: str, by_rank: list[list[Move]]) -> None:
+def _in_areas(step: DirectStep) -> DirectStep:
+    """Staged places as what they are: chunks that use the same area share its memory."""
+    if isinstance(step, Fence):
+        return step
+
+    def area(place: Place) -> Place:
+        return place._replace(chunk=place.chunk % AREAS) if place.memory == STAGED else place
+
+    return Move(tuple(map(area, step.targets)), tuple(map(area, step.sources)))
+
+
+def _check_conflicts(name: str, by_rank: list[list[Move[Any]]]) -> None:
     """No place is written by one rank and read or written by another in the same stretch."""
-    writers: dict[Place, set[int]] = {}
-    users: dict[Place, set[int]] = {}
+    writers: dict[Any, set[int]] = {}
+    users: dict[Any, set[int]] = {}
     for rank, moves in enumerate(by_rank):
         for move in moves:
             for place in move.targets:

@@ -1,14 +1,14 @@
 """Cross-memory attach: reach another process's memory through the kernel, in one copy.
 
 Linux lets a process read and write the memory of another of the same user (process_vm_readv,
-process_vm_writev), where neither Yama nor a container's seccomp profile forbids it; so each board
+process_vm_writev), where neither Yama nor a container's seccomp profile forbids it; so each group
 tries it once, on a number that nobody can guess, and does without where one rank cannot. Chai, Lai,
 Jin and Panda, "Designing an efficient kernel-level and user-level hybrid approach for MPI
 intra-node communication on multi-core systems" (ICPP 2008), compare the kernel's one copy with two
 through shared memory.
 
-Whoever reads late, after the others have given up, sees what it must not believe, and that is all.
-Writing needs a loan (`loan`).
+A rank that reads late, after the others have given up, sees data that nobody uses any more. Writing
+needs the peer's permission: see `exposure`.
 """
 
 import ctypes
@@ -21,19 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from ringlet.comm.arrays import CACHE_LINE, address_of
+from ringlet.comm.arrays import CACHE_LINE, Array, address_of
 from ringlet.comm.errors import CommError
-from ringlet.comm.shared.combine import Combiner, block_elements, ignoring
-from ringlet.comm.sockets.wire import Array
+from ringlet.comm.shared.combine import Combiner, block_elements
 
 VARIABLE = "RINGLET_ATTACH"
-
-ATTACH_BYTES = 6 << 20
-"""From here on one copy by the kernel, page by page, costs no more than two through the cache, and
-far less where ranks wait for a core at each fence."""
-
-SHARE_BYTES = 512 << 10
-"""From here on that holds of an all-reduce, whose second copy finds its lines in the cache."""
 
 MOST_BYTES = 256 << 20
 """No more in one call of the kernel, which cannot be interrupted."""
@@ -59,11 +51,11 @@ for _function in filter(None, (_readv, _writev)):
 
 
 class Vanished(Exception):
-    """A process, or its array, is not there any more: its end will be heard of."""
+    """A process, or its array, is gone; the error that says why is still to come."""
 
 
-class Attached:
-    """The memory of a group's processes; `pids` by rank. For one call at a time."""
+class ProcessMemory:
+    """The memory of a group's processes, by rank. For one call at a time."""
 
     def __init__(self, pids: list[int]) -> None:
         self.pids = pids
@@ -72,23 +64,23 @@ class Attached:
         self._there = self._here + ctypes.sizeof(self._ranges) // 2
         self._scratch = np.empty(0, np.uint8)
 
-    def among(self, ranks: list[int]) -> "Attached":
+    def among(self, ranks: list[int]) -> "ProcessMemory":
         """The same for a group of some of the ranks."""
-        return Attached([self.pids[rank] for rank in ranks])
+        return ProcessMemory([self.pids[rank] for rank in ranks])
 
     def read(self, rank: int, address: int, into: Array) -> None:
         """Copy the rank's memory into a contiguous array; raises as `copy`."""
         self.copy(rank, address, address_of(into), into.nbytes)
 
     def copy(self, rank: int, there: int, here: int, nbytes: int) -> None:
-        """Copy so many bytes from an address in the rank's memory to one in this process's.
+        """Copy bytes from an address in the rank's memory to one in this process's.
 
         Raises Vanished if they are gone, CommError if the kernel refuses.
         """
         self._move(_readv, rank, there, here, nbytes)
 
     def put(self, rank: int, there: int, here: int, nbytes: int) -> None:
-        """The other way: copy what is here to the rank's memory, which has to be lent."""
+        """The other way: copy what is here to the rank's memory, which must be exposed."""
         self._move(_writev, rank, there, here, nbytes)
 
     def lives(self, rank: int) -> bool:
@@ -120,8 +112,8 @@ class Attached:
         )
 
     def scratch(self, addresses: list[int], count: int, dtype: np.dtype[Any]) -> list[Array]:
-        """Arrays of so many elements to read into from these addresses; in the same memory at
-        every call. Each lies as its source does in its cache line: the kernel's copy takes up to
+        """Arrays of `count` elements to read into from these addresses, in the same memory at
+        every call. Each is aligned to a cache line as its source is: the kernel's copy takes up to
         a half longer otherwise."""
         nbytes = count * dtype.itemsize
         cell = (-(-nbytes // CACHE_LINE) + 1) * CACHE_LINE
@@ -133,17 +125,16 @@ class Attached:
 
 
 class AttachedCombiner:
-    """Combines a piece of the array of this rank with the other ranks', which lie in their
-    processes; for pieces of a dtype. The Python is short: all that it needs, the arrays have
-    driven out of the cache."""
+    """Combines a part of this rank's array with the other ranks' parts, which it reads from their
+    processes block by block. The Python is short: the arrays have driven all that it needs out of
+    the cache."""
 
-    def __init__(self, attached: Attached, rank: int, op: str | None, dtype: np.dtype[Any]) -> None:
-        size = len(attached.pids)
-        self._attached, self._rank, self._dtype = attached, rank, dtype
+    def __init__(self, processes: ProcessMemory, rank: int, combine: Combiner) -> None:
+        size = len(processes.pids)
+        self._processes, self._combine = processes, combine
         self._peers = [peer for peer in range(size) if peer != rank]
-        self._step = block_elements(dtype.itemsize, BLOCK_SHARES * size)
-        self._combine = Combiner(op, dtype, size, self._step)
-        self._places: list[int] = []  # of the peers' pieces in their cache lines
+        self._step = block_elements(combine.dtype.itemsize, BLOCK_SHARES * size)
+        self._offsets: list[int] = []  # of the peers' parts in their cache lines
         self._cells: list[Array] = []
         self._reads: list[tuple[int, int]] = []
 
@@ -152,65 +143,64 @@ class AttachedCombiner:
         out: Array,
         mine: Array,
         starts: list[int],
-        lent: Callable[[], bool] | None = None,
+        exposed: Callable[[], bool] | None = None,
     ) -> None:
-        """out = the pieces in the order of ranks, combined; theirs begin at `starts`.
+        """out = the parts in the order of ranks, combined; rank r's begins at `starts[r]`.
 
-        If `lent` is given the result goes there, too, block by block while it is in the cache, for
-        as long as they are lent; raises Vanished when they are no more.
+        If `exposed` is given the result is stored in the peers' parts as well, block by block while
+        it is in the cache and for as long as they are exposed; raises Vanished when they are not.
         """
         step, item, combine = self._step, mine.itemsize, self._combine
-        copy, put, first = self._attached.copy, self._attached.put, address_of(out)
+        copy, put, first = self._processes.copy, self._processes.put, address_of(out)
         self._find_cells(starts)
-        with ignoring():
-            for start in range(0, mine.size, step):
-                sources = [mine[start : start + step]]
-                count, begin = sources[0].size, start * item
-                nbytes = count * item
-                for (peer, here), cell in zip(self._reads, self._cells, strict=True):
-                    copy(peer, starts[peer] + begin, here, nbytes)
-                    sources.insert(peer, cell[:count])
-                combine(out[start : start + step], sources)
-                if lent is None:
-                    continue
-                if not lent():
-                    raise Vanished
-                for peer in self._peers:
-                    put(peer, starts[peer] + begin, first + begin, nbytes)
+        for start in range(0, mine.size, step):
+            sources = [mine[start : start + step]]
+            count, begin = sources[0].size, start * item
+            nbytes = count * item
+            for (peer, here), cell in zip(self._reads, self._cells, strict=True):
+                copy(peer, starts[peer] + begin, here, nbytes)
+                sources.insert(peer, cell[:count])
+            combine(out[start : start + step], sources)
+            if exposed is None:
+                continue
+            if not exposed():
+                raise Vanished
+            for peer in self._peers:
+                put(peer, starts[peer] + begin, first + begin, nbytes)
 
     def _find_cells(self, starts: list[int]) -> None:
-        places = [starts[peer] % CACHE_LINE for peer in self._peers]
-        if places != self._places:
-            self._places = places
-            self._cells = self._attached.scratch(places, self._step, self._dtype)
+        offsets = [starts[peer] % CACHE_LINE for peer in self._peers]
+        if offsets != self._offsets:
+            self._offsets = offsets
+            self._cells = self._processes.scratch(offsets, self._step, self._combine.dtype)
             self._reads = [
                 (peer, address_of(cell))
                 for peer, cell in zip(self._peers, self._cells, strict=True)
             ]
 
 
-def attach(group: Any) -> Attached | None:
-    """Try whether every rank can reach every other's memory; None, on all ranks, if one cannot.
+def attach(group: Any) -> ProcessMemory | None:
+    """Try whether every rank can reach every other's memory: a collective over messages.
 
-    A collective over messages.
+    None, on all ranks, if one rank cannot.
     """
     cookie = np.frombuffer(secrets.token_bytes(32), np.uint8)
     answers = np.zeros(group.size, np.uint8)  # each rank writes its own, where it may
     places = [address_of(cookie), address_of(answers)]
     said = group.all_gather_object([os.getpid(), *places, cookie.tobytes()])
     able = os.environ.get(VARIABLE, "1") != "0" and None not in (_readv, _writev)
-    attached = Attached([pid for pid, *_ in said])
+    processes = ProcessMemory([pid for pid, *_ in said])
     if able:
         seen, yes = np.empty_like(cookie), np.ones(1, np.uint8)
         try:
             for rank, (_, address, answer, right) in enumerate(said):
-                attached.read(rank, address, seen)
+                processes.read(rank, address, seen)
                 if seen.tobytes() != right:  # some other process of this number
                     able = False
                     break
-                attached.put(rank, answer + group.rank, address_of(yes), 1)
+                processes.put(rank, answer + group.rank, address_of(yes), 1)
         except (Vanished, CommError):
             able = False
     if not all(group.all_gather_object(able)):
         return None
-    return attached if all(group.all_gather_object(bool(answers.all()))) else None
+    return processes if all(group.all_gather_object(bool(answers.all()))) else None

@@ -1,9 +1,9 @@
-"""The board: a group's shared memory on one host, and the fences at which its ranks meet.
+"""The control block: a group's shared memory on one host, and the fences at which its ranks meet.
 
 Each rank writes its own words, and everybody reads all of them. A segment begins with a counter,
-the rank's *phase*: at a fence a rank advances its own and waits until nobody's is behind. With it
+the rank's *phase*: at a fence a rank advances its own and waits until nobody's is behind. Beside it
 stand the rank's present call and where its data lies, so that ranks that meet in different calls
-see it at once; then come two areas for staging, used in turns.
+see it at once; then come two staging areas, which are used in turn.
 
 The counters rely on stores becoming visible in the order in which they were made, which x86
 guarantees to Python code and other processors do not. (memcpy's streaming stores, which do not
@@ -15,21 +15,21 @@ import platform
 import time
 from typing import Any
 
+from ringlet.comm.arrays import Array
+from ringlet.comm.protocols import Action
+from ringlet.comm.schedules.direct import AREAS
 from ringlet.comm.shared import futex
-from ringlet.comm.shared.attach import ATTACH_BYTES, SHARE_BYTES, Attached, attach
+from ringlet.comm.shared.attach import ProcessMemory, attach
+from ringlet.comm.shared.lower import STAGE_BYTES
 from ringlet.comm.shared.segment import Segment, share
-from ringlet.comm.sockets.wire import Array
-
-STAGE_BYTES = 512 << 10
-"""Two ranks' chunks of an all-reduce are half of this: what is staged stays in the cache."""
 
 _STAGE_AT = 4096
-_SIZE = _STAGE_AT + 2 * STAGE_BYTES
+_SIZE = _STAGE_AT + AREAS * STAGE_BYTES
 
 # Words of 8 bytes; what one rank writes often and others read stands on a cache line of its own.
 _PHASE, _ASLEEP, _CALL = 0, 16, 32
-_CALL_WORDS = 5  # call, region, offset, length of the note, address; twice, used in turns
-_LENT, _WRITING = 48, 49  # see `loan`
+_CALL_WORDS = 5  # call, region, offset, length of the note, address; in two buffers
+_EXPOSED, _WRITING = 48, 49  # see `exposure`
 
 NOTE_BYTES = 1024
 _NOTE_AT = 1024
@@ -37,21 +37,24 @@ _NOTE_AT = 1024
 SPIN_S = 20e-6
 YIELD_S = 1e-3
 
+POLL_S = 0.02
+"""A rank that waits at a fence reads its messages this often: they tell of ranks that ended."""
 
-class Board:
-    """One group's shared memory. `phases` etc. are indexed by the rank in the group."""
 
-    def __init__(self, segments: list[Segment], rank: int) -> None:
-        self.rank, self.size = rank, len(segments)
-        self.ranks = tuple(range(self.size))  # in the world
-        self.attached: Attached | None = None  # where ranks can reach each other's whole memory
-        self.attach_from = ATTACH_BYTES
+class ControlBlock:
+    """One group's shared memory. Ranks in arguments count within the group."""
+
+    def __init__(self, segments: list[Segment], rank: int, world_ranks: tuple[int, ...]) -> None:
+        self.rank, self.size, self.world_ranks = rank, len(segments), world_ranks
+        self.processes: ProcessMemory | None = None  # where ranks reach each other's whole memory
+        self.fence = FenceWait(self)
+        self.area = 1  # the staging area that was used last
         self._segments = segments
         self._words = [memoryview(segment.memory).cast("Q") for segment in segments]
         self._others = [words for r, words in enumerate(self._words) if r != rank]
         self._mine = self._words[rank]
         self._address = segments[rank].address
-        self.phase = self._call_turn = self._area_turn = 0
+        self._phase = self._buffer = 0
         # With a core for each rank, waiting in a loop is the fastest; with fewer, whoever is
         # waited for may need this very core.
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
@@ -60,27 +63,27 @@ class Board:
 
     # -- fences -------------------------------------------------------------------------------
 
-    def arrive(self) -> int:
-        """Advance this rank's phase, which publishes what it wrote before; returns the phase."""
-        self.phase = phase = self.phase + 1
+    def arrive(self) -> None:
+        """Come to the next fence, which publishes what this rank wrote before; `fence` is what to
+        wait for then."""
+        self._phase = phase = self._phase + 1
         self._mine[_PHASE] = phase
         for words in self._others:
             if words[_ASLEEP]:
                 futex.wake(self._address)
                 break
-        return phase
 
-    def complete(self, phase: int) -> bool:
-        """Whether every rank has reached the phase."""
-        return all(words[_PHASE] >= phase for words in self._others)
+    def complete(self) -> bool:
+        """Whether every rank has come to this rank's fence."""
+        phase = self._phase
+        for words in self._others:  # noqa: SIM110
+            if words[_PHASE] < phase:
+                return False
+        return True
 
-    def behind(self, phase: int) -> list[int]:
-        """The ranks that have not reached the phase."""
-        return [rank for rank, words in enumerate(self._words) if words[_PHASE] < phase]
-
-    def watch(self, phase: int) -> bool:
+    def watch(self) -> bool:
         """Wait for the others without sleeping, for a very short time; whether all came."""
-        others = self._others
+        phase, others = self._phase, self._others
         if self._spin:
             until = time.perf_counter() + self._spin
             while time.perf_counter() < until:
@@ -91,16 +94,23 @@ class Board:
                     return True
         until = time.perf_counter() + self._yield
         while time.perf_counter() < until:
-            if self.complete(phase):
+            if self.complete():
                 return True
             os.sched_yield()
-        return self.complete(phase)
+        return self.complete()
 
-    def sleep(self, phase: int, seconds: float) -> None:
-        """Sleep until the first rank that is behind moves, or for so long at most."""
+    def behind(self) -> int | None:
+        """The world rank of the first that has not come to this rank's fence."""
+        for rank, words in enumerate(self._words):
+            if words[_PHASE] < self._phase:
+                return self.world_ranks[rank]
+        return None
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep until the first rank that is behind moves, or for this long at most."""
         for rank, words in enumerate(self._words):
             present = words[_PHASE]
-            if present < phase:
+            if present < self._phase:
                 self._mine[_ASLEEP] = 1
                 # The kernel compares once more: a step taken just now is not slept through.
                 futex.wait(self._segments[rank].address, present, seconds)
@@ -110,97 +120,118 @@ class Board:
     # -- what ranks say at a fence ------------------------------------------------------------
 
     def announce(self, call: int, region: int, offset: int, address: int = 0) -> int:
-        """Write down this rank's call (a hash) and where its array lies, before a fence.
+        """Write down this rank's call (a hash) and where its array lies, and come to a fence.
 
         `region` and `offset` are for all ranks, `address` is this process's: what lies there is
-        lent to the others for this call.
-
-        Returns the turn under which to read the others' after the fence.
+        exposed to the others for this call. Returns the index of the buffer from which to read
+        what the others wrote, after the fence.
         """
-        self._call_turn ^= 1
-        at = _CALL + self._call_turn * _CALL_WORDS
-        self._mine[at], self._mine[at + 1], self._mine[at + 2] = call, region, offset
-        self._mine[at + 4] = address
-        self.lend(call if address else 0)
-        return self._call_turn
+        self._buffer ^= 1
+        at, mine = _CALL + self._buffer * _CALL_WORDS, self._mine
+        mine[at], mine[at + 1], mine[at + 2], mine[at + 4] = call, region, offset, address
+        mine[_EXPOSED] = call if address else 0
+        self.arrive()
+        return self._buffer
 
     def write_note(self, text: bytes) -> None:
         """Leave a short note to be read after the next call's first fence."""
-        turn = self._call_turn ^ 1
-        start = _NOTE_AT + turn * NOTE_BYTES
-        self._mine[_CALL + turn * _CALL_WORDS + 3] = len(text)
+        buffer = self._buffer ^ 1
+        start = _NOTE_AT + buffer * NOTE_BYTES
+        self._mine[_CALL + buffer * _CALL_WORDS + 3] = len(text)
         self._segments[self.rank].memory[start : start + len(text)] = text
 
-    def read_note(self, rank: int, turn: int) -> bytes:
-        """A rank's note of this turn."""
-        start = _NOTE_AT + turn * NOTE_BYTES
-        length = self._words[rank][_CALL + turn * _CALL_WORDS + 3]
+    def read_note(self, rank: int, buffer: int) -> bytes:
+        """A rank's note."""
+        start = _NOTE_AT + buffer * NOTE_BYTES
+        length = self._words[rank][_CALL + buffer * _CALL_WORDS + 3]
         return bytes(self._segments[rank].memory[start : start + min(length, NOTE_BYTES)])
 
-    def agree(self, call: int, turn: int) -> bool:
+    def agree(self, call: int, buffer: int) -> bool:
         """Whether every rank is in this call."""
-        at = _CALL + turn * _CALL_WORDS
-        return all(words[at] == call for words in self._others)
+        at = _CALL + buffer * _CALL_WORDS
+        for words in self._others:  # noqa: SIM110
+            if words[at] != call:
+                return False
+        return True
 
-    def calls(self, turn: int) -> list[int]:
-        """Every rank's call."""
-        at = _CALL + turn * _CALL_WORDS
-        return [words[at] for words in self._words]
-
-    def places(self, turn: int) -> list[tuple[int, int]]:
+    def places(self, buffer: int) -> tuple[tuple[int, int], ...]:
         """Every rank's region and offset."""
-        at = _CALL + turn * _CALL_WORDS
-        return [(words[at + 1], words[at + 2]) for words in self._words]
+        at = _CALL + buffer * _CALL_WORDS
+        return tuple([(words[at + 1], words[at + 2]) for words in self._words])
 
-    def addresses(self, turn: int) -> list[int]:
+    def addresses(self, buffer: int) -> list[int]:
         """Where every rank's array lies in its own process."""
-        at = _CALL + turn * _CALL_WORDS
+        at = _CALL + buffer * _CALL_WORDS
         return [words[at + 4] for words in self._words]
 
-    # -- loans --------------------------------------------------------------------------------
+    # -- exposure -----------------------------------------------------------------------------
 
-    def lend(self, call: int) -> None:
-        """Let the others write into this rank's array in this call; in none, if it is 0."""
-        self._mine[_LENT] = call
+    def withdraw(self) -> None:
+        """Let nobody write into this rank's array any more."""
+        self._mine[_EXPOSED] = 0
 
-    def lent(self, call: int) -> bool:
-        """Whether every other rank's array is lent for this call."""
-        return all(words[_LENT] == call for words in self._others)
+    def exposed(self, call: int) -> bool:
+        """Whether every other rank's array is exposed for this call."""
+        return all(words[_EXPOSED] == call for words in self._others)
 
-    def write(self, whether: bool) -> None:
-        """Say that this rank may be writing into what others have lent, or that it does not."""
-        self._mine[_WRITING] = whether
+    def set_writing(self, writing: bool) -> None:
+        """Say whether this rank may be writing into what others have exposed."""
+        self._mine[_WRITING] = writing
 
     def writes(self, rank: int) -> bool:
         """Whether a rank may be writing."""
         return bool(self._words[rank][_WRITING])
 
-    # -- memory -------------------------------------------------------------------------------
+    # -- staging ------------------------------------------------------------------------------
 
-    def attaches(self, operation: str, nbytes: int) -> bool:
-        """Whether ranks reach each other's arrays of this size through the kernel; the same on all
-        ranks."""
-        shares = operation == "all_reduce"
-        least = min(self.attach_from, SHARE_BYTES) if shares else self.attach_from
-        return self.attached is not None and nbytes >= least
-
-    def next_area(self) -> int:
-        """The staging area whose turn it is. The other may still be read by the peers."""
-        self._area_turn ^= 1
-        return self._area_turn
-
-    def free_areas(self) -> None:
-        """Nobody reads either area any more: begin with the first again, which is in the cache."""
-        self._area_turn = 1
-
-    def stage(self, rank: int, turn: int) -> Array:
-        """One of a rank's two staging areas."""
-        start = _STAGE_AT + turn * STAGE_BYTES
+    def staging(self, rank: int, area: int) -> Array:
+        """One of a rank's staging areas."""
+        start = _STAGE_AT + area * STAGE_BYTES
         return self._segments[rank].bytes[start : start + STAGE_BYTES]
 
 
-def open_board(group: Any, parent: Board | None = None) -> Board | None:
-    """Make the board of a group (a collective over messages); None if it cannot be shared.
+class FenceWait:
+    """Wait until every rank has come to the fence."""
+
+    brings = False
+    poll_ms = 0
+
+    def __init__(self, control: ControlBlock) -> None:
+        self._control = control
+        self.soon, self.ready = control.watch, control.complete
+
+    def take(self) -> None:
+        """A fence brings nothing."""
+
+    def wait(self, tick: Action, poll: Action) -> None:
+        """Watch, then sleep; now and then read messages, which tell of ranks that ended."""
+        control = self._control
+        if control.watch():
+            return
+        poll_at = time.monotonic() + POLL_S
+        while not control.complete():
+            control.sleep(POLL_S)
+            if time.monotonic() >= poll_at:
+                poll_at = time.monotonic() + POLL_S
+                poll()
+                tick()
+
+    def nap(self, seconds: float) -> bool:
+        """On the counters, with the interpreter free for other threads."""
+        self._control.sleep(seconds)
+        return True
+
+    @property
+    def awaited(self) -> int | None:
+        """The first rank that is behind."""
+        return self._control.behind()
+
+    needed = awaited
+
+
+def open_control_block(group: Any, parent: ControlBlock | None = None) -> ControlBlock | None:
+    """Make the control block of a group (a collective over messages); None where ranks cannot
+    share one.
 
     `parent`: that of a group that has all the ranks of this one.
     """
@@ -209,10 +240,11 @@ def open_board(group: Any, parent: Board | None = None) -> Board | None:
     segments = share(group, _SIZE)
     if segments is None:
         return None
-    board = Board(segments, group.rank)
-    board.ranks = group.ranks
+    control = ControlBlock(segments, group.rank, group.ranks)
     if parent is None:
-        board.attached = attach(group)
-    elif parent.attached is not None:
-        board.attached = parent.attached.among([parent.ranks.index(rank) for rank in group.ranks])
-    return board
+        control.processes = attach(group)
+    elif parent.processes is not None:
+        control.processes = parent.processes.among(
+            [parent.world_ranks.index(rank) for rank in group.ranks]
+        )
+    return control

@@ -3,9 +3,8 @@
 import bisect
 from typing import NamedTuple
 
-from ringlet.comm.arrays import address_of
+from ringlet.comm.arrays import Array, address_of
 from ringlet.comm.shared.segment import Segment
-from ringlet.comm.sockets.wire import Array
 
 UNREGISTERED = (0, 0)
 

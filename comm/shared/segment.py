@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ringlet.comm.sockets.wire import Array
+from ringlet.comm.arrays import Array
 
 FOLDER = Path("/dev/shm")
 

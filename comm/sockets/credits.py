@@ -15,7 +15,8 @@ from collections import deque
 
 import zmq
 
-from ringlet.comm.sockets.wire import Array, Header
+from ringlet.comm.arrays import Array
+from ringlet.comm.sockets.wire import Header
 
 WINDOW_BYTES = 64 << 20
 """At least twice a segment: a quarter of it may be taken and not told yet."""

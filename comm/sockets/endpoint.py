@@ -19,24 +19,20 @@ from typing import Any, NamedTuple, TypeAlias
 import msgpack
 import zmq
 
-from ringlet.comm.calls.recorder import Recorder
+from ringlet.comm.arrays import Array
 from ringlet.comm.faults import Faults
 from ringlet.comm.join.addresses import allow_ipv6, tcp
 from ringlet.comm.join.authenticator import Authenticator, report_refused
 from ringlet.comm.join.key import JobKey
-from ringlet.comm.schedules.choice import Policy
-from ringlet.comm.schedules.links import Links
 from ringlet.comm.schedules.schedule import SEGMENT_BYTES
-from ringlet.comm.shared.regions import Regions
+from ringlet.comm.signature import Signature
 from ringlet.comm.sockets.credits import Credits, Parked
 from ringlet.comm.sockets.liveness import Liveness
 from ringlet.comm.sockets.wire import (
     CONTROL,
     HEADER_BYTES,
-    Array,
     Header,
     Malformed,
-    Signature,
     checksum,
     decode,
     encode,
@@ -115,17 +111,12 @@ class Endpoint:
         self.rank, self.size, self.job, self.generation = rank, size, job, generation
         self._key = key
         self.faults: Faults | None = None
-        self.failed = False  # a collective has ended by an error
         self.peers: dict[int, Peer] = {}
         self.dropped: Counter[str] = Counter()
         self.last: dict[int, tuple[Header, float]] = {}
         self.waiting: dict[tuple[str, int], Waiting] = {}
         self.mismatched: dict[str, str] = {}
-        self.regions = Regions()
         self.hosts: dict[int, str] = {}  # rank -> what tells its host from others
-        self.policy, self.links = Policy(by_price=False), Links()
-        self.groups: dict[str, str] = {}  # id -> the ranks in words, for messages
-        self.recorder = Recorder(rank, self.groups)
         self.credits = Credits()
         self.liveness = Liveness(self._where)
         self._greeted: set[int] = set()

@@ -11,15 +11,14 @@ import os
 import struct
 import zlib
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import msgpack
 import numpy as np
-import numpy.typing as npt
 
+from ringlet.comm.arrays import Array, sendable
 from ringlet.comm.schedules.schedule import SEGMENT_BYTES
-
-Array: TypeAlias = npt.NDArray[Any]
+from ringlet.comm.signature import Signature
 
 HEADER_BYTES = 16 * 1024
 """No header is longer."""
@@ -40,32 +39,6 @@ _NUMBERS = struct.Struct("<QQQ")  # sequence, number, checksum
 SUMMED_BYTES = 4096
 """From here on the checksum is a sum of words, at the speed of memory: 60 µs for 2 MiB, a CRC takes
 390. Any change inside one word of 8 bytes changes it."""
-
-
-class Signature(NamedTuple):
-    """What ranks must agree on in one call: operation, dtype and shape of the array, and detail.
-
-    `detail` is the rest as text: "sum", "root 0".
-    """
-
-    operation: str
-    dtype: str
-    shape: tuple[int, ...]
-    detail: str
-
-    def __str__(self) -> str:
-        detail = f", {self.detail}" if self.detail else ""
-        if not self.dtype:
-            return f"{self.operation}{detail}"
-        return f"{self.operation} of {self.shape} {_dtype_name(self.dtype)}{detail}"
-
-
-def _dtype_name(text: str) -> str:
-    """A dtype's usual name; what comes from outside may be none."""
-    try:
-        return np.dtype(text).name
-    except (TypeError, ValueError, SyntaxError):
-        return repr(text)
 
 
 class Header(NamedTuple):
@@ -145,11 +118,6 @@ def checksum(payload: bytes | memoryview) -> int:
     return (total + zlib.crc32(data[words:].data)) % 2**64
 
 
-def sendable(dtype: np.dtype[Any]) -> bool:
-    """Whether arrays of this dtype can travel as raw bytes and be understood on arrival."""
-    return dtype.kind in "biufcmMSU" and dtype.itemsize > 0
-
-
 def allocate(signature: Signature) -> Array:
     """An array for what the signature announces; raises Malformed for a dtype that is none."""
     try:
@@ -165,11 +133,3 @@ def segments(array: Array) -> list[Array]:
     """The contiguous 1-D array in views of at most SEGMENT_BYTES; at least one, even if empty."""
     step = max(1, SEGMENT_BYTES // max(1, array.itemsize))
     return [array[start : start + step] for start in range(0, max(1, array.size), step)]
-
-
-def size_text(nbytes: int) -> str:
-    """4 B, 1.0 KiB, 4.0 MiB."""
-    if nbytes < 1024:
-        return f"{nbytes} B"
-    exponent = min(4, (nbytes.bit_length() - 1) // 10)
-    return f"{nbytes / 1024**exponent:.1f} {('KiB', 'MiB', 'GiB', 'TiB')[exponent - 1]}"

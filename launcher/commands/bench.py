@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ringlet.comm.schedules.choice import algorithm_named
-from ringlet.comm.sockets.wire import size_text
+from ringlet.comm.signature import size_text
 from ringlet.launcher.commands.options.common import (
     DEFAULT_TIMEOUT_S,
     Timeout,

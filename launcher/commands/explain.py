@@ -17,7 +17,7 @@ from ringlet.comm.schedules.schedule import Schedule
 from ringlet.comm.schedules.svg import counted
 from ringlet.comm.schedules.trace import Trace, trace
 from ringlet.comm.schedules.trace_direct import trace_direct
-from ringlet.comm.sockets.wire import size_text
+from ringlet.comm.signature import size_text
 from ringlet.launcher.commands.options.units import (
     parse_bytes,
     parse_rate,
@@ -137,7 +137,7 @@ def _explain_shared(title: str, operation: str, size: int, root: int, svg: Path 
         typer.echo("in its memory, and what it stores in another's.\n")
     typer.echo("Proven: between two fences no rank touches what another may be writing, and no")
     typer.echo("contribution is lost or counts twice.")
-    fences, moved = prove_direct(operation, size, root), len(traced.transfers)
+    fences, moved = prove_direct(operation, size, root).fences, len(traced.transfers)
     typer.echo(f"{counted(fences, 'fence')}; {counted(moved, 'slot')} read or stored across ranks.")
 
 

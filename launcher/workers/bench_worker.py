@@ -11,8 +11,8 @@ import numpy as np
 
 from ringlet import comm
 from ringlet.comm import Group
+from ringlet.comm.arrays import Array
 from ringlet.comm.group import Options
-from ringlet.comm.sockets.wire import Array
 from ringlet.launcher.workers.worker import Guard, start_guard, supervised
 
 BUDGET_S = 0.3

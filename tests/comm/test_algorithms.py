@@ -9,8 +9,8 @@ from ringlet.comm.arrays import parts
 from ringlet.comm.schedules.algorithms import ALGORITHMS, schedule
 from ringlet.comm.schedules.kernel import execute
 from ringlet.comm.schedules.schedule import Reduce, cut
+from ringlet.comm.signature import Signature
 from ringlet.comm.sockets.run import make_plan, run
-from ringlet.comm.sockets.wire import Signature
 
 EVERY = [(operation, name) for operation, names in ALGORITHMS.items() for name in names]
 LENGTHS = [0, 1, 2, 7, 61]

@@ -10,8 +10,8 @@ import pytest
 
 from ringlet import comm
 from ringlet.comm.arrays import address_of
-from ringlet.comm.shared.attach import Attached, Vanished
-from ringlet.comm.shared.exposure import KEPT, PATIENCE_S
+from ringlet.comm.shared.attach import ProcessMemory, Vanished
+from ringlet.comm.shared.exposure import KEPT, WRITER_TIMEOUT_S
 from ringlet.launcher.testing.pool import RanksFailed, WorkerPool
 
 COUNT = 3_000_001  # float32: more than is staged, not divisible by any number of ranks
@@ -28,7 +28,7 @@ def reachable():
         os._exit(0)
     try:
         seen = np.empty_like(secret)
-        Attached([child]).read(0, address_of(secret), seen)
+        ProcessMemory([child]).read(0, address_of(secret), seen)
         return bool((seen == secret).all())
     except (Vanished, comm.CommError):
         return False
@@ -45,8 +45,8 @@ needs_attach = pytest.mark.skipif(
 
 def everything(world, attached):
     """All collectives on long arrays, some of them registered; whether memory was attached."""
-    board = world._channel.board
-    assert (board.attached is not None) == attached
+    control = world._channel.shared.control
+    assert (control.processes is not None) == attached
     n, rank = world.size, world.rank
     x = np.arange(COUNT, dtype=np.float32) % 97 + rank
     total = n * (np.arange(COUNT, dtype=np.float32) % 97) + n * (n - 1) / 2
@@ -69,7 +69,7 @@ def everything(world, attached):
     assert (world.scatter(rows.reshape(n, -1) if rank == 0 else None) == mine).all()
     group = world.split([n - 1, 0])
     if group is not None:
-        assert (group._channel.board.attached is not None) == attached
+        assert (group._channel.shared.control.processes is not None) == attached
         assert (group.all_reduce(np.ones(COUNT, np.float32)) == 2).all()
     return world.all_reduce(np.random.default_rng(rank).standard_normal(COUNT)).tobytes()[:4096]
 
@@ -84,7 +84,9 @@ def test_long_arrays_go_through_the_kernel_and_sums_have_the_bits_of_staged_ones
 
 
 def one_refuses(world):
-    return world._channel.board.attached is None and float(world.all_reduce(np.ones(COUNT))[0])
+    return world._channel.shared.control.processes is None and float(
+        world.all_reduce(np.ones(COUNT))[0]
+    )
 
 
 def test_where_one_rank_cannot_nobody_does():
@@ -102,7 +104,7 @@ def lives(pid):
 
 def dies_while_it_is_read(world, seen):
     """Rank 1 ends after it has said where its array is; rank 0 reads it before, or after."""
-    read = Attached.copy
+    read = ProcessMemory.copy
 
     def copy(self, *where):
         if world.rank == 1:
@@ -111,13 +113,13 @@ def dies_while_it_is_read(world, seen):
             os.sched_yield()
         read(self, *where)
 
-    Attached.copy = copy
+    ProcessMemory.copy = copy
     try:
         world.all_reduce(np.ones(COUNT, np.float32))
     except comm.PeerLost as error:
         return [error.rank, len(KEPT)]
     finally:
-        Attached.copy = read
+        ProcessMemory.copy = read
 
 
 @needs_attach
@@ -138,7 +140,7 @@ def wait_for(path, seconds):
 def interrupted(world, folder, held):
     """Rank 0 is interrupted while rank 1 is writing into its array, which rank 1 goes on with when
     rank 0 has its array back, or after `held` seconds; what rank 0 sees then."""
-    put, writes, free = Attached.put, folder / "writes", folder / "free"
+    put, writes, free = ProcessMemory.put, folder / "writes", folder / "free"
 
     def slow(self, *where):
         if world.rank == 1:
@@ -149,7 +151,7 @@ def interrupted(world, folder, held):
             raise KeyboardInterrupt
         put(self, *where)
 
-    Attached.put = slow
+    ProcessMemory.put = slow
     x = np.ones(COUNT, np.float32)
     try:
         world.all_reduce(x, timeout=1)
@@ -162,13 +164,13 @@ def interrupted(world, folder, held):
     except comm.CommTimeout:
         return (folder / "ended").touch()
     finally:
-        Attached.put = put
+        ProcessMemory.put = put
 
 
 @needs_attach
 def test_nobody_writes_into_an_array_that_an_error_has_given_back(tmp_path):
     with WorkerPool(2) as pool:
-        found = pool.run(interrupted, folder=tmp_path, held=0.4 * PATIENCE_S)
+        found = pool.run(interrupted, folder=tmp_path, held=0.4 * WRITER_TIMEOUT_S)
     assert found == [[False, True], None]
 
 
@@ -181,4 +183,4 @@ def test_an_array_into_which_a_stopped_rank_may_still_write_is_kept(tmp_path):
 @needs_attach
 def test_what_is_not_there_is_told_from_what_is():
     with pytest.raises(Vanished):
-        Attached([os.getpid()]).read(0, 4096, np.empty(100))
+        ProcessMemory([os.getpid()]).read(0, 4096, np.empty(100))

@@ -305,7 +305,7 @@ def scribble(world, attach_from=None):
     """Overwrite every array right after the call; the peers must not see it."""
     n = 1 << 19
     if attach_from is not None:
-        world._channel.board.attach_from = attach_from
+        world._channel.shared.attach_from = attach_from
     for turn in range(10):
         x = np.full(n, 1.0, np.float32)
         world.all_reduce(x)

@@ -129,15 +129,15 @@ def adjusted(group, case):
     """Cut messages, and reach for others' memory, where the case says; the ranks stay warm for
     other tests."""
     channel = group._channel
-    board = channel.board
-    before = channel.segment_bytes, board and board.attach_from
-    channel.segment_bytes = case["segment"]
-    if board is not None:
-        board.attach_from = case["attach"]
+    shared = channel.shared
+    before = channel.sockets.segment_bytes, shared and shared.attach_from
+    channel.sockets.segment_bytes = case["segment"]
+    if shared is not None:
+        shared.attach_from = case["attach"]
     yield
-    channel.segment_bytes = before[0]
-    if board is not None:
-        board.attach_from = before[1]
+    channel.sockets.segment_bytes = before[0]
+    if shared is not None:
+        shared.attach_from = before[1]
 
 
 def meant(world, case):

@@ -13,7 +13,8 @@ import pytest
 
 from ringlet.comm import AuthenticationError, CommError
 from ringlet.comm.join.environment import read_environment
-from ringlet.comm.sockets.wire import Header, Malformed, Signature, decode, encode
+from ringlet.comm.signature import Signature
+from ringlet.comm.sockets.wire import Header, Malformed, decode, encode
 
 PROGRAM = """
 import sys

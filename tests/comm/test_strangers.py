@@ -19,7 +19,8 @@ from ringlet.comm import AuthenticationError
 from ringlet.comm.join.authenticator import UNKNOWN
 from ringlet.comm.join.environment import read_environment
 from ringlet.comm.join.key import JobKey, find_key
-from ringlet.comm.sockets.wire import CONTROL, Header, Signature, encode
+from ringlet.comm.signature import Signature
+from ringlet.comm.sockets.wire import CONTROL, Header, encode
 
 WORKER = """
 import resource, sys

@@ -33,13 +33,13 @@ from ringlet.comm.join.rendezvous import check_hello, check_notice
 from ringlet.comm.objects import pack, unpack
 from ringlet.comm.schedules.choice import Policy
 from ringlet.comm.schedules.links import Links
+from ringlet.comm.signature import Signature
 from ringlet.comm.sockets.endpoint import Endpoint, Peer
 from ringlet.comm.sockets.wire import (
     CONTROL,
     MAGIC,
     Header,
     Malformed,
-    Signature,
     allocate,
     checksum,
     decode,

@@ -1,0 +1,176 @@
+"""A wait that lasts: who waits for whom, what was heard last, and what can be done about it.
+
+A rank that waits longer than NOTICE_S tells its group in what, so the others can compare, and can
+name the whole chain of ranks that wait for each other.
+"""
+
+import time
+from typing import Any, Protocol
+
+from ringlet.comm.calls.channel import Channel, Context
+from ringlet.comm.calls.recorder import ENDED
+from ringlet.comm.errors import CommTimeout, PeerLost
+from ringlet.comm.protocols import Wait
+from ringlet.comm.signature import Signature
+from ringlet.comm.sockets.endpoint import WORLD
+from ringlet.comm.sockets.wire import COLLECTIVE
+
+NOTICE_S = 0.2
+"""A wait that lasts longer is told to the group."""
+
+NOTICE_EVERY_S = 5.0
+
+
+class Waiting(Protocol):
+    """The operation that waits."""
+
+    channel: Channel
+    signature: Signature
+    stream: int
+    sequence: int
+    started: float
+    timeout: float
+    waiting_for: Wait | None
+
+    def text(self) -> str:
+        """The operation with its size, for errors."""
+
+
+class Diagnosis:
+    """What is known about one operation's wait."""
+
+    def __init__(self, operation: Waiting) -> None:
+        self._operation = operation
+        self._channel, self._endpoint = operation.channel, operation.channel.endpoint
+        self.notice_at = operation.started + NOTICE_S
+        self._told = False
+
+    def check(self) -> None:
+        """Raise PeerLost or CommTimeout if the wait cannot end well; tell the group if it lasts."""
+        operation, endpoint, now = self._operation, self._endpoint, time.monotonic()
+        wait = operation.waiting_for
+        # Any of the group: the awaited rank may have met the loss before it could send.
+        lost = endpoint.liveness.missing(self._channel.ranks, None if wait is None else wait.needed)
+        if lost is not None:
+            raise self._lost(*lost)
+        if now >= operation.started + operation.timeout:
+            raise self.timed_out()
+        if endpoint.ask_for_credit():
+            self.notice_at = now
+        awaited = self._awaited()
+        if awaited is not None and endpoint.credits.full:
+            self._break_circle(awaited)
+        if now >= self.notice_at:
+            self.notice_at = now + NOTICE_EVERY_S
+            self._tell(now)
+
+    def ended(self, error: BaseException | None) -> None:
+        """The wait is over: what was told of it would be believed for a while, and circles seen."""
+        if self._told and error is None:
+            operation = self._operation
+            self._notify("resumed", (self._channel.id, operation.stream, operation.sequence))
+
+    def timed_out(self) -> CommTimeout:
+        """The error for having waited until now."""
+        seconds = time.monotonic() - self._operation.started
+        head = f"rank {self._endpoint.rank}: {self._operation.text()} waited {seconds:.1f} s"
+        awaited = self._awaited()
+        if awaited is None:
+            return CommTimeout(f"{head} for its turn")
+        chain, culprit = self._chain(awaited)
+        return CommTimeout(f"{head} for {chain}", [culprit])
+
+    def _awaited(self) -> int | None:
+        wait = self._operation.waiting_for
+        return None if wait is None else wait.awaited
+
+    def _lost(self, rank: int, cause: str) -> PeerLost:
+        """The error; the others in the group are told, for they may wait for this rank now."""
+        self._notify("lost", {rank: cause})
+        text = f"rank {self._endpoint.rank}: {self._operation.text()} lost rank {rank}: {cause}"
+        return PeerLost(text, rank)
+
+    def _break_circle(self, rank: int) -> None:
+        """If the awaited rank waits, perhaps through others, for one that this rank does not let
+        send any more, let that one send."""
+        endpoint, seen = self._endpoint, {self._endpoint.rank}
+        while rank not in seen:
+            seen.add(rank)
+            if rank in endpoint.credits.full:
+                endpoint.welcome(rank)
+                return
+            said = [notice for (_, r), notice in list(endpoint.waiting.items()) if r == rank]
+            last = max(said, key=lambda notice: notice.heard, default=None)
+            if last is None or time.monotonic() - last.heard > 2 * NOTICE_EVERY_S:
+                return
+            rank = last.source
+
+    def _chain(self, rank: int) -> tuple[str, int]:
+        """What the awaited rank does, and so on along the chain of who waits for whom; and the
+        last of them."""
+        endpoint, context, now = self._endpoint, self._channel.context, time.monotonic()
+        texts, seen = [f"rank {rank}"], {endpoint.rank}
+        while rank not in seen:  # they may wait in a circle
+            seen.add(rank)
+            said = [(n.heard, group) for (group, r), n in endpoint.waiting.items() if r == rank]
+            heard, group = max(said, default=(float("-inf"), ""))
+            if now - heard > 2 * NOTICE_EVERY_S:
+                texts.append(self._last_seen(rank))
+                break
+            notice = endpoint.waiting[group, rank]
+            call = describe(context, group, notice.stream, notice.sequence, notice.signature)
+            texts.append(f"which has waited {notice.seconds + now - heard:.1f} s in {call}")
+            if notice.source < 0:
+                break
+            texts[-1] += f" for rank {notice.source}"
+            rank = notice.source
+        return ", ".join(texts), rank
+
+    def _last_seen(self, rank: int) -> str:
+        channel, now = self._channel, time.monotonic()
+        header, heard = self._endpoint.last.get(rank, (None, 0.0))
+        met = channel.last_met
+        if met is not None and met[ENDED] > heard and channel.shared is not None:
+            # On shared memory a rank that ended a call has seen all others in it.
+            call = describe(channel.context, channel.id, COLLECTIVE, met[0], met[1])
+            return f"whose last call here, {now - met[ENDED]:.1f} s ago, was {call}"
+        if header is None:
+            return "from which nothing has come yet"
+        call = describe(
+            channel.context, header.group, header.stream, header.sequence, header.signature
+        )
+        return f"whose last message, {now - heard:.1f} s ago, was of {call}"
+
+    def _tell(self, now: float) -> None:
+        """Tell the group what this rank waits in."""
+        self._told = True
+        operation, awaited = self._operation, self._awaited()
+        content = (
+            self._channel.id,
+            -1 if awaited is None else awaited,
+            operation.stream,
+            operation.sequence,
+            operation.signature,
+            now - operation.started,
+        )
+        self._notify("waiting", content)
+
+    def _notify(self, kind: str, content: Any) -> None:
+        for rank in self._channel.ranks:
+            if rank != self._endpoint.rank:
+                self._endpoint.notify(rank, kind, content)
+
+
+def describe(
+    context: Context,
+    group: str,
+    stream: int,
+    sequence: int,
+    signature: Signature,
+    remarks: str = "",
+) -> str:
+    """A call in words: all_reduce #42 (gradients 3/7, 4.0 MiB) in group [0, 2]."""
+    tag = f"tag {stream}" if stream > 0 else ""
+    inside = ", ".join(text for text in (tag, remarks) if text)
+    where = "" if group == WORLD else f" in group {context.names.get(group, group)}"
+    return f"{signature.operation} #{sequence}{f' ({inside})' if inside else ''}{where}"

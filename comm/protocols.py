@@ -1,0 +1,93 @@
+"""What the parts of comm know of each other: a call in flight, and what it can wait for.
+
+A collective or a transfer is written once, as a generator that yields what it waits for. A blocking
+call drives it in the caller's thread; the progress thread drives the asynchronous ones.
+"""
+
+import time
+from collections.abc import Callable, Generator
+from typing import Any, Protocol, TypeAlias
+
+from ringlet.comm.signature import Signature
+from ringlet.comm.stats import Traffic
+
+Action: TypeAlias = Callable[[], None]
+
+
+class Wait(Protocol):
+    """Something that a call waits for."""
+
+    def soon(self) -> bool:
+        """Wait without sleeping for a very short time, where that helps; whether it is over."""
+
+    def ready(self) -> bool:
+        """Whether it is over; never waits."""
+
+    brings: bool
+    """Whether there is something to `take` for the generator when it is over."""
+
+    def take(self) -> Any:
+        """What was waited for."""
+
+    def wait(self, tick: Action, poll: Action) -> None:
+        """Sleep until it is over. `tick`, which may raise, is called every few milliseconds, and
+        `poll`, which reads messages, where nothing else reads them."""
+
+    def nap(self, seconds: float) -> bool:
+        """Sleep until it may be over, or for this long; False where that takes reading messages."""
+
+    @property
+    def poll_ms(self) -> int:
+        """How often to look whether it is over, where messages wake who waits."""
+
+    @property
+    def awaited(self) -> int | None:
+        """The world rank that is waited for, if it is one."""
+
+    @property
+    def needed(self) -> int | None:
+        """The awaited rank if it must still be there: a message that has left can arrive at a rank
+        that has shut down."""
+
+
+Program: TypeAlias = Generator[Wait, Any, Any]
+
+
+class Call(Protocol):
+    """What a transport sees of a call in flight."""
+
+    signature: Signature
+    sequence: int
+    traffic: list[dict[int, Traffic]]
+    """What the transport sends and receives for it, by peer; to be appended to."""
+
+    def tell(self) -> None:
+        """Tell the group at once what this rank waits in."""
+
+
+class ErrorWait:
+    """Wait for an error that has to come: a peer's loss, or a mismatch that all are told of."""
+
+    brings = False
+    poll_ms = 50
+    awaited = needed = None
+
+    def soon(self) -> bool:
+        """Never."""
+        return False
+
+    ready = soon
+
+    def take(self) -> None:
+        """Nothing."""
+
+    def wait(self, tick: Action, poll: Action) -> None:
+        """Until `tick` raises the error."""
+        while True:
+            poll()
+            tick()
+            time.sleep(0.005)
+
+    def nap(self, seconds: float) -> bool:
+        """Messages bring the error."""
+        return False

@@ -1,0 +1,190 @@
+"""Steps that can be run: the moves of one kind of call, bound to memory.
+
+What stays where it is (staging areas, registered arrays of peers) is bound once. Of this rank's own
+arrays, which are others in every call, a step knows the part; of arrays that are reached through
+the kernel, the offset.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+
+from ringlet.comm.arrays import Array
+from ringlet.comm.schedules.direct import Move
+from ringlet.comm.shared.attach import AttachedCombiner, ProcessMemory
+from ringlet.comm.shared.combine import Combiner
+from ringlet.comm.shared.control_block import ControlBlock
+from ringlet.comm.shared.exposure import writing
+from ringlet.comm.shared.lower import Span
+
+Own: TypeAlias = tuple[Array, Array]
+"""This rank's source and result in one call."""
+
+Operand: TypeAlias = Array | tuple[int, slice]
+"""An array, or a part of the source (0) or of the result (1)."""
+
+
+class Peers(NamedTuple):
+    """Where all ranks' sources lie in their own processes, and in which call."""
+
+    addresses: list[int]
+    call: int
+
+
+class Step(Protocol):
+    """One move, or one block of it."""
+
+    combines: bool
+
+    def __call__(self, own: Own, peers: Peers | None) -> None:
+        """Do it."""
+
+
+class CopyStep:
+    """target = source."""
+
+    combines = False
+
+    def __init__(self, target: Operand, source: Operand) -> None:
+        self._target, self._source = target, source
+
+    def __call__(self, own: Own, peers: Peers | None) -> None:
+        """See the class."""
+        target, source = self._target, self._source
+        np.copyto(
+            own[target[0]][target[1]] if isinstance(target, tuple) else target,
+            own[source[0]][source[1]] if isinstance(source, tuple) else source,
+        )
+
+
+class CombineStep:
+    """target = sources[0] op sources[1] op ..., and then every copy = target."""
+
+    combines = True
+
+    def __init__(
+        self, combine: Combiner, target: Operand, sources: list[Operand], copies: list[Array]
+    ) -> None:
+        self._combine, self._target = combine, target
+        self._sources, self._copies = sources, copies
+
+    def __call__(self, own: Own, peers: Peers | None) -> None:
+        """See the class."""
+        target = self._target
+        out = own[target[0]][target[1]] if isinstance(target, tuple) else target
+        self._combine(out, [own[s[0]][s[1]] if isinstance(s, tuple) else s for s in self._sources])
+        for copy in self._copies:
+            np.copyto(copy, out)
+
+
+class ReadStep:
+    """target = an array of a peer's, read through the kernel; `offset` is in bytes."""
+
+    combines = False
+
+    def __init__(
+        self, processes: ProcessMemory, target: tuple[int, slice], peer: int, offset: int
+    ) -> None:
+        self._read, self._target = processes.read, target
+        self._peer, self._offset = peer, offset
+
+    def __call__(self, own: Own, peers: Peers | None) -> None:
+        """See the class."""
+        assert peers is not None
+        memory, part = self._target
+        self._read(self._peer, peers.addresses[self._peer] + self._offset, own[memory][part])
+
+
+class AttachedStep:
+    """target = this rank's source combined with the peers', which the kernel reads; if `shares`,
+    the result is stored in theirs, too."""
+
+    combines = True
+
+    def __init__(
+        self,
+        control: ControlBlock,
+        combine: AttachedCombiner,
+        target: tuple[int, slice],
+        source: tuple[int, slice],
+        offset: int,
+        shares: bool,
+    ) -> None:
+        self._control, self._combine = control, combine
+        self._target, self._source = target, source
+        self._offset, self._shares = offset, shares
+
+    def __call__(self, own: Own, peers: Peers | None) -> None:
+        """See the class."""
+        assert peers is not None
+        out, mine = (own[memory][part] for memory, part in (self._target, self._source))
+        starts = [address + self._offset for address in peers.addresses]
+        if not self._shares:
+            self._combine(out, mine, starts)
+            return
+        with writing(self._control):
+            self._combine(out, mine, starts, lambda: self._control.exposed(peers.call))
+
+
+class Stretch(NamedTuple):
+    """What is done between two fences. `combines` is whether it does arithmetic, `last` whether no
+    fence follows."""
+
+    steps: list[Step]
+    combines: bool
+    last: bool
+
+
+def bind(
+    stretches: Sequence[Sequence[Move[Span]]],
+    rank: int,
+    view: Callable[[Span], Operand],
+    combiner: Combiner | None,
+) -> list[Stretch]:
+    """The steps of a rank, with what `view` finds for each span."""
+
+    def step(move: Move[Span]) -> Step:
+        sources = [view(span) for span in move.sources]
+        if len(sources) == 1:
+            return CopyStep(view(move.targets[0]), sources[0])
+        assert combiner is not None
+        own = next(span for span in move.targets if span.rank == rank)
+        others = [view(span) for span in move.targets if span is not own]
+        copies = [copy for copy in others if not isinstance(copy, tuple)]
+        return CombineStep(combiner, view(own), sources, copies)
+
+    return _stretches([[step(move) for move in moves] for moves in stretches])
+
+
+def bind_attached(
+    stretches: Sequence[Sequence[Move[Span]]],
+    control: ControlBlock,
+    processes: ProcessMemory,
+    combiner: AttachedCombiner | None,
+    itemsize: int,
+) -> list[Stretch]:
+    """The same where the peers' arrays are reached through the kernel."""
+
+    def part(span: Span) -> tuple[int, slice]:
+        return span.memory, slice(span.start, span.stop)
+
+    def step(move: Move[Span]) -> Step:
+        target = next(span for span in move.targets if span.rank == control.rank)
+        source, offset = move.sources[0], move.sources[0].start * itemsize
+        if len(move.sources) > 1:
+            assert combiner is not None
+            mine, shares = move.sources[control.rank], len(move.targets) > 1
+            return AttachedStep(control, combiner, part(target), part(mine), offset, shares)
+        if source.rank == control.rank:
+            return CopyStep(part(target), part(source))
+        return ReadStep(processes, part(target), source.rank, offset)
+
+    return _stretches([[step(move) for move in moves] for moves in stretches])
+
+
+def _stretches(steps: list[list[Step]]) -> list[Stretch]:
+    last = len(steps) - 1
+    return [
+        Stretch(own, any(step.combines for step in own), at == last) for at, own in enumerate(steps)
+    ]

@@ -1,0 +1,281 @@
+"""Collectives of ranks that share memory: the steps that were proven, compiled once and run.
+
+The peers reach registered arrays where they lie, and long ones through the kernel. Others pass
+through the staging areas. Which way a call takes is known when all ranks have said where their
+arrays lie, at its first fence, and is the same on all.
+"""
+
+import hashlib
+from functools import lru_cache
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from ringlet.comm.arrays import Array, address_of, overflow_allowed
+from ringlet.comm.protocols import Call, ErrorWait, Program
+from ringlet.comm.schedules.direct import AREAS, transfers
+from ringlet.comm.shared.attach import AttachedCombiner, Vanished
+from ringlet.comm.shared.combine import Combiner, block_elements
+from ringlet.comm.shared.control_block import ControlBlock
+from ringlet.comm.shared.exposure import withdraw
+from ringlet.comm.shared.lower import (
+    AREA,
+    STAGE_BYTES,
+    WHOLE_BYTES,
+    Shape,
+    Span,
+    lower_direct,
+    lower_staged,
+)
+from ringlet.comm.shared.regions import UNREGISTERED, Regions
+from ringlet.comm.shared.steps import Operand, Peers, Stretch, bind, bind_attached
+from ringlet.comm.signature import Signature
+from ringlet.comm.stats import Traffic
+from ringlet.comm.task import Task
+
+ATTACH_BYTES = 6 << 20
+"""From here on one copy by the kernel, page by page, costs no more than two through the cache, and
+far less where ranks wait for a core at each fence."""
+
+SHARE_BYTES = 512 << 10
+"""From here on that holds of an all-reduce, whose second copy finds its lines in the cache."""
+
+MOST_PREPARED = 1024
+"""Kinds of calls that are kept prepared."""
+
+MOST_KEPT = 18
+"""Steps of more stretches are made anew in each call: beside the work they cost little."""
+
+
+class Prepared:
+    """What one kind of call needs, made once.
+
+    `simple` calls always go the same way: barriers, and arrays so short that they are staged
+    wherever they lie. In calls that are `exposed`, arrays can be reached through the kernel.
+    """
+
+    def __init__(self, shape: Shape, number: int, simple: bool, exposed: bool) -> None:
+        self.shape, self.number, self.simple, self.exposed = shape, number, simple, exposed
+        self.traffic: dict[int, Traffic] = {}
+        self.staged: dict[int, list[Stretch]] = {}  # by the area used first
+        self.attached: list[Stretch] = []
+        self.registered: dict[tuple[tuple[int, int], ...], list[Stretch]] = {}  # by all places
+
+
+class SharedMemory:
+    """The transport of one group whose ranks share memory. For one call at a time."""
+
+    def __init__(self, control: ControlBlock, regions: Regions) -> None:
+        self.control, self._regions = control, regions
+        self.most_itemsize = STAGE_BYTES // control.size  # larger ones do not fit into the areas
+        self._prepared: dict[tuple[Any, ...], Prepared] = {}
+        self._combiners: dict[tuple[str, np.dtype[Any]], Combiner] = {}
+        self.attach_from = ATTACH_BYTES
+
+    @property
+    def attach_from(self) -> int:
+        """Arrays of this size are reached through the kernel, in all-reduces from SHARE_BYTES."""
+        return self._attach_from
+
+    @attach_from.setter
+    def attach_from(self, nbytes: int) -> None:
+        self._attach_from = nbytes
+        self._simple_below = min(WHOLE_BYTES + 1, nbytes)
+
+    def run(self, call: Call, task: Task, algorithm: str = "") -> Program:
+        """Run the task. When it returns every array may be written again, by everybody."""
+        control, source, own = self.control, task.source, (task.source, task.result)
+        simple = source.nbytes < self._simple_below
+        place = UNREGISTERED if simple else self._regions.place(source)
+        key = (call.signature, task.operation, source.dtype, place, self._attach_from)
+        prepared = self._prepared.get(key) or self._prepare(key, call, task)
+        call.traffic.append(prepared.traffic)
+        number = (prepared.number + call.sequence * 0x9E3779B97F4A7C15) % 2**64
+        early = place == UNREGISTERED and not prepared.exposed
+        try:
+            stretches = self._stage(prepared, task) if early else None
+            address = address_of(source) if prepared.exposed else 0
+            buffer = control.announce(number, place[0], place[1], address)
+            yield control.fence
+            if not control.agree(number, buffer):
+                yield from disagreement(call)
+            peers = None
+            if not prepared.simple:
+                places = control.places(buffer)
+                several = len({region for region, _ in places}) > 1
+                if not several and places[0] != UNREGISTERED:
+                    known = prepared.registered.get(places)
+                    stretches = known or self._reach_registered(prepared, task, places)
+                elif prepared.exposed:
+                    stretches = prepared.attached or self._attach(prepared, task)
+                    peers = Peers(control.addresses(buffer), number)
+                elif several:  # some arrays are registered and some are not: stage them all
+                    stretches = stretches or self._stage(prepared, task)
+                    control.arrive()
+                    yield control.fence
+            assert stretches is not None
+            for steps, combines, last in stretches:
+                if combines:
+                    with overflow_allowed():
+                        for step in steps:
+                            step(own, peers)
+                else:
+                    for step in steps:
+                        step(own, peers)
+                if not last:
+                    control.arrive()
+                    yield control.fence
+        except Vanished:
+            yield ErrorWait()
+        except BaseException:  # the call ends early
+            withdraw(control, source)
+            raise
+
+    def learn(self, call: Call, root: int, algorithm: str = "") -> Program:
+        """What the root's call is, on all ranks: only the root of a scatter knows the array."""
+        control = self.control
+        if control.rank == root:
+            control.write_note(msgpack.packb(call.signature))
+        number = (_hash(call.signature) + call.sequence) % 2**64
+        buffer = control.announce(number, *UNREGISTERED)
+        yield control.fence
+        if not control.agree(number, buffer):
+            yield from disagreement(call)
+        operation, dtype, shape, detail = msgpack.unpackb(control.read_note(root, buffer))
+        return Signature(operation, dtype, tuple(shape), detail)
+
+    # -- preparing ----------------------------------------------------------------------------
+
+    def _prepare(self, key: tuple[Any, ...], call: Call, task: Task) -> Prepared:
+        control, source, operation = self.control, task.source, task.operation
+        simple = source.nbytes < self._simple_below
+        least = min(self._attach_from, SHARE_BYTES if operation == "all_reduce" else 1 << 62)
+        exposed = control.processes is not None and not simple and source.nbytes >= least
+        if operation == "all_reduce" and simple:
+            operation = "all_reduce_whole"
+        shape = Shape(
+            operation, control.rank, control.size, task.root, source.size, source.itemsize
+        )
+        if len(self._prepared) >= MOST_PREPARED:
+            self._prepared.clear()
+        prepared = Prepared(shape, _hash(call.signature), simple, exposed)
+        prepared.traffic = self._traffic(shape)
+        self._prepared[key] = prepared
+        return prepared
+
+    def _stage(self, prepared: Prepared, task: Task) -> list[Stretch]:
+        """Stage the first chunk; returns what is left to do after the next fence."""
+        shape, control = prepared.shape, self.control
+        first = control.area ^ 1
+        stretches = prepared.staged.get(first)
+        if stretches is None:
+            stretches = self._make_staged(shape, first, task)
+            if len(stretches) <= MOST_KEPT:
+                prepared.staged[first] = stretches
+        if shape.operation == "all_reduce":
+            # It ends with a fence, so nobody uses either area: begin with the one in the cache.
+            control.area = 1
+        elif shape.operation != "barrier":
+            control.area = (first + len(stretches)) % AREAS
+        own = (task.source, task.result)
+        for step in stretches[0].steps:
+            step(own, None)
+        return stretches[1:]
+
+    def _make_staged(self, shape: Shape, first: int, task: Task) -> list[Stretch]:
+        if shape.operation == "barrier":
+            return bind(lower_direct(shape), shape.rank, _own, None)
+        control, dtype = self.control, task.source.dtype
+        areas = [
+            [_elements(control.staging(rank, area), dtype) for area in range(AREAS)]
+            for rank in range(shape.size)
+        ]
+
+        def view(span: Span) -> Operand:
+            if span.memory < AREA:
+                return _own(span)
+            return areas[span.rank][span.memory - AREA][span.start : span.stop]
+
+        moves = lower_staged(shape, first, block_elements(shape.itemsize, shape.size))
+        return bind(moves, shape.rank, view, self._combiner(task))
+
+    def _reach_registered(
+        self, prepared: Prepared, task: Task, places: tuple[tuple[int, int], ...]
+    ) -> list[Stretch]:
+        shape, control = prepared.shape, self.control
+        arrays = [
+            self._regions.view(region, control.world_ranks[rank], offset, task.source)
+            for rank, (region, offset) in enumerate(places)
+        ]
+
+        def view(span: Span) -> Operand:
+            own = span.rank == shape.rank
+            return _own(span) if own else arrays[span.rank][span.start : span.stop]
+
+        moves = lower_direct(shape, block_elements(shape.itemsize, shape.size))
+        stretches = bind(moves, shape.rank, view, self._combiner(task))[1:]
+        if len(prepared.registered) >= MOST_PREPARED:
+            prepared.registered.clear()
+        prepared.registered[places] = stretches
+        return stretches
+
+    def _attach(self, prepared: Prepared, task: Task) -> list[Stretch]:
+        processes, combiner = self.control.processes, self._combiner(task)
+        assert processes is not None
+        rank = self.control.rank
+        combine = None if combiner is None else AttachedCombiner(processes, rank, combiner)
+        moves = lower_direct(prepared.shape)
+        bound = bind_attached(moves, self.control, processes, combine, task.source.itemsize)
+        prepared.attached = bound[1:]
+        return prepared.attached
+
+    def _combiner(self, task: Task) -> Combiner | None:
+        """What combines arrays of this dtype; made once."""
+        if not task.op:
+            return None
+        key = (task.op, task.source.dtype)
+        if key not in self._combiners:
+            self._combiners[key] = Combiner(*key, self.control.size)
+        return self._combiners[key]
+
+    def _traffic(self, shape: Shape) -> dict[int, Traffic]:
+        """What is read and stored across ranks, counted on both sides, by world rank."""
+        world, slots = self.control.world_ranks, shape.slots()
+        lengths = [(stop - start) * shape.itemsize for start, stop in slots]
+        found: dict[int, Traffic] = {}
+        moved = transfers(shape.operation, shape.rank, shape.size, shape.root)
+        for receiver, sender, slot in moved:
+            peer = world[sender if receiver == shape.rank else receiver]
+            traffic, nbytes = found.setdefault(peer, Traffic()), lengths[slot % len(lengths)]
+            if receiver == shape.rank:
+                traffic.messages_received += 1
+                traffic.bytes_received += nbytes
+            else:
+                traffic.messages_sent += 1
+                traffic.bytes_sent += nbytes
+        return found
+
+
+def disagreement(call: Call) -> Program:
+    """Some rank is in another call: all ranks see it. Each tells what it is in, and waits for the
+    CollectiveMismatch that this must bring."""
+    call.tell()
+    yield ErrorWait()
+
+
+def _own(span: Span) -> Operand:
+    return span.memory, slice(span.start, span.stop)
+
+
+def _elements(area: Array, dtype: np.dtype[Any]) -> Array:
+    return area[: area.size // dtype.itemsize * dtype.itemsize].view(dtype)
+
+
+@lru_cache(maxsize=4096)
+def _hash(signature: Signature) -> int:
+    """A kind of call in 64 bits. Ranks in different calls have different numbers."""
+    if signature.operation == "scatter":  # only the root knows the array
+        signature = signature._replace(dtype="", shape=())
+    digest = hashlib.blake2b(repr(tuple(signature)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")

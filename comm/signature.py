@@ -1,0 +1,39 @@
+"""What ranks must agree on in one call."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Signature(NamedTuple):
+    """What ranks must agree on in one call: operation, dtype and shape of the array, and detail.
+
+    `detail` is the rest as text: "sum", "root 0".
+    """
+
+    operation: str
+    dtype: str
+    shape: tuple[int, ...]
+    detail: str
+
+    def __str__(self) -> str:
+        detail = f", {self.detail}" if self.detail else ""
+        if not self.dtype:
+            return f"{self.operation}{detail}"
+        return f"{self.operation} of {self.shape} {_dtype_name(self.dtype)}{detail}"
+
+
+def _dtype_name(text: str) -> str:
+    """A dtype's usual name; what comes from outside may be none."""
+    try:
+        return np.dtype(text).name
+    except (TypeError, ValueError, SyntaxError):
+        return repr(text)
+
+
+def size_text(nbytes: int) -> str:
+    """4 B, 1.0 KiB, 4.0 MiB."""
+    if nbytes < 1024:
+        return f"{nbytes} B"
+    exponent = min(4, (nbytes.bit_length() - 1) // 10)
+    return f"{nbytes / 1024**exponent:.1f} {('KiB', 'MiB', 'GiB', 'TiB')[exponent - 1]}"

@@ -1,0 +1,137 @@
+"""The messages of one call."""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import zmq
+
+from ringlet.comm.arrays import Array
+from ringlet.comm.errors import CollectiveMismatch, CommError
+from ringlet.comm.protocols import Call, Program
+from ringlet.comm.sockets.endpoint import Endpoint, Message
+from ringlet.comm.sockets.waits import MessageWait, SendWait
+from ringlet.comm.sockets.wire import Header, checksum
+from ringlet.comm.stats import Traffic
+
+
+class MessageCall(Call, Protocol):
+    """A call in flight, as far as its messages go."""
+
+    stream: int
+
+    def text(self) -> str:
+        """The call in words, for errors."""
+
+    def is_repeated(self, header: Header, number: int) -> bool:
+        """Whether a message has come before."""
+
+    def check_header(self, header: Header, number: int) -> None:
+        """Raise CollectiveMismatch unless a message is the call's next from its source."""
+
+
+class Messages:
+    """The messages of one call among `ranks` (of the world), counted for each peer.
+
+    `group` is where they travel, perhaps a part of the call's own. Peers are indices into `ranks`.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, group: str, ranks: tuple[int, ...], call: MessageCall
+    ) -> None:
+        self._endpoint, self._group, self._ranks, self._call = endpoint, group, ranks, call
+        self._sent: dict[int, int] = {}
+        self._received: dict[int, int] = {}
+        self._traffic: dict[int, Traffic] = {}
+        call.traffic.append(self._traffic)
+
+    def send(
+        self,
+        peer: int,
+        piece: Array,
+        frame: "zmq.Frame | None" = None,
+        known_checksum: int | None = None,
+    ) -> SendWait | None:
+        """Queue one segment; returns what to wait for, or None if it was copied.
+
+        `frame`, if given, holds the same bytes in ZeroMQ's memory; `known_checksum` is theirs.
+        """
+        endpoint, call, rank = self._endpoint, self._call, self._ranks[peer]
+        number = self._sent.get(peer, 0)
+        self._sent[peer] = number + 1
+        header = Header(
+            endpoint.job,
+            endpoint.generation,
+            endpoint.rank,
+            self._group,
+            call.stream,
+            call.sequence,
+            call.signature,
+            number,
+            checksum(piece.view("u1").data) if known_checksum is None else known_checksum,
+        )
+        traffic = self._with(rank)
+        traffic.messages_sent += 1
+        traffic.bytes_sent += piece.nbytes
+        tracker = endpoint.post(rank, header, piece, frame)
+        return None if tracker is None else SendWait(tracker, rank)
+
+    def peek(self, peer: int) -> Program:
+        """Wait for the peer's next message and return its header; it stays where it is."""
+        message: Message = yield self._wait(peer, keep=True)
+        return message.header
+
+    def discard(self, peer: int) -> Program:
+        """Drop the peer's next message, which has come before."""
+        yield self._wait(peer)
+        self._endpoint.repeated()
+
+    def receive(self, peer: int, like: Array) -> Program:
+        """Wait for the peer's next segment; returns the message, of as many bytes as `like`.
+
+        They lie in the transport's memory, perhaps unaligned.
+        """
+        call, rank, here = self._call, self._ranks[peer], self._endpoint.rank
+        number = self._received.get(peer, 0)
+        self._received[peer] = number + 1
+        expected = (call.sequence, call.signature, number)
+        while True:
+            message: Message = yield self._wait(peer)
+            header = message.header
+            if (header.sequence, header.signature, header.number) == expected:
+                break
+            if not call.is_repeated(header, number):
+                call.check_header(header, number)
+                break
+            self._endpoint.repeated()
+        if not message.is_whole():
+            raise CommError(
+                f"rank {here}: {call.text()} got a damaged message from rank {rank}: its checksum "
+                "differs. Something between the two hosts changes what travels"
+            )
+        nbytes = memoryview(message.payload).nbytes
+        if nbytes != like.nbytes:
+            raise CollectiveMismatch(
+                f"rank {here}: {call.text()} expected a segment of {like.nbytes} bytes from rank "
+                f"{rank} and got {nbytes}"
+            )
+        traffic = self._with(rank)
+        traffic.messages_received += 1
+        traffic.bytes_received += nbytes
+        return message
+
+    def _wait(self, peer: int, keep: bool = False) -> MessageWait:
+        key = (self._group, self._ranks[peer], self._call.stream)
+        return MessageWait(self._endpoint, key, keep)
+
+    def _with(self, rank: int) -> Traffic:
+        traffic = self._traffic.get(rank)
+        if traffic is None:
+            traffic = self._traffic[rank] = Traffic()
+        return traffic
+
+
+def departed(sends: Iterable[SendWait]) -> Program:
+    """Wait until ZeroMQ has let go of all these payloads."""
+    for send in sends:
+        if not send.ready():
+            yield send

@@ -1,0 +1,266 @@
+"""Collectives as messages: the fourth reader of a schedule. It moves real bytes, and yields where
+it has to wait.
+
+What depends only on the schedule and on the arrays' sizes is made once and kept: on a few bytes the
+Python around a message takes longer than the message.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from ringlet.comm.arrays import REDUCTIONS, Array, overflow_allowed, parts, working_dtype
+from ringlet.comm.protocols import Program
+from ringlet.comm.schedules.algorithms import slots_of, steps_of
+from ringlet.comm.schedules.choice import Choice
+from ringlet.comm.schedules.schedule import (
+    SEGMENT_BYTES,
+    Copy,
+    Receive,
+    Reduce,
+    Send,
+    Step,
+    segmented,
+)
+from ringlet.comm.sockets.endpoint import ZERO_COPY_BYTES, Endpoint
+from ringlet.comm.sockets.messages import MessageCall, Messages, departed
+from ringlet.comm.sockets.waits import SendWait
+from ringlet.comm.sockets.wire import Header
+from ringlet.comm.task import Task
+
+Combine: TypeAlias = Callable[..., Any]
+"""A NumPy ufunc of two arguments: combine(a, b, out=a)."""
+
+KEPT_SEGMENTS = 16
+"""The steps of longer arrays are made anew in each call: beside the work they cost little."""
+
+
+class Extent(NamedTuple):
+    """Where a segment of a slot lies: in which of the arrays, and which elements of it."""
+
+    array: int
+    start: int
+    stop: int
+
+
+class MessageStep(NamedTuple):
+    """A step on one segment; `source` is Copy's. What is received and sent on at once, in the very
+    next steps, goes `onward` to these peers."""
+
+    step: Step
+    segment: int
+    source: int = -1
+    onward: tuple[int, ...] = ()
+
+
+class MessageSteps(NamedTuple):
+    """One rank's steps, cut into segments."""
+
+    segments: tuple[Extent, ...]
+    steps: tuple[MessageStep, ...]
+
+
+def make_steps(
+    operation: str,
+    algorithm: str,
+    rank: int,
+    size: int,
+    root: int,
+    per_host: int | None,
+    sizes: tuple[int, ...],
+    most: int,
+) -> MessageSteps:
+    """The algorithm on arrays of these sizes, each of which is an equal share of the slots. Sizes,
+    and the most that a segment has, are in elements."""
+    steps = steps_of(operation, rank, size, root, algorithm, per_host)
+    count = slots_of(operation, size, algorithm) // len(sizes)
+    slots = [
+        _cut(number, start, stop, most)
+        for number, elements in enumerate(sizes)
+        for start, stop in pairwise(elements * part // count for part in range(count + 1))
+    ]
+    return cut_steps(steps, slots)
+
+
+kept_steps = lru_cache(maxsize=1024)(make_steps)
+"""The same, made once; see KEPT_SEGMENTS."""
+
+
+def _cut(array: int, start: int, stop: int, most: int) -> list[Extent]:
+    """A slot's segments; at least one, even if it is empty."""
+    starts = range(start, max(start + 1, stop), most)
+    return [Extent(array, at, min(at + most, stop)) for at in starts]
+
+
+def cut_steps(steps: Sequence[Step], slots: Sequence[Sequence[Extent]]) -> MessageSteps:
+    """The steps on slots that are cut into these segments."""
+    used = {step.slot for step in steps} | {s.source for s in steps if isinstance(s, Copy)}
+    first, segments = dict[int, int](), list[Extent]()
+    for slot in sorted(used):
+        first[slot] = len(segments)
+        segments += slots[slot]
+    found = list[MessageStep]()
+    for step, number in segmented(steps, lambda slot: len(slots[slot])):
+        segment, last = first[step.slot] + number, found[-1] if found else None
+        if isinstance(step, Copy):
+            found.append(MessageStep(step, segment, first[step.source] + number))
+        elif (
+            isinstance(step, Send)
+            and last is not None
+            and last.segment == segment
+            and isinstance(last.step, Receive | Reduce)
+        ):
+            found[-1] = last._replace(onward=(*last.onward, step.peer))
+        else:
+            found.append(MessageStep(step, segment))
+    return MessageSteps(tuple(segments), tuple(found))
+
+
+class Sockets:
+    """The transport of one group: `group` and `ranks` say where its messages travel."""
+
+    def __init__(
+        self, endpoint: Endpoint, group: str, ranks: tuple[int, ...], choice: Choice
+    ) -> None:
+        self.endpoint, self.group, self.ranks = endpoint, group, ranks
+        self.rank, self.size = ranks.index(endpoint.rank), len(ranks)
+        self.choice = choice
+        self.segment_bytes = SEGMENT_BYTES
+
+    def run(self, call: MessageCall, task: Task, algorithm: str = "") -> Program:
+        """Run the task, by the algorithm if one is named. When it returns every array may be
+        written again: nothing on its way refers to it."""
+        operation, source, result = task.operation, task.source, task.result
+        own: list[Array | None]
+        if operation in ("all_reduce", "reduce_scatter", "reduce"):
+            yield from self._reduce(call, task, algorithm)
+        elif operation == "all_to_all":
+            yield from self._run(call, task, [source, result], algorithm)
+        elif operation == "all_gather" or (operation == "gather" and self.rank == task.root):
+            yield from self._run(call, task, [result], algorithm)
+        elif operation == "gather" or (operation == "scatter" and self.rank != task.root):
+            own = [None] * self.size  # the other slots only pass through
+            own[self.rank] = source if operation == "gather" else result
+            yield from self._run(call, task, own, algorithm)
+        else:
+            yield from self._run(call, task, [source], algorithm)
+
+    def _reduce(self, call: MessageCall, task: Task, algorithm: str) -> Program:
+        """Operations that combine; float16 sums travel as float32."""
+        operation, source, result = task.operation, task.source, task.result
+        # Partial results are written where the array is: only the caller's own if it goes there.
+        in_place = operation == "all_reduce" or (
+            np.may_share_memory(source, result) if operation == "reduce_scatter" else True
+        )
+        in_place = in_place and (operation != "reduce" or self.rank == task.root)
+        data = source.astype(working_dtype(source.dtype, task.op), copy=not in_place)
+        yield from self._run(call, task, [data], algorithm)
+        if operation == "reduce" and self.rank != task.root:
+            return
+        mine = parts(data, self.size)[self.rank] if operation == "reduce_scatter" else data
+        if task.op == "mean":
+            np.divide(mine, self.size, out=mine)
+        if mine is not result:
+            with overflow_allowed():  # a float16 result may be out of range: it is inf
+                result[...] = mine
+
+    def learn(self, call: MessageCall, root: int, algorithm: str = "") -> Program:
+        """What the root's scatter is, from the header of the first message to come, which stays
+        where it is; what this rank passes on says it too."""
+        if self.rank == root:
+            return call.signature
+        name = algorithm or self.choice.choose("scatter", 0)
+        steps = steps_of("scatter", self.rank, self.size, root, name)
+        source = next(step.peer for step in steps if isinstance(step, Receive))
+        messages = Messages(self.endpoint, self.group, self.ranks, call)
+        header: Header = yield from messages.peek(source)
+        while call.is_repeated(header, 0):
+            yield from messages.discard(source)
+            header = yield from messages.peek(source)
+        call.check_header(header, 0)
+        return header.signature
+
+    def _run(
+        self, call: MessageCall, task: Task, memory: Sequence[Array | None], algorithm: str
+    ) -> Program:
+        """The algorithm on 1-D arrays that make up the slots together, each an equal share of
+        them. What only passes through need not be there."""
+        some = next(array for array in memory if array is not None)
+        sizes = tuple(some.size if array is None else array.size for array in memory)
+        nbytes = 0 if task.operation == "scatter" else sum(sizes) * some.itemsize
+        nbytes = some.nbytes if task.operation == "all_to_all" else nbytes
+        name = algorithm or self.choice.choose(task.operation, nbytes)
+        yield from self.take(call, task, memory, name)
+
+    def take(
+        self, call: MessageCall, task: Task, memory: Sequence[Array | None], name: str
+    ) -> Program:
+        """The algorithm of this name."""
+        some = next(array for array in memory if array is not None)
+        sizes = tuple(some.size if array is None else array.size for array in memory)
+        most = max(1, self.segment_bytes // some.itemsize)
+        make = kept_steps if sum(sizes) <= KEPT_SEGMENTS * most else make_steps
+        steps = make(
+            task.operation,
+            name,
+            self.rank,
+            self.size,
+            task.root,
+            self.choice.per_host,
+            sizes,
+            most,
+        )
+        if any(array is None for array in memory):
+            used = {segment.array for segment in steps.segments}
+            memory = [
+                np.empty_like(some) if array is None and number in used else array
+                for number, array in enumerate(memory)
+            ]
+        messages = Messages(self.endpoint, self.group, self.ranks, call)
+        yield from take_steps(messages, steps, memory, REDUCTIONS[task.op] if task.op else None)
+
+
+def take_steps(
+    messages: Messages,
+    steps: MessageSteps,
+    arrays: Sequence[Array | None],
+    combine: Combine | None = None,
+) -> Program:
+    """Take one rank's steps on its memory: contiguous 1-D arrays (None: never used)."""
+    memory = [np.empty(0) if array is None else array for array in arrays]
+    segments = [memory[number][start:stop] for number, start, stop in steps.segments]
+    flying: dict[int, list[SendWait]] = {}
+    for step, at, source, onward in steps.steps:
+        segment = segments[at]
+        if isinstance(step, Send):
+            send = messages.send(step.peer, segment)
+            if send is not None:
+                flying.setdefault(at, []).append(send)
+            continue
+        if isinstance(step, Copy):
+            segment[...] = segments[source]
+            continue
+        message = yield from messages.receive(step.peer, segment)
+        if at in flying:
+            # An earlier send of this very memory may still be queued.
+            yield from departed(flying.pop(at))
+        arrived = np.frombuffer(message.payload, segment.dtype)
+        frame, checksum = None, None
+        if isinstance(step, Receive):
+            segment[...] = arrived
+            # It goes on as it has come, in the same memory if it is long.
+            checksum = message.header.checksum
+            frame = message.frame if segment.nbytes >= ZERO_COPY_BYTES else None
+        elif combine is not None:
+            with overflow_allowed():
+                operands = (arrived, segment) if step.peer_first else (segment, arrived)
+                combine(*operands, out=segment)
+        for peer in onward:
+            send = messages.send(peer, segment, frame, checksum)
+            if send is not None:
+                flying.setdefault(at, []).append(send)
+    for sends in flying.values():
+        yield from departed(sends)
