@@ -8,7 +8,7 @@ import time
 from typing import Any, Protocol
 
 from ringlet.comm.calls.channel import Channel, Context
-from ringlet.comm.calls.recorder import ENDED
+from ringlet.comm.calls.recorder import ENDED, SHOWN_WITH_ERROR
 from ringlet.comm.errors import CommTimeout, PeerLost
 from ringlet.comm.protocols import Wait
 from ringlet.comm.signature import Signature
@@ -76,9 +76,12 @@ class Diagnosis:
         head = f"rank {self._endpoint.rank}: {self._operation.text()} waited {seconds:.1f} s"
         awaited = self._awaited()
         if awaited is None:
-            return CommTimeout(f"{head} for its turn")
-        chain, culprit = self._chain(awaited)
-        return CommTimeout(f"{head} for {chain}", [culprit])
+            error = CommTimeout(f"{head} for its turn")
+        else:
+            chain, culprit = self._chain(awaited)
+            error = CommTimeout(f"{head} for {chain}", [culprit])
+        error.add_note(self._channel.context.recorder.text(SHOWN_WITH_ERROR))
+        return error
 
     def _awaited(self) -> int | None:
         wait = self._operation.waiting_for

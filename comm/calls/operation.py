@@ -182,9 +182,7 @@ class Operation:
 
     def timed_out(self) -> CommTimeout:
         """The error for having waited until now, with what is known of the awaited rank."""
-        error = self._diagnose().timed_out()
-        error.add_note(self.channel.context.recorder.text(SHOWN_WITH_ERROR))
-        return error
+        return self._diagnose().timed_out()
 
     def _diagnose(self) -> Diagnosis:
         if self._diagnosis is None:

@@ -1,7 +1,5 @@
 """Every algorithm on numbers: in memory for many world sizes, and run by real ranks."""
 
-import functools
-
 import numpy as np
 import pytest
 
@@ -10,7 +8,8 @@ from ringlet.comm.schedules.algorithms import ALGORITHMS, schedule
 from ringlet.comm.schedules.kernel import execute
 from ringlet.comm.schedules.schedule import Reduce, cut
 from ringlet.comm.signature import Signature
-from ringlet.comm.sockets.run import make_plan, run
+from ringlet.comm.sockets.messages import Messages
+from ringlet.comm.sockets.transport import make_steps, take_steps
 
 EVERY = [(operation, name) for operation, names in ALGORITHMS.items() for name in names]
 LENGTHS = [0, 1, 2, 7, 61]
@@ -120,15 +119,22 @@ def test_all_ranks_get_the_same_bits(algorithm, combine):
             assert len({array.tobytes() for array in arrays}) == 1, (size, per_host)
 
 
+def messages_of(call, steps, array):
+    """The program of a call: the steps on this rank's array."""
+    channel = call.channel
+    messages = Messages(channel.endpoint, channel.id, channel.ranks, call)
+    yield from take_steps(messages, steps, [array], np.add)
+
+
 def on_ranks(world, operation, algorithm, lengths, per_host=None):
     """Run the algorithm's steps on this rank's transport, in segments of a few bytes."""
     for length in lengths:
         for root in {0, world.size - 1}:
             array = memory(operation, world.rank, world.size, root, length)
             places = (world.rank, world.size, root, per_host)
-            plan = make_plan(operation, algorithm, *places, (array.size,), 8)
-            body = functools.partial(run, plan=plan, arrays=[array], combine=np.add)
-            world._call(Signature(operation, "<f8", (length,), "test"), body, array.nbytes, {})
+            steps = make_steps(operation, algorithm, *places, (array.size,), 8)
+            signature = Signature(operation, "<f8", (length,), "test")
+            world._call(signature, messages_of, (steps, array), array.nbytes, {})
             if operation != "barrier":
                 check(operation, world.rank, world.size, root, length, array)
 

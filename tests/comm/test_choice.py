@@ -183,7 +183,7 @@ def test_every_algorithm_can_be_asked_for_by_name(ranks, size, transport):
 def wrong_wishes(world):
     for name, text in [
         ("bush", "all_reduce has no algorithm 'bush', but ring, bidirectional_ring"),
-        ("hierarchical", "has not several ranks on each of several hosts"),
+        ("hierarchical", "needs at least two ranks on each of at least two hosts"),
         ("shared-memory", "share no memory"),
     ]:
         with pytest.raises(ValueError, match=text):

@@ -6,19 +6,8 @@ from dataclasses import replace
 import pytest
 
 from ringlet.comm import ScheduleError
-from ringlet.comm.schedules import direct
 from ringlet.comm.schedules.algorithms import ALGORITHMS, schedule, slots_of, steps_of
-from ringlet.comm.schedules.direct import (
-    DIRECT,
-    Combine,
-    Fence,
-    Read,
-    Share,
-    Unstage,
-    all_reduce_staged,
-)
 from ringlet.comm.schedules.prove import prove
-from ringlet.comm.schedules.prove_direct import prove_direct, prove_staged
 from ringlet.comm.schedules.schedule import Copy, Receive, Reduce, Schedule, Send
 
 SIZES = range(1, 34)
@@ -282,90 +271,3 @@ def test_an_undefined_slot_is_not_combined():
     plan = schedule("all_gather", "ring", 2)
     with pytest.raises(ScheduleError, match="empty slot"):
         prove(with_steps(plan, 0, [plan.steps[0][0], Reduce(1, 1)]))
-
-
-# -- schedules of shared memory -------------------------------------------------------------------
-
-FENCES = {
-    "all_reduce": 2, "all_reduce_whole": 1, "reduce_scatter": 2, "all_gather": 2,
-    "all_to_all": 2, "broadcast": 2, "reduce": 2, "gather": 2, "scatter": 2,
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", FENCES)
-def test_direct_schedules_are_right_and_nobody_reads_what_is_being_written(name):
-    for size in SIZES:
-        for root in {0, size - 1}:
-            assert prove_direct(name, size, root) == FENCES[name]
-    assert set(FENCES) == set(DIRECT) - {"barrier"}
-
-
-def test_the_staged_all_reduce_is_right_in_any_number_of_chunks():
-    for size in (2, 3, 4, 7):
-        for chunks in range(1, 7):
-            assert prove_staged(size, chunks) == chunks + 1  # one fence for each, and a last one
-
-
-def reads_of_others(rank):
-    return [Read(peer, peer, peer) for peer in range(3) if peer != rank]
-
-
-DIRECT_FAULTS = {
-    "a fence left out": (
-        "all_reduce",
-        "while others use them",
-        lambda s: [s[0], Combine(s[1].slot), *reads_of_others(s[1].slot), s[-1]],
-    ),
-    "no last fence": ("all_reduce", "fences", lambda s: s[:-1]),
-    "a part not read": ("all_gather", "ends wrong", lambda s: [s[0], s[-1]]),
-    "a part not shared": ("all_reduce", "ends wrong", lambda s: [s[0], s[-1]]),
-    "another's part shared": ("all_reduce", "while others use", lambda s: [s[0], Share(1), s[-1]]),
-    "shared twice": ("all_reduce", "twice", lambda s: [*s, s[1]]),
-    "what is not there": ("scatter", "holds nothing", lambda s: [s[0], Read(1, 2, 0), s[-1]]),
-}
-
-
-@pytest.mark.parametrize("fault", DIRECT_FAULTS)
-def test_a_wrong_direct_schedule_is_refused(fault, monkeypatch):
-    name, text, damage = DIRECT_FAULTS[fault]
-    right = DIRECT[name]
-
-    def wrong(rank, size, root=0):
-        steps = right(rank, size, root)
-        return damage(steps) if fault != "no last fence" or rank == 1 else steps
-
-    monkeypatch.setitem(DIRECT, name, wrong)
-    direct.direct_steps.cache_clear()
-    try:
-        with pytest.raises(ScheduleError, match=text):
-            prove_direct(name, 3)
-    finally:
-        direct.direct_steps.cache_clear()
-
-
-def staged_too_early(steps):
-    """The next chunk is staged before the results that lie there are fetched."""
-    swapped = list(steps)
-    for at, step in enumerate(steps[:-1]):
-        if isinstance(step, Unstage):
-            swapped[at : at + 2] = steps[at + 1], step
-    return swapped
-
-
-STAGED_FAULTS = {
-    "staged too early": ("twice|ends wrong", staged_too_early),
-    "no fences": ("while others use them", lambda s: [x for x in s if not isinstance(x, Fence)]),
-    "a chunk not fetched": ("ends wrong", lambda s: s[:-1]),
-}
-
-
-@pytest.mark.parametrize("fault", STAGED_FAULTS)
-def test_a_wrong_staged_all_reduce_is_refused(fault, monkeypatch):
-    text, damage = STAGED_FAULTS[fault]
-
-    def wrong(rank, size, chunks):
-        return damage(list(all_reduce_staged(rank, size, chunks)))
-
-    monkeypatch.setattr("ringlet.comm.schedules.prove_direct.all_reduce_staged", wrong)
-    with pytest.raises(ScheduleError, match=text):
-        prove_staged(3, 4)
