@@ -117,17 +117,14 @@ class CuPy(Backend):
         cupy.cuda.Device(device % count).use()  # of the calling thread
 
     def asarray(self, data: Any, dtype: npt.DTypeLike | None = None) -> Array:
-        """See Backend."""
         if isinstance(data, int | float):  # goes along with the kernel that writes it
             return self.module.full((), data, dtype or np.asarray(data).dtype)
         return self.module.asarray(data, dtype)
 
     def to_host(self, array: Array, out: Array | None = None) -> Array:
-        """See Backend."""
         return self.module.asnumpy(array, out=out)
 
     def pinned(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
-        """See Backend."""
         return self._extension.empty_pinned(shape, dtype)
 
     def scatter_add(self, out: Array, index: Any, values: Array) -> None:
@@ -152,7 +149,6 @@ class CuPy(Backend):
         return rows[self.asarray(starts)]
 
     def erf(self, x: Array) -> Array:
-        """See Backend."""
         return self._special.erf(x)
 
     def block_size(self, elements: int) -> int:
@@ -160,7 +156,6 @@ class CuPy(Backend):
         return max(elements, LARGE_BLOCK)
 
     def synchronize(self) -> None:
-        """See Backend."""
         self.module.cuda.get_current_stream().synchronize()
 
 

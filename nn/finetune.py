@@ -83,7 +83,6 @@ class LoRALinear(Module):
         return linear
 
     def describe(self) -> str:
-        """See Module."""
         return f"{self.in_features}, {self.out_features}, rank={self.rank}, alpha={self.alpha}"
 
 

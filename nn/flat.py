@@ -108,12 +108,10 @@ class FlatParameters(Flat):
         return self._grad
 
     def settle(self) -> None:
-        """See Flat."""
         for slot in self.slots:
             _ = slot.parameter.grad  # clears it if it is to be taken as zeros
 
     def views(self, start: int, stop: int) -> tuple[Array, Array]:
-        """See Flat."""
         return self.data[start:stop], self._grad[start:stop]
 
     def zero_grad(self) -> None:

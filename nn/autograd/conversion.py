@@ -1,13 +1,16 @@
 """What operations are given (tensors, arrays, numbers, masks, ids) as what they compute with."""
 
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
-from ringlet.nn.autograd.tensor import Tensor
+from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, asarray, refuse_mixture, to_host, xp
 
 TensorLike: TypeAlias = Tensor | Array | float | int
+
+F = TypeVar("F", bound=Callable[..., Tensor])
 
 
 def array_of(value: Any) -> Any:
@@ -57,3 +60,27 @@ def _tensor(operand: TensorLike, other: TensorLike, dtype: np.dtype[Any] | None)
 def in_dtype(value: float, like: Array) -> Any:
     """A number in an array's dtype, so that it cannot widen the result; it stays on the host."""
     return like.dtype.type(value)
+
+
+def unary(kind: type[Operation]) -> Callable[[Tensor], Tensor]:
+    """The function of one tensor that runs an operation; it has the operation's docstring."""
+
+    def function(x: Tensor) -> Tensor:
+        return kind()(x)
+
+    return _named_after(kind, function)
+
+
+def binary(kind: type[Operation]) -> Callable[[TensorLike, TensorLike], Tensor]:
+    """The function of two tensors, arrays or numbers that runs an operation."""
+
+    def function(a: TensorLike, b: TensorLike) -> Tensor:
+        return kind()(*tensors(a, b))
+
+    return _named_after(kind, function)
+
+
+def _named_after(kind: type[Operation], function: F) -> F:
+    function.__name__ = function.__qualname__ = kind.__name__.lower()
+    function.__doc__ = kind.__doc__
+    return function

@@ -14,11 +14,9 @@ class GELU(Module):
         self.approximate: Literal["none", "tanh"] = approximate
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
         return F.gelu(x, self.approximate)
 
     def describe(self) -> str:
-        """See Module."""
         return f"approximate={self.approximate!r}"
 
 
@@ -26,7 +24,6 @@ class SiLU(Module):
     """x sigmoid(x)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
         return F.silu(x)
 
 
@@ -34,7 +31,6 @@ class SwiGLU(Module):
     """silu(gate) * up: two tensors of one shape -> the same shape."""
 
     def forward(self, gate: Tensor, up: Tensor) -> Tensor:
-        """See the class."""
         return F.swiglu(gate, up)
 
 
@@ -42,7 +38,6 @@ class ReLU(Module):
     """max(x, 0)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
         return F.relu(x)
 
 
@@ -50,7 +45,6 @@ class Tanh(Module):
     """The hyperbolic tangent."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
         return F.tanh(x)
 
 
@@ -58,7 +52,6 @@ class Sigmoid(Module):
     """1 / (1 + exp(-x))."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
         return F.sigmoid(x)
 
 
@@ -69,11 +62,9 @@ class Softmax(Module):
         self.dim = dim
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
         return F.softmax(x, self.dim)
 
     def describe(self) -> str:
-        """See Module."""
         return f"dim={self.dim}"
 
 
@@ -81,5 +72,4 @@ class LogSoftmax(Softmax):
     """The logarithm of softmax."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
         return F.log_softmax(x, self.dim)

@@ -157,7 +157,6 @@ class MultiheadAttention(Module):
         return np.float32(bound) * (2 * random.random(shape, np.float32) - 1)
 
     def describe(self) -> str:
-        """See Module."""
         return f"{self.embed_dim}, {self.num_heads}, dropout={self.dropout}"
 
 
@@ -165,7 +164,6 @@ class ZeroBiasLinear(Linear):
     """A Linear whose bias starts from zeros."""
 
     def draw(self, name: str, shape: tuple[int, ...], random: np.random.Generator) -> Array:
-        """See the class."""
         return np.zeros(shape, np.float32) if name == "bias" else super().draw(name, shape, random)
 
 
@@ -189,11 +187,9 @@ class PackedAttention(Module):
         self.heads = heads
 
     def forward(self, qkv: Tensor) -> Tensor:
-        """See the class."""
         return F.packed_self_attention(qkv, self.heads)
 
     def describe(self) -> str:
-        """See Module."""
         return f"heads={self.heads}"
 
 

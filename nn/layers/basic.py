@@ -26,7 +26,6 @@ class Linear(Module):
         self.initialize(0)
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
         return F.linear(x, self.weight, self.bias)
 
     def draw(self, name: str, shape: tuple[int, ...], random: np.random.Generator) -> Array:
@@ -35,7 +34,6 @@ class Linear(Module):
         return bound * (2 * random.random(shape, np.float32) - 1)
 
     def describe(self) -> str:
-        """See Module."""
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
 
 
@@ -54,7 +52,6 @@ class Embedding(Module):
         self.initialize(0)
 
     def forward(self, ids: Tensor | Array) -> Tensor:
-        """See the class."""
         return F.embedding(ids, self.weight, self.padding_idx)
 
     def draw(self, name: str, shape: tuple[int, ...], random: np.random.Generator) -> Array:
@@ -65,7 +62,6 @@ class Embedding(Module):
         return values
 
     def describe(self) -> str:
-        """See Module."""
         padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
         return f"{self.num_embeddings}, {self.embedding_dim}{padding}"
 
@@ -82,9 +78,7 @@ class Dropout(Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
         return F.dropout(x, self.p, self.training, self.path, self.part)
 
     def describe(self) -> str:
-        """See Module."""
         return f"p={self.p}"

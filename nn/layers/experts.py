@@ -59,7 +59,6 @@ class ExpertLinear(Module):
         return bound * (2 * random.random(shape, np.float32) - 1)
 
     def describe(self) -> str:
-        """See Module."""
         experts, out_features, in_features = self.weight.shape
         return f"{experts}, {in_features}, {out_features}, bias={self.bias is not None}"
 
@@ -100,7 +99,6 @@ class Experts(Module):
         self.c_proj = ExpertLinear(experts, hidden, width, bias)
 
     def forward(self, x: Tensor, logits: Tensor) -> Tensor:
-        """See the class."""
         choices = best(logits.data, self.top_k)  # (B, T, k)
         kept = np.ones(choices.shape, bool)
         if self.training:
@@ -141,7 +139,6 @@ class Experts(Module):
         return kept, logits
 
     def describe(self) -> str:
-        """See Module."""
         return (
             f"{self.experts}, top_k={self.top_k}, capacity_factor={self.capacity_factor}, "
             f"balance={self.balance}"
@@ -167,5 +164,4 @@ class MixtureOfExperts(Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
         return self.dropout(self.experts(x, self.router(x)))

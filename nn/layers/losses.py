@@ -63,5 +63,4 @@ class CrossEntropyLoss(LogitsLoss):
         return F.linear_cross_entropy(logits, *own, linear_bias=layer.bias, **options)
 
     def describe(self) -> str:
-        """See Module."""
         return f"label_smoothing={self.label_smoothing}" if self.label_smoothing else ""

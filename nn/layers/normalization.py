@@ -27,7 +27,6 @@ class LayerNorm(Module):
         self.initialize(0)
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
         return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
 
     def draw(self, name: str, shape: tuple[int, ...], random: np.random.Generator) -> Array:
@@ -35,7 +34,6 @@ class LayerNorm(Module):
         return np.full(shape, 1 if name == "weight" else 0, np.float32)
 
     def describe(self) -> str:
-        """See Module."""
         return f"{', '.join(map(str, self.normalized_shape))}, eps={self.eps}"
 
 
@@ -56,7 +54,6 @@ class RMSNorm(Module):
         self.initialize(0)
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
         return F.rms_norm(x, self.normalized_shape, self.weight, self.eps)
 
     def draw(self, name: str, shape: tuple[int, ...], random: np.random.Generator) -> Array:
@@ -64,7 +61,6 @@ class RMSNorm(Module):
         return np.ones(shape, np.float32)
 
     def describe(self) -> str:
-        """See Module."""
         return f"{', '.join(map(str, self.normalized_shape))}, eps={self.eps}"
 
 

@@ -42,7 +42,6 @@ class SinusoidalPositions(Module):
         return x + Tensor(table.astype(x.dtype))
 
     def describe(self) -> str:
-        """See Module."""
         return f"{self.width}"
 
 
@@ -88,7 +87,6 @@ class RotaryEmbedding(Module):
         return cos[where], sin[where]
 
     def describe(self) -> str:
-        """See Module."""
         return f"{self.width}, base={self.base:g}"
 
 
@@ -135,7 +133,6 @@ class RelativePositionBias(Module):
         return offset + np.where(back < exact, back, large)
 
     def describe(self) -> str:
-        """See Module."""
         return f"buckets={self.buckets}, max_distance={self.max_distance}"
 
 

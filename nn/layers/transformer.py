@@ -53,7 +53,6 @@ class _Layer(Module):
         return self.linear2(self.dropout(self._act(self.linear1(x))))
 
     def describe(self) -> str:
-        """See Module."""
         return f"norm_first={self.norm_first}"
 
 
@@ -71,7 +70,6 @@ class TransformerEncoderLayer(_Layer):
         src_key_padding_mask: Mask = None,
         is_causal: bool = False,
     ) -> Tensor:
-        """See the class."""
         attend = (src_mask, src_key_padding_mask, is_causal)
         x = self._add(src, self.norm1, lambda x: self._itself(x, *attend))
         return self._add(x, self.norm2, lambda x: self.dropout2(self._feed_forward(x)))
@@ -101,7 +99,6 @@ class TransformerDecoderLayer(_Layer):
         tgt_is_causal: bool = False,
         memory_is_causal: bool = False,
     ) -> Tensor:
-        """See the class."""
         itself = (tgt_mask, tgt_key_padding_mask, tgt_is_causal)
         across = (memory_mask, memory_key_padding_mask, memory_is_causal)
         x = self._add(tgt, self.norm1, lambda x: self._itself(x, *itself))
@@ -130,7 +127,6 @@ class TransformerEncoder(Module):
         src_key_padding_mask: Mask = None,
         is_causal: bool = False,
     ) -> Tensor:
-        """See TransformerEncoderLayer."""
         for layer in self.layers:
             src = layer(src, mask, src_key_padding_mask, is_causal)
         return src if self.norm is None else self.norm(src)

@@ -16,7 +16,6 @@ class Activation(Module):
         self.kind = kind
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
         if self.kind == "relu":
             return F.relu(x)
         if self.kind == "silu":
@@ -24,5 +23,4 @@ class Activation(Module):
         return F.gelu(x, "none" if self.kind == "gelu" else "tanh")
 
     def describe(self) -> str:
-        """See Module."""
         return repr(self.kind)

@@ -94,7 +94,6 @@ class HeadsAttention(Module):
         return y.permute(0, 2, 1, 3).reshape(batch, length, heads * width)
 
     def describe(self) -> str:
-        """See Module."""
         shared = "" if self.groups == self.heads else f", groups={self.groups}"
         return f"heads={self.heads}{shared}, causal={self.causal}"
 

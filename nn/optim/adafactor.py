@@ -7,7 +7,7 @@ import numpy as np
 
 from ringlet.nn.backend import Array, xp
 from ringlet.nn.flat import Flat
-from ringlet.nn.optim.optimizer import Decay, Group, everything
+from ringlet.nn.optim.optimizer import Decay, Group, Update, everything
 from ringlet.nn.optim.whole import WholeParameters
 
 
@@ -37,15 +37,12 @@ class Adafactor(WholeParameters):
         super().__init__(flat, learning_rate, weight_decay, decay, groups)
         self.beta2_decay, self.eps, self.clip = beta2_decay, eps, clip
 
-    def update_whole(
-        self, data: Array, grad: Array, rate: float, decay: float, state: list[Array]
-    ) -> None:
-        """See WholeParameters."""
+    def update_whole(self, whole: Update) -> None:
+        data, grad, rate = whole.data, whole.grad, whole.rate
         tiny = float(np.finfo(data.dtype).eps) if self.eps[0] is None else self.eps[0]
         size = max(self.eps[1], _root_mean_square(data))
-        if decay:
-            data *= 1 - rate * decay
-        change = self._variance(grad, state[0], tiny)
+        whole.decay_data()
+        change = self._variance(grad, whole.state[0], tiny)
         xp.maximum(change, tiny * tiny, out=change)
         xp.sqrt(change, out=change)
         xp.divide(grad, change, out=change)

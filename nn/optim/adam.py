@@ -5,27 +5,20 @@ from collections.abc import Sequence
 
 from ringlet.nn.backend import Array, xp
 from ringlet.nn.flat import Flat
-from ringlet.nn.optim.optimizer import (
-    Decay,
-    Group,
-    Optimizer,
-    everything,
-    matrices,
-    plus_decay,
-)
+from ringlet.nn.optim.optimizer import Decay, Group, Optimizer, Update, everything, matrices
 
 
 class Moments:
     """What Adam keeps of the gradients: running means of them and of their squares."""
 
     NAMES = ("exp_avg", "exp_avg_sq")
-    """Of the state; AMSGrad has a third array."""
+    """Names in the state; AMSGrad has a third array."""
 
     LARGEST = "max_exp_avg_sq"
 
     def __init__(self, betas: tuple[float, float], eps: float) -> None:
         if not (0 <= betas[0] < 1 and 0 <= betas[1] < 1):
-            raise ValueError(f"betas are {betas}; they have to be from 0 to below 1")
+            raise ValueError(f"betas are {betas}; they must be at least 0 and below 1")
         self.betas, self.eps = betas, eps
 
     def begin(self, steps: int) -> None:
@@ -36,14 +29,14 @@ class Moments:
         self._correction = root / (1 - beta1**steps)
         self._eps = self.eps * root
 
-    def step(self, data: Array, grad: Array, rate: float, state: list[Array], spare: Array) -> None:
-        """Take the gradient into the means, and move the parameters. `spare` are two arrays.
+    def step(self, block: Update, grad: Array) -> None:
+        """Update the means with the gradient, and move the parameters.
 
         A third array in the state is the largest mean of squares so far, and divides (Reddi, Kale
         and Kumar, "On the convergence of Adam and beyond", 2018, algorithm 2).
         """
-        mean, square, *largest = state
-        change, root = spare
+        data, (mean, square, *largest) = block.data, block.state
+        change, root = block.scratch
         beta1, beta2 = self.betas
         mean *= beta1
         xp.multiply(grad, 1 - beta1, out=change)
@@ -57,7 +50,7 @@ class Moments:
         xp.sqrt(square, out=root)
         root += self._eps
         xp.divide(mean, root, out=change)
-        change *= rate * self._correction
+        change *= block.rate * self._correction
         data -= change
 
 
@@ -88,31 +81,17 @@ class Adam(Optimizer):
         self._decayed = xp.empty(self._scratch.shape[1], flat.dtype)
 
     def begin(self) -> None:
-        """See Optimizer."""
         self.moments.begin(self.steps)
 
-    def update(
-        self,
-        data: Array,
-        grad: Array,
-        rate: float,
-        decay: float,
-        state: list[Array],
-        scratch: Array,
-    ) -> None:
-        """See Optimizer."""
-        grad = plus_decay(data, grad, decay, self._decayed[: len(grad)])
-        self.moments.step(data, grad, rate, state, scratch)
+    def update(self, block: Update) -> None:
+        self.moments.step(block, block.decayed_grad(self._decayed[: len(block.grad)]))
 
 
-class AdamW(Optimizer):
+class AdamW(Adam):
     """Loshchilov and Hutter, "Decoupled weight decay regularization" (2019), algorithm 2.
 
     `decay(name, parameter)` says which parameters decay; by default those of two or more axes.
-    `amsgrad`: see Moments.step.
     """
-
-    STATE: tuple[str, ...] = Moments.NAMES
 
     def __init__(
         self,
@@ -125,25 +104,8 @@ class AdamW(Optimizer):
         groups: Sequence[Group] = (),
         amsgrad: bool = False,
     ) -> None:
-        if amsgrad:
-            self.STATE = (*Moments.NAMES, Moments.LARGEST)
-        super().__init__(flat, learning_rate, weight_decay, decay, groups)
-        self.moments = Moments(betas, eps)
+        super().__init__(flat, learning_rate, betas, eps, weight_decay, decay, groups, amsgrad)
 
-    def begin(self) -> None:
-        """See Optimizer."""
-        self.moments.begin(self.steps)
-
-    def update(
-        self,
-        data: Array,
-        grad: Array,
-        rate: float,
-        decay: float,
-        state: list[Array],
-        scratch: Array,
-    ) -> None:
-        """See Optimizer."""
-        if decay:
-            data *= 1 - rate * decay
-        self.moments.step(data, grad, rate, state, scratch)
+    def update(self, block: Update) -> None:
+        block.decay_data()
+        self.moments.step(block, block.grad)

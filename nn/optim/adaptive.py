@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from ringlet.nn.backend import Array, xp
+from ringlet.nn.backend import xp
 from ringlet.nn.flat import Flat
-from ringlet.nn.optim.optimizer import Decay, Group, Optimizer, everything, plus_decay
+from ringlet.nn.optim.optimizer import Decay, Group, Optimizer, Update, everything
 
 
 class Adagrad(Optimizer):
@@ -32,25 +32,15 @@ class Adagrad(Optimizer):
         if initial_accumulator_value:
             self.state["sum"].fill(initial_accumulator_value)
 
-    def update(
-        self,
-        data: Array,
-        grad: Array,
-        rate: float,
-        decay: float,
-        state: list[Array],
-        scratch: Array,
-    ) -> None:
-        """See Optimizer."""
-        (total,) = state
-        change, root = scratch
-        grad = plus_decay(data, grad, decay, change)
+    def update(self, block: Update) -> None:
+        data, (total,), (change, root) = block.data, block.state, block.scratch
+        grad = block.decayed_grad(change)
         xp.multiply(grad, grad, out=root)
         total += root
         xp.sqrt(total, out=root)
         root += self.eps
         xp.divide(grad, root, out=change)
-        change *= rate / (1 + (self.steps - 1) * self.learning_rate_decay)
+        change *= block.rate / (1 + (self.steps - 1) * self.learning_rate_decay)
         data -= change
 
 
@@ -81,19 +71,9 @@ class RMSprop(Optimizer):
         self.alpha, self.eps, self.momentum, self.centered = alpha, eps, momentum, centered
         self._decayed = xp.empty(self._scratch.shape[1], flat.dtype)
 
-    def update(
-        self,
-        data: Array,
-        grad: Array,
-        rate: float,
-        decay: float,
-        state: list[Array],
-        scratch: Array,
-    ) -> None:
-        """See Optimizer."""
-        change, root = scratch
-        grad = plus_decay(data, grad, decay, self._decayed[: len(grad)])
-        square, *others = state
+    def update(self, block: Update) -> None:
+        data, (square, *others), (change, root) = block.data, block.state, block.scratch
+        grad = block.decayed_grad(self._decayed[: len(data)])
         square *= self.alpha
         xp.multiply(grad, grad, out=root)
         root *= 1 - self.alpha
@@ -114,5 +94,5 @@ class RMSprop(Optimizer):
             velocity *= self.momentum
             velocity += change
             xp.copyto(change, velocity)
-        change *= rate
+        change *= block.rate
         data -= change

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from ringlet.nn.backend import Array, xp
+from ringlet.nn.backend import xp
 from ringlet.nn.flat import Flat
-from ringlet.nn.optim.optimizer import Decay, Group, Optimizer, matrices
+from ringlet.nn.optim.optimizer import Decay, Group, Optimizer, Update, matrices
 
 
 class Lion(Optimizer):
@@ -28,26 +28,15 @@ class Lion(Optimizer):
         super().__init__(flat, learning_rate, weight_decay, decay, groups)
         self.betas = betas
 
-    def update(
-        self,
-        data: Array,
-        grad: Array,
-        rate: float,
-        decay: float,
-        state: list[Array],
-        scratch: Array,
-    ) -> None:
-        """See Optimizer."""
-        (mean,) = state
-        change, other = scratch
+    def update(self, block: Update) -> None:
+        data, grad, (mean,), (change, other) = block.data, block.grad, block.state, block.scratch
         beta1, beta2 = self.betas
-        if decay:
-            data *= 1 - rate * decay
+        block.decay_data()
         xp.multiply(mean, beta1, out=change)
         xp.multiply(grad, 1 - beta1, out=other)
         change += other
         xp.sign(change, out=change)
-        change *= rate
+        change *= block.rate
         data -= change
         mean *= beta2
         xp.multiply(grad, 1 - beta2, out=other)

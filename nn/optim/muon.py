@@ -9,7 +9,7 @@ from ringlet.nn.backend import Array, xp
 from ringlet.nn.flat import Flat, Slot
 from ringlet.nn.module import Parameter
 from ringlet.nn.optim.adam import Moments
-from ringlet.nn.optim.optimizer import Decay, Group, matrices
+from ringlet.nn.optim.optimizer import Decay, Group, Update, matrices
 from ringlet.nn.optim.whole import WholeParameters
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -58,42 +58,28 @@ class Muon(WholeParameters):
         self.adjust = adjust
 
     def whole(self) -> Sequence[Slot]:
-        """See WholeParameters."""
         return [slot for slot in self.flat.slots if self._is_whole(slot.name, slot.parameter)]
 
     def begin(self) -> None:
-        """See Optimizer."""
         self.moments.begin(self.steps)
 
-    def update(
-        self,
-        data: Array,
-        grad: Array,
-        rate: float,
-        decay: float,
-        state: list[Array],
-        scratch: Array,
-    ) -> None:
-        """AdamW; see Optimizer."""
-        if decay:
-            data *= 1 - rate * decay
-        self.moments.step(data, grad, rate, state, scratch)
+    def update(self, block: Update) -> None:
+        """As AdamW does."""
+        block.decay_data()
+        self.moments.step(block, block.grad)
 
-    def update_whole(
-        self, data: Array, grad: Array, rate: float, decay: float, state: list[Array]
-    ) -> None:
-        """See WholeParameters."""
-        mean = state[0].reshape(data.shape)
+    def update_whole(self, whole: Update) -> None:
+        data, grad = whole.data, whole.grad
+        mean = whole.state[0].reshape(data.shape)
         mean += (1 - self.momentum) * (grad - mean)
         wanted = grad + self.momentum * (mean - grad) if self.nesterov else mean
         change = orthogonalized(wanted, self.ns_steps)
-        if decay:
-            data *= 1 - rate * decay
+        whole.decay_data()
         rows, columns = data.shape[-2:]
         scale = 0.2 * math.sqrt(max(rows, columns))
         if self.adjust == "original":
             scale = math.sqrt(max(1, rows / columns))
-        change *= rate * scale
+        change *= whole.rate * scale
         data -= change
 
 

@@ -10,7 +10,7 @@ from ringlet.nn.flat import Flat, Slot
 from ringlet.nn.module import Parameter
 
 BLOCK = 32 * 1024
-"""Elements for each block: parameters, gradients, state and scratch of one fit the cache."""
+"""Elements for each block: its parameters, gradients, state and scratch memory fit the cache."""
 
 Decay: TypeAlias = Callable[[str, Parameter], bool]
 
@@ -27,11 +27,11 @@ def everything(name: str, parameter: object) -> bool:
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters whose names fit one of the patterns, and what is different for them.
+    """Parameters whose names fit one of the patterns, and their own options.
 
-    `patterns` by comma, as in "*.bias,transformer.wte.*"; the first group that fits counts.
-    `scale` multiplies the learning rate; `weight_decay` takes the place of the optimizer's,
-    whatever its `decay` says.
+    `patterns` are separated by commas, as in "*.bias,transformer.wte.*"; the first group that fits
+    counts. `scale` multiplies the learning rate; `weight_decay` replaces the optimizer's, whatever
+    its `decay` says.
     """
 
     patterns: str
@@ -44,10 +44,38 @@ class Group:
 
 
 class Rates(NamedTuple):
-    """What parameters of one group have in common: of the learning rate, and the decay."""
+    """A parameter's factor of the learning rate, and its decay."""
 
     scale: float
     decay: float
+
+
+class Update(NamedTuple):
+    """A stretch of parameters to be updated in place, and what the update needs.
+
+    `grad` must not be changed. `state` are the arrays of `Optimizer.STATE`; `scratch` are two
+    arrays of the stretch's size to compute in.
+    """
+
+    data: Array
+    grad: Array
+    rate: float
+    decay: float
+    state: list[Array]
+    scratch: Array
+
+    def decay_data(self) -> None:
+        """Decoupled weight decay: shrink the parameters."""
+        if self.decay:
+            xp.multiply(self.data, 1 - self.rate * self.decay, out=self.data)
+
+    def decayed_grad(self, out: Array) -> Array:
+        """The gradient plus decay * data, in `out`; the gradient itself where nothing decays."""
+        if not self.decay:
+            return self.grad
+        xp.multiply(self.data, self.decay, out=out)
+        out += self.grad
+        return out
 
 
 class Optimizer:
@@ -55,7 +83,7 @@ class Optimizer:
 
     `learning_rate` may be set before each `step()`. State is one flat array for each name in
     `STATE`, and the number of steps taken. `decay(name, parameter)` says which parameters decay
-    by `weight_decay`; `groups` say it by name, and scale the learning rate.
+    by `weight_decay`; `groups` override it by name, and scale the learning rate.
     """
 
     STATE: tuple[str, ...] = ()
@@ -72,7 +100,8 @@ class Optimizer:
         self.groups, self._decay = tuple(groups), decay
         if learning_rate < 0 or weight_decay < 0:
             raise ValueError(
-                f"learning rate {learning_rate}, weight decay {weight_decay}: neither is below 0"
+                f"learning rate is {learning_rate} and weight decay {weight_decay}; neither may be "
+                "negative"
             )
         self.steps = 0
         self.state: dict[str, Array] = {
@@ -87,7 +116,7 @@ class Optimizer:
         return self.flat.slots
 
     def rates(self, slot: Slot) -> Rates:
-        """Of a parameter."""
+        """A parameter's rates."""
         decayed = self.weight_decay if self._decay(slot.name, slot.parameter) else 0.0
         for group in self.groups:
             if group.fits(slot.name):
@@ -115,21 +144,13 @@ class Optimizer:
                 data, grad = self.flat.views(first, last)
                 state = [array[first:last] for array in self.state.values()]
                 scratch = self._scratch[:, : last - first]
-                self.update(data, grad, rate, rates.decay, state, scratch)
+                self.update(Update(data, grad, rate, rates.decay, state, scratch))
 
     def begin(self) -> None:
         """Compute what all blocks of this step share."""
 
-    def update(
-        self,
-        data: Array,
-        grad: Array,
-        rate: float,
-        decay: float,
-        state: list[Array],
-        scratch: Array,
-    ) -> None:
-        """Update a block of parameters in place; `grad` must not change, `scratch` may."""
+    def update(self, block: Update) -> None:
+        """Update a block of parameters in place."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
@@ -148,18 +169,9 @@ class Optimizer:
             copy_from_host(self.state[name], state[name])
 
 
-def plus_decay(data: Array, grad: Array, decay: float, out: Array) -> Array:
-    """grad + decay * data; `grad` itself where nothing decays."""
-    if not decay:
-        return grad
-    xp.multiply(data, decay, out=out)
-    out += grad
-    return out
-
-
 def _runs(flat: Flat, rates: Mapping[int, Rates]) -> Iterator[tuple[int, int, Rates]]:
-    """Stretches in one piece whose parameters have the same rates, given by their starts; a
-    parameter without is left out. Padding goes with the parameter before it."""
+    """Contiguous stretches whose parameters have the same rates, given by their starts; a
+    parameter without rates is left out. Padding belongs to the parameter before it."""
     ends = [stop for _, stop in flat.segments]
     start, present = 0, Rates(1.0, 0.0)
     left_out = False

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from ringlet.nn.backend import Array, xp
+from ringlet.nn.backend import xp
 from ringlet.nn.flat import Flat
-from ringlet.nn.optim.optimizer import Decay, Group, Optimizer, everything
+from ringlet.nn.optim.optimizer import Decay, Group, Optimizer, Update, everything
 
 
 class SGD(Optimizer):
@@ -33,21 +33,12 @@ class SGD(Optimizer):
         super().__init__(flat, learning_rate, weight_decay, decay, groups)
         self.momentum, self.nesterov = momentum, nesterov
 
-    def update(
-        self,
-        data: Array,
-        grad: Array,
-        rate: float,
-        decay: float,
-        state: list[Array],
-        scratch: Array,
-    ) -> None:
-        """See Optimizer."""
-        change, other = scratch
-        xp.multiply(data, decay, out=change)
-        change += grad
+    def update(self, block: Update) -> None:
+        data, (change, other) = block.data, block.scratch
+        xp.multiply(data, block.decay, out=change)
+        change += block.grad
         if self.momentum:
-            (velocity,) = state
+            (velocity,) = block.state
             velocity *= self.momentum
             velocity += change
             if self.nesterov:
@@ -55,5 +46,5 @@ class SGD(Optimizer):
                 change += other
             else:
                 change = velocity
-        xp.multiply(change, rate, out=other)
+        xp.multiply(change, block.rate, out=other)
         data -= other

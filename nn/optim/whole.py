@@ -1,17 +1,16 @@
-"""Optimizers that need parameters whole: as matrices, not element by element."""
+"""Optimizers that need whole parameters: matrices, not single elements."""
 
 from collections.abc import Sequence
 
-from ringlet.nn.backend import Array
 from ringlet.nn.flat import Flat, Slot
-from ringlet.nn.optim.optimizer import Decay, Group, Optimizer
+from ringlet.nn.optim.optimizer import Decay, Group, Optimizer, Update
 
 
 class WholeParameters(Optimizer):
     """Updates the parameters in `whole()` one at a time, the others in blocks.
 
     Raises ValueError naming the parameter if only a part of one is in the flat arrays, as with
-    ZeRO: a part of a matrix has not the rows and columns that the method is about.
+    ZeRO: the method is about a matrix's rows and columns.
     """
 
     def __init__(
@@ -28,8 +27,8 @@ class WholeParameters(Optimizer):
             if slot.stop - slot.start != slot.parameter.size:
                 raise ValueError(
                     f"{type(self).__name__} needs whole matrices, and only {slot.stop - slot.start}"
-                    f" of the {slot.parameter.size} elements of {slot.name} are here: take ZeRO "
-                    f"stage 0, or an optimizer that goes element by element, such as AdamW"
+                    f" of the {slot.parameter.size} elements of {slot.name} are here: use ZeRO "
+                    f"stage 0, or an element-wise optimizer such as AdamW"
                 )
         super().__init__(flat, learning_rate, weight_decay, decay, groups)
 
@@ -38,12 +37,11 @@ class WholeParameters(Optimizer):
         return self.flat.slots
 
     def in_blocks(self) -> Sequence[Slot]:
-        """See Optimizer."""
         whole = {slot.start for slot in self._whole}
         return [slot for slot in self.flat.slots if slot.start not in whole]
 
     def update_range(self, begin: int, end: int) -> None:
-        """See Optimizer; a parameter must lie in the range as a whole, or outside."""
+        """See Optimizer; a parameter must be entirely inside the range or outside."""
         super().update_range(begin, end)
         for slot in self._whole:
             if not begin <= slot.start < end:
@@ -55,12 +53,11 @@ class WholeParameters(Optimizer):
                 for array in self.flat.views(slot.start, slot.stop)
             )
             state = [array[slot.start : slot.stop] for array in self.state.values()]
-            rates = self.rates(slot)
-            rate = self.learning_rate * rates.scale
-            self.update_whole(data, grad, rate, rates.decay, state)
+            scale, decay = self.rates(slot)
+            rate = self.learning_rate * scale
+            self.update_whole(Update(data, grad, rate, decay, state, self._scratch[:, :0]))
 
-    def update_whole(
-        self, data: Array, grad: Array, rate: float, decay: float, state: list[Array]
-    ) -> None:
-        """Update a parameter in place; `data` and `grad` have its shape, the state is flat."""
+    def update_whole(self, whole: Update) -> None:
+        """Update a parameter in place; `data` and `grad` have its shape, the state is flat, and
+        there is no scratch memory."""
         raise NotImplementedError

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from ringlet.nn.autograd.conversion import in_dtype
+from ringlet.nn.autograd.conversion import in_dtype, unary
 from ringlet.nn.autograd.deferred import Gradient
 from ringlet.nn.autograd.operations.elementwise import error_function
 from ringlet.nn.autograd.tensor import Operation, Tensor
@@ -80,7 +80,6 @@ class SiLU(_Sloped):
     """x sigmoid(x). Elfwing, Uchibe and Doya, "Sigmoid-weighted linear units" (2018)."""
 
     def block(self, x: Array, y: Array, slope: Array | None, spare: Array) -> None:
-        """See _Sloped."""
         sigmoid = spare[0]
         _sigmoid(x, sigmoid)
         xp.multiply(x, sigmoid, out=y)
@@ -135,7 +134,6 @@ class TanhGELU(_Sloped):
     CUBIC = 0.044715
 
     def block(self, x: Array, y: Array, slope: Array | None, spare: Array) -> None:
-        """See _Sloped."""
         tanh, square, rest = spare
         xp.multiply(x, x, out=square)
         square *= self.INNER * self.CUBIC
@@ -164,7 +162,6 @@ class ErfGELU(_Sloped):
     """x (1 + erf(x / sqrt(2))) / 2."""
 
     def block(self, x: Array, y: Array, slope: Array | None, spare: Array) -> None:
-        """See _Sloped."""
         cdf, density, _ = spare
         xp.multiply(x, 1 / math.sqrt(2), out=cdf)
         cdf[...] = error_function(cdf)
@@ -188,24 +185,10 @@ def _blocks(*arrays: Array) -> list[tuple[Array, ...]]:
     ]
 
 
-def tanh(x: Tensor) -> Tensor:
-    """The hyperbolic tangent."""
-    return Tanh()(x)
-
-
-def sigmoid(x: Tensor) -> Tensor:
-    """1 / (1 + exp(-x))."""
-    return Sigmoid()(x)
-
-
-def relu(x: Tensor) -> Tensor:
-    """max(x, 0)."""
-    return ReLU()(x)
-
-
-def silu(x: Tensor) -> Tensor:
-    """x sigmoid(x), also called swish."""
-    return SiLU()(x)
+tanh = unary(Tanh)
+sigmoid = unary(Sigmoid)
+relu = unary(ReLU)
+silu = unary(SiLU)
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:

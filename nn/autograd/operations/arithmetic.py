@@ -4,7 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ringlet.nn.autograd.conversion import TensorLike, in_dtype, mask_array, tensors
+from ringlet.nn.autograd.conversion import (
+    TensorLike,
+    binary,
+    in_dtype,
+    mask_array,
+    tensors,
+    unary,
+)
 from ringlet.nn.autograd.deferred import Gradient
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, xp
@@ -175,24 +182,13 @@ class Where(Operation):
         return grad * self.condition, grad * ~self.condition
 
 
-def add(a: TensorLike, b: TensorLike) -> Tensor:
-    """a + b."""
-    return Add()(*tensors(a, b))
-
-
-def sub(a: TensorLike, b: TensorLike) -> Tensor:
-    """a - b."""
-    return Sub()(*tensors(a, b))
-
-
-def mul(a: TensorLike, b: TensorLike) -> Tensor:
-    """a * b."""
-    return Mul()(*tensors(a, b))
-
-
-def div(a: TensorLike, b: TensorLike) -> Tensor:
-    """a / b."""
-    return Div()(*tensors(a, b))
+add = binary(Add)
+sub = binary(Sub)
+mul = binary(Mul)
+div = binary(Div)
+remainder = binary(Remainder)
+neg = unary(Neg)
+abs = unary(Abs)
 
 
 def pow(x: TensorLike, exponent: TensorLike) -> Tensor:
@@ -202,24 +198,9 @@ def pow(x: TensorLike, exponent: TensorLike) -> Tensor:
     return Power()(*tensors(x, exponent))
 
 
-def remainder(a: TensorLike, b: TensorLike) -> Tensor:
-    """a modulo b, with the sign of b."""
-    return Remainder()(*tensors(a, b))
-
-
 def floor_divide(a: TensorLike, b: TensorLike) -> Tensor:
     """The floor of a / b; has no gradient."""
     return Tensor(xp.floor_divide(*(x.data for x in tensors(a, b))))
-
-
-def neg(x: Tensor) -> Tensor:
-    """-x."""
-    return Neg()(x)
-
-
-def abs(x: Tensor) -> Tensor:
-    """The absolute value."""
-    return Abs()(x)
 
 
 def clamp(x: Tensor, min: float | None = None, max: float | None = None) -> Tensor:

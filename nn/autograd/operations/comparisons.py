@@ -1,5 +1,6 @@
 """Comparisons and logic: tensors of bool, without gradients."""
 
+from collections.abc import Callable
 from typing import Any
 
 from ringlet.nn.autograd.conversion import TensorLike, operand_array
@@ -12,89 +13,60 @@ __all__ = [
 ]  # fmt: skip
 
 
-def eq(a: TensorLike, b: TensorLike) -> Tensor:
-    """a == b."""
-    return _made(xp.equal(*_both(a, b)))
+def comparison(
+    name: str, meaning: str, function: Callable[[Any, Any], Array]
+) -> Callable[[TensorLike, TensorLike], Tensor]:
+    """A function of two tensors, arrays or numbers that returns a tensor of bool."""
+
+    def compare(a: TensorLike, b: TensorLike) -> Tensor:
+        return Tensor(xp.asarray(function(operand_array(a, b), operand_array(b, a))))
+
+    compare.__name__ = compare.__qualname__ = name
+    compare.__doc__ = meaning
+    return compare
 
 
-def ne(a: TensorLike, b: TensorLike) -> Tensor:
-    """a != b."""
-    return _made(xp.not_equal(*_both(a, b)))
-
-
-def lt(a: TensorLike, b: TensorLike) -> Tensor:
-    """a < b."""
-    return _made(xp.less(*_both(a, b)))
-
-
-def le(a: TensorLike, b: TensorLike) -> Tensor:
-    """a <= b."""
-    return _made(xp.less_equal(*_both(a, b)))
-
-
-def gt(a: TensorLike, b: TensorLike) -> Tensor:
-    """a > b."""
-    return _made(xp.greater(*_both(a, b)))
-
-
-def ge(a: TensorLike, b: TensorLike) -> Tensor:
-    """a >= b."""
-    return _made(xp.greater_equal(*_both(a, b)))
-
-
-def logical_and(a: TensorLike, b: TensorLike) -> Tensor:
-    """Both."""
-    return _made(xp.logical_and(*_both(a, b)))
-
-
-def logical_or(a: TensorLike, b: TensorLike) -> Tensor:
-    """One or both."""
-    return _made(xp.logical_or(*_both(a, b)))
-
-
-def logical_xor(a: TensorLike, b: TensorLike) -> Tensor:
-    """One, not both."""
-    return _made(xp.logical_xor(*_both(a, b)))
+eq = comparison("eq", "a == b.", lambda a, b: xp.equal(a, b))
+ne = comparison("ne", "a != b.", lambda a, b: xp.not_equal(a, b))
+lt = comparison("lt", "a < b.", lambda a, b: xp.less(a, b))
+le = comparison("le", "a <= b.", lambda a, b: xp.less_equal(a, b))
+gt = comparison("gt", "a > b.", lambda a, b: xp.greater(a, b))
+ge = comparison("ge", "a >= b.", lambda a, b: xp.greater_equal(a, b))
+logical_and = comparison("logical_and", "a and b.", lambda a, b: xp.logical_and(a, b))
+logical_or = comparison("logical_or", "a or b.", lambda a, b: xp.logical_or(a, b))
+logical_xor = comparison("logical_xor", "a or b, not both.", lambda a, b: xp.logical_xor(a, b))
 
 
 def logical_not(x: Tensor) -> Tensor:
-    """Not."""
-    return _made(xp.logical_not(x.data))
+    """Not x."""
+    return Tensor(xp.asarray(xp.logical_not(x.data)))
 
 
 def isnan(x: Tensor) -> Tensor:
-    """Whether each is not a number."""
-    return _made(xp.isnan(x.data))
+    """Whether each element is NaN."""
+    return Tensor(xp.asarray(xp.isnan(x.data)))
 
 
 def isinf(x: Tensor) -> Tensor:
-    """Whether each is infinite."""
-    return _made(xp.isinf(x.data))
+    """Whether each element is infinite."""
+    return Tensor(xp.asarray(xp.isinf(x.data)))
 
 
 def isfinite(x: Tensor) -> Tensor:
-    """Whether each is a number and not infinite."""
-    return _made(xp.isfinite(x.data))
+    """Whether each element is neither NaN nor infinite."""
+    return Tensor(xp.asarray(xp.isfinite(x.data)))
 
 
 def isclose(a: Tensor, b: TensorLike, rtol: float = 1e-5, atol: float = 1e-8) -> Tensor:
     """|a - b| <= atol + rtol |b|."""
-    return _made(xp.isclose(*_both(a, b), rtol, atol))
+    return Tensor(xp.asarray(xp.isclose(a.data, operand_array(b, a), rtol, atol)))
 
 
 def allclose(a: Tensor, b: TensorLike, rtol: float = 1e-5, atol: float = 1e-8) -> bool:
     """Whether isclose holds everywhere."""
-    return bool(xp.allclose(*_both(a, b), rtol, atol))
+    return bool(xp.allclose(a.data, operand_array(b, a), rtol, atol))
 
 
 def equal(a: Tensor, b: Tensor) -> bool:
     """Whether shapes and all elements are the same."""
     return bool(xp.array_equal(a.data, b.data))
-
-
-def _made(array: Array) -> Tensor:
-    return Tensor(xp.asarray(array))
-
-
-def _both(a: TensorLike, b: TensorLike) -> tuple[Any, Any]:
-    return operand_array(a, b), operand_array(b, a)

@@ -1,38 +1,25 @@
-"""Functions of each element."""
+"""Functions of each element, with their gradients: one table for most of them."""
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 
 from ringlet.nn.autograd.conversion import in_dtype
 from ringlet.nn.autograd.deferred import Gradient
+from ringlet.nn.autograd.operations.arithmetic import div, mul
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, chosen, xp
 
 __all__ = [
-    "ceil",
-    "cos",
-    "erf",
-    "exp",
-    "expm1",
-    "floor",
-    "log",
-    "log1p",
-    "log2",
-    "log10",
-    "reciprocal",
-    "round",
-    "rsqrt",
-    "sign",
-    "sin",
-    "sqrt",
-    "square",
+    "ceil", "cos", "erf", "exp", "expm1", "floor", "log", "log1p", "log2", "log10", "reciprocal",
+    "round", "rsqrt", "sign", "sin", "sqrt", "square",
 ]  # fmt: skip
 
 
 class Exp(Operation):
-    """e ** x."""
+    """e ** x. What follows has the same form: a function, and the gradient of it."""
 
     def forward(self, x: Array) -> Array:
         self.y = xp.exp(x)
@@ -42,120 +29,49 @@ class Exp(Operation):
         return (grad * self.y,)
 
 
-class Expm1(Operation):
-    """exp(x) - 1, exact near 0."""
+def exp(x: Tensor) -> Tensor:
+    """e ** x."""
+    return Exp()(x)
+
+
+class _Elementwise(Operation):
+    """A row of the table: `function(x)`, and `gradient(grad, kept)` where its input or its result
+    is kept."""
+
+    function: Callable[[Array], Array]
+    gradient: Callable[[Array, Array], Array]
+    keeps: Literal["x", "y"]
 
     def forward(self, x: Array) -> Array:
-        self.y = xp.expm1(x)
-        return self.y
+        y = self.function(x)
+        self.kept = x if self.keeps == "x" else y
+        return y
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
-        return (grad * (self.y + 1),)
+        return (self.gradient(grad, self.kept),)
 
 
-class Log(Operation):
-    """The natural logarithm."""
+def elementwise(
+    name: str,
+    meaning: str,
+    function: Callable[[Array], Array],
+    keeps: Literal["x", "y"],
+    gradient: Callable[[Array, Array], Array],
+) -> Callable[[Tensor], Tensor]:
+    """The function of tensors for a row of the table."""
+    members = {
+        "function": staticmethod(function),
+        "gradient": staticmethod(gradient),
+        "keeps": keeps,
+    }
+    kind = type(name.capitalize(), (_Elementwise,), members)
 
-    def forward(self, x: Array) -> Array:
-        self.x = x
-        return xp.log(self.x)
+    def operation(x: Tensor) -> Tensor:
+        return kind()(x)
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
-        return (grad / self.x,)
-
-
-class Log1p(Operation):
-    """log(1 + x), exact near 0."""
-
-    def forward(self, x: Array) -> Array:
-        self.x = x
-        return xp.log1p(self.x)
-
-    def backward(self, grad: Array) -> Sequence[Gradient]:
-        return (grad / (self.x + 1),)
-
-
-class LogToBase(Operation):
-    """The logarithm to base 2 or 10."""
-
-    def __init__(self, base: int) -> None:
-        self.base = base
-
-    def forward(self, x: Array) -> Array:
-        self.x = x
-        return (xp.log2 if self.base == 2 else xp.log10)(self.x)
-
-    def backward(self, grad: Array) -> Sequence[Gradient]:
-        return (grad / (self.x * in_dtype(math.log(self.base), self.x)),)
-
-
-class Sqrt(Operation):
-    """The square root."""
-
-    def forward(self, x: Array) -> Array:
-        self.y = xp.sqrt(x)
-        return self.y
-
-    def backward(self, grad: Array) -> Sequence[Gradient]:
-        return (grad / (self.y + self.y),)
-
-
-class Rsqrt(Operation):
-    """1 / sqrt(x)."""
-
-    def forward(self, x: Array) -> Array:
-        self.y = 1 / xp.sqrt(x)
-        return self.y
-
-    def backward(self, grad: Array) -> Sequence[Gradient]:
-        return (grad * self.y**3 * in_dtype(-0.5, self.y),)
-
-
-class Sin(Operation):
-    """The sine."""
-
-    def forward(self, x: Array) -> Array:
-        self.x = x
-        return xp.sin(self.x)
-
-    def backward(self, grad: Array) -> Sequence[Gradient]:
-        return (grad * xp.cos(self.x),)
-
-
-class Cos(Operation):
-    """The cosine."""
-
-    def forward(self, x: Array) -> Array:
-        self.x = x
-        return xp.cos(self.x)
-
-    def backward(self, grad: Array) -> Sequence[Gradient]:
-        return (-grad * xp.sin(self.x),)
-
-
-class Erf(Operation):
-    """The error function: 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x."""
-
-    def forward(self, x: Array) -> Array:
-        self.x = x
-        return error_function(self.x)
-
-    def backward(self, grad: Array) -> Sequence[Gradient]:
-        slope = xp.exp(-self.x * self.x) * in_dtype(2 / math.sqrt(math.pi), self.x)
-        return (grad * slope,)
-
-
-class Steps(Operation):
-    """A function that is constant between its jumps: its gradient is zeros."""
-
-    def __init__(self, function: Callable[[Array], Array]) -> None:
-        self.function = function
-
-    def forward(self, x: Array) -> Array:
-        return self.function(x)
-
-    def backward(self, grad: Array) -> Sequence[Gradient]:
-        return (xp.zeros_like(grad),)
+    operation.__name__ = operation.__qualname__ = name
+    operation.__doc__ = meaning
+    return operation
 
 
 def error_function(x: Array) -> Array:
@@ -171,86 +87,51 @@ def error_function(x: Array) -> Array:
     return xp.copysign(1 - series * xp.exp(-a * a), x)
 
 
-def exp(x: Tensor) -> Tensor:
-    """e ** x."""
-    return Exp()(x)
+def _error_gradient(grad: Array, x: Array) -> Array:
+    return grad * (xp.exp(-x * x) * in_dtype(2 / math.sqrt(math.pi), x))
 
 
-def expm1(x: Tensor) -> Tensor:
-    """exp(x) - 1, exact near 0."""
-    return Expm1()(x)
+def _zeros(grad: Array, y: Array) -> Array:
+    return xp.zeros_like(grad)
 
 
-def log(x: Tensor) -> Tensor:
-    """The natural logarithm."""
-    return Log()(x)
-
-
-def log1p(x: Tensor) -> Tensor:
-    """log(1 + x), exact near 0."""
-    return Log1p()(x)
-
-
-def log2(x: Tensor) -> Tensor:
-    """The logarithm to base 2."""
-    return LogToBase(2)(x)
-
-
-def log10(x: Tensor) -> Tensor:
-    """The logarithm to base 10."""
-    return LogToBase(10)(x)
-
-
-def sqrt(x: Tensor) -> Tensor:
-    """The square root."""
-    return Sqrt()(x)
-
-
-def rsqrt(x: Tensor) -> Tensor:
-    """1 / sqrt(x)."""
-    return Rsqrt()(x)
+# fmt: off
+expm1 = elementwise("expm1", "exp(x) - 1, exact near 0.", lambda x: xp.expm1(x),
+                    "y", lambda grad, y: grad * (y + 1))
+log = elementwise("log", "The natural logarithm.", lambda x: xp.log(x),
+                  "x", lambda grad, x: grad / x)
+log1p = elementwise("log1p", "log(1 + x), exact near 0.", lambda x: xp.log1p(x),
+                    "x", lambda grad, x: grad / (x + 1))
+log2 = elementwise("log2", "The logarithm to base 2.", lambda x: xp.log2(x),
+                   "x", lambda grad, x: grad / (x * in_dtype(math.log(2), x)))
+log10 = elementwise("log10", "The logarithm to base 10.", lambda x: xp.log10(x),
+                    "x", lambda grad, x: grad / (x * in_dtype(math.log(10), x)))
+sqrt = elementwise("sqrt", "The square root.", lambda x: xp.sqrt(x),
+                   "y", lambda grad, y: grad / (y + y))
+rsqrt = elementwise("rsqrt", "1 / sqrt(x).", lambda x: 1 / xp.sqrt(x),
+                    "y", lambda grad, y: grad * y**3 * in_dtype(-0.5, y))
+sin = elementwise("sin", "The sine.", lambda x: xp.sin(x),
+                  "x", lambda grad, x: grad * xp.cos(x))
+cos = elementwise("cos", "The cosine.", lambda x: xp.cos(x),
+                  "x", lambda grad, x: -grad * xp.sin(x))
+erf = elementwise("erf", "The error function: 2 / sqrt(pi) times the integral of exp(-t^2) to x.",
+                  error_function, "x", _error_gradient)
+sign = elementwise("sign", "-1, 0 or 1; the gradient is zeros.", lambda x: xp.sign(x),
+                   "y", _zeros)
+floor = elementwise("floor", "The largest integer not above x; the gradient is zeros.",
+                    lambda x: xp.floor(x), "y", _zeros)
+ceil = elementwise("ceil", "The smallest integer not below x; the gradient is zeros.",
+                   lambda x: xp.ceil(x), "y", _zeros)
+round = elementwise("round", "The nearest integer, the even one of two; the gradient is zeros.",
+                    lambda x: xp.round(x), "y", _zeros)
+# fmt: on
 
 
 def square(x: Tensor) -> Tensor:
     """x * x."""
-    return Tensor.__mul__(x, x)
+    return mul(x, x)
 
 
 def reciprocal(x: Tensor) -> Tensor:
     """1 / x."""
-    return Tensor.__rtruediv__(x, 1)
-
-
-def sin(x: Tensor) -> Tensor:
-    """The sine."""
-    return Sin()(x)
-
-
-def cos(x: Tensor) -> Tensor:
-    """The cosine."""
-    return Cos()(x)
-
-
-def erf(x: Tensor) -> Tensor:
-    """The error function."""
-    return Erf()(x)
-
-
-def sign(x: Tensor) -> Tensor:
-    """-1, 0 or 1; the gradient is zeros."""
-    return Steps(xp.sign)(x)
-
-
-def floor(x: Tensor) -> Tensor:
-    """The largest integer that is not above; the gradient is zeros."""
-    return Steps(xp.floor)(x)
-
-
-def ceil(x: Tensor) -> Tensor:
-    """The smallest integer that is not below; the gradient is zeros."""
-    return Steps(xp.ceil)(x)
-
-
-def round(x: Tensor) -> Tensor:
-    """The nearest integer, of two the even one; the gradient is zeros."""
-    return Steps(xp.round)(x)
+    return div(1, x)

@@ -162,7 +162,6 @@ class StretchProducts(Deferred):
         self._left, self._right, self._counts = left, right, counts
 
     def into(self, out: Array, add: bool) -> None:
-        """See Deferred."""
         for target, rows in zip(out, stretches(self._counts), strict=True):
             left, right = self._left[rows].T, self._right[rows]
             if add:

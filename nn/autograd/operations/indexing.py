@@ -25,7 +25,6 @@ class Placed(Deferred):
         self._index, self._part = index, part
 
     def into(self, out: Array, add: bool) -> None:
-        """See Deferred."""
         if not add:
             out.fill(0)
         if _takes_once(self._index):

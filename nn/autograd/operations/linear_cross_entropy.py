@@ -45,7 +45,6 @@ class Scaled(Deferred):
         self._array, self._factor = array, factor
 
     def into(self, out: Array, add: bool) -> None:
-        """See Deferred."""
         if add:
             self._array *= self._factor
             out += self._array

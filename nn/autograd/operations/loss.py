@@ -49,7 +49,6 @@ class ClassGoal:
         self.plain = classes is None and not smoothing
 
     def losses(self, logits: Array, rows: slice, out: Array) -> Array:
-        """See Goal."""
         losses = xp.empty(len(logits), logits.dtype)
         ones = xp.ones((logits.shape[1], 1), logits.dtype)
         step = max(1, block_size(LOGITS) // logits.shape[1])
@@ -70,7 +69,6 @@ class ClassGoal:
         return losses
 
     def differentiate(self, p: Array, rows: slice) -> None:
-        """See Goal."""
         if not self.plain:
             p *= self.row_share[rows, None]
         if self.others is not None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias, overload
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -207,26 +207,14 @@ def amin(x: Tensor, dim: Axes = None, keepdim: bool = False) -> Tensor:
     return Extreme(dim, keepdim, largest=False)(x)
 
 
-@overload
-def max(x: Tensor) -> Tensor: ...
-@overload
-def max(x: Tensor, dim: Tensor) -> Tensor: ...
-@overload
-def max(x: Tensor, dim: int, keepdim: bool = False) -> Found: ...
-def max(x: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -> Tensor | Found:
+def max(x: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -> Any:
     """The maximum of all; along an axis (values, indices); with another tensor `maximum`."""
     if isinstance(dim, Tensor):
         return maximum(x, dim)
     return amax(x) if dim is None else _along(x, argmax(x, dim, True), dim, keepdim)
 
 
-@overload
-def min(x: Tensor) -> Tensor: ...
-@overload
-def min(x: Tensor, dim: Tensor) -> Tensor: ...
-@overload
-def min(x: Tensor, dim: int, keepdim: bool = False) -> Found: ...
-def min(x: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -> Tensor | Found:
+def min(x: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -> Any:
     """The minimum of all; along an axis (values, indices); with another tensor `minimum`."""
     if isinstance(dim, Tensor):
         return minimum(x, dim)
