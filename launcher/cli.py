@@ -1,5 +1,5 @@
-"""The command line. A command's module is imported when the command is given, or the help of all:
-`ringlet run` should not wait for what only `ringlet train` needs."""
+"""The command line. The module of a command is imported only when that command runs, or for the
+help of all: `ringlet run` does not wait for what only `ringlet train` needs."""
 
 import sys
 from collections.abc import Iterable
@@ -10,22 +10,23 @@ import typer
 
 import ringlet
 from ringlet.comm.errors import AuthenticationError
+from ringlet.launcher.commands.options import Command
 from ringlet.launcher.errors import ExitCode, UserError
 
 COMMANDS = {
     "run": "run:run",
-    "train": "train:train",
+    "train": "train.command:train",
     "generate": "generate:generate",
     "export": "export:export",
     "bench": "bench:bench",
-    "explain": "explanations:explanations",
+    "explain": "explain.group:explain",
     "key": "key:keys",
     "doctor": "doctor:doctor",
     "ps": "ps:ps",
 }
 """name -> module:what, a function or a group of commands."""
 
-# What stands behind the script is the script's.
+# Everything after the script belongs to the script.
 SETTINGS = {"run": {"allow_interspersed_args": False, "ignore_unknown_options": True}}
 
 
@@ -37,7 +38,8 @@ def _version(wanted: bool) -> None:
 
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
     """Train transformers on many processes, in pure NumPy."""
@@ -47,7 +49,7 @@ def make_app(names: Iterable[str] = COMMANDS) -> typer.Typer:
     """The command line with these commands."""
     app = typer.Typer(
         name="ringlet",
-        help="Train transformers on many processes, in pure NumPy.",
+        help=options.__doc__,
         no_args_is_help=True,
         add_completion=True,
         pretty_exceptions_enable=False,
@@ -60,12 +62,12 @@ def make_app(names: Iterable[str] = COMMANDS) -> typer.Typer:
         if isinstance(found, typer.Typer):
             app.add_typer(found, name=name)
         else:
-            app.command(name, context_settings=SETTINGS.get(name))(found)
+            app.command(name, cls=Command, context_settings=SETTINGS.get(name))(found)
     return app
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """The entry point: what the user can mend is shown as one line, with exit code 2."""
+    """The entry point. What the user can correct is shown as one line, with exit code 2."""
     words = sys.argv[1:] if arguments is None else arguments
     try:
         make_app(words[:1] if words and words[0] in COMMANDS else COMMANDS)(arguments)

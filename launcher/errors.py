@@ -1,19 +1,19 @@
-"""How commands end: exit codes, and errors that are the user's to mend."""
+"""How commands end: exit codes, and errors that the user can correct."""
 
 from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What `ringlet` returns. A script's own exit code is passed on as it is."""
+    """What `ringlet` returns. A script's own exit code is passed on unchanged."""
 
     OK = 0
     FAILED = 1  # a worker raised an exception
     USER_ERROR = 2  # wrong arguments, files or folders; nothing was started
-    STOPPED = 75  # stopped by a signal after it was saved: it can be resumed (EX_TEMPFAIL)
+    STOPPED = 75  # stopped by a signal after everything was saved: can be resumed (EX_TEMPFAIL)
     PEER_LOST = 76  # a host, or a process that this launcher does not own, was lost
     TIMEOUT = 124  # a wait reached its deadline
     SIGNAL = 128  # plus the number of the signal that ended the first worker, or the launcher
 
 
 class UserError(Exception):
-    """Something that the person at the keyboard can mend; shown as one line, exit code 2."""
+    """Something that the person at the keyboard can correct; shown as one line, exit code 2."""

@@ -58,7 +58,7 @@ class MeetingSocket:
         except zmq.ZMQError:
             end.close(0)
             raise
-        end.address = end._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        end.address = end._socket.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
         return end
 
     @classmethod

@@ -1,108 +1,103 @@
-"""`ringlet bench`: how fast the collectives are here, in the manner of nccl-tests."""
+"""`ringlet bench`: how fast the collectives are on this host, in the manner of nccl-tests."""
 
 import json
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Any
 
 import typer
 
 from ringlet.comm.schedules.choice import algorithm_named
 from ringlet.comm.signature import size_text
-from ringlet.launcher.commands.options.common import (
-    DEFAULT_TIMEOUT_S,
-    Timeout,
-    Transport,
-    check_options,
-)
+from ringlet.launcher.commands.options import with_options
 from ringlet.launcher.errors import ExitCode, UserError
-from ringlet.launcher.supervisor.environment import Job
-from ringlet.launcher.supervisor.local import Supervisor
+from ringlet.launcher.options import option
+from ringlet.launcher.supervisor.agent import Agent
+from ringlet.launcher.supervisor.options import JoinOptions, WorkerOptions
 from ringlet.launcher.supervisor.output import Screen
+from ringlet.launcher.supervisor.supervisor import Supervisor
 
 OPERATIONS = (
     "all_reduce", "reduce_scatter", "all_gather", "all_to_all", "broadcast", "reduce", "gather",
     "scatter", "barrier", "send_recv", "ping_pong",
 )  # fmt: skip
-SMALLEST, LARGEST, FACTOR = 4, 256 << 20, 8
 GRACE_S = 5.0
 
 HEADER = f"{'operation':15}{'size':>11}{'time':>12}{'algorithm':>13}{'bus':>13}{'of a copy':>11}"
 
 
-def bench(
-    operations: Annotated[
-        str, typer.Option(help=f"Some of {', '.join(OPERATIONS)}, with commas.")
-    ] = ",".join(OPERATIONS),
-    workers: Annotated[
-        int, typer.Option("-n", "--workers", min=2, help="How many worker processes.")
-    ] = 2,
-    min_bytes: Annotated[int, typer.Option(min=4, help="The smallest array.")] = SMALLEST,
-    max_bytes: Annotated[int, typer.Option(min=4, help="The largest array.")] = LARGEST,
-    factor: Annotated[int, typer.Option(min=2, help="From one size to the next.")] = FACTOR,
-    plain: Annotated[
-        bool, typer.Option("--plain", help="Ordinary arrays, not registered memory.")
-    ] = False,
-    algorithm: Annotated[
-        str, typer.Option(help="Of one operation: by name, as `ringlet explain` shows them.")
-    ] = "",
-    transport: Transport = "auto",
-    timeout: Timeout = DEFAULT_TIMEOUT_S,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON line for each row.")] = False,
-) -> None:
-    """Measure the collectives between processes of this host; every result is checked.
+@dataclass(frozen=True)
+class BenchOptions:
+    """What is measured, on how many ranks."""
 
-    Time is the median of the slowest rank. Algorithm bandwidth is size / time; bus bandwidth is
-    what each rank's link carries at least, to compare with the last column: a copy in memory.
-    send_recv goes round all ranks at once; ping_pong is one way, half of there and back.
+    workers: int = option(2, "Number of worker processes.", "-n", "--workers", least=2, metavar="N")
+    operations: str = option(
+        ",".join(OPERATIONS), f"Comma-separated, from {', '.join(OPERATIONS)}.", shown="all"
+    )
+    min_bytes: int = option(4, "Size of the smallest array.", least=4, metavar="BYTES")
+    max_bytes: int = option(256 << 20, "Size of the largest array.", least=4, metavar="BYTES")
+    factor: int = option(8, "Factor from one size to the next.", least=2)
+    plain: bool = option(False, "Use ordinary arrays instead of registered memory.")
+    algorithm: str = option(
+        "", "Algorithm of the one operation measured, named as in `ringlet explain`."
+    )
+    as_json: bool = option(False, "Print each row as a line of JSON.", "--json")
+
+    def task(self) -> dict[str, Any]:
+        """What the workers measure; raises UserError."""
+        names = [name.strip().replace("-", "_") for name in self.operations.split(",")]
+        unknown = [name for name in names if name not in OPERATIONS]
+        if unknown:
+            raise UserError(f"unknown operation {unknown[0]!r}; there are {', '.join(OPERATIONS)}")
+        algorithm = ""
+        if self.algorithm:
+            if len(names) != 1:
+                raise UserError("--algorithm takes one operation: name it with --operations")
+            try:
+                algorithm = algorithm_named(names[0], self.algorithm)
+            except ValueError as error:
+                raise UserError(str(error)) from error
+        if self.min_bytes > self.max_bytes:
+            raise UserError(
+                f"--min-bytes {self.min_bytes} is more than --max-bytes {self.max_bytes}"
+            )
+        sizes = [self.min_bytes]
+        while sizes[-1] * self.factor <= self.max_bytes:
+            sizes.append(sizes[-1] * self.factor)
+        registered = not self.plain
+        return {
+            "operations": names, "sizes": sizes, "registered": registered, "algorithm": algorithm,
+        }  # fmt: skip
+
+
+@with_options(options=BenchOptions, join=JoinOptions)
+def bench(options: BenchOptions, join: JoinOptions) -> None:
+    """Measure the collectives between processes of this host, and check every result.
+
+    Times are the median of the slowest rank. Algorithm bandwidth is size / time; bus bandwidth is
+    what each rank's link carries at least, and the last column compares it with a copy in memory.
+    send_recv goes around all ranks at once; ping_pong is one way, half of a round trip.
     """
-    check_options(transport, timeout)
-    names = [name.strip().replace("-", "_") for name in operations.split(",")]
-    unknown = [name for name in names if name not in OPERATIONS]
-    if unknown:
-        raise UserError(f"unknown operation {unknown[0]!r}; there are {', '.join(OPERATIONS)}")
-    if algorithm:
-        algorithm = _algorithm(names, algorithm)
-    if min_bytes > max_bytes:
-        raise UserError(f"--min-bytes {min_bytes} is more than --max-bytes {max_bytes}")
-    sizes = [min_bytes]
-    while sizes[-1] * factor <= max_bytes:
-        sizes.append(sizes[-1] * factor)
-    screen, wrong = Screen(), []
-    if not as_json:
-        screen.line(f"{workers} ranks, {'plain' if plain else 'registered'} arrays, {transport}")
+    join.check()
+    task, screen, wrong = options.task(), Screen(), []
+    if not options.as_json:
+        arrays = "plain" if options.plain else "registered"
+        screen.line(f"{options.workers} ranks, {arrays} arrays, {join.transport}")
         screen.line(HEADER)
 
-    def show(rank: int, message: dict[str, Any]) -> None:
-        row = message["row"]
-        screen.line(json.dumps(row) if as_json else text(row))
+    def show(rank: int, notice: dict[str, Any]) -> None:
+        row = notice["row"]
+        screen.line(json.dumps(row) if options.as_json else text(row))
         if not row["right"]:
             wrong.append(row["operation"])
 
-    task = {
-        "operations": names,
-        "sizes": sizes,
-        "registered": not plain,
-        "algorithm": algorithm,
-    }
+    agent = Agent(options.workers, WorkerOptions(join.transport, join.timeout, grace=GRACE_S))
+    job, _ = agent.next_job(0)
+    module = "ringlet.launcher.workers.bench_worker"
     supervisor = Supervisor(
-        Job(workers, transport, timeout),
-        "ringlet.launcher.workers.bench_worker",
-        [json.dumps(task)],
-        screen=screen,
-        grace=GRACE_S,
-        inform=show,
+        job, module, [json.dumps(task)], screen=screen, agent=agent, inform=show
     )
     code = supervisor.run()
     raise typer.Exit(ExitCode.FAILED if wrong and code == ExitCode.OK else code)
-
-
-def _algorithm(operations: list[str], text: str) -> str:
-    """The algorithm of the one operation that is measured."""
-    if len(operations) != 1:
-        raise UserError("--algorithm takes one operation: name it with --operations")
-    try:
-        return algorithm_named(operations[0], text)
-    except ValueError as error:
-        raise UserError(str(error)) from error
 
 
 def text(row: dict[str, Any]) -> str:

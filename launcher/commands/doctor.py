@@ -1,4 +1,4 @@
-"""`ringlet doctor`: whether this host has what ringlet needs, and what to do where it has not."""
+"""`ringlet doctor`: whether this host is ready for ringlet, and what to do where it is not."""
 
 import os
 import platform
@@ -8,33 +8,35 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import typer
 
 from ringlet.comm.errors import AuthenticationError
 from ringlet.launcher.commands.doctor_hosts import between_hosts, line
-from ringlet.launcher.commands.options.groups import with_groups
-from ringlet.launcher.commands.options.hosts import HostOptions
+from ringlet.launcher.commands.options import with_options
 from ringlet.launcher.errors import ExitCode
+from ringlet.launcher.hosts.options import HostOptions
+from ringlet.launcher.options import option
 from ringlet.launcher.supervisor.environment import THREAD_VARIABLES, cores, free_port
 
-LEAST_SHARED_BYTES = 256 << 20
-LEAST_FILES = 1024
+MIN_SHARED_BYTES = 256 << 20
+MIN_FILES = 1024
 IPC_FOLDER_BYTES = 70
-"""A longer TMPDIR leaves no room for the names of sockets (107 bytes in all)."""
+"""A longer TMPDIR leaves no room for socket names: a path has at most 107 bytes."""
 
 
 class Finding(NamedTuple):
-    """What one look found. `state` is ok, note (works, but worse than it could) or bad."""
+    """What one check found. `state` is ok, note (it works, but could work better) or bad."""
 
     state: str
     text: str
 
 
 def versions() -> Finding:
-    """Python and the libraries."""
+    """Versions of Python and the libraries."""
     import msgpack
     import numpy as np
     import zmq
@@ -50,7 +52,7 @@ def versions() -> Finding:
 
 
 def blas() -> Finding:
-    """NumPy's BLAS, and its threads."""
+    """NumPy's BLAS, and its number of threads."""
     import numpy as np
 
     config: Any = np.show_config(mode="dicts")
@@ -60,37 +62,39 @@ def blas() -> Finding:
     text = f"{built['name']} {built.get('version', '')}; {cores()} cores; threads: {threads}"
     if "openblas" in built["name"] or "mkl" in built["name"] or "accelerate" in built["name"]:
         return Finding("ok", text)
-    return Finding("note", f"{text}. An OpenBLAS or MKL build of NumPy is many times faster")
+    return Finding("note", f"{text}. A NumPy built with OpenBLAS or MKL is many times faster")
 
 
 def shared_memory() -> Finding:
-    """Room in /dev/shm, and a processor whose stores are seen in order."""
+    """Free space in /dev/shm, and a processor that keeps stores in order (x86)."""
     folder = Path("/dev/shm")
     if not os.access(folder, os.W_OK):
-        return Finding("note", "no /dev/shm here: ranks of one host talk through sockets, slower")
+        return Finding(
+            "note", "no /dev/shm: ranks of one host talk through sockets, which is slower"
+        )
     if platform.machine() not in ("x86_64", "AMD64", "i686"):
         text = f"not used on {platform.machine()}: ranks of one host talk through sockets"
         return Finding("note", text)
     free = shutil.disk_usage(folder).free
     text = f"{free >> 20} MiB free in /dev/shm"
-    if free < LEAST_SHARED_BYTES:
-        return Finding("note", f"{text}; in a container: --shm-size=1g. Sockets do without")
+    if free < MIN_SHARED_BYTES:
+        return Finding("note", f"{text}; in a container, use --shm-size=1g, or --transport ipc")
     return Finding("ok", text)
 
 
 def sockets() -> Finding:
-    """Loopback ports, the folder for socket files, and how many files may be open."""
+    """Loopback ports, the folder for socket files, and the limit on open files."""
     folder = tempfile.gettempdir()
     if len(os.fsencode(folder)) > IPC_FOLDER_BYTES:
         return Finding("bad", f"{folder} is too long for socket files: set TMPDIR to a shorter one")
     try:
         port = free_port()
     except OSError as error:
-        return Finding("bad", f"no port of the loopback can be bound: {error.strerror}")
+        return Finding("bad", f"cannot bind a loopback port: {error.strerror}")
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    text = f"port {port} of the loopback, socket files in {folder}, {files} open files allowed"
-    if files < LEAST_FILES:
-        return Finding("note", f"{text}; many ranks need more: ulimit -n {LEAST_FILES}")
+    text = f"loopback port {port}, socket files in {folder}, {files} open files allowed"
+    if files < MIN_FILES:
+        return Finding("note", f"{text}; many ranks need more: ulimit -n {MIN_FILES}")
     return Finding("ok", text)
 
 
@@ -104,21 +108,21 @@ def key() -> Finding:
     except AuthenticationError as error:
         return Finding("bad", str(error))
     if found is None:
-        return Finding("ok", "CURVE is there; no job key is set (several hosts need one)")
-    return Finding("ok", "CURVE is there, and a job key is set")
+        return Finding("ok", "CURVE is available; no job key is set (several hosts need one)")
+    return Finding("ok", "CURVE is available, and a job key is set")
 
 
 def clock() -> Finding:
-    """The clock, against that of the file system."""
+    """This host's clock, compared with the file system's."""
     with tempfile.NamedTemporaryFile() as file:
         apart = abs(Path(file.name).stat().st_mtime - time.time())
     if apart > 1.0:
-        return Finding("note", f"the file system's is {apart:.1f} s apart: look at NTP")
+        return Finding("note", f"{apart:.1f} s apart from the file system's: check NTP")
     return Finding("ok", "agrees with the file system's")
 
 
-def doctors_sum(world: Any) -> float:
-    """What the two ranks do."""
+def timed_sums(world: Any) -> float:
+    """What the two ranks do: seconds of the fastest sum; negative if a sum is wrong."""
     import numpy as np
 
     total = float(world.all_reduce(np.full(1 << 16, world.rank + 1.0))[-1])
@@ -131,13 +135,13 @@ def doctors_sum(world: Any) -> float:
 
 
 def two_ranks() -> Finding:
-    """Two workers that add."""
+    """An all-reduce of two workers."""
     from ringlet.launcher import spawn
     from ringlet.launcher.testing.pool import RanksFailed
 
     began = time.perf_counter()
     try:
-        best = max(spawn(doctors_sum, 2, deadline=30.0, timeout=20.0))
+        best = max(spawn(timed_sums, 2, deadline=30.0, timeout=20.0))
     except RanksFailed as error:
         return Finding("bad", str(error))
     if best < 0:
@@ -146,7 +150,7 @@ def two_ranks() -> Finding:
     return Finding("ok", f"started, joined and ended in {seconds:.1f} s; {best * 1e6:.0f} us a sum")
 
 
-LOOKS: dict[str, Callable[[], Finding]] = {
+CHECKS: dict[str, Callable[[], Finding]] = {
     "versions": versions,
     "BLAS": blas,
     "shared memory": shared_memory,
@@ -157,29 +161,32 @@ LOOKS: dict[str, Callable[[], Finding]] = {
 }
 
 
-@with_groups(hosts=HostOptions)
-def doctor(
-    timeout: Annotated[
-        float, typer.Option(help="Seconds in which hosts have to meet and to answer.")
-    ] = 20.0,
-    workers: Annotated[int, typer.Option(hidden=True)] = 1,
-    *,
-    hosts: HostOptions,
-) -> None:
-    """Look whether this host has what ringlet needs: versions, BLAS, shared memory, sockets,
-    encryption, the clock, and an all-reduce of two ranks. Exit code 1 if something is bad.
+@dataclass(frozen=True)
+class DoctorOptions:
+    """How long a check between hosts may take."""
 
-    With --hosts a,b, or the same command on each host with --nnodes, --node-rank and --master:
-    whether the hosts meet, their versions and clocks, an all-reduce of a rank on each, and the
-    latency and bandwidth between host 0 and the others.
+    timeout: float = option(
+        20.0, "How long hosts may take to meet and to answer.", metavar="SECONDS"
+    )
+    workers: int = option(1, "Set by --hosts.", hidden=True)
+
+
+@with_options(options=DoctorOptions, hosts=HostOptions)
+def doctor(options: DoctorOptions, hosts: HostOptions) -> None:
+    """Check whether this host, or the network between hosts, is ready for ringlet.
+
+    On one host: versions, BLAS, shared memory, sockets, encryption, the clock, and an all-reduce of
+    two ranks. With --hosts a,b, or the same command on each host with --nnodes, --node-rank and
+    --master: whether the hosts meet, their versions and clocks, an all-reduce of one rank on each,
+    and latency and bandwidth between host 0 and the others. The exit code is 1 if a check fails.
     """
     if hosts.over_ssh or hosts.master is not None:
-        raise typer.Exit(between_hosts(hosts, timeout))
+        raise typer.Exit(between_hosts(hosts, options.timeout))
     states = []
-    for name, look in LOOKS.items():
+    for name, check in CHECKS.items():
         try:
-            finding = look()
-        except Exception as error:  # a patient that breaks the doctor is a finding, too
+            finding = check()
+        except Exception as error:  # a check that crashes is a finding, too
             finding = Finding("bad", f"{type(error).__name__}: {error}")
         states.append(finding.state)
         typer.echo(line(finding.state, name, finding.text))

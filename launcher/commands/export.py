@@ -1,29 +1,33 @@
-"""`ringlet export`: a trained model as other programs read it."""
+"""`ringlet export`: write a trained model in the format that other programs read."""
 
-import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
+from ringlet.launcher.commands.options import with_options
+from ringlet.launcher.commands.train.prepare import newest_checkpoint
 from ringlet.launcher.errors import UserError
+from ringlet.launcher.options import option
 from ringlet.nn.models import PretrainedError
-from ringlet.runtime.checkpoint.checkpoint import latest_checkpoint
 from ringlet.runtime.checkpoint.manifest import CheckpointError
 from ringlet.runtime.training.export import export_huggingface
-from ringlet.runtime.training.trainer import CHECKPOINTS
 
 
-def export(
-    folder: Annotated[
-        Path, typer.Option("--from", help="The folder of a run; its newest checkpoint is taken.")
-    ],
-    to: Annotated[Path, typer.Option("--to", help="The folder to write.")],
-) -> None:
-    """Write a trained model as Hugging Face's GPT-2 or Llama, whichever mesh has trained it."""
-    checkpoint = latest_checkpoint(folder / CHECKPOINTS, warn=lambda t: print(t, file=sys.stderr))
-    if checkpoint is None:
-        raise UserError(f"there is no checkpoint in {folder}")
+@dataclass(frozen=True)
+class ExportOptions:
+    """From where, to where."""
+
+    folder: Path = option(
+        ..., "Folder of a training run; its newest checkpoint is exported.", "--from"
+    )
+    to: Path = option(..., "Folder to write.")
+
+
+@with_options(options=ExportOptions)
+def export(options: ExportOptions) -> None:
+    """Write a trained model as Hugging Face's GPT-2 or Llama, from any mesh."""
+    checkpoint, to = newest_checkpoint(options.folder), options.to
     try:
         export_huggingface(checkpoint, to)
     except (CheckpointError, FileExistsError, PretrainedError) as error:

@@ -9,22 +9,26 @@ import typer
 from ringlet.comm.join.key import JobKey
 from ringlet.launcher.errors import UserError
 
-keys = typer.Typer(help="Job keys: whoever has a job's key can join it.", rich_markup_mode=None)
+keys = typer.Typer(
+    help="Make job keys: whoever has a job's key can join it.", rich_markup_mode=None
+)
 
 
 @keys.callback()
 def _group() -> None:
-    """Job keys: whoever has a job's key can join it."""
+    """Make job keys: whoever has a job's key can join it."""
 
 
 @keys.command("new")
 def new(
     out: Annotated[
-        Path | None, typer.Option(help="The file to make, readable by its owner only.")
+        Path | None, typer.Option(metavar="FILE", help="File to make; only you can read it.")
     ] = None,
 ) -> None:
-    """Make a job key. Copy the file to every host and set RINGLET_KEY_FILE to it there, or put the
-    key itself into RINGLET_KEY. Without --out it is printed."""
+    """Make a job key, and print it unless --out is given.
+
+    Copy the file to every host and set RINGLET_KEY_FILE to its path there, or set RINGLET_KEY to
+    the key itself."""
     text = JobKey.new().text
     if out is None:
         typer.echo(text)
@@ -34,7 +38,7 @@ def new(
         with os.fdopen(os.open(out, flags, 0o600), "w") as file:
             file.write(text + "\n")
     except FileExistsError:
-        raise UserError(f"{out} is there already; a job that uses it would lose its key") from None
+        raise UserError(f"{out} already exists; jobs that use it would lose their key") from None
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}") from error
     typer.echo(f"wrote {out}; on every host: export RINGLET_KEY_FILE={out.resolve()}")

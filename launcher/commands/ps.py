@@ -1,4 +1,4 @@
-"""`ringlet ps`: the jobs of this user on this host, and what each rank is doing now."""
+"""`ringlet ps`: this user's jobs on this host, and what each rank is doing now."""
 
 import json
 import socket
@@ -13,15 +13,15 @@ from ringlet.comm.errors import AuthenticationError
 from ringlet.comm.join.folders import check_private
 from ringlet.launcher.supervisor.listing import ANSWER_S, SUFFIX, remove, run_folders
 
-PATIENCE_S = ANSWER_S + 2.0
+TIMEOUT_S = ANSWER_S + 2.0
 MAX_BYTES = 16 << 20
 
-STATES = {"T": "stopped by a signal", "t": "held by a debugger", "D": "waits for a disk",
+STATES = {"T": "stopped by a signal", "t": "held by a debugger", "D": "waiting for a disk",
           "Z": "has ended"}  # fmt: skip
 
 
 def ps() -> None:
-    """Show the jobs that this user runs on this host: their ranks, and what each is doing now."""
+    """Show your jobs on this host, and what each rank is doing."""
     empty = True
     for path in entries():
         found = ask(path)
@@ -36,7 +36,7 @@ def ps() -> None:
 
 
 def entries() -> list[Path]:
-    """The sockets of this user's launchers, those of the newest last."""
+    """The sockets of this user's launchers, the newest last."""
     paths = []
     for folder in run_folders():
         try:
@@ -51,9 +51,9 @@ def entries() -> list[Path]:
 
 
 def ask(path: Path) -> dict[str, Any] | None:
-    """What a launcher says; None if it is not there any more."""
+    """What a launcher answers; None if it has ended."""
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(PATIENCE_S)
+        connection.settimeout(TIMEOUT_S)
         try:
             connection.connect(str(path))
             data = b""
@@ -70,7 +70,7 @@ def ask(path: Path) -> dict[str, Any] | None:
 
 
 def lines(job: dict[str, Any]) -> Iterator[str]:
-    """A job as people read it."""
+    """A job, for people."""
     if job.get("silent"):
         yield f"pid {job['pid']} does not answer ({_state(job['pid'])})"
         return
@@ -87,7 +87,7 @@ def lines(job: dict[str, Any]) -> Iterator[str]:
 
 
 def _state(pid: int) -> str:
-    """What the kernel says of a process (proc(5))."""
+    """The state of a process, from the kernel (proc(5))."""
     try:
         letter = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:

@@ -1,4 +1,4 @@
-"""Agent 0: it gathers the hosts, passes on what fails, and has the last word."""
+"""Agent 0: it gathers the hosts, passes on what fails, and decides how the job ends."""
 
 import time
 from collections.abc import Iterator
@@ -7,166 +7,165 @@ from dataclasses import asdict
 import zmq
 
 import ringlet
-from ringlet.comm.join.addresses import allow_ipv6
-from ringlet.comm.join.authenticator import Authenticator
+from ringlet.comm.join.meeting import (
+    LINGER_MS,
+    TELL_EVERY_S,
+    Every,
+    MeetingSocket,
+    MissingLog,
+    Notice,
+    numbered,
+)
 from ringlet.launcher.errors import UserError
-from ringlet.launcher.hosts.agents import LINGER_MS, POLL_MS, TELL_EVERY_S, Agent, Heard, Offer
-from ringlet.launcher.hosts.plan import Host, Place, Plan, Speaker, Word, parse_host
-from ringlet.launcher.supervisor.failure import Failure, first_cause
+from ringlet.launcher.hosts.network_agent import AgentState, Assign, NetworkAgent
+from ringlet.launcher.hosts.node import NodeSpec
+from ringlet.launcher.hosts.notices import Assignment, HostInfo, check_notice, parse
+from ringlet.launcher.supervisor.failure import Failure
+from ringlet.launcher.supervisor.options import WorkerOptions
 
 LAST_CALL_S = 10.0
-"""Where fewer hosts than all would do, the others get so long to come."""
+"""How long an elastic job waits for more hosts once it has enough of them."""
 
-RUNNING = "the job runs already, and is not started again when it fails (--max-restarts)"
+RUNNING = "the job is already running, and does not restart when it fails (--max-restarts)"
 
 
-class Chief(Agent):
+class Coordinator(NetworkAgent):
     """Agent 0's end of the channel."""
 
-    def __init__(self, place: Place) -> None:
-        self._waiting: dict[int, tuple[Host, Heard]] = {}
-        super().__init__(place, zmq.ROUTER)
+    def __init__(self, spec: NodeSpec, workers: int, options: WorkerOptions) -> None:
+        self._waiting: dict[int, tuple[HostInfo, AgentState]] = {}
+        super().__init__(spec, workers, options)
 
-    def _open(self) -> str:
-        place = self.place
-        Authenticator(self._context, place.key, "agent 0").guard(self._socket)
-        allow_ipv6(self._socket, f"tcp://{place.master}")
+    def _open(self) -> MeetingSocket:
+        spec = self.spec
         try:
-            self._socket.bind(f"tcp://{place.master}")
+            return MeetingSocket.bind(f"tcp://{spec.master}", spec.key, "host 0", check_notice)
         except zmq.ZMQError as error:
             raise UserError(
-                f"cannot listen at {place.master} for the other hosts: {error}. --node-rank 0 has "
-                "to run on the host that --master names, and the port has to be free"
+                f"cannot listen at {spec.master} for the other hosts: {error}. --node-rank 0 must "
+                "run on the host that --master names, and the port must be free"
             ) from error
-        endpoint = self._socket.get(zmq.LAST_ENDPOINT)
-        assert isinstance(endpoint, bytes)
-        return endpoint.decode().removeprefix("tcp://").rstrip("\0")
 
     # -- meeting ------------------------------------------------------------------------------
 
-    def meet(self, timeout: float, offer: Offer) -> Plan:
-        """See Agent. When the job starts again: with the hosts that are left, and those that have
-        come in the meantime."""
+    def meet(self, timeout: float, assign: Assign) -> Assignment:
+        """See NetworkAgent. A job that starts again does so with the hosts that are left and those
+        that have come in the meantime."""
         hosts = self._gather(timeout)
         try:
-            plan = offer(hosts)
+            assignment = assign(hosts)
         except UserError as error:
-            self._tell({"refused": str(error)})
+            self._send_all({"refused": str(error)})
             raise
-        self._tell({"plan": asdict(plan)})
-        return self._begin(plan)
+        self._send_all({"assignment": asdict(assignment)})
+        return self._begin(assignment)
 
-    def _gather(self, timeout: float) -> list[Host]:
+    def _gather(self, timeout: float) -> list[HostInfo]:
         here = {0: self._own()}
-        left = {n: h for n, h in self._others.items() if not h.gone and not h.leaving}
-        patience = 0.0 if self.plan.hosts else LAST_CALL_S
+        before = {
+            n: state for n, state in self._others.items() if not (state.lost or state.leaving)
+        }
+        last_call = 0.0 if self.assignment.hosts else LAST_CALL_S
         self._others = {}
-        for node, (host, heard) in self._waiting.items():
-            if not heard.silent:
-                here[node], self._others[node] = host, heard
+        for node, (host, state) in self._waiting.items():
+            if not state.silent:
+                here[node], self._others[node] = host, state
         self._waiting = {}
-        began, next_word, enough_since = time.monotonic(), 0.0, float("inf")
-        speaker = Speaker(self.address)
-        while len(here) < self.place.nodes:
-            if self._socket.poll(POLL_MS):
-                self._admit(here)
-            missing = [node for node in range(self.place.nodes) if node not in here]
-            now = time.monotonic()
-            if len(here) >= self.place.fewest:
+        deadline, enough_since = time.monotonic() + timeout, float("inf")
+        tell, log = Every(TELL_EVERY_S), MissingLog("host", "host 0", self.address)
+        while missing := [node for node in range(self.spec.nodes) if node not in here]:
+            now, names = time.monotonic(), [str(here[node]) for node in sorted(here)]
+            if len(here) >= self.spec.fewest:
                 enough_since = min(enough_since, now)
-            awaited = any(node not in here and not heard.silent for node, heard in left.items())
-            if not awaited and now - enough_since >= patience:
+            awaited = any(not state.silent for node, state in before.items() if node not in here)
+            if not awaited and now - enough_since >= last_call:
                 break
-            if missing and now >= next_word:
-                next_word = now + TELL_EVERY_S
-                self._tell({"missing": missing, "here": [str(here[node]) for node in sorted(here)]})
-                speaker.speak(missing, [str(here[node]) for node in sorted(here)])
-            if missing and now >= began + timeout:
-                self._tell({"refused": speaker.text(missing, timeout)})
-                raise UserError(speaker.text(missing, timeout))
+            if tell.due():
+                self._send_all({"missing": missing, "here": names})
+            log(missing, names)
+            if now >= deadline:
+                reason = f"{numbered('host', missing)} did not come to {self.address} within "
+                reason += f"{timeout:.0f} s"
+                self._send_all({"refused": reason})
+                raise UserError(reason)
+            self._socket.poll()
+            self._admit(here)
         return [here[node] for node in sorted(here)]
 
-    def _admit(self, here: dict[int, Host]) -> None:
-        for route, word in self._words():
-            if "join" not in word:
+    def _admit(self, here: dict[int, HostInfo]) -> None:
+        for route, notice in self._socket.receive():
+            if "join" not in notice:
                 continue
-            host = parse_host(word["join"])
-            reason = self._objection(word, host, here)
+            host = parse(HostInfo, notice["join"])
+            reason = self._objection(notice, host, here)
             if reason:
-                self._send({"refused": reason}, route)
+                self._socket.send({"refused": reason}, route)
             else:
                 here[host.node] = host
-                self._others[host.node] = Heard(route)
+                self._others[host.node] = AgentState(route)
 
-    def _objection(self, word: Word, host: Host, here: dict[int, Host]) -> str:
-        nodes, version = word["nodes"], word["version"]
+    def _objection(self, notice: Notice, host: HostInfo, here: dict[int, HostInfo]) -> str:
+        """Why this host cannot join; empty if it can."""
+        nodes, version = notice["nodes"], notice["version"]
         if version != ringlet.__version__:
             return f"it has ringlet {version}, and host 0 has {ringlet.__version__}"
-        if nodes != self.place.nodes:
-            return f"its --nnodes is {nodes}, host 0's is {self.place.nodes}"
-        if not 0 < host.node < self.place.nodes or host.workers < 1:
-            return f"there is no host {host.node} among {self.place.nodes}"
+        if nodes != self.spec.nodes:
+            return f"its --nnodes is {nodes}, host 0's is {self.spec.nodes}"
+        if not 0 < host.node < self.spec.nodes or host.workers < 1:
+            return f"there is no host {host.node} among {self.spec.nodes}"
         if here.get(host.node, host) != host:
             return f"{here[host.node]} is there already"
         return ""
 
     # -- running ------------------------------------------------------------------------------
 
-    def _heed(self, route: bytes, word: Word) -> Iterator[Failure]:
-        if "join" in word:
-            self._put_off(route, word)
-        heard = self._heard_from(route)
-        if heard is not None and "ended" in word:
-            heard.ended, heard.leaving = True, bool(word["leaving"])
-        if heard is not None and "failure" in word:
-            self._tell(word, but=route)
-        yield from super()._heed(route, word)
+    def _handle(self, route: bytes, notice: Notice) -> Iterator[Failure]:
+        if "join" in notice:
+            self._put_off(route, notice)
+        state = self._state_of(route)
+        if state is not None and "ended" in notice:
+            state.ended, state.leaving = True, notice["leaving"]
+        if state is not None and "failure" in notice:
+            self._send_all(notice, but=route)
+        yield from super()._handle(route, notice)
 
-    def _put_off(self, route: bytes, word: Word) -> None:
-        """A host comes while the job runs: it waits for the next start."""
-        if self._heard_from(route) is not None:
+    def _put_off(self, route: bytes, notice: Notice) -> None:
+        """A host that comes while the job is running waits for the next start."""
+        if self._state_of(route) is not None:
             return  # it has joined, and had asked twice
-        host = parse_host(word["join"])
-        here = {each.node: each for each in self.plan.hosts}
-        for node, heard in self._others.items():
-            if heard.gone:
-                del here[node]
-        reason = self._objection(word, host, here)
-        if not reason and not self.place.restarts and not self.place.elastic:
+        host = parse(HostInfo, notice["join"])
+        lost = [node for node, state in self._others.items() if state.lost]
+        here = {each.node: each for each in self.assignment.hosts if each.node not in lost}
+        reason = self._objection(notice, host, here)
+        if not reason and not self.options.max_restarts and not self.elastic:
             reason = RUNNING
         if reason:
-            self._send({"refused": reason}, route)
+            self._socket.send({"refused": reason}, route)
         else:
-            self._waiting[host.node] = host, Heard(route)
-            self._send({"wait": True}, route)
+            self._waiting[host.node] = host, AgentState(route)
+            self._socket.send({"wait": True}, route)
 
-    def _bury(self, node: int, heard: Heard) -> Iterator[Failure]:
-        for failure in super()._bury(node, heard):
-            self._tell({"failure": asdict(failure)})
+    def _mark_lost(self, node: int, state: AgentState) -> Iterator[Failure]:
+        for failure in super()._mark_lost(node, state):
+            self._send_all({"failure": asdict(failure)})
             yield failure
 
     # -- ending -------------------------------------------------------------------------------
 
-    def ended(self, leaving: bool = False) -> None:
-        """See Agent."""
-
     def concluded(self) -> bool:
-        """See Agent."""
-        return all(heard.ended or heard.gone for heard in self._others.values())
+        return all(state.ended or state.lost for state in self._others.values())
 
-    def verdict(self, code: int) -> tuple[Failure | None, int]:
-        """See Agent."""
-        failure = first_cause(self._failures)
-        self._tell({"verdict": None if failure is None else asdict(failure), "code": code})
+    def outcome(self, code: int) -> tuple[Failure | None, int]:
+        failure, code = super().outcome(code)
+        self._send_all({"outcome": None if failure is None else asdict(failure), "code": code})
         return failure, code
 
     def agree(self, again: bool) -> bool:
-        """See Agent."""
-        self._tell({"again": again})
+        self._send_all({"again": again})
         return again
 
     def close(self, linger_ms: int = LINGER_MS) -> None:
-        """See Agent; whoever waits for the next start is told that there is none."""
-        for _, heard in self._waiting.values():
-            self._send({"refused": "the job has ended"}, heard.route)
+        """See NetworkAgent. Hosts that wait for the next start learn that there is none."""
+        for _, state in self._waiting.values():
+            self._socket.send({"refused": "the job has ended"}, state.route)
         super().close(linger_ms)

@@ -1,8 +1,8 @@
-"""The channel between a launcher and one worker: small messages over a socket pair.
+"""The control channel between a launcher and one worker: notices over a socket pair.
 
-A message is a msgpack map behind its length in four bytes. The worker's end is inherited
-through RINGLET_CONTROL_FD; when the launcher ends, however it ends, the worker reads EOF. An end
-that says something else is taken for closed.
+A notice is a msgpack map, preceded by its length in four bytes. The worker inherits its end
+through RINGLET_CONTROL_FD; when the launcher ends, however it ends, the worker reads EOF. A
+malformed notice counts as EOF.
 """
 
 import os
@@ -12,14 +12,13 @@ import threading
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
-Message: TypeAlias = dict[str, Any]
+Notice: TypeAlias = dict[str, Any]
 
 VARIABLE = "RINGLET_CONTROL_FD"
 
 _LENGTH = struct.Struct("<I")
 
-MOST_BYTES = 1 << 30
-"""No message is longer."""
+MAX_BYTES = 1 << 30
 
 
 class Control:
@@ -45,28 +44,28 @@ class Control:
         """For selectors."""
         return self._socket.fileno()
 
-    def send(self, message: Message) -> None:
-        """Send a message; a closed other end is no error, its reader will notice."""
-        data = _pack(message)
+    def send(self, notice: Notice) -> None:
+        """Send a notice. A closed other end is no error: `receive` and `fill` will tell."""
+        data = _pack(notice)
         with self._lock:
             try:
                 self._socket.sendall(_LENGTH.pack(len(data)) + data)
             except OSError:
                 return
 
-    def receive(self) -> Message | None:
-        """Wait for the next message; None when the other end is closed."""
+    def receive(self) -> Notice | None:
+        """Wait for the next notice; None when the other end is closed."""
         while True:
-            message = self._next()
-            if message is not None:
-                return message
+            notice = self._next()
+            if notice is not None:
+                return notice
             if not self.fill():
                 return None
 
     def fill(self, wait: bool = True) -> bool:
-        """Read what has come, waiting for something; False when the other end is closed.
+        """Read what has arrived, and wait for something; False when the other end is closed.
 
-        With `wait=False`, also False when there is nothing.
+        With `wait=False`, also False when nothing has arrived.
         """
         if self._broken:
             return False
@@ -77,48 +76,48 @@ class Control:
         self._buffer += data
         return bool(data)
 
-    def messages(self) -> Iterator[Message]:
-        """The whole messages among what was read."""
-        while (message := self._next()) is not None:
-            yield message
+    def notices(self) -> Iterator[Notice]:
+        """The complete notices among what was read."""
+        while (notice := self._next()) is not None:
+            yield notice
 
     def close(self) -> None:
         """Close this end."""
         self._socket.close()
 
-    def _next(self) -> Message | None:
+    def _next(self) -> Notice | None:
         start = _LENGTH.size
         if len(self._buffer) < start:
             return None
         length = _LENGTH.unpack_from(self._buffer)[0]
         end = start + length
-        if length <= MOST_BYTES and len(self._buffer) < end:
+        if length <= MAX_BYTES and len(self._buffer) < end:
             return None
-        message = _unpack(bytes(self._buffer[start:end])) if length <= MOST_BYTES else None
+        notice = _unpack(bytes(self._buffer[start:end])) if length <= MAX_BYTES else None
         del self._buffer[:end]
-        if message is None:
+        if notice is None:
             self._broken = True
             self._buffer.clear()
-        return message
+        return notice
 
 
-# NumPy is imported when there is something to say: most launchers wait for ends, and no word.
+# NumPy is imported when a notice comes or goes: most launchers only wait for workers to end.
 
 
-def _pack(message: Message) -> bytes:
+def _pack(notice: Notice) -> bytes:
     from ringlet.comm.objects import pack
 
-    return pack(message).tobytes()
+    return pack(notice).tobytes()
 
 
-def _unpack(data: bytes) -> Message | None:
-    """The message; None if it is none."""
+def _unpack(data: bytes) -> Notice | None:
+    """The notice; None if it is malformed."""
     import numpy as np
 
     from ringlet.comm.objects import unpack
 
     try:
-        message: Message = unpack(np.frombuffer(data, np.uint8))
+        notice: Notice = unpack(np.frombuffer(data, np.uint8))
     except ValueError:
         return None
-    return message if type(message) is dict else None
+    return notice if type(notice) is dict else None

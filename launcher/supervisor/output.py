@@ -1,4 +1,4 @@
-"""What people see: the workers' output line by line, and one live line under it."""
+"""What people see: the workers' output line by line, and one live line below it."""
 
 import codecs
 import sys
@@ -15,7 +15,7 @@ ERASE_LINE = "\r\x1b[K"
 class Screen:
     """The terminal: lines scroll, and one status line is redrawn below them.
 
-    Where the output is no terminal the status line is left out.
+    Where the output is not a terminal, there is no status line.
     """
 
     def __init__(self, stream: IO[str] | None = None) -> None:
@@ -37,6 +37,10 @@ class Screen:
                 self._stream.write(self._status)
             self._stream.flush()
 
+    def say(self, text: str) -> None:
+        """Write a line of the launcher's own to stderr."""
+        self.line(f"ringlet: {text}", sys.stderr)
+
     def status(self, text: str) -> None:
         """Redraw the status line; an empty text removes it."""
         if not self.live:
@@ -48,9 +52,9 @@ class Screen:
 
 
 class RankFile:
-    """What one rank writes, in a file of its own.
+    """The output of one rank, in a file of its own.
 
-    When it cannot be written any more, the job goes on without it, and the screen says so.
+    When writing fails, the screen says so, and the job goes on without the file.
     """
 
     def __init__(self, path: Path, screen: Screen, more: bool) -> None:
@@ -61,22 +65,22 @@ class RankFile:
             raise UserError(f"cannot write {path}: {error.strerror}") from error
 
     def write(self, data: bytes) -> None:
-        """Write it at the end."""
+        """Append the data."""
         if self._file.closed:
             return
         try:
             self._file.write(data)
         except OSError as error:
             self._file.close()
-            self._screen.line(f"ringlet: {self._path} ends here: {error.strerror}", sys.stderr)
+            self._screen.say(f"{self._path} ends here: {error.strerror}")
 
     def close(self) -> None:
-        """Write no more."""
+        """Close the file."""
         self._file.close()
 
 
 class Lines:
-    """Cuts a stream of bytes into lines; a character cut in two stays whole."""
+    """Splits a stream of bytes into lines; a character that arrives in two parts stays whole."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
@@ -84,7 +88,7 @@ class Lines:
         self._parts: list[str] = []
 
     def feed(self, data: bytes) -> None:
-        """Take what came; write the lines that are complete. No bytes: there is no more."""
+        """Write the lines that are complete with this data; no bytes mean the end."""
         first, *others = self._decoder.decode(data, final=not data).split("\n")
         self._parts.append(first)
         for part in others:
@@ -92,7 +96,7 @@ class Lines:
             self._parts = [part]
 
     def flush(self) -> None:
-        """Write what is left, though no newline came."""
+        """Write what is left, although it has no newline."""
         if any(self._parts):
             self._write("".join(self._parts))
         self._parts = []

@@ -17,8 +17,8 @@ from ringlet.launcher.supervisor.environment import Job
 class Worker:
     """A process in a session of its own, with the launcher's end of its control channel.
 
-    `module` is run as `python -m module arguments...`, behind the words of `prefix`; stdout and
-    stderr go where told.
+    It runs `python -m module arguments...`, with `prefix` in front of the command; stdout and
+    stderr are those of subprocess.Popen.
     """
 
     def __init__(
@@ -61,22 +61,22 @@ class Worker:
         return self.process.poll() is None
 
     def wait(self, seconds: float) -> None:
-        """Wait for its end, so long at most."""
+        """Wait for its end, but not longer than `seconds`."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(seconds)
 
     def signal_group(self, number: signal.Signals) -> None:
-        """Send a signal to the worker and to every process that it started."""
+        """Send a signal to the worker and every process that it started."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
 
     def kill(self) -> None:
-        """End the worker and what it started, now, and take its exit status."""
+        """Kill the worker and everything it started, and collect its exit status."""
         self.signal_group(signal.SIGKILL)
         self.process.wait()
         self.control.close()
 
-    def epitaph(self) -> str:
+    def exit_reason(self) -> str:
         """How it ended: process 4711 on host a was killed by signal 9 (SIGKILL)."""
         code = self.process.wait()
         head = f"process {self.pid} on host {socket.gethostname()}"

@@ -173,21 +173,21 @@ class WorkerPool:
                     if not worker.control.fill():
                         selector.unregister(worker.control)
                         self._announce(worker, failures)
-                    for message in worker.control.messages():
-                        if "result" in message:
-                            results[worker.rank] = message["result"]
+                    for notice in worker.control.notices():
+                        if "result" in notice:
+                            results[worker.rank] = notice["result"]
                         else:
-                            echo = ECHO if message["echo"] else ""
-                            failures[worker.rank] = echo + message["failed"]
+                            echo = ECHO if notice["echo"] else ""
+                            failures[worker.rank] = echo + notice["failed"]
         return results, failures
 
     def _announce(self, dead: Worker, failures: dict[int, str]) -> None:
         """A rank has ended: tell the others, as a launcher would."""
-        epitaph = dead.epitaph()
-        failures.setdefault(dead.rank, f"{epitaph}\n{self._written(dead.rank)}")
+        reason = dead.exit_reason()
+        failures.setdefault(dead.rank, f"{reason}\n{self._written(dead.rank)}")
         for worker in self._workers:
             if worker is not dead:
-                worker.control.send({"lost": dead.rank, "cause": epitaph})
+                worker.control.send({"lost": dead.rank, "cause": reason})
 
     def _stacks(self, ranks: list[int], deadline: float) -> dict[int, str]:
         """What the ranks are doing: faulthandler writes every thread's stack on SIGUSR1."""

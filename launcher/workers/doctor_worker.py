@@ -1,4 +1,4 @@
-"""What `ringlet doctor` does on each of several hosts, of which each has one rank."""
+"""What `ringlet doctor` does on each of several hosts, with one rank on each."""
 
 import platform
 import socket
@@ -9,38 +9,38 @@ from typing import Any
 import numpy as np
 
 from ringlet import comm
-from ringlet.launcher.commands.options.units import seconds_text
+from ringlet.launcher.units import seconds_text
 from ringlet.launcher.workers.worker import Guard, start_guard, supervised
 
 PINGS = 30
-LEAST_BYTES, MOST_BYTES, LARGE_S = 1 << 18, 1 << 24, 0.3
-"""The large message: as large as travels in LARGE_S, within these bounds."""
+MIN_BYTES, MAX_BYTES, LARGE_S = 1 << 18, 1 << 24, 0.3
+"""The large message has the size that travels in LARGE_S, within these bounds."""
 
 CLOCKS_APART_S = 0.5
 
-Tell = Callable[[str, str, str], None]
+Report = Callable[[str, str, str], None]
 
 
-def look(guard: Guard | None) -> None:
-    """Join the others, and look; rank 0 tells what was found."""
+def work(guard: Guard | None) -> None:
+    """Join the others and run the checks; rank 0 reports what was found."""
     world = comm.init()
 
-    def tell(state: str, name: str, text: str) -> None:
+    def report(state: str, name: str, text: str) -> None:
         if guard is not None and world.rank == 0:
             guard.control.send({"finding": [state, name, text]})
 
     names = world.all_gather_object(socket.gethostname())
-    versions(world, tell)
+    versions(world, report)
     for other in range(1, world.size):
-        clock(world, other, names[other], tell)
-    sums(world, tell)
+        clock(world, other, names[other], report)
+    sums(world, report)
     for other in range(1, world.size):
-        link(world, other, names[other], tell)
+        link(world, other, names[other], report)
     comm.shutdown()
 
 
-def versions(world: Any, tell: Tell) -> None:
-    """Whether all hosts have the same."""
+def versions(world: Any, report: Report) -> None:
+    """Whether the versions are the same on all hosts."""
     import zmq
 
     own = {
@@ -53,28 +53,28 @@ def versions(world: Any, tell: Tell) -> None:
     differing = [name for name in own if len({each[name] for each in found}) > 1]
     if not differing:
         text = ", ".join(f"{name} {version}" for name, version in own.items())
-        tell("ok", "versions", f"the same on all hosts: {text}")
+        report("ok", "versions", f"the same on all hosts: {text}")
         return
     parts = [
         f"{name} {', '.join(f'{each[name]} on host {n}' for n, each in enumerate(found))}"
         for name in differing
     ]
-    tell(
+    report(
         "note",
         "versions",
-        f"not the same: {'; '.join(parts)}. Hosts may round differently, and the built-in text "
-        "is another in other versions of Python",
+        f"not the same: {'; '.join(parts)}. Hosts may round differently, and other versions of "
+        "Python have another built-in text",
     )
 
 
-def clock(world: Any, other: int, name: str, tell: Tell) -> None:
-    """How far the other's clock is ahead, as NTP measures it (RFC 5905, section 8)."""
-    word = np.zeros(1)
+def clock(world: Any, other: int, name: str, report: Report) -> None:
+    """How far the clock of rank `other` is ahead, measured as NTP does (RFC 5905, section 8)."""
+    ping = np.zeros(1)
     best, ahead = float("inf"), 0.0
     for _ in range(PINGS):
         if world.rank == 0:
             began = time.time()
-            world.send(word, dst=other)
+            world.send(ping, dst=other)
             theirs = float(world.recv(src=other)[0])
             ended = time.time()
             if ended - began < best:
@@ -85,13 +85,13 @@ def clock(world: Any, other: int, name: str, tell: Tell) -> None:
     text = f"{seconds_text(abs(ahead))} {'ahead of' if ahead > 0 else 'behind'} host 0's"
     text = f"host {other}'s ({name}) is {text}, give or take {seconds_text(best / 2)}"
     if abs(ahead) > CLOCKS_APART_S:
-        tell("note", "clock", f"{text}: times in logs will not agree; look at NTP")
+        report("note", "clock", f"{text}: times in logs will not agree; check NTP")
     else:
-        tell("ok", "clock", text)
+        report("ok", "clock", text)
 
 
-def sums(world: Any, tell: Tell) -> None:
-    """Whether all hosts get the same sum, and the right one."""
+def sums(world: Any, report: Report) -> None:
+    """Whether all hosts get the same bits, and the right sum."""
     x = np.random.default_rng(world.rank).standard_normal(1 << 16).astype(np.float32)
     expected = sum(
         np.random.default_rng(rank).standard_normal(1 << 16).astype(np.float32)
@@ -100,28 +100,28 @@ def sums(world: Any, tell: Tell) -> None:
     world.all_reduce(x)
     same = len(set(world.all_gather_object(x.tobytes()))) == 1
     if not same or not np.allclose(x, expected, atol=1e-4):
-        tell("bad", "all-reduce", "hosts got different or wrong sums: please report this")
+        report("bad", "all-reduce", "hosts got different or wrong sums: please report this")
         return
-    word, best = np.ones(1, np.float32), float("inf")
+    number, best = np.ones(1, np.float32), float("inf")
     for _ in range(PINGS):
         began = time.perf_counter()
-        world.all_reduce(word, "max")
+        world.all_reduce(number, "max")
         best = min(best, time.perf_counter() - began)
     text = f"{world.size} ranks got the same bits; {seconds_text(best)} for one number"
-    tell("ok", "all-reduce", text)
+    report("ok", "all-reduce", text)
 
 
-def link(world: Any, other: int, name: str, tell: Tell) -> None:
-    """Latency and bandwidth between rank 0 and another, by messages to and fro."""
+def link(world: Any, other: int, name: str, report: Report) -> None:
+    """Latency and bandwidth between rank 0 and rank `other`, from round trips."""
     if world.rank not in (0, other):
         return
     peer = other - world.rank
-    latency = _to_and_fro(world, peer, 1, PINGS) / 2
-    seconds = _to_and_fro(world, peer, LEAST_BYTES, 2) / 2
-    nbytes = _agreed(world, peer, round(LARGE_S / seconds * LEAST_BYTES))
-    seconds = _to_and_fro(world, peer, nbytes, 3) / 2
+    latency = _round_trip(world, peer, 1, PINGS) / 2
+    seconds = _round_trip(world, peer, MIN_BYTES, 2) / 2
+    nbytes = _agreed(world, peer, round(LARGE_S / seconds * MIN_BYTES))
+    seconds = _round_trip(world, peer, nbytes, 3) / 2
     rate = nbytes / max(seconds - latency, 1e-9)
-    tell(
+    report(
         "ok",
         "link",
         f"host 0 and host {other} ({name}): {seconds_text(latency)} for the shortest message, "
@@ -129,8 +129,8 @@ def link(world: Any, other: int, name: str, tell: Tell) -> None:
     )
 
 
-def _to_and_fro(world: Any, peer: int, nbytes: int, times: int) -> float:
-    """Seconds of the fastest way there and back of so many bytes."""
+def _round_trip(world: Any, peer: int, nbytes: int, times: int) -> float:
+    """Seconds of the fastest round trip of `nbytes` bytes."""
     data, best = np.ones(nbytes, np.uint8), float("inf")
     for _ in range(times):
         began = time.perf_counter()
@@ -145,10 +145,10 @@ def _to_and_fro(world: Any, peer: int, nbytes: int, times: int) -> float:
 
 
 def _agreed(world: Any, peer: int, guess: int) -> int:
-    """How large the large message is: as rank 0 says."""
+    """The size of the large message, which rank 0 decides."""
     if world.rank:
         return int(world.recv(src=peer)[0])
-    nbytes = min(max(guess, LEAST_BYTES), MOST_BYTES)
+    nbytes = min(max(guess, MIN_BYTES), MAX_BYTES)
     world.send(np.array([nbytes]), dst=peer)
     return nbytes
 
@@ -156,7 +156,7 @@ def _agreed(world: Any, peer: int, guess: int) -> int:
 def main() -> None:
     """The worker's main."""
     guard = start_guard()
-    supervised(guard, lambda: look(guard))
+    supervised(guard, lambda: work(guard))
 
 
 if __name__ == "__main__":

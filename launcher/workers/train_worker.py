@@ -28,9 +28,9 @@ def work(task: dict[str, Any], guard: Guard | None) -> None:
     # Before the loop can stop between steps there is nothing to save.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-    def tell(message: dict[str, Any]) -> None:
+    def tell(notice: dict[str, Any]) -> None:
         if guard is not None and world.rank == 0:
-            guard.control.send(message)
+            guard.control.send(notice)
 
     config = check_config(task["config"])
     if config.device == "cuda":

@@ -18,7 +18,7 @@ from pathlib import Path
 from ringlet import comm
 from ringlet.comm.join.folders import PREFIX, remove_folder
 from ringlet.launcher.errors import ExitCode
-from ringlet.launcher.supervisor.control import Control, Message
+from ringlet.launcher.supervisor.control import Control, Notice
 from ringlet.launcher.supervisor.listing import VARIABLE, remove
 
 
@@ -33,17 +33,17 @@ class Guard:
     def __init__(self, control: Control) -> None:
         self.control = control
         self._folder, self._entry = _rendezvous_folder(), os.environ.pop(VARIABLE, None)
-        self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self.inbox: queue.SimpleQueue[Notice] = queue.SimpleQueue()
         threading.Thread(target=self._listen, name="ringlet-guard", daemon=True).start()
 
     def _listen(self) -> None:
-        while (message := self.control.receive()) is not None:
-            if "lost" in message:
-                comm.report_lost(message["lost"], message["cause"])
-            elif "doing" in message:
+        while (notice := self.control.receive()) is not None:
+            if "lost" in notice:
+                comm.report_lost(notice["lost"], notice["cause"])
+            elif "doing" in notice:
                 self.control.send({"doing": _doing()})
             else:
-                self.inbox.put(message)
+                self.inbox.put(notice)
         if self._folder is not None:
             remove_folder(self._folder)
         if self._entry is not None:

@@ -9,25 +9,28 @@ import pytest
 
 from ringlet.comm import AuthenticationError
 from ringlet.comm.join.key import JobKey
-from ringlet.launcher.commands.options.hosts import HostOptions
 from ringlet.launcher.errors import UserError
-from ringlet.launcher.hosts import coordinator as chief
+from ringlet.launcher.hosts import coordinator
 from ringlet.launcher.hosts.addresses import is_own, resolve
-from ringlet.launcher.hosts.agent import Member
-from ringlet.launcher.hosts.coordinator import Chief
-from ringlet.launcher.hosts.hosts import parse_hosts, place_of
-from ringlet.launcher.hosts.plan import Place, Plan
+from ringlet.launcher.hosts.coordinator import Coordinator
+from ringlet.launcher.hosts.node import NodeSpec, node_spec
+from ringlet.launcher.hosts.node_agent import NodeAgent
+from ringlet.launcher.hosts.notices import Assignment
+from ringlet.launcher.hosts.options import HostOptions
+from ringlet.launcher.hosts.ssh import parse_hosts
 from ringlet.launcher.supervisor.failure import Failure
+from ringlet.launcher.supervisor.options import WorkerOptions
 
 
-def place(node, nodes=2, master="127.0.0.1:0", key=None, workers=2, **more):
-    return Place(node, nodes, workers, "127.0.0.1", master, key, **more)
+def agent_of(node, nodes=2, master="127.0.0.1:0", key=None, workers=2, restarts=0, **more):
+    spec = NodeSpec(node, nodes, "127.0.0.1", master, key, **more)
+    return (NodeAgent if node else Coordinator)(spec, workers, WorkerOptions(max_restarts=restarts))
 
 
-def offer(hosts):
+def assign(hosts):
     if sum(host.workers for host in hosts) > 8:
         raise UserError("at most 8 workers would fit")
-    return Plan(hosts, "job", "tcp://127.0.0.1:29500", task="sum")
+    return Assignment(hosts, "job", "tcp://127.0.0.1:29500", task="sum")
 
 
 def meeting(agents, timeout=5.0):
@@ -36,7 +39,7 @@ def meeting(agents, timeout=5.0):
 
     def meet(agent):
         try:
-            results[agent] = agent.meet(timeout, offer)
+            results[agent] = agent.meet(timeout, assign)
         except (UserError, AuthenticationError) as error:
             results[agent] = error
 
@@ -51,12 +54,10 @@ def meeting(agents, timeout=5.0):
 @contextlib.contextmanager
 def crew(*others, nodes=2, key=None, **more):
     """Agent 0, and others with these differences."""
-    agents = [Chief(place(0, nodes, key=key, **more))]
+    agents = [agent_of(0, nodes, key=key, **more)]
     try:
         agents += [
-            Member(
-                place(**{"node": 1, "nodes": nodes, "master": agents[0].address, "key": key} | o)
-            )
+            agent_of(**{"node": 1, "nodes": nodes, "master": agents[0].address, "key": key} | o)
             for o in others
         ]
         yield agents
@@ -76,24 +77,24 @@ def polled(agent, seconds=5.0, enough=lambda news: news):
 def test_agents_meet_tell_failures_and_agree():
     key = JobKey.new()
     with crew({"node": 2, "workers": 3}, {"node": 1}, nodes=3, key=key) as agents:
-        plans = meeting(agents)
-        assert plans[0] == plans[1] == plans[2]
-        assert [list(plans[0].ranks(node)) for node in range(3)] == [[0, 1], [2, 3], [4, 5, 6]]
-        assert plans[0].rendezvous == "tcp://127.0.0.1:29500"
+        found = meeting(agents)
+        assert found[0] == found[1] == found[2]
+        assert [list(found[0].ranks(node)) for node in range(3)] == [[0, 1], [2, 3], [4, 5, 6]]
+        assert found[0].rendezvous == "tcp://127.0.0.1:29500"
         echo = Failure(3, "exited", 1, "PeerLost", echo=True, host="b")
         cause = Failure(5, "was killed", -9, host="c")
-        agents[2].tell_failure(echo)
+        agents[2].report(echo)
         assert polled(agents[0]) == polled(agents[1]) == [echo]
-        agents[1].tell_failure(cause)
+        agents[1].report(cause)
         assert polled(agents[0]) == polled(agents[2]) == [cause]
         assert not agents[0].concluded()
         for agent in agents:
-            agent.ended()
+            agent.ended(leaving=False)
         polled(agents[0], enough=lambda _: agents[0].concluded())
-        assert agents[0].verdict(137) == (cause, 137)
+        assert agents[0].outcome(137) == (cause, 137)
         for agent in agents[1:]:
             polled(agent, enough=lambda _: agent.concluded())  # noqa: B023
-            assert agent.verdict(1) == (cause, 137)
+            assert agent.outcome(1) == (cause, 137)
 
 
 MEETINGS = {
@@ -113,43 +114,43 @@ def test_hosts_that_do_not_meet_are_told_why(case):
         assert any(text in str(outcome) for outcome in meeting(agents, timeout=1.0))
 
 
-def numbers(plan):
-    return [host.node for host in plan.hosts]
+def numbers(assignment):
+    return [host.node for host in assignment.hosts]
 
 
 def test_an_elastic_job_starts_with_the_hosts_that_are_there(monkeypatch):
     """One of three; then that one is stopped, and another comes while the first runs alone."""
-    monkeypatch.setattr(chief, "LAST_CALL_S", 0.2)
+    monkeypatch.setattr(coordinator, "LAST_CALL_S", 0.2)
     with crew({"node": 2}, nodes=3, least=1) as agents:
         first, other = agents
-        assert [numbers(plan) for plan in meeting(agents)] == [[0, 2], [0, 2]]
-        assert list(first.plan.ranks(2)) == [2, 3]
+        assert [numbers(each) for each in meeting(agents)] == [[0, 2], [0, 2]]
+        assert list(first.assignment.ranks(2)) == [2, 3]
         other.ended(leaving=True)
         polled(first, enough=lambda _: first.concluded())
-        assert first.deserted
+        assert first.host_left
         first.agree(True)
-        assert numbers(first.meet(5.0, offer)) == [0]
+        assert numbers(first.meet(5.0, assign)) == [0]
         with member(first, nodes=3) as late:
-            thread, plans = joining(late)
+            thread, found = joining(late)
             polled(first, 1.5)
-            assert not plans
+            assert not found
             first.agree(True)
-            assert numbers(first.meet(5.0, offer)) == [0, 1]
+            assert numbers(first.meet(5.0, assign)) == [0, 1]
             thread.join(5)
-            assert numbers(plans[0]) == [0, 1]
+            assert numbers(found[0]) == [0, 1]
 
 
 def test_agents_that_start_again_wait_for_each_other():
     with crew({}, restarts=1) as agents:
         meeting(agents)
         failure = Failure(0, "was killed", -9, host="a")
-        agents[0].tell_failure(failure)
-        agents[1].ended()
+        agents[0].report(failure)
+        agents[1].ended(leaving=False)
         polled(agents[0], enough=lambda _: agents[0].concluded())
-        agents[0].verdict(137)
+        agents[0].outcome(137)
         agents[0].agree(True)
         polled(agents[1], enough=lambda _: agents[1].concluded())
-        assert agents[1].verdict(0) == (failure, 137)
+        assert agents[1].outcome(0) == (failure, 137)
         assert agents[1].agree(False)
         again = meeting(agents)
         assert numbers(again[0]) == numbers(again[1]) == [0, 1]
@@ -163,12 +164,12 @@ def test_who_comes_too_late_is_told():
         thread, outcomes = joining(late)
         polled(agents[0], 1.0)
         thread.join(5)
-        assert "is not started again when it fails" in str(outcomes[0])
+        assert "does not restart when it fails" in str(outcomes[0])
 
 
 @contextlib.contextmanager
 def member(first, **more):
-    agent = Member(place(1, master=first.address, **more))
+    agent = agent_of(1, master=first.address, **more)
     try:
         yield agent
     finally:
@@ -191,7 +192,7 @@ WRONG = {
     "no master": ({"nnodes": "2"}, "--master HOST:PORT"),
     "no rank": ({"nnodes": "2", "master": "127.0.0.1:1"}, "--node-rank"),
     "too high a rank": ({"nnodes": "2", "master": "127.0.0.1:1", "node_rank": 2}, "from 0 to 1"),
-    "no range": ({"nnodes": "0:2"}, "--nnodes is '0:2'; it has to be as 4, or as 1:4"),
+    "no range": ({"nnodes": "0:2"}, "--nnodes is '0:2'; it must be like 4 or 1:4"),
     "a range reversed": ({"nnodes": "3:2"}, "the fewest hosts come first"),
     "no port": ({"nnodes": "2", "master": "127.0.0.1", "node_rank": 0}, "HOST:PORT"),
     "port 0": ({"nnodes": "2", "master": "127.0.0.1:0", "node_rank": 0}, "needs a port"),
@@ -223,7 +224,7 @@ def test_what_the_options_cannot_mean(case, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     options, text = WRONG[case]
     with pytest.raises(UserError, match=re.escape(text)):
-        place_of(HostOptions(**options), 2)
+        node_spec(HostOptions(**options))
 
 
 def test_addresses():
@@ -234,8 +235,8 @@ def test_addresses():
     assert is_own("127.0.0.1")
     assert is_own("::1")
     assert not is_own("192.0.2.1")
-    place = place_of(HostOptions(nnodes="2", master="127.0.0.1:1", node_rank=1, interface="lo"), 3)
-    assert (place.address, place.workers) == ("127.0.0.1", 3)
+    spec = node_spec(HostOptions(nnodes="2", master="127.0.0.1:1", node_rank=1, interface="lo"))
+    assert (spec.node, spec.address) == (1, "127.0.0.1")
 
 
 def test_lists_of_hosts(tmp_path):

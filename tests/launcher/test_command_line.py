@@ -3,12 +3,14 @@
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 import ringlet
 from ringlet.launcher.cli import main
+from ringlet.runtime.training.config import TrainConfig
 
 
 def outcome(capsys, *arguments):
@@ -79,6 +81,34 @@ def test_help_lists_the_defaults(command, capsys):
     for option, default in DEFAULTS[command].items():
         (part,) = (" ".join(part.split()) for part in parts if option in part.split()[:3])
         assert re.search(rf"\[default: {re.escape(default)}\b", part), part
+
+
+HEADINGS = {
+    "run": ["Arguments", "Options", "Output", "Workers", "Hosts"],
+    "train": [
+        "Options", "Model", "Data", "Parallelism", "Optimization", "Output", "Workers", "Hosts",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", HEADINGS)
+def test_help_groups_the_options_under_headings(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")  # even then
+    _, out, _ = outcome(capsys, command, "--help")
+    assert re.findall(r"^(\w+):$", out, re.MULTILINE) == HEADINGS[command]
+    assert max(map(len, out.splitlines())) <= 80
+    for section in out.split("\n\n")[-len(HEADINGS[command]) :]:
+        assert re.match(r"\w+:\n  \S", section)
+
+
+def test_every_training_option_has_a_heading(capsys):
+    _, out, _ = outcome(capsys, "train", "--help")
+    sections = dict(re.findall(r"^(\w+):\n((?: .*\n)+)", out, re.MULTILINE))
+    for option in fields(TrainConfig):
+        name = f"--{option.name.replace('_', '-')}"
+        assert re.search(rf"^  {name} ", sections[option.metadata["heading"]], re.MULTILINE), name
+    for name in ("--workers", "--preset", "--config", "--out", "--resume", "--help"):
+        assert name in sections["Options"]
 
 
 WRONG_MESHES = {

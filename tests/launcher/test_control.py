@@ -39,7 +39,7 @@ def test_messages_may_come_byte_by_byte():
             assert received == []
             left.sendall(bytes([byte]))
             assert reader.fill()
-            received.extend(reader.messages())
+            received.extend(reader.notices())
     assert received == MESSAGES[:1]
     ours.close()
     reader.close()
@@ -51,7 +51,7 @@ def test_what_has_come_is_taken_without_waiting(ends):
     for message in MESSAGES:
         first.send(message)
     assert second.fill(wait=False)
-    assert list(second.messages()) == MESSAGES
+    assert list(second.notices()) == MESSAGES
     assert not second.fill(wait=False)
 
 

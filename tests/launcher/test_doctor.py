@@ -22,8 +22,8 @@ def test_a_healthy_host(capfd, monkeypatch):
     code, out = outcome(capfd)
     assert code == 0, out
     lines = out.splitlines()
-    assert len(lines) == len(doctor.LOOKS)
-    for line, name in zip(lines, doctor.LOOKS, strict=True):
+    assert len(lines) == len(doctor.CHECKS)
+    for line, name in zip(lines, doctor.CHECKS, strict=True):
         assert line.split()[0] in ("ok", "note"), line
         assert name in line
     assert "us a sum" in lines[-1]
@@ -44,7 +44,7 @@ def test_what_is_bad_is_told_with_the_remedy(case, capfd, monkeypatch, tmp_path)
         folder = tmp_path / ("x" * 90)
         folder.mkdir()
         monkeypatch.setattr(doctor.tempfile, "tempdir", str(folder))
-    monkeypatch.setattr(doctor, "LOOKS", {name: doctor.LOOKS[name]})
+    monkeypatch.setattr(doctor, "CHECKS", {name: doctor.CHECKS[name]})
     code, out = outcome(capfd)
     assert code == 1
     assert out.startswith("bad")
@@ -70,12 +70,12 @@ def test_clocks_that_differ(ranks, ahead):
     if ahead:
         way = "ahead of" if ahead > 0 else "behind"
         assert f"host 1's (b) is 100 s {way} host 0's" in text
-        assert "look at NTP" in text
+        assert "check NTP" in text
 
 
 def test_a_look_that_breaks_is_a_finding(capfd, monkeypatch):
     def breaks():
         raise OSError("no luck")
 
-    monkeypatch.setattr(doctor, "LOOKS", {"luck": breaks})
+    monkeypatch.setattr(doctor, "CHECKS", {"luck": breaks})
     assert outcome(capfd) == (1, f"bad   {'luck':<14} OSError: no luck\n")

@@ -8,13 +8,13 @@ import pytest
 
 from ringlet.comm.schedules.algorithms import ALGORITHMS
 from ringlet.launcher.cli import main
-from ringlet.launcher.commands.options.units import (
+from ringlet.launcher.errors import UserError
+from ringlet.launcher.units import (
     parse_bytes,
     parse_rate,
     parse_seconds,
     seconds_text,
 )
-from ringlet.launcher.errors import UserError
 
 EVERY = [(operation, name) for operation, names in ALGORITHMS.items() for name in names]
 
@@ -133,10 +133,10 @@ WRONG = {
     ),
     "root": (["broadcast", "--root", "4"], "there is no root 4 among 4 ranks"),
     "no root": (["barrier", "--root", "1"], "barrier has no root"),
-    "hosts": (["all-reduce", "--per-host", "3"], "4 ranks are not 3 on every host"),
+    "hosts": (["all-reduce", "--per-host", "3"], "4 ranks cannot be split into hosts of 3"),
     "bytes": (["all-reduce", "--bytes", "lots"], "--bytes is 'lots'; it takes bytes, as in"),
     "latency": (["all-reduce", "--latency", "3 parsec"], "--latency is '3 parsec'; it takes"),
-    "bandwidth": (["all-reduce", "--bandwidth", "0GB/s"], "--bandwidth is 0GB/s; it has to be"),
+    "bandwidth": (["all-reduce", "--bandwidth", "0GB/s"], "--bandwidth is 0GB/s; it must be"),
     "too many": (
         ["all-reduce", "--ranks", "65", "--algorithm", "shared-memory"],
         "shared-memory is explained for up to 64 ranks",

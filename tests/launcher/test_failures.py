@@ -121,13 +121,13 @@ def test_a_killed_worker_is_announced_and_all_end_within_five_seconds(launch):
     code, stdout, stderr = running.end()
     assert time.time() - running.number("at") / 1e9 < 5
     assert code == 128 + signal.SIGKILL
-    epitaph = f"process {running.number('pid1')} on host {HOST} was killed by signal 9 (SIGKILL)"
+    reason = f"process {running.number('pid1')} on host {HOST} was killed by signal 9 (SIGKILL)"
     seconds, _, text = stdout.removeprefix(f"{HOST}:0: ").partition(" ")
     assert float(seconds) < 2
     assert "rank 1" in text
-    assert epitaph in text
+    assert reason in text
     lines = stderr.splitlines()
-    assert lines[-1] == f"ringlet: rank 1 failed: {epitaph}"
+    assert lines[-1] == f"ringlet: rank 1 failed: {reason}"
     assert "Traceback" not in stderr
 
 

@@ -18,7 +18,7 @@ HOW = {
 @pytest.mark.parametrize("beams", [1, 3])
 @pytest.mark.parametrize("name", ["gpt2", "llama", "t5"])
 def test_a_model_without_a_tokenizer_takes_and_gives_ids(capsys, name, beams):
-    generate(FIXTURES / name, **{**HOW, "beams": beams})
+    generate(folder=FIXTURES / name, **{**HOW, "beams": beams})
     text = capsys.readouterr().out
     words = text.removeprefix("3 4 5").split()
     assert text.startswith("3 4 5 ") or name == "t5"
@@ -28,12 +28,12 @@ def test_a_model_without_a_tokenizer_takes_and_gives_ids(capsys, name, beams):
 
 def test_what_cannot_be_is_refused(tmp_path):
     with pytest.raises(UserError, match="holds a BERT, which says what is masked"):
-        generate(FIXTURES / "bert", **HOW)
+        generate(folder=FIXTURES / "bert", **HOW)
     with pytest.raises(UserError, match="ids from 0 to 22"):
-        generate(FIXTURES / "gpt2", **{**HOW, "prompt": "text"})
+        generate(folder=FIXTURES / "gpt2", **{**HOW, "prompt": "text"})
     with pytest.raises(UserError, match="there is no checkpoint"):
-        generate(tmp_path, **HOW)
+        generate(folder=tmp_path, **HOW)
     GPT(GPTConfig(5, 4, 1, 1, 4)).save_pretrained(tmp_path / "a")
     (tmp_path / "a" / "model.safetensors").write_bytes(b"short")
     with pytest.raises(UserError, match="has 5 bytes"):
-        generate(tmp_path / "a", **HOW)
+        generate(folder=tmp_path / "a", **HOW)

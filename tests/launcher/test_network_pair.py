@@ -48,7 +48,7 @@ def seconds_of_a_mebibyte(world):
 
 
 @pytest.mark.parametrize("mbit", [100, 400])
-def test_the_cable_is_as_slow_as_told(two_hosts, mbit):
+def test_the_link_is_as_slow_as_told(two_hosts, mbit):
     # 1 MiB each way, less what the token buckets let through at once
     least = ((1 << 20) - (1 << 18)) * 8 / (mbit * 1e6)
     for seconds in two_hosts((0, 1), mbit).run(seconds_of_a_mebibyte):

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from ringlet.launcher.errors import ExitCode
-from ringlet.launcher.supervisor.restarts import persist
+from ringlet.launcher.supervisor.agent import Agent
+from ringlet.launcher.supervisor.options import WorkerOptions
+from ringlet.launcher.supervisor.restarts import run_with_restarts
 
 STEPS = 300
 
@@ -33,6 +35,17 @@ class Played:
         return self.codes.pop(0)
 
 
+class Said(list):
+    """Stands for a Screen."""
+
+    say = list.append
+
+
+def persist(played, restarts, begun, said):
+    agent = Agent(1, WorkerOptions(max_restarts=restarts))
+    return run_with_restarts(played, agent, lambda: begun, said)
+
+
 PLAYS = {
     "no failure": ([0], 3, True, 0, 1, ""),
     "two failures": ([1, 137, 0], 3, True, 0, 3, "restart 2 of at most 3"),
@@ -46,8 +59,8 @@ PLAYS = {
 @pytest.mark.parametrize("case", PLAYS)
 def test_when_a_job_is_started_again(case):
     codes, restarts, begun, code, starts, text = PLAYS[case]
-    played, said = Played(codes), []
-    assert persist(played, restarts, lambda: begun, said.append) == code
+    played, said = Played(codes), Said()
+    assert persist(played, restarts, begun, said) == code
     assert played.generations == list(range(starts))
     assert text in " ".join(said)
     assert bool(said) == bool(text)
@@ -83,7 +96,9 @@ comm.init().barrier()
 
 def test_an_interrupted_job_is_not_started_again():
     played = Played([130], interrupted=True)
-    assert persist(played, 3, lambda: True, pytest.fail) == 130
+    said = Said()
+    assert persist(played, 3, True, said) == 130
+    assert not said
 
 
 def train(folder, *more):

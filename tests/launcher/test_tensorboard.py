@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import pytest
 
 from ringlet.launcher.cli import main
-from ringlet.launcher.supervisor.tensorboard import EventFiles
+from ringlet.launcher.commands.train.tensorboard import EventFiles
 
 needs_it = pytest.mark.skipif(
     find_spec("tensorboardX") is None, reason="no tensorboardX here: pip install tensorboardX"

@@ -46,9 +46,9 @@ from ringlet.comm.sockets.wire import (
     encode,
 )
 from ringlet.launcher.errors import UserError
-from ringlet.launcher.hosts.hosts import parse_hosts
-from ringlet.launcher.hosts.plan import Host, Plan
-from ringlet.launcher.hosts.plan import read_word as read_agents
+from ringlet.launcher.hosts.notices import Assignment, HostInfo
+from ringlet.launcher.hosts.notices import check_notice as check_agents
+from ringlet.launcher.hosts.ssh import parse_hosts
 from ringlet.launcher.supervisor.control import Control
 from ringlet.launcher.supervisor.failure import Failure
 from ringlet.nn.models.huggingface.folder import PretrainedError, read_config
@@ -125,7 +125,7 @@ def through_control(data):
             theirs.sendall(data[start : start + (1 << 14)])
             if not control.fill():
                 return
-            assert all(type(message) is dict for message in control.messages())
+            assert all(type(message) is dict for message in control.notices())
 
 
 def file_reader(read, name="file", mode=0o600):
@@ -201,7 +201,8 @@ HELLO = {
 HEADER = Header("job", 2, 1, "world", -1, 3, Signature("all_reduce", "<f4", (2, 3), "sum"), 0)
 NUMBERS = [Header._fields.index(name) for name in ("sequence", "number", "checksum")]
 FAILURE = asdict(Failure(1, "it died", 1, "Traceback", False, "a"))
-PLAN = asdict(Plan([Host(0, 2, "a", "10.0.0.1"), Host(1, 2, "b", "10.0.0.2")], "j", "tcp://a:1"))
+HOSTS = [HostInfo(0, 2, "a", "10.0.0.1"), HostInfo(1, 2, "b", "10.0.0.2")]
+ASSIGNMENT = asdict(Assignment(HOSTS, "j", "tcp://a:1"))
 WORLD = {
     "RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
     "MASTER_PORT": "29500", "RINGLET_TIMEOUT": "3.5", "RINGLET_GENERATION": "2",
@@ -309,12 +310,13 @@ READERS = {
         lambda data: unpack_notice(data, lambda notice: check_notice(notice, 2)), (ValueError,),
         ({"table": [{**HELLO, "rank": 0}, HELLO]}, {"refused": "why"}, {"missing": [1, 2]}), packed,
     ),
-    "agents' words": Reader(read_agents, (ValueError,), (
-        {"join": PLAN["hosts"][0], "nodes": 2, "version": "1"}, {"plan": PLAN}, {"wait": True},
-        {"failure": FAILURE}, {"verdict": FAILURE, "code": 1}, {"ended": 1, "leaving": False},
+    "agents' notices": Reader(lambda data: unpack_notice(data, check_agents), (ValueError,), (
+        {"join": ASSIGNMENT["hosts"][0], "nodes": 2, "version": "1"}, {"assignment": ASSIGNMENT},
+        {"wait": True},
+        {"failure": FAILURE}, {"outcome": FAILURE, "code": 1}, {"ended": 1, "leaving": False},
         {"missing": [1], "here": ["a"]}, {"again": True}, {"refused": "why"}, {"alive": 1},
     ), packed),
-    "workers' words": Reader(
+    "workers' notices": Reader(
         through_control, (), ({"failed": "text", "line": "x", "echo": True}, {"row": {"a": 1.0}}),
         lambda value: lengthened(plain(value)),
     ),

@@ -4,12 +4,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill
-from typing import Annotated
 
 import typer
 
-from ringlet.launcher.commands.explain import write_picture
+from ringlet.launcher.commands.explain.collective import write_picture
+from ringlet.launcher.commands.options import with_options
 from ringlet.launcher.errors import UserError
+from ringlet.launcher.options import option
 from ringlet.runtime.pipeline.draw import draw_text
 from ringlet.runtime.pipeline.formulas import bubble
 from ringlet.runtime.pipeline.picture import draw_svg
@@ -52,32 +53,61 @@ class Explained:
         self.peaks = [f"{peak / chunks:g}" for peak in self.proof.peaks]
 
 
-def explain_pipeline(
-    schedule: Annotated[str, typer.Option(help=f"{', '.join(SCHEDULES)}.")] = "1f1b",
-    stages: Annotated[int, typer.Option(help="Number of ranks that share the layers.")] = 4,
-    micro_batches: Annotated[int, typer.Option(help="Micro-batches in a step.")] = 8,
-    chunks: Annotated[
-        int | None,
-        typer.Option(help="Chunks of layers on each rank.  [default: 2 if interleaved, else 1]"),
-    ] = None,
-    forward: Annotated[str, typer.Option(help="Time of a rank's layers, in any unit.")] = "1",
-    backward: Annotated[str, typer.Option(help="Time of inputs and weights together.")] = "2",
-    weights: Annotated[
-        str, typer.Option(help="The weights' part of --backward.  [default: half]")
-    ] = "",
-    transfer: Annotated[str, typer.Option(help="Time of a message between stages.")] = "0",
-    svg: Annotated[Path | None, typer.Option(help="Write the picture to this file.")] = None,
-) -> None:
-    """Draw a pipeline schedule, prove that it is right, and state its bubble and activations."""
+@dataclass(frozen=True)
+class PipelineOptions:
+    """A pipeline schedule. Times are those of all layers of a rank, for one micro-batch."""
+
+    schedule: str = option("1f1b", f"One of {', '.join(SCHEDULES)}.", metavar="NAME")
+    stages: int = option(4, "Number of ranks that the layers are divided among.")
+    micro_batches: int = option(8, "Number of micro-batches in a step.")
+    chunks: int | None = option(
+        None, "Chunks of layers on each rank.", shown="2 if the schedule interleaves, else 1"
+    )
+    forward: str = option("1", "Forward time of a rank's layers, in any unit.", metavar="TIME")
+    backward: str = option("2", "Backward time, for inputs and weights together.", metavar="TIME")
+    weights: str = option(
+        "", "The part of --backward that the weights take.", metavar="TIME", shown="half"
+    )
+    transfer: str = option("0", "Time of a message between stages.", metavar="TIME")
+    svg: Path | None = option(None, "Write a picture to this file.", metavar="FILE")
+
+    def check(self, chunks: int) -> None:
+        """Raise UserError unless the schedule is small enough to explain."""
+        for name, number in (("--stages", self.stages), ("--micro-batches", self.micro_batches)):
+            if number < 1:
+                raise UserError(f"{name} is {number}; it must be at least 1")
+        forwards = self.stages * chunks * self.micro_batches
+        if forwards > EXPLAINED:
+            raise UserError(
+                f"{self.stages} stages x {chunks} chunks x {self.micro_batches} micro-batches are "
+                f"{forwards} forwards; the most that are explained are {EXPLAINED}"
+            )
+
+    def times(self) -> Times:
+        """The times as numbers; raises UserError."""
+        backward = _time(self.backward, "--backward")
+        weights = _time(self.weights, "--weights") if self.weights else backward / 2
+        if weights > backward:
+            raise UserError(f"--weights is {weights:g}; it is a part of --backward, {backward:g}")
+        forward, transfer = _time(self.forward, "--forward"), _time(self.transfer, "--transfer")
+        if not forward + backward:
+            raise UserError("--forward and --backward are 0; one of them must take time")
+        return Times(forward, backward - weights, weights, transfer)
+
+
+@with_options(options=PipelineOptions)
+def pipeline(options: PipelineOptions) -> None:
+    """Draw, prove and price a pipeline schedule, with its bubble and activations."""
+    schedule, chunks = options.schedule, options.chunks
     if chunks is None:
         chunks = 2 if schedule in SCHEDULES and SCHEDULES[schedule].interleaves else 1
-    _check_size(stages, micro_batches, max(chunks, 2))
-    times = _times(forward, backward, weights, transfer)
-    chosen = Explained(schedule, stages, micro_batches, chunks, times)
-    if svg is not None:
+    options.check(max(chunks, 2))
+    sizes, times = (options.stages, options.micro_batches), options.times()
+    chosen = Explained(schedule, *sizes, chunks, times)
+    if options.svg is not None:
         if chosen.forwards > PICTURED:
             raise UserError(f"a picture of {chosen.schedule} is too large; leave out --svg")
-        write_picture(draw_svg(chosen.schedule, chosen.costs), svg)
+        write_picture(draw_svg(chosen.schedule, chosen.costs), options.svg)
     typer.echo(f"{chosen.schedule}\n")
     if chosen.forwards > DRAWN:
         typer.echo(f"(Drawings are made of up to {DRAWN} forwards.)\n")
@@ -90,34 +120,11 @@ def explain_pipeline(
             _row(chosen, ">")
         else:
             several = max(2, chunks) if spec.interleaves else 1
-            _row(Explained(name, stages, micro_batches, several, times), " ")
+            _row(Explained(name, *sizes, several, times), " ")
     typer.echo(
         "\np stages, m micro-batches, v chunks of layers on each; F forward, I backward to the"
     )
     typer.echo("inputs, W to the weights. Activations: of micro-batches, on the rank with most.")
-
-
-def _check_size(stages: int, micro_batches: int, chunks: int) -> None:
-    for option, number in (("--stages", stages), ("--micro-batches", micro_batches)):
-        if number < 1:
-            raise UserError(f"{option} is {number}; it must be at least 1")
-    forwards = stages * chunks * micro_batches
-    if forwards > EXPLAINED:
-        raise UserError(
-            f"{stages} stages x {chunks} chunks x {micro_batches} micro-batches are {forwards} "
-            f"forwards; the most that are explained are {EXPLAINED}"
-        )
-
-
-def _times(forward: str, backward: str, weights: str, transfer: str) -> Times:
-    whole = _time(backward, "--backward")
-    part = _time(weights, "--weights") if weights else whole / 2
-    if part > whole:
-        raise UserError(f"--weights is {weights}; it is a part of --backward, {backward}")
-    times = Times(_time(forward, "--forward"), whole - part, part, _time(transfer, "--transfer"))
-    if not times.forward + whole:
-        raise UserError("--forward and --backward are 0; one of them must take time")
-    return times
 
 
 def _time(text: str, option: str) -> float:

@@ -1,42 +1,49 @@
-"""How a training run gets on, for the screen."""
+"""The progress of a training run, for the screen."""
 
 import time
 from pathlib import Path
 from typing import Any
 
+from ringlet.launcher.supervisor.control import Notice
 from ringlet.launcher.supervisor.output import Screen
 from ringlet.runtime.training.config import TrainConfig
 from ringlet.runtime.training.trainer import METRICS
 
 PLAIN_EVERY_S = 10.0
-"""Between two lines where there is no terminal."""
+"""Between two lines where the output is not a terminal."""
 
 
 class Progress:
-    """Turns the workers' reports into a live line, or into plain lines now and then."""
+    """Turns rank 0's reports into a live line, or into a plain line now and then."""
 
     def __init__(self, screen: Screen, settings: TrainConfig) -> None:
         self._screen, self._settings = screen, settings
         self._last: dict[str, Any] = {}
-        self._val_loss = ""
+        self._headline = self._val_loss = ""
         self._rate = 0.0
         self._plain_at = 0.0
         self.stopped = False
         self.steps = 0  # taken by this command
         self._sample = ""
 
-    def take(self, message: dict[str, Any]) -> None:
-        """Take one message of rank 0."""
-        if "row" in message:
-            self._row(message["row"])
-        elif "resumed" in message:
-            self._screen.line(f"going on after step {message['resumed']}")
-        elif "note" in message:
-            self._screen.line(message["note"])
-        elif "outcome" in message:
-            self._last.update(message["outcome"])
-            self.stopped = message["outcome"]["stopped"]
-            self._sample = message["sample"]
+    def headline(self, text: str) -> None:
+        """Show what is trained, unless the last start has shown the same."""
+        if text != self._headline:
+            self._headline = text
+            self._screen.line(text)
+
+    def take(self, notice: Notice) -> None:
+        """Take one report."""
+        if "row" in notice:
+            self._row(notice["row"])
+        elif "resumed" in notice:
+            self._screen.line(f"going on after step {notice['resumed']}")
+        elif "note" in notice:
+            self._screen.line(notice["note"])
+        elif "outcome" in notice:
+            self._last.update(notice["outcome"])
+            self.stopped = notice["outcome"]["stopped"]
+            self._sample = notice["sample"]
 
     def _row(self, row: dict[str, Any]) -> None:
         self._last.update(row)
@@ -65,7 +72,7 @@ class Progress:
         )
 
     def conclude(self, folder: Path) -> None:
-        """Say what came of it, where it lies, and how to go on."""
+        """Show the result, where it is, and how to continue."""
         step, steps = self._last["step"], self._settings.steps
         self._screen.status("")
         ended = "stopped" if self.stopped else "done"

@@ -1,4 +1,4 @@
-"""Run workers on this host: start, watch, announce deaths, end all, leave nothing."""
+"""Run workers on this host: start them, watch them, announce deaths, end all, leave nothing."""
 
 import os
 import selectors
@@ -13,36 +13,30 @@ from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any, TypeAlias
 
-from ringlet.launcher.commands.options.workers import WorkerOptions
 from ringlet.launcher.errors import ExitCode
-from ringlet.launcher.hosts.agents import Agent
-from ringlet.launcher.supervisor.control import Message
+from ringlet.launcher.supervisor.agent import Agent
+from ringlet.launcher.supervisor.control import Notice
 from ringlet.launcher.supervisor.environment import Job
 from ringlet.launcher.supervisor.failure import Failure, first_cause
 from ringlet.launcher.supervisor.listing import VARIABLE, Listing
 from ringlet.launcher.supervisor.output import Lines, RankFile, Screen
 from ringlet.launcher.supervisor.process import Worker
 
-Inform: TypeAlias = Callable[[int, Message], None]
+Inform: TypeAlias = Callable[[int, Notice], None]
 
-DEFAULT_GRACE_S = 30.0
-DEFAULT_OPTIONS = WorkerOptions()
 SURVIVORS_S = 3.0
-"""After a worker has died the others get so long to say so and end."""
+"""How long the other workers may take to report a death and end."""
 
 TERMINATE_S = 1.0
-"""Then, after SIGTERM, so long before SIGKILL."""
+"""Then they get SIGTERM, and this much later SIGKILL."""
 
 END_S = 0.1
-"""Between the end of a worker's channel and that of the process."""
-
-POLL_S = 0.2
-AGENT_POLL_S = 0.05
+"""How long a process may outlive its control channel before its end is noticed by polling."""
 
 
 @dataclass
 class _Watched:
-    """A worker with its output on the way to the screen."""
+    """A worker, and its output on the way to the screen."""
 
     worker: Worker
     lines: dict[int, Lines] = field(default_factory=dict)
@@ -54,10 +48,10 @@ class _Watched:
 
 
 class Supervisor:
-    """Runs one job's workers on this host to their end.
+    """Runs one start of a job's workers on this host to their end.
 
-    `inform(rank, message)` gets the messages that workers send besides their failures. `options`
-    say where output goes. `agent` speaks with the job's other hosts.
+    `inform(rank, notice)` gets what workers report besides their failures. The `agent` knows the
+    options, and speaks with the job's other hosts.
     """
 
     def __init__(
@@ -67,10 +61,8 @@ class Supervisor:
         arguments: Sequence[str],
         *,
         screen: Screen,
-        grace: float = DEFAULT_GRACE_S,
-        options: WorkerOptions = DEFAULT_OPTIONS,
+        agent: Agent,
         inform: Inform | None = None,
-        agent: Agent | None = None,
     ) -> None:
         self._agent = agent
         self._module, self._arguments = module, arguments
@@ -78,14 +70,12 @@ class Supervisor:
         command = shlex.join(["ringlet", *sys.argv[1:]])
         self._listing = Listing({**facts, "command": command})
         entry = {} if self._listing.path is None else {VARIABLE: str(self._listing.path)}
-        self._job = replace(job, variables={**job.variables, **entry}, pin=options.pin)
-        self._screen, self._grace, self._inform = screen, grace, inform
+        self._job = replace(job, variables={**job.variables, **entry})
+        self._screen, self._options, self._inform = screen, agent.options, inform
         self._host = socket.gethostname()
-        self._options, self._prefix = options, job.size > 1 and options.prefix
         self._watched: list[_Watched] = []
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listing, selectors.EVENT_READ, (None, None))
-        self._failures: list[Failure] = []
         self._stopped = False
         self.interrupted = False
         self._signals: list[signal.Signals] = []
@@ -101,17 +91,17 @@ class Supervisor:
             for rank in self._job.ranks:
                 self._start(rank)
             while not all(watched.ended for watched in self._watched):
-                self._turn()
+                self._handle_events()
             self._drain()
-            self._unlist()
-            return self._conclude(*self._verdict())
+            self._close_listing()
+            return self._conclude(*self._outcome())
         finally:
             for watched in self._watched:
                 watched.worker.kill()
                 if watched.file is not None:
                     watched.file.write(watched.text.encode())
                     watched.file.close()
-            self._unlist()
+            self._close_listing()
             self._selector.close()
             self._job.clean()
             for number, handler in handlers.items():
@@ -146,12 +136,12 @@ class Supervisor:
     def _writer(self, rank: int, target: Any) -> Callable[[str], None]:
         if self._options.quiet:
             return lambda text: None
-        head = f"{self._host}:{rank}: " if self._prefix else ""
+        head = f"{self._host}:{rank}: " if self._job.size > 1 and self._options.prefix else ""
         return lambda text: self._screen.line(head + text, target)
 
-    def _turn(self) -> None:
-        """Wait a moment for something to happen, and act on it."""
-        events = self._selector.select(POLL_S if self._agent is None else AGENT_POLL_S)
+    def _handle_events(self) -> None:
+        """Wait a moment for something to happen, and handle it."""
+        events = self._selector.select(self._agent.poll_s)
         if not events:
             for watched in self._watched:
                 for lines in watched.lines.values():
@@ -167,9 +157,9 @@ class Supervisor:
         for watched in self._watched:
             if not watched.ended and not watched.worker.running:
                 self._ended(watched)
-        self._hear()
-        self._act_on_signals()
-        self._act_on_deadlines()
+        self._poll_agent()
+        self._pass_signals_on()
+        self._enforce_deadlines()
         if self._listing.asked:
             running = (watched.worker for watched in self._watched if not watched.ended)
             self._listing.answer({worker.rank: worker.pid for worker in running})
@@ -180,7 +170,7 @@ class Supervisor:
                 if not watched.ended:
                     watched.worker.control.send({"doing": True})
 
-    def _unlist(self) -> None:
+    def _close_listing(self) -> None:
         if self._listing.fileno() >= 0:
             self._selector.unregister(self._listing)
             self._listing.close()
@@ -202,21 +192,22 @@ class Supervisor:
     def _read_control(self, watched: _Watched) -> None:
         if not watched.worker.control.fill():
             self._selector.unregister(watched.worker.control)
-            watched.worker.wait(END_S)  # nothing will tell when it is gone, a moment from now
-        self._take_messages(watched)
+            watched.worker.wait(END_S)  # no event will say that the process has ended
+        self._take_notices(watched)
 
-    def _take_messages(self, watched: _Watched) -> None:
-        for message in watched.worker.control.messages():
-            if "failed" in message:
-                watched.text, watched.echo = message["failed"], message["echo"]
-                watched.line = message["line"]
-            elif "doing" in message:
-                self._listing.reply(watched.worker.rank, message["doing"])
+    def _take_notices(self, watched: _Watched) -> None:
+        for notice in watched.worker.control.notices():
+            if "failed" in notice:
+                watched.text, watched.echo = notice["failed"], notice["echo"]
+                watched.line = notice["line"]
+            elif "doing" in notice:
+                self._listing.reply(watched.worker.rank, notice["doing"])
             elif self._inform is not None:
-                self._inform(watched.worker.rank, message)
+                self._inform(watched.worker.rank, notice)
 
     def _drain(self) -> None:
-        """Take what the ended workers had written; a child that lives on may hold the pipe."""
+        """Read what the workers wrote before they ended; a child that lives on may hold the pipe
+        open."""
         for key in list(self._selector.get_map().values()):
             watched, descriptor = key.data
             if descriptor is not None:
@@ -227,36 +218,34 @@ class Supervisor:
     # -- ends ---------------------------------------------------------------------------------
 
     def _ended(self, watched: _Watched) -> None:
-        """A worker has ended. If it failed: tell the others, and give them a little time."""
+        """A worker has ended. If it failed, tell the others."""
         watched.ended = True
         worker, code = watched.worker, watched.worker.process.returncode
         worker.signal_group(signal.SIGKILL)  # what it started ends with it
         # A forked child in a session of its own may still hold the channel: do not wait for EOF.
         while worker.control.fill(wait=False):
             pass
-        self._take_messages(watched)
+        self._take_notices(watched)
         if not code:
             return
         if code == ExitCode.STOPPED:
             self._stopped = True
             return
         failure = Failure(
-            worker.rank, worker.epitaph(), code, watched.text, watched.echo, self._host
+            worker.rank, worker.exit_reason(), code, watched.text, watched.echo, self._host
         )
         self._announce(failure)
-        if self._agent is not None:
-            self._agent.tell_failure(failure)
+        self._agent.report(failure)
 
-    def _hear(self) -> None:
-        """What the other hosts say."""
-        for failure in self._agent.poll() if self._agent is not None else ():
+    def _poll_agent(self) -> None:
+        for failure in self._agent.poll():
             self._announce(failure)
 
     def _announce(self, failure: Failure) -> None:
-        self._failures.append(failure)
+        """Tell the workers that a rank is lost, and give them a little time to end."""
         for other in self._watched:
             if not other.ended:
-                other.worker.control.send({"lost": failure.rank, "cause": failure.epitaph})
+                other.worker.control.send({"lost": failure.rank, "cause": failure.exit_reason})
         if not self._deadlines:
             now = time.monotonic()
             self._deadlines = [
@@ -267,9 +256,9 @@ class Supervisor:
     def _note_signal(self, number: int, frame: FrameType | None) -> None:
         self._signals.append(signal.Signals(number))
 
-    def _act_on_signals(self) -> None:
-        """Pass a signal on; after the grace, or at the second, SIGKILL. SIGUSR2 only gives notice:
-        another will come when time is up."""
+    def _pass_signals_on(self) -> None:
+        """Pass signals on to the workers; SIGKILL follows after the grace period or at the second
+        signal. SIGUSR2 only gives notice: another signal will come when time is up."""
         while self._signals:
             number = self._signals.pop(0)
             self.interrupted = True
@@ -279,9 +268,9 @@ class Supervisor:
             again = any(kind == signal.SIGKILL for _, kind in self._deadlines)
             self._signal_all(signal.SIGKILL if again else number)
             now = time.monotonic()
-            self._deadlines.append((now + self._grace, signal.SIGKILL))
+            self._deadlines.append((now + self._options.grace, signal.SIGKILL))
 
-    def _act_on_deadlines(self) -> None:
+    def _enforce_deadlines(self) -> None:
         now = time.monotonic()
         for deadline, number in list(self._deadlines):
             if now >= deadline:
@@ -293,18 +282,16 @@ class Supervisor:
             if not watched.ended:
                 watched.worker.signal_group(number)
 
-    def _verdict(self) -> tuple[Failure | None, int]:
-        """The job's first failure and its exit code, which all hosts agree on."""
-        failure = first_cause(self._failures)
-        if self._agent is None:
-            return failure, self._code(failure)
-        self._agent.ended(leaving=self.interrupted)
-        while not self._agent.concluded():
-            time.sleep(AGENT_POLL_S)
-            self._hear()
+    def _outcome(self) -> tuple[Failure | None, int]:
+        """The job's first failure and its exit code, on which all hosts agree."""
+        agent = self._agent
+        agent.ended(leaving=self.interrupted)
+        while not agent.concluded():
+            time.sleep(agent.poll_s)
+            self._poll_agent()
             if self._signals:  # the workers have had theirs
                 break
-        return self._agent.verdict(self._code(first_cause(self._failures)))
+        return agent.outcome(self._code(first_cause(agent.failures)))
 
     def _code(self, failure: Failure | None) -> int:
         if failure is not None:
@@ -312,14 +299,14 @@ class Supervisor:
         return ExitCode.STOPPED if self._stopped else ExitCode.OK
 
     def _conclude(self, first: Failure | None, code: int) -> int:
-        """Show the first failure last and whole; returns the exit code."""
+        """Show the other failures in one line each, then the first in full; returns the code."""
         self._screen.status("")
         for watched in self._watched:
             if watched.text and (first is None or watched.worker.rank != first.rank):
                 self._screen.line(f"{self._host}:{watched.worker.rank}: {watched.line}", sys.stderr)
-        if first is not None and not (self._agent is not None and self._agent.silent):
+        if first is not None and not self._agent.shown_elsewhere:
             text = f"\n{first.text.rstrip()}" if first.text else ""
             self._screen.line(
-                f"ringlet: rank {first.rank} failed: {first.epitaph}{text}", sys.stderr
+                f"ringlet: rank {first.rank} failed: {first.exit_reason}{text}", sys.stderr
             )
         return code

@@ -1,4 +1,4 @@
-"""A training run's metrics as TensorBoard's event files, written by tensorboardX."""
+"""A training run's metrics as TensorBoard event files, written by tensorboardX."""
 
 import importlib.util
 import os
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ringlet.launcher.errors import UserError
+from ringlet.launcher.supervisor.control import Notice
 
 TAGS = {
     "loss": "loss/training",
@@ -17,20 +18,20 @@ TAGS = {
     "comm_s": "communication/seconds_waited",
     "comm_bytes": "communication/bytes_sent",
 }
-"""What of a row of metrics is drawn, and under which name."""
+"""The metrics that are drawn, and their names in TensorBoard."""
 
 FLUSH_S = 5
 
 
 def check_tensorboard(folder: Path | None) -> None:
-    """Raise UserError if event files are asked for and nothing is there that writes them."""
+    """Raise UserError if event files are asked for but tensorboardX is not installed."""
     if folder is not None and importlib.util.find_spec("tensorboardX") is None:
         raise UserError("--tensorboard needs tensorboardX: pip install 'ringlet[tensorboard]'")
 
 
 class EventFiles:
-    """Takes what rank 0 reports. A run that goes on begins another file, which says from which
-    step on the earlier ones do not count. Raises UserError where there can be no folder."""
+    """Takes rank 0's reports. A run that is resumed begins another file, which says from which step
+    on earlier ones are obsolete. Raises UserError if the folder cannot be made."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._number = folder, 0
@@ -40,12 +41,12 @@ class EventFiles:
         except OSError as error:
             raise UserError(f"--tensorboard {folder}: {error.strerror}") from error
 
-    def take(self, message: dict[str, Any]) -> None:
-        """Take one message of rank 0."""
-        if "resumed" in message:
-            self._begin(message["resumed"] + 1)
-        elif "row" in message:
-            row = message["row"]
+    def take(self, notice: Notice) -> None:
+        """Take one report."""
+        if "resumed" in notice:
+            self._begin(notice["resumed"] + 1)
+        elif "row" in notice:
+            row = notice["row"]
             if "loss" not in row:  # the first, of step 0
                 self._begin(0)
             for name, tag in TAGS.items():
@@ -53,7 +54,7 @@ class EventFiles:
                     self._writer.add_scalar(tag, row[name], row["step"])
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write what is still buffered."""
         if self._writer is not None:
             self._writer.close()
 

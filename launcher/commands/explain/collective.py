@@ -1,8 +1,9 @@
 """`ringlet explain`: a collective's rounds, what is proven about them, and what they cost."""
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
@@ -18,13 +19,10 @@ from ringlet.comm.schedules.svg import counted
 from ringlet.comm.schedules.trace import Trace, trace
 from ringlet.comm.schedules.trace_direct import trace_direct
 from ringlet.comm.signature import size_text
-from ringlet.launcher.commands.options.units import (
-    parse_bytes,
-    parse_rate,
-    parse_seconds,
-    seconds_text,
-)
+from ringlet.launcher.commands.options import with_options
 from ringlet.launcher.errors import UserError
+from ringlet.launcher.options import option
+from ringlet.launcher.units import parse_bytes, parse_rate, parse_seconds, seconds_text
 
 DRAWN, PICTURED, PROVEN, COMPARED, PRICED = 16, 64, 128, 128, 4096
 """The most ranks whose drawing fits a screen, whose picture fits a page, and so on."""
@@ -32,63 +30,101 @@ DRAWN, PICTURED, PROVEN, COMPARED, PRICED = 16, 64, 128, 128, 4096
 ROOTED = ("broadcast", "reduce", "gather", "scatter")
 
 
-def explain(
-    operation: Annotated[str, typer.Argument(help=f"{', '.join(map(str, ALGORITHMS))}.")],
-    ranks: Annotated[int, typer.Option(min=1, max=PRICED, help="Number of ranks.")] = 4,
-    algorithm: Annotated[
-        str, typer.Option(help="One of the operation's, or shared-memory.  [default: its first]")
-    ] = "",
-    root: Annotated[int, typer.Option(help="Root rank, for operations that have one.")] = 0,
-    segments: Annotated[int, typer.Option(min=1, help="Segments to cut every slot into.")] = 1,
-    per_host: Annotated[int | None, typer.Option(min=1, help="Ranks on each host.")] = None,
-    ports: Annotated[int, typer.Option(min=1, help="Messages that a rank sends at once.")] = 1,
-    svg: Annotated[Path | None, typer.Option(help="Write the picture to this file.")] = None,
-    nbytes: Annotated[str, typer.Option("--bytes", help="Size of the array.")] = "64MiB",
-    latency: Annotated[str, typer.Option(help="Latency of a message.")] = "20us",
-    bandwidth: Annotated[str, typer.Option(help="Bandwidth of a rank, each way.")] = "1GB/s",
-    overhead: Annotated[str, typer.Option(help="Time for which a message blocks a port.")] = "0us",
-    host_latency: Annotated[str, typer.Option(help="Latency on a host (--per-host).")] = "1us",
-    host_bandwidth: Annotated[
-        str, typer.Option(help="Bandwidth on a host (--per-host).")
-    ] = "10GB/s",
+def _dashes(name: str) -> str:
+    return name.replace("_", "-")
+
+
+OPERATIONS = ", ".join(map(_dashes, ALGORITHMS))
+
+
+@dataclass(frozen=True)
+class CollectiveOptions:
+    """What is explained: the schedule, and how it is shown."""
+
+    ranks: int = option(4, "Number of ranks.", least=1, most=PRICED)
+    algorithm: str = option(
+        "", "Name of an algorithm, or shared-memory.", metavar="NAME", shown="the first"
+    )
+    root: int = option(0, "The root, for operations that have one.", metavar="RANK")
+    segments: int = option(1, "Number of segments to cut each slot into.", least=1)
+    per_host: int | None = option(None, "Ranks on each host.", least=1)
+    ports: int = option(1, "Messages that a rank can send at the same time.", least=1)
+    svg: Path | None = option(None, "Write a picture to this file.", metavar="FILE")
+
+    def check(self, operation: str) -> None:
+        """Raise UserError for options that do not fit the operation."""
+        if not 0 <= self.root < self.ranks:
+            raise UserError(f"there is no root {self.root} among {counted(self.ranks, 'rank')}")
+        if self.root and operation not in ROOTED:
+            raise UserError(f"{_dashes(operation)} has no root")
+        if self.per_host is not None and self.ranks % self.per_host:
+            raise UserError(f"{self.ranks} ranks cannot be split into hosts of {self.per_host}")
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """The array, and the network on which its collective is priced."""
+
+    HEADING: ClassVar = "Network"
+    nbytes: str = option("64MiB", "Size of the array.", "--bytes", metavar="SIZE")
+    latency: str = option("20us", "Latency of a message.", metavar="TIME")
+    bandwidth: str = option("1GB/s", "Bandwidth of a rank, each way.", metavar="RATE")
+    overhead: str = option("0us", "How long a message occupies a port.", metavar="TIME")
+    host_latency: str = option("1us", "With --per-host: latency within a host.", metavar="TIME")
+    host_bandwidth: str = option(
+        "10GB/s", "With --per-host: bandwidth within a host.", metavar="RATE"
+    )
+
+    def make(self, per_host: int | None, ports: int) -> Network:
+        """The network; raises UserError for quantities that cannot be read."""
+        between = LinkCost(
+            parse_seconds(self.latency, "--latency"),
+            parse_rate(self.bandwidth, "--bandwidth"),
+            parse_seconds(self.overhead, "--overhead"),
+        )
+        if per_host is None:
+            return Network.uniform(between, ports=ports)
+        inside = LinkCost(
+            parse_seconds(self.host_latency, "--host-latency"),
+            parse_rate(self.host_bandwidth, "--host-bandwidth"),
+            between.overhead,
+        )
+        return Network.of_hosts(per_host, inside, between, ports=ports)
+
+
+@with_options(options=CollectiveOptions, network=NetworkOptions)
+def collective(
+    operation: Annotated[str, typer.Argument(metavar="OPERATION", help=f"One of {OPERATIONS}.")],
+    *,
+    options: CollectiveOptions,
+    network: NetworkOptions,
 ) -> None:
-    """Draw a collective's rounds, prove that they are right, and price them on a network."""
+    """Draw, prove and price a collective, round by round."""
     operation = _named("operation", operation, [*ALGORITHMS])
-    _check(operation, ranks, root, per_host)
+    options.check(operation)
+    ranks, per_host, segments = options.ranks, options.per_host, options.segments
     names = [*ALGORITHMS[operation], SHARED]
-    name = _named("algorithm", algorithm or names[0], names, f" of {_dashes(operation)}")
-    between = LinkCost(
-        parse_seconds(latency, "--latency"),
-        parse_rate(bandwidth, "--bandwidth"),
-        parse_seconds(overhead, "--overhead"),
-    )
-    inside = LinkCost(
-        parse_seconds(host_latency, "--host-latency"),
-        parse_rate(host_bandwidth, "--host-bandwidth"),
-        between.overhead,
-    )
-    network = Network.uniform(between, ports=ports)
-    if per_host is not None:
-        network = Network.of_hosts(per_host, inside, between, ports=ports)
-    size = 0.0 if operation == "barrier" else parse_bytes(nbytes, "--bytes")
+    name = _named("algorithm", options.algorithm or names[0], names, f" of {_dashes(operation)}")
+    priced_on = network.make(per_host, options.ports)
+    size = 0.0 if operation == "barrier" else parse_bytes(network.nbytes, "--bytes")
     title = f"{_dashes(operation)}: {_dashes(name)}, {counted(ranks, 'rank')}\n"
     if name == SHARED:
-        _explain_shared(title, operation, ranks, root, svg)
+        _explain_shared(title, operation, ranks, options.root, options.svg)
         return
-    make = partial(schedule, operation, size=ranks, root=root, per_host=per_host)
-    plan = make(name)
-    if svg is not None and ranks > PICTURED:
+    make = partial(schedule, operation, size=ranks, root=options.root, per_host=per_host)
+    made = make(name)
+    if options.svg is not None and ranks > PICTURED:
         raise UserError(f"a picture of {ranks} ranks is too large; the most are {PICTURED}")
-    traced = trace(plan, segments, ports) if svg is not None or ranks <= DRAWN else None
-    _draw(title, traced, svg)
-    _prove(plan, segments, ports)
+    shown = options.svg is not None or ranks <= DRAWN
+    _draw(title, trace(made, segments, options.ports) if shown else None, options.svg)
+    _prove(made, segments, options.ports)
     hosts = "" if per_host is None else f" between hosts of {per_host}"
-    typer.echo(f"{size_text(round(size))}, {latency} and {bandwidth}{hosts}:")
+    typer.echo(f"{size_text(round(size))}, {network.latency} and {network.bandwidth}{hosts}:")
     entries = ALGORITHMS[operation].items() if ranks <= COMPARED else ()
     # With all ranks on one host, the hierarchical form is a ring.
     compared = dict.fromkeys(key for key, entry in entries if per_host or not entry.knows_hosts)
     compared[name] = None
-    _price(name, {key: price(make(key), network, size, segments) for key in compared})
+    _price(name, {key: price(make(key), priced_on, size, segments) for key in compared})
 
 
 def write_picture(picture: str, path: Path) -> None:
@@ -105,15 +141,6 @@ def _named(what: str, text: str, names: list[str], where: str = "") -> str:
         known = ", ".join(map(_dashes, names))
         raise UserError(f"unknown {what} {text!r}{where}; there are {known}")
     return name
-
-
-def _check(operation: str, ranks: int, root: int, per_host: int | None) -> None:
-    if not 0 <= root < ranks:
-        raise UserError(f"there is no root {root} among {counted(ranks, 'rank')}")
-    if root and operation not in ROOTED:
-        raise UserError(f"{_dashes(operation)} has no root")
-    if per_host is not None and ranks % per_host:
-        raise UserError(f"{ranks} ranks are not {per_host} on every host")
 
 
 def _draw(title: str, traced: Trace | None, svg: Path | None) -> None:
@@ -141,13 +168,13 @@ def _explain_shared(title: str, operation: str, size: int, root: int, svg: Path 
     typer.echo(f"{counted(fences, 'fence')}; {counted(moved, 'slot')} read or stored across ranks.")
 
 
-def _prove(plan: Schedule, segments: int, ports: int) -> None:
-    if plan.size > PROVEN:
+def _prove(made: Schedule, segments: int, ports: int) -> None:
+    if made.size > PROVEN:
         typer.echo(f"(Proofs are made for up to {PROVEN} ranks.)\n")
         return
-    proof = prove(plan, segments, ports)
+    proof = prove(made, segments, ports)
     typer.echo("Proven: no rank waits for ever, no message is left over, no contribution is lost")
-    if plan.operation == "all_reduce":
+    if made.operation == "all_reduce":
         typer.echo("or counts twice; all ranks combine in one order, so they get the same bits.")
     else:
         typer.echo("or counts twice.")
@@ -159,7 +186,7 @@ def _prove(plan: Schedule, segments: int, ports: int) -> None:
     busiest = max(proof.sent)
     typer.echo(
         f"{rounds}; a rank sends up to {counted(busiest, 'slot')}, "
-        f"{busiest / plan.array_slots:.4g} of the array; {counted(sum(proof.sent), 'slot')} in all."
+        f"{busiest / made.array_slots:.4g} of the array; {counted(sum(proof.sent), 'slot')} in all."
         "\n"
     )
 
@@ -181,7 +208,3 @@ def _longest_wait(cost: Price) -> str:
         return "nobody"
     (rank, peer), seconds = max(cost.waits.items(), key=lambda item: item[1])
     return f"rank {rank}, {seconds_text(seconds)} for rank {peer}"
-
-
-def _dashes(name: str) -> str:
-    return name.replace("_", "-")

@@ -18,12 +18,12 @@ _RATES = {
 
 
 def parse_bytes(text: str, option: str) -> float:
-    """64MiB -> 67108864; raises UserError, as the others do."""
+    """64MiB -> 67108864 bytes; raises UserError, as the functions below do."""
     return _parse(text, option, _BYTES, "bytes, as in 4096, 64KB or 64MiB")
 
 
 def parse_seconds(text: str, option: str) -> float:
-    """20us -> 2e-05"""
+    """20us -> 2e-05 seconds"""
     return _parse(text, option, _SECONDS, "a time, as in 0.5ms or 20us")
 
 
@@ -31,7 +31,7 @@ def parse_rate(text: str, option: str) -> float:
     """1GB/s -> 1e9 bytes per second"""
     rate = _parse(text, option, _RATES, "a bandwidth, as in 1GB/s, 1GiB/s or 25Gbit/s")
     if rate == 0:
-        raise UserError(f"{option} is {text}; it has to be above 0")
+        raise UserError(f"{option} is {text}; it must be above 0")
     return rate
 
 

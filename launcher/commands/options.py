@@ -1,0 +1,122 @@
+"""Dataclasses of options (launcher/options.py) as options of typer commands, and their help."""
+
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.core import TyperCommand
+
+METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
+
+
+def with_options(
+    given: type[Any] | None = None, **groups: type[Any]
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for each field of these dataclasses.
+
+    The command gets one instance of each of the `groups`, by name. Of the dataclass `given` it gets
+    a dict of the options, as `given`: None stands for those not on the command line.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        def with_instances(**values: Any) -> None:
+            for name, group in groups.items():
+                names = [each.name for each in fields(group) if each.name in values]
+                values[name] = group(**{each: values.pop(each) for each in names})
+            if given is not None:
+                values["given"] = {each.name: values.pop(each.name) for each in fields(given)}
+            command(**values)
+
+        taken = {*groups, "given"}
+        signature = inspect.signature(command)
+        parameters = [each for each in signature.parameters.values() if each.name not in taken]
+        for group in (*groups.values(), given):
+            for each in () if group is None else fields(group):
+                heading = each.metadata.get("heading") or getattr(group, "HEADING", None)
+                parameters.append(_parameter(each, heading, overrides=group is given))
+        changed: Any = with_instances
+        changed.__name__, changed.__doc__ = command.__name__, command.__doc__
+        changed.__signature__ = signature.replace(parameters=parameters)
+        changed.__annotations__ = {each.name: each.annotation for each in parameters}
+        return with_instances
+
+    return decorate
+
+
+def _parameter(each: Field[Any], heading: str | None, overrides: bool) -> inspect.Parameter:
+    """The field as a typer option; with `overrides` one that is None unless given."""
+    facts, default, kind = each.metadata, each.default, each.type
+    names, text, shown = facts.get("names", ()), facts["help"], facts.get("shown")
+    if overrides:
+        words: dict[Any, str] = {False: "no", True: "yes", "": "none"}
+        usual = words.get(default, default) if isinstance(default, bool | str) else default
+        default, kind, shown = None, type(default) | None, usual
+    elif kind is bool and not default and not names:
+        names = (f"--{each.name.replace('_', '-')}",)
+    metavar = facts.get("metavar")
+    if metavar is None and kind not in (bool, bool | None):
+        metavar = next(text for known, text in METAVARS.items() if kind in (known, known | None))
+    if shown is not None:
+        text = f"{text}  [default: {shown}]"
+    hide = shown is not None or default is None or default is False
+    option = typer.Option(
+        ... if default is MISSING else default,
+        *names,
+        help=text,
+        metavar=metavar,
+        min=facts.get("least"),
+        max=facts.get("most"),
+        hidden=facts.get("hidden", False),
+        show_default=not hide,
+        rich_help_panel=heading,
+    )
+    kind_only = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(each.name, kind_only, default=option, annotation=kind)
+
+
+def words_given(context: typer.Context, without: Iterable[str] = ()) -> list[str]:
+    """The options of the running command that were given, as words for another command line,
+    `without` those of these names."""
+    words = []
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        if option.name in without or source is None or source.name != "COMMANDLINE":
+            continue
+        value = context.params[option.name or ""]
+        if isinstance(value, bool):
+            words.append((option.opts if value else option.secondary_opts)[-1])
+        elif option.param_type_name == "option":
+            words.append(f"{option.opts[-1]}={value}")
+    return words
+
+
+HEADINGS = (
+    "Arguments", "Options", "Model", "Data", "Parallelism", "Optimization", "Output", "Workers",
+    "Hosts",
+)  # fmt: skip
+"""The headings of a command's help, in this order."""
+
+
+class Command(TyperCommand):
+    """Shows options under headings, as rich's panels do, but without rich, which starts slowly."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        arguments = [each for each in self.get_params(ctx) if each.param_type_name == "argument"]
+        return ["[OPTIONS]", *(str(each.metavar) for each in arguments)]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        sections: dict[str, list[Any]] = {heading: [] for heading in HEADINGS}
+        for parameter in self.get_params(ctx):
+            record: Any = parameter.get_help_record(ctx)
+            heading = getattr(parameter, "rich_help_panel", None) or "Options"
+            if parameter.param_type_name == "argument":
+                heading, record = "Arguments", (parameter.metavar, getattr(parameter, "help", ""))
+            if record is not None:
+                sections.setdefault(heading, []).append(record)
+        for heading, records in sections.items():
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)

@@ -1,1 +1,0 @@
-"""launcher/commands/options"""

@@ -1,0 +1,85 @@
+"""`ringlet train`: check everything first, then start the workers and show their progress."""
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from ringlet.launcher.commands.options import with_options, words_given
+from ringlet.launcher.commands.train.prepare import Training, TrainOptions, prepare
+from ringlet.launcher.commands.train.progress import Progress
+from ringlet.launcher.commands.train.tensorboard import EventFiles, check_tensorboard
+from ringlet.launcher.errors import ExitCode
+from ringlet.launcher.hosts.agents import open_agent
+from ringlet.launcher.hosts.node import node_spec
+from ringlet.launcher.hosts.options import HostOptions
+from ringlet.launcher.supervisor.agent import Agent, no_task
+from ringlet.launcher.supervisor.control import Notice
+from ringlet.launcher.supervisor.options import WorkerOptions
+from ringlet.launcher.supervisor.output import Screen
+from ringlet.launcher.supervisor.restarts import run_with_restarts
+from ringlet.launcher.supervisor.supervisor import Supervisor
+from ringlet.runtime.training.config import TrainConfig
+from ringlet.runtime.training.fit import DEFAULT_WORKERS
+
+
+@with_options(options=TrainOptions, lives=WorkerOptions, hosts=HostOptions, given=TrainConfig)
+def train(
+    context: typer.Context,
+    *,
+    options: TrainOptions,
+    lives: WorkerOptions,
+    hosts: HostOptions,
+    given: dict[str, Any],
+) -> None:
+    """Train a transformer on text, and show a sample of what it writes.
+
+    By default this is nanoGPT's recipe for a CPU, on the text of Python's documentation. To use
+    several hosts, run the same command on each with --nnodes, --node-rank and --master, or start
+    them all from one with --hosts or --hostfile. Host 0 decides what is trained.
+    """
+    lives.check()
+    options.check()
+    check_tensorboard(options.tensorboard)
+    if hosts.over_ssh:
+        from ringlet.launcher.hosts.ssh import run_over_ssh
+
+        command = ["train", *words_given(context, without=hosts.left_out)]
+        raise typer.Exit(run_over_ssh(command, hosts, options.workers or DEFAULT_WORKERS))
+    training, workers = None, options.workers
+    if not hosts.node_rank:
+        training = prepare(options, given, hosts.range())
+        workers = training.workers if workers is None else workers
+    lives.make_folder()
+    spec = node_spec(hosts)
+    with open_agent(spec, DEFAULT_WORKERS if workers is None else workers, lives) as agent:
+        raise typer.Exit(_run(training, agent, options.tensorboard))
+
+
+def _run(training: Training | None, agent: Agent, tensorboard: Path | None) -> int:
+    """Run the workers of this host. Host 0 has the `training`, which sets the task of all hosts."""
+    screen = Screen()
+    progress = None if training is None else Progress(screen, training.settings)
+    events = None if training is None or tensorboard is None else EventFiles(tensorboard)
+
+    def inform(rank: int, notice: Notice) -> None:
+        for taker in (progress, events):
+            if taker is not None:
+                taker.take(notice)
+
+    def start(generation: int) -> Supervisor:
+        task_for = no_task if training is None else training.task_for(generation)
+        job, task = agent.next_job(generation, task_for)
+        if training is not None and progress is not None:
+            progress.headline(training.headline(job.size))
+        module = "ringlet.launcher.workers.train_worker"
+        return Supervisor(job, module, [task], screen=screen, agent=agent, inform=inform)
+
+    code = run_with_restarts(
+        start, agent, lambda: progress is not None and progress.steps > 0, screen
+    )
+    if events is not None:
+        events.close()
+    if progress is not None and training is not None and code in (ExitCode.OK, ExitCode.STOPPED):
+        progress.conclude(training.folder)
+    return code

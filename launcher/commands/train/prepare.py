@@ -1,0 +1,217 @@
+"""What `ringlet train` trains: checked before anything starts, then made into the workers' task."""
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ringlet.launcher.errors import UserError
+from ringlet.launcher.options import option
+from ringlet.nn.backend import BackendError, find_gpus
+from ringlet.runtime.checkpoint.checkpoint import Checkpoint, latest_checkpoint
+from ringlet.runtime.training.config import (
+    DEFAULT_PRESET,
+    PRESETS,
+    ConfigError,
+    TrainConfig,
+    make_config,
+    resume_config,
+)
+from ringlet.runtime.training.corpus import Corpus, DataError, load_corpus
+from ringlet.runtime.training.fit import DEFAULT_WORKERS, check_fit, default_workers, resized
+from ringlet.runtime.training.trainer import CHECKPOINTS, METRICS
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Where a run starts from and where it goes; what it is made of is in TrainConfig."""
+
+    workers: int | None = option(
+        None, "Worker processes on each host.", "-n", "--workers", metavar="N",
+        shown=f"{DEFAULT_WORKERS}, or as --mesh needs on one host",
+    )  # fmt: skip
+    preset: str | None = option(
+        None, f"Sizes to start from: {', '.join(PRESETS)}.", shown=DEFAULT_PRESET
+    )
+    config: Path | None = option(
+        None, "TOML file with options from the headings below (docs/train.md).", metavar="FILE"
+    )
+    out: Path | None = option(
+        None, "Folder for checkpoints and metrics.", metavar="FOLDER",
+        shown="runs/DATA-PRESET[-NUMBER]",
+    )  # fmt: skip
+    resume: bool = option(False, "Continue from the newest checkpoint in --out.")
+    sample: int = option(
+        400, "Tokens of the text to generate at the end.", heading="Output", metavar="TOKENS"
+    )
+    tensorboard: Path | None = option(
+        None, "Also write metrics as TensorBoard event files here (pip install "
+        "ringlet[tensorboard]).", heading="Output", metavar="FOLDER",
+    )  # fmt: skip
+
+    def check(self) -> None:
+        """Raise UserError for values that are not possible."""
+        if self.sample < 0:
+            raise UserError(f"--sample is {self.sample}; it must be 0 or more")
+
+
+def prepare(options: TrainOptions, given: Mapping[str, Any], hosts: tuple[int, int]) -> "Training":
+    """The training that the options mean, on at least and at most so many hosts; raises
+    UserError."""
+    try:
+        found = _to_resume(options.out) if options.resume else None
+        if found is None:
+            settings = make_config(options.preset or DEFAULT_PRESET, options.config, given)
+        else:
+            saved = {**found.manifest["config"], "vocab_size": found.manifest["vocab_size"]}
+            settings = resume_config(saved, options.preset, options.config, given)
+        if settings.device == "cuda" and hosts[1] == 1:
+            find_gpus()
+        workers = DEFAULT_WORKERS if hosts[1] > 1 else default_workers(settings)
+        corpus = load_corpus(settings.data, settings.block_size, settings.vocab_size or None)
+    except (ConfigError, DataError, BackendError) as error:
+        raise UserError(str(error)) from error
+    if found is not None:
+        _check_resumed(found, settings, corpus)
+    name = f"{corpus.name}-{options.preset or DEFAULT_PRESET}"
+    return Training(settings, options, name, workers, hosts)
+
+
+class Training:
+    """A run with these settings, in the folder `out` or by default one of this name; on `workers`
+    workers, unless others are asked for."""
+
+    def __init__(
+        self,
+        settings: TrainConfig,
+        options: TrainOptions,
+        name: str,
+        workers: int,
+        hosts: tuple[int, int],
+    ) -> None:
+        self.settings, self.workers = settings, workers
+        self._several, self._elastic = hosts[1] > 1, hosts[0] < hosts[1]
+        self._options, self._name = options, name
+        self._folder: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where checkpoints and metrics go; made together with the first task."""
+        assert self._folder is not None
+        return self._folder
+
+    def task_for(self, generation: int) -> Callable[[int], str]:
+        """The task for a start of the job, as a function of the number of workers, which raises
+        UserError if the run does not fit that many."""
+
+        def task(workers: int) -> str:
+            try:
+                if self._elastic:
+                    self.settings = resized(self.settings, workers)
+                check_fit(self.settings, workers)
+            except ConfigError as error:
+                raise UserError(str(error)) from error
+            if self._folder is None:
+                self._folder = self._make_folder()
+            resume = _to_restart(self._folder) if generation else self._options.resume
+            # Other hosts may run in another working folder.
+            folder = self._folder.resolve() if self._several else self._folder
+            facts = {"config": asdict(self.settings), "folder": str(folder), "resume": resume}
+            return json.dumps({**facts, "sample": self._options.sample})
+
+        return task
+
+    def headline(self, workers: int) -> str:
+        """What is trained, on how many workers."""
+        settings = self.settings
+        mesh = f" ({settings.mesh})" if settings.mesh else ""
+        experts = f"{settings.experts} experts, " if settings.experts else ""
+        return (
+            f"training {settings.n_layer} layers, {settings.n_head} heads, {settings.n_embd} "
+            f"wide, {experts}context {settings.block_size}, batch {settings.batch_size} on "
+            f"{settings.data} with {workers} worker{'s' if workers > 1 else ''}{mesh}"
+        )
+
+    def _make_folder(self) -> Path:
+        """The folder that was asked for, unless it holds another run; by default the first free
+        name."""
+        out = self._options.out
+        if out is None:
+            return _first_free(RUNS / self._name)
+        if not self._options.resume:
+            _check_new(out)
+            _make(out, exist_ok=True)
+        return out
+
+
+def newest_checkpoint(run: Path) -> Checkpoint:
+    """The newest checkpoint of the run in this folder; raises UserError if there is none."""
+    found = latest_checkpoint(run / CHECKPOINTS, _warn)
+    if found is None:
+        raise UserError(f"there is no checkpoint in {run}")
+    return found
+
+
+def _warn(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _to_resume(out: Path | None) -> Checkpoint:
+    if out is None:
+        raise UserError("--resume needs --out: the folder of the run to continue")
+    return newest_checkpoint(out)
+
+
+def _check_resumed(found: Checkpoint, settings: TrainConfig, corpus: Corpus) -> None:
+    """Refuse to continue a run that has reached its end, or with data of another kind."""
+    if settings.steps <= found.step:
+        raise UserError(
+            f"the run has taken {found.step} steps already ({found.folder}); to continue, set "
+            "--steps to more than that"
+        )
+    if corpus.as_bytes != found.manifest["as_bytes"]:
+        kinds = ("bytes", "ids") if corpus.as_bytes else ("ids", "bytes")
+        raise UserError(f"{settings.data} holds {kinds[0]}, but the run was trained on {kinds[1]}")
+
+
+def _check_new(out: Path) -> None:
+    """Refuse a folder that holds a run, and a file."""
+    if (out / METRICS).exists() or (out / CHECKPOINTS).exists():
+        raise UserError(
+            f"{out} holds another run; continue it with --resume, or choose another --out"
+        )
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; --out must be a folder")
+
+
+def _first_free(wanted: Path) -> Path:
+    """Made at once, so that two commands running side by side get folders of their own."""
+    folder, number = wanted, 1
+    while True:
+        try:
+            _make(folder, exist_ok=False)
+            return folder
+        except FileExistsError:
+            number += 1
+            folder = wanted.with_name(f"{wanted.name}-{number}")
+
+
+def _make(folder: Path, exist_ok: bool) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=exist_ok)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from error
+
+
+def _to_restart(folder: Path) -> bool:
+    """Whether there is a checkpoint to continue from; if not, the run begins anew."""
+    if latest_checkpoint(folder / CHECKPOINTS, _warn) is not None:
+        return True
+    (folder / METRICS).unlink(missing_ok=True)
+    return False

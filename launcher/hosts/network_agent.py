@@ -1,0 +1,171 @@
+"""The agents of a job on several hosts: one `ringlet run` on each, and the channel between them.
+
+Agent 0, the coordinator, listens where --master says; the others connect. When they have met,
+ranks are given out in the order of the hosts. From then on each agent tells the others which of
+its workers have failed. When all workers have ended, the coordinator decides how the job has
+ended, so that all agents exit alike, and whether it starts again: then they meet again. An agent
+that has not been heard for SILENCE_S counts as dead, and its host as lost.
+"""
+
+import secrets
+import socket
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from typing import TypeAlias
+
+from ringlet.comm.join.addresses import tcp
+from ringlet.comm.join.meeting import LINGER_MS, Every, MeetingSocket, Notice
+from ringlet.launcher.errors import ExitCode
+from ringlet.launcher.hosts.node import NodeSpec
+from ringlet.launcher.hosts.notices import Assignment, HostInfo, parse
+from ringlet.launcher.supervisor.agent import Agent, TaskFor, no_task
+from ringlet.launcher.supervisor.environment import Job, free_port
+from ringlet.launcher.supervisor.failure import Failure
+from ringlet.launcher.supervisor.options import WorkerOptions
+
+HEARTBEAT_S = 0.5
+SILENCE_S = 4.5
+
+Assign: TypeAlias = Callable[[list[HostInfo]], Assignment]
+"""The coordinator's assignment for these hosts; raises UserError if they do not suit the job."""
+
+
+@dataclass
+class AgentState:
+    """What one agent knows of another: the route to it, when it was last heard, whether its
+    workers have `ended`, whether it is `leaving` the job, and whether it is `lost`."""
+
+    route: bytes = b""
+    last: float = field(default_factory=time.monotonic)
+    ended: bool = False
+    leaving: bool = False
+    lost: bool = False
+
+    @property
+    def silent(self) -> bool:
+        """Whether it has not been heard for too long."""
+        return time.monotonic() - self.last > SILENCE_S
+
+
+class NetworkAgent(Agent, ABC):
+    """One end of the agents' channel. `address` is where the coordinator listens."""
+
+    poll_s = 0.05
+
+    def __init__(self, spec: NodeSpec, workers: int, options: WorkerOptions) -> None:
+        super().__init__(workers, options)
+        self.spec, self.node, self.elastic = spec, spec.node, spec.elastic
+        self.assignment = Assignment([], "", "")
+        self._name = secrets.token_hex(8)
+        self._others: dict[int, AgentState] = {}
+        self._heartbeat = Every(HEARTBEAT_S)
+        self._socket = self._open()
+        self.address = self._socket.address.removeprefix("tcp://")
+
+    @abstractmethod
+    def _open(self) -> MeetingSocket:
+        """Listen or connect."""
+
+    @abstractmethod
+    def meet(self, timeout: float, assign: Assign) -> Assignment:
+        """Wait for the other hosts, and return what the coordinator assigns to those that are
+        there.
+
+        Raises UserError naming the hosts that did not come, or saying why this one is refused.
+        """
+
+    def next_job(self, generation: int, task_for: TaskFor = no_task) -> tuple[Job, str]:
+        spec, options = self.spec, self.options
+
+        def assign(hosts: list[HostInfo]) -> Assignment:
+            rendezvous = tcp(spec.address, free_port(spec.address))
+            assignment = Assignment(hosts, self._name, rendezvous, generation)
+            return replace(assignment, task=task_for(assignment.size))
+
+        assignment = self.meet(options.timeout, assign)
+        ranks = assignment.ranks(spec.node)
+        job = Job(
+            assignment.size,
+            options.transport,
+            options.timeout,
+            job=assignment.job,
+            folder=None,
+            generation=assignment.generation,
+            restarts=options.max_restarts,
+            first=ranks.start,
+            local_size=len(ranks),
+            node=spec.node,
+            rendezvous=assignment.rendezvous,
+            address=spec.address,
+            pin=options.pin,
+        )
+        return job, assignment.task
+
+    def _own(self) -> HostInfo:
+        return HostInfo(self.node, self.workers, socket.gethostname(), self.spec.address)
+
+    def _begin(self, assignment: Assignment) -> Assignment:
+        """A start of the job begins: nobody has failed yet."""
+        self.assignment, self.failures = assignment, []
+        for state in self._others.values():
+            state.last, state.ended = time.monotonic(), False
+        return assignment
+
+    # -- running ------------------------------------------------------------------------------
+
+    def report(self, failure: Failure) -> None:
+        super().report(failure)
+        self._send_all({"failure": asdict(failure)})
+
+    def poll(self) -> list[Failure]:
+        news: list[Failure] = []
+        for route, notice in self._socket.receive():
+            news += self._handle(route, notice)
+        if self._heartbeat.due():
+            self._send_all({"alive": self.node})
+        for node, state in self._others.items():
+            if state.silent and not state.lost and not state.ended:
+                news += self._mark_lost(node, state)
+        self.failures += news
+        return news
+
+    def _handle(self, route: bytes, notice: Notice) -> Iterator[Failure]:
+        """Take a notice; the failures in it."""
+        state = self._state_of(route)
+        if state is None:
+            return
+        state.last = time.monotonic()
+        if "failure" in notice:
+            yield parse(Failure, notice["failure"])
+
+    def _state_of(self, route: bytes) -> AgentState | None:
+        """The agent at the end of the route; None for a stranger and for one that is lost."""
+        states = self._others.values()
+        return next((each for each in states if each.route == route and not each.lost), None)
+
+    def _mark_lost(self, node: int, state: AgentState) -> Iterator[Failure]:
+        """An agent is silent: the workers of its host are lost. (When an agent other than the
+        coordinator hears nothing any more, the coordinator is what it has lost.)"""
+        state.lost = True
+        host = self.assignment.host(node)
+        reason = f"the agent of {host} has not been heard for {SILENCE_S:g} s"
+        for rank in self.assignment.ranks(node):
+            yield Failure(rank, reason, ExitCode.PEER_LOST, host=host.name)
+
+    # -- ending -------------------------------------------------------------------------------
+
+    @property
+    def host_left(self) -> bool:
+        return any(state.leaving for state in self._others.values())
+
+    def close(self, linger_ms: int = LINGER_MS) -> None:
+        """Close the channel, once what was sent has been delivered."""
+        self._socket.close(linger_ms)
+
+    def _send_all(self, notice: Notice, but: bytes | None = None) -> None:
+        """Send to every agent this one is connected to, except the one at the route `but`."""
+        for state in self._others.values():
+            if not state.lost and (but is None or state.route != but):
+                self._socket.send(notice, state.route)

@@ -1,0 +1,83 @@
+"""This host's part in a job on several hosts, as the options say, checked."""
+
+import os
+from dataclasses import dataclass
+
+from ringlet.comm.errors import AuthenticationError
+from ringlet.comm.join.addresses import bracketed
+from ringlet.comm.join.environment import ENCRYPTIONS, INSECURE, check_network
+from ringlet.comm.join.key import KEY, KEY_FILE, JobKey, find_key
+from ringlet.launcher.errors import UserError
+from ringlet.launcher.hosts.addresses import host_of, is_own, own_address, resolve
+from ringlet.launcher.hosts.options import HostOptions
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """What one agent is told to be: host `node` of `nodes`, reached by other hosts at `address`;
+    agent 0 listens at `master`. The job may be as small as `least` hosts (0: `nodes`)."""
+
+    node: int
+    nodes: int
+    address: str
+    master: str
+    key: JobKey | None
+    over_ssh: bool = False
+    least: int = 0
+
+    @property
+    def fewest(self) -> int:
+        """How few hosts the job can start with."""
+        return self.least or self.nodes
+
+    @property
+    def elastic(self) -> bool:
+        """Whether the job goes on without hosts that are lost."""
+        return self.fewest < self.nodes
+
+
+def apply_security(options: HostOptions) -> JobKey | None:
+    """Put what the options say about keys into the environment; returns the job's key."""
+    if options.encrypt not in (None, *ENCRYPTIONS):
+        known = ", ".join(ENCRYPTIONS)
+        raise UserError(f"unknown --encrypt {options.encrypt!r}; there are {known}")
+    if options.key_file is not None:
+        os.environ[KEY_FILE] = str(options.key_file)
+        os.environ.pop(KEY, None)
+    if options.insecure:
+        os.environ[INSECURE] = "1"
+    if options.encrypt is not None:
+        os.environ["RINGLET_ENCRYPT"] = options.encrypt
+    return find_key(os.environ)
+
+
+def node_spec(options: HostOptions) -> NodeSpec | None:
+    """This host's part in a job on several hosts; None for a job on one. Raises UserError
+    for options that are not possible."""
+    key = apply_security(options)
+    least, most = options.range()
+    if most == 1 and options.master is None:
+        return None
+    if options.master is None or options.node_rank is None:
+        raise UserError(
+            "several hosts need --master HOST:PORT, an address of host 0, and --node-rank: 0 on "
+            "that host, 1, 2, ... on the others"
+        )
+    if not 0 <= options.node_rank < most:
+        raise UserError(
+            f"--node-rank is {options.node_rank}; with --nnodes {options.nnodes} it is a number "
+            f"from 0 to {most - 1}"
+        )
+    master = resolve(options.master)
+    if options.node_rank == 0 and not is_own(host_of(master)):
+        raise UserError(
+            f"{options.master} is not an address of this host: --node-rank 0 runs where --master is"
+        )
+    if master.endswith(":0") and not options.announce:
+        raise UserError("--master needs a port that the other hosts can be told, not 0")
+    address = own_address(master, options.interface, options.address)
+    try:
+        check_network([f"tcp://{master}", f"tcp://{bracketed(address)}"], key)
+    except AuthenticationError as error:
+        raise UserError(str(error)) from error
+    return NodeSpec(options.node_rank, most, address, master, key, options.announce, least)

@@ -1,0 +1,80 @@
+"""The options of jobs on several hosts."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import ClassVar
+
+from ringlet.launcher.errors import UserError
+from ringlet.launcher.options import option
+
+
+@dataclass(frozen=True)
+class HostOptions:
+    """Which hosts a job runs on, how they reach each other, and how that is protected."""
+
+    HEADING: ClassVar = "Hosts"
+    nnodes: str = option(
+        "1",
+        "Number of hosts; run the same command on each. With MIN:MAX the job goes on without hosts "
+        "that are lost.",
+        metavar="N|MIN:MAX",
+    )
+    node_rank: int | None = option(
+        None, "This host's number, from 0. Host 0 is the one that --master names.", metavar="N"
+    )
+    master: str | None = option(
+        None, "Address and port where host 0 listens for the others.", metavar="HOST:PORT"
+    )
+    hosts: str | None = option(
+        None,
+        "Start the job on these hosts over ssh, with this many workers on each: a:2,b:4.",
+        metavar="HOST[:N],...",
+    )
+    hostfile: Path | None = option(
+        None,
+        "Like --hosts, from a file with a:2, or Open MPI's a slots=2, on each line.",
+        metavar="FILE",
+    )
+    interface: str | None = option(
+        None,
+        "Network interface where workers listen for other hosts.",
+        metavar="NAME",
+        shown="the one that routes to --master",
+    )
+    address: str | None = option(
+        None, "IP address where workers listen, instead of --interface.", metavar="ADDRESS"
+    )
+    key_file: Path | None = option(
+        None,
+        "File with the job key, which jobs on several hosts need (`ringlet key new`). Also "
+        "RINGLET_KEY_FILE; --hosts makes a key if there is none.",
+        metavar="FILE",
+    )
+    encrypt: str | None = option(
+        None,
+        "What the key encrypts: all, or control, which sends arrays in the clear (SECURITY.md).",
+        metavar="all|control",
+        shown="all",
+    )
+    insecure: bool = option(False, "Use no key: only on a network where you trust everybody.")
+    announce: bool = option(False, "Print where host 0 listens.", hidden=True)
+
+    def range(self) -> tuple[int, int]:
+        """The smallest and the largest number of hosts; raises UserError."""
+        least, colon, most = self.nnodes.partition(":")
+        numbers = [least, most] if colon else [least, least]
+        if not all(number.isdecimal() and int(number) > 0 for number in numbers):
+            raise UserError(f"--nnodes is {self.nnodes!r}; it must be like 4 or 1:4")
+        if int(numbers[0]) > int(numbers[1]):
+            raise UserError(f"--nnodes is {self.nnodes}; the fewest hosts come first, as in 1:4")
+        return int(numbers[0]), int(numbers[1])
+
+    @property
+    def left_out(self) -> set[str]:
+        """The options that ssh's launcher gives each host itself."""
+        return {"workers", *(each.name for each in fields(self))}
+
+    @property
+    def over_ssh(self) -> bool:
+        """Whether the hosts are started from here."""
+        return self.hosts is not None or self.hostfile is not None

@@ -1,0 +1,73 @@
+"""Options of how workers are connected and run, and of where their output goes."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from ringlet.comm.join.environment import DEFAULT_TIMEOUT_S, TRANSPORTS
+from ringlet.launcher.errors import UserError
+from ringlet.launcher.options import option
+
+
+@dataclass(frozen=True)
+class JoinOptions:
+    """How the ranks of a job talk to each other."""
+
+    HEADING: ClassVar = "Workers"
+    transport: str = option(
+        "auto",
+        "How the ranks of one host talk: auto (shared memory), ipc (Unix sockets) or tcp "
+        "(loopback).",
+    )
+    timeout: float = option(
+        DEFAULT_TIMEOUT_S,
+        "How long an operation may wait before it raises CommTimeout.",
+        metavar="SECONDS",
+    )
+
+    def check(self) -> None:
+        """Raise UserError for values that are not possible."""
+        if self.transport not in TRANSPORTS:
+            known = ", ".join(TRANSPORTS)
+            raise UserError(f"unknown transport {self.transport!r}; there are {known}")
+        if not self.timeout > 0:
+            raise UserError(f"--timeout is {self.timeout:g}; it must be above 0")
+
+
+@dataclass(frozen=True)
+class WorkerOptions(JoinOptions):
+    """How a launcher treats its workers."""
+
+    max_restarts: int = option(
+        0, "How often to restart all workers after a worker or a host fails.", metavar="N", least=0
+    )
+    grace: float = option(
+        30.0, "Time to save and exit after SIGINT or SIGTERM, before SIGKILL.", metavar="SECONDS"
+    )
+    pin: bool = option(False, "Pin each worker to its own cores.")
+    output: Path | None = option(
+        None,
+        "Also write the output of each rank to a file in this folder: rank-3.log.",
+        heading="Output",
+        metavar="FOLDER",
+    )
+    quiet: bool = option(
+        False, "Show nothing of the workers' output but the first failure.", heading="Output"
+    )
+    prefix: bool = option(
+        True, "Begin each line of several workers' output with host:rank.", heading="Output"
+    )
+
+    def check(self) -> None:
+        super().check()
+        if self.pin and not hasattr(os, "sched_setaffinity"):
+            raise UserError("--pin: this system does not let programs choose their cores")
+
+    def make_folder(self) -> None:
+        """Make the folder for the output; raises UserError."""
+        if self.output is not None:
+            try:
+                self.output.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(f"--output {self.output}: {error.strerror}") from error
