@@ -171,8 +171,8 @@ class Choice:
             return inside if hosts[sender] == hosts[receiver] else links.network
 
         size = len(hosts)
-        plan = schedule(operation, name, size, per_host=per_host)
+        priced = schedule(operation, name, size, per_host=per_host)
         slots = slots_of(operation, size, name)
         segments = min(PRICED_SEGMENTS, -(-nbytes // (slots * SEGMENT_BYTES)))
         network = Network(link, REDUCTION_S, host=hosts.__getitem__)
-        return price(plan, network, nbytes, segments).seconds
+        return price(priced, network, nbytes, segments).seconds

@@ -75,20 +75,20 @@ class _Grid:
 
 def draw_svg(traced: Trace) -> str:
     """The picture as the text of an SVG file."""
-    plan = traced.schedule
-    grid = _Grid(plan.size, plan.slots, traced.rounds)
-    legend, bottom = _legend(grid, plan.reduces)
-    facts = [counted(plan.size, "rank"), counted(traced.rounds, "round")]
-    facts += [counted(plan.slots // traced.segments, "slot")]
+    schedule = traced.schedule
+    grid = _Grid(schedule.size, schedule.slots, traced.rounds)
+    legend, bottom = _legend(grid, schedule.reduces)
+    facts = [counted(schedule.size, "rank"), counted(traced.rounds, "round")]
+    facts += [counted(schedule.slots // traced.segments, "slot")]
     facts += [f"cut into {traced.segments} segments"] if traced.segments > 1 else []
     parts = [
-        *headings(f"{plan.operation}: {plan.algorithm}".replace("_", "-"), facts),
+        *headings(f"{schedule.operation}: {schedule.algorithm}".replace("_", "-"), facts),
         *_labels(grid),
         *(_transfer(transfer, grid) for transfer in traced.transfers),
         *_cells(traced, grid),
         *legend,
     ]
-    return document(str(plan), grid.width, bottom + MARGIN, parts)
+    return document(str(schedule), grid.width, bottom + MARGIN, parts)
 
 
 def _labels(grid: _Grid) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 Hockney's model ("The communication challenge for MPP", 1994) with LogGP's ports (Alexandrov et
 al., "LogGP", 1995): a message of s bytes keeps the sender's port busy for overhead + s /
-bandwidth, and is there `latency` later; a rank sends one message and receives one at a time.
+bandwidth, and arrives `latency` later; a rank sends one message and receives one at a time.
 """
 
 from collections.abc import Callable
@@ -16,10 +16,10 @@ from ringlet.comm.schedules.schedule import Copy, Receive, Reduce, Schedule, Sen
 
 @dataclass(frozen=True)
 class LinkCost:
-    """What lies between two ranks."""
+    """What a message between two ranks costs."""
 
     latency: float
-    """Seconds until the first byte is there; messages on their way do not hinder each other."""
+    """Seconds until the first byte arrives; messages under way do not slow each other down."""
 
     bandwidth: float
     """Bytes per second."""
@@ -28,26 +28,26 @@ class LinkCost:
     """Seconds for which each message keeps the ports busy, however short it is."""
 
     duplex: bool = True
-    """Whether a rank sends and receives and computes at once. Where processors copy the messages,
-    as between processes of one host, they do one after the other."""
+    """Whether a rank sends, receives and computes at once. Where processors copy the messages, as
+    between processes of one host, it does one after the other."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """Links, and what a rank can do at once."""
+    """The links, and what a rank can do at once."""
 
     link: Callable[[int, int], LinkCost]
     """(sender, receiver) -> the link between them."""
 
     reduction: float = 0.0
-    """Seconds to combine a byte with another."""
+    """Seconds to combine two bytes."""
 
     ports: int = 1
-    """So many messages each rank can send, and so many receive, at full bandwidth at once."""
+    """Messages that each rank can send at once at full bandwidth, and as many receive."""
 
     host: Callable[[int], int] | None = None
-    """rank -> its host, where the ranks of a host share one network card: nothing ends before
-    the card has carried all that they send to other hosts."""
+    """rank -> its host, if the ranks of a host share one network card: the collective takes at
+    least as long as the card needs for all that they send to other hosts."""
 
     @classmethod
     def uniform(cls, link: LinkCost, reduction: float = 0.0, ports: int = 1) -> "Network":
@@ -94,9 +94,9 @@ def price(schedule: Schedule, network: Network, nbytes: float, segments: int = 1
     `nbytes` is the whole array: in all_gather and gather what is gathered, in scatter what the
     root has, in all_to_all what one rank sends to all. Raises ScheduleError as `prove` does.
     """
-    plan = cut(schedule, segments)
-    pricer = _Pricer(plan.size, network, nbytes / plan.array_slots)
-    execute(plan, plan.steps, pricer)
+    schedule = cut(schedule, segments)
+    pricer = _Pricer(schedule.size, network, nbytes / schedule.array_slots)
+    execute(schedule, schedule.steps, pricer)
     finished = tuple(map(max, pricer.clocks.now, pricer.sent_at))
     return Price(
         seconds=max(*finished, *pricer.carried.values(), 0.0),

@@ -44,12 +44,12 @@ def prove(schedule: Schedule, segments: int = 1, ports: int = 1) -> Proof:
     reduction they have combined it in the same order, so their results are the same bits.
     Rounds are counted for ranks that can send and receive on `ports` ports at once.
     """
-    plan = cut(schedule, segments)
-    prover = Prover(plan, ports)
+    schedule = cut(schedule, segments)
+    prover = Prover(schedule, ports)
     slots_as_seconds = Network.uniform(LinkCost(latency=0, bandwidth=1), ports=ports)
     return Proof(
         rounds=prover.rounds.last,
-        slot_times=round(price(plan, slots_as_seconds, plan.array_slots).seconds),
+        slot_times=round(price(schedule, slots_as_seconds, schedule.array_slots).seconds),
         sent=tuple(count // segments for count in prover.sent),
         received=tuple(count // segments for count in prover.received),
     )

@@ -1,8 +1,8 @@
 """Collectives as data: for each rank a list of small steps over numbered slots of its memory.
 
-A schedule says nothing about bytes, dtypes or sockets. `prove` executes it symbolically, `run`
-executes it on a transport; both read the same list. The idea of collectives as chunk programs
-is MSCCL's (Cowan et al., "MSCCLang", ASPLOS 2023).
+A schedule says nothing about bytes, dtypes or sockets. `prove` executes it symbolically, `run` on
+a transport; both read the same list. Collectives as chunk programs are MSCCL's idea (Cowan et
+al., "MSCCLang", ASPLOS 2023).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -35,8 +35,8 @@ class Receive:
 class Reduce:
     """Wait for the peer's next message and combine it with what the slot holds.
 
-    `peer_first` says which is the first operand. Even where a + b is b + a, the sign of a zero
-    in max(a, b) and the payload of a NaN depend on it.
+    `peer_first`: the message is the first operand. Even where a + b is b + a, the sign of a zero
+    in max(a, b) and the payload of a NaN depend on the order.
     """
 
     peer: int
@@ -59,11 +59,11 @@ Step: TypeAlias = Send | Receive | Reduce | Copy
 class Schedule:
     """An algorithm for one world size: `steps[rank]` in the order in which the rank takes them.
 
-    `operation` fixes what every slot holds before and must hold after (see `symbols`). `slots` is
-    how many numbered slots each rank's memory has: the array cut into so many nearly equal
-    parts; in all_to_all, the array to send and then the array received. Where every rank has a
-    part of the array (reduce_scatter, all_gather, gather, scatter, all_to_all), rank r's part is
-    the r-th slots / size slots.
+    `operation` fixes what every slot holds before and must hold after (see symbols.py). `slots` is
+    the number of slots of each rank's memory: the array in that many nearly equal parts; in
+    all_to_all, the array to send and then the array received. Where every rank has a part of the
+    array (reduce_scatter, all_gather, gather, scatter, all_to_all), rank r's part is the r-th
+    slots / size slots.
     """
 
     operation: str
@@ -96,9 +96,9 @@ class Schedule:
 def segmented(steps: Sequence[Step], segments: Callable[[int], int]) -> Iterator[tuple[Step, int]]:
     """Cut every step into the segments of its slot: yields (step, segment number).
 
-    A receive is interleaved with the sends of the same slot that follow it at once, so that
-    the first segment travels on while the second is still on its way. The order of the
-    messages between any two ranks stays the same on both sides.
+    A receive is interleaved with the sends of the same slot that follow it directly, so the first
+    segment travels on while the second is still on its way. Messages between any two ranks keep
+    the same order on both sides.
     """
     position = 0
     while position < len(steps):
@@ -118,7 +118,7 @@ def embed(
     slots: Callable[[int], Sequence[int]] = lambda slot: (slot,),
     peer: Callable[[int], int] = lambda peer: peer,
 ) -> list[Step]:
-    """The steps as a part of a larger schedule: peers renamed, each slot made of several."""
+    """The steps as part of a larger schedule: peers renumbered, each slot cut into several."""
     result: list[Step] = []
     for step, segment in segmented(steps, lambda slot: len(slots(slot))):
         place = slots(step.slot)[segment]
@@ -130,7 +130,7 @@ def embed(
 
 
 def cut(schedule: Schedule, segments: int) -> Schedule:
-    """The schedule with every slot made of `segments`, as `run` takes it on a large array."""
+    """The schedule with every slot cut into `segments`, as `run` cuts it for a large array."""
     if segments == 1:
         return schedule
 

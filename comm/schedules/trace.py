@@ -1,4 +1,4 @@
-"""What happens in every round of a schedule: who sends what, and what all slots hold then."""
+"""What happens in every round of a schedule: who sends what, and what all slots hold after it."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -28,10 +28,10 @@ class Trace:
     """By round; round 0 is the start."""
 
     promised: tuple[dict[int, Contributions], ...]
-    """promised[rank][slot]: what the operation is for."""
+    """promised[rank][slot]: what it holds at the end."""
 
     segments: int = 1
-    """How many of the schedule's slots were one before it was cut."""
+    """Into how many each slot was cut."""
 
     @property
     def rounds(self) -> int:
@@ -39,7 +39,7 @@ class Trace:
         return len(self.states) - 1
 
     def finished(self, round_: int, rank: int, slot: int) -> bool:
-        """Whether the slot holds what it is to hold at the end."""
+        """Whether the slot already holds what the operation promises."""
         held, promised = self.states[round_][rank][slot], self.promised[rank].get(slot)
         return held is not None and held == promised
 
@@ -50,9 +50,9 @@ def trace(schedule: Schedule, segments: int = 1, ports: int = 1) -> Trace:
     Slots that are ready for the same peer at the same moment travel in the same round; segments,
     which are there to follow one another, have a round each.
     """
-    plan = cut(schedule, segments)
-    prover = Prover(plan, ports, together=segments == 1)
-    slots, states = contributions_before(plan), list[State]()
+    schedule = cut(schedule, segments)
+    prover = Prover(schedule, ports, together=segments == 1)
+    slots, states = contributions_before(schedule), list[State]()
     changes = deque(sorted(prover.changes, key=itemgetter(0)))
     for round_ in range(prover.rounds.last + 1):
         while changes and changes[0][0] == round_:
@@ -60,4 +60,5 @@ def trace(schedule: Schedule, segments: int = 1, ports: int = 1) -> Trace:
             slots[rank][slot] = None if value is None else value.contributions
         states.append(tuple(map(tuple, slots)))
     transfers = sorted(prover.transfers, key=itemgetter(0, 1))  # by round and sender
-    return Trace(plan, tuple(transfers), tuple(states), tuple(contributions_after(plan)), segments)
+    promised = tuple(contributions_after(schedule))
+    return Trace(schedule, tuple(transfers), tuple(states), promised, segments)

@@ -13,7 +13,7 @@ CHUNKS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def draw_text(schedule: PipelineSchedule, costs: Costs = UNIT, width: int = 96) -> str:
-    """The schedule at these costs; lines that are longer than `width` go on below."""
+    """The schedule at these costs; lines longer than `width` continue below."""
     priced = price(schedule, costs)
     scale = _scale(schedule, priced)
     columns = scale.at(priced.makespan)
@@ -35,10 +35,10 @@ class _Scale(NamedTuple):
     """How time becomes columns."""
 
     columns: float
-    """For each second."""
+    """Per second."""
 
     pitch: int
-    """Columns of the unit of time that all actions are multiples of; 2 if it is too short."""
+    """Columns of the unit of time of which all actions are multiples; 2 if it is too short."""
 
     def at(self, time: float) -> int:
         return math.floor(time * self.columns + 0.5 + 1e-6)
@@ -74,9 +74,9 @@ def _label(schedule: PipelineSchedule, action: Action) -> str:
 
 
 def _scale(schedule: PipelineSchedule, priced: PipelinePrice) -> _Scale:
-    """Every label fits, with a blank after it.
+    """Wide enough for every label and a blank after it.
 
-    A unit of time is a whole number of columns, where that is not much wider.
+    A unit of time is a whole number of columns, unless that would be much wider.
     """
     taken = {
         (len(_label(schedule, action)) + 1, end - start)

@@ -1,10 +1,10 @@
-"""The papers' closed forms: what bubble and activations have to be.
+"""The papers' closed forms of bubble and activations.
 
-p ranks, m micro-batches, v chunks; F, I and W are the seconds of one stage (of one chunk, that
-is), the same for all stages, and transfers take none. Then all ranks are idle equally long.
+p ranks, m micro-batches, v chunks; F, I and W are the seconds of one stage (that is, one chunk),
+the same for all stages; transfers take none. Then all ranks are idle equally long.
 
-The papers give the bubbles for m >= p, and Qi et al. theirs for F = I = W. What stands here for
-the rest is our own, and as exact.
+The papers give the bubbles for m >= p, and Qi et al. theirs for F = I = W. The formulas for the
+other cases are our own, and as exact.
 """
 
 from typing import NamedTuple
@@ -16,10 +16,10 @@ class Bubble(NamedTuple):
     """A closed form, and its value."""
 
     text: str
-    """What part of the makespan a rank is idle."""
+    """The part of the makespan for which a rank is idle."""
 
     idle: float
-    """For how many seconds it is."""
+    """Seconds for which a rank is idle."""
 
     part: float
     """The value of `text`."""
@@ -28,10 +28,10 @@ class Bubble(NamedTuple):
 def bubble(
     schedule: PipelineSchedule, forward: float = 1, inputs: float = 1, weights: float = 1
 ) -> Bubble | None:
-    """The bubble of a schedule whose stages all take so many seconds; None: no closed form.
+    """The bubble of a schedule whose stages all take these seconds; None: no closed form.
 
-    There is none for schedules that are not in SCHEDULES, and for zero-bubble with m < p where W
-    takes longer than F or I.
+    Schedules that are not in SCHEDULES have none, nor has zero-bubble with m < p if W takes longer
+    than F or I.
     """
     p, m, v = schedule.ranks, schedule.micro_batches, schedule.chunks
     busy = m * v * (forward + inputs + weights)
@@ -52,7 +52,7 @@ def bubble(
 
 
 def _interleaved(p: int, m: int, v: int) -> tuple[str, int]:
-    """Text, and steps of F + I + W in which a rank is idle."""
+    """The text, and how many times F + I + W a rank is idle."""
     if m >= p:
         return "(p-1) / (v m + p-1)", p - 1
     return "1 - v m / (v p + m-1)", v * p + m - 1 - v * m
@@ -68,7 +68,7 @@ def _zero_bubble(p: int, m: int, weights_shortest: bool) -> str:
 def peaks(schedule: PipelineSchedule) -> tuple[int, ...]:
     """By rank: the bound of activations in flight, each of one micro-batch in one stage.
 
-    Exact, but interleaved may stay below it where m is not a multiple of p. Raises KeyError for
+    Exact, but interleaved may stay below it if m is not a multiple of p. Raises KeyError for
     schedules that are not in SCHEDULES.
     """
     p, m, v = schedule.ranks, schedule.micro_batches, schedule.chunks

@@ -1,7 +1,7 @@
 """The schedules: pure functions from (ranks, micro-batches, chunks) to what each rank computes.
 
-In all of them every stage runs its backward passes in the order of the micro-batches, so that
-gradients are summed in the same order: the schedule does not change the bits.
+In all of them every stage runs its backward passes in the order of the micro-batches, so
+gradients are summed in one order: the schedule does not change the bits.
 
 Each function gives the actions of one rank; `make_schedule` puts the ranks together.
 """
@@ -16,20 +16,20 @@ Item = TypeVar("Item")
 
 
 class ScheduleSpec(NamedTuple):
-    """How a schedule is made."""
+    """How to make a schedule."""
 
     actions: Callable[[int, int, int, int], list[Action]]
     """(rank, ranks, micro_batches, chunks) -> what that rank computes."""
 
     interleaves: bool = False
-    """Whether it is for several chunks on each rank (otherwise for one)."""
+    """Whether it takes several chunks on each rank, or just one."""
 
 
 def gpipe(rank: int, ranks: int, micro_batches: int, chunks: int) -> list[Action]:
     """All forwards, then all backwards.
 
     Huang et al., "GPipe: efficient training of giant neural networks using pipeline
-    parallelism", 2019. There the backwards run in reverse order; here in the same order, which
+    parallelism", 2019. The paper runs the backwards in reverse order; the same order, as here,
     takes as long.
     """
     return _alternate(*_passes(rank, micro_batches, "B"), warm_up=micro_batches)
@@ -50,11 +50,10 @@ def interleaved(rank: int, ranks: int, micro_batches: int, chunks: int) -> list[
     """1F1B with several chunks of layers on each rank, which makes the bubble smaller.
 
     Narayanan et al., "Efficient large-scale language model training on GPU clusters using
-    Megatron-LM", 2021, section 2.2. Micro-batches go in groups of `ranks` through all chunks. The
-    paper wants whole groups. Here they are of nearly equal size, and smaller than `ranks` only
-    if there are fewer micro-batches; the schedule is made for full ones, and places that no
-    micro-batch has are left out. What remains can be executed, since no micro-batch needs
-    another.
+    Megatron-LM", 2021, section 2.2. Micro-batches go through all chunks in groups of `ranks`. The
+    paper requires whole groups. Here groups are of nearly equal size, and smaller than `ranks`
+    only if there are fewer micro-batches; the schedule is made for full groups, and the missing
+    micro-batches are left out. The rest stays executable, since no micro-batch needs another.
     """
     count = max(1, micro_batches // ranks)
     ends = [micro_batches * group // count for group in range(count + 1)]
@@ -79,8 +78,8 @@ def zero_bubble(rank: int, ranks: int, micro_batches: int, chunks: int) -> list[
 
     ZB-H1: Qi et al., "Zero bubble pipeline parallelism", 2024, section 2.1. The stage before
     waits only for the inputs' gradients. Rank r runs its weights' part r micro-batches behind, so
-    that every rank holds the activations of `ranks` micro-batches, no more than rank 0 of 1F1B,
-    and has work left with which to fill the wait at the end.
+    every rank holds the activations of `ranks` micro-batches, no more than rank 0 of 1F1B, and
+    has work left to fill the wait at the end.
     """
     actions: list[Action] = []
     waiting: list[Action] = []
@@ -104,8 +103,8 @@ SCHEDULES: dict[str, ScheduleSpec] = {
 def make_schedule(name: str, ranks: int, micro_batches: int, chunks: int = 1) -> PipelineSchedule:
     """The schedule of this name: "gpipe", "1f1b", "interleaved" (chunks >= 2) or "zero-bubble".
 
-    Any number of micro-batches does, also fewer than ranks. Raises ValueError, with what would
-    fit, for anything that does not suit the schedule.
+    Takes any number of micro-batches, even fewer than ranks. Raises ValueError, saying what would
+    fit, for arguments that do not suit the schedule.
     """
     if name not in SCHEDULES:
         raise ValueError(f"unknown schedule {name!r}; there are {', '.join(SCHEDULES)}")

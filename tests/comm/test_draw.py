@@ -75,8 +75,8 @@ def test_text_of_many_ranks_names_ranges():
 def test_a_trace_ends_with_what_was_promised(operation, algorithm):
     for size in (1, 2, 3, 5, 8):
         for segments in (1, 3):
-            plan = schedule(operation, algorithm, size)
-            proof, followed = prove(plan, segments), trace(plan, segments)
+            collective = schedule(operation, algorithm, size)
+            proof, followed = prove(collective, segments), trace(collective, segments)
             assert followed.rounds == (proof.rounds if segments == 1 else proof.slot_times)
             assert len(followed.transfers) == sum(proof.sent) * segments
             assert all(1 <= transfer.round <= followed.rounds for transfer in followed.transfers)
@@ -87,19 +87,19 @@ def test_a_trace_ends_with_what_was_promised(operation, algorithm):
 @pytest.mark.parametrize(("operation", "algorithm"), EVERY)
 def test_a_picture_is_well_formed_and_always_the_same(operation, algorithm):
     for size, segments in [(1, 1), (2, 3), (4, 1), (8, 1), (11, 1)]:
-        plan = schedule(operation, algorithm, size)
-        svg = draw_svg(trace(plan, segments))
+        collective = schedule(operation, algorithm, size)
+        svg = draw_svg(trace(collective, segments))
         assert svg == draw_svg(trace(schedule(operation, algorithm, size), segments))
         root = ElementTree.fromstring(svg)
         assert root.tag == f"{SVG}svg"
-        assert root.find(f"{SVG}title").text == str(plan)
+        assert root.find(f"{SVG}title").text == str(collective)
         words = [text.text for text in root.iter(f"{SVG}text")]
         assert f"{operation}: {algorithm}".replace("_", "-") == words[0]
         assert [word for word in words if word.startswith("rank")] == [
             f"rank {rank}" for rank in range(size)
         ]
         assert "nan" not in svg
-        check_arrows(root, trace(plan, segments))
+        check_arrows(root, trace(collective, segments))
         check_inside(root)
 
 
@@ -135,13 +135,13 @@ def test_every_rank_has_a_colour_of_its_own():
 
 
 def test_names_are_escaped():
-    plan = Schedule("broadcast", "<&>", 1, 1, 0, ((),))
-    assert "&lt;&amp;&gt;" in draw_svg(trace(plan))
-    ElementTree.fromstring(draw_svg(trace(plan)))
+    collective = Schedule("broadcast", "<&>", 1, 1, 0, ((),))
+    assert "&lt;&amp;&gt;" in draw_svg(trace(collective))
+    ElementTree.fromstring(draw_svg(trace(collective)))
 
 
 def test_a_wrong_schedule_is_not_drawn():
-    plan = Schedule("broadcast", "wrong", 2, 1, 0, ((Send(1, 0),), ()))
+    collective = Schedule("broadcast", "wrong", 2, 1, 0, ((Send(1, 0),), ()))
     for draw in (draw_text, draw_svg):
         with pytest.raises(ScheduleError, match="unread"):
-            draw(trace(plan))
+            draw(trace(collective))

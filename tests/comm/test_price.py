@@ -46,14 +46,14 @@ CLOSED_FORMS = {
 def test_the_price_is_the_closed_form(operation, algorithm):
     for size in (2, 4, 8, 16, 32):
         for nbytes in (0, 4096, 64 * MIB):
-            plan = schedule(operation, algorithm, size)
+            collective = schedule(operation, algorithm, size)
             if operation == "barrier":
                 nbytes = 0
             seconds = CLOSED_FORMS[operation, algorithm](size, nbytes)
             if algorithm == "bidirectional_ring":  # one way's latency hides behind the other way
-                assert seconds <= price(plan, NET, nbytes).seconds <= seconds + 2 * size * A
+                assert seconds <= price(collective, NET, nbytes).seconds <= seconds + 2 * size * A
             else:
-                assert price(plan, NET, nbytes).seconds == pytest.approx(seconds)
+                assert price(collective, NET, nbytes).seconds == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize("size", [2, 3, 7, 12])
@@ -72,23 +72,25 @@ def test_the_ring_with_reductions_and_overheads(size):
 def test_a_chain_is_a_pipeline(segments):
     size, nbytes = 9, 64 * MIB
     expected = (size - 2 + segments) * nbytes / segments / B + (size - 1) * A
-    plan = schedule("broadcast", "chain", size)
-    assert price(plan, NET, nbytes, segments).seconds == pytest.approx(expected)
+    collective = schedule("broadcast", "chain", size)
+    assert price(collective, NET, nbytes, segments).seconds == pytest.approx(expected)
 
 
 def test_more_bytes_never_take_less_time():
     for operation, names in ALGORITHMS.items():
         for algorithm in names:
             for size in (2, 5, 8):
-                plan = schedule(operation, algorithm, size)
-                seconds = [price(plan, NET, 4**power).seconds for power in range(15)]
+                collective = schedule(operation, algorithm, size)
+                seconds = [price(collective, NET, 4**power).seconds for power in range(15)]
                 assert seconds == sorted(seconds)
                 assert seconds[0] < seconds[-1]
 
 
 def cheapest(schedules, network, nbytes, segments=1):
     """The schedule that takes least time, the first one of several that do; and its price."""
-    priced = [(plan, price(plan, network, nbytes, segments)) for plan in schedules]
+    priced = [
+        (collective, price(collective, network, nbytes, segments)) for collective in schedules
+    ]
     return min(priced, key=lambda pair: pair[1].seconds)
 
 
@@ -112,28 +114,28 @@ CHOICES = [
 
 @pytest.mark.parametrize(("operation", "nbytes", "size", "choice"), CHOICES)
 def test_the_cheapest_is_what_people_choose(operation, nbytes, size, choice):
-    plan, cost = cheapest(everything(operation, size), NET, nbytes)
-    assert plan.algorithm in choice
-    assert cost == price(plan, NET, nbytes)
+    collective, cost = cheapest(everything(operation, size), NET, nbytes)
+    assert collective.algorithm in choice
+    assert cost == price(collective, NET, nbytes)
 
 
 def test_with_segments_the_chain_is_the_best_long_broadcast():
-    plan, _ = cheapest(everything("broadcast", 16), NET, 64 * MIB, segments=64)
-    assert plan.algorithm == "chain"
+    collective, _ = cheapest(everything("broadcast", 16), NET, 64 * MIB, segments=64)
+    assert collective.algorithm == "chain"
 
 
 def test_ties_go_to_the_first():
     names = ("ring", "halving_doubling", "circulant")  # one and the same for two ranks
-    plans = [schedule("all_reduce", name, 2) for name in names]
-    assert cheapest(plans, NET, 64 * MIB)[0] is plans[0]
+    collectives = [schedule("all_reduce", name, 2) for name in names]
+    assert cheapest(collectives, NET, 64 * MIB)[0] is collectives[0]
 
 
 def test_two_ports_help_a_bidirectional_ring_only():
     nbytes = 64 * MIB
     both = replace(NET, ports=2)
     for algorithm, gain in [("ring", 1), ("bidirectional_ring", 2)]:
-        plan = schedule("all_reduce", algorithm, 8)
-        ratio = price(plan, NET, nbytes).seconds / price(plan, both, nbytes).seconds
+        collective = schedule("all_reduce", algorithm, 8)
+        ratio = price(collective, NET, nbytes).seconds / price(collective, both, nbytes).seconds
         assert ratio == pytest.approx(gain, rel=0.01)
 
 
@@ -180,10 +182,10 @@ def test_where_processors_copy_messages_they_do_one_thing_after_the_other():
 
 
 def test_a_wrong_schedule_has_no_price():
-    plan = schedule("all_reduce", "ring", 3)
-    steps = (*plan.steps[:2], (*plan.steps[2], Send(0, 0)))
+    collective = schedule("all_reduce", "ring", 3)
+    steps = (*collective.steps[:2], (*collective.steps[2], Send(0, 0)))
     with pytest.raises(ScheduleError, match="unread"):
-        price(replace(plan, steps=steps), NET, 8)
+        price(replace(collective, steps=steps), NET, 8)
     assert price(Schedule("broadcast", "none", 1, 1, 0, ((),)), NET, 8).seconds == 0
 
 

@@ -161,18 +161,18 @@ HOSTS = [(n, per_host) for n in range(1, 25) for per_host in range(1, n + 1) if 
 )
 @pytest.mark.parametrize(("size", "per_host"), HOSTS)
 def test_hierarchical_all_reduce_sends_little_between_hosts(size, per_host, cuts):
-    plan = schedule("all_reduce", "hierarchical", size, per_host=per_host)
+    collective = schedule("all_reduce", "hierarchical", size, per_host=per_host)
     hosts = size // per_host
     rounds = 2 * (per_host - 1) + 2 * (hosts - 1)
-    assert figures(prove(plan)) == (
+    assert figures(prove(collective)) == (
         rounds,
         2 * (size - 1),
         2 * (size - 1),
         2 * size * (size - 1),
     )
     for segments in cuts:
-        assert prove(plan, segments).sent == size * (2 * (size - 1),)
-    for rank, steps in enumerate(plan.steps):
+        assert prove(collective, segments).sent == size * (2 * (size - 1),)
+    for rank, steps in enumerate(collective.steps):
         sends = [step for step in steps if isinstance(step, Send)]
         between = [step for step in sends if step.peer // per_host != rank // per_host]
         assert len(between) == 2 * (hosts - 1)
@@ -211,8 +211,10 @@ def ring(size=3):
     return schedule("all_reduce", "ring", size)
 
 
-def with_steps(plan, rank, steps):
-    return replace(plan, steps=(*plan.steps[:rank], tuple(steps), *plan.steps[rank + 1 :]))
+def with_steps(collective, rank, steps):
+    return replace(
+        collective, steps=(*collective.steps[:rank], tuple(steps), *collective.steps[rank + 1 :])
+    )
 
 
 BROKEN = {
@@ -268,6 +270,6 @@ def test_a_wrong_schedule_is_refused(fault):
 
 
 def test_an_undefined_slot_is_not_combined():
-    plan = schedule("all_gather", "ring", 2)
+    collective = schedule("all_gather", "ring", 2)
     with pytest.raises(ScheduleError, match="empty slot"):
-        prove(with_steps(plan, 0, [plan.steps[0][0], Reduce(1, 1)]))
+        prove(with_steps(collective, 0, [collective.steps[0][0], Reduce(1, 1)]))
