@@ -38,7 +38,7 @@ from ringlet.runtime.options import Parallelism
 from ringlet.runtime.pipeline.boundary import divide, join
 from ringlet.runtime.pipeline.run import Executor, GroupTransport, MicroBatch, Transport
 from ringlet.runtime.pipeline.schedules import make_schedule
-from ringlet.runtime.rules import problem
+from ringlet.runtime.rules import DEVICE, OPTIONS, problem
 
 
 @dataclass
@@ -270,8 +270,8 @@ def parallelize(
     `nn.uninitialized()`. Raises MeshError if the model cannot be cut so.
     """
     options = options or Parallelism()
-    scopes = ["options", "device"] if chosen().on_device else ["options"]
-    if text := problem({**vars(options), **mesh.shape}, *scopes):
+    device = DEVICE if chosen().on_device else {}
+    if text := problem({**vars(options), **mesh.shape}, OPTIONS, device):
         raise MeshError(text)
     return Parallel(model, mesh, options, seed)
 

@@ -13,6 +13,7 @@ from ringlet.nn.safetensors import SafetensorsError, SafetensorsFile
 from ringlet.runtime.checkpoint.checkpoint import EXTRAS, Checkpoint
 from ringlet.runtime.checkpoint.manifest import CheckpointError
 from ringlet.runtime.checkpoint.state import Replicas, TrainingState, array_name, split_name
+from ringlet.runtime.compression.compressor import redistribute
 from ringlet.runtime.sharding.shard_spec import ShardSpec
 
 SHARED = "residual"
@@ -144,10 +145,9 @@ class Reader:
             return self.whole(name)
         if not kinds[kind].shared:
             return self.whole(array_name(kind, number % len(saved), parameter))
-        total = np.zeros(shape, np.float32)
-        for each in saved:
-            total += self.whole(each)
-        return total / kinds[kind].count
+        if not saved:
+            return np.zeros(shape, np.float32)
+        return redistribute((self.whole(each) for each in saved), kinds[kind].count)
 
     def extras(self) -> dict[str, list[Any]]:
         """[shape, dtype] of what has another shape than a parameter, by key."""

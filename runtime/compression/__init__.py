@@ -1,7 +1,7 @@
 """Fewer bytes for gradients and activations: codecs, collectives, and error feedback.
 
 Knows `device_collectives`. Read codecs.py, collectives.py, compressor.py (error feedback), then
-the compressors: encoded.py, top_k.py, power_sgd.py; schemes.py has them by name.
+top_k.py and power_sgd.py; schemes.py has the compressors by name.
 """
 
 from ringlet.runtime.compression.codecs import CODECS, Codec, make_codec

@@ -1,7 +1,7 @@
-"""Lossy encodings of float32 arrays: 16 bits, or 8, for each number instead of 32.
+"""Lossy encodings of float32 arrays: 16 or 8 bits for each number instead of 32.
 
-What is not finite stays so, and what is finite too: numbers out of range become the largest in
-range. With error feedback the rest follows in the next steps. Arrays are worked through in chunks
+Numbers that are not finite stay so, and finite ones too: those out of range become the largest in
+range, and with error feedback the rest follows in the next steps. Arrays are processed in chunks
 that fit the second-level cache.
 """
 
@@ -28,7 +28,7 @@ class Codec(ABC):
 
     @abstractmethod
     def nbytes(self, size: int) -> int:
-        """Exactly how many bytes `size` elements are encoded in."""
+        """How many bytes `size` elements take, exactly."""
 
     def encode(self, x: Array, out: Array | None = None) -> Array:
         """The bytes of an array of any shape: uint8 (nbytes(x.size),), new or in `out`.
@@ -76,29 +76,32 @@ class Codec(ABC):
 
     @abstractmethod
     def _planes(self, data: Array, size: int) -> tuple[Array, ...]:
-        """Views of the bytes: what is stored one after the other."""
+        """Views of the arrays that the bytes hold, one after the other."""
 
     @abstractmethod
     def _encode(self, x: Array, planes: tuple[Array, ...], part: slice) -> None:
-        """Encode one chunk, which is that part of the whole."""
+        """Encode one chunk, the given part of the whole."""
 
     @abstractmethod
     def _decode(self, planes: tuple[Array, ...], part: slice, out: Array) -> None:
         """Decode one chunk."""
 
 
-class Float16(Codec):
-    """IEEE half precision: 11 bits of precision up to 65,504, fewer below 2^-14, none at 2^-25."""
-
-    name = "float16"
-    largest = float(np.finfo(np.float16).max)
+class _HalfWidth(Codec):
+    """A codec with 16 bits for each number."""
 
     def nbytes(self, size: int) -> int:
-        """See Codec."""
         return 2 * size
 
     def _planes(self, data: Array, size: int) -> tuple[Array, ...]:
         return (data.view(np.uint16),)
+
+
+class Float16(_HalfWidth):
+    """IEEE half precision: 11 bits of precision up to 65,504, fewer below 2^-14, none at 2^-25."""
+
+    name = "float16"
+    largest = float(np.finfo(np.float16).max)
 
     def _encode(self, x: Array, planes: tuple[Array, ...], part: slice) -> None:
         half = planes[0][part]
@@ -111,7 +114,7 @@ class Float16(Codec):
         from_half(planes[0][part], out)
 
 
-class BFloat16(Codec):
+class BFloat16(_HalfWidth):
     """The upper half of a float32, rounded to nearest even: its whole range, 8 bits of precision.
 
     Wang and Kanwar, "BFloat16: the secret to high performance on Cloud TPUs" (2019).
@@ -119,13 +122,6 @@ class BFloat16(Codec):
 
     name = "bfloat16"
     largest = (2 - 2.0**-7) * 2.0**127
-
-    def nbytes(self, size: int) -> int:
-        """See Codec."""
-        return 2 * size
-
-    def _planes(self, data: Array, size: int) -> tuple[Array, ...]:
-        return (data.view(np.uint16),)
 
     def _encode(self, x: Array, planes: tuple[Array, ...], part: slice) -> None:
         ordinary = _within(x, self.largest)
@@ -163,7 +159,6 @@ class Int8(Codec):
     """Above it 127 steps would be infinity."""
 
     def nbytes(self, size: int) -> int:
-        """See Codec."""
         return size + 4 * _blocks(size)
 
     def _planes(self, data: Array, size: int) -> tuple[Array, ...]:
@@ -196,19 +191,19 @@ CODECS: dict[str, Codec] = {codec.name: codec for codec in (Float16(), BFloat16(
 
 
 def make_codec(name: str) -> Codec:
-    """The codec of this name; raises ValueError with those that there are."""
+    """The codec of this name; raises ValueError, with what there is, for an unknown one."""
     if name not in CODECS:
         raise ValueError(f"there is no codec {name!r}; there are {', '.join(CODECS)}")
     return CODECS[name]
 
 
 def _within(x: Array, largest: float) -> bool:
-    """Whether all absolute values are numbers up to the largest."""
+    """Whether all values are numbers of at most this magnitude."""
     return bool(-largest <= x.min() and x.max() <= largest)
 
 
 def _saturated(x: Array, largest: float) -> Array:
-    """Finite numbers brought into the range; infinities and NaN as they are."""
+    """Finite numbers limited to the range; infinities and NaN as they are."""
     return np.where(np.isinf(x), x, np.clip(x, -largest, largest)).astype(np.float32, copy=False)
 
 

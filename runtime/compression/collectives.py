@@ -1,4 +1,4 @@
-"""Collectives whose arrays travel encoded: for activations, and for gradients with a memory.
+"""Collectives of encoded arrays: for activations, and with residuals for gradients.
 
 All-reduce and reduce-scatter are not rings, which would encode a sum again at each hop. Every
 number is encoded at most twice, on its way to the rank that sums it and on its way back; sums are
@@ -10,21 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from ringlet.comm import Group
+from ringlet.comm import Group, Work
 from ringlet.comm.arrays import check_array, flat, store
-from ringlet.comm.calls.work import Work
 from ringlet.nn.autograd.tensor import Array
 from ringlet.runtime.compression.codecs import Codec
-from ringlet.runtime.compression.flight import Flight, Phases
+from ringlet.runtime.compression.phases import PhasedWork, Phases
 
 
 def all_reduce(
     group: Group, x: Array, codec: Codec, *, async_op: bool = False, label: str = ""
 ) -> Any:
-    """Sum the ranks' float32 arrays; in place, returns `x`. Every rank gets the same bits.
+    """Sum the ranks' float32 arrays in place and return `x`. Every rank gets the same bits.
 
-    With `async_op` what is returned has a `wait()`. It issues the second collective, so the ranks
-    must wait in the same order.
+    With `async_op` the result has a `wait()`, which issues the second collective: all ranks must
+    wait in the same order.
     """
     _check(x, writable=True)
     return _run(_all_reduce(group, x, codec, label), async_op)
@@ -45,24 +44,24 @@ def all_gather(
 ) -> Any:
     """Return the ranks' float32 arrays in the order of ranks: (size, *x.shape).
 
-    Also this rank's own row is what the others decode.
+    This rank's own row, too, is what the others decode.
     """
     _check(x)
     return _run(_all_gather(group, x, codec, label), async_op)
 
 
 def all_reduce_bytes(size: int, codec: Codec, ranks: int) -> int:
-    """The bytes that each rank sends to sum `size` elements."""
+    """Bytes that each rank sends to sum `size` elements."""
     return 2 * reduce_scatter_bytes(size, codec, ranks)
 
 
 def reduce_scatter_bytes(size: int, codec: Codec, ranks: int) -> int:
-    """The bytes that each rank sends, of an array of `size` elements in all."""
+    """Bytes that each rank sends for an array of `size` elements in all."""
     return (ranks - 1) * codec.nbytes(-(-size // ranks))
 
 
 def all_gather_bytes(size: int, codec: Codec, ranks: int) -> int:
-    """The bytes that each rank sends, of an array of `size` elements for each rank."""
+    """Bytes that each rank sends for an array of `size` elements on each rank."""
     return (ranks - 1) * codec.nbytes(size)
 
 
@@ -71,9 +70,9 @@ def sum_encoded(
 ) -> Phases:
     """The phases of an all-reduce of the 1-D array `x`, in place.
 
-    Each rank sums one part. `residual` takes what encoding has lost: for the other ranks' parts
-    of this rank's contribution, for its own part, which it does not encode, of the sum. So the
-    residuals of all ranks, added to the result, are the exact sum (but for rounding).
+    Each rank sums one part. `residual` takes what encoding loses: of this rank's contribution in
+    the other ranks' parts, and of the sum in its own part. So the residuals of all ranks, added to
+    the result, are the exact sum (up to rounding).
     """
     parts = cut(x, group.size)
     lost = [None] * group.size if residual is None else cut(residual, group.size)
@@ -89,7 +88,7 @@ def sum_encoded(
 
 
 def cut(x: Array, ranks: int) -> list[Array]:
-    """The 1-D array as one view for each rank: all equally long, but for the last ones."""
+    """Views of the 1-D array, one for each rank; the last ones may be shorter."""
     length = -(-x.size // ranks)
     return [x[rank * length : (rank + 1) * length] for rank in range(ranks)]
 
@@ -104,8 +103,7 @@ def _all_reduce(group: Group, x: Array, codec: Codec, label: str) -> Phases:
 def _reduce_scatter(group: Group, x: Array, codec: Codec, label: str) -> Phases:
     shape = (x.shape[0] // group.size, *x.shape[1:])
     if group.size == 1 or x.size == 0:
-        copy: Array = x.reshape(group.size, *shape)[group.rank].copy()
-        return copy
+        return x.reshape(group.size, *shape)[group.rank].copy()
     lost = [None] * group.size
     mine = yield from _sum_own(group, cut(flat(x), group.size), lost, codec, label)
     return mine.reshape(shape)
@@ -125,7 +123,7 @@ def _all_gather(group: Group, x: Array, codec: Codec, label: str) -> Phases:
 def _sum_own(
     group: Group, parts: Sequence[Array], lost: Sequence[Array | None], codec: Codec, label: str
 ) -> Generator[Work, Any, Array]:
-    """The sum of all ranks' parts for this rank; the first part is no shorter than any other."""
+    """Sum all ranks' parts for this rank; no part is longer than the first."""
     rows = np.zeros((group.size, codec.nbytes(parts[0].size)), np.uint8)
     for rank, part in enumerate(parts):
         if rank != group.rank:
@@ -143,7 +141,7 @@ def _sum_own(
 
 
 def _encode(x: Array, row: Array, codec: Codec, decoded: Array | None, lost: Array | None) -> None:
-    """Encode `x` into `row`; store what it decodes to, and what was lost, where that is wanted."""
+    """Encode `x` into `row`; store what it decodes to, and what is lost, where wanted."""
     codec.encode(x, row)
     if decoded is None:
         decoded = lost
@@ -157,9 +155,9 @@ def _encode(x: Array, row: Array, codec: Codec, decoded: Array | None, lost: Arr
 def _check(x: Any, *, writable: bool = False) -> None:
     check_array(x, writable=writable)
     if x.dtype != np.float32:
-        raise TypeError(f"only float32 travels encoded, not {x.dtype}")
+        raise TypeError(f"only float32 can be encoded, not {x.dtype}")
 
 
 def _run(phases: Phases, async_op: bool) -> Any:
-    flight = Flight(phases)
-    return flight if async_op else flight.wait()
+    work = PhasedWork(phases)
+    return work if async_op else work.wait()

@@ -1,15 +1,15 @@
-"""Sums of gradients in fewer bytes, with a memory of what was lost: error feedback.
+"""Error feedback: gradients are summed in fewer bytes, and what that loses is not forgotten.
 
 Seide, Fu, Droppo, Li and Yu, "1-bit stochastic gradient descent and its application to
 data-parallel distributed training of speech DNNs" (2014): what compression loses in one step is
 added to the gradient of the next. Karimireddy, Rebjock, Stich and Jaggi, "Error feedback fixes
-SignSGD and other gradient compression schemes" (2019): so that even a biased compressor converges
-as fast as none, up to terms of higher order.
+SignSGD and other gradient compression schemes" (2019): so even a biased compressor converges as
+fast as none, up to terms of higher order.
 """
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from math import prod
 from typing import NamedTuple, TypeAlias
@@ -18,21 +18,23 @@ import numpy as np
 
 from ringlet.comm import Group
 from ringlet.nn.autograd.tensor import Array
-from ringlet.runtime.compression.flight import Flight, Phases
+from ringlet.runtime.compression.codecs import Codec
+from ringlet.runtime.compression.collectives import sum_encoded
+from ringlet.runtime.compression.phases import PhasedWork, Phases
 from ringlet.runtime.device_collectives import Pending, Ready
 
 Matrices: TypeAlias = Sequence[tuple[int, int, tuple[int, ...]]]
 """(start, stop, shape) of each parameter, relative to its stretch."""
 
 BEHIND = 2
-"""A stretch begins its second phase when so many later ones have begun their first: the network
-has work while this thread waits, and what can be hidden behind backward is both phases."""
+"""A stretch begins its second phase when this many later ones have begun their first. The network
+has work while this thread waits, and backward can hide both phases."""
 
 
 class Stretch(NamedTuple):
-    """A part of the flat gradient, with this rank's memory of it."""
+    """A part of the flat gradient, with this rank's residual of it."""
 
-    grad: Array  # (size,): gradient and memory added; the sum goes here
+    grad: Array  # (size,): gradient and residual added; the sum goes here
     residual: Array  # (size,): what is lost goes here
     matrices: Matrices
     place: int
@@ -40,20 +42,20 @@ class Stretch(NamedTuple):
 
 
 class Compressor(ABC):
-    """Sums a stretch of the flat gradient over a group, in fewer bytes; keeps what was lost for
+    """Sums stretches of the flat gradient over a group in fewer bytes, and keeps what was lost for
     the next step.
 
     All ranks start the same stretches in the same order, and wait for them in that order, at the
-    same points of their order of calls. Residuals begin as zeros. They are this rank's own, and
+    same points of their order of calls. Residuals begin as zeros. They are this rank's own and
     part of the state of training, as is `state()`. The sum, together with all ranks' residuals, is
-    what plain summing would have given, but for rounding.
+    what plain summing would have given, up to rounding.
     """
 
     name: str
 
     def __init__(self, group: Group) -> None:
         self.group = group
-        self._flights: deque[Flight] = deque()
+        self._queue: deque[PhasedWork] = deque()
 
     def start(
         self,
@@ -64,13 +66,13 @@ class Compressor(ABC):
         place: int = 0,
         label: str = "",
     ) -> Pending:
-        """Begin to sum `grad` over the group; after `wait()` the sum is in `grad`.
+        """Start to sum `grad` over the group; after `wait()` the sum is in `grad`.
 
-        Both are 1-D, contiguous, float32 and equally long, and not to be touched before `wait()`
-        returns; `residual` is added to `grad` first, and then holds what was lost. `place`, where
-        the stretch begins in the whole flat gradient, is its name from step to step. A gradient
-        that is not finite gives a sum that is not finite, and spoils the residual too. On one
-        rank nothing is lost. Raises ValueError for arrays or matrices that do not fit together.
+        Both are 1-D, contiguous, float32 and equally long, and must not be touched before `wait()`
+        returns; `residual` is added to `grad` first, and then holds what was lost. `place`, the
+        start of the stretch in the flat gradient, identifies it from step to step. A gradient that
+        is not finite gives a sum that is not finite, and spoils the residual too. On one rank
+        nothing is lost. Raises ValueError for arrays or matrices that do not fit together.
         """
         _check(grad, residual, matrices)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -78,15 +80,11 @@ class Compressor(ABC):
         if self.group.size == 1 or grad.size == 0:
             residual.fill(0)
             return Ready(grad)
-        flight = Flight(self._phases(Stretch(grad, residual, matrices, place, label)))
-        self._flights.append(flight)
-        if len(self._flights) > BEHIND:
-            self._flights[-1 - BEHIND].reach(2)
-        return _Turn(self._flights, flight)
-
-    @abstractmethod
-    def bytes_sent(self, size: int, matrices: Matrices = ()) -> int:
-        """Exactly how many bytes each rank sends to sum a stretch of `size` elements."""
+        work = PhasedWork(self._phases(Stretch(grad, residual, matrices, place, label)))
+        self._queue.append(work)
+        if len(self._queue) > BEHIND:
+            self._queue[-1 - BEHIND].reach(2)
+        return _QueuedWork(self._queue, work)
 
     @abstractmethod
     def _phases(self, stretch: Stretch) -> Phases:
@@ -97,39 +95,55 @@ class Compressor(ABC):
         return {}
 
     def load(self, state: Mapping[str, Array]) -> None:
-        """Go on from a `state()`; raises ValueError if it is of another kind of compressor."""
+        """Continue from a `state()`; raises ValueError if it is another kind of compressor's."""
         if state:
             raise ValueError(f"{self.name} has no state of its own, but is given {sorted(state)}")
 
 
-class _Turn:
-    """A stretch that waits for those before it, and sees to it that those behind it move."""
+class CodecCompressor(Compressor):
+    """Sums gradients as 16-bit or 8-bit numbers, with error feedback at both encodings.
 
-    def __init__(self, flights: deque[Flight], flight: Flight) -> None:
-        self._flights, self._flight = flights, flight
+    A rank loses something where it encodes the other ranks' parts of its contribution, and where
+    it encodes the sum of its own part. These are different elements, so one residual holds both
+    (the worker's and the server's of Tang et al., "DoubleSqueeze: parallel stochastic gradient
+    descent with double-pass error-compensated compression", 2019).
+    """
+
+    def __init__(self, group: Group, codec: Codec) -> None:
+        super().__init__(group)
+        self.codec, self.name = codec, codec.name
+
+    def _phases(self, stretch: Stretch) -> Phases:
+        grad, residual, label = stretch.grad, stretch.residual, stretch.label
+        return sum_encoded(self.group, grad, self.codec, residual, label=label)
+
+
+class _QueuedWork:
+    """A stretch that waits for those before it, and keeps those behind it moving."""
+
+    def __init__(self, queue: deque[PhasedWork], work: PhasedWork) -> None:
+        self._queue, self._work = queue, work
 
     def wait(self) -> Array:
-        """See Pending."""
-        while not self._flight.ended:
+        while not self._work.ended:
             # The next stretches' second collectives run while this one's is decoded.
-            for flight in islice(self._flights, 1 + BEHIND):
-                flight.reach(2)
-            self._flights[0].wait()
-            self._flights.popleft()
-        result: Array = self._flight.wait()
-        return result
+            for work in islice(self._queue, 1 + BEHIND):
+                work.reach(2)
+            self._queue[0].wait()
+            self._queue.popleft()
+        return self._work.wait()
 
 
-def redistribute(residuals: Sequence[Array], size: int) -> Array:
-    """The residual of each of `size` ranks that go on from others': equal parts of their sum.
+def redistribute(residuals: Iterable[Array], size: int) -> Array:
+    """The residual of each of `size` ranks that continue from others': an equal part of their sum.
 
-    Nothing of what was lost is forgotten, and nothing counted twice.
+    Nothing that was lost is forgotten, and nothing counts twice.
     """
-    if not residuals or size < 1:
-        raise ValueError(f"{len(residuals)} residuals cannot be spread over {size} ranks")
-    total = residuals[0].astype(np.float32)
-    for residual in residuals[1:]:
-        total += residual
+    total: Array | None = None
+    for residual in residuals:
+        total = residual.astype(np.float32) if total is None else np.add(total, residual, out=total)
+    if total is None:
+        raise ValueError(f"0 residuals cannot be spread over {size} ranks")
     total /= size
     return total
 

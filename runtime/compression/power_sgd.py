@@ -1,13 +1,13 @@
 """Gradients of matrices as products of two thin ones, found by one step of a power iteration.
 
 Vogels, Karimireddy and Jaggi, "PowerSGD: practical low-rank gradient compression for distributed
-optimization" (2019). With M the sum of the ranks' matrices (each with its memory added) and Q the
-one of the step before (algorithm 1):
+optimization" (2019). With M the sum of the ranks' matrices (each with its residual added) and Q
+that of the step before (algorithm 1):
 
     P = sum of M Q    P = its columns made orthonormal    Q = sum of M^T P    M is about P Q^T
 
-Both sums are plain all-reduces, as M Q is linear in M. What a rank keeps (algorithm 2) is its own
-M - P (M^T P)^T: the ranks' memories add up to what the sum has lost.
+Both sums are plain all-reduces, as M Q is linear in M. A rank's residual (algorithm 2) is its own
+M - P (M^T P)^T; the ranks' residuals add up to what the sum has lost.
 """
 
 from collections.abc import Mapping
@@ -21,11 +21,11 @@ from ringlet.comm import Group
 from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.random import generator
 from ringlet.runtime.compression.compressor import Compressor, Matrices, Stretch
-from ringlet.runtime.compression.flight import Phases
+from ringlet.runtime.compression.phases import Phases
 
 
 class Matrix(NamedTuple):
-    """A parameter that is worth approximating: its first axis against all others."""
+    """A parameter that is worth approximating; rows are its first axis, columns all others."""
 
     place: slice
     rows: int
@@ -36,8 +36,8 @@ class Matrix(NamedTuple):
 class PowerSGD(Compressor):
     """Sums approximations of rank `rank`; vectors, and matrices too small to gain, exactly.
 
-    The bits are the same on all ranks if these have the same processor and BLAS: each multiplies
-    P and Q for itself.
+    The bits are the same on all ranks if they have the same processor and BLAS, as each multiplies
+    P and Q itself.
     """
 
     name = "powersgd"
@@ -48,16 +48,12 @@ class PowerSGD(Compressor):
         self._q: dict[str, Array] = {}
         self._in_use: set[str] = set()
 
-    def bytes_sent(self, size: int, matrices: Matrices = ()) -> int:
-        """See Compressor."""
-        return power_sgd_bytes(size, matrices, self.rank, self.group.size)
-
     def state(self) -> dict[str, Array]:
         """Q of each matrix, named by the matrix's place in the flat gradient."""
         return {name: q.copy() for name, q in self._q.items()}
 
     def load(self, state: Mapping[str, Array]) -> None:
-        """See Compressor. Of matrices that are not in it, Q begins afresh."""
+        """Continue from a `state()`; for matrices that are not in it Q begins afresh."""
         if bad := [name for name in state if not name.isdecimal()]:
             raise ValueError(f"powersgd's state has places as names, not {sorted(bad)}")
         self._q = {name: np.array(q, np.float32) for name, q in state.items()}
@@ -65,10 +61,14 @@ class PowerSGD(Compressor):
     def _phases(self, stretch: Stretch) -> Phases:
         grad, residual, label = stretch.grad, stretch.residual, stretch.label
         large = worthwhile(stretch.matrices, self.rank)
-        rest = _others(large, grad.size)
+        rest = _between(large, grad.size)
         names = [str(stretch.place + matrix.place.start) for matrix in large]
         old = self._take(names, large)
-        buffer, thin, plain = self._first_buffer(large, rest)
+        # First sum: each P, and what is not approximated.
+        shapes = [(matrix.rows, matrix.rank) for matrix in large]
+        vectors = [(part.stop - part.start,) for part in rest]
+        buffer, views = _views([*shapes, *vectors], self.group.size)
+        thin, plain = views[: len(large)], views[len(large) :]
         for matrix, q, p in zip(large, old, thin, strict=True):
             _multiply(_view(grad, matrix), q, out=p)
         for part, vector in zip(rest, plain, strict=True):
@@ -80,13 +80,15 @@ class PowerSGD(Compressor):
         if not large:
             return grad
         bases = [np.linalg.qr(p)[0] for p in thin]
-        buffer, new = self._second_buffer(large)
+        # Second sum: each Q.
+        buffer, new = _views([(matrix.columns, matrix.rank) for matrix in large], self.group.size)
         for matrix, p, q in zip(large, bases, new, strict=True):
             _project(_view(grad, matrix), p, q, _view(residual, matrix))
         yield self.group.all_reduce(buffer, async_op=True, label=label)
-        for matrix, p, q in zip(large, bases, new, strict=True):
+        for matrix, name, p, q in zip(large, names, bases, new, strict=True):
             _multiply(p, q.T, out=_view(grad, matrix))
-        self._put_back(names, new)
+            self._q[name] = q.copy()
+        self._in_use.difference_update(names)
         return grad
 
     def _take(self, names: list[str], large: list[Matrix]) -> list[Array]:
@@ -113,27 +115,9 @@ class PowerSGD(Compressor):
             )
         return q
 
-    def _put_back(self, names: list[str], new: list[Array]) -> None:
-        for name, q in zip(names, new, strict=True):
-            self._q[name] = q.copy()
-        self._in_use.difference_update(names)
-
-    def _first_buffer(
-        self, large: list[Matrix], rest: list[slice]
-    ) -> tuple[Array, list[Array], list[Array]]:
-        """What the first all-reduce sums: each P, and what is not approximated."""
-        shapes = [(matrix.rows, matrix.rank) for matrix in large]
-        vectors = [(part.stop - part.start,) for part in rest]
-        buffer, views = _views([*shapes, *vectors], self.group.size)
-        return buffer, views[: len(large)], views[len(large) :]
-
-    def _second_buffer(self, large: list[Matrix]) -> tuple[Array, list[Array]]:
-        """What the second all-reduce sums: each Q."""
-        return _views([(matrix.columns, matrix.rank) for matrix in large], self.group.size)
-
 
 def power_sgd_bytes(size: int, matrices: Matrices, rank: int, ranks: int) -> int:
-    """The bytes that each rank sends in the two all-reduces, by rings."""
+    """Bytes that each rank sends in the two all-reduces, by rings."""
     large = worthwhile(matrices, rank)
     first = size + sum(m.rank * m.rows - m.rows * m.columns for m in large)
     second = sum(m.rank * m.columns for m in large)
@@ -153,7 +137,7 @@ def worthwhile(matrices: Matrices, rank: int) -> list[Matrix]:
     return found
 
 
-def _others(large: list[Matrix], size: int) -> list[slice]:
+def _between(large: list[Matrix], size: int) -> list[slice]:
     """What lies between the matrices."""
     ends = [0, *(matrix.place.stop for matrix in large)]
     starts = [*(matrix.place.start for matrix in large), size]

@@ -1,4 +1,4 @@
-"""The compressors by name, as an option of training gives them: "int8", "topk:0.05"."""
+"""Compressors by name, as options give them: "int8", "topk:0.05"."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -6,14 +6,13 @@ from typing import Any, NamedTuple
 from ringlet.comm import Group
 from ringlet.runtime.compression.codecs import CODECS, Codec
 from ringlet.runtime.compression.collectives import all_reduce_bytes
-from ringlet.runtime.compression.compressor import Compressor, Matrices
-from ringlet.runtime.compression.encoded import Encoded
+from ringlet.runtime.compression.compressor import CodecCompressor, Compressor, Matrices
 from ringlet.runtime.compression.power_sgd import PowerSGD, power_sgd_bytes
 from ringlet.runtime.compression.top_k import TopK, top_k_bytes
 
 
 class Scheme(NamedTuple):
-    """One way to compress. `parameter` is what stands behind the colon."""
+    """One way to compress; the parameter is what follows the colon."""
 
     usage: str
     read: Callable[[str], Any]
@@ -21,13 +20,13 @@ class Scheme(NamedTuple):
     """(group, parameter, seed) -> the compressor."""
 
     bytes_sent: Callable[[int, Matrices, Any, int], int]
-    """(size, matrices, parameter, ranks) -> the bytes that each rank sends."""
+    """(size, matrices, parameter, ranks) -> bytes that each rank sends."""
 
 
 def make_compressor(spec: str, group: Group, seed: int = 0) -> Compressor:
-    """The compressor that `spec` names, for a group: "int8", "topk:0.05", "powersgd:2".
+    """The compressor that `spec` names: "int8", "topk:0.05", "powersgd:2".
 
-    Raises ValueError, with what there is, for another name or a parameter out of range.
+    Raises ValueError, with what there is, for an unknown name or a parameter out of range.
     """
     scheme, parameter = parse(spec)
     return scheme.make(group, parameter, seed)
@@ -50,7 +49,7 @@ def parse(spec: str) -> tuple[Scheme, Any]:
         return scheme, scheme.read("")
     try:
         if not text:
-            raise ValueError("a parameter is missing behind the colon")
+            raise ValueError("a parameter is missing after the colon")
         return scheme, scheme.read(text)
     except ValueError as error:
         raise ValueError(f"compressor {spec!r}: {error}; write {scheme.usage}") from None
@@ -60,7 +59,7 @@ def _encoded(codec: Codec) -> Scheme:
     return Scheme(
         codec.name,
         _read_nothing,
-        lambda group, _, seed: Encoded(group, codec),
+        lambda group, _, seed: CodecCompressor(group, codec),
         lambda size, matrices, _, ranks: all_reduce_bytes(size, codec, ranks),
     )
 

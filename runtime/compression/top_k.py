@@ -1,4 +1,4 @@
-"""Only the largest elements travel, with their places; the others wait in the residual.
+"""Top-k: the largest elements travel, with their places; the others wait in the residual.
 
 Lin, Han, Mao, Wang and Dally, "Deep gradient compression: reducing the communication bandwidth for
 distributed training" (2018), section 3.1. Aji and Heafield, "Sparse communication for distributed
@@ -11,22 +11,18 @@ import numpy as np
 
 from ringlet.comm import Group
 from ringlet.nn.autograd.tensor import Array
-from ringlet.runtime.compression.compressor import Compressor, Matrices, Stretch
-from ringlet.runtime.compression.flight import Phases
+from ringlet.runtime.compression.compressor import Compressor, Stretch
+from ringlet.runtime.compression.phases import Phases
 
 
 class TopK(Compressor):
-    """Sums each rank's `ratio` of the elements: those of the largest absolute values."""
+    """Sums the `ratio` of each rank's elements that have the largest absolute values."""
 
     name = "topk"
 
     def __init__(self, group: Group, ratio: float) -> None:
         super().__init__(group)
         self.ratio = ratio
-
-    def bytes_sent(self, size: int, matrices: Matrices = ()) -> int:
-        """See Compressor."""
-        return top_k_bytes(size, self.ratio, self.group.size)
 
     def _phases(self, stretch: Stretch) -> Phases:
         grad, residual = stretch.grad, stretch.residual
@@ -43,19 +39,19 @@ class TopK(Compressor):
 
 
 def top_k_bytes(size: int, ratio: float, ranks: int) -> int:
-    """The bytes that each rank sends: 8 for each element that travels, to every other rank."""
+    """Bytes that each rank sends: 8 for each element that travels, to every other rank."""
     return (ranks - 1) * 8 * count(size, ratio)
 
 
 def count(size: int, ratio: float) -> int:
-    """How many of `size` elements travel: at least one, where there is one."""
+    """How many of `size` elements travel: at least one, unless there is none."""
     return min(size, max(1, math.ceil(ratio * size)))
 
 
 def largest(x: Array, count: int) -> Array:
     """The places of the `count` largest absolute values, as int32 in ascending order.
 
-    NaN counts as larger than any number, so that it does not stay behind unseen.
+    NaN counts as larger than any number, so that it is not held back unnoticed.
     """
     if x.size > np.iinfo(np.int32).max:
         raise ValueError(f"places in a stretch of {x.size} elements do not fit 32 bits: cut it")

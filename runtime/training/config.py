@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ringlet.runtime.rules import problem
+from ringlet.runtime.rules import CONFIG, problem
 
 
 class ConfigError(ValueError):
@@ -248,7 +248,7 @@ def check_config(values: Mapping[str, Any]) -> TrainConfig:
         for name in names:
             if not low <= getattr(config, name) < high:
                 raise ConfigError(f"{name} is {getattr(config, name)}; it must be {text}")
-    if text := problem(asdict(config), "config"):
+    if text := problem(asdict(config), CONFIG):
         raise ConfigError(text)
     return config
 

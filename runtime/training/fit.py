@@ -5,7 +5,7 @@ from dataclasses import asdict, fields, replace
 
 from ringlet.runtime.mesh import AXES, MeshError, parse_mesh
 from ringlet.runtime.options import Parallelism
-from ringlet.runtime.rules import problem
+from ringlet.runtime.rules import DEVICE, MESH, MODEL, OPTIONS, RUN, problem
 from ringlet.runtime.training.config import ConfigError, TrainConfig
 
 DEFAULT_WORKERS = 2
@@ -59,7 +59,6 @@ def check_fit(config: TrainConfig, workers: int) -> None:
         parallelism(config)
     except MeshError as error:
         raise ConfigError(str(error)) from error
-    scopes = ["mesh", "options", "run", "model", *(["device"] if config.device == "cuda" else [])]
     facts = {**asdict(config), **shape, "shape": shape, "workers": workers}
-    if text := problem(facts, *scopes):
+    if text := problem(facts, MESH, OPTIONS, DEVICE if config.device == "cuda" else {}, RUN, MODEL):
         raise ConfigError(text)

@@ -562,7 +562,7 @@ def counted(world, spec, sizes):
         matrices = LAYOUT if size == LENGTH else ()
         grad, residual = noise(size, world.rank), np.zeros(size, np.float32)
         compressor.start(grad, residual, matrices, place=10_000 * size).wait()
-    said = [compressor.bytes_sent(size, LAYOUT if size == LENGTH else ()) for size in sizes]
+    said = [bytes_sent(spec, n, LAYOUT if n == LENGTH else (), world.size) for n in sizes]
     return [total_sent(world) - before, sum(said)]
 
 

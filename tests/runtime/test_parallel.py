@@ -11,7 +11,7 @@ from ringlet.nn.models import GPT, GPTConfig
 from ringlet.nn.optim import SGD, AdamW
 from ringlet.runtime import Mesh, MeshError, MicroBatch, Parallelism, Step, parallelize
 from ringlet.runtime.mesh import share
-from ringlet.runtime.rules import problem
+from ringlet.runtime.rules import OPTIONS, problem
 from ringlet.runtime.sharding.shard_spec import ShardSpec
 
 VOCABULARY, CONTEXT, BATCH, STEPS = 13, 8, 8, 2
@@ -340,7 +340,7 @@ def possible(mesh, options, micro):
     shape = {axis: mesh.get(axis, 1) for axis in ("dp", "tp", "pp", "cp", "ep")}
     positions = 2 * shape["cp"] * (shape["tp"] if options["sequence"] else 1)
     try:
-        if problem({**vars(Parallelism(**options)), **shape}, "options"):
+        if problem({**vars(Parallelism(**options)), **shape}, OPTIONS):
             return False
     except MeshError:
         return False

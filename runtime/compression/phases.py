@@ -1,21 +1,21 @@
 """Computations with collectives in them, written from top to bottom and run a phase at a time.
 
-A generator issues an asynchronous collective and yields its Work; it goes on when that has ended.
+A generator issues an asynchronous collective and yields its Work; it resumes when that has ended.
 While it is suspended the caller computes.
 """
 
 from collections.abc import Generator
 from typing import Any, TypeAlias
 
-from ringlet.comm.calls.work import Work
+from ringlet.comm import Work
 from ringlet.nn.autograd.tensor import Array
 
 Phases: TypeAlias = Generator[Work, Any, Array]
 """Yields the Work of each phase, is sent what its `wait()` returned, and returns the result."""
 
 
-class Flight:
-    """Phases under way: the first begins at once, the others when they are reached."""
+class PhasedWork:
+    """Phases in progress: the first begins at once, the others when they are reached."""
 
     def __init__(self, phases: Phases) -> None:
         self._phases = phases
@@ -26,7 +26,7 @@ class Flight:
         self._next()
 
     def reach(self, phase: int) -> None:
-        """Wait until this phase (1, 2, ...) has begun, or there is none left."""
+        """Wait until this phase (1, 2, ...) has begun, or none is left."""
         while self._phase < phase and not self.ended:
             self._next()
 
