@@ -10,14 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ringlet.nn.autograd.operations.tiled_attention import (
-    CAUSAL,
-    PLAIN,
-    Block,
-    GemmOperand,
-    Scores,
-    plan_of,
-)
+from ringlet.nn.autograd.operations.attention_scores import CAUSAL, PLAIN, GemmOperand, Scores
+from ringlet.nn.autograd.operations.tiled_attention import AttentionBlock, tiles_of
 from ringlet.nn.autograd.operations.tiled_attention import attend_backward as attend_backward_to_all
 from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import chosen, xp
@@ -49,10 +43,10 @@ def attend(q: Array, kv: Array, seen: Seen, causal: bool) -> None:
     out / total. Causal: query i sees the keys up to i.
     """
     masks = CAUSAL if causal else PLAIN
-    scores, plan = Scores(q, kv[0], masks), plan_of(q, kv[0], masks)
+    scores, tiled = Scores(q, kv[0], masks), tiles_of(q, kv[0], masks)
     values = GemmOperand(kv[1], q.shape[2], transposed=False)
-    spare = xp.empty(scores.room(itertools.chain.from_iterable(plan)), q.dtype)
-    for tiles in plan:
+    spare = xp.empty(scores.room(itertools.chain.from_iterable(tiled)), q.dtype)
+    for tiles in tiled:
         out, before, total = (array[tiles[0].rows] for array in seen)
         part = xp.empty(out.shape, out.dtype)
         sums, shift = scores.weigh_in_range(tiles, values, part, spare, None)
@@ -81,10 +75,10 @@ def attend_backward(
     """
     masks, (to_q, to_kv) = CAUSAL if causal else PLAIN, gradients
     blocks = []
-    for tiles in plan_of(q, kv[0], masks):
+    for tiles in tiles_of(q, kv[0], masks):
         _, shift, total = (array[tiles[0].rows] for array in seen)
         shifted = chosen().on_device or shift.any()
-        blocks.append(Block(tiles, 1 / total, shift if shifted else None, None))
+        blocks.append(AttentionBlock(tiles, 1 / total, shift if shifted else None, None))
     arrays = q, kv[0], kv[1], out
     every = to_q, *to_kv
     attend_backward_to_all(blocks, arrays, grad, masks, every, more=True)
