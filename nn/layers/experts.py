@@ -20,7 +20,7 @@ from ringlet.nn.autograd.operations.experts import (
     ExpertProducts,
     Gates,
     Routing,
-    best,
+    top_indices,
 )
 from ringlet.nn.autograd.tensor import Tensor
 from ringlet.nn.backend import Array
@@ -99,7 +99,7 @@ class Experts(Module):
         self.c_proj = ExpertLinear(experts, hidden, width, bias)
 
     def forward(self, x: Tensor, logits: Tensor) -> Tensor:
-        choices = best(logits.data, self.top_k)  # (B, T, k)
+        choices = top_indices(logits.data, self.top_k)  # (B, T, k)
         kept = np.ones(choices.shape, bool)
         if self.training:
             kept, logits = self._in_training(choices, logits)

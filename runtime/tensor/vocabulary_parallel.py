@@ -104,8 +104,8 @@ class VocabularyParallelLinearCrossEntropy(LinearCrossEntropy):
     The gradient of x is summed over the ranks while the weight's is computed.
     """
 
-    def __init__(self, region: Region, *goal: Any) -> None:
-        super().__init__(*goal)
+    def __init__(self, region: Region, *options: Any) -> None:
+        super().__init__(*options)
         self.region = region
 
     def forward(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
@@ -143,18 +143,19 @@ class VocabularyParallelLoss(LogitsLoss):
         ids = host_array(targets).reshape(-1)
         wrong = ids[(ids != -100) & ((ids < 0) | (ids >= self.vocabulary))]
         if wrong.size:
-            raise IndexError(f"target {wrong[0]} is no id of a vocabulary of {self.vocabulary}")
+            count = self.vocabulary
+            raise IndexError(f"target {wrong[0]} is out of range for a vocabulary of {count}")
         counted = ids != -100
         divided = max(int(counted.sum()), 1) if reduction == "mean" else 1
         if layer is None:
             weights = asarray(np.where(counted, 1 / divided, 0).astype(logits.dtype))
-            goal = self._goal(np.where(counted, ids, -1))
-            return CrossEntropy(goal, weights, "sum")(logits.reshape(-1, logits.shape[-1]))
+            local = self._targets(np.where(counted, ids, -1))
+            return CrossEntropy(local, weights, "sum")(logits.reshape(-1, logits.shape[-1]))
         rows = None if counted.all() else asarray(np.flatnonzero(counted))
-        goal = self._goal(ids[counted])
-        operation = VocabularyParallelLinearCrossEntropy(layer.region, goal, rows, "sum", divided)
+        local = self._targets(ids[counted])
+        operation = VocabularyParallelLinearCrossEntropy(layer.region, local, rows, "sum", divided)
         own = () if layer.bias is None else (layer.bias,)
         return operation(logits, layer.weight, *own)
 
-    def _goal(self, targets: Array) -> ShardedGoal:
+    def _targets(self, targets: Array) -> ShardedGoal:
         return ShardedGoal(self.group, targets, self.first, self.columns)

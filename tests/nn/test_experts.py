@@ -7,7 +7,7 @@ import pytest
 
 from ringlet import nn
 from ringlet.nn import Tensor
-from ringlet.nn.autograd.operations.experts import Balance, best
+from ringlet.nn.autograd.operations.experts import Balance, top_indices
 from ringlet.nn.models import GPT, GPTConfig, generate
 
 WIDTH, HIDDEN = 3, 5
@@ -136,7 +136,7 @@ def test_an_even_load_has_no_pull():
 
 def test_of_equal_experts_the_first_is_chosen():
     logits = np.array([[1.0, 2.0, 2.0, 2.0], [0.0, 0.0, 0.0, 0.0], [-1.0, -2.0, -1.0, 3.0]])
-    assert best(logits, 2).tolist() == [[1, 2], [0, 1], [3, 0]]
+    assert top_indices(logits, 2).tolist() == [[1, 2], [0, 1], [3, 0]]
 
 
 def test_a_sample_does_not_depend_on_the_others_nor_a_position_on_later_ones():

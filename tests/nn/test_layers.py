@@ -108,9 +108,9 @@ def test_attention_dropout_is_on_the_probabilities():
     ("shapes", "options", "message"),
     [
         ([(1, 2, 3, 4), (1, 2, 5, 3), (1, 2, 5, 4)], {}, r"\(1, 2, 3, 4\).*\(1, 2, 5, 3\)"),
-        ([(1, 3, 3, 4), (1, 2, 5, 4), (1, 2, 5, 4)], {"enable_gqa": True}, "do not fit"),
-        ([(1, 4, 3, 4), (1, 2, 5, 4), (1, 2, 5, 4)], {}, "4 heads for 2 of keys take enable_gqa"),
-        ([(1, 2, 6, 4)] + [(1, 2, 5, 4)] * 2, {"is_causal": True}, "6 causal queries for 5 keys"),
+        ([(1, 3, 3, 4), (1, 2, 5, 4), (1, 2, 5, 4)], {"enable_gqa": True}, "do not match"),
+        ([(1, 4, 3, 4), (1, 2, 5, 4), (1, 2, 5, 4)], {}, "4 query and 2 key heads need enable_gqa"),
+        ([(1, 2, 6, 4)] + [(1, 2, 5, 4)] * 2, {"is_causal": True}, "6 queries to only 5 keys"),
         ([(1, 2, 3, 4)] * 3, {"attn_mask": np.ones((4, 3))}, r"\(4, 3\).*\(1, 2, 3, 3\)"),
         ([(1, 2, 3, 4)] * 3, {"dropout_p": 1.0}, "probability is 1.0"),
     ],
@@ -137,7 +137,7 @@ def test_cross_entropy_refuses():
     x = normal(3, 4)
     with pytest.raises(ValueError, match=r"label_smoothing is 1\.5"):
         F.cross_entropy(x, np.zeros(3, int), label_smoothing=1.5)
-    with pytest.raises(ValueError, match=r"weights of shape \(3,\) for 4 classes"):
+    with pytest.raises(ValueError, match=r"weights of shape \(3,\) do not match 4 classes"):
         F.cross_entropy(x, np.zeros(3, int), weight=np.ones(3))
     with pytest.raises(ValueError, match="'most'"):
         F.cross_entropy(x, np.zeros(3, int), reduction="most")
@@ -231,5 +231,5 @@ def test_certain_probabilities_are_ids():
             F.cross_entropy(logits, certain, **options).data,
             F.cross_entropy(logits, ids, **options).data,
         )
-    with pytest.raises(ValueError, match=r"\(4, 3\) and probabilities of \(4, 2\) do not fit"):
+    with pytest.raises(ValueError, match=r"\(4, 3\) and probabilities of \(4, 2\) do not match"):
         F.cross_entropy(logits, certain[:, :2])

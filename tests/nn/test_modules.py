@@ -191,7 +191,7 @@ def test_ids_and_targets_out_of_range_are_named():
         model(np.array([[0, 11]]))
     with pytest.raises(IndexError, match="id -1"):
         model(np.array([[-1, 0]]))
-    with pytest.raises(IndexError, match="target 99 is no id of a vocabulary of 11"):
+    with pytest.raises(IndexError, match="target 99 is out of range for a vocabulary of 11"):
         model(np.array([[0, 1]]), np.array([[0, 99]]))
     with pytest.raises(TypeError, match="float64"):
         model(np.array([[0.0]]))

@@ -1,5 +1,5 @@
-"""Activation functions. GELU and its like work in blocks that stay in the cache, and make the slope
-together with the value: backward has one product to do, and no array is kept besides."""
+"""Activation functions. GELU and its kind work in blocks that stay in the cache, and compute the
+slope with the value: backward is one product, and nothing else is kept."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from ringlet.nn.backend import Array, block_size, xp
 __all__ = ["gelu", "relu", "sigmoid", "silu", "swiglu", "tanh"]
 
 BLOCK = 32 * 1024
-"""Elements for each block: a handful of them fit the second-level cache."""
+"""Elements in each block: a handful of blocks fit the second-level cache."""
 
 
 class Tanh(Operation):
@@ -53,7 +53,7 @@ class ReLU(Operation):
 
 
 class _Sloped(Operation):
-    """A function of single elements that keeps nothing but its slope, made together with it."""
+    """An element-wise function that keeps only its slope, computed together with it."""
 
     slope: Array | None = None
 
@@ -67,7 +67,7 @@ class _Sloped(Operation):
         return result
 
     def block(self, x: Array, y: Array, slope: Array | None, spare: Array) -> None:
-        """Write the function of a block to `y` and, if it is wanted, its slope."""
+        """Write the function of a block to `y`, and its slope unless that is None."""
         raise NotImplementedError
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
@@ -90,7 +90,7 @@ class SiLU(_Sloped):
 class SwiGLU(Operation):
     """silu(gate) * up. Shazeer, "GLU variants improve transformer" (2020).
 
-    Kept for backward: what the result's gradient is multiplied by for each of the two.
+    Keeps for backward the factors of the result's gradient for each of the two.
     """
 
     def forward(self, gate: Array, up: Array) -> Array:
@@ -178,7 +178,7 @@ class ErfGELU(_Sloped):
 
 
 def _blocks(*arrays: Array) -> list[tuple[Array, ...]]:
-    """The arrays, all of one size, cut into flat blocks that fit the cache together."""
+    """The arrays, all of one size, cut into flat blocks that together fit the cache."""
     flat, size = [array.reshape(-1) for array in arrays], block_size(BLOCK)
     return [
         tuple(each[start : start + size] for each in flat) for start in range(0, flat[0].size, size)
@@ -192,14 +192,14 @@ silu = unary(SiLU)
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate) * up, of one shape. Raises ValueError with both shapes if they differ."""
+    """silu(gate) * up, of one shape. Raises ValueError naming both shapes if they differ."""
     if gate.shape != up.shape:
-        raise ValueError(f"gate of shape {gate.shape} and up of shape {up.shape} do not fit")
+        raise ValueError(f"gate has shape {gate.shape} and up {up.shape}; they must be the same")
     return SwiGLU()(gate, up)
 
 
 def gelu(x: Tensor, approximate: Literal["none", "tanh"] = "none") -> Tensor:
-    """The Gaussian error linear unit, exact or with the tanh approximation of GPT-2."""
+    """The Gaussian error linear unit, exact or with GPT-2's tanh approximation."""
     if approximate not in ("none", "tanh"):
-        raise ValueError(f"approximate is {approximate!r}; there are 'none' and 'tanh'")
+        raise ValueError(f"approximate is {approximate!r}; it must be 'none' or 'tanh'")
     return TanhGELU()(x) if approximate == "tanh" else ErfGELU()(x)

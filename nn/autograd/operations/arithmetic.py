@@ -1,4 +1,4 @@
-"""Arithmetic element by element, with broadcasting, and what chooses between elements."""
+"""Element-wise arithmetic and selection, with broadcasting."""
 
 from collections.abc import Sequence
 
@@ -87,7 +87,7 @@ class Pow(Operation):
 
 
 class Power(Operation):
-    """a ** b. Where a is 0 the slope along b is 0, as in PyTorch."""
+    """a ** b. Where a is 0 the gradient of b is 0, as in PyTorch."""
 
     def forward(self, a: Array, b: Array) -> Array:
         self.a, self.b = a, b
@@ -137,7 +137,7 @@ class Abs(Operation):
 
 
 class Clamp(Operation):
-    """The elements, none below or above the bounds; slope 1 at a bound."""
+    """The elements limited to the bounds; slope 1 at a bound."""
 
     def __init__(self, low: float | None, high: float | None) -> None:
         self.low, self.high = low, high
@@ -153,7 +153,7 @@ class Clamp(Operation):
 
 
 class Extremum(Operation):
-    """The larger (or smaller) of two; equal ones share the gradient."""
+    """The larger (or smaller) of two; equal elements share the gradient."""
 
     def __init__(self, largest: bool) -> None:
         self.largest = largest
@@ -192,19 +192,19 @@ abs = unary(Abs)
 
 
 def pow(x: TensorLike, exponent: TensorLike) -> Tensor:
-    """x ** exponent; one of the two may be a number."""
+    """x ** exponent; either may be a number."""
     if isinstance(x, Tensor) and isinstance(exponent, int | float):
         return Pow(exponent)(x)
     return Power()(*tensors(x, exponent))
 
 
 def floor_divide(a: TensorLike, b: TensorLike) -> Tensor:
-    """The floor of a / b; has no gradient."""
+    """The floor of a / b; it has no gradient."""
     return Tensor(xp.floor_divide(*(x.data for x in tensors(a, b))))
 
 
 def clamp(x: Tensor, min: float | None = None, max: float | None = None) -> Tensor:
-    """The elements, none below `min` or above `max`."""
+    """The elements limited to `min` to `max`."""
     return Clamp(min, max)(x)
 
 

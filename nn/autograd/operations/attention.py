@@ -1,4 +1,4 @@
-"""Attention: softmax(q k^T) v as one operation. The work is done by tiled_attention."""
+"""Attention: softmax(q k^T) v as one operation, computed by tiled_attention."""
 
 from collections.abc import Sequence
 
@@ -20,9 +20,9 @@ __all__ = ["packed_self_attention", "scaled_dot_product_attention"]
 
 class ScaledDotProductAttention(Operation):
     """softmax(q k^T / sqrt(D) + bias) v. Vaswani et al., "Attention is all you need" (2017),
-    3.2.1; with fewer heads of keys than of queries Ainslie et al., "GQA" (2023).
+    3.2.1; with fewer key-value heads than query heads Ainslie et al., "GQA" (2023).
 
-    A fourth input is a bias with a gradient, (B or 1, H or 1, T or 1, S or 1).
+    The bias is one that has a gradient: (B or 1, H or 1, T or 1, S or 1).
     """
 
     def __init__(self, masks: Masks) -> None:
@@ -50,9 +50,9 @@ class ScaledDotProductAttention(Operation):
 
 
 class PackedSelfAttention(Operation):
-    """Self-attention over queries, keys and values that lie side by side: (B, T, 3C) -> (B, T, C).
+    """Self-attention over queries, keys and values side by side: (B, T, 3C) -> (B, T, C).
 
-    Saves the copies that splitting, transposing and joining heads would take.
+    This saves the copies of splitting, transposing and joining the heads.
     """
 
     def __init__(self, heads: int, causal: bool) -> None:
@@ -96,14 +96,14 @@ def scaled_dot_product_attention(
 ) -> Tensor:
     """softmax(q k^T / sqrt(D) + mask) v: (B, H, T, D), (B, G, S, D), (B, G, S, E) -> (B, H, T, E).
 
-    G is H, or with `enable_gqa` divides it: each head of keys serves H / G heads of queries. Also
-    without the axis of heads. `attn_mask` is broadcast to (B, H, T, S): bool (true: the key is
-    seen) or a number that is added, which gets a gradient if it wants one. Queries that see no
-    key get zeros. Causal: the last query sees all keys, each earlier one a key less (PyTorch
-    counts from the first query; the two agree for T = S); it may go with a mask. Dropout is on
-    the probabilities, by `path` and `part` (of the heads) as in `dropout`.
+    G equals H, or with `enable_gqa` divides it: each key-value head serves H / G query heads. The
+    axis of heads may be missing. `attn_mask` is broadcast to (B, H, T, S): bool (true where a query
+    attends to the key) or numbers to add, which may require a gradient. A query that attends to no
+    key gets zeros. Causal: the last query attends to all keys, each earlier one to one key less
+    (PyTorch counts from the first query; the two agree for T = S); it may be combined with a mask.
+    Dropout is applied to the probabilities, with `path` and `part` (of the heads) as in `dropout`.
 
-    Raises ValueError with the shapes if they do not fit.
+    Raises ValueError naming the shapes if they do not match.
     """
     if query.ndim == 3:
         mask = attn_mask if attn_mask is None or attn_mask.ndim < 3 else _with_heads(attn_mask)
@@ -131,14 +131,14 @@ def _with_heads(mask: Tensor | Array) -> Tensor | Array:
 def _check(q: Tensor, k: Tensor, v: Tensor, grouped: bool) -> None:
     fit = q.ndim == k.ndim == 4 and q.shape[0] == k.shape[0] and q.shape[3] == k.shape[3]
     if not fit or k.shape[:3] != v.shape[:3] or q.shape[1] % k.shape[1]:
-        raise ValueError(f"q {q.shape}, k {k.shape} and v {v.shape} do not fit")
+        raise ValueError(f"q {q.shape}, k {k.shape} and v {v.shape} do not match")
     if q.shape[1] != k.shape[1] and not grouped:
-        raise ValueError(f"{q.shape[1]} heads for {k.shape[1]} of keys take enable_gqa=True")
+        raise ValueError(f"{q.shape[1]} query and {k.shape[1]} key heads need enable_gqa=True")
 
 
 def _check_scores(q: Tensor, k: Tensor, mask: Tensor | Array | None, causal: bool) -> None:
     if causal and q.shape[2] > k.shape[2]:
-        raise ValueError(f"{q.shape[2]} causal queries for {k.shape[2]} keys")
+        raise ValueError(f"causal attention of {q.shape[2]} queries to only {k.shape[2]} keys")
     if mask is None:
         return
     scores = (*q.shape[:3], k.shape[2])
@@ -150,5 +150,5 @@ def _check_scores(q: Tensor, k: Tensor, mask: Tensor | Array | None, causal: boo
 def packed_self_attention(qkv: Tensor, heads: int, is_causal: bool = True) -> Tensor:
     """Self-attention of queries, keys and values side by side: (B, T, 3C) -> (B, T, C)."""
     if qkv.shape[-1] % (3 * heads):
-        raise ValueError(f"a last axis of {qkv.shape[-1]} is not 3 x {heads} heads of one width")
+        raise ValueError(f"a last axis of {qkv.shape[-1]} is no multiple of 3 x {heads} heads")
     return PackedSelfAttention(heads, is_causal)(qkv)

@@ -1,4 +1,4 @@
-"""Dropout whose masks depend on what is dropped, not on who computes it or when."""
+"""Dropout whose masks depend on what is dropped, not on where or when it is computed."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,8 +16,8 @@ __all__ = ["dropout"]
 class Dropout(Operation):
     """Zero elements with probability p and scale the others by 1 / (1 - p).
 
-    Srivastava et al., "Dropout" (2014). Axis 0 counts samples: each draws its own mask. Where
-    axis 1 is a part of the sequence, the mask is that part of the whole sequence's.
+    Srivastava et al., "Dropout" (2014). Axis 0 counts samples, each with a mask of its own. If
+    axis 1 is a part of the sequence, the mask is that part of the whole sequence's mask.
     """
 
     def __init__(self, p: float, path: str, part: tuple[int, int]) -> None:
@@ -34,9 +34,9 @@ class Dropout(Operation):
 def keep_mask(
     shape: tuple[int, ...], dtype: np.dtype[Any], p: float, path: str, part: tuple[int, int]
 ) -> Array:
-    """What elements are multiplied by: 0 with probability p, else 1 / (1 - p); see `dropout`.
+    """The elements' factors: 0 with probability p, else 1 / (1 - p); see `dropout`.
 
-    It is drawn on the host, so that it is the same on a device.
+    They are drawn on the host, so that they are the same on a device.
     """
     mask = np.empty(shape, bool)
     chosen, whole = _positions(shape, part)
@@ -48,7 +48,7 @@ def keep_mask(
 
 
 def _positions(shape: tuple[int, ...], part: tuple[int, int]) -> tuple[Any, tuple[int, ...]]:
-    """Which rows of a sample's mask are wanted, and the whole mask's shape."""
+    """The rows of a sample's mask that are needed, and the whole mask's shape."""
     scope, (index, count) = current(), part
     if scope.positions is None and count == 1:
         return ..., shape[1:]
@@ -65,16 +65,16 @@ def dropout(
     path: str = "",
     part: tuple[int, int] = (0, 1),
 ) -> Tensor:
-    """Zero elements with probability `p`, if training; the mask as `nn.random.scope` says.
+    """Zero elements with probability `p` while training; `nn.random.scope` determines the mask.
 
-    `path` names the layer: two layers draw different masks. `part` is (number, count) if axis 1
-    is one of `count` equal parts of the sequence.
+    `path` names the layer: two layers draw different masks. `part` is (index, count) if axis 1 is
+    one of `count` equal parts of the sequence.
     """
     check_probability(p)
     return Dropout(p, path, part)(x) if training and p else x
 
 
 def check_probability(p: float) -> None:
-    """Raises ValueError if nothing would be left, or p is no probability."""
+    """Raise ValueError unless 0 <= p < 1."""
     if not 0 <= p < 1:
-        raise ValueError(f"dropout probability is {p}; it has to be from 0 to below 1")
+        raise ValueError(f"dropout probability is {p}; it must be at least 0 and below 1")

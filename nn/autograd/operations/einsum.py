@@ -11,7 +11,7 @@ __all__ = ["einsum"]
 
 
 class Einsum(Operation):
-    """np.einsum. The gradient of an operand is an einsum of the result's and the other operands."""
+    """np.einsum. An operand's gradient is an einsum of the result's and the other operands."""
 
     def __init__(self, operands: Sequence[str], result: str) -> None:
         self.labels, self.result = list(operands), result
@@ -31,13 +31,13 @@ class Einsum(Operation):
         here = "".join(label for label in unique if any(label in term for term in terms))
         arrays = [grad, *(self.arrays[n] for n in others)]
         part = xp.einsum(f"{','.join(terms)}->{here}", *arrays, optimize=len(arrays) > 2)
-        # A label that only this operand has was summed: all along it have the same gradient.
+        # A label of this operand alone was summed: its elements have the same gradient.
         shape = [1 if label not in here else part.shape[here.index(label)] for label in unique]
         lengths = dict(zip(unique, shape, strict=True))
         for label, length in zip(own, x.shape, strict=True):
             lengths[label] = max(lengths[label], length)  # the engine undoes broadcasting
         result = xp.zeros([lengths[label] for label in own], grad.dtype)
-        # A label that is there twice is a diagonal.
+        # A label that appears twice is a diagonal.
         axes = {
             label: [1] * axis + [-1] + [1] * (len(unique) - axis - 1)
             for axis, label in enumerate(unique)
@@ -48,10 +48,11 @@ class Einsum(Operation):
 
 
 def einsum(equation: str, *operands: Tensor) -> Tensor:
-    """The sum of products that the equation says: einsum("bij,bjk->bik", a, b).
+    """The sum of products of an equation: einsum("bij,bjk->bik", a, b).
 
-    With an ellipsis for leading axes, repeated labels for diagonals, and without "->" the labels
-    that are there once, in the order of the alphabet. Raises ValueError if it does not fit.
+    An ellipsis stands for leading axes, a repeated label for a diagonal. Without "->" the result
+    has the labels that appear once, in alphabetical order. Raises ValueError if the operands do
+    not match.
     """
     left, arrow, result = equation.replace(" ", "").partition("->")
     terms = left.split(",")
@@ -64,7 +65,7 @@ def einsum(equation: str, *operands: Tensor) -> Tensor:
     for term, x in zip(terms, operands, strict=True):
         extra = x.ndim - _named(term)
         if extra < 0 or (extra and "..." not in term):
-            raise ValueError(f"einsum: {term!r} does not fit an operand of shape {x.shape}")
+            raise ValueError(f"einsum: {term!r} does not match an operand of shape {x.shape}")
         labels.append(term.replace("...", ellipsis[len(ellipsis) - extra :]))
     if not arrow:
         once = sorted(label for label in set(left) - set(",.") if left.count(label) == 1)

@@ -1,4 +1,4 @@
-"""Rows of a table by number."""
+"""Rows of a table by index."""
 
 from collections.abc import Sequence
 
@@ -13,18 +13,17 @@ __all__ = ["embedding"]
 
 
 class RowSums(Deferred):
-    """A table's gradient: each row's is the sum of those of its uses.
+    """A table's gradient: each row's is the sum over its uses.
 
-    The uses are sorted by row and summed in runs, in a fixed order; np.add.at takes many times
-    as long.
+    The uses are sorted by row and summed in runs, in a fixed order; np.add.at would take many
+    times as long.
     """
 
     def __init__(self, ids: Array, rows: Array) -> None:
-        """`ids` (N,) of the host, `rows` (N, C); the table may have more axes after the first."""
+        """`ids` (N,) are on the host, `rows` are (N, C); the table may have more axes."""
         self._ids, self._rows = ids, rows
 
     def into(self, out: Array, add: bool) -> None:
-        """Write the gradient to `out`, or add it."""
         if not add:
             out.fill(0)
         if not self._ids.size:
@@ -38,7 +37,7 @@ class RowSums(Deferred):
 
 
 class Embedding(Operation):
-    """table[ids]: (V, C) -> (*ids.shape, C); the ids are the host's."""
+    """table[ids]: (V, C) -> (*ids.shape, C); the ids are on the host."""
 
     def __init__(self, ids: Array, padding: int | None) -> None:
         self.ids, self.padding = ids, padding
@@ -57,12 +56,12 @@ class Embedding(Operation):
 def embedding(ids: Tensor | Array, weight: Tensor, padding_idx: int | None = None) -> Tensor:
     """weight[ids]: ids (...), weight (V, C) -> (..., C).
 
-    The row `padding_idx` (from the end, if it is negative) gets no gradient.
-    Raises IndexError naming an id that is out of range, TypeError if they are no integers.
+    The row `padding_idx` (from the end if negative) gets no gradient. Raises IndexError naming an
+    id that is out of range, TypeError if ids are not integers.
     """
     numbers = host_array(ids)
     if numbers.dtype.kind not in "iu":
-        raise TypeError(f"ids are integers, not {numbers.dtype}")
+        raise TypeError(f"ids must be integers, not {numbers.dtype}")
     wrong = numbers[(numbers < 0) | (numbers >= weight.shape[0])]
     if wrong.size:
         raise IndexError(f"id {wrong[0]} is out of range for a vocabulary of {weight.shape[0]}")
@@ -70,7 +69,7 @@ def embedding(ids: Tensor | Array, weight: Tensor, padding_idx: int | None = Non
 
 
 def padding_row(padding_idx: int | None, rows: int) -> int | None:
-    """The row that is meant, from 0 on; raises ValueError if a table of so many has no such row."""
+    """The row counted from 0; raises ValueError if the table does not have it."""
     if padding_idx is None:
         return None
     if not -rows <= padding_idx < rows:

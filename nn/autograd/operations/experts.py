@@ -1,7 +1,7 @@
-"""What a mixture of experts is made of: gates, the way to the experts and back, their products.
+"""The operations of a mixture of experts: gates, dispatch, the experts' products, and combine.
 
 Each position chooses `top_k` experts; a choice that is served is a row of the experts' input.
-Rows are sorted by expert, so that an expert's work is one product over one stretch of rows.
+Rows are sorted by expert, so that an expert's work is one product over contiguous rows.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,9 +21,9 @@ from ringlet.nn.backend import Array, asarray, to_host, xp
 class Routing:
     """Which row serves which choice of N positions: R rows, sorted by expert, then by position.
 
-    `rows` (N, k) is each choice's row, -1 where it is dropped; `choices` (R,) is each row's
-    choice, a number below N k; `counts` (experts,) are the rows of each expert. It is made on the
-    host, where the lengths of products have to be known.
+    `rows` (N, k) is each choice's row, -1 where it is dropped; `choices` (R,) is each row's choice,
+    below N k; `counts` (experts,) is the number of rows of each expert. All are on the host, which
+    must know the sizes of the products.
     """
 
     rows: Array
@@ -32,7 +32,7 @@ class Routing:
 
     @classmethod
     def of(cls, experts: Array, kept: Array, count: int) -> "Routing":
-        """From the chosen experts (N, k), of so many, and which of the choices are kept."""
+        """From the chosen experts (N, k), which choices are kept, and the number of experts."""
         flat = experts.reshape(-1)
         served = np.flatnonzero(kept)
         choices = served[np.argsort(flat[served], kind="stable")]
@@ -43,7 +43,7 @@ class Routing:
 
     @cached_property
     def positions(self) -> Array:
-        """(R,) the position that each row comes from, in the backend's memory."""
+        """The position (R,) that each row comes from, in the backend's memory."""
         return asarray(self.choices // self.rows.shape[1])
 
     @cached_property
@@ -53,12 +53,12 @@ class Routing:
 
     @cached_property
     def served(self) -> list[tuple[Array, Array]]:
-        """For each of the k choices the positions where it is served, and their rows."""
+        """For each of the k choices, the positions where it is served and their rows."""
         found = [(np.flatnonzero(rows >= 0), rows) for rows in self.rows.T]
         return [(asarray(where), asarray(rows[where])) for where, rows in found]
 
     def summed(self, values: Array, gates: Array | None = None) -> Array:
-        """(R, C) -> (N, C): each position's rows added, times their gates (N, k)."""
+        """(R, C) -> (N, C): the sum of each position's rows, times their gates (N, k)."""
         total = xp.zeros((len(self.rows), values.shape[1]), values.dtype)
         for number, (where, rows) in enumerate(self.served):
             part = values[rows]
@@ -71,9 +71,9 @@ class Routing:
 class Gates(Operation):
     """The weights of the chosen experts: logits (N, E) -> (N, k).
 
-    With one expert for each position its probability among all (Fedus et al., 2021, equation 2),
-    or the router would learn nothing; with more their softmax among the chosen (Shazeer et al.,
-    2017, equation 3).
+    One expert for each position is weighted by its probability among all (Fedus et al., 2021,
+    equation 2), or the router would learn nothing; several by their softmax among the chosen
+    (Shazeer et al., 2017, equation 3).
     """
 
     def __init__(self, experts: Array) -> None:
@@ -97,13 +97,12 @@ class Gates(Operation):
 
 
 class Balance(Operation):
-    """Logits (B, T, E) as they are, and in backward the gradient of the balance loss besides.
+    """Logits (B, T, E) as they are; in backward, it adds the gradient of the balance loss.
 
-    So a loss of a layer's own reaches the parameters from wherever in a model the layer is,
-    without passing through what comes after it. Fedus, Zoph and Shazeer, "Switch transformers"
-    (2021), section 2.2: E times the sum over the experts of `fractions` (B, E), the part of a
-    sample's choices that an expert got, times its mean probability. `scale` is the weight of one
-    position's loss.
+    So the loss of a layer reaches its parameters from wherever in a model the layer is, without
+    passing through the layers after it. Fedus, Zoph and Shazeer, "Switch transformers" (2021),
+    section 2.2: E times the sum over the experts of `fractions` (B, E), an expert's part of a
+    sample's choices, times its mean probability. `scale` is the weight of one position's loss.
     """
 
     def __init__(self, fractions: Array, scale: float) -> None:
@@ -136,7 +135,7 @@ class Dispatch(Operation):
 class Combine(Operation):
     """Each position's results, weighted by its gates: (R, C), (N, k) -> (N, C).
 
-    A position of which every choice was dropped gets zeros.
+    A position all of whose choices were dropped gets zeros.
     """
 
     def __init__(self, routing: Routing) -> None:
@@ -155,14 +154,14 @@ class Combine(Operation):
         return spread, to_gates
 
 
-class StretchProducts(Deferred):
-    """For each expert the product of its stretches of rows: (R, out), (R, in) -> (E, out, in)."""
+class ExpertWeightGradient(Deferred):
+    """Each expert's product over its rows: (R, out), (R, in) -> (E, out, in)."""
 
     def __init__(self, left: Array, right: Array, counts: Array) -> None:
         self._left, self._right, self._counts = left, right, counts
 
     def into(self, out: Array, add: bool) -> None:
-        for target, rows in zip(out, stretches(self._counts), strict=True):
+        for target, rows in zip(out, segments(self._counts), strict=True):
             left, right = self._left[rows].T, self._right[rows]
             if add:
                 target += xp.matmul(left, right)
@@ -174,7 +173,7 @@ class ExpertProducts(Operation):
     """rows @ weight[e].T + bias[e] for each expert's rows.
 
     (R, in), (E, out, in), (E, out) -> (R, out), with the rows sorted by expert and `counts` (E,)
-    of each. Without `adds_bias` the bias is another's to add; its gradient is made all the same.
+    of each. Without `adds_bias` another process adds the bias; its gradient is computed anyway.
     """
 
     def __init__(self, counts: Array, adds_bias: bool) -> None:
@@ -183,7 +182,7 @@ class ExpertProducts(Operation):
     def forward(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
         self.x, self.weight = x, weight
         result = xp.empty((len(self.x), self.weight.shape[1]), self.x.dtype)
-        for expert, rows in enumerate(stretches(self.counts)):
+        for expert, rows in enumerate(segments(self.counts)):
             xp.matmul(self.x[rows], self.weight[expert].T, out=result[rows])
             if bias is not None and self.adds_bias:
                 result[rows] += bias[expert]
@@ -193,18 +192,18 @@ class ExpertProducts(Operation):
         to_x, to_weight = None, None
         if self.needs[0]:
             to_x = xp.empty(self.x.shape, grad.dtype)
-            for expert, rows in enumerate(stretches(self.counts)):
+            for expert, rows in enumerate(segments(self.counts)):
                 xp.matmul(grad[rows], self.weight[expert], out=to_x[rows])
         if self.needs[1]:
-            to_weight = StretchProducts(grad, self.x, self.counts)
+            to_weight = ExpertWeightGradient(grad, self.x, self.counts)
         if len(self.needs) == 2:
             return to_x, to_weight
-        sums = [column_sums(grad[rows]) for rows in stretches(self.counts)]
+        sums = [column_sums(grad[rows]) for rows in segments(self.counts)]
         return to_x, to_weight, xp.stack(sums)
 
 
-def stretches(counts: Array) -> Iterator[slice]:
-    """The rows of each expert."""
+def segments(counts: Array) -> Iterator[slice]:
+    """Each expert's rows."""
     for start, stop in pairwise([0, *np.cumsum(counts).tolist()]):
         yield slice(start, stop)
 
@@ -221,10 +220,10 @@ def softmax_gradient(p: Array, grad: Array) -> Array:
     return p * (grad - (p * grad).sum(axis=-1, keepdims=True))
 
 
-def best(logits: Array, count: int) -> Array:
-    """The numbers of the largest along the last axis, in falling order; of equals the first.
+def top_indices(logits: Array, count: int) -> Array:
+    """The indices of the largest along the last axis, in falling order; the first of equal ones.
 
-    On the host, from logits that are fetched if they are not there.
+    On the host, which fetches the logits if they are on a device.
     """
     order = np.argsort(-to_host(logits), axis=-1, kind="stable")
     return order[..., :count]

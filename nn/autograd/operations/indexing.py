@@ -1,4 +1,4 @@
-"""Operations that take some of the elements, or put others in their place."""
+"""Operations that select some of the elements, or replace them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,8 +18,8 @@ __all__ = [
 ]  # fmt: skip
 
 
-class Placed(Deferred):
-    """A gradient that is zeros but at an index."""
+class IndexedGradient(Deferred):
+    """A gradient that is zero except at an index."""
 
     def __init__(self, index: Any, part: Array) -> None:
         self._index, self._part = index, part
@@ -27,20 +27,20 @@ class Placed(Deferred):
     def into(self, out: Array, add: bool) -> None:
         if not add:
             out.fill(0)
-        if _takes_once(self._index):
+        if _is_unique(self._index):
             out[self._index] += self._part
         else:
             chosen().scatter_add(out, self._index, self._part)
 
 
-def _takes_once(index: Any) -> bool:
-    """Whether no element can be taken twice: there are no arrays of numbers."""
+def _is_unique(index: Any) -> bool:
+    """Whether no element can be taken twice: the index has no arrays of integers."""
     parts = index if isinstance(index, tuple) else (index,)
     return all(not isinstance(part, xp.ndarray) or part.dtype == bool for part in parts)
 
 
 class GetItem(Operation):
-    """Indexing as in NumPy: slices, numbers, None, and arrays of numbers or bools."""
+    """Indexing as in NumPy: slices, integers, None, and arrays of integers or bools."""
 
     def __init__(self, index: Any) -> None:
         self.index = index
@@ -54,11 +54,11 @@ class GetItem(Operation):
         if isinstance(index, xp.ndarray) and index.dtype.kind in "iu" and index.ndim:
             rows = grad.reshape(index.size, -1)
             return (RowSums(to_host(index).reshape(-1) % self.shape[0], rows),)
-        return (Placed(index, grad),)
+        return (IndexedGradient(index, grad),)
 
 
 class Scatter(Operation):
-    """Other elements at an index: in the place of those that are there, or added to them."""
+    """The elements with others written at an index, or added there."""
 
     def __init__(self, index: tuple[Array, ...], add: bool) -> None:
         self.index, self.add = index, add
@@ -93,14 +93,14 @@ class MaskedFill(Operation):
 
 
 def getitem(x: Tensor, index: Any) -> Tensor:
-    """Indexing as in NumPy; tensors of numbers or bools may be indices too."""
+    """Indexing as in NumPy; tensors of integers or bools may be indices too."""
     return GetItem(index_for(x.shape, index))(x)
 
 
 def index_for(shape: tuple[int, ...], index: Any) -> Any:
-    """An index into an array of this shape with arrays of the backend in it.
+    """The index with the backend's arrays in it, for an array of this shape.
 
-    CuPy wraps numbers that are out of range around: on a device they are tried on the host first.
+    CuPy wraps indices that are out of range: on a device they are tried on the host first.
     """
     parts = tuple(_index_part(part) for part in (index if isinstance(index, tuple) else (index,)))
     if chosen().on_device and any(isinstance(part, np.ndarray | xp.ndarray) for part in parts):
@@ -115,20 +115,20 @@ def _index_part(part: Any) -> Any:
 
 
 def gather(x: Tensor, dim: int, index: Tensor | Array) -> Tensor:
-    """x[i][index[i][j]] and the like: along `dim` the elements that `index` names.
+    """The elements of axis `dim` that `index` selects: x[i][index[i][j]] and the like.
 
-    `index` has as many axes as x, and no longer ones but for `dim`.
+    `index` has as many axes as x, and none longer except `dim`.
     """
     return GetItem(_mesh(x, dim, index))(x)
 
 
 def scatter(x: Tensor, dim: int, index: Tensor | Array, src: Tensor | float) -> Tensor:
-    """x with `src` (of the index's shape, or a number) at the places that `index` names."""
+    """x with `src` (of the index's shape, or a number) written where `index` says; see `gather`."""
     return Scatter(_mesh(x, dim, index), add=False)(x, _source(x, index, src))
 
 
 def scatter_add(x: Tensor, dim: int, index: Tensor | Array, src: Tensor) -> Tensor:
-    """x with `src` (of the index's shape) added at the places that `index` names."""
+    """x with `src` (of the index's shape) added where `index` says; see `gather`."""
     return Scatter(_mesh(x, dim, index), add=True)(x, _source(x, index, src))
 
 
@@ -136,19 +136,19 @@ def _source(x: Tensor, index: Tensor | Array, src: Tensor | float) -> Tensor:
     if not isinstance(src, Tensor):
         return Tensor(xp.full(array_of(index).shape, src, x.dtype))
     if src.shape != index.shape:
-        raise ValueError(f"src of shape {src.shape} and index of shape {index.shape} do not fit")
+        raise ValueError(f"src of shape {src.shape} and index of shape {index.shape} differ")
     return src
 
 
 def _mesh(x: Tensor, dim: int, index: Tensor | Array) -> tuple[Array, ...]:
-    """The index of each axis, of which that of `dim` is given."""
+    """An index for each axis; that of `dim` is given."""
     given, axis = array_of(index), dim % x.ndim
     fits = given.ndim == x.ndim and all(
         own <= length or number == axis
         for number, (own, length) in enumerate(zip(given.shape, x.shape, strict=True))
     )
     if not fits:
-        raise ValueError(f"an index of shape {given.shape} for axis {dim} of shape {x.shape}")
+        raise ValueError(f"index shape {given.shape} does not match axis {dim} of shape {x.shape}")
     wrong = given[(given < 0) | (given >= x.shape[axis])]
     if wrong.size:
         raise IndexError(f"index {wrong[0]} is out of range for axis {dim} of shape {x.shape}")
@@ -160,14 +160,14 @@ def _mesh(x: Tensor, dim: int, index: Tensor | Array) -> tuple[Array, ...]:
 
 
 def index_select(x: Tensor, dim: int, index: Tensor | Array) -> Tensor:
-    """The slices of an axis that `index` (one axis) names."""
+    """The slices of an axis that `index` (one axis) selects."""
     return getitem(x, (*_before(x, dim), array_of(index)))
 
 
 def narrow(x: Tensor, dim: int, start: int, length: int) -> Tensor:
     """`length` slices of an axis from `start` on."""
     if start < 0 or start + length > x.shape[dim]:
-        raise IndexError(f"{start} to {start + length} of axis {dim} of shape {x.shape}")
+        raise IndexError(f"{start}:{start + length} is out of range for axis {dim} of {x.shape}")
     return getitem(x, (*_before(x, dim), slice(start, start + length)))
 
 
@@ -182,13 +182,13 @@ def unbind(x: Tensor, dim: int = 0) -> list[Tensor]:
 
 
 def flip(x: Tensor, dims: int | Sequence[int]) -> Tensor:
-    """The elements backwards along some axes."""
+    """The elements in reverse order along some axes."""
     turned = {dim % x.ndim for dim in ([dims] if isinstance(dims, int) else dims)}
     return getitem(x, tuple(slice(None, None, -1 if n in turned else 1) for n in range(x.ndim)))
 
 
 def roll(x: Tensor, shifts: int, dim: int) -> Tensor:
-    """The elements moved on along an axis; what leaves comes in at the other end."""
+    """The elements shifted along an axis; those that leave re-enter at the other end."""
     order = (np.arange(x.shape[dim]) - shifts) % (x.shape[dim] or 1)
     return index_select(x, dim, order)
 
@@ -199,21 +199,21 @@ def repeat_interleave(x: Tensor, repeats: int, dim: int) -> Tensor:
 
 
 def split(x: Tensor, split_size: int | Sequence[int], dim: int = 0) -> list[Tensor]:
-    """Pieces of `split_size` along an axis, of which the last may be shorter; or of the sizes."""
+    """Pieces of `split_size` along an axis (the last may be shorter), or of the sizes given."""
     length = x.shape[dim]
     if isinstance(split_size, int):
         sizes = [min(split_size, length - start) for start in range(0, length, split_size)]
     else:
         sizes = list(split_size)
     if sum(sizes) != length:
-        raise ValueError(f"pieces of {sizes} for axis {dim} of shape {x.shape}")
+        raise ValueError(f"pieces of {sizes} do not add up to axis {dim} of shape {x.shape}")
     ends = np.cumsum(sizes).tolist()
     pairs = zip(ends, sizes, strict=True)
     return [getitem(x, (*_before(x, dim), slice(end - size, end))) for end, size in pairs]
 
 
 def chunk(x: Tensor, chunks: int, dim: int = 0) -> list[Tensor]:
-    """At most `chunks` pieces of one length along an axis; the last may be shorter."""
+    """At most `chunks` pieces of equal length along an axis; the last may be shorter."""
     return split(x, max(1, -(-x.shape[dim] // chunks)), dim)
 
 
@@ -227,7 +227,7 @@ def masked_fill(x: Tensor, mask: Tensor | Array, value: float) -> Tensor:
 
 
 def masked_select(x: Tensor, mask: Tensor | Array) -> Tensor:
-    """The elements where `mask` (bool, broadcast) holds, in one row."""
+    """The elements where `mask` (bool, broadcast) holds, on one axis."""
     return getitem(x, xp.broadcast_to(mask_array(mask), x.shape))
 
 
@@ -242,7 +242,7 @@ def triu(x: Tensor, diagonal: int = 0) -> Tensor:
 
 
 def one_hot(ids: Tensor | Array, num_classes: int) -> Tensor:
-    """int64 (..., num_classes): 1 at each id, else 0. Raises IndexError naming an id beyond."""
+    """int64 (..., num_classes): 1 at each id, else 0. Raises IndexError naming a wrong id."""
     numbers = array_of(ids)
     wrong = numbers[(numbers < 0) | (numbers >= num_classes)]
     if wrong.size:

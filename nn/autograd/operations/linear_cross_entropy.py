@@ -1,9 +1,9 @@
-"""A linear layer and the cross-entropy of what it gives: the logits are made in blocks of rows.
+"""A linear layer and the cross-entropy of its result, with the logits computed in blocks of rows.
 
-Since the loss is a number, what comes in backward is but a factor. So the gradients of the input
-and the weight are made in forward, from each block's logits while they are there (Hsu et al.,
-"Liger Kernel: efficient Triton kernels for LLM training", 2024). Until backward either these are
-kept or those of the logits, whichever take less. Rows that do not count are left out.
+Since the loss is a number, its gradient in backward is only a factor. So forward computes the
+gradients of the input and the weight, from each block's logits (Hsu et al., "Liger Kernel:
+efficient Triton kernels for LLM training", 2024). Until backward it keeps either these or the
+logits' gradients, whichever take less memory. Rows that do not count are skipped.
 """
 
 import math
@@ -15,14 +15,14 @@ import numpy as np
 from ringlet.nn.autograd.conversion import in_dtype
 from ringlet.nn.autograd.deferred import Deferred, Gradient, Product, add_product
 from ringlet.nn.autograd.operations.loss import (
-    ClassGoal,
-    Goal,
+    ClassTargets,
     Reduction,
+    Targets,
     are_probabilities,
     check_options,
     checked,
     cross_entropy,
-    divisor,
+    divisor_of,
 )
 from ringlet.nn.autograd.operations.products import column_sums, linear
 from ringlet.nn.autograd.tensor import Operation, Tensor
@@ -31,15 +31,15 @@ from ringlet.nn.backend import Array, asarray, block_size, xp
 __all__ = ["linear_cross_entropy"]
 
 ROWS = 256
-"""Rows of a block at least: fewer keep BLAS less busy, and each block adds to all of the weight's
-gradient."""
+"""The smallest number of rows in a block: fewer would not keep BLAS busy, and each block adds to
+the whole of the weight's gradient."""
 
 LOGITS = 1 << 22
-"""Logits of a block, if these are more than ROWS rows."""
+"""Logits in a block, if that is more than ROWS rows."""
 
 
 class Scaled(Deferred):
-    """A gradient that is there but for a factor; its own memory is overwritten."""
+    """A gradient computed except for a factor; its own memory is overwritten."""
 
     def __init__(self, array: Array, factor: Array) -> None:
         self._array, self._factor = array, factor
@@ -55,14 +55,14 @@ class Scaled(Deferred):
 class LinearCrossEntropy(Operation):
     """The losses of x @ weight.T + bias: (..., in), (V, in), (V,) -> () or (...).
 
-    `rows` are the numbers of those M of the N rows of x that count, None if all do; `goal` is
-    theirs. The sum of the losses is divided by `divided`.
+    `rows` are the indices of the M of the N rows of x that count, None if all do; `targets` are
+    theirs. The sum of the losses is divided by `divisor`.
     """
 
     def __init__(
-        self, goal: Goal, rows: Array | None, reduction: Reduction, divided: float
+        self, targets: Targets, rows: Array | None, reduction: Reduction, divisor: float
     ) -> None:
-        self.goal, self.rows, self.reduction, self.divided = goal, rows, reduction, divided
+        self.targets, self.rows, self.reduction, self.divisor = targets, rows, reduction, divisor
 
     def forward(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
         self.weight = weight
@@ -82,20 +82,20 @@ class LinearCrossEntropy(Operation):
             xp.matmul(x[rows], self.weight.T, out=block)
             if bias is not None:
                 block += bias
-            losses[rows] = self.goal.losses(block, rows, out=block)
+            losses[rows] = self.targets.losses(block, rows, out=block)
             if learns:
-                self.goal.differentiate(block, rows)
+                self.targets.differentiate(block, rows)
                 if not self.whole:
                     self._add(block, x[rows], rows)
         if self.whole:
             self.x, self.slopes = x, logits
         if self.reduction == "none":
             return self._spread(losses).reshape(self.shape[:-1])
-        losses *= in_dtype(1 / self.divided, losses)
+        losses *= in_dtype(1 / self.divisor, losses)
         return xp.asarray(losses.sum(), losses.dtype)
 
     def _fits(self, count: int, step: int) -> bool:
-        """Whether the gradient of all logits takes no more than a block of it and the weight's."""
+        """Whether the gradient of all logits is no larger than those of a block and the weight."""
         others = self.weight.size if self.needs[1] else 0
         fits = count * len(self.weight) <= step * len(self.weight) + others
         return fits or self.reduction == "none"
@@ -105,7 +105,7 @@ class LinearCrossEntropy(Operation):
         return [xp.empty(a.shape, a.dtype) if needed else None for a, needed in pairs]
 
     def _add(self, slopes: Array, x: Array, rows: slice) -> None:
-        """Make the gradients from a block: the first writes, the others add."""
+        """Compute the gradients from a block: the first writes, the others add."""
         to_x, to_weight, *to_bias = self.sums
         first = rows.start == 0
         if to_x is not None:
@@ -120,7 +120,7 @@ class LinearCrossEntropy(Operation):
                 xp.copyto(bias, sums if first else sums + bias)
 
     def _spread(self, values: Array) -> Array:
-        """Those of the rows that count, among zeros for the others: (M, ...) -> (N, ...)."""
+        """The values of the rows that count, and zeros for the others: (M, ...) -> (N, ...)."""
         if self.rows is None:
             return values
         count = math.prod(self.shape[:-1])
@@ -130,7 +130,7 @@ class LinearCrossEntropy(Operation):
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         if self.reduction != "none":
-            factor = (grad * in_dtype(1 / self.divided, grad)).reshape(1)
+            factor = (grad * in_dtype(1 / self.divisor, grad)).reshape(1)
         else:
             factor = grad.reshape(-1) if self.rows is None else grad.reshape(-1)[self.rows]
         to_x, *others = self._from_slopes(factor) if self.whole else self._from_sums(factor)
@@ -139,8 +139,8 @@ class LinearCrossEntropy(Operation):
         return to_x, *others
 
     def _from_slopes(self, factor: Array) -> list[Any]:
-        """From the gradient of all logits but for the factor (M,) or (1,) of each row, which is
-        applied to what is narrow."""
+        """From the gradient of all logits, except for each row's factor (M,) or (1,), which is
+        applied to narrower arrays."""
         to_x, to_weight, *to_bias = [None] * len(self.needs)
         if self.needs[0]:
             to_x = xp.matmul(self.slopes, self.weight)
@@ -172,9 +172,9 @@ def linear_cross_entropy(
 ) -> Tensor:
     """cross_entropy(linear(x, linear_weight, linear_bias), targets), in less memory.
 
-    (..., in), (V, in), (...) -> (), or (...) for "none". The logits (..., V) are whole for
-    "none", for targets that are probabilities, and where they take less than the gradient of the
-    weight. Raises as the two do.
+    (..., in), (V, in), (...) -> (), or (...) for "none". The logits (..., V) are held whole for
+    "none", for targets that are probabilities, and where they take less memory than the weight's
+    gradient. Raises what the two functions raise.
     """
     check_options(reduction, label_smoothing)
     if x.shape[-1:] != linear_weight.shape[1:] or are_probabilities(targets):
@@ -187,10 +187,10 @@ def linear_cross_entropy(
         rows = np.flatnonzero(ids != ignore_index)
         ids = ids[rows]
     operation = LinearCrossEntropy(
-        ClassGoal(ids, label_smoothing, classes, vocabulary, x.dtype),
+        ClassTargets(ids, label_smoothing, classes, vocabulary, x.dtype),
         None if rows is None else asarray(rows),
         reduction,
-        divisor(ids, classes, reduction),
+        divisor_of(ids, classes, reduction),
     )
     own = () if linear_bias is None else (linear_bias,)
     return operation(x, linear_weight, *own)

@@ -14,27 +14,27 @@ from ringlet.nn.backend import Array, asarray, block_size, xp
 __all__ = ["cross_entropy"]
 
 LOGITS = 64 * 1024
-"""Logits worked on at once: they stay in the cache from the maximum to the sum."""
+"""Logits processed at once: they stay in the cache from the maximum to the sum."""
 
 Reduction: TypeAlias = Literal["mean", "sum", "none"]
 
 
-class Goal(Protocol):
-    """What the softmax of N rows of logits should be."""
+class Targets(Protocol):
+    """What the softmax of N rows of logits (N, V) should be."""
 
     def losses(self, logits: Array, rows: slice, out: Array) -> Array:
-        """Those of some rows (R, V), (R,); writes the softmax to `out`, which may be `logits`."""
+        """The losses (R,) of rows (R, V); writes the softmax to `out`, which may be `logits`."""
 
     def differentiate(self, p: Array, rows: slice) -> None:
-        """Make of some rows' softmax the gradient of their losses, in place."""
+        """Turn some rows' softmax into the gradient of their losses, in place."""
 
 
-class ClassGoal:
-    """What the softmax of each of N rows of logits (N, V) should be.
+class ClassTargets:
+    """One class for each row.
 
     With smoothing e (Szegedy et al., "Rethinking the inception architecture", 2016, section 7) the
-    target has a probability of 1 - e, and all V classes share e; `classes` (V,) weighs them.
-    `targets` (N,) and `classes` are the host's.
+    target has a probability of 1 - e, and all V classes share e; `classes` (V,) are their weights.
+    `targets` (N,) and `classes` are on the host.
     """
 
     def __init__(
@@ -77,20 +77,20 @@ class ClassGoal:
 
 
 class CrossEntropy(Operation):
-    """-log softmax(logits)[target], for each row or summed, times the weight of the row."""
+    """-log softmax(logits)[target] times the row's weight, for each row or summed."""
 
-    def __init__(self, goal: Goal, weights: Array, reduction: Reduction) -> None:
-        self.goal, self.weights, self.reduction = goal, weights, reduction
+    def __init__(self, targets: Targets, weights: Array, reduction: Reduction) -> None:
+        self.targets, self.weights, self.reduction = targets, weights, reduction
 
     def forward(self, logits: Array) -> Array:  # (N, V)
         self.probabilities = xp.empty(logits.shape, logits.dtype)
-        losses = self.goal.losses(logits, slice(None), self.probabilities)
+        losses = self.targets.losses(logits, slice(None), self.probabilities)
         losses *= self.weights
         return losses if self.reduction == "none" else xp.asarray(losses.sum(), logits.dtype)
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
         result = self.probabilities
-        self.goal.differentiate(result, slice(None))
+        self.targets.differentiate(result, slice(None))
         result *= (self.weights * grad)[:, None]
         return (result,)
 
@@ -105,11 +105,11 @@ def cross_entropy(
 ) -> Tensor:
     """-log softmax(logits)[target] over the last axis, in nats: (..., V), (...) -> ().
 
-    "mean" averages over the targets that are not `ignore_index`, weighted by `weight` (V,) of
-    their classes; "none" gives (...). Targets of floating point (..., V) are probabilities of the
-    classes: then it is -sum of weight * target * log softmax(logits), "mean" averages over all
-    rows, and the targets may have a gradient. Raises IndexError naming the target that is no id
-    of the vocabulary, ValueError with the shapes if they do not fit.
+    "mean" averages over the targets that are not `ignore_index`, weighted by the `weight` (V,) of
+    their classes; "none" gives (...). Floating-point targets (..., V) are probabilities of the
+    classes: the loss is -sum of weight * target * log softmax(logits), "mean" averages over all
+    rows, and the targets may require a gradient. Raises IndexError naming a target outside the
+    vocabulary, ValueError naming the shapes if they do not match.
     """
     check_options(reduction, label_smoothing)
     if are_probabilities(targets):
@@ -118,22 +118,22 @@ def cross_entropy(
     ids, classes = checked(targets, weight, ignore_index, logits.shape[:-1], count)
     counted = ids != ignore_index
     columns = np.where(counted, ids, 0)
-    weights = np.where(counted, 1 / divisor(ids[counted], classes, reduction), 0).astype(dtype)
-    goal = ClassGoal(columns, label_smoothing, classes, count, dtype)
-    loss = CrossEntropy(goal, asarray(weights), reduction)(logits.reshape(-1, count))
+    weights = np.where(counted, 1 / divisor_of(ids[counted], classes, reduction), 0).astype(dtype)
+    own = ClassTargets(columns, label_smoothing, classes, count, dtype)
+    loss = CrossEntropy(own, asarray(weights), reduction)(logits.reshape(-1, count))
     return loss.reshape(*logits.shape[:-1]) if reduction == "none" else loss
 
 
 def check_options(reduction: str, label_smoothing: float) -> None:
-    """Raises ValueError for what there is not."""
+    """Raise ValueError for an unknown reduction or a smoothing outside 0 to 1."""
     if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"reduction is {reduction!r}; there are 'mean', 'sum' and 'none'")
+        raise ValueError(f"reduction is {reduction!r}; it must be 'mean', 'sum' or 'none'")
     if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"label_smoothing is {label_smoothing}; it has to be from 0 to 1")
+        raise ValueError(f"label_smoothing is {label_smoothing}; it must be from 0 to 1")
 
 
 def are_probabilities(targets: Any) -> bool:
-    """Whether targets are of floating point."""
+    """Whether targets are floating-point."""
     return bool(getattr(array_of(targets), "dtype", np.dtype(int)).kind == "f")
 
 
@@ -144,21 +144,21 @@ def checked(
     shape: tuple[int, ...],
     count: int,
 ) -> tuple[Array, Array | None]:
-    """Ids (N,) and weights of `count` classes on the host; raises as `cross_entropy` does."""
+    """Ids (N,) and weights of `count` classes on the host, checked as `cross_entropy` says."""
     ids, classes = host_array(targets), None if weight is None else host_array(weight)
     if ids.shape != shape:
         logits = (*shape, count)
-        raise ValueError(f"logits of shape {logits} and targets of {ids.shape} do not fit")
+        raise ValueError(f"logits of shape {logits} and targets of {ids.shape} do not match")
     wrong = ids[(ids != ignore_index) & ((ids < 0) | (ids >= count))]
     if wrong.size:
-        raise IndexError(f"target {wrong[0]} is no id of a vocabulary of {count}")
+        raise IndexError(f"target {wrong[0]} is out of range for a vocabulary of {count}")
     if classes is not None and classes.shape != (count,):
-        raise ValueError(f"weights of shape {classes.shape} for {count} classes")
+        raise ValueError(f"weights of shape {classes.shape} do not match {count} classes")
     return ids.reshape(-1), classes
 
 
-def divisor(ids: Array, classes: Array | None, reduction: str) -> float:
-    """What the sum of the losses is divided by: the weight of all targets that count, or 1."""
+def divisor_of(ids: Array, classes: Array | None, reduction: str) -> float:
+    """The divisor of the summed losses: the weight of all targets that count, or 1."""
     if reduction != "mean":
         return 1.0
     return float(len(ids) if classes is None else classes[ids].sum()) or 1.0
@@ -171,10 +171,10 @@ def _to_probabilities(
     reduction: Reduction,
     smoothing: float,
 ) -> Tensor:
-    """-sum of weight * target * log softmax(logits), for each row or summed or averaged."""
+    """-sum of weight * target * log softmax(logits): for each row, summed or averaged."""
     if targets.shape != logits.shape:
         raise ValueError(
-            f"logits of shape {logits.shape} and probabilities of {targets.shape} do not fit"
+            f"logits of shape {logits.shape} and probabilities of {targets.shape} do not match"
         )
     p = targets if isinstance(targets, Tensor) else Tensor(asarray(targets, logits.dtype))
     if smoothing:

@@ -14,7 +14,7 @@ from ringlet.nn.backend import Array, block_size, xp
 __all__ = ["layer_norm", "log_softmax", "rms_norm", "softmax"]
 
 BLOCK = 32 * 1024
-"""Normalization works on rows of about so many elements: they stay in the cache."""
+"""Elements in each block of rows: they stay in the cache."""
 
 
 class Softmax(Operation):
@@ -103,8 +103,8 @@ class LayerNorm(Operation):
 class RMSNorm(Operation):
     """x / sqrt(mean(x^2) + eps) * weight over the last axis.
 
-    Zhang and Sennrich, "Root mean square layer normalization" (2019). Kept for backward: x, which
-    others keep too, and one number for each row.
+    Zhang and Sennrich, "Root mean square layer normalization" (2019). Keeps x, which other
+    operations keep too, and one number for each row.
     """
 
     def __init__(self, eps: float) -> None:
@@ -169,7 +169,7 @@ def layer_norm(
 ) -> Tensor:
     """Normalize over the last axes, those of `normalized_shape`; then scale and shift.
 
-    Weight and bias have that shape. Raises ValueError with the shapes if they do not fit.
+    Weight and bias have that shape. Raises ValueError naming the shapes if they do not match.
     """
     shape, width = _normalized(x, normalized_shape, weight, bias)
     weight = Tensor(xp.ones(shape, x.dtype)) if weight is None else weight
@@ -189,8 +189,8 @@ def rms_norm(
 ) -> Tensor:
     """Divide by the root of the mean square over the last axes; then scale.
 
-    `eps` is by default that of the dtype, as in PyTorch. Raises ValueError with the shapes if
-    they do not fit.
+    `eps` is by default that of the dtype, as in PyTorch. Raises ValueError naming the shapes if
+    they do not match.
     """
     shape, width = _normalized(x, normalized_shape, weight)
     weight = Tensor(xp.ones(shape, x.dtype)) if weight is None else weight
@@ -204,13 +204,13 @@ def rms_norm(
 def _normalized(
     x: Tensor, normalized_shape: int | Sequence[int], *parameters: Tensor | None
 ) -> tuple[tuple[int, ...], int]:
-    """The normalized shape and the number of elements of it, after checking."""
+    """The normalized shape and its number of elements, after checking."""
     shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
     if not shape or x.shape[-len(shape) :] != shape:
-        raise ValueError(f"input of shape {x.shape} has no last axes of {shape} to normalize")
+        raise ValueError(f"the last axes of an input of shape {x.shape} are not {shape}")
     for parameter in parameters:
         if parameter is not None and parameter.shape != shape:
             raise ValueError(
-                f"input of shape {x.shape} and weight of shape {parameter.shape} do not fit"
+                f"input of shape {x.shape} and weight of shape {parameter.shape} do not match"
             )
     return shape, math.prod(shape)

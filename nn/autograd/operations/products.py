@@ -1,4 +1,4 @@
-"""Matrix products. BLAS takes plain and transposed operands as they lie: nothing is copied."""
+"""Matrix products. BLAS takes plain and transposed operands without copying them."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ class MatMul(Operation):
     def forward(self, a: Array, b: Array) -> Array:
         self.a, self.b = a, b
         if not a.ndim or not b.ndim or a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
-            raise ValueError(f"shapes {a.shape} and {b.shape} do not fit as a matrix product")
+            raise ValueError(f"shapes {a.shape} and {b.shape} do not match as a matrix product")
         return xp.asarray(xp.matmul(a, b))
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
@@ -70,9 +70,9 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x @ weight.T + bias. Raises ValueError with both shapes if they do not fit."""
+    """x @ weight.T + bias. Raises ValueError naming both shapes if they do not match."""
     if x.shape[-1:] != weight.shape[1:]:
-        raise ValueError(f"input of shape {x.shape} and weight of shape {weight.shape} do not fit")
+        raise ValueError(f"input of shape {x.shape} and weight of {weight.shape} do not match")
     return Linear()(x, weight) if bias is None else Linear()(x, weight, bias)
 
 
@@ -93,5 +93,5 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
 
 def _product_of(a: Tensor, b: Tensor, axes: int) -> Tensor:
     if a.ndim != axes or b.ndim != axes:
-        raise ValueError(f"shapes {a.shape} and {b.shape} do not fit: {axes} axes are wanted")
+        raise ValueError(f"shapes {a.shape} and {b.shape} do not match: both need {axes} axes")
     return matmul(a, b)

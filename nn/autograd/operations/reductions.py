@@ -1,4 +1,4 @@
-"""Sums, means, variances, extrema and the like over some or all axes."""
+"""Sums, means, variances, extrema and others over some or all axes."""
 
 import math
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ Axes: TypeAlias = int | tuple[int, ...] | list[int] | None
 
 
 class Found(NamedTuple):
-    """Values along an axis, and where they were."""
+    """Values along an axis, and their indices."""
 
     values: Tensor
     indices: Tensor
@@ -36,7 +36,7 @@ class _Reduction(Operation):
         self.keepdim = keepdim
 
     def spread(self, reduced: Array, shape: tuple[int, ...]) -> Array:
-        """A reduced array broadcast back to the shape of what was reduced (a view)."""
+        """A reduced array broadcast back to the original shape (a view)."""
         if not self.keepdim and self.dim is not None:
             reduced = xp.expand_dims(reduced, self.dim)
         return xp.broadcast_to(reduced, shape)
@@ -84,7 +84,7 @@ class Var(_Reduction):
 
 
 class Extreme(_Reduction):
-    """The maximum or minimum; equal ones share the gradient."""
+    """The maximum or minimum; equal elements share the gradient."""
 
     def __init__(self, dim: Axes, keepdim: bool, largest: bool) -> None:
         super().__init__(dim, keepdim)
@@ -139,7 +139,7 @@ class Prod(_Reduction):
         return xp.asarray(self.x.prod(axis=self.dim, keepdims=self.keepdim))
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
-        """Each element's slope is the product of those before and after it: zeros may be there."""
+        """An element's slope is the product of those before and after it, which may be zeros."""
         axis = self.dim if isinstance(self.dim, int) else 0
         x = self.x.reshape(-1) if self.dim is None else xp.moveaxis(self.x, axis, -1)
         ones = xp.ones_like(x[..., :1])
@@ -208,37 +208,37 @@ def amin(x: Tensor, dim: Axes = None, keepdim: bool = False) -> Tensor:
 
 
 def max(x: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -> Any:
-    """The maximum of all; along an axis (values, indices); with another tensor `maximum`."""
+    """The maximum of all; with an axis, (values, indices); with another tensor, `maximum`."""
     if isinstance(dim, Tensor):
         return maximum(x, dim)
     return amax(x) if dim is None else _along(x, argmax(x, dim, True), dim, keepdim)
 
 
 def min(x: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -> Any:
-    """The minimum of all; along an axis (values, indices); with another tensor `minimum`."""
+    """The minimum of all; with an axis, (values, indices); with another tensor, `minimum`."""
     if isinstance(dim, Tensor):
         return minimum(x, dim)
     return amin(x) if dim is None else _along(x, argmin(x, dim, True), dim, keepdim)
 
 
 def argmax(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
-    """The index of the (first) maximum; has no gradient."""
+    """The index of the (first) maximum; it has no gradient."""
     return Tensor(xp.asarray(xp.argmax(x.data, axis=dim, keepdims=keepdim)))
 
 
 def argmin(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
-    """The index of the (first) minimum; has no gradient."""
+    """The index of the (first) minimum; it has no gradient."""
     return Tensor(xp.asarray(xp.argmin(x.data, axis=dim, keepdims=keepdim)))
 
 
 def sort(x: Tensor, dim: int = -1, descending: bool = False) -> Found:
-    """The elements in order along an axis (equal ones stay in theirs), and where they were."""
+    """The elements sorted along an axis (stable), and their indices."""
     order = argsort(x, dim, descending)
     return Found(gather(x, dim, order), order)
 
 
 def argsort(x: Tensor, dim: int = -1, descending: bool = False) -> Tensor:
-    """The indices that sort along an axis; equal elements stay in their order."""
+    """The indices that sort along an axis (stable)."""
     if not descending:
         return Tensor(xp.argsort(x.data, axis=dim, kind="stable"))
     backwards = xp.argsort(xp.flip(x.data, dim), axis=dim, kind="stable")
@@ -246,9 +246,9 @@ def argsort(x: Tensor, dim: int = -1, descending: bool = False) -> Tensor:
 
 
 def topk(x: Tensor, k: int, dim: int = -1, largest: bool = True) -> Found:
-    """The k largest (or smallest) along an axis, in order, and where they were."""
+    """The k largest (or smallest) along an axis, in order, and their indices."""
     if not 0 <= k <= x.shape[dim]:
-        raise ValueError(f"the top {k} of axis {dim} of shape {x.shape}")
+        raise ValueError(f"k is {k}; axis {dim} of shape {x.shape} has fewer elements")
     order = array_of(argsort(x, dim, largest))
     index = Tensor(xp.take(order, xp.arange(k), axis=dim))
     return Found(gather(x, dim, index), index)
@@ -274,7 +274,7 @@ def norm(x: Tensor, p: float = 2, dim: Axes = None, keepdim: bool = False) -> Te
     if p == 2:
         return Norm(dim, keepdim)(x)
     if p not in (1, math.inf):
-        raise ValueError(f"there is no {p}-norm here: p is 1, 2 or infinity")
+        raise ValueError(f"p is {p}; it must be 1, 2 or infinity")
     return (sum if p == 1 else amax)(abs(x), dim, keepdim)
 
 
@@ -284,7 +284,7 @@ def all(x: Tensor, dim: Axes = None, keepdim: bool = False) -> Tensor:
 
 
 def any(x: Tensor, dim: Axes = None, keepdim: bool = False) -> Tensor:
-    """Whether one is true."""
+    """Whether any is true."""
     return Tensor(xp.asarray(xp.any(x.data, axis=_axes(dim), keepdims=keepdim)))
 
 

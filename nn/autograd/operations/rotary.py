@@ -1,4 +1,4 @@
-"""Rotary positions: pairs of a head's numbers are rotated by angles that grow with the position."""
+"""Rotary positions: pairs of a head's elements rotate by angles that grow with the position."""
 
 from collections.abc import Sequence
 
@@ -38,7 +38,7 @@ class Rotary(Operation):
         return result
 
     def _pairs(self, x: Array) -> tuple[Array, Array]:
-        """Views of the first and of the second numbers of all pairs."""
+        """Views of the first and of the second elements of all pairs."""
         half = self.cos.shape[-1]
         if self.interleaved:
             return x[..., 0 : 2 * half : 2], x[..., 1 : 2 * half : 2]
@@ -48,21 +48,21 @@ class Rotary(Operation):
 def rotary_embedding(x: Tensor, cos: Array, sin: Array, interleaved: bool = False) -> Tensor:
     """Rotate x (..., T, D) by angles with these cosines and sines: (..., T, R), R <= D / 2.
 
-    Number i is paired with number i + R, as in Llama; interleaved, 2i with 2i + 1, as in RoFormer
-    and GPT-J. What lies behind the first 2 R numbers stays as it is. Raises ValueError with the
-    shapes if they do not fit.
+    Element i is paired with i + R, as in Llama; interleaved, 2i with 2i + 1, as in RoFormer and
+    GPT-J. Elements after the first 2 R are unchanged. Raises ValueError naming the shapes if they
+    do not match.
     """
     if cos.shape != sin.shape or 2 * cos.shape[-1] > x.shape[-1] or cos.ndim > x.ndim:
-        raise ValueError(f"x {x.shape}, cosines {cos.shape} and sines {sin.shape} do not fit")
+        raise ValueError(f"x {x.shape}, cosines {cos.shape} and sines {sin.shape} do not match")
     for own, length in zip(cos.shape[-2::-1], x.shape[-2::-1], strict=False):
         if own not in (1, length):
-            raise ValueError(f"cosines of shape {cos.shape} do not fit x of shape {x.shape}")
+            raise ValueError(f"cosines of shape {cos.shape} do not match x of shape {x.shape}")
     return Rotary(asarray(cos, x.dtype), asarray(sin, x.dtype), interleaved)(x)
 
 
 def rotary_frequencies(width: int, base: float = 10000.0) -> Array:
-    """How far each pair turns from one position to the next, in radians: float64 (width / 2,),
-    on the host."""
+    """The angle of each pair from one position to the next, in radians: float64 (width / 2,), on
+    the host."""
     if width % 2:
-        raise ValueError(f"rotary positions pair numbers: a width of {width} is odd")
+        raise ValueError(f"rotary positions need an even width, not {width}")
     return base ** (-np.arange(0, width, 2) / width)

@@ -1,4 +1,4 @@
-"""Operations that move elements and compute nothing. Results are views where NumPy has views."""
+"""Operations that rearrange elements. Results are views where NumPy has views."""
 
 import math
 from collections.abc import Sequence
@@ -64,7 +64,7 @@ class Expand(Operation):
 
 
 class Cat(Operation):
-    """Tensors one behind the other along an axis."""
+    """Tensors joined along an axis."""
 
     def __init__(self, dim: int) -> None:
         self.dim = dim
@@ -107,7 +107,7 @@ class Repeat(Operation):
 
 
 class Pad(Operation):
-    """A number around the elements."""
+    """The elements with a number around them."""
 
     def __init__(self, widths: list[tuple[int, int]], value: float) -> None:
         self.widths, self.value = widths, value
@@ -172,7 +172,7 @@ def permute(x: Tensor, *dims: Any) -> Tensor:
 
 
 def transpose(x: Tensor, dim0: int, dim1: int) -> Tensor:
-    """Two axes exchanged."""
+    """Two axes swapped."""
     dims = list(range(x.ndim))
     dims[dim0], dims[dim1] = dims[dim1], dims[dim0]
     return Permute(tuple(dims))(x)
@@ -181,12 +181,12 @@ def transpose(x: Tensor, dim0: int, dim1: int) -> Tensor:
 def t(x: Tensor) -> Tensor:
     """A matrix transposed."""
     if x.ndim > 2:
-        raise ValueError(f"t() is for matrices; the tensor has shape {x.shape}")
+        raise ValueError(f"t() needs a matrix; the tensor has shape {x.shape}")
     return x if x.ndim < 2 else transpose(x, 0, 1)
 
 
 def movedim(x: Tensor, source: int, destination: int) -> Tensor:
-    """One axis in another place."""
+    """One axis moved to another position."""
     dims = [dim for dim in range(x.ndim) if dim != source % x.ndim]
     dims.insert(destination % x.ndim, source % x.ndim)
     return Permute(tuple(dims))(x)
@@ -198,7 +198,7 @@ def expand(x: Tensor, *shape: Any) -> Tensor:
 
 
 def squeeze(x: Tensor, dim: int | tuple[int, ...] | None = None) -> Tensor:
-    """Without the axes `dim` (None: all) that have length 1; others stay."""
+    """Without the axes `dim` (None: all) that have length 1."""
     dims = range(x.ndim) if dim is None else (dim,) if isinstance(dim, int) else dim
     gone = {_axis(x, each) for each in dims if x.shape[each] == 1}
     return Reshape(tuple(n for axis, n in enumerate(x.shape) if axis not in gone))(x)
@@ -215,21 +215,21 @@ def repeat(x: Tensor, *counts: Any) -> Tensor:
     """Copies side by side along each axis; more counts than axes add axes in front."""
     lengths = _lengths(counts)
     if len(lengths) < x.ndim:
-        raise ValueError(f"{len(lengths)} counts for the axes of shape {x.shape}")
+        raise ValueError(f"{len(lengths)} counts are too few for the axes of shape {x.shape}")
     return Repeat(lengths)(x)
 
 
 def pad(x: Tensor, pad: Sequence[int], value: float = 0.0) -> Tensor:
-    """`value` before and after: (before, after) of the last axis, then of the one before, ..."""
+    """With `value` around: (before, after) of the last axis, then of the one before it, ..."""
     if len(pad) % 2 or len(pad) > 2 * x.ndim:
-        raise ValueError(f"{len(pad)} widths of padding for shape {x.shape}")
+        raise ValueError(f"{len(pad)} widths of padding do not match shape {x.shape}")
     widths = [(pad[place], pad[place + 1]) for place in range(0, len(pad), 2)]
     widths += [(0, 0)] * (x.ndim - len(widths))
     return Pad(widths[::-1], value)(x)
 
 
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """Tensors one behind the other along an axis."""
+    """Tensors joined along an axis."""
     return Cat(dim)(*tensors)
 
 
@@ -244,7 +244,7 @@ def clone(x: Tensor) -> Tensor:
 
 
 def contiguous(x: Tensor) -> Tensor:
-    """A copy, if the elements do not lie one after the other."""
+    """The tensor itself if it is contiguous, else a copy."""
     return x if x.data.flags.c_contiguous else clone(x)
 
 
