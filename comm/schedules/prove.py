@@ -27,13 +27,12 @@ class Proof:
 
     A rank sends one message and receives one at a time. `rounds` is the longest chain of messages
     if all slots that are ready for the same peer at the same moment travel in one; `slot_times`
-    if every slot is a message of its own. `sent` and `received` count slots, by rank.
+    if every slot is a message of its own. `sent` counts slots, by rank.
     """
 
     rounds: int
     slot_times: int
     sent: tuple[int, ...]
-    received: tuple[int, ...]
 
 
 def prove(schedule: Schedule, segments: int = 1, ports: int = 1) -> Proof:
@@ -51,7 +50,6 @@ def prove(schedule: Schedule, segments: int = 1, ports: int = 1) -> Proof:
         rounds=prover.rounds.last,
         slot_times=round(price(schedule, slots_as_seconds, schedule.array_slots).seconds),
         sent=tuple(count // segments for count in prover.sent),
-        received=tuple(count // segments for count in prover.received),
     )
 
 
@@ -92,7 +90,7 @@ class Prover:
         self._schedule, size = schedule, schedule.size
         self._slots = [list(map(_value, slots)) for slots in contributions_before(schedule)]
         self.rounds = Rounds(size, ports, together)
-        self.sent, self.received = [0] * size, [0] * size
+        self.sent = [0] * size
         self.transfers: list[Transfer] = []
         self.changes: list[tuple[int, int, int, Value | None]] = []  # round, rank, slot, value
         execute(schedule, schedule.steps, self)
@@ -109,7 +107,6 @@ class Prover:
     def receive(self, rank: int, step: Receive | Reduce, payload: SlotMessage) -> None:
         sender, source, value, left = payload
         there, combined = self.rounds.receive(rank, sender, left), isinstance(step, Reduce)
-        self.received[rank] += 1
         self.transfers.append(Transfer(there, sender, source, rank, step.slot, combined))
         if isinstance(step, Reduce):
             value = self._combine(rank, step, self._slots[rank][step.slot], value)

@@ -83,8 +83,8 @@ class Schedule:
         """Slots of one whole array: half of all in all_to_all, which has two."""
         return self.slots // 2 if self.operation == "all_to_all" else self.slots
 
-    def channel(self, rank: int, step: Step) -> tuple[int, int] | None:
-        """(sender, receiver) of the step's message; None for a copy. See kernel.py."""
+    def queue(self, rank: int, step: Step) -> tuple[int, int] | None:
+        """(sender, receiver) of the step's message; None for a copy: see kernel.py."""
         if isinstance(step, Send):
             return rank, step.peer
         return None if isinstance(step, Copy) else (step.peer, rank)

@@ -62,8 +62,8 @@ class Action(NamedTuple):
         return None
 
 
-Channels: TypeAlias = "defaultdict[tuple[int, int, str] | None, deque[Action]]"
-"""By channel, the receives of what is sent there, in order."""
+Queues: TypeAlias = "defaultdict[tuple[int, int, str] | None, deque[Action]]"
+"""By queue, the receives of what is sent there, in order."""
 
 
 @dataclass(frozen=True)
@@ -86,37 +86,37 @@ class PipelineSchedule:
         """`compute` with the transfers that it needs: what each rank executes.
 
         A send follows the action that makes its data at once. A receive stands right before the
-        action that needs it. Messages of one channel are received in the order in which they are
+        action that needs it. Messages of one queue are received in the order in which they are
         sent: where an action needs one that is behind others, those are received first; they were
         sent earlier, so this waits no longer. Stages on one rank hand over without a transfer.
         """
         if self.ranks == 1:
             return self.compute
-        channels: Channels = defaultdict(deque)
+        queues: Queues = defaultdict(deque)
         for rank, actions in enumerate(self.compute):
             for action in actions:
                 if send := action.gives(self.stages):
-                    channels[self.channel(rank, send)].append(send.other_end)
+                    queues[self.queue(rank, send)].append(send.other_end)
         return tuple(
-            tuple(self._with_transfers(rank, actions, channels))
+            tuple(self._with_transfers(rank, actions, queues))
             for rank, actions in enumerate(self.compute)
         )
 
     def _with_transfers(
-        self, rank: int, actions: tuple[Action, ...], channels: Channels
+        self, rank: int, actions: tuple[Action, ...], queues: Queues
     ) -> Iterator[Action]:
         received: set[Action] = set()
         for action in actions:
             if needed := action.needs(self.stages):
-                channel = channels[self.channel(rank, needed)]
-                while channel and needed not in received:
-                    received.add(channel[0])
-                    yield channel.popleft()
+                arriving = queues[self.queue(rank, needed)]
+                while arriving and needed not in received:
+                    received.add(arriving[0])
+                    yield arriving.popleft()
             yield action
             if send := action.gives(self.stages):
                 yield send
 
-    def channel(self, rank: int, action: Action) -> tuple[int, int, str] | None:
+    def queue(self, rank: int, action: Action) -> tuple[int, int, str] | None:
         """(sender, receiver, F or B) of a transfer; None for what is computed. See
         comm/schedules/kernel.py."""
         if action.kind in COMPUTE:

@@ -20,9 +20,6 @@ class PipelineProof:
     sent: tuple[int, ...]
     """By rank: messages sent."""
 
-    received: tuple[int, ...]
-    """By rank: messages received."""
-
 
 def prove(
     schedule: PipelineSchedule, programs: Sequence[Sequence[Action]] | None = None
@@ -39,7 +36,7 @@ def prove(
     prover.check_actions(programs)
     prover.check_complete(programs)
     execute(schedule, programs, prover)
-    return PipelineProof(tuple(prover.peaks), tuple(prover.sent), tuple(prover.received))
+    return PipelineProof(tuple(prover.peaks), tuple(prover.sent))
 
 
 class _PipelineProver:
@@ -47,8 +44,7 @@ class _PipelineProver:
 
     def __init__(self, schedule: PipelineSchedule) -> None:
         self._schedule, ranks = schedule, schedule.ranks
-        self.peaks, self.sent, self.received = [0] * ranks, [0] * ranks, [0] * ranks
-        self._in_flight = [0] * ranks
+        self.peaks, self.sent, self._in_flight = [0] * ranks, [0] * ranks, [0] * ranks
         self._done: set[Action] = set()
         self._last: dict[tuple[int, str], int] = {}
 
@@ -100,7 +96,6 @@ class _PipelineProver:
                 f"{self._schedule}: rank {rank} cannot take {action}: the next message from rank "
                 f"{self._schedule.peer(action)} is for {meant}"
             )
-        self.received[rank] += 1
         self._done.add(action)
 
     def _needed(self, action: Action) -> list[Action]:
