@@ -5,6 +5,7 @@ plan says, its parameters move into flat buffers, and their gradients are summed
 that hold the same ones.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,11 +33,16 @@ from ringlet.runtime.compression.activations import EncodedTransport
 from ringlet.runtime.compression.codecs import make_codec
 from ringlet.runtime.data.data_parallel import CompressedDataParallel
 from ringlet.runtime.data.local_steps import OuterOptimizer
-from ringlet.runtime.data.norm import global_norm, scale_gradients, squares
 from ringlet.runtime.mesh import Mesh, MeshError
 from ringlet.runtime.options import Parallelism
-from ringlet.runtime.pipeline.boundary import divide, join
-from ringlet.runtime.pipeline.run import Executor, GroupTransport, MicroBatch, Transport
+from ringlet.runtime.pipeline.run import (
+    Executor,
+    GroupTransport,
+    MicroBatch,
+    Transport,
+    divide,
+    join,
+)
 from ringlet.runtime.pipeline.schedules import make_schedule
 from ringlet.runtime.rules import DEVICE, OPTIONS, problem
 
@@ -103,24 +109,35 @@ class Parallel:
         return loss if self.counts_loss else 0.0
 
     def norm(self) -> float:
-        """The 2-norm of all gradients of the whole model (a collective of the world)."""
+        """The 2-norm of all gradients of the whole model (a collective of the world).
+
+        Parameters are added in the order of the model, so the cut into stages changes no bit.
+        """
         for group in self.gradient_groups:
             group.reducer.wait()
         total = np.zeros(len(self.names))
         alone = self.options.zero == 0 and self.mesh.size("tp", "pp", "ep") == 1
         for group in self.gradient_groups:
             owned = group.owned(self.mesh, sharded=self.options.zero > 0)
-            counted = group.specs if alone else owned
-            squares(group.reducer.shard, self.numbers, counted, total)
-        local = self.options.local_steps > 1
-        world = self.mesh.group(*REPLICA) if local else self.mesh.world
-        return global_norm(total, None if alone else world)
+            group.add_squares(total, self.numbers, group.specs if alone else owned)
+        if not alone:
+            local = self.options.local_steps > 1
+            ranks = self.mesh.group(*REPLICA) if local else self.mesh.world
+            ranks.all_reduce(total, label="gradient norm")
+        return math.sqrt(math.fsum(total))
 
     def clip(self, max_norm: float) -> float:
-        """Scale all gradients so that their norm is at most `max_norm`; the norm before."""
+        """Scale all gradients so that their norm is at most `max_norm`; return the norm before.
+
+        Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks"
+        (2013).
+        """
         norm = self.norm()
         if norm > max_norm:
-            scale_gradients(self.shards, max_norm / (norm + 1e-6))
+            for shard in self.shards:
+                for start, stop in shard.segments:
+                    _, grad = shard.views(start, stop)
+                    grad *= max_norm / (norm + 1e-6)
         return norm
 
     def update(self, learning_rate: float) -> None:

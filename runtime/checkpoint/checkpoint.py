@@ -1,12 +1,12 @@
-"""Checkpoints that are whole or not there, and that tell when they are damaged.
+"""Checkpoints that are whole or not there, and that show when they are damaged.
 
 A checkpoint is a folder `step-N` with shards in safetensors and a manifest. The manifest names
 every array by its logical name and the pieces of it that each shard holds, so that a run on any
-mesh can load what another saved, and has the checksum of every shard and one of itself.
+mesh can load what another saved. It has the checksum of every shard and one of itself.
 
-Shards are written and synced in `step-N.tmp`; then, after a barrier, rank 0 writes the manifest
-and renames the folder. The newest checkpoint is the newest folder that verifies: there is no
-pointer that could point to a broken one.
+Shards are written and synced in `step-N.tmp`; after a barrier rank 0 writes the manifest and
+renames the folder. The newest checkpoint is the newest folder that verifies: there is no pointer
+that could point to a broken one.
 """
 
 import contextlib
@@ -16,11 +16,10 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
-
-import numpy.typing as npt
+from typing import Any, BinaryIO
 
 from ringlet.comm import Group
+from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.safetensors import dump_safetensors
 from ringlet.runtime.checkpoint.manifest import NAME as MANIFEST
 from ringlet.runtime.checkpoint.manifest import (
@@ -32,8 +31,6 @@ from ringlet.runtime.checkpoint.manifest import (
     verify_files,
 )
 from ringlet.runtime.checkpoint.state import TrainingState
-
-Array: TypeAlias = npt.NDArray[Any]
 
 EXTRAS = "extras:"
 SHARD = "shard-0.safetensors"
@@ -51,9 +48,8 @@ class Checkpoint:
 
     @property
     def step(self) -> int:
-        """So many optimizer steps were taken."""
-        step: int = self.manifest["step"]
-        return step
+        """The number of optimizer steps before it."""
+        return self.manifest["step"]
 
 
 def save_checkpoint(
@@ -67,31 +63,32 @@ def save_checkpoint(
     keep: int = 3,
     keep_best: bool = True,
 ) -> Path:
-    """Save a checkpoint under `folder`, which all ranks see (a collective); returns its folder.
+    """Save a checkpoint under `folder`, which all ranks see (a collective); return its folder.
 
-    Every rank writes what it owns. Of the checkpoints in `folder` the `keep` newest stay (1 or
-    more), and with `keep_best` also the one with the lowest `val_loss` among those that have it
-    in `extra`. Raises CheckpointError on all ranks if one of them cannot write (a full disk);
-    what was there before is there still.
+    Every rank writes what it owns. The `keep` newest checkpoints in `folder` are kept (1 or more),
+    with `keep_best` also the one with the lowest `val_loss` in its `extra`. Raises CheckpointError
+    on all ranks if one of them cannot write (a full disk); earlier checkpoints are left as they
+    are.
     """
     final = folder / f"step-{step:06d}"
     temporary = final.with_suffix(".tmp")
 
     def complete() -> None:
+        entries = [entry for entries, _ in written for entry in entries.items()]
+        arrays: dict[str, Any] = {
+            name: {"shape": list(shape), "dtype": state.dtype.str, "pieces": []}
+            for name, shape in state.array_names()
+        }
+        for name, pieces in entries:
+            if name in arrays:
+                arrays[name]["pieces"] += pieces
+        optimizer = state.optimizer
         manifest = {
             "step": step,
             "config": dict(config),
-            "optimizer": {
-                "name": type(state.optimizer).__name__,
-                "steps": state.optimizer.steps,
-            },
-            "arrays": _join_entries([entries for entries, _ in written], state),
-            "extras": {
-                name: places[0]
-                for entries, _ in written
-                for name, places in entries.items()
-                if name.startswith(EXTRAS)
-            },
+            "optimizer": {"name": type(optimizer).__name__, "steps": optimizer.steps},
+            "arrays": arrays,
+            "extras": {name: pieces[0] for name, pieces in entries if name.startswith(EXTRAS)},
             "files": {name: digest for _, files in written for name, digest in files.items()},
             **(extra or {}),
         }
@@ -119,11 +116,10 @@ def _together(world: Group, final: Path, work: Callable[[], Any]) -> list[Any]:
         result = work()
     except OSError as error:
         problem = f"rank {world.rank} cannot write it: {error}"
-    everybodys = world.all_gather_object([result, problem])
-    problems = [problem for _, problem in everybodys if problem]
-    if problems:
+    everyone = world.all_gather_object([result, problem])
+    if problems := [problem for _, problem in everyone if problem]:
         raise CheckpointError(f"{final} was not saved: {'; '.join(problems)}")
-    return [result for result, _ in everybodys]
+    return [result for result, _ in everyone]
 
 
 def _make_room(temporary: Path) -> None:
@@ -133,8 +129,8 @@ def _make_room(temporary: Path) -> None:
 
 
 def _put_in_place(temporary: Path, final: Path) -> None:
-    """Rename the whole folder. What has the name so far (a damaged one, or one of the same step
-    that is saved again) goes only when the new one is there, and counts until then."""
+    """Rename the whole folder. A folder that already has the name (a damaged checkpoint, or the
+    same step saved again) counts until the new one is there, and only then goes."""
     folder = final.parent
     if final.exists():
         old = final.with_suffix(".old")
@@ -147,7 +143,7 @@ def _put_in_place(temporary: Path, final: Path) -> None:
 
 
 def _write_pieces(folder: Path, rank: int, state: TrainingState) -> list[Any]:
-    """Write this rank's pieces; [entries of the manifest by array, files with their digests]."""
+    """Write this rank's pieces; [manifest entries by array, files with their digests]."""
     entries: dict[str, list[dict[str, Any]]] = {}
     arrays: dict[str, Array] = {}
     file = f"shard-{rank}.safetensors"
@@ -168,29 +164,19 @@ def _write_pieces(folder: Path, rank: int, state: TrainingState) -> list[Any]:
     return [entries, {file: digest(folder / file)}]
 
 
-def _join_entries(
-    by_rank: list[dict[str, list[dict[str, Any]]]], state: TrainingState
-) -> dict[str, Any]:
-    arrays: dict[str, Any] = {}
-    for name, shape in state.array_names():
-        pieces = [piece for entries in by_rank for piece in entries.get(name, ())]
-        arrays[name] = {"shape": list(shape), "dtype": state.dtype.str, "pieces": pieces}
-    return arrays
-
-
 def _prune(folder: Path, step: int, keep: int, keep_best: bool) -> None:
-    """Remove what need not stay now that `step` is saved.
+    """Remove old checkpoints now that `step` is saved.
 
-    Checkpoints of later steps are none to count on: the run went on from before them because
-    they are damaged. They are replaced when the run comes to their step.
+    Checkpoints of later steps do not count: the run resumed from before them because they are
+    damaged. They are replaced when the run comes to their step.
     """
     paths = [path for path in checkpoints(folder) if _step(path) <= step]
-    stay = set(paths[-keep:])
+    kept = set(paths[-keep:])
     losses = {path: loss for path in paths if (loss := _val_loss(path)) is not None}
     if keep_best and losses:
-        stay.add(min(losses, key=losses.__getitem__))
+        kept.add(min(losses, key=losses.__getitem__))
     for path in paths:
-        if path not in stay:
+        if path not in kept:
             shutil.rmtree(path)
 
 
@@ -203,7 +189,7 @@ def _val_loss(path: Path) -> float | None:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints' folders, oldest first, verified or not; unfinished ones left out."""
+    """The checkpoints' folders, oldest first, verified or not, without unfinished ones."""
     if not folder.is_dir():
         return []
     found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
@@ -215,7 +201,7 @@ def _step(path: Path) -> int:
 
 
 def latest_checkpoint(folder: Path, warn: Any = None) -> Checkpoint | None:
-    """The newest checkpoint that verifies; `warn(text)` is told of each that does not."""
+    """The newest checkpoint that verifies; `warn(text)` is called for each that does not."""
     for path in reversed(checkpoints(folder)):
         try:
             return verify_checkpoint(path)

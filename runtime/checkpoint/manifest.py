@@ -1,6 +1,6 @@
 """A checkpoint's manifest: what it must say, its checksum, and the files that it vouches for.
 
-Checkpoints are copied and downloaded: a manifest is checked as whatever comes from outside is.
+Checkpoints are copied and downloaded, so a manifest is checked like all bytes from outside.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ Manifest: TypeAlias = dict[str, Any]
 FORMAT = 2
 NAME = "manifest.json"
 MOST_BYTES = 256 << 20
-"""No manifest is larger: that would be more than a million pieces."""
+"""Larger manifests are refused; this is enough for a million pieces."""
 
 _SHARD = re.compile(r"shard-\d+\.safetensors")
 
@@ -35,7 +35,7 @@ def sealed(manifest: Manifest) -> bytes:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest, if it is as it was written; raises CheckpointError."""
+    """Read and check a folder's manifest; raises CheckpointError."""
     path = folder / NAME
     try:
         if path.stat().st_size > MOST_BYTES:
@@ -67,7 +67,7 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
         except OSError as error:
             raise CheckpointError(f"{file} cannot be read: {error}") from error
         if not same:
-            raise CheckpointError(f"{file} is not what was written: its size or checksum differs")
+            raise CheckpointError(f"{file} is damaged: its size or checksum differs")
 
 
 def digest(path: Path) -> dict[str, Any]:
@@ -78,12 +78,12 @@ def digest(path: Path) -> dict[str, Any]:
 
 
 def _seal(manifest: Mapping[str, Any]) -> str:
-    """The manifest's checksum, over what it says and not over how it is laid out."""
+    """The checksum of the manifest's content, however it is formatted."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _check(manifest: Manifest) -> None:
-    """Raise ValueError, TypeError or KeyError for one that says something else than it must."""
+    """Raise ValueError, TypeError or KeyError for content that is not as it must be."""
     files, optimizer = manifest["files"], manifest["optimizer"]
     _need(type(manifest["step"]) is int and manifest["step"] >= 0, "step")
     _need(type(manifest["config"]) is dict, "config")
@@ -108,4 +108,4 @@ def _array(entry: Mapping[str, Any]) -> list[int]:
 
 def _need(fits: bool, what: str) -> None:
     if not fits:
-        raise ValueError(f"{what} is not what it has to be")
+        raise ValueError(f"{what} is not as it must be")

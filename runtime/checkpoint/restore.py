@@ -1,6 +1,7 @@
-"""Loading a checkpoint, whichever mesh has saved it: arrays are put together from their pieces."""
+"""Loading a checkpoint that any mesh has saved: arrays are put together from their pieces."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from itertools import count, takewhile
 from typing import Any
 
 import numpy as np
@@ -17,15 +18,15 @@ from ringlet.runtime.compression.compressor import redistribute
 from ringlet.runtime.sharding.shard_spec import ShardSpec
 
 SHARED = "residual"
-"""Kinds of arrays that some parameters have none of."""
+"""A kind of arrays that some parameters do not have."""
 
 
 def load_checkpoint(checkpoint: Checkpoint | None, world: Group, state: TrainingState) -> int:
-    """Load what rank 0 passes, on every rank (a collective); returns the step.
+    """Load rank 0's checkpoint on every rank (a collective); return its step.
 
-    Whatever mesh has saved it: rank 0 reads one whole array after the other, and every rank takes
-    its part. Only rank 0 needs the files; the others' `checkpoint` may be None. Raises
-    CheckpointError on all ranks if an array is missing or of another shape.
+    Rank 0 reads one whole array after the other, and every rank takes its shard, so any mesh can
+    have saved it. Only rank 0 needs the files; the others' `checkpoint` may be None. Raises
+    CheckpointError on all ranks if an array is missing or has another shape.
     """
     counts, problem = [0, 0], ""
     if world.rank == 0:
@@ -36,7 +37,7 @@ def load_checkpoint(checkpoint: Checkpoint | None, world: Group, state: Training
     counts, problem = world.broadcast_object([counts, problem])
     if problem:
         raise CheckpointError(problem)
-    reader = None if checkpoint is None or world.rank else Reader(checkpoint)
+    reader = None if checkpoint is None or world.rank else CheckpointReader(checkpoint)
     kinds = state.kinds()
     for name, shape in state.array_names():
         if reader is None:
@@ -49,8 +50,8 @@ def load_checkpoint(checkpoint: Checkpoint | None, world: Group, state: Training
     return int(counts[0])
 
 
-def _load_extras(world: Group, state: TrainingState, reader: "Reader | None") -> None:
-    """Give every rank what is there for it; the others' is broadcast and dropped."""
+def _load_extras(world: Group, state: TrainingState, reader: "CheckpointReader | None") -> None:
+    """Broadcast all extras; every rank loads its own and drops the others."""
     entries = world.broadcast_object(None if reader is None else reader.extras())
     found: dict[str, dict[str, Array]] = {}
     for key, (shape, dtype) in entries.items():
@@ -64,7 +65,7 @@ def _load_extras(world: Group, state: TrainingState, reader: "Reader | None") ->
 
 
 def _check_fit(checkpoint: Checkpoint | None, state: TrainingState) -> list[int]:
-    """Whether all arrays are there; [step, steps of the optimizer]."""
+    """Check that all arrays are there; [step, steps of the optimizer]."""
     if checkpoint is None:
         raise CheckpointError("rank 0 has no checkpoint to load")
     saved = checkpoint.manifest["optimizer"]
@@ -77,7 +78,7 @@ def _check_fit(checkpoint: Checkpoint | None, state: TrainingState) -> list[int]
     for name, shape in state.array_names():
         kind, _, parameter = split_name(name)
         if kind in kinds and kinds[kind].shared and name not in checkpoint.manifest["arrays"]:
-            continue  # a run that had no such sums has zeros
+            continue  # a run without such sums has zeros
         _check_array(checkpoint, array_name(kind, 0, parameter), shape)
     return [checkpoint.step, saved["steps"]]
 
@@ -94,13 +95,13 @@ def _check_array(checkpoint: Checkpoint, name: str, shape: tuple[int, ...]) -> N
 
 def load_parameters(checkpoint: Checkpoint, model: Module) -> None:
     """Copy the checkpoint's parameters into a whole model; raises CheckpointError."""
-    reader = Reader(checkpoint)
+    reader = CheckpointReader(checkpoint)
     for name, parameter in model.named_parameters():
         _check_array(checkpoint, f"parameters/{name}", parameter.shape)
         copy_from_host(parameter.data, reader.whole(f"parameters/{name}"))
 
 
-class Reader:
+class CheckpointReader:
     """Puts a checkpoint's arrays together from their pieces."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -134,13 +135,14 @@ class Reader:
     def for_replica(
         self, name: str, shape: tuple[int, ...], kinds: Mapping[str, Replicas]
     ) -> Array:
-        """The array of a replica, of which there may have been another number.
+        """A replica's array; the number of replicas may have changed since it was saved.
 
-        Shares of a sum are redistributed: the sum stays. Otherwise a replica that is new takes
-        over from the one whose number remains when it is divided by the number of the old ones.
+        Shares of a sum are redistributed, so that the sum stays. Otherwise new replicas continue
+        from the old ones, in turn.
         """
         kind, number, parameter = split_name(name)
-        saved = list(self._saved(kind, parameter))
+        names = (array_name(kind, replica, parameter) for replica in count())
+        saved = list(takewhile(self._checkpoint.manifest["arrays"].__contains__, names))
         if kind not in kinds or len(saved) == kinds[kind].count:
             return self.whole(name)
         if not kinds[kind].shared:
@@ -150,20 +152,13 @@ class Reader:
         return redistribute((self.whole(each) for each in saved), kinds[kind].count)
 
     def extras(self) -> dict[str, list[Any]]:
-        """[shape, dtype] of what has another shape than a parameter, by key."""
+        """[shape, dtype] of the extras, by key."""
         entries = self._checkpoint.manifest["extras"].items()
         return {key: [entry["shape"], entry["dtype"]] for key, entry in entries}
 
     def extra(self, key: str) -> Array:
-        """One of them."""
+        """One of the extras."""
         return self._read(self._checkpoint.manifest["extras"][key]["file"], key).copy()
-
-    def _saved(self, kind: str, parameter: str) -> Iterator[str]:
-        """The names of all replicas' arrays."""
-        number = 0
-        while array_name(kind, number, parameter) in self._checkpoint.manifest["arrays"]:
-            yield array_name(kind, number, parameter)
-            number += 1
 
     def _read(self, file: str, key: str) -> Array:
         path = self._checkpoint.folder / file

@@ -1,8 +1,8 @@
 """What a checkpoint holds: the arrays of a training run, under their logical names.
 
-`parameters/NAME`, `optimizer/STATE/NAME` and others are arrays of a parameter's whole shape. A
-rank has pieces of them, and can take its pieces from the whole ones. Where each of several
-replicas has an array of its own, that of replica 3 is `KIND@3/NAME`; replica 0 bears no number.
+`parameters/NAME`, `optimizer/STATE/NAME` and others are arrays in a parameter's whole shape. A rank
+has pieces of them, and can take its pieces from the whole ones. Where each of several replicas has
+its own array, replica 3's is `KIND@3/NAME`; replica 0 has no number.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,8 +19,8 @@ from ringlet.nn.optim import Optimizer
 from ringlet.runtime.sharding.shard_spec import ShardSpec
 
 
-class Piece(NamedTuple):
-    """Consecutive elements of a part of an array: `first` onwards of those in the spec's part."""
+class ArrayPiece(NamedTuple):
+    """Consecutive elements of a shard of an array, from the shard's element `first` on."""
 
     name: str
     values: Array
@@ -30,30 +30,31 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Replicas:
-    """Whose an array is: number `own` of `count`. `shared`: a sum of which each has a share."""
+    """Which replica an array belongs to: number `own` of `count`. `shared`: each has a part of a
+    sum."""
 
     own: int = 0
     count: int = 1
     shared: bool = False
 
 
+SINGLE = Replicas()
+
+
 @dataclass(frozen=True)
 class FlatArray:
-    """An array with an element for each of the flat parameters'.
-
-    This rank writes its parts of those parameters that are in `owned`.
-    """
+    """An array with an element for each flat parameter's; this rank writes those in `owned`."""
 
     values: Array
     owned: frozenset[str]
-    replicas: Replicas = field(default_factory=Replicas)
+    replicas: Replicas = SINGLE
 
 
 @dataclass
 class Part:
-    """Flat parameters, their optimizer and other arrays by kind, and where they belong.
+    """Flat parameters, their optimizer, and other arrays by kind.
 
-    This rank writes those in `owned`; `store(name, part)` sets a parameter's part on this rank.
+    This rank writes the parameters in `owned`; `store(name, shard)` sets a parameter's shard.
     """
 
     flat: Flat
@@ -66,7 +67,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Extras:
-    """Arrays of some other shape, of which a rank on the same kind of mesh may make use.
+    """Arrays of other shapes, which only ranks on the same kind of mesh can use.
 
     `arrays` are written if `owned`; `load` gets them back, if a checkpoint has them.
     """
@@ -78,20 +79,20 @@ class Extras:
 
 @dataclass
 class TrainingState:
-    """All that a run needs to go on, but for what follows from its config."""
+    """All that a run needs to continue, except what follows from its config.
+
+    `shapes` are those of every parameter of the whole model; `extras` go by a prefix that says
+    what they are for.
+    """
 
     parts: Sequence[Part]
     shapes: Mapping[str, tuple[int, ...]]
-    """Of every parameter of the whole model."""
-
     extras: Mapping[str, Extras] = field(default_factory=dict)
-    """By a prefix that says what for."""
-
     dtype: np.dtype[np.generic] = field(default_factory=lambda: np.dtype(np.float32))
 
     @classmethod
     def of(cls, flat: FlatParameters, optimizer: Optimizer) -> "TrainingState":
-        """Of a model that is whole on every rank; each rank may write it."""
+        """The state of a model that is whole on every rank; each rank may write it."""
         shapes = {slot.name: slot.shape for slot in flat.slots}
         specs = {name: ShardSpec.whole(shape) for name, shape in shapes.items()}
         parameters = {slot.name: slot.parameter for slot in flat.slots}
@@ -100,17 +101,16 @@ class TrainingState:
             copy_from_host(parameters[name].data, value)
 
         owned = frozenset(shapes)
-        arrays = optimizer_arrays(optimizer, owned)
-        part = Part(flat, optimizer, specs, owned, store, arrays)
+        part = Part(flat, optimizer, specs, owned, store, optimizer_arrays(optimizer, owned))
         return cls([part], shapes, dtype=flat.dtype)
 
     @property
     def optimizer(self) -> Optimizer:
-        """The optimizer; those of all parts have taken the same steps."""
+        """The first part's optimizer; those of all parts have taken the same steps."""
         return self.parts[0].optimizer
 
     def kinds(self) -> dict[str, Replicas]:
-        """The kinds of arrays besides parameters; the same on every rank, but for `own`."""
+        """The kinds of arrays besides parameters, the same on every rank except for `own`."""
         return {kind: array.replicas for kind, array in self.parts[0].arrays.items()}
 
     def array_names(self) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -122,21 +122,21 @@ class TrainingState:
                 for name, shape in self.shapes.items():
                     yield array_name(kind, number, name), shape
 
-    def pieces(self) -> Iterator[Piece]:
-        """What this rank writes. Over all ranks each element is there once."""
+    def pieces(self) -> Iterator[ArrayPiece]:
+        """What this rank writes; over all ranks each element is there once."""
         for part in self.parts:
             for slot in part.flat.slots:
                 where = part.specs[slot.name], slot.first
                 if slot.name in part.owned:
                     values, _ = part.flat.views(slot.start, slot.stop)
-                    yield Piece(f"parameters/{slot.name}", values, *where)
+                    yield ArrayPiece(f"parameters/{slot.name}", values, *where)
                 for kind, array in part.arrays.items():
                     if slot.name in array.owned:
                         name = array_name(kind, array.replicas.own, slot.name)
-                        yield Piece(name, array.values[slot.start : slot.stop], *where)
+                        yield ArrayPiece(name, array.values[slot.start : slot.stop], *where)
 
     def restore(self, name: str, whole: Array) -> None:
-        """Take this rank's part of a whole array."""
+        """Take this rank's shard of a whole array."""
         kind, number, parameter = split_name(name)
         for part in self.parts:
             if parameter not in part.specs:
@@ -154,18 +154,17 @@ class TrainingState:
                     copy_from_host(target, local.reshape(-1)[slot.first : slot.first + target.size])
 
     def restored(self, steps: int) -> None:
-        """All arrays are back; so many steps were taken."""
+        """All arrays are back; the optimizers have taken this many steps."""
         for part in self.parts:
             part.optimizer.steps = steps
 
 
 def optimizer_arrays(
-    optimizer: Optimizer, owned: frozenset[str], replicas: Replicas | None = None
+    optimizer: Optimizer, owned: frozenset[str], replicas: Replicas = SINGLE
 ) -> dict[str, FlatArray]:
     """The optimizer's state by kind."""
-    whose = replicas or Replicas()
     return {
-        f"optimizer/{state}": FlatArray(values, owned, whose)
+        f"optimizer/{state}": FlatArray(values, owned, replicas)
         for state, values in optimizer.state.items()
     }
 

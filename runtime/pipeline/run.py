@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from ringlet.comm import Group, Work
 from ringlet.nn import Tensor, no_grad
+from ringlet.nn import functional as F
 from ringlet.nn.autograd.engine import WeightGradients, backward
 from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import asarray
@@ -193,3 +194,19 @@ class _Run:
 
     def _receive(self, action: Action) -> None:
         self._arrived[action[1:]] = self._executor.receive(action)
+
+
+def join(state: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """Make one tensor, as it travels between stages, of several: (B, T1 + T2 + ..., C)."""
+    return F.cat(state, 1) if isinstance(state, tuple) else state
+
+
+def divide(x: Tensor, lengths: Sequence[int] | None) -> Tensor | tuple[Tensor, ...]:
+    """Undo `join` of tensors whose lengths are in the ratio of `lengths`."""
+    if lengths is None:
+        return x
+    parts, start, share = [], 0, sum(lengths) // x.shape[1]  # > 1 where sequences are sharded
+    for length in lengths:
+        parts.append(x[:, start : start + length // share])
+        start += length // share
+    return tuple(parts)

@@ -7,7 +7,7 @@ from ringlet.nn.models import LanguageModel
 from ringlet.runtime.checkpoint.checkpoint import Checkpoint
 from ringlet.runtime.checkpoint.restore import load_parameters
 from ringlet.runtime.training.config import check_config
-from ringlet.runtime.training.models import make_model
+from ringlet.runtime.training.factories import make_model
 
 
 def load_model(checkpoint: Checkpoint) -> LanguageModel:

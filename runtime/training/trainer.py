@@ -29,10 +29,9 @@ from ringlet.runtime.training.corpus import (
     validation_offsets,
     windows,
 )
+from ringlet.runtime.training.factories import make_model, make_optimizer, make_schedule
 from ringlet.runtime.training.finite import NonFinite, all_finite, blame
 from ringlet.runtime.training.fit import mesh_shape, parallelism
-from ringlet.runtime.training.models import make_model
-from ringlet.runtime.training.optimizers import make_optimizer, make_schedule
 
 Report: TypeAlias = Callable[[dict[str, Any]], None]
 

@@ -15,7 +15,7 @@ from ringlet.runtime import (
     load_corpus,
     make_config,
 )
-from ringlet.runtime.checkpoint.restore import Reader
+from ringlet.runtime.checkpoint.restore import CheckpointReader
 from ringlet.runtime.training.export import load_model
 
 TINY = {
@@ -89,7 +89,7 @@ def test_a_resumed_run_has_the_same_bits(ranks, tmp_path, mesh, compress):
 def residuals(checkpoint, name):
     """The sum of what all ranks have lost of a parameter."""
     names = [key for key in checkpoint.manifest["arrays"] if key.startswith("residual")]
-    reader = Reader(checkpoint)
+    reader = CheckpointReader(checkpoint)
     return sum(reader.whole(key) for key in names if key.endswith(f"/{name}"))
 
 

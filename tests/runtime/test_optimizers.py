@@ -6,8 +6,8 @@ import pytest
 
 from ringlet.runtime import Trainer, load_corpus, make_config
 from ringlet.runtime.training.config import OPTIMIZERS, ConfigError
+from ringlet.runtime.training.factories import make_schedule
 from ringlet.runtime.training.fit import check_fit
-from ringlet.runtime.training.optimizers import make_schedule
 
 TINY = {
     "block_size": 8, "n_layer": 2, "n_head": 2, "n_embd": 16, "batch_size": 4, "momentum": 0.5,

@@ -55,7 +55,7 @@ from ringlet.nn.models.huggingface.folder import PretrainedError, read_config
 from ringlet.nn.safetensors import SafetensorsError, SafetensorsFile
 from ringlet.runtime import CheckpointError, ConfigError, verify_checkpoint
 from ringlet.runtime.checkpoint.manifest import NAME, read_manifest, sealed
-from ringlet.runtime.checkpoint.restore import Reader as CheckpointReader
+from ringlet.runtime.checkpoint.restore import CheckpointReader
 from ringlet.runtime.training.config import make_config
 from ringlet.runtime.training.corpus import DataError, load_corpus
 

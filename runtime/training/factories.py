@@ -1,11 +1,49 @@
-"""The optimizer and the learning-rate schedule that a config names."""
+"""The model, the optimizer and the learning-rate schedule that a config names."""
 
 from collections.abc import Callable
 
 from ringlet.nn import optim
 from ringlet.nn.flat import Flat
+from ringlet.nn.models import GPT, GPTConfig, LanguageModel, Llama, LlamaConfig
 from ringlet.nn.optim import Optimizer, Schedule
 from ringlet.runtime.training.config import TrainConfig
+
+INTERMEDIATE_MULTIPLE = 32
+"""A Llama's hidden layer is 8/3 of the width, rounded up to a multiple of this, so that it can be
+sharded."""
+
+
+def make_model(config: TrainConfig, vocab_size: int) -> LanguageModel:
+    """A new model; within `nn.uninitialized()` its parameters have no values yet."""
+    if config.model == "llama":
+        multiple = INTERMEDIATE_MULTIPLE
+        return Llama(
+            LlamaConfig(
+                vocab_size=vocab_size,
+                hidden_size=config.n_embd,
+                intermediate_size=-(-8 * config.n_embd // (3 * multiple)) * multiple,
+                num_hidden_layers=config.n_layer,
+                num_attention_heads=config.n_head,
+                num_key_value_heads=config.n_kv_head,
+                max_position_embeddings=config.block_size,
+            )
+        )
+    return GPT(
+        GPTConfig(
+            vocab_size=vocab_size,
+            block_size=config.block_size,
+            n_layer=config.n_layer,
+            n_head=config.n_head,
+            n_embd=config.n_embd,
+            dropout=config.dropout,
+            bias=config.bias,
+            n_expert=config.experts,
+            top_k=config.top_k,
+            capacity_factor=config.capacity_factor,
+            balance=config.balance,
+        )
+    )
+
 
 _MAKERS: dict[str, Callable[[TrainConfig, Flat], Optimizer]] = {
     "adamw": lambda c, flat: optim.AdamW(
