@@ -1,4 +1,10 @@
-"""Processes that start, are watched, and end: the command line, and functions on several ranks."""
+"""launcher: starts processes, watches them, and ends them. The command line, and `spawn`.
+
+May import comm, nn and runtime. Of its folders, in the order in which to read them, each may import
+those before it: supervisor/ (the workers of this host), hosts/ (several hosts), workers/ (what runs
+in the workers), testing/ (warm ranks), commands/ (one file for each command), and then cli.py.
+errors.py, options.py and units.py know none of them.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,13 +21,13 @@ def spawn(
     transport: str = "auto",
     **arguments: Any,
 ) -> list[Any]:
-    """Run `function(world, **arguments)` on so many new processes of this host; returns what each
-    rank returned. For scripts (under `if __name__ == "__main__":`) and notebooks, where the
-    function is sent as its own source: it has `np` and `comm`, and imports what else it needs.
+    """Run `function(world, **arguments)` on new processes of this host; returns what each rank
+    returned. For scripts (under `if __name__ == "__main__":`) and for notebooks, where the function
+    is sent as source: it has `np` and `comm`, and must import everything else itself.
 
-    Arguments and results are what `comm` can send as objects. Raises RanksFailed (pool.py), with
-    every rank's traceback, unless all return within `deadline` seconds; `timeout` bounds each
-    wait of a rank for another.
+    Arguments and results are what `comm` can send as objects. Raises RanksFailed (testing/pool.py),
+    with every rank's traceback, unless all return within `deadline` seconds; `timeout` bounds each
+    wait of one rank for another.
     """
     from ringlet.launcher.testing.pool import WorkerPool
 

@@ -10,17 +10,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import typer
 
 from ringlet.comm.errors import AuthenticationError
 from ringlet.launcher.commands.doctor_hosts import between_hosts, line
 from ringlet.launcher.commands.options import with_options
-from ringlet.launcher.errors import ExitCode
+from ringlet.launcher.errors import ExitCode, UserError
 from ringlet.launcher.hosts.options import HostOptions
 from ringlet.launcher.options import option
 from ringlet.launcher.supervisor.environment import THREAD_VARIABLES, cores, free_port
+from ringlet.launcher.units import fastest
 
 MIN_SHARED_BYTES = 256 << 20
 MIN_FILES = 1024
@@ -28,14 +29,11 @@ IPC_FOLDER_BYTES = 70
 """A longer TMPDIR leaves no room for socket names: a path has at most 107 bytes."""
 
 
-class Finding(NamedTuple):
-    """What one check found. `state` is ok, note (it works, but could work better) or bad."""
-
-    state: str
-    text: str
+class NoteError(Exception):
+    """What a check raises about something that works, but could work better."""
 
 
-def versions() -> Finding:
+def versions() -> str:
     """Versions of Python and the libraries."""
     import msgpack
     import numpy as np
@@ -43,15 +41,13 @@ def versions() -> Finding:
 
     import ringlet
 
-    python = platform.python_version()
     libraries = f"NumPy {np.__version__}, pyzmq {zmq.__version__} on libzmq {zmq.zmq_version()}"
     packed = ".".join(map(str, msgpack.version))
-    return Finding(
-        "ok", f"ringlet {ringlet.__version__}, Python {python}, {libraries}, msgpack {packed}"
-    )
+    python = platform.python_version()
+    return f"ringlet {ringlet.__version__}, Python {python}, {libraries}, msgpack {packed}"
 
 
-def blas() -> Finding:
+def blas() -> str:
     """NumPy's BLAS, and its number of threads."""
     import numpy as np
 
@@ -60,65 +56,58 @@ def blas() -> Finding:
     given = [f"{name}={os.environ[name]}" for name in THREAD_VARIABLES if name in os.environ]
     threads = f"{', '.join(given)} (as you set it)" if given else "cores / workers each"
     text = f"{built['name']} {built.get('version', '')}; {cores()} cores; threads: {threads}"
-    if "openblas" in built["name"] or "mkl" in built["name"] or "accelerate" in built["name"]:
-        return Finding("ok", text)
-    return Finding("note", f"{text}. A NumPy built with OpenBLAS or MKL is many times faster")
+    if not any(name in built["name"] for name in ("openblas", "mkl", "accelerate")):
+        raise NoteError(f"{text}. A NumPy built with OpenBLAS or MKL is many times faster")
+    return text
 
 
-def shared_memory() -> Finding:
+def shared_memory() -> str:
     """Free space in /dev/shm, and a processor that keeps stores in order (x86)."""
-    folder = Path("/dev/shm")
+    folder, instead = Path("/dev/shm"), "ranks of one host use sockets, which are slower"
     if not os.access(folder, os.W_OK):
-        return Finding(
-            "note", "no /dev/shm: ranks of one host talk through sockets, which is slower"
-        )
+        raise NoteError(f"no /dev/shm: {instead}")
     if platform.machine() not in ("x86_64", "AMD64", "i686"):
-        text = f"not used on {platform.machine()}: ranks of one host talk through sockets"
-        return Finding("note", text)
+        raise NoteError(f"not used on {platform.machine()}: {instead}")
     free = shutil.disk_usage(folder).free
     text = f"{free >> 20} MiB free in /dev/shm"
     if free < MIN_SHARED_BYTES:
-        return Finding("note", f"{text}; in a container, use --shm-size=1g, or --transport ipc")
-    return Finding("ok", text)
+        raise NoteError(f"{text}; in a container, use --shm-size=1g, or --transport ipc")
+    return text
 
 
-def sockets() -> Finding:
+def sockets() -> str:
     """Loopback ports, the folder for socket files, and the limit on open files."""
     folder = tempfile.gettempdir()
     if len(os.fsencode(folder)) > IPC_FOLDER_BYTES:
-        return Finding("bad", f"{folder} is too long for socket files: set TMPDIR to a shorter one")
+        raise UserError(f"{folder} is too long for socket files: set TMPDIR to a shorter one")
     try:
         port = free_port()
     except OSError as error:
-        return Finding("bad", f"cannot bind a loopback port: {error.strerror}")
+        raise UserError(f"cannot bind a loopback port: {error.strerror}") from error
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     text = f"loopback port {port}, socket files in {folder}, {files} open files allowed"
     if files < MIN_FILES:
-        return Finding("note", f"{text}; many ranks need more: ulimit -n {MIN_FILES}")
-    return Finding("ok", text)
+        raise NoteError(f"{text}; many ranks need more: ulimit -n {MIN_FILES}")
+    return text
 
 
-def key() -> Finding:
+def key() -> str:
     """CURVE, and the job key if one is set."""
     from ringlet.comm.join.key import JobKey, find_key
 
-    try:
-        JobKey.new()
-        found = find_key(os.environ)
-    except AuthenticationError as error:
-        return Finding("bad", str(error))
-    if found is None:
-        return Finding("ok", "CURVE is available; no job key is set (several hosts need one)")
-    return Finding("ok", "CURVE is available, and a job key is set")
+    JobKey.new()
+    known = find_key(os.environ) is not None
+    key = "a job key is set" if known else "no job key is set (several hosts need one)"
+    return f"CURVE is available; {key}"
 
 
-def clock() -> Finding:
+def clock() -> str:
     """This host's clock, compared with the file system's."""
     with tempfile.NamedTemporaryFile() as file:
         apart = abs(Path(file.name).stat().st_mtime - time.time())
     if apart > 1.0:
-        return Finding("note", f"{apart:.1f} s apart from the file system's: check NTP")
-    return Finding("ok", "agrees with the file system's")
+        raise NoteError(f"{apart:.1f} s apart from the file system's: check NTP")
+    return "agrees with the file system's"
 
 
 def timed_sums(world: Any) -> float:
@@ -126,31 +115,23 @@ def timed_sums(world: Any) -> float:
     import numpy as np
 
     total = float(world.all_reduce(np.full(1 << 16, world.rank + 1.0))[-1])
-    best = 1e9
-    for _ in range(20):
-        began = time.perf_counter()
-        world.all_reduce(np.ones(1))
-        best = min(best, time.perf_counter() - began)
+    best = fastest(lambda: world.all_reduce(np.ones(1)), 20)
     return best if total == 3.0 else -1.0
 
 
-def two_ranks() -> Finding:
+def two_ranks() -> str:
     """An all-reduce of two workers."""
     from ringlet.launcher import spawn
-    from ringlet.launcher.testing.pool import RanksFailed
 
     began = time.perf_counter()
-    try:
-        best = max(spawn(timed_sums, 2, deadline=30.0, timeout=20.0))
-    except RanksFailed as error:
-        return Finding("bad", str(error))
+    best = max(spawn(timed_sums, 2, deadline=30.0, timeout=20.0))
     if best < 0:
-        return Finding("bad", "two ranks got a wrong sum: please report this")
+        raise UserError("two ranks got a wrong sum: please report this")
     seconds = time.perf_counter() - began
-    return Finding("ok", f"started, joined and ended in {seconds:.1f} s; {best * 1e6:.0f} us a sum")
+    return f"started, joined and ended in {seconds:.1f} s; {best * 1e6:.0f} us a sum"
 
 
-CHECKS: dict[str, Callable[[], Finding]] = {
+CHECKS: dict[str, Callable[[], str]] = {
     "versions": versions,
     "BLAS": blas,
     "shared memory": shared_memory,
@@ -185,10 +166,14 @@ def doctor(options: DoctorOptions, hosts: HostOptions) -> None:
     states = []
     for name, check in CHECKS.items():
         try:
-            finding = check()
+            state, text = "ok", check()
+        except NoteError as note:
+            state, text = "note", str(note)
+        except (UserError, AuthenticationError) as error:
+            state, text = "bad", str(error)
         except Exception as error:  # a check that crashes is a finding, too
-            finding = Finding("bad", f"{type(error).__name__}: {error}")
-        states.append(finding.state)
-        typer.echo(line(finding.state, name, finding.text))
+            state, text = "bad", f"{type(error).__name__}: {error}"
+        states.append(state)
+        typer.echo(line(state, name, text))
         sys.stdout.flush()
     raise typer.Exit(ExitCode.FAILED if "bad" in states else ExitCode.OK)

@@ -42,5 +42,5 @@ def between_hosts(hosts: HostOptions, timeout: float) -> int:
             there = ", ".join(map(str, agent.assignment.hosts))
             screen.line(line("ok", "meeting", f"{there} have met at {agent.address}"))
         module = "ringlet.launcher.workers.doctor_worker"
-        code = Supervisor(job, module, [], screen=screen, agent=agent, inform=inform).run()
+        code = Supervisor(job, module, ["{}"], screen=screen, agent=agent, inform=inform).run()
     return code or (ExitCode.FAILED if "bad" in states else ExitCode.OK)

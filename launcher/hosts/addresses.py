@@ -1,4 +1,4 @@
-"""This host's addresses: what --master, --interface and --address mean as numbers."""
+"""IP addresses: what --master, --interface and --address mean on this host."""
 
 import fcntl
 import ipaddress
@@ -18,15 +18,15 @@ _DEPRECATED, _TENTATIVE = 0x20, 0x40
 
 
 def resolve(master: str) -> str:
-    """HOST:PORT with the host's address in place of its name; IPv6 is [ADDRESS]:PORT."""
+    """HOST:PORT with the host's address instead of its name; for IPv6 [ADDRESS]:PORT."""
     host, colon, port = master.rpartition(":")
     if not colon or not port.isdecimal() or len(port) > 5 or int(port) > 65535:
-        raise UserError(f"--master is {master!r}; it has to be HOST:PORT, as in 10.0.0.1:29400")
+        raise UserError(f"--master is {master!r}; it must be HOST:PORT, as in 10.0.0.1:29400")
     address = resolve_host(host.removeprefix("[").removesuffix("]"))
     if is_loopback(tcp(address, 0)) and not is_loopback(f"tcp://{host}"):
         raise UserError(
-            f"{host} is {address} on this host, where other hosts cannot reach it: give --master "
-            "an address"
+            f"{host} is {address} on this host, which other hosts cannot reach: give --master an "
+            "address"
         )
     return f"{bracketed(address)}:{port}"
 
@@ -41,19 +41,18 @@ def resolve_host(host: str) -> str:
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise UserError(f"there is no address of {host!r}: {error}") from error
+        raise UserError(f"cannot find the address of {host!r}: {error}") from error
     address = str(min(found, key=lambda entry: entry[0] != socket.AF_INET)[4][0])
     if "%" in address or ipaddress.ip_address(address).is_link_local:
         raise UserError(
-            f"{address} is another host's on every link: give an address that is the same from "
-            "everywhere"
+            f"{address} is valid on one link only: give an address that is the same from everywhere"
         )
     return address
 
 
 def own_address(master: str, interface: str | None, address: str | None) -> str:
-    """At which address of this host the others reach its workers: the one that was asked for, or
-    that of the interface towards `master` (HOST:PORT)."""
+    """The address where other hosts reach this one's workers: the one asked for, or that of the
+    interface that routes to `master` (HOST:PORT)."""
     if interface is not None and address is not None:
         raise UserError("--interface and --address both say where to listen: give one")
     if interface is not None:
@@ -62,15 +61,15 @@ def own_address(master: str, interface: str | None, address: str | None) -> str:
         try:
             return str(ipaddress.ip_address(address))
         except ValueError:
-            raise UserError(f"--address is {address!r}; it has to be an IP address") from None
+            raise UserError(f"--address is {address!r}; it must be an IP address") from None
     try:
         return local_address(f"tcp://{master}")
     except OSError as error:
-        raise UserError(f"no way from this host to {master}: {error.strerror}") from error
+        raise UserError(f"this host has no route to {master}: {error.strerror}") from error
 
 
 def interface_address(name: str, ipv6: bool = False) -> str:
-    """The IPv4 address of a network interface, or its IPv6 address."""
+    """The IPv4 or IPv6 address of a network interface."""
     known = [interface for _, interface in socket.if_nameindex()]
     if name not in known:
         raise UserError(f"there is no interface {name!r}; there are {', '.join(known)}")
@@ -85,7 +84,7 @@ def interface_address(name: str, ipv6: bool = False) -> str:
 
 
 def _ipv6_address(name: str) -> str:
-    """Not a link's own address, and not one that the kernel does not use (yet)."""
+    """An address that is neither link-local, deprecated nor tentative."""
     try:
         lines = Path("/proc/net/if_inet6").read_text().splitlines()
     except OSError:
@@ -95,11 +94,11 @@ def _ipv6_address(name: str) -> str:
         unused = int(flags, 16) & (_DEPRECATED | _TENTATIVE)
         if interface == name and int(scope, 16) != _LINK_SCOPE and not unused:
             return str(ipaddress.IPv6Address(bytes.fromhex(digits)))
-    raise UserError(f"the interface {name} has no IPv6 address, which --master is")
+    raise UserError(f"the interface {name} has no IPv6 address, but --master is one")
 
 
 def is_own(address: str) -> bool:
-    """Whether the address is this host's: something can be bound to it."""
+    """Whether the address is this host's: a socket can be bound to it."""
     if is_loopback(tcp(address, 0)):
         return True
     family = socket.AF_INET6 if ":" in address else socket.AF_INET

@@ -7,15 +7,7 @@ from dataclasses import asdict
 import zmq
 
 import ringlet
-from ringlet.comm.join.meeting import (
-    LINGER_MS,
-    TELL_EVERY_S,
-    Every,
-    MeetingSocket,
-    MissingLog,
-    Notice,
-    numbered,
-)
+from ringlet.comm.join import meeting
 from ringlet.launcher.errors import UserError
 from ringlet.launcher.hosts.network_agent import AgentState, Assign, NetworkAgent
 from ringlet.launcher.hosts.node import NodeSpec
@@ -36,10 +28,12 @@ class Coordinator(NetworkAgent):
         self._waiting: dict[int, tuple[HostInfo, AgentState]] = {}
         super().__init__(spec, workers, options)
 
-    def _open(self) -> MeetingSocket:
+    def _open(self) -> meeting.MeetingSocket:
         spec = self.spec
         try:
-            return MeetingSocket.bind(f"tcp://{spec.master}", spec.key, "host 0", check_notice)
+            return meeting.MeetingSocket.bind(
+                f"tcp://{spec.master}", spec.key, "host 0", check_notice
+            )
         except zmq.ZMQError as error:
             raise UserError(
                 f"cannot listen at {spec.master} for the other hosts: {error}. --node-rank 0 must "
@@ -72,7 +66,10 @@ class Coordinator(NetworkAgent):
                 here[node], self._others[node] = host, state
         self._waiting = {}
         deadline, enough_since = time.monotonic() + timeout, float("inf")
-        tell, log = Every(TELL_EVERY_S), MissingLog("host", "host 0", self.address)
+        tell, log = (
+            meeting.Every(meeting.TELL_EVERY_S),
+            meeting.MissingLog("host", "host 0", self.address),
+        )
         while missing := [node for node in range(self.spec.nodes) if node not in here]:
             now, names = time.monotonic(), [str(here[node]) for node in sorted(here)]
             if len(here) >= self.spec.fewest:
@@ -84,7 +81,9 @@ class Coordinator(NetworkAgent):
                 self._send_all({"missing": missing, "here": names})
             log(missing, names)
             if now >= deadline:
-                reason = f"{numbered('host', missing)} did not come to {self.address} within "
+                reason = (
+                    f"{meeting.numbered('host', missing)} did not come to {self.address} within "
+                )
                 reason += f"{timeout:.0f} s"
                 self._send_all({"refused": reason})
                 raise UserError(reason)
@@ -104,7 +103,7 @@ class Coordinator(NetworkAgent):
                 here[host.node] = host
                 self._others[host.node] = AgentState(route)
 
-    def _objection(self, notice: Notice, host: HostInfo, here: dict[int, HostInfo]) -> str:
+    def _objection(self, notice: meeting.Notice, host: HostInfo, here: dict[int, HostInfo]) -> str:
         """Why this host cannot join; empty if it can."""
         nodes, version = notice["nodes"], notice["version"]
         if version != ringlet.__version__:
@@ -119,7 +118,7 @@ class Coordinator(NetworkAgent):
 
     # -- running ------------------------------------------------------------------------------
 
-    def _handle(self, route: bytes, notice: Notice) -> Iterator[Failure]:
+    def _handle(self, route: bytes, notice: meeting.Notice) -> Iterator[Failure]:
         if "join" in notice:
             self._put_off(route, notice)
         state = self._state_of(route)
@@ -129,7 +128,7 @@ class Coordinator(NetworkAgent):
             self._send_all(notice, but=route)
         yield from super()._handle(route, notice)
 
-    def _put_off(self, route: bytes, notice: Notice) -> None:
+    def _put_off(self, route: bytes, notice: meeting.Notice) -> None:
         """A host that comes while the job is running waits for the next start."""
         if self._state_of(route) is not None:
             return  # it has joined, and had asked twice
@@ -164,7 +163,7 @@ class Coordinator(NetworkAgent):
         self._send_all({"again": again})
         return again
 
-    def close(self, linger_ms: int = LINGER_MS) -> None:
+    def close(self, linger_ms: int = meeting.LINGER_MS) -> None:
         """See NetworkAgent. Hosts that wait for the next start learn that there is none."""
         for _, state in self._waiting.values():
             self._socket.send({"refused": "the job has ended"}, state.route)

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TypeAlias
 
 from ringlet.comm.join.addresses import tcp
-from ringlet.comm.join.meeting import LINGER_MS, Every, MeetingSocket, Notice
+from ringlet.comm.join.meeting import LINGER_MS, Every, MeetingSocket, Notice, numbered
 from ringlet.launcher.errors import ExitCode
 from ringlet.launcher.hosts.node import NodeSpec
 from ringlet.launcher.hosts.notices import Assignment, HostInfo, parse
@@ -77,31 +77,31 @@ class NetworkAgent(Agent, ABC):
         """
 
     def next_job(self, generation: int, task_for: TaskFor = no_task) -> tuple[Job, str]:
-        spec, options = self.spec, self.options
+        spec = self.spec
 
         def assign(hosts: list[HostInfo]) -> Assignment:
             rendezvous = tcp(spec.address, free_port(spec.address))
             assignment = Assignment(hosts, self._name, rendezvous, generation)
             return replace(assignment, task=task_for(assignment.size))
 
-        assignment = self.meet(options.timeout, assign)
+        assignment = self.meet(self.options.timeout, assign)
         ranks = assignment.ranks(spec.node)
-        job = Job(
+        job = self._job(
             assignment.size,
-            options.transport,
-            options.timeout,
+            assignment.generation,
             job=assignment.job,
             folder=None,
-            generation=assignment.generation,
-            restarts=options.max_restarts,
             first=ranks.start,
             local_size=len(ranks),
             node=spec.node,
             rendezvous=assignment.rendezvous,
             address=spec.address,
-            pin=options.pin,
         )
         return job, assignment.task
+
+    def _lateness(self, missing: list[int], timeout: float) -> str:
+        hosts = numbered("host", missing)
+        return f"{hosts} did not come to {self.address} within {timeout:.0f} s"
 
     def _own(self) -> HostInfo:
         return HostInfo(self.node, self.workers, socket.gethostname(), self.spec.address)

@@ -6,15 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 import ringlet
-from ringlet.comm.join.meeting import (
-    POLL_MS,
-    TELL_EVERY_S,
-    Every,
-    MeetingSocket,
-    MissingLog,
-    Notice,
-    numbered,
-)
+from ringlet.comm.join import meeting
 from ringlet.launcher.errors import ExitCode, UserError
 from ringlet.launcher.hosts.network_agent import AgentState, Assign, NetworkAgent
 from ringlet.launcher.hosts.node import NodeSpec
@@ -29,20 +21,21 @@ class NodeAgent(NetworkAgent):
     """The end of the channel on a host that is not host 0."""
 
     def __init__(self, spec: NodeSpec, workers: int, options: WorkerOptions) -> None:
-        self._outcome: Notice | None = None
+        self._outcome: meeting.Notice | None = None
         self._again: bool | None = None
         super().__init__(spec, workers, options)
 
-    def _open(self) -> MeetingSocket:
+    def _open(self) -> meeting.MeetingSocket:
         self._others[0] = AgentState()
         who, spec = f"host {self.spec.node}", self.spec
-        return MeetingSocket.connect(f"tcp://{spec.master}", spec.key, who, check_notice)
+        return meeting.MeetingSocket.connect(f"tcp://{spec.master}", spec.key, who, check_notice)
 
     def meet(self, timeout: float, assign: Assign) -> Assignment:
         """See NetworkAgent. A host that comes while the job is running waits for its next start,
         however long that takes."""
         missing, waiting, rejoins = [0], False, bool(self.assignment.hosts)
-        log, tell = MissingLog("host", f"host {self.node}", self.address), Every(TELL_EVERY_S)
+        log = meeting.MissingLog("host", f"host {self.node}", self.address)
+        tell = meeting.Every(meeting.TELL_EVERY_S)
         join = {"join": asdict(self._own()), "nodes": self.spec.nodes}
         join["version"] = ringlet.__version__
         until = time.monotonic() + timeout
@@ -66,11 +59,9 @@ class NodeAgent(NetworkAgent):
                 missing = notice.get("missing", missing)
             if not waiting:
                 log(missing)
-        raise UserError(
-            f"{numbered('host', missing)} did not come to {self.address} within {timeout:.0f} s"
-        )
+        raise UserError(self._lateness(missing, timeout))
 
-    def _handle(self, route: bytes, notice: Notice) -> Iterator[Failure]:
+    def _handle(self, route: bytes, notice: meeting.Notice) -> Iterator[Failure]:
         if "outcome" in notice:
             self._outcome = notice
         if "again" in notice:
@@ -92,7 +83,7 @@ class NodeAgent(NetworkAgent):
     def agree(self, again: bool) -> bool:
         """See Agent. If the coordinator is lost, the job does not start again."""
         while self._again is None and not self._others[0].lost:
-            time.sleep(POLL_MS / 1000)
+            time.sleep(meeting.POLL_MS / 1000)
             self.poll()
         return bool(self._again)
 

@@ -14,8 +14,10 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import TextIO
 
 from ringlet.comm.join.addresses import bracketed
 from ringlet.comm.join.environment import INSECURE
@@ -25,7 +27,8 @@ from ringlet.launcher.hosts.addresses import is_own, resolve_host
 from ringlet.launcher.hosts.agents import LISTENING
 from ringlet.launcher.hosts.node import apply_security
 from ringlet.launcher.hosts.options import HostOptions
-from ringlet.launcher.supervisor.output import Lines, Screen
+from ringlet.launcher.supervisor.output import Pipe, Screen
+from ringlet.launcher.supervisor.process import noted_signals
 
 SSH_VARIABLE = "RINGLET_SSH"
 """Names a command to use instead of SSH: `ssh -p 2222 -i key`."""
@@ -75,55 +78,49 @@ def run_over_ssh(command: Sequence[str], options: HostOptions, workers: int) -> 
     """
     hosts = parse_hosts(options.hosts, options.hostfile, workers)
     if options.nnodes != "1" and options.range()[1] != len(hosts):
-        raise UserError(f"--nnodes is {options.nnodes}, and {len(hosts)} hosts are named")
-    key = apply_security(options)
-    if key is None and not options.insecure and os.environ.get(INSECURE) != "1":
-        key = JobKey.new()  # ssh takes it to the hosts; nobody else needs it
-    ssh = shlex.split(os.environ.get(SSH_VARIABLE, "")) or SSH
-    return _SshLauncher(hosts, command, options, Screen(), ssh, key).run()
+        raise UserError(f"--nnodes is {options.nnodes}, but {len(hosts)} hosts are named")
+    return _SshLauncher(hosts, command, options).run()
 
 
 class _SshLauncher:
     """The agents of all hosts, each started through a pipe."""
 
     def __init__(
-        self,
-        hosts: Sequence[tuple[str, int]],
-        command: Sequence[str],
-        options: HostOptions,
-        screen: Screen,
-        ssh: Sequence[str],
-        key: JobKey | None,
+        self, hosts: Sequence[tuple[str, int]], command: Sequence[str], options: HostOptions
     ) -> None:
         self._hosts, self._command, self._options = hosts, command, options
-        self._screen, self._ssh, self._key = screen, ssh, key
+        self._key = apply_security(options)
+        if self._key is None and not options.insecure and os.environ.get(INSECURE) != "1":
+            self._key = JobKey.new()  # ssh takes it to the hosts; nobody else needs it
+        self._ssh = shlex.split(os.environ.get(SSH_VARIABLE, "")) or SSH
+        self._screen = Screen()
         self._agents: list[subprocess.Popen[bytes]] = []
         self._master = f"{bracketed(resolve_host(hosts[0][0].rpartition('@')[2]))}:0"
         self._selector = selectors.DefaultSelector()
-        self._signals: list[int] = []
+        self._signals: list[signal.Signals] = []
 
     def run(self) -> int:
         """Start host 0's agent, and the others once it says where it listens; wait for all."""
-        passed_on = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        before = {n: signal.signal(n, lambda n, _: self._signals.append(n)) for n in passed_on}
-        try:
-            self._start(0)
-            while self._selector.get_map():
-                self._handle_events()
-            return self._code()
-        finally:
-            for agent in self._agents:
-                assert agent.stdin is not None
-                with contextlib.suppress(OSError):
-                    agent.stdin.close()  # it ends, with its workers
-            for agent in self._agents:
-                try:
-                    agent.wait(5)
-                except subprocess.TimeoutExpired:
-                    agent.kill()
-            self._selector.close()
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        with noted_signals(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as self._signals:
+            try:
+                self._start(0)
+                while self._selector.get_map():
+                    self._handle_events()
+                return self._code()
+            finally:
+                self._clean_up()
+
+    def _clean_up(self) -> None:
+        for agent in self._agents:
+            assert agent.stdin is not None
+            with contextlib.suppress(OSError):
+                agent.stdin.close()  # it ends, with its workers
+        for agent in self._agents:
+            try:
+                agent.wait(5)
+            except subprocess.TimeoutExpired:
+                agent.kill()
+        self._selector.close()
 
     def _start(self, node: int) -> None:
         name, workers = self._hosts[node]
@@ -144,18 +141,16 @@ class _SshLauncher:
             start_new_session=True,  # Ctrl-C comes once, from here
         )
         self._agents.append(agent)
-        self._send(agent, {"environment": self._environment(os.environ)})
+        self._send(agent, {"environment": self._environment()})
         for stream, target in ((agent.stdout, sys.stdout), (agent.stderr, sys.stderr)):
-            assert stream is not None
-            lines = Lines(lambda text, target=target: self._line(text, target))  # type: ignore[misc]
-            os.set_blocking(stream.fileno(), False)
-            self._selector.register(stream, selectors.EVENT_READ, lines)
+            pipe = Pipe(stream, partial(self._line, target))
+            self._selector.register(pipe, selectors.EVENT_READ, pipe)
 
-    def _environment(self, variables: Mapping[str, str]) -> dict[str, str]:
-        passed = {k: v for k, v in variables.items() if k.startswith(PASSED_ON)}
-        for own in (KEY_FILE, "RINGLET_HOST", "RINGLET_ADDRESS"):  # this host's alone
-            passed.pop(own, None)
-        return passed | ({} if self._key is None else {KEY: self._key.text})
+    def _environment(self) -> dict[str, str]:
+        """The variables for the other hosts, without those that are about this one."""
+        own = (KEY_FILE, "RINGLET_HOST", "RINGLET_ADDRESS")
+        found = {k: v for k, v in os.environ.items() if k.startswith(PASSED_ON) and k not in own}
+        return found | ({} if self._key is None else {KEY: self._key.text})
 
     def _send(self, agent: "subprocess.Popen[bytes]", notice: dict[str, object]) -> None:
         assert agent.stdin is not None
@@ -163,22 +158,18 @@ class _SshLauncher:
             agent.stdin.write(json.dumps(notice).encode() + b"\n")
             agent.stdin.flush()
 
-    def _line(self, text: str, target: object) -> None:
+    def _line(self, target: TextIO, text: str) -> None:
         if text.startswith(LISTENING):
             self._master = text.removeprefix(LISTENING)
             for node in range(1, len(self._hosts)):
                 self._start(node)
         else:
-            self._screen.line(text, target)  # type: ignore[arg-type]
+            self._screen.line(text, target)
 
     def _handle_events(self) -> None:
         for key, _ in self._selector.select(0.2):
-            with contextlib.suppress(BlockingIOError):
-                data = os.read(key.fd, 1 << 16)
-                key.data.feed(data)
-                if not data:
-                    key.data.flush()
-                    self._selector.unregister(key.fileobj)
+            if key.data.read() == b"":
+                self._selector.unregister(key.data)
         while self._signals:
             number = self._signals.pop(0)
             for agent in self._agents:
@@ -192,7 +183,7 @@ class _SshLauncher:
             return codes[0] or ExitCode.FAILED
         for (name, _), code in zip(self._hosts, codes, strict=True):
             if code == 255:
-                self._screen.line(f"ringlet: ssh to {name} failed", sys.stderr)
+                self._screen.say(f"ssh to {name} failed")
         if codes[0] == 0:
             return ExitCode.OK
         agreed = [code for code in codes if code not in (0, 255)]

@@ -1,7 +1,7 @@
 """The agent: how the launcher of a host learns what becomes of its job, and decides what next."""
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from ringlet.launcher.supervisor.environment import Job
 from ringlet.launcher.supervisor.failure import Failure, first_cause
@@ -47,16 +47,19 @@ class Agent:
         """Start `generation` of the job, and the workers' task, which host 0 decides."""
         self.failures = []
         task = task_for(self.workers)  # before the Job, which makes a folder
+        return self._job(self.workers, generation), task
+
+    def _job(self, size: int, generation: int, **more: Any) -> Job:
         options = self.options
-        job = Job(
-            self.workers,
+        return Job(
+            size,
             options.transport,
             options.timeout,
             generation=generation,
             restarts=options.max_restarts,
             pin=options.pin,
+            **more,
         )
-        return job, task
 
     def report(self, failure: Failure) -> None:
         """A worker of this host has failed."""

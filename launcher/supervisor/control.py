@@ -15,10 +15,8 @@ from typing import Any, TypeAlias
 Notice: TypeAlias = dict[str, Any]
 
 VARIABLE = "RINGLET_CONTROL_FD"
-
-_LENGTH = struct.Struct("<I")
-
 MAX_BYTES = 1 << 30
+_LENGTH = struct.Struct("<I")
 
 
 class Control:
@@ -46,7 +44,10 @@ class Control:
 
     def send(self, notice: Notice) -> None:
         """Send a notice. A closed other end is no error: `receive` and `fill` will tell."""
-        data = _pack(notice)
+        # Imported here, as NumPy is below: most launchers only wait for their workers to end.
+        from ringlet.comm.objects import pack
+
+        data = pack(notice).tobytes()
         with self._lock:
             try:
                 self._socket.sendall(_LENGTH.pack(len(data)) + data)
@@ -55,12 +56,10 @@ class Control:
 
     def receive(self) -> Notice | None:
         """Wait for the next notice; None when the other end is closed."""
-        while True:
-            notice = self._next()
-            if notice is not None:
-                return notice
+        while (notice := self._next()) is None:
             if not self.fill():
                 return None
+        return notice
 
     def fill(self, wait: bool = True) -> bool:
         """Read what has arrived, and wait for something; False when the other end is closed.
@@ -99,15 +98,6 @@ class Control:
             self._broken = True
             self._buffer.clear()
         return notice
-
-
-# NumPy is imported when a notice comes or goes: most launchers only wait for workers to end.
-
-
-def _pack(notice: Notice) -> bytes:
-    from ringlet.comm.objects import pack
-
-    return pack(notice).tobytes()
 
 
 def _unpack(data: bytes) -> Notice | None:

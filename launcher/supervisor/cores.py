@@ -1,4 +1,4 @@
-"""Which cores belong to which worker (`--pin`): each gets as many, and neighbours."""
+"""Which cores belong to which worker (`--pin`): the same number for each, side by side."""
 
 import contextlib
 import os
@@ -9,10 +9,10 @@ TOPOLOGY = Path("/sys/devices/system/cpu")
 
 
 def shares(workers: int, cores: list[int] | None = None) -> list[list[int]]:
-    """The cores of each of so many workers; of this process's, in the order in which they lie.
+    """The cores of each worker, from this process's own, in the order of the hardware.
 
-    What is left over stays free, so that nobody waits for a worker with fewer; where there are
-    more workers than cores, several have the same one.
+    A remainder stays unused, so that nobody waits for a worker with fewer cores; where there are
+    more workers than cores, some share one.
     """
     cores = in_order(sorted(os.sched_getaffinity(0))) if cores is None else cores
     each = len(cores) // workers
@@ -22,7 +22,7 @@ def shares(workers: int, cores: list[int] | None = None) -> list[list[int]]:
 
 
 def in_order(cores: list[int], topology: Path = TOPOLOGY) -> list[int]:
-    """Socket by socket, and the two threads of a core side by side (sysfs: cputopology)."""
+    """Sort by socket, with the threads of a core side by side (sysfs: cputopology)."""
 
     def place(core: int) -> tuple[int, int, int]:
         folder = topology / f"cpu{core}/topology"
@@ -37,7 +37,7 @@ def in_order(cores: list[int], topology: Path = TOPOLOGY) -> list[int]:
 
 @contextlib.contextmanager
 def running_on(cores: list[int] | None) -> Iterator[None]:
-    """Processes that are started inside run on these cores only; None: on all."""
+    """Processes started inside run on these cores only, or on all (None)."""
     if cores is None:
         yield
         return

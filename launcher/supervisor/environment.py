@@ -1,4 +1,4 @@
-"""What workers find in their environment: who they are, how to meet, and how to use the host."""
+"""A start of a job, and the environment of its workers: who they are and how they meet."""
 
 import os
 import secrets
@@ -19,25 +19,24 @@ ALLOCATOR = {
     "MALLOC_TOP_PAD_": str(64 << 20),
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
-"""What glibc does with freed memory: keep it, in huge pages, as `nn.memory` says. Messages are
-received into new memory: without this an all-reduce of 16 MiB over TCP faults in 1,700 pages and
-takes a third more of the processor's time."""
+"""Lets glibc keep freed memory, in huge pages (see `nn.memory`). Messages are received into new
+memory: without this, a 16 MiB all-reduce over TCP faults in 1,700 pages and takes a third more
+processor time."""
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
 class Job:
-    """One start of a job's workers, of which this host's are `ranks`: the first has generation 0,
-    and there may be so many `restarts`. `variables` are more of their environment.
+    """One start of a job: `generation` 0 is the first, and `restarts` are allowed. Of its `size`
+    workers, those of this host are `ranks`. `variables` are added to their environment, and with
+    `pin` each has its own cores.
 
-    `size` counts all. With `pin` each worker has cores of its own.
-    `folder` is private (0700); the rendezvous' socket file lies in it until
-    all have met, unless the job has several hosts: then `rendezvous` is tcp://address:port, and
-    `address` this host's own.
+    On one host the ranks meet at a socket in `folder`, which is private (0700). On several, they
+    meet at `rendezvous` (tcp://address:port), and `address` is this host's own.
     """
 
     size: int
@@ -62,14 +61,12 @@ class Job:
         return range(self.first, self.first + (self.local_size or self.size))
 
     def cores(self, rank: int) -> list[int] | None:
-        """The cores of one worker; None: it may run on all."""
-        if not self.pin:
-            return None
-        return shares(len(self.ranks))[rank - self.first]
+        """The cores of one worker; None if it may run on all."""
+        return shares(len(self.ranks))[rank - self.first] if self.pin else None
 
     def environment(self, rank: int) -> dict[str, str]:
-        """The whole environment of one worker. BLAS threads that the user has set stay,
-        and so does what the allocator was told."""
+        """The whole environment of one worker. The user's own settings of BLAS threads and of the
+        allocator stay."""
         threads = str(max(1, cores() // len(self.ranks)))
         meeting = self.rendezvous or f"ipc://{self.folder}/rendezvous"
         master = urlsplit(meeting) if self.rendezvous else None
@@ -108,7 +105,7 @@ class Job:
 
 
 def free_port(address: str = "127.0.0.1") -> int:
-    """A TCP port of the address that was free a moment ago, for scripts that want one."""
+    """A TCP port of the address that was free a moment ago."""
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
         probe.bind((address, 0))
         port: int = probe.getsockname()[1]

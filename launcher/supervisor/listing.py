@@ -1,5 +1,5 @@
-"""The jobs of this user on this host: each launcher has a socket in a private folder, and says
-there what its ranks are doing to whoever asks (`ringlet ps`)."""
+"""The jobs of this user on this host: each launcher listens on a socket in a private folder, and
+tells whoever connects what its ranks are doing (`ringlet ps`)."""
 
 import contextlib
 import errno
@@ -16,10 +16,10 @@ from ringlet.comm.errors import AuthenticationError
 from ringlet.comm.join.folders import check_private
 
 VARIABLE = "RINGLET_ENTRY"
-"""The socket, for workers: they remove it when their launcher no longer can."""
+"""Holds the socket's path, for workers: they remove it when their launcher no longer can."""
 
 ANSWER_S = 1.0
-"""Workers that have not said within so long what they do are too busy, or stopped."""
+"""Workers that have not answered by then are too busy, or stopped."""
 
 SUFFIX = ".sock"
 
@@ -27,16 +27,16 @@ _log = logging.getLogger("ringlet")
 
 
 def run_folders() -> list[Path]:
-    """Where launchers of this user may be listed; a new one is in the first."""
+    """Where launchers of this user may be listed. A new one goes to the first."""
     places = [os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir()]
     there = [Path(place) for place in places if place and Path(place).is_dir()]
     return [place / f"ringlet-run-{os.getuid()}" for place in dict.fromkeys(there)]
 
 
 class Listing:
-    """This launcher's socket. A selector that finds `fileno()` readable calls `accept`.
+    """This launcher's socket. When a selector finds it readable, call `accept`.
 
-    Where there can be none the job runs all the same, unlisted, and the log says why.
+    Where there can be no socket, the job runs unlisted, and the log says why.
     """
 
     def __init__(self, facts: Mapping[str, Any]) -> None:
@@ -55,7 +55,7 @@ class Listing:
         for attempt in range(3):  # another launcher may remove the empty folder in between
             folder.mkdir(mode=0o700, exist_ok=True)
             check_private(folder)
-            path.unlink(missing_ok=True)  # of a process that had the same number
+            path.unlink(missing_ok=True)  # of an earlier process with this id
             try:
                 self._socket.bind(str(path))
                 break
@@ -72,7 +72,7 @@ class Listing:
         return self._socket.fileno()
 
     def accept(self) -> bool:
-        """Somebody asks; returns whether the workers are now to be asked what they do."""
+        """Take a question; returns whether there was one, and the workers should be asked."""
         with contextlib.suppress(OSError):
             connection, _ = self._socket.accept()
             connection.setblocking(False)
@@ -87,11 +87,11 @@ class Listing:
         return bool(self._asking)
 
     def reply(self, rank: int, doing: str) -> None:
-        """What a rank does."""
+        """What a rank is doing."""
         self._doing[rank] = doing
 
     def answer(self, pids: Mapping[int, int]) -> None:
-        """Answer those who ask, once all these ranks have said what they do or had the time to."""
+        """Answer those who ask, once all these ranks have replied or had the time to."""
         import json  # most launchers are never asked
 
         now = time.monotonic()
@@ -104,7 +104,7 @@ class Listing:
             self._asking.remove((connection, until))
 
     def close(self) -> None:
-        """Be listed no more."""
+        """Remove the socket."""
         for connection, _ in self._asking:
             connection.close()
         self._asking.clear()
@@ -115,9 +115,9 @@ class Listing:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove the sockets of launchers that were killed before a worker could do it."""
+    """Remove sockets of launchers that were killed before their workers could remove them."""
     for path in folder.glob(f"*{SUFFIX}"):
-        if not Path(f"/proc/{path.stem}").exists():  # in another container, perhaps
+        if not Path(f"/proc/{path.stem}").exists():  # it may run in another container
             with socket.socket(socket.AF_UNIX) as probe:
                 if probe.connect_ex(str(path)) == errno.ECONNREFUSED:
                     path.unlink(missing_ok=True)

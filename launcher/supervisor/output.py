@@ -1,6 +1,7 @@
 """What people see: the workers' output line by line, and one live line below it."""
 
 import codecs
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -100,3 +101,32 @@ class Lines:
         if any(self._parts):
             self._write("".join(self._parts))
         self._parts = []
+
+
+class Pipe(Lines):
+    """The output of a process, read without waiting; `copy` gets the bytes, too."""
+
+    def __init__(
+        self, stream: IO[bytes] | None, write: Callable[[str], None], copy: RankFile | None = None
+    ) -> None:
+        super().__init__(write)
+        assert stream is not None
+        self._stream, self._copy = stream, copy
+        os.set_blocking(self.fileno(), False)
+
+    def fileno(self) -> int:
+        """For selectors."""
+        return self._stream.fileno()
+
+    def read(self) -> bytes | None:
+        """Pass on what has arrived. Returns None if nothing has, and no bytes at the end."""
+        try:
+            data = os.read(self.fileno(), 1 << 16)
+        except BlockingIOError:
+            return None
+        self.feed(data)
+        if self._copy is not None:
+            self._copy.write(data)
+        if not data:
+            self.flush()
+        return data

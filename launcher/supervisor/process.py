@@ -6,7 +6,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from types import FrameType
 from typing import IO
 
 from ringlet.launcher.supervisor.control import VARIABLE, Control
@@ -87,3 +88,19 @@ class Worker:
         except ValueError:
             name = ""
         return f"{head} was killed by signal {-code}{name}"
+
+
+@contextlib.contextmanager
+def noted_signals(*numbers: signal.Signals) -> Iterator[list[signal.Signals]]:
+    """A list that gets these signals when they come, instead of what they do otherwise."""
+    noted: list[signal.Signals] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.append(signal.Signals(number))
+
+    before = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,6 +1,5 @@
 """Run workers on this host: start them, watch them, announce deaths, end all, leave nothing."""
 
-import os
 import selectors
 import shlex
 import signal
@@ -10,8 +9,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from types import FrameType
-from typing import Any, TypeAlias
+from functools import partial
+from typing import TextIO, TypeAlias
 
 from ringlet.launcher.errors import ExitCode
 from ringlet.launcher.supervisor.agent import Agent
@@ -19,8 +18,8 @@ from ringlet.launcher.supervisor.control import Notice
 from ringlet.launcher.supervisor.environment import Job
 from ringlet.launcher.supervisor.failure import Failure, first_cause
 from ringlet.launcher.supervisor.listing import VARIABLE, Listing
-from ringlet.launcher.supervisor.output import Lines, RankFile, Screen
-from ringlet.launcher.supervisor.process import Worker
+from ringlet.launcher.supervisor.output import Pipe, RankFile, Screen
+from ringlet.launcher.supervisor.process import Worker, noted_signals
 
 Inform: TypeAlias = Callable[[int, Notice], None]
 
@@ -31,20 +30,20 @@ TERMINATE_S = 1.0
 """Then they get SIGTERM, and this much later SIGKILL."""
 
 END_S = 0.1
-"""How long a process may outlive its control channel before its end is noticed by polling."""
+"""How long to wait for a process whose control channel has closed."""
 
 
 @dataclass
 class _Watched:
-    """A worker, and its output on the way to the screen."""
+    """A worker, its output on the way to the screen, and what it has said of its failure."""
 
     worker: Worker
-    lines: dict[int, Lines] = field(default_factory=dict)
+    pipes: list[Pipe] = field(default_factory=list)
+    file: RankFile | None = None
     ended: bool = False
     text: str = ""
     line: str = ""
     echo: bool = False
-    file: RankFile | None = None
 
 
 class Supervisor:
@@ -64,76 +63,71 @@ class Supervisor:
         agent: Agent,
         inform: Inform | None = None,
     ) -> None:
-        self._agent = agent
+        self._agent, self._options = agent, agent.options
         self._module, self._arguments = module, arguments
-        facts = {"job": job.job, "size": job.size, "generation": job.generation}
+        self._screen, self._inform = screen, inform
+        self._host = socket.gethostname()
         command = shlex.join(["ringlet", *sys.argv[1:]])
+        facts = {"job": job.job, "size": job.size, "generation": job.generation}
         self._listing = Listing({**facts, "command": command})
         entry = {} if self._listing.path is None else {VARIABLE: str(self._listing.path)}
         self._job = replace(job, variables={**job.variables, **entry})
-        self._screen, self._options, self._inform = screen, agent.options, inform
-        self._host = socket.gethostname()
         self._watched: list[_Watched] = []
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._listing, selectors.EVENT_READ, (None, None))
+        self._selector = selectors.DefaultSelector()  # its keys' data are called when ready
+        self._selector.register(self._listing, selectors.EVENT_READ, self._ask_workers)
         self._stopped = False
         self.interrupted = False
         self._signals: list[signal.Signals] = []
         self._deadlines: list[tuple[float, signal.Signals]] = []
 
     def run(self) -> int:
-        """Start the workers, wait for all; returns the exit code (see ExitCode)."""
-        handlers = {
-            number: signal.signal(number, self._note_signal)
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
-        }
-        try:
-            for rank in self._job.ranks:
-                self._start(rank)
-            while not all(watched.ended for watched in self._watched):
-                self._handle_events()
-            self._drain()
-            self._close_listing()
-            return self._conclude(*self._outcome())
-        finally:
-            for watched in self._watched:
-                watched.worker.kill()
-                if watched.file is not None:
-                    watched.file.write(watched.text.encode())
-                    watched.file.close()
-            self._close_listing()
-            self._selector.close()
-            self._job.clean()
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+        """Start the workers and wait for all; returns the exit code (see ExitCode)."""
+        passed_on = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
+        with noted_signals(*passed_on) as self._signals:
+            try:
+                for rank in self._job.ranks:
+                    self._start(rank)
+                while self._running:
+                    self._handle_events()
+                self._drain()
+                self._close_listing()
+                return self._conclude(*self._outcome())
+            finally:
+                self._clean_up()
+
+    def _clean_up(self) -> None:
+        for watched in self._watched:
+            watched.worker.kill()
+            if watched.file is not None:
+                watched.file.write(watched.text.encode())
+                watched.file.close()
+        self._close_listing()
+        self._selector.close()
+        self._job.clean()
 
     # -- watching -----------------------------------------------------------------------------
 
+    @property
+    def _running(self) -> list[_Watched]:
+        return [watched for watched in self._watched if not watched.ended]
+
     def _start(self, rank: int) -> None:
-        worker = Worker(
-            self._job,
-            rank,
-            self._module,
-            self._arguments,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+        out = subprocess.PIPE
+        worker = Worker(self._job, rank, self._module, self._arguments, stdout=out, stderr=out)
         watched = _Watched(worker)
         self._watched.append(watched)
         if self._options.output is not None:
             path = self._options.output / f"rank-{rank}.log"
             watched.file = RankFile(path, self._screen, more=self._job.generation > 0)
-        self._selector.register(worker.control, selectors.EVENT_READ, (watched, None))
-        for stream, target in (
-            (worker.process.stdout, sys.stdout),
-            (worker.process.stderr, sys.stderr),
-        ):
-            assert stream is not None
-            os.set_blocking(stream.fileno(), False)
-            watched.lines[stream.fileno()] = Lines(self._writer(rank, target))
-            self._selector.register(stream, selectors.EVENT_READ, (watched, stream.fileno()))
+        read_control = partial(self._read_control, watched)
+        self._selector.register(worker.control, selectors.EVENT_READ, read_control)
+        process = worker.process
+        for stream, target in ((process.stdout, sys.stdout), (process.stderr, sys.stderr)):
+            pipe = Pipe(stream, self._writer(rank, target), watched.file)
+            watched.pipes.append(pipe)
+            self._selector.register(pipe, selectors.EVENT_READ, partial(self._read_output, pipe))
 
-    def _writer(self, rank: int, target: Any) -> Callable[[str], None]:
+    def _writer(self, rank: int, target: TextIO) -> Callable[[str], None]:
         if self._options.quiet:
             return lambda text: None
         head = f"{self._host}:{rank}: " if self._job.size > 1 and self._options.prefix else ""
@@ -144,49 +138,34 @@ class Supervisor:
         events = self._selector.select(self._agent.poll_s)
         if not events:
             for watched in self._watched:
-                for lines in watched.lines.values():
-                    lines.flush()
+                for pipe in watched.pipes:
+                    pipe.flush()
         for key, _ in events:
-            watched, descriptor = key.data
-            if watched is None:
-                self._ask_workers()
-            elif descriptor is None:
-                self._read_control(watched)
-            else:
-                self._read_output(key.fileobj, watched, descriptor)
-        for watched in self._watched:
-            if not watched.ended and not watched.worker.running:
+            key.data()
+        for watched in self._running:
+            if not watched.worker.running:
                 self._ended(watched)
         self._poll_agent()
         self._pass_signals_on()
         self._enforce_deadlines()
         if self._listing.asked:
-            running = (watched.worker for watched in self._watched if not watched.ended)
-            self._listing.answer({worker.rank: worker.pid for worker in running})
+            self._listing.answer({each.worker.rank: each.worker.pid for each in self._running})
 
     def _ask_workers(self) -> None:
         if self._listing.accept():
-            for watched in self._watched:
-                if not watched.ended:
-                    watched.worker.control.send({"doing": True})
+            for watched in self._running:
+                watched.worker.control.send({"doing": True})
 
     def _close_listing(self) -> None:
         if self._listing.fileno() >= 0:
             self._selector.unregister(self._listing)
             self._listing.close()
 
-    def _read_output(self, stream: Any, watched: _Watched, descriptor: int) -> bool:
-        lines = watched.lines[descriptor]
-        try:
-            data = os.read(descriptor, 1 << 16)
-        except BlockingIOError:
-            return False
-        lines.feed(data)
-        if watched.file is not None:
-            watched.file.write(data)
-        if not data:
-            self._selector.unregister(stream)
-            lines.flush()
+    def _read_output(self, pipe: Pipe) -> bool:
+        """Pass on what a worker has written; returns whether there may be more."""
+        data = pipe.read()
+        if data == b"":
+            self._selector.unregister(pipe)
         return bool(data)
 
     def _read_control(self, watched: _Watched) -> None:
@@ -206,14 +185,13 @@ class Supervisor:
                 self._inform(watched.worker.rank, notice)
 
     def _drain(self) -> None:
-        """Read what the workers wrote before they ended; a child that lives on may hold the pipe
-        open."""
-        for key in list(self._selector.get_map().values()):
-            watched, descriptor = key.data
-            if descriptor is not None:
-                while self._read_output(key.fileobj, watched, descriptor):
+        """Read what the workers wrote before they ended. A child that lives on may hold the pipe
+        open: do not wait for EOF."""
+        for watched in self._watched:
+            for pipe in watched.pipes:
+                while pipe.fileno() in self._selector.get_map() and self._read_output(pipe):
                     pass
-                watched.lines[descriptor].flush()
+                pipe.flush()
 
     # -- ends ---------------------------------------------------------------------------------
 
@@ -222,7 +200,7 @@ class Supervisor:
         watched.ended = True
         worker, code = watched.worker, watched.worker.process.returncode
         worker.signal_group(signal.SIGKILL)  # what it started ends with it
-        # A forked child in a session of its own may still hold the channel: do not wait for EOF.
+        # A child in a session of its own may hold the channel open: do not wait for EOF.
         while worker.control.fill(wait=False):
             pass
         self._take_notices(watched)
@@ -243,18 +221,14 @@ class Supervisor:
 
     def _announce(self, failure: Failure) -> None:
         """Tell the workers that a rank is lost, and give them a little time to end."""
-        for other in self._watched:
-            if not other.ended:
-                other.worker.control.send({"lost": failure.rank, "cause": failure.exit_reason})
+        for other in self._running:
+            other.worker.control.send({"lost": failure.rank, "cause": failure.exit_reason})
         if not self._deadlines:
             now = time.monotonic()
             self._deadlines = [
                 (now + SURVIVORS_S, signal.SIGTERM),
                 (now + SURVIVORS_S + TERMINATE_S, signal.SIGKILL),
             ]
-
-    def _note_signal(self, number: int, frame: FrameType | None) -> None:
-        self._signals.append(signal.Signals(number))
 
     def _pass_signals_on(self) -> None:
         """Pass signals on to the workers; SIGKILL follows after the grace period or at the second
@@ -278,9 +252,8 @@ class Supervisor:
                 self._signal_all(number)
 
     def _signal_all(self, number: signal.Signals) -> None:
-        for watched in self._watched:
-            if not watched.ended:
-                watched.worker.signal_group(number)
+        for watched in self._running:
+            watched.worker.signal_group(number)
 
     def _outcome(self) -> tuple[Failure | None, int]:
         """The job's first failure and its exit code, on which all hosts agree."""
@@ -306,7 +279,5 @@ class Supervisor:
                 self._screen.line(f"{self._host}:{watched.worker.rank}: {watched.line}", sys.stderr)
         if first is not None and not self._agent.shown_elsewhere:
             text = f"\n{first.text.rstrip()}" if first.text else ""
-            self._screen.line(
-                f"ringlet: rank {first.rank} failed: {first.exit_reason}{text}", sys.stderr
-            )
+            self._screen.say(f"rank {first.rank} failed: {first.exit_reason}{text}")
         return code

@@ -12,7 +12,6 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ringlet.launcher.supervisor.environment import Job
 from ringlet.launcher.testing.pool import WorkerPool
@@ -96,7 +95,7 @@ class NetworkPair:
     def __enter__(self) -> "NetworkPair":
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _connect(self) -> None:

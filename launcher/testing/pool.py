@@ -1,7 +1,7 @@
 """Warm worker processes that run functions on several ranks: for tests, and for notebooks.
 
-Starting processes takes longer than most distributed tests. A pool starts its ranks once; each
-call sends them a function's place and its arguments, and waits for all, with a hard deadline.
+Starting processes takes longer than most distributed tests. A pool starts its ranks once; each call
+tells them where a function is and its arguments, and waits for all of them, up to a deadline.
 """
 
 import inspect
@@ -12,7 +12,6 @@ import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 from ringlet.comm.faults import parse_fault
@@ -26,10 +25,8 @@ ECHO = "(an echo of another rank's failure)\n"
 
 
 class RanksFailed(AssertionError):
-    """Some ranks failed; the message shows each one's traceback.
-
-    `failures` maps ranks to texts, `results` the other ranks to what they returned.
-    """
+    """Some ranks failed; the message shows the traceback of each. `failures` maps these ranks to
+    texts, `results` the other ranks to what they returned."""
 
     def __init__(self, name: str, failures: dict[int, str], results: dict[int, Any]) -> None:
         self.failures, self.results = failures, results
@@ -38,7 +35,7 @@ class RanksFailed(AssertionError):
 
 
 def _place(function: Callable[..., Any]) -> dict[str, str]:
-    """Where workers find a function: its file and name, or a notebook's source text."""
+    """Where workers find a function: its file and name, or, in a notebook, its source."""
     path, name = inspect.getsourcefile(function), function.__qualname__
     if "<" in name:
         raise TypeError(f"{name} is not a module-level function: workers cannot find it")
@@ -51,11 +48,8 @@ def _place(function: Callable[..., Any]) -> dict[str, str]:
 
 
 class WorkerPool:
-    """`size` ranks on this host, started at first use and again after a failure.
-
-    `variables` are more of their environment.
-    `run` calls `function(world, **arguments)` on every rank and returns the results by rank.
-    """
+    """`size` ranks on this host, started at first use and again after a failure, with `variables`
+    added to their environment. With `show`, their output goes where this process's goes."""
 
     def __init__(
         self,
@@ -79,12 +73,12 @@ class WorkerPool:
         faults: Sequence[str] = (),
         **arguments: Any,
     ) -> list[Any]:
-        """Run a module-level function on every rank; raises RanksFailed unless all return.
+        """Run `function(world, **arguments)` on every rank; returns the results by rank.
 
-        Arguments and results are what `comm` can send as objects: numbers, text, lists, dicts,
-        NumPy arrays; as arguments also paths. `faults` happen on the way (see comm/faults.py):
-        "kill rank 2 at its third all_reduce". After `deadline` seconds the stacks of the ranks
-        that have not returned are part of the error, and the ranks are killed.
+        The function is at module level. Arguments and results are what `comm` can send as objects:
+        numbers, text, lists, dicts, NumPy arrays; arguments also paths. `faults` are injected
+        (comm/faults.py): "kill rank 2 at its third all_reduce". Raises RanksFailed unless all
+        return within `deadline` seconds, with the stacks of those that hang, and kills the ranks.
         """
         place, name = _place(function), function.__qualname__
         for fault in faults:
@@ -96,9 +90,8 @@ class WorkerPool:
             self._start()
             self._finish("starting the ranks", STARTUP_S)
         for worker in self._workers:
-            worker.control.send(
-                {**place, "arguments": plain, "paths": paths, "faults": list(faults)}
-            )
+            call = {**place, "arguments": plain, "paths": paths, "faults": list(faults)}
+            worker.control.send(call)
         return self._finish(name, deadline)
 
     def close(self) -> None:
@@ -114,19 +107,14 @@ class WorkerPool:
     def __enter__(self) -> "WorkerPool":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _make_job(self) -> Job:
         return Job(self.size, self._transport, self._timeout, variables=self._variables)
 
     def _prefix(self, rank: int) -> Sequence[str]:
-        """What goes before a worker's command."""
+        """Words to put in front of a worker's command."""
         return ()
 
     def _start(self) -> None:
@@ -136,32 +124,24 @@ class WorkerPool:
             if not self._show:
                 output = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the pool
                 self._output.append(output)
-            worker = Worker(
-                self._job,
-                rank,
-                "ringlet.launcher.workers.warm",
-                stdout=output,
-                stderr=output,
-                prefix=self._prefix(rank),
-            )
+            module, prefix = "ringlet.launcher.workers.warm", self._prefix(rank)
+            worker = Worker(self._job, rank, module, stdout=output, stderr=output, prefix=prefix)
             self._workers.append(worker)
 
     def _finish(self, name: str, deadline: float) -> list[Any]:
-        """Every rank's result; raises RanksFailed, and ends the processes, if one has none."""
+        """Every rank's result; ends the processes and raises RanksFailed if one has none."""
         results, failures = self._collect(time.monotonic() + deadline)
         late = [r for r in range(self.size) if r not in results and r not in failures]
         if late:
             failures.update(self._stacks(late, deadline))
         if failures:
             self.close()
-            causes_first = sorted(
-                failures, key=lambda rank: (failures[rank].startswith(ECHO), rank)
-            )
-            raise RanksFailed(name, {rank: failures[rank] for rank in causes_first}, results)
+            order = sorted(failures, key=lambda rank: (failures[rank].startswith(ECHO), rank))
+            raise RanksFailed(name, {rank: failures[rank] for rank in order}, results)
         return [results[rank] for rank in range(self.size)]
 
     def _collect(self, until: float) -> tuple[dict[int, Any], dict[int, str]]:
-        """Wait for every rank's word, or its end."""
+        """Wait until every rank has returned, failed or ended."""
         results: dict[int, Any] = {}
         failures: dict[int, str] = {}
         with selectors.DefaultSelector() as selector:
@@ -182,7 +162,7 @@ class WorkerPool:
         return results, failures
 
     def _announce(self, dead: Worker, failures: dict[int, str]) -> None:
-        """A rank has ended: tell the others, as a launcher would."""
+        """A rank has ended: tell the others, as a supervisor does."""
         reason = dead.exit_reason()
         failures.setdefault(dead.rank, f"{reason}\n{self._written(dead.rank)}")
         for worker in self._workers:
@@ -200,7 +180,7 @@ class WorkerPool:
 
     def _written(self, rank: int) -> str:
         if self._show:
-            return ""  # it was seen
+            return ""  # everybody has seen it
         output = self._output[rank]
         output.seek(0)
         return output.read()[-20_000:].decode(errors="replace")

@@ -9,9 +9,9 @@
     @pytest.mark.world(3, faults=["kill rank 2 at its third all_reduce"], failing=[2])
     def test_survivors_notice(world): ...
 
-The ranks stay warm for the whole session, so that a test takes milliseconds; a test on which a
-rank fails costs new ones. Fixtures work as ever, made once, in pytest's own process; what they
-return has to be what `comm` can send as objects, or a path.
+The ranks stay warm for the whole session, so a test takes milliseconds; after a failure new ranks
+are started. Fixtures are made once, in pytest's own process, and must return what `comm` can send
+as objects, or a path.
 """
 
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def world(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The rank's world. Each rank has its own: here there is nothing to see yet."""
+    """The rank's world, which only exists on the ranks."""
     if request.node.get_closest_marker("world") is None:
         pytest.fail("the fixture `world` needs @pytest.mark.world(size)", pytrace=False)
     yield None

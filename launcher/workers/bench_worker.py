@@ -1,10 +1,9 @@
-"""The program of a benchmark's ranks: checks every operation, then times it."""
+"""The program of a benchmark's ranks: check every operation, then time it."""
 
-import json
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,20 +12,22 @@ from ringlet import comm
 from ringlet.comm import Group
 from ringlet.comm.arrays import Array
 from ringlet.comm.group import Options
-from ringlet.launcher.workers.worker import Guard, start_guard, supervised
+from ringlet.launcher.supervisor.control import Notice
+from ringlet.launcher.units import fastest
+from ringlet.launcher.workers.worker import run_task
 
 BUDGET_S = 0.3
-"""So long is each operation repeated at each size, within the bounds below."""
+"""How long to repeat each operation at each size, within the bounds below."""
 
 FEWEST, MOST = 5, 1000
 
 
-class Case(NamedTuple):
-    """One operation at one size: what is called, and whether its result is right.
+class BenchCase(NamedTuple):
+    """One operation at one size: the call, and whether its result is right.
 
-    `nbytes` is the size of the array as nccl-tests counts it, `factor` what turns it, over time,
-    into the bandwidth that each rank's link needs at least (bus bandwidth). A call makes so many
-    `trips`: a ping-pong two.
+    `nbytes` is the size of the array as nccl-tests counts it. `factor` turns nbytes over time into
+    the bandwidth that each rank's link needs at least (bus bandwidth). A call makes `trips` trips:
+    a ping-pong two.
     """
 
     call: Callable[[], Any]
@@ -36,64 +37,54 @@ class Case(NamedTuple):
     trips: int = 1
 
 
-def make(world: Group, operation: str, count: int, registered: bool, algorithm: str = "") -> Case:
+def make(
+    world: Group, operation: str, count: int, registered: bool, algorithm: str = ""
+) -> BenchCase:
     """The case for about `count` float32 elements. Data are whole numbers: sums are exact."""
     if operation in ("send_recv", "ping_pong"):
         return _point_to_point(world, operation, count)
     n, rank = world.size, world.rank
     options: Options = {"algorithm": algorithm} if algorithm else {}
-    allocate = world.empty if registered else np.empty
     each = max(1, count // n)
-    ring = (n - 1) / n
 
     def filled(size: int, value: float) -> Array:
-        x = allocate(size, np.float32)
+        x = (world.empty if registered else np.empty)(size, np.float32)
         x[...] = value
         return x
 
+    def case(right: Callable[[Any], bool], nbytes: int, *arrays: Any, **more: Any) -> BenchCase:
+        call = partial(getattr(world, operation), *arrays, **more, **options)
+        factor = 1.0 if operation in ("broadcast", "reduce", "barrier") else (n - 1) / n
+        factor *= 2 if operation == "all_reduce" else 1
+        return BenchCase(call, right, nbytes, factor)
+
     if operation == "all_reduce":
-        x = filled(count, rank)
-        # The largest rank's number stays what it is, however often it is reduced.
-        return Case(lambda: world.all_reduce(x, "max", **options), _all(n - 1), x.nbytes, 2 * ring)
+        # The maximum, the largest rank's number, stays the same however often it is reduced.
+        return case(_all(n - 1), 4 * count, filled(count, rank), op="max")
     if operation == "reduce_scatter":
-        x, out = filled(each * n, 1), filled(each, 0)
-        return Case(lambda: world.reduce_scatter(x, out=out, **options), _all(n), x.nbytes, ring)
+        return case(_all(n), 4 * n * each, filled(each * n, 1), out=filled(each, 0))
     if operation == "all_gather":
-        x, out = filled(each, rank), filled(each * n, 0).reshape(n, each)
-        return Case(lambda: world.all_gather(x, out=out, **options), _rows(n), out.nbytes, ring)
+        out = filled(each * n, 0).reshape(n, each)
+        return case(_rows(n), 4 * n * each, filled(each, rank), out=out)
     if operation == "all_to_all":
         x, out = filled(each * n, rank), filled(each * n, 0)
-        right = _rows(n)
-        return Case(
-            lambda: world.all_to_all(x, out=out, **options),
-            lambda result: right(result.reshape(n, each)),
-            x.nbytes,
-            ring,
-        )
+        return case(_rows(n), 4 * n * each, x, out=out)
     if operation == "broadcast":
-        x = filled(count, 7 if rank == 0 else 0)
-        return Case(lambda: world.broadcast(x, **options), _all(7), x.nbytes, 1.0)
+        return case(_all(7), 4 * count, filled(count, 7 if rank == 0 else 0))
     if operation == "reduce":
         x = filled(count, 1 if rank == n - 1 else 0)
-        return Case(lambda: world.reduce(x, op="max", **options), _all(1, rank == 0), x.nbytes, 1.0)
+        return case(_all(1, rank == 0), 4 * count, x, op="max")
     if operation == "gather":
-        x = filled(each, rank)
-        rows_right = _rows(n)
-        return Case(
-            lambda: world.gather(x, **options),
-            lambda result: rows_right(result) if rank == 0 else result is None,
-            x.nbytes * n,
-            ring,
-        )
+        return case(_rows(n, rank == 0), 4 * n * each, filled(each, rank))
     if operation == "scatter":
         table = np.repeat(np.arange(n, dtype=np.float32)[:, None], each, 1) if rank == 0 else None
-        return Case(lambda: world.scatter(table, **options), _all(rank), each * n * 4, ring)
+        return case(_all(rank), 4 * n * each, table)
     assert operation == "barrier"
-    return Case(lambda: world.barrier(**options), lambda result: result is None, 0, 1.0)
+    return case(lambda result: result is None, 0)
 
 
-def _point_to_point(world: Group, operation: str, count: int) -> Case:
-    """All ranks in a circle at once, each way one array; or there and back between two."""
+def _point_to_point(world: Group, operation: str, count: int) -> BenchCase:
+    """All ranks in a circle at the same time; or a round trip between two."""
     n, rank = world.size, world.rank
     x, y = np.full(count, rank, np.float32), np.full(count, -1, np.float32)
     to, source = (rank + 1) % n, (rank - 1) % n
@@ -114,21 +105,22 @@ def _point_to_point(world: Group, operation: str, count: int) -> Case:
         return y
 
     if operation == "send_recv":
-        return Case(send_recv, _all(source), x.nbytes, 1.0)
-    return Case(ping_pong, _all(1 - rank if rank < 2 else -1), x.nbytes, 1.0, trips=2)
+        return BenchCase(send_recv, _all(source), x.nbytes, 1.0)
+    return BenchCase(ping_pong, _all(1 - rank if rank < 2 else -1), x.nbytes, 1.0, trips=2)
 
 
 def _all(value: float, here: bool = True) -> Callable[[Any], bool]:
     return lambda result: bool((result == value).all()) if here else result is None
 
 
-def _rows(n: int) -> Callable[[Any], bool]:
-    return lambda result: bool((result == np.arange(n, dtype=np.float32)[:, None]).all())
+def _rows(n: int, here: bool = True) -> Callable[[Any], bool]:
+    rows = np.arange(n, dtype=np.float32)[:, None]
+    return lambda result: bool((result.reshape(n, -1) == rows).all()) if here else result is None
 
 
-def measure(world: Group, case: Case) -> tuple[float, bool]:
-    """The median time of one call in seconds, as the slowest rank sees it, and whether all is
-    right on all ranks."""
+def measure(world: Group, case: BenchCase) -> tuple[float, bool]:
+    """The median time of a call in seconds, on the slowest rank, and whether the results are right
+    on all ranks."""
     right = case.right(case.call())
     world.barrier()
     start = time.perf_counter()
@@ -139,7 +131,7 @@ def measure(world: Group, case: Case) -> tuple[float, bool]:
         start = time.perf_counter()
         case.call()
         times.append(time.perf_counter() - start)
-    last = case.call()  # on every rank, whatever the first was like
+    last = case.call()  # on every rank, even if the first result was wrong
     right = right and case.right(last)
     median = statistics.median(times) / case.trips
     slowest = world.all_reduce(np.array([median, not right], np.float64), "max")
@@ -148,17 +140,13 @@ def measure(world: Group, case: Case) -> tuple[float, bool]:
 
 def copy_bandwidth() -> float:
     """Bytes per second of a large copy on this rank, while all ranks copy."""
-    source, target = np.zeros(1 << 24, np.float32), np.empty(1 << 24, np.float32)
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        np.copyto(target, source)
-        times.append(time.perf_counter() - start)
-    return source.nbytes / min(times[1:])
+    source, target = np.zeros(1 << 24, np.float32), np.zeros(1 << 24, np.float32)
+    np.copyto(target, source)
+    return source.nbytes / fastest(lambda: np.copyto(target, source), 4)
 
 
 def rows(world: Group, task: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Measure everything that the task names."""
+    """Measure all operations and sizes of the task."""
     world.barrier()
     copy = float(world.all_reduce(np.array([copy_bandwidth()]), "min")[0])
     for operation in task["operations"]:
@@ -179,20 +167,13 @@ def rows(world: Group, task: dict[str, Any]) -> Iterator[dict[str, Any]]:
             }
 
 
-def work(task: dict[str, Any], guard: Guard | None) -> None:
-    """Measure, and send each row to the launcher."""
+def work(task: dict[str, Any], report: Callable[[Notice], None]) -> None:
+    """Measure, and report each row."""
     world = comm.init()
     for row in rows(world, task):
-        if guard is not None and world.rank == 0:
-            guard.control.send({"row": row})
+        report({"row": row})
     comm.shutdown()
 
 
-def main() -> None:
-    """The worker's main; the task is its only argument, as JSON."""
-    guard = start_guard()
-    supervised(guard, lambda: work(json.loads(sys.argv[1]), guard))
-
-
 if __name__ == "__main__":
-    main()
+    run_task(work)

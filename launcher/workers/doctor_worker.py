@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from ringlet import comm
-from ringlet.launcher.units import seconds_text
-from ringlet.launcher.workers.worker import Guard, start_guard, supervised
+from ringlet.launcher.supervisor.control import Notice
+from ringlet.launcher.units import fastest, seconds_text
+from ringlet.launcher.workers.worker import run_task
 
 PINGS = 30
 MIN_BYTES, MAX_BYTES, LARGE_S = 1 << 18, 1 << 24, 0.3
@@ -21,13 +22,12 @@ CLOCKS_APART_S = 0.5
 Report = Callable[[str, str, str], None]
 
 
-def work(guard: Guard | None) -> None:
-    """Join the others and run the checks; rank 0 reports what was found."""
+def work(task: dict[str, Any], send: Callable[[Notice], None]) -> None:
+    """Join the others, run the checks, and send what was found."""
     world = comm.init()
 
     def report(state: str, name: str, text: str) -> None:
-        if guard is not None and world.rank == 0:
-            guard.control.send({"finding": [state, name, text]})
+        send({"finding": [state, name, text]})
 
     names = world.all_gather_object(socket.gethostname())
     versions(world, report)
@@ -102,11 +102,8 @@ def sums(world: Any, report: Report) -> None:
     if not same or not np.allclose(x, expected, atol=1e-4):
         report("bad", "all-reduce", "hosts got different or wrong sums: please report this")
         return
-    number, best = np.ones(1, np.float32), float("inf")
-    for _ in range(PINGS):
-        began = time.perf_counter()
-        world.all_reduce(number, "max")
-        best = min(best, time.perf_counter() - began)
+    number = np.ones(1, np.float32)
+    best = fastest(lambda: world.all_reduce(number, "max"), PINGS)
     text = f"{world.size} ranks got the same bits; {seconds_text(best)} for one number"
     report("ok", "all-reduce", text)
 
@@ -131,17 +128,16 @@ def link(world: Any, other: int, name: str, report: Report) -> None:
 
 def _round_trip(world: Any, peer: int, nbytes: int, times: int) -> float:
     """Seconds of the fastest round trip of `nbytes` bytes."""
-    data, best = np.ones(nbytes, np.uint8), float("inf")
-    for _ in range(times):
-        began = time.perf_counter()
+    data = np.ones(nbytes, np.uint8)
+
+    def round_trip() -> None:
         if world.rank == 0:
             world.send(data, dst=peer)
-            world.recv(src=peer, out=data)
-        else:
-            world.recv(src=peer, out=data)
+        world.recv(src=peer, out=data)
+        if world.rank:
             world.send(data, dst=peer)
-        best = min(best, time.perf_counter() - began)
-    return best
+
+    return fastest(round_trip, times)
 
 
 def _agreed(world: Any, peer: int, guess: int) -> int:
@@ -153,11 +149,5 @@ def _agreed(world: Any, peer: int, guess: int) -> int:
     return nbytes
 
 
-def main() -> None:
-    """The worker's main."""
-    guard = start_guard()
-    supervised(guard, lambda: work(guard))
-
-
 if __name__ == "__main__":
-    main()
+    run_task(work)

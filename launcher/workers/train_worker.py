@@ -1,9 +1,9 @@
-"""The program of a training worker: joins the world, trains, reports to the launcher."""
+"""The program of a training worker: join the world, train, report to the launcher."""
 
-import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ import numpy as np
 
 from ringlet import comm
 from ringlet.launcher.errors import ExitCode
-from ringlet.launcher.workers.worker import Guard, start_guard, supervised
+from ringlet.launcher.supervisor.control import Notice
+from ringlet.launcher.workers.worker import run_task
 from ringlet.nn.backend import use
 from ringlet.nn.models import generate
 from ringlet.runtime.checkpoint.checkpoint import verify_checkpoint
@@ -23,35 +24,29 @@ from ringlet.runtime.training.export import load_model
 from ringlet.runtime.training.trainer import Trainer
 
 
-def work(task: dict[str, Any], guard: Guard | None) -> None:
+def work(task: dict[str, Any], report: Callable[[Notice], None]) -> None:
     """Train as the task says: config, folder, resume, sample."""
-    # Before the loop can stop between steps there is nothing to save.
+    # Until the training loop handles it: there is nothing to save yet.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    def tell(notice: dict[str, Any]) -> None:
-        if guard is not None and world.rank == 0:
-            guard.control.send(notice)
-
     config = check_config(task["config"])
     if config.device == "cuda":
         use("cupy", int(os.environ.get("LOCAL_RANK", "0")))
     corpus = load_corpus(config.data, config.block_size, config.vocab_size or None)
     world = comm.init()
-    trainer = Trainer(
-        config, corpus, world, Path(task["folder"]), report=lambda row: tell({"row": row})
-    )
+    folder = Path(task["folder"])
+    trainer = Trainer(config, corpus, world, folder, report=lambda row: report({"row": row}))
     if os.environ.get("LOCAL_WORLD_SIZE") != os.environ.get("WORLD_SIZE"):
         check_same_data(world, corpus)
-        check_shared(world, Path(task["folder"]), trainer.parallel.state())
+        check_shared(world, folder, trainer.parallel.state())
     if task["resume"]:
-        step = trainer.resume(warn=lambda text: tell({"note": text}))
-        tell({"resumed": step})
+        step = trainer.resume(warn=lambda text: report({"note": text}))
+        report({"resumed": step})
     outcome = trainer.run()
     text = ""
     if world.rank == 0 and task["sample"] and not outcome.stopped:
         text = sample(trainer, task["sample"])
     result = {**asdict(outcome), "checkpoint": str(outcome.checkpoint), "as_bytes": corpus.as_bytes}
-    tell({"outcome": result, "sample": text})
+    report({"outcome": result, "sample": text})
     world.barrier()
     comm.shutdown()
     if outcome.stopped:
@@ -76,11 +71,5 @@ def sample(trainer: Trainer, length: int) -> str:
     return " ".join(map(str, ids))
 
 
-def main() -> None:
-    """The worker's main; the task is its only argument, as JSON."""
-    guard = start_guard()
-    supervised(guard, lambda: work(json.loads(sys.argv[1]), guard))
-
-
 if __name__ == "__main__":
-    main()
+    run_task(work)

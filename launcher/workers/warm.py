@@ -1,4 +1,4 @@
-"""A warm worker: joins the world once, then runs one function after another for a WorkerPool."""
+"""A warm worker: joins the world once, then runs functions for a WorkerPool, one by one."""
 
 import faulthandler
 import importlib.util
@@ -40,7 +40,7 @@ def find(path: str, name: str) -> Any:
 
 
 def _function(task: dict[str, Any]) -> Any:
-    """The task's function: out of its file, or, for a notebook's, out of its own source text."""
+    """The task's function, from its file or, for a notebook, from its source."""
     if "source" not in task:
         return find(task["path"], task["name"])
     names: dict[str, Any] = {"__name__": "_notebook", "comm": comm, "np": np}
@@ -49,10 +49,10 @@ def _function(task: dict[str, Any]) -> Any:
 
 
 def main() -> None:
-    """Take tasks until the pool closes the channel; end after the first failure."""
+    """Run tasks until the pool closes the channel; end after the first failure."""
     guard = start_guard()
     if guard is None:
-        sys.exit("a warm worker is started by a WorkerPool")
+        sys.exit("only a WorkerPool can start a warm worker")
     comm.show_last_operations_on_signal()
     faulthandler.register(signal.SIGUSR1, all_threads=True, chain=True)
     try:

@@ -1,10 +1,11 @@
-"""Inside a worker: the guard that listens to the launcher, and the start of the user's program.
+"""Inside a worker: the guard that listens to the launcher, and the start of a program.
 
 python -m ringlet.launcher.workers.worker script.py arguments...
 python -m ringlet.launcher.workers.worker -m module arguments...
 """
 
 import faulthandler
+import json
 import os
 import queue
 import runpy
@@ -14,6 +15,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ringlet import comm
 from ringlet.comm.join.folders import PREFIX, remove_folder
@@ -25,9 +27,9 @@ from ringlet.launcher.supervisor.listing import VARIABLE, remove
 class Guard:
     """Listens to the launcher on a thread of its own.
 
-    News of lost ranks go to `comm`; other messages wait in `inbox`. When the launcher is gone,
-    however it ended, this process and everything that it started is killed, and the socket files
-    that the launcher can no longer remove go too. It says what this rank does when it is asked.
+    News of lost ranks go to `comm`, questions about what this rank is doing are answered, and other
+    notices wait in `inbox`. When the launcher is gone, however it ended, the guard removes the
+    socket files that the launcher no longer can, and kills this process and all that it started.
     """
 
     def __init__(self, control: Control) -> None:
@@ -58,10 +60,9 @@ def _rendezvous_folder() -> Path | None:
 
 
 def _doing() -> str:
-    """What this rank does, as far as the world knows, if there is one."""
-    if "ringlet.comm.world" not in sys.modules:
-        return "has not joined a world"
-    return comm.last_operation() or "has not joined a world"
+    """What this rank is doing, if it has joined a world."""
+    joined = "ringlet.comm.world" in sys.modules
+    return (joined and comm.last_operation()) or "has not joined a world"
 
 
 def start_guard() -> Guard | None:
@@ -96,9 +97,21 @@ def run_program(arguments: list[str]) -> None:
         runpy.run_path(arguments[0], run_name="__main__")
 
 
-def supervised(guard: Guard | None, program: Callable[[], None]) -> None:
-    """Run the program; its exception is told to the launcher, which shows it, and ends this
-    process with the exit code for it."""
+def run_task(work: Callable[[dict[str, Any], Callable[[Notice], None]], None]) -> None:
+    """The main of a worker of ringlet's own: `work(task, report)` with the task that its argument
+    holds as JSON. Only what rank 0 reports goes to the launcher."""
+    guard = start_guard()
+
+    def report(notice: Notice) -> None:
+        if guard is not None and os.environ.get("RANK") == "0":
+            guard.control.send(notice)
+
+    _supervise(guard, lambda: work(json.loads(sys.argv[1]), report))
+
+
+def _supervise(guard: Guard | None, program: Callable[[], None]) -> None:
+    """Run the program. The launcher is told of an exception, and shows it; this process ends with
+    the exit code for it."""
     try:
         program()
     except Exception as error:
@@ -109,12 +122,7 @@ def supervised(guard: Guard | None, program: Callable[[], None]) -> None:
         line = traceback.format_exception_only(error)[0].strip()
         text = _own_traceback(error)
         guard.control.send({"failed": text, "line": line, "echo": is_echo(error)})
-        sys.exit(exit_code(error))
-
-
-def exit_code(error: BaseException) -> int:
-    """How a worker ends that does not catch the error."""
-    return ExitCode.TIMEOUT if isinstance(error, comm.CommTimeout) else ExitCode.FAILED
+        sys.exit(ExitCode.TIMEOUT if isinstance(error, comm.CommTimeout) else ExitCode.FAILED)
 
 
 def _own_traceback(error: Exception) -> str:
@@ -128,10 +136,5 @@ def _own_traceback(error: Exception) -> str:
     return "".join(traceback.format_exception(type(error), error, trace))
 
 
-def main() -> None:
-    """The worker's main."""
-    supervised(start_guard(), lambda: run_program(sys.argv[1:]))
-
-
 if __name__ == "__main__":
-    main()
+    _supervise(start_guard(), lambda: run_program(sys.argv[1:]))

@@ -1,1 +1,3 @@
-"""x"""
+"""`ringlet train`: prepare checks what is asked for and makes the workers' task, command starts
+the workers, and progress and tensorboard show what they report (workers/train_worker.py).
+"""

@@ -1,5 +1,6 @@
 """What `ringlet train` trains: checked before anything starts, then made into the workers' task."""
 
+import itertools
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -63,7 +64,11 @@ def prepare(options: TrainOptions, given: Mapping[str, Any], hosts: tuple[int, i
     """The training that the options mean, on at least and at most so many hosts; raises
     UserError."""
     try:
-        found = _to_resume(options.out) if options.resume else None
+        found = None
+        if options.resume:
+            if options.out is None:
+                raise UserError("--resume needs --out: the folder of the run to continue")
+            found = newest_checkpoint(options.out)
         if found is None:
             settings = make_config(options.preset or DEFAULT_PRESET, options.config, given)
         else:
@@ -81,22 +86,17 @@ def prepare(options: TrainOptions, given: Mapping[str, Any], hosts: tuple[int, i
     return Training(settings, options, name, workers, hosts)
 
 
+@dataclass
 class Training:
-    """A run with these settings, in the folder `out` or by default one of this name; on `workers`
-    workers, unless others are asked for."""
+    """A run of these settings, in --out or a folder of this name, on at least and at most so many
+    `hosts`, and on `workers` workers unless others are asked for."""
 
-    def __init__(
-        self,
-        settings: TrainConfig,
-        options: TrainOptions,
-        name: str,
-        workers: int,
-        hosts: tuple[int, int],
-    ) -> None:
-        self.settings, self.workers = settings, workers
-        self._several, self._elastic = hosts[1] > 1, hosts[0] < hosts[1]
-        self._options, self._name = options, name
-        self._folder: Path | None = None
+    settings: TrainConfig
+    options: TrainOptions
+    name: str
+    workers: int
+    hosts: tuple[int, int]
+    _folder: Path | None = None
 
     @property
     def folder(self) -> Path:
@@ -110,18 +110,18 @@ class Training:
 
         def task(workers: int) -> str:
             try:
-                if self._elastic:
+                if self.hosts[0] < self.hosts[1]:  # the number may change
                     self.settings = resized(self.settings, workers)
                 check_fit(self.settings, workers)
             except ConfigError as error:
                 raise UserError(str(error)) from error
             if self._folder is None:
                 self._folder = self._make_folder()
-            resume = _to_restart(self._folder) if generation else self._options.resume
+            resume = _to_restart(self._folder) if generation else self.options.resume
             # Other hosts may run in another working folder.
-            folder = self._folder.resolve() if self._several else self._folder
+            folder = self._folder.resolve() if self.hosts[1] > 1 else self._folder
             facts = {"config": asdict(self.settings), "folder": str(folder), "resume": resume}
-            return json.dumps({**facts, "sample": self._options.sample})
+            return json.dumps({**facts, "sample": self.options.sample})
 
         return task
 
@@ -138,14 +138,23 @@ class Training:
 
     def _make_folder(self) -> Path:
         """The folder that was asked for, unless it holds another run; by default the first free
-        name."""
-        out = self._options.out
-        if out is None:
-            return _first_free(RUNS / self._name)
-        if not self._options.resume:
+        name. It is made at once, so that commands running side by side get folders of their own."""
+        out = self.options.out
+        if out is not None and self.options.resume:
+            return out
+        if out is not None:
             _check_new(out)
-            _make(out, exist_ok=True)
-        return out
+        wanted = out or RUNS / self.name
+        for number in itertools.count(1):
+            folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+            try:
+                folder.mkdir(parents=True, exist_ok=folder == out)
+                return folder
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise UserError(f"cannot make the folder {folder}: {error.strerror}") from error
+        raise AssertionError("counts for ever")
 
 
 def newest_checkpoint(run: Path) -> Checkpoint:
@@ -158,12 +167,6 @@ def newest_checkpoint(run: Path) -> Checkpoint:
 
 def _warn(text: str) -> None:
     print(text, file=sys.stderr)
-
-
-def _to_resume(out: Path | None) -> Checkpoint:
-    if out is None:
-        raise UserError("--resume needs --out: the folder of the run to continue")
-    return newest_checkpoint(out)
 
 
 def _check_resumed(found: Checkpoint, settings: TrainConfig, corpus: Corpus) -> None:
@@ -186,27 +189,6 @@ def _check_new(out: Path) -> None:
         )
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; --out must be a folder")
-
-
-def _first_free(wanted: Path) -> Path:
-    """Made at once, so that two commands running side by side get folders of their own."""
-    folder, number = wanted, 1
-    while True:
-        try:
-            _make(folder, exist_ok=False)
-            return folder
-        except FileExistsError:
-            number += 1
-            folder = wanted.with_name(f"{wanted.name}-{number}")
-
-
-def _make(folder: Path, exist_ok: bool) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=exist_ok)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from error
 
 
 def _to_restart(folder: Path) -> bool:
