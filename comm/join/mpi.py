@@ -14,8 +14,8 @@ from typing import NamedTuple
 from ringlet.comm.errors import CommError
 
 
-class _VariableNames(NamedTuple):
-    """One launcher's variable names. `job`: the first that is set counts."""
+class _MpiVariables(NamedTuple):
+    """The names of an MPI's variables. `job`: the first that is set counts."""
 
     launcher: str
     rank: str
@@ -25,19 +25,16 @@ class _VariableNames(NamedTuple):
     job: tuple[str, ...]
 
 
-LAUNCHERS = (
-    _VariableNames(
-        "Open MPI",
-        "OMPI_COMM_WORLD_RANK",
-        "OMPI_COMM_WORLD_SIZE",
-        "OMPI_COMM_WORLD_LOCAL_RANK",
-        "OMPI_COMM_WORLD_LOCAL_SIZE",
+_OMPI = "OMPI_COMM_WORLD"
+MPIS = (
+    _MpiVariables(
+        "Open MPI", f"{_OMPI}_RANK", f"{_OMPI}_SIZE", f"{_OMPI}_LOCAL_RANK", f"{_OMPI}_LOCAL_SIZE",
         ("PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid", "OMPI_MCA_orte_ess_jobid"),
     ),
-    _VariableNames(
+    _MpiVariables(
         "MPICH", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS", ("PMI_JOBID",)
     ),
-)
+)  # fmt: skip
 
 
 def translate(variables: Mapping[str, str]) -> Mapping[str, str]:
@@ -47,13 +44,13 @@ def translate(variables: Mapping[str, str]) -> Mapping[str, str]:
     """
     if "RANK" in variables or "WORLD_SIZE" in variables:
         return variables
-    for names in LAUNCHERS:
+    for names in MPIS:
         if names.rank in variables and names.size in variables:
             return _translate(variables, names)
     return variables
 
 
-def _translate(variables: Mapping[str, str], names: _VariableNames) -> Mapping[str, str]:
+def _translate(variables: Mapping[str, str], names: _MpiVariables) -> Mapping[str, str]:
     size = variables[names.size]
     local_size = variables.get(names.local_size, size)
     added = {"RANK": variables[names.rank], "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": local_size}

@@ -93,7 +93,8 @@ class Choice:
         self.hosts, self.policy, self._links = hosts, policy, links
         self._shares_hosts = shares_hosts
         self._chosen: dict[tuple[str, int], str] = {}
-        self._pinned: dict[str, str] = {}
+        pins = policy.pins.items()
+        self._pinned = {key: name for key, name in pins if name in self.candidates(key)}
 
     @cached_property
     def per_host(self) -> int | None:
@@ -118,8 +119,7 @@ class Choice:
     def choose(self, operation: str, nbytes: int) -> str:
         """The algorithm for `nbytes`: of the whole array in all_gather and gather, in all_to_all of
         what a rank sends to all."""
-        pinned = self.pinned(operation)
-        if pinned:
+        if pinned := self.pinned(operation):
             return pinned
         # Only the root of a scatter knows the size.
         if operation == "scatter" or not self.policy.by_price:
@@ -131,11 +131,7 @@ class Choice:
 
     def pinned(self, operation: str) -> str:
         """The algorithm that the policy pins, if this group can run it; else empty."""
-        name = self._pinned.get(operation)
-        if name is None:
-            name = self.policy.pins.get(operation, "")
-            name = self._pinned[operation] = name if name in self.candidates(operation) else ""
-        return name
+        return self._pinned.get(operation, "")
 
     def candidates(self, operation: str) -> list[str]:
         """The algorithms that this group can run over messages."""

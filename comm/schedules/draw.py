@@ -14,40 +14,28 @@ def draw_text(traced: Trace) -> str:
     rounds = [list[Transfer]() for _ in traced.states]
     for transfer in traced.transfers:
         rounds[transfer.round].append(transfer)
-    rows = {
-        (round_, rank): _row(traced, rounds[round_], round_, rank)
-        for round_ in range(len(rounds))
-        for rank in range(traced.schedule.size)
-    }
     slots = [f" {slot}" for slot in range(traced.schedule.slots)]
-    sends = max(5, *(len(sent) for sent, _ in rows.values()))
-    widths = [
-        max(len(name), *(len(held[slot]) for _, held in rows.values()))
-        for slot, name in enumerate(slots)
+    rows: list[list[str]] = []
+    for round_, now in enumerate(rounds):
+        rows.append([f"round {round_}" if round_ else "start", "sends", *slots])
+        rows += [_row(traced, now, round_, rank) for rank in range(traced.schedule.size)]
+        rows.append([""] * len(rows[0]))
+    widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[1:]]
+    lines = [
+        f"{head:<10}{'  '.join(map(str.ljust, cells, widths))}".rstrip() for head, *cells in rows
     ]
-
-    def line(head: str, sent: str, cells: list[str]) -> str:
-        padded = "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True))
-        return f"{head:<10}{sent:<{sends}}  {padded}".rstrip()
-
-    lines: list[str] = []
-    for (round_, rank), (sent, held) in rows.items():
-        if rank == 0:
-            lines.append(line(f"round {round_}" if round_ else "start", "sends", slots))
-        lines.append(line(f"  rank {rank}", sent, held))
-        if rank == traced.schedule.size - 1:
-            lines.append("")
     return "\n".join([*lines, *_legend(traced.schedule)]) + "\n"
 
 
-def _row(traced: Trace, now: list[Transfer], round_: int, rank: int) -> tuple[str, list[str]]:
-    """What the rank sends in the round, and what its slots hold after it."""
+def _row(traced: Trace, now: list[Transfer], round_: int, rank: int) -> list[str]:
+    """The rank, what it sends in the round, and what each of its slots holds after it."""
     marks = {t.slot: "+" if t.combined else ">" for t in now if t.receiver == rank}
     cells = [
         marks.get(slot, " ") + _cell(traced.schedule, held)
         for slot, held in enumerate(traced.states[round_][rank])
     ]
-    return _sends(transfer for transfer in now if transfer.sender == rank), cells
+    sent = _sends(transfer for transfer in now if transfer.sender == rank)
+    return [f"  rank {rank}", sent, *cells]
 
 
 def _sends(transfers: Iterable[Transfer]) -> str:

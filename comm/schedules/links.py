@@ -45,8 +45,10 @@ class Links:
     network: LinkCost = _NO_NETWORK
 
     def __str__(self) -> str:
-        kinds = (("host", self.host), ("network", self.network))
-        return ";".join(f"{kind}={_text(link)}" for kind, link in kinds)
+        return ";".join(
+            f"{kind}={link.latency:.3g},{link.bandwidth:.3g},{link.overhead:.3g}"
+            for kind, link in vars(self).items()
+        )
 
     @classmethod
     def parse(cls, text: str) -> "Links":
@@ -140,10 +142,6 @@ def _exchange(group: Any, pair: tuple[int, int], x: npt.NDArray[Any], messages: 
             group.recv(pair[0], out=out)
         group.send(answer, pair[0])
     return time.perf_counter() - started
-
-
-def _text(link: LinkCost) -> str:
-    return ",".join(f"{figure:.3g}" for figure in (link.latency, link.bandwidth, link.overhead))
 
 
 def _link(text: str, duplex: bool) -> LinkCost:

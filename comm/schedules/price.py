@@ -135,8 +135,10 @@ class _Pricer:
         left = self.clocks.send(rank, busy, link.duplex)
         self.sent[rank] += 1
         self.sent_at[rank] = max(self.sent_at[rank], left)
-        if self.network.host is not None:
-            self._carry(self.network.host(rank), self.network.host(step.peer), link)
+        host_of = self.network.host
+        if host_of is not None and host_of(rank) != host_of(step.peer):
+            seconds = self.carried.get(host_of(rank), 0.0) + self.slot_bytes / link.bandwidth
+            self.carried[host_of(rank)] = seconds
         return _Transit(left + link.latency, busy, link.duplex)
 
     def receive(self, rank: int, step: Receive | Reduce, payload: _Transit) -> None:
@@ -149,8 +151,3 @@ class _Pricer:
             self.waits[pair] = self.waits.get(pair, 0.0) + wait
         if isinstance(step, Reduce):
             clocks.compute(rank, self._combine, payload.duplex)
-
-    def _carry(self, host: int, other: int, link: LinkCost) -> None:
-        if host != other:
-            seconds = self.slot_bytes / link.bandwidth
-            self.carried[host] = self.carried.get(host, 0.0) + seconds

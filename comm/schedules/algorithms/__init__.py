@@ -6,7 +6,7 @@ are is part of an operation's meaning (see `Schedule`) and is written at each fu
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ringlet.comm.schedules.algorithms import (
     all_to_all,
@@ -30,6 +30,11 @@ class Algorithm(NamedTuple):
 
     knows_hosts: bool = False
     """Whether `steps` takes `per_host`, too: ranks on each host."""
+
+    def steps_of(self, rank: int, size: int, root: int, per_host: int | None) -> tuple[Step, ...]:
+        """One rank's steps; with `per_host` None, all ranks are on one host."""
+        hosts = {"per_host": size if per_host is None else per_host} if self.knows_hosts else {}
+        return tuple(self.steps(rank, size, root, **hosts))
 
 
 def _one(size: int) -> int:
@@ -96,8 +101,7 @@ def schedule(
     `per_host`: ranks on each host, for the algorithms that know hosts; default: all on one.
     """
     entry = ALGORITHMS[operation][algorithm]
-    hosts = _hosts(entry, size, per_host)
-    steps = tuple(tuple(entry.steps(rank, size, root, **hosts)) for rank in range(size))
+    steps = tuple(entry.steps_of(rank, size, root, per_host) for rank in range(size))
     return Schedule(operation, algorithm, size, entry.slots(size), root, steps)
 
 
@@ -111,8 +115,7 @@ def steps_of(
     per_host: int | None = None,
 ) -> tuple[Step, ...]:
     """One rank's steps of the algorithm (default: the operation's first), kept between calls."""
-    entry = _entry(operation, algorithm)
-    return tuple(entry.steps(rank, size, root, **_hosts(entry, size, per_host)))
+    return _entry(operation, algorithm).steps_of(rank, size, root, per_host)
 
 
 def slots_of(operation: str, size: int, algorithm: str | None = None) -> int:
@@ -123,9 +126,3 @@ def slots_of(operation: str, size: int, algorithm: str | None = None) -> int:
 def _entry(operation: str, algorithm: str | None) -> Algorithm:
     names = ALGORITHMS[operation]
     return names[next(iter(names)) if algorithm is None else algorithm]
-
-
-def _hosts(entry: Algorithm, size: int, per_host: int | None) -> dict[str, Any]:
-    if not entry.knows_hosts:
-        return {}
-    return {"per_host": size if per_host is None else per_host}

@@ -4,8 +4,6 @@ Thakur, Rabenseifner and Gropp, "Optimization of collective communication operat
 (2005), compares them.
 """
 
-from collections.abc import Iterator
-
 from ringlet.comm.schedules.algorithms.rings import ring_all_gather
 from ringlet.comm.schedules.schedule import Receive, Reduce, Send, Step
 
@@ -85,9 +83,10 @@ def direct_scatter(rank: int, size: int, root: int = 0) -> list[Step]:
 def _family(rank: int, size: int, root: int) -> tuple[int, list[tuple[int, list[int]]]]:
     """The rank's parent, and its children with their branches, the largest branch first."""
     relative = (rank - root) % size
-    parent = (rank - _reach(relative, size)) % size
-    children = [(rank + distance) % size for distance in _distances(relative, size)]
-    return parent, [(child, _branch(child, size, root)) for child in children]
+    reach = _reach(relative, size)
+    distances = [1 << bit for bit in reversed(range(reach.bit_length() - 1))]
+    children = [(rank + d) % size for d in distances if relative + d < size]
+    return (rank - reach) % size, [(child, _branch(child, size, root)) for child in children]
 
 
 def _branch(rank: int, size: int, root: int) -> list[int]:
@@ -98,16 +97,5 @@ def _branch(rank: int, size: int, root: int) -> list[int]:
 
 
 def _reach(relative: int, size: int) -> int:
-    """How many ranks a branch holds if the tree is full; the distance to its parent as well."""
-    reach = 1
-    while reach < size and not relative & reach:
-        reach *= 2
-    return reach
-
-
-def _distances(relative: int, size: int) -> Iterator[int]:
-    distance = _reach(relative, size) // 2
-    while distance:
-        if relative + distance < size:
-            yield distance
-        distance //= 2
+    """How many ranks the branch holds if the tree is full; also the distance to its parent."""
+    return relative & -relative or 1 << (size - 1).bit_length()
