@@ -51,7 +51,7 @@ from ringlet.nn.layers.transformer import (
     TransformerEncoderLayer,
 )
 from ringlet.nn.memory import keep_freed_memory
-from ringlet.nn.module import Module, ModuleList, Parameter, Sequential, uninitialized
+from ringlet.nn.module import Module, ModuleDict, ModuleList, Parameter, Sequential, uninitialized
 
 keep_freed_memory()
 
@@ -77,6 +77,7 @@ __all__ = [
     "MixedArrays",
     "MixtureOfExperts",
     "Module",
+    "ModuleDict",
     "ModuleList",
     "MultiheadAttention",
     "Operation",

@@ -29,7 +29,7 @@ _construction = _Construction()
 
 @contextlib.contextmanager
 def uninitialized() -> Iterator[None]:
-    """Within it modules are made without drawing initial values: whoever makes them will."""
+    """Create modules inside the block without drawing initial values; the caller sets them."""
     before, _construction.draws = _construction.draws, False
     try:
         yield
@@ -38,7 +38,7 @@ def uninitialized() -> Iterator[None]:
 
 
 class Parameter(Tensor):
-    """A tensor that a module learns. Its gradient may be a view of a flat buffer."""
+    """A tensor that a module learns. Its gradient may be a view into a flat buffer."""
 
     __slots__ = ()
 
@@ -49,21 +49,21 @@ class Parameter(Tensor):
 
 
 class Module:
-    """A part of a model. Parameters and modules that are assigned as attributes are found.
+    """A part of a model. Parameters and modules assigned as attributes belong to it.
 
-    Subclasses write `forward`, and `draw` for the initial values of their own parameters.
+    Subclasses define `forward`, and `draw` for the initial values of their own parameters.
     """
 
     training: bool = True
     path: str = ""
-    """Where the module is in the model: transformer.h.0.attn. Known once the model was called."""
+    """The module's path in the model, as in transformer.h.0.attn; set by the model's first call."""
 
     recompute: bool = False
-    """Keep nothing of the forward pass; compute it again in backward."""
+    """Whether backward computes the forward pass again, of which nothing is kept."""
 
     summary: ClassVar[Callable[..., Any]]
-    """Run the model once on the arguments; shapes, parameters and FLOPs of each module. It is set
-    by nn/summary.py, which knows modules."""
+    """Run the model once on the arguments; shapes, parameters and FLOPs of each module. Set by
+    nn/summary.py."""
 
     _named = False
     _forward_pre_hooks: tuple[ForwardPreHook, ...] = ()
@@ -71,11 +71,11 @@ class Module:
     _backward_hooks: tuple[BackwardHook, ...] = ()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the module computes."""
+        """The module's computation."""
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run `forward`. An error is told the module's path on its way out."""
+        """Run `forward` and the hooks. An error gets a note with the module's path."""
         if not self._named:
             self.assign_paths()
         for before in self._forward_pre_hooks:
@@ -107,18 +107,18 @@ class Module:
             hook(self, grad_inputs, grad_outputs)
 
     def register_forward_pre_hook(self, hook: ForwardPreHook) -> "ModuleHook":
-        """Call `hook(module, arguments)` before each forward pass of this module; what it returns
-        takes the arguments' place, unless it is None."""
+        """Call `hook(module, arguments)` before each forward pass of this module; a result other
+        than None replaces the arguments."""
         return ModuleHook(self, "_forward_pre_hooks", hook)
 
     def register_forward_hook(self, hook: ForwardHook) -> "ModuleHook":
-        """Call `hook(module, arguments, result)` after each; what it returns replaces the result,
-        unless it is None."""
+        """Call `hook(module, arguments, result)` after each forward pass; a result other than None
+        replaces the module's."""
         return ModuleHook(self, "_forward_hooks", hook)
 
     def register_full_backward_hook(self, hook: BackwardHook) -> "ModuleHook":
-        """Call `hook(module, grad_inputs, grad_outputs)` in backward, once the gradients of all
-        inputs that want one are there (arrays, or None). It may look, not change."""
+        """Call `hook(module, grad_inputs, grad_outputs)` in backward, once all inputs that require
+        a gradient have theirs (arrays, or None). It must not change them."""
         return ModuleHook(self, "_backward_hooks", hook)
 
     @property
@@ -127,33 +127,33 @@ class Module:
         hooks = self._forward_pre_hooks or self._forward_hooks or self._backward_hooks
         return bool(hooks) or self.recompute
 
-    # -- what is in it ------------------------------------------------------------------------
+    # -- contents ----------------------------------------------------------------------------
 
     def children(self) -> Iterator[tuple[str, "Module"]]:
-        """The modules right inside, with their names."""
+        """The modules directly inside, with their names."""
         for name, value in vars(self).items():
             if isinstance(value, Module):
                 yield name, value
 
     def own_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """The parameters of this very module, with their names."""
+        """The parameters of this module alone, with their names."""
         for name, value in vars(self).items():
             if isinstance(value, Parameter):
                 yield name, value
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, "Module"]]:
-        """This module and all inside, with their paths, in the order of assignment."""
+        """This module and all inside it, with their paths, in the order of assignment."""
         yield prefix, self
         for name, child in self.children():
             yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
 
     def modules(self) -> Iterator["Module"]:
-        """This module and all inside."""
+        """This module and all inside it."""
         for _, module in self.named_modules():
             yield module
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """All parameters with their paths; one that is used in two places once, by its first."""
+        """All parameters with their paths; a shared one once, under its first path."""
         seen: set[int] = set()
         for path, module in self.named_modules():
             for name, parameter in module.own_parameters():
@@ -167,18 +167,18 @@ class Module:
             yield parameter
 
     def num_parameters(self) -> int:
-        """How many numbers the model learns."""
+        """The number of elements of all parameters."""
         return sum(parameter.size for parameter in self.parameters())
 
     def assign_paths(self) -> None:
-        """Tell this module and all inside where they are; this one is the root."""
+        """Set the paths of this module and all inside it; this one is the root."""
         for path, module in self.named_modules():
             module.path, module._named = path, True
 
     # -- states -------------------------------------------------------------------------------
 
     def train(self, mode: bool = True) -> "Module":
-        """Set training mode (dropout drops) for this module and all inside."""
+        """Set training mode (dropout is active) for this module and all inside it."""
         for module in self.modules():
             module.training = mode
         return self
@@ -188,24 +188,24 @@ class Module:
         return self.train(False)
 
     def zero_grad(self) -> None:
-        """Forget all gradients."""
+        """Reset all gradients."""
         for parameter in self.parameters():
             parameter.zero_grad()
 
     def initialize(self, seed: int) -> None:
-        """Draw all parameters anew. Each one depends on the seed and its path, nothing else."""
+        """Draw all parameters again. Each depends on the seed and its path only."""
         if not _construction.draws:
             return
         for name, parameter in self.named_parameters():
             copy_from_host(parameter.data, self.initial_value(name, parameter.shape, seed))
 
     def initial_value(self, name: str, shape: tuple[int, ...], seed: int) -> Array:
-        """What the parameter of this path starts from, on the host; `shape` is the whole one's."""
+        """The initial value of the parameter at this path, of its whole shape; on the host."""
         path, _, own = name.rpartition(".")
         return self.submodule(path).draw(own, shape, generator(seed, name))
 
     def submodule(self, path: str) -> "Module":
-        """The module of this path; raises AttributeError if there is none."""
+        """The module at this path; raises AttributeError if there is none."""
         module = self
         for part in path.split(".") if path else ():
             module = getattr(module, part)
@@ -213,17 +213,17 @@ class Module:
 
     def draw(self, name: str, shape: tuple[int, ...], random: np.random.Generator) -> Array:
         """The initial values of this module's parameter `name`."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how {name} starts")
+        raise NotImplementedError(f"{type(self).__name__} has no initial values for {name}")
 
     def state_dict(self) -> dict[str, Array]:
         """All parameters' arrays (not copies) by path."""
         return {name: parameter.data for name, parameter in self.named_parameters()}
 
     def load_state_dict(self, state: Mapping[str, Array], strict: bool = True) -> None:
-        """Copy the arrays, of the host or of the backend, into the parameters.
+        """Copy the arrays, the host's or the backend's, into the parameters.
 
-        Raises KeyError listing what is missing, unexpected or of the wrong shape, before anything
-        is copied; with `strict=False` only wrong shapes are refused.
+        Raises KeyError listing what is missing, unexpected or of the wrong shape before it copies
+        anything; with `strict=False` only wrong shapes are errors.
         """
         own = dict(self.named_parameters())
         missing = [name for name in own if name not in state]
@@ -238,15 +238,15 @@ class Module:
             faults = {"missing": missing, "unexpected": unexpected, **faults}
         text = "; ".join(f"{what}: {', '.join(names)}" for what, names in faults.items() if names)
         if text:
-            raise KeyError(f"the state does not fit {type(self).__name__}: {text}")
+            raise KeyError(f"the state does not match {type(self).__name__}: {text}")
         for name, parameter in own.items():
             if name in state:
                 copy_from_host(parameter.data, state[name])
 
-    # -- for people ---------------------------------------------------------------------------
+    # -- printing -----------------------------------------------------------------------------
 
     def describe(self) -> str:
-        """The module's own options, for its repr."""
+        """The module's options, for its repr."""
         return ""
 
     def __repr__(self) -> str:
@@ -259,24 +259,32 @@ class Module:
 
 
 class ModuleHook:
-    """Adds a hook to a module, and removes it again."""
+    """Adds a hook to a module; `remove()` removes it again."""
 
     def __init__(self, module: Module, kind: str, hook: Callable[..., Any]) -> None:
         self._module, self._kind, self._hook = module, kind, hook
         setattr(module, kind, (*getattr(module, kind), hook))
 
     def remove(self) -> None:
-        """Do not call the hook any more."""
+        """Stop calling the hook."""
         left = [hook for hook in getattr(self._module, self._kind) if hook is not self._hook]
         setattr(self._module, self._kind, tuple(left))
 
 
-class ModuleList(Module):
-    """Modules in a row, under their numbers. Iterate over it; it has no `forward`."""
+class ModuleDict(Module):
+    """Modules under the names that they are given by; it has no `forward`."""
 
-    def __init__(
-        self, modules: "Iterator[Module] | list[Module] | tuple[Module, ...]" = ()
-    ) -> None:
+    def __init__(self, **modules: Module) -> None:
+        vars(self).update(modules)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"there is no module {name!r} in {list(vars(self))}")
+
+
+class ModuleList(Module):
+    """Modules in a row, under their indices. Iterate over it; it has no `forward`."""
+
+    def __init__(self, modules: Iterator[Module] | list[Module] | tuple[Module, ...] = ()) -> None:
         for number, module in enumerate(modules):
             setattr(self, str(number), module)
 
@@ -291,13 +299,13 @@ class ModuleList(Module):
 
 
 class Sequential(ModuleList):
-    """Modules one after the other, each fed with the result of the one before."""
+    """Modules run one after the other, each on the result of the one before."""
 
     def __init__(self, *modules: Module) -> None:
         super().__init__(modules)
 
     def forward(self, x: Any) -> Any:
-        """The last one's result."""
+        """The last module's result."""
         for module in self:
             x = module(x)
         return x

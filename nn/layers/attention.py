@@ -16,15 +16,15 @@ from ringlet.nn.module import Module
 
 
 class MultiheadAttention(Module):
-    """Attention with several heads, of one sequence to itself or to another; PyTorch's.
+    """Attention with several heads, of a sequence to itself or to another, as PyTorch's.
 
     Vaswani et al., "Attention is all you need" (2017), section 3.2.2. Queries (T, B, E), keys
     (S, B, kdim) and values (S, B, vdim) -> (T, B, E), or with the batch first; without a batch
-    (T, E) and (S, E). `dropout` is on the attention's probabilities.
+    (T, E) and (S, E). `dropout` applies to the probabilities.
     """
 
     part: tuple[int, int] = (0, 1)
-    """(number, count) where the heads here are one of `count` equal parts; for the dropout."""
+    """(index, count) where these heads are one of `count` equal parts; for the dropout."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class MultiheadAttention(Module):
         batch_first: bool = False,
     ) -> None:
         if embed_dim % num_heads:
-            raise ValueError(f"a width of {embed_dim} cannot be cut into {num_heads} heads")
+            raise ValueError(f"a width of {embed_dim} is not divisible by {num_heads} heads")
         self.embed_dim, self.num_heads, self.dropout = embed_dim, num_heads, dropout
         self.batch_first = batch_first
         widths = [embed_dim, kdim or embed_dim, vdim or embed_dim]
@@ -63,13 +63,13 @@ class MultiheadAttention(Module):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """The result, and the probabilities (B, T, S) (or of each head: (B, H, T, S)) or None.
+        """The result, and the probabilities (B, T, S) (per head (B, H, T, S)) or None.
 
-        Masks: bool (true: NOT seen, unlike scaled_dot_product_attention) or numbers that are
-        added. key_padding_mask: (B, S); attn_mask: (T, S) or (B * H, T, S). `is_causal` lets each
-        query see no later key. Without `need_weights` it is faster, and keeps less memory.
+        Masks are bool (true where the key is masked, unlike scaled_dot_product_attention) or
+        numbers to add. key_padding_mask: (B, S); attn_mask: (T, S) or (B * H, T, S). `is_causal`
+        masks later keys. Without `need_weights` it is faster and needs less memory.
         """
-        if query.ndim == 2:  # a batch of one, and out of it again
+        if query.ndim == 2:  # as a batch of one
             axis = 0 if self.batch_first else 1
             inputs = [x.unsqueeze(axis) for x in (query, key, value)]
             padding = None if key_padding_mask is None else key_padding_mask[None]
@@ -92,7 +92,7 @@ class MultiheadAttention(Module):
         return y if self.batch_first else y.transpose(0, 1), weights
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> Sequence[Tensor]:
-        """In one product where queries, keys and values are the same."""
+        """With one product if queries, keys and values are the same."""
         width, bias = self.embed_dim, self.in_proj_bias
         if query is key is value and self._packed:
             return F.linear(query, self.in_proj_weight, bias).split(width, -1)
@@ -112,7 +112,7 @@ class MultiheadAttention(Module):
     def _mask(
         self, q: Tensor, k: Tensor, padding: Tensor | Array | None, mask: Tensor | Array | None
     ) -> Tensor | None:
-        """Both masks as numbers that are added, (B or 1, H or 1, T or 1, S)."""
+        """Both masks as numbers to add, (B or 1, H or 1, T or 1, S)."""
         added = None
         if mask is not None:
             added = _added(mask, q.dtype)
@@ -122,8 +122,8 @@ class MultiheadAttention(Module):
             hidden = _added(padding, q.dtype)
             if hidden.shape != (k.shape[0], k.shape[2]):
                 raise ValueError(
-                    f"a key_padding_mask of shape {hidden.shape} for {k.shape[0]} sequences of "
-                    f"{k.shape[2]} keys"
+                    f"a key_padding_mask of shape {hidden.shape} does not match {k.shape[0]} "
+                    f"sequences of {k.shape[2]} keys"
                 )
             hidden = hidden.reshape(k.shape[0], 1, 1, k.shape[2])
             added = hidden if added is None else added + hidden
@@ -147,10 +147,12 @@ class MultiheadAttention(Module):
         shapes = query.shape, key.shape, value.shape
         same = len({shape[0] for shape in shapes}) == 1 and key.shape[1] == value.shape[1]
         if {len(shape) for shape in shapes} != {3} or not same:
-            raise ValueError(f"query {shapes[0]}, key {shapes[1]} and value {shapes[2]} do not fit")
+            raise ValueError(
+                f"query {shapes[0]}, key {shapes[1]} and value {shapes[2]} do not match"
+            )
 
     def draw(self, name: str, shape: tuple[int, ...], random: np.random.Generator) -> Array:
-        """Weights uniform by Glorot and Bengio (2010), biases zeros, as in PyTorch."""
+        """Weights as in Glorot and Bengio (2010), uniform; biases are zeros. As in PyTorch."""
         if name == "in_proj_bias":
             return np.zeros(shape, np.float32)
         bound = math.sqrt(6 / sum(shape))
@@ -168,13 +170,13 @@ class ZeroBiasLinear(Linear):
 
 
 def _swapped(*tensors: Tensor) -> Sequence[Tensor]:
-    """The first two axes exchanged; the same tensor stays the same."""
+    """With the first two axes swapped; equal tensors stay the same object."""
     done = {id(x): x.transpose(0, 1) for x in {id(x): x for x in tensors}.values()}
     return [done[id(x)] for x in tensors]
 
 
 def _added(mask: Tensor | Array, dtype: np.dtype[Any]) -> Tensor:
-    """A mask as numbers that are added to the scores."""
+    """A mask as numbers to add to the scores."""
     if array_of(mask).dtype == bool:
         return Tensor(xp.where(mask_array(mask), dtype.type(-np.inf), dtype.type(0)))
     return mask if isinstance(mask, Tensor) else Tensor(asarray(mask, dtype))
@@ -194,22 +196,22 @@ class PackedAttention(Module):
 
 
 class CausalSelfAttention(Module):
-    """Multi-head self-attention in which no position sees a later one: (B, T, C) -> (B, T, C).
+    """Multi-head self-attention, each position to itself and earlier ones: (B, T, C) -> (B, T, C).
 
-    c_attn makes queries, keys and values of all heads, c_proj joins the heads (GPT-2's names).
-    Dropout is on the result.
+    c_attn computes the queries, keys and values of all heads, c_proj joins the heads (GPT-2's
+    names). Dropout applies to the result.
     """
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0, bias: bool = True) -> None:
         if width % heads:
-            raise ValueError(f"a width of {width} cannot be cut into {heads} heads")
+            raise ValueError(f"a width of {width} is not divisible by {heads} heads")
         self.c_attn = Linear(width, 3 * width, bias)
         self.attend = PackedAttention(heads)
         self.c_proj = Linear(width, width, bias)
         self.resid_dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
-        """With a cache the positions in it are seen too, and those of `x` are added to it."""
+        """With a cache, x attends to its positions too, and is added to it."""
         qkv = self.c_attn(x)  # (B, T, 3C)
         if cache is None:
             y = self.attend(qkv)

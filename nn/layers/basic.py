@@ -1,4 +1,4 @@
-"""Linear maps, tables and dropout."""
+"""Linear layers, embeddings and dropout."""
 
 import math
 
@@ -12,7 +12,7 @@ from ringlet.nn.module import Module, Parameter
 
 
 def unset(*shape: int) -> Parameter:
-    """A parameter whose values are yet to be drawn."""
+    """A parameter whose values are drawn later."""
     return Parameter(xp.empty(shape, np.float32))
 
 
@@ -29,7 +29,7 @@ class Linear(Module):
         return F.linear(x, self.weight, self.bias)
 
     def draw(self, name: str, shape: tuple[int, ...], random: np.random.Generator) -> Array:
-        """Uniform in +- 1 / sqrt(in_features), as PyTorch does."""
+        """Uniform in +- 1 / sqrt(in_features), as in PyTorch."""
         bound = 1 / math.sqrt(self.in_features)
         return bound * (2 * random.random(shape, np.float32) - 1)
 
@@ -40,7 +40,7 @@ class Linear(Module):
 class Embedding(Module):
     """weight[ids]: integers (...) -> (..., embedding_dim).
 
-    The row `padding_idx` starts as zeros and does not learn.
+    The row `padding_idx` starts from zeros and does not learn.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Embedding(Module):
         return F.embedding(ids, self.weight, self.padding_idx)
 
     def draw(self, name: str, shape: tuple[int, ...], random: np.random.Generator) -> Array:
-        """Standard normal, and zeros for the padding."""
+        """Standard normal; zeros for the padding."""
         values = random.standard_normal(shape, np.float32)
         if self.padding_idx is not None:
             values[self.padding_idx] = 0
@@ -67,9 +67,9 @@ class Embedding(Module):
 
 
 class Dropout(Module):
-    """Zero elements with probability p while training; the masks as `nn.random.scope` says.
+    """Zero elements with probability p while training; `nn.random.scope` determines the masks.
 
-    `part` is (number, count) where axis 1 is one of `count` equal parts of the sequence.
+    `part` is (index, count) where axis 1 is one of `count` equal parts of the sequence.
     """
 
     part: tuple[int, int] = (0, 1)

@@ -1,15 +1,15 @@
-"""What attention keeps from one generated token to the next."""
+"""The keys and values that attention keeps from one generated token to the next."""
 
 from ringlet.nn.backend import Array, asarray, xp
 
 FIRST_ROOM = 64
-"""Positions for which a cache has room at first."""
+"""The number of positions a new cache has room for."""
 
 
 class KeyValueCache:
     """The keys and values of one attention layer for the positions seen so far.
 
-    Its room doubles when it is full, up to `capacity` positions (None: no limit).
+    Its memory doubles when it is full, up to `capacity` positions (None: no limit).
     """
 
     def __init__(self, capacity: int | None = None) -> None:
@@ -20,7 +20,7 @@ class KeyValueCache:
         """Add (B, H, T, D) keys and values; returns those of all positions so far."""
         end = self.length + k.shape[2]
         if self._capacity is not None and end > self._capacity:
-            raise ValueError(f"{end} positions for a cache of {self._capacity}")
+            raise ValueError(f"{end} positions in a cache of {self._capacity}")
         memory = self._room(k, end)
         memory[0, :, :, self.length : end] = k
         memory[1, :, :, self.length : end] = v
@@ -29,12 +29,12 @@ class KeyValueCache:
 
     @property
     def filled(self) -> tuple[Array, Array]:
-        """The keys and values of all positions so far; there has to be one."""
+        """The keys and values of all positions so far; there must be at least one."""
         assert self._memory is not None
         return self._memory[0, :, :, : self.length], self._memory[1, :, :, : self.length]
 
     def select(self, rows: Array) -> None:
-        """Go on with these rows of the batch, in this order; one may be there more than once."""
+        """Continue with these rows of the batch, in this order; rows may be repeated."""
         if self._memory is not None:
             self._memory = self._memory[:, asarray(rows)]
 

@@ -4,9 +4,9 @@ Shazeer et al., "Outrageously large neural networks: the sparsely-gated mixture-
 (2017); Lepikhin et al., "GShard" (2020), for capacity; Fedus, Zoph and Shazeer, "Switch
 transformers" (2021), for one expert each and the balance loss.
 
-Everything is counted for one sample at a time, in the order of its positions: an expert serves the
-first positions that chose it, up to its capacity. So the result does not depend on which samples
-are computed together or where, and no position's depends on a later one's.
+Everything is counted per sample, in the order of its positions: an expert serves the first
+positions that chose it, up to its capacity. So the result does not depend on which samples are
+computed together or where, and no position depends on a later one.
 """
 
 import math
@@ -30,7 +30,7 @@ from ringlet.nn.module import Module
 from ringlet.nn.random import loss_scale
 
 ROUNDING = 1e-9
-"""1.1 x 10 is 11, also where the product of the two floats is a little more."""
+"""1.1 x 10 counts as 11, although the product of the two floats is slightly more."""
 
 
 class ExpertLinear(Module):
@@ -49,12 +49,12 @@ class ExpertLinear(Module):
         self.initialize(0)
 
     def forward(self, rows: Tensor, counts: Array) -> Tensor:
-        """`counts` (experts,): so many rows for each."""
+        """`counts` (experts,) is the number of rows of each expert."""
         own = () if self.bias is None else (self.bias,)
         return ExpertProducts(counts, self.adds_bias)(rows, self.weight, *own)
 
     def draw(self, name: str, shape: tuple[int, ...], random: np.random.Generator) -> Array:
-        """Uniform in +- 1 / sqrt(in_features), as Linear's."""
+        """Uniform in +- 1 / sqrt(in_features), as for Linear."""
         bound = 1 / math.sqrt(self.weight.shape[2])
         return bound * (2 * random.random(shape, np.float32) - 1)
 
@@ -66,19 +66,19 @@ class ExpertLinear(Module):
 class Experts(Module):
     """Positions and the router's logits (B, T, C), (B, T, experts) -> (B, T, C).
 
-    Each position's result is the sum of its `top_k` experts' (of equal logits the first), weighted
-    by their gates. While training an expert serves at most ceil(`capacity_factor` * top_k * T /
-    experts) positions of a sample, the earliest; a choice beyond that is dropped and adds nothing,
-    so that a position whose choices are all dropped keeps only what goes around the layer. With a
-    factor of 0, and in evaluation, none is dropped.
+    Each position's result is the sum of its `top_k` experts' results (the first of equal logits),
+    weighted by their gates. While training, an expert serves at most ceil(`capacity_factor` * top_k
+    * T / experts) positions of a sample, the earliest; choices beyond that are dropped and add
+    nothing, so a position whose choices are all dropped keeps only the residual. With a factor of
+    0, and in evaluation, none is dropped.
 
     `balance` is the weight of the balance loss (see operations.experts.Balance), a mean over
     samples, as the cross-entropy is: the scope's `loss_scale` for each position. Outside a scope
-    it is that of a mean over this call's positions.
+    it is a mean over this call's positions.
     """
 
     share = 1.0
-    """The part of the balance loss that is this process's; for those that make it together."""
+    """This process's part of the balance loss, where several compute it together."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class Experts(Module):
         bias: bool = True,
     ) -> None:
         if not 1 <= top_k <= experts:
-            raise ValueError(f"top_k is {top_k}; it has to be from 1 to {experts} (the experts)")
+            raise ValueError(f"top_k is {top_k}; it must be from 1 to {experts} (the experts)")
         self.experts, self.top_k = experts, top_k
         self.capacity_factor, self.balance = capacity_factor, balance
         self.c_fc = ExpertLinear(experts, width, hidden, bias)
@@ -111,19 +111,17 @@ class Experts(Module):
         return y.reshape(*x.shape)
 
     def compute(self, rows: Tensor, counts: Array) -> Tensor:
-        """What the experts make of their rows: (R, C) -> (R, C)."""
+        """The experts' results for their rows: (R, C) -> (R, C)."""
         return self.c_proj(self.act(self.c_fc(rows, counts)), counts)
 
     def count(self, chosen: Array) -> tuple[Array, Array]:
-        """Of who chose whom (B, T, experts): how many earlier positions did, and how many in all.
-
-        (B, T, experts), and (B, experts) for the whole samples.
-        """
+        """For each choice in `chosen` (B, T, experts), how many earlier positions chose the expert;
+        and each sample's total for each expert, (B, experts)."""
         up_to_here = np.cumsum(chosen, axis=1)
         return up_to_here - chosen, chosen.sum(axis=1)
 
     def _in_training(self, choices: Array, logits: Tensor) -> tuple[Array, Tensor]:
-        """Which choices (B, T, k) are kept, and logits that bring the balance loss."""
+        """Which choices (B, T, k) are kept, and the logits with the balance loss attached."""
         chosen = np.zeros(logits.shape, bool)
         np.put_along_axis(chosen, choices, True, axis=-1)
         before, load = self.count(chosen)
@@ -146,7 +144,7 @@ class Experts(Module):
 
 
 class MixtureOfExperts(Module):
-    """A router and its experts in the place of an MLP: (B, T, C) -> (B, T, C); see Experts."""
+    """A router and its experts instead of an MLP: (B, T, C) -> (B, T, C); see Experts."""
 
     def __init__(
         self,

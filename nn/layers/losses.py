@@ -11,24 +11,24 @@ from ringlet.nn.module import Module
 
 
 class LogitsLoss(Module):
-    """A loss of logits that can make these itself, a block of rows at a time.
+    """A loss of logits that can compute the logits itself, a block of rows at a time.
 
-    Called with (logits, targets, reduction), or with (x, targets, reduction, layer): then
-    `layer(x)` are the logits, and `fuses(layer)` holds.
+    Called with (logits, targets, reduction), or with (x, targets, reduction, layer) if
+    `fuses(layer)`: then the logits are `layer(x)`.
     """
 
     layer_kind: type[Module] = Linear
 
     def fuses(self, layer: Module) -> bool:
-        """Whether it can take this layer's place, and nobody looks at the layer or the logits."""
+        """Whether it can replace this layer, and no hook needs the layer or the logits."""
         return type(layer) is self.layer_kind and not (layer.is_watched or self.is_watched)
 
 
 class CrossEntropyLoss(LogitsLoss):
-    """-log softmax(logits)[target] in nats: (..., V), (...) -> (); or targets are probabilities
-    (..., V).
+    """-log softmax(logits)[target] in nats: (..., V), (...) -> (); or with probabilities (..., V)
+    as targets.
 
-    `weight` (V,) weighs the classes; it is no parameter.
+    `weight` (V,) are the classes' weights; it is not a parameter.
     """
 
     def __init__(
@@ -49,8 +49,8 @@ class CrossEntropyLoss(LogitsLoss):
         reduction: Reduction | None = None,
         layer: Linear | None = None,
     ) -> Tensor:
-        """See functional.cross_entropy, and with a layer functional.linear_cross_entropy;
-        `reduction` takes the place of the module's own."""
+        """functional.cross_entropy, or with a layer functional.linear_cross_entropy; `reduction`
+        replaces the module's own."""
         options: dict[str, Any] = {
             "weight": self.weight,
             "ignore_index": self.ignore_index,

@@ -12,7 +12,7 @@ from ringlet.nn.module import Module
 
 
 class LayerNorm(Module):
-    """Normalize over the last axes (often the width alone), then scale and shift."""
+    """Normalize over the last axes (usually just the width), then scale and shift."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class LayerNorm(Module):
         return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
 
     def draw(self, name: str, shape: tuple[int, ...], random: np.random.Generator) -> Array:
-        """Ones and zeros: at first it only normalizes."""
+        """Weights are ones and biases zeros."""
         return np.full(shape, 1 if name == "weight" else 0, np.float32)
 
     def describe(self) -> str:

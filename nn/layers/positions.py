@@ -1,4 +1,4 @@
-"""Where a token is: learned, sinusoidal, rotary and relative positions."""
+"""Position encodings: learned, sinusoidal, rotary and relative."""
 
 import math
 
@@ -12,10 +12,10 @@ from ringlet.nn.module import Module
 
 
 class LearnedPositions(Embedding):
-    """A vector for each position, added to those of the tokens: (B, T, C) -> (B, T, C)."""
+    """A vector for each position, added to the tokens' vectors: (B, T, C) -> (B, T, C)."""
 
     def forward(self, x: Tensor, first: int = 0) -> Tensor:  # type: ignore[override]
-        """`first` is the position of x's first token. Raises ValueError beyond the last."""
+        """`first` is the position of x's first token. Raises ValueError beyond the table."""
         _check_room(first + x.shape[-2], self.num_embeddings)
         return x + self.weight[first : first + x.shape[-2]]
 
@@ -28,11 +28,11 @@ class SinusoidalPositions(Module):
 
     def __init__(self, width: int, base: float = 10000.0) -> None:
         if width % 2:
-            raise ValueError(f"sines and cosines come in pairs: a width of {width} is odd")
+            raise ValueError(f"sines and cosines come in pairs; the width {width} is odd")
         self.width, self.base = width, base
 
     def table(self, positions: Array) -> Array:
-        """(T,) -> (T, C): sines at even and cosines at odd places."""
+        """(T,) -> (T, C): sines at even and cosines at odd indices."""
         angles = positions[:, None] * F.rotary_frequencies(self.width, self.base)
         return np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(len(positions), -1)
 
@@ -48,9 +48,9 @@ class SinusoidalPositions(Module):
 class RotaryEmbedding(Module):
     """Rotates queries and keys, so that scores depend on distances: (..., T, D) -> the same.
 
-    Su et al., "RoFormer" (2021). Number i is paired with i + width / 2, as in Llama; interleaved,
-    2i with 2i + 1. Of wider heads only the first `width` numbers are rotated. `frequencies`
-    (width / 2,), in radians for each position, take the place of those of `base`.
+    Su et al., "RoFormer" (2021). Element i is paired with i + width / 2, as in Llama; interleaved,
+    2i with 2i + 1. In wider heads only the first `width` elements are rotated. `frequencies`
+    (width / 2,), in radians per position, replace those of `base`.
     """
 
     def __init__(
@@ -63,19 +63,19 @@ class RotaryEmbedding(Module):
         self.width, self.base, self.interleaved = width, base, interleaved
         given = F.rotary_frequencies(width, base) if frequencies is None else frequencies
         if np.shape(given) != (width // 2,):
-            raise ValueError(f"{np.shape(given)} frequencies for a width of {width}")
+            raise ValueError(f"{np.shape(given)} frequencies do not match a width of {width}")
         self._frequencies = np.asarray(given, np.float64)
         self._tables: tuple[Array, Array] | None = None
 
     def forward(self, x: Tensor, positions: Array | int = 0) -> Tensor:
-        """`positions` (T,), or (B, 1, T) for each sample, or the first of T consecutive ones."""
+        """`positions` are (T,), or (B, 1, T) per sample, or the first of T consecutive ones."""
         cos, sin = self.tables(positions, x.shape[-2], x.dtype)
         return F.rotary_embedding(x, cos, sin, self.interleaved)
 
     def tables(
         self, positions: Array | int, length: int, dtype: np.dtype[np.generic]
     ) -> tuple[Array, Array]:
-        """Cosines and sines (..., T, width / 2). Those of the first positions are kept."""
+        """Cosines and sines (..., T, width / 2); the tables are kept."""
         end = (
             positions + length if isinstance(positions, int) else int(positions.max(initial=0)) + 1
         )
@@ -94,9 +94,9 @@ class RelativePositionBias(Module):
     """A learned number for each head and distance, added to the scores: (1, H, T, S).
 
     Raffel et al., "Exploring the limits of transfer learning with a unified text-to-text
-    transformer" (2020), section 2.1: near distances have a bucket each, far ones share buckets
-    that grow with the logarithm, up to `max_distance`. `bidirectional` has half of the buckets
-    for keys that lie ahead; else those count as distance 0.
+    transformer" (2020), section 2.1: near distances have a bucket each, far ones share buckets of
+    logarithmic size, up to `max_distance`. `bidirectional` reserves half of the buckets for later
+    keys; otherwise those count as distance 0.
     """
 
     def __init__(
@@ -111,13 +111,13 @@ class RelativePositionBias(Module):
         self.relative_attention_bias = Embedding(buckets, heads)
 
     def forward(self, queries: int, keys: int, first: int = 0) -> Tensor:
-        """For `queries` queries from position `first` on, and keys from position 0 on."""
+        """For queries from position `first` on, and keys from position 0 on."""
         distances = np.arange(keys) - np.arange(first, first + queries)[:, None]  # (T, S)
         bias = self.relative_attention_bias(self.bucket(distances))  # (T, S, H)
         return bias.permute(2, 0, 1).unsqueeze(0)
 
     def bucket(self, distances: Array) -> Array:
-        """The bucket of each distance from query to key (positive: the key lies ahead)."""
+        """The bucket of each distance from query to key (positive for later keys)."""
         count, offset = self.buckets, np.zeros_like(distances)
         if self.bidirectional:
             count //= 2
@@ -126,7 +126,7 @@ class RelativePositionBias(Module):
         else:
             back = np.maximum(-distances, 0)
         exact = count // 2
-        # float32, as in T5's own code: at the bounds of buckets the rounding decides
+        # float32, as in T5's own code: rounding decides at the bounds of buckets
         ratio = np.log(np.maximum(back, 1).astype(np.float32) / exact)
         far = ratio / math.log(self.max_distance / exact) * (count - exact)
         large = np.minimum(exact + far.astype(np.int64), count - 1)
@@ -138,4 +138,4 @@ class RelativePositionBias(Module):
 
 def _check_room(seen: int, room: int) -> None:
     if seen > room:
-        raise ValueError(f"{seen} positions for a table of {room}")
+        raise ValueError(f"{seen} positions exceed a table of {room}")

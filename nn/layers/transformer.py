@@ -17,7 +17,7 @@ Mask = Tensor | Array | None
 
 
 class _Layer(Module):
-    """What encoder and decoder layers share: attention to itself, and two linear maps."""
+    """What encoder and decoder layers share: self-attention and two linear layers."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class _Layer(Module):
         self.dropout1, self.dropout2 = Dropout(dropout), Dropout(dropout)
 
     def _add(self, x: Tensor, norm: Module, part: Callable[[Tensor], Tensor]) -> Tensor:
-        """x and what the part makes of it, normalized before or after."""
+        """x plus part(x), normalized before or after."""
         return x + part(norm(x)) if self.norm_first else norm(x + part(x))
 
     def _itself(self, x: Tensor, mask: Mask, padding: Mask, causal: bool) -> Tensor:
@@ -59,8 +59,8 @@ class _Layer(Module):
 class TransformerEncoderLayer(_Layer):
     """Self-attention and a feed-forward part, each added to its input: (S, B, E) -> (S, B, E).
 
-    Or with the batch first. `norm_first` normalizes before each part, else after the addition.
-    Masks as for MultiheadAttention.
+    Or with the batch first. `norm_first` normalizes before each part instead of after the
+    addition. Masks are those of MultiheadAttention.
     """
 
     def forward(
@@ -110,15 +110,28 @@ class TransformerDecoderLayer(_Layer):
         return self.dropout2(y)
 
 
-class TransformerEncoder(Module):
-    """Several encoder layers like the one that is given, and a normalization if there is one."""
+class _Stack(Module):
+    """Copies of a layer, and a normalization if there is one."""
+
+    def __init__(self, layer: Module, num_layers: int, norm: Module | None) -> None:
+        self.layers = ModuleList([copy.deepcopy(layer) for _ in range(num_layers)])
+        self.norm = norm
+        self.initialize(0)
+
+    def forward(self, x: Tensor, *inputs: Any, **options: Any) -> Tensor:
+        """Inputs and options are those of the layer."""
+        for layer in self.layers:
+            x = layer(x, *inputs, **options)
+        return x if self.norm is None else self.norm(x)
+
+
+class TransformerEncoder(_Stack):
+    """Several encoder layers like the given one, and an optional normalization."""
 
     def __init__(
         self, encoder_layer: TransformerEncoderLayer, num_layers: int, norm: Module | None = None
     ) -> None:
-        self.layers = _copies(encoder_layer, num_layers)
-        self.norm = norm
-        self.initialize(0)
+        super().__init__(encoder_layer, num_layers, norm)
 
     def forward(
         self,
@@ -127,33 +140,27 @@ class TransformerEncoder(Module):
         src_key_padding_mask: Mask = None,
         is_causal: bool = False,
     ) -> Tensor:
-        for layer in self.layers:
-            src = layer(src, mask, src_key_padding_mask, is_causal)
-        return src if self.norm is None else self.norm(src)
+        return super().forward(src, mask, src_key_padding_mask, is_causal)
 
 
-class TransformerDecoder(Module):
-    """Several decoder layers like the one that is given, and a normalization if there is one."""
+class TransformerDecoder(_Stack):
+    """Several decoder layers like the given one, and an optional normalization."""
 
     def __init__(
         self, decoder_layer: TransformerDecoderLayer, num_layers: int, norm: Module | None = None
     ) -> None:
-        self.layers = _copies(decoder_layer, num_layers)
-        self.norm = norm
-        self.initialize(0)
+        super().__init__(decoder_layer, num_layers, norm)
 
     def forward(self, tgt: Tensor, memory: Tensor, *masks: Any, **options: Any) -> Tensor:
-        """See TransformerDecoderLayer, which has the same masks."""
-        for layer in self.layers:
-            tgt = layer(tgt, memory, *masks, **options)
-        return tgt if self.norm is None else self.norm(tgt)
+        """Masks are those of TransformerDecoderLayer."""
+        return super().forward(tgt, memory, *masks, **options)
 
 
 class Transformer(Module):
     """An encoder of the source and a decoder of the target that attends to it.
 
-    (S, B, E), (T, B, E) -> (T, B, E); or with the batch first. Embeddings, positions and the
-    head are the caller's.
+    (S, B, E), (T, B, E) -> (T, B, E); or with the batch first. The caller provides embeddings,
+    positions and the head.
     """
 
     def __init__(
@@ -191,19 +198,15 @@ class Transformer(Module):
         src_is_causal: bool = False,
         tgt_is_causal: bool = False,
     ) -> Tensor:
-        """See the class; masks as for the layers."""
+        """Masks are those of the layers."""
         memory = self.encoder(src, src_mask, src_key_padding_mask, src_is_causal)
         paddings = (tgt_key_padding_mask, memory_key_padding_mask)
         return self.decoder(tgt, memory, tgt_mask, memory_mask, *paddings, tgt_is_causal)
-
-
-def _copies(layer: Module, count: int) -> ModuleList:
-    return ModuleList([copy.deepcopy(layer) for _ in range(count)])
 
 
 def _activation(activation: Activation) -> Callable[[Tensor], Tensor]:
     if callable(activation):
         return activation
     if activation not in ("relu", "gelu"):
-        raise ValueError(f"activation is {activation!r}; there are 'relu' and 'gelu'")
+        raise ValueError(f"activation is {activation!r}; it must be 'relu' or 'gelu'")
     return F.relu if activation == "relu" else F.gelu

@@ -1,4 +1,4 @@
-"""Activations under the names that a config.json has for them."""
+"""Activations under their names in a config.json."""
 
 from ringlet.nn import functional as F
 from ringlet.nn.autograd.tensor import Tensor
@@ -12,7 +12,7 @@ class Activation(Module):
 
     def __init__(self, kind: str) -> None:
         if kind not in self.KINDS:
-            raise ValueError(f"unknown activation {kind!r}; there are {', '.join(self.KINDS)}")
+            raise ValueError(f"unknown activation {kind!r}; known are {', '.join(self.KINDS)}")
         self.kind = kind
 
     def forward(self, x: Tensor) -> Tensor:

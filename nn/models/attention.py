@@ -1,4 +1,4 @@
-"""Attention between projections that a model has itself, under its own names."""
+"""Attention without projections, which each model has under names of its own."""
 
 from typing import Any, TypeAlias
 
@@ -16,9 +16,9 @@ Rotation: TypeAlias = tuple[Array, Array]
 class HeadsAttention(Module):
     """Attention without parameters: queries (B, T, H * D), keys and values (B, S, G * D).
 
-    Each of the G heads of keys and values serves H / G heads of queries. `scale` is that of the
-    scores, by default 1 / sqrt(D). Dropout is on the probabilities; `part` is (number, count)
-    where the heads are one of `count` equal parts.
+    Each of the G key-value heads serves H / G query heads. `scale` is the factor of the scores, by
+    default 1 / sqrt(D). Dropout applies to the probabilities; `part` is (index, count) where the
+    heads are one of `count` equal parts.
     """
 
     part: tuple[int, int] = (0, 1)
@@ -34,7 +34,7 @@ class HeadsAttention(Module):
         self.heads, self.groups, self.causal = heads, groups or heads, causal
         self.scale, self.dropout = scale, dropout
         if self.heads % self.groups:
-            raise ValueError(f"{self.heads} heads of queries cannot share {self.groups} of keys")
+            raise ValueError(f"{self.heads} query heads cannot share {self.groups} key heads")
 
     def forward(
         self,
@@ -47,8 +47,8 @@ class HeadsAttention(Module):
     ) -> Tensor:
         """The heads' results side by side: (B, T, H * D).
 
-        The mask is that of functional.scaled_dot_product_attention. With a cache the positions in
-        it are seen too, and those of `k` and `v` are added to it.
+        The mask is that of functional.scaled_dot_product_attention. With a cache, queries attend to
+        its positions too, and `k` and `v` are added to it.
         """
         queries, keys = self._cut(q, self.heads), self._cut(k, self.groups)
         values = self._cut(v, self.groups)
@@ -60,7 +60,7 @@ class HeadsAttention(Module):
         return self.attend(queries, keys, values, mask, self.causal)
 
     def again(self, q: Tensor, mask: Tensor | Array | None, cache: KeyValueCache) -> Tensor:
-        """Attention to what the cache holds, and nothing else."""
+        """Attention to the cache alone."""
         keys, values = cache.filled
         queries = self._cut(q, self.heads)
         return self.attend(queries, Tensor(keys), Tensor(values), mask, causal=False)
@@ -99,7 +99,7 @@ class HeadsAttention(Module):
 
 
 def key_mask(attention_mask: Any) -> Array | None:
-    """Which keys are seen, (B, 1, 1, S), from ones where a batch's rows (B, S) are not padding."""
+    """The keys to attend to, (B, 1, 1, S), from a mask (B, S) that is 0 for padding."""
     if attention_mask is None:
         return None
     seen = (array_of(attention_mask) != 0)[:, None, None, :]

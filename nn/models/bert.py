@@ -15,7 +15,7 @@ from ringlet.nn.layers.normalization import LayerNorm
 from ringlet.nn.models.activation import Activation
 from ringlet.nn.models.attention import HeadsAttention, key_mask
 from ringlet.nn.models.language_model import LanguageModel
-from ringlet.nn.module import Module, ModuleList, uninitialized
+from ringlet.nn.module import Module, ModuleDict, ModuleList, uninitialized
 
 
 @dataclass(frozen=True)
@@ -115,21 +115,6 @@ class BERTBlock(Module):
         return self.output(self.intermediate(x), x)
 
 
-class BERTEncoder(Module):
-    """The blocks."""
-
-    def __init__(self, config: BERTConfig) -> None:
-        self.layer = ModuleList([BERTBlock(config) for _ in range(config.num_hidden_layers)])
-
-
-class BERTBody(Module):
-    """The parts below the head."""
-
-    def __init__(self, config: BERTConfig) -> None:
-        self.embeddings = BERTEmbeddings(config)
-        self.encoder = BERTEncoder(config)
-
-
 class BERTTransform(BERTIntermediate):
     """The head's own layer: (B, T, C) -> (B, T, C)."""
 
@@ -139,21 +124,6 @@ class BERTTransform(BERTIntermediate):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.LayerNorm(super().forward(x))
-
-
-class BERTPredictions(Module):
-    """The masked-language head; its matrix is that of the words."""
-
-    def __init__(self, config: BERTConfig) -> None:
-        self.transform = BERTTransform(config)
-        self.decoder = Linear(config.hidden_size, config.vocab_size)
-
-
-class BERTHead(Module):
-    """The heads; this is one of several in the paper."""
-
-    def __init__(self, config: BERTConfig) -> None:
-        self.predictions = BERTPredictions(config)
 
 
 class BERT(LanguageModel):
@@ -168,9 +138,15 @@ class BERT(LanguageModel):
         self.config = config
         self.context_length = config.max_position_embeddings
         with uninitialized():
-            self.bert = BERTBody(config)
-            self.cls = BERTHead(config)
-        self.cls.predictions.decoder.weight = self.bert.embeddings.word_embeddings.weight
+            blocks = ModuleList([BERTBlock(config) for _ in range(config.num_hidden_layers)])
+            self.bert = ModuleDict(
+                embeddings=BERTEmbeddings(config), encoder=ModuleDict(layer=blocks)
+            )
+            decoder = Linear(config.hidden_size, config.vocab_size)
+            self.cls = ModuleDict(
+                predictions=ModuleDict(transform=BERTTransform(config), decoder=decoder)
+            )
+        decoder.weight = self.bert.embeddings.word_embeddings.weight
         self.loss = CrossEntropyLoss()
         self.assign_paths()
         self.initialize(seed)

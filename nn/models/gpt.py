@@ -15,7 +15,7 @@ from ringlet.nn.layers.experts import MixtureOfExperts
 from ringlet.nn.layers.losses import CrossEntropyLoss
 from ringlet.nn.layers.normalization import LayerNorm
 from ringlet.nn.models.language_model import INITIAL_STD, LanguageModel
-from ringlet.nn.module import Module, ModuleList, uninitialized
+from ringlet.nn.module import Module, ModuleDict, ModuleList, uninitialized
 from ringlet.nn.random import generator
 
 
@@ -84,17 +84,6 @@ class GPTBlock(Module):
         return x + self.mlp(self.ln_2(x))
 
 
-class GPTBody(Module):
-    """The parts below the head; GPT puts them together."""
-
-    def __init__(self, config: GPTConfig) -> None:
-        self.wte = Embedding(config.vocab_size, config.n_embd)
-        self.wpe = Embedding(config.block_size, config.n_embd)
-        self.drop = Dropout(config.dropout)
-        self.h = ModuleList([GPTBlock(config) for _ in range(config.n_layer)])
-        self.ln_f = LayerNorm(config.n_embd, config.eps)
-
-
 class GPT(LanguageModel):
     """GPT-2: learned positions, pre-normalization, tied head.
 
@@ -107,7 +96,13 @@ class GPT(LanguageModel):
         self.config = config
         self.context_length = config.block_size
         with uninitialized():
-            self.transformer = GPTBody(config)
+            self.transformer = ModuleDict(
+                wte=Embedding(config.vocab_size, config.n_embd),
+                wpe=Embedding(config.block_size, config.n_embd),
+                drop=Dropout(config.dropout),
+                h=ModuleList([GPTBlock(config) for _ in range(config.n_layer)]),
+                ln_f=LayerNorm(config.n_embd, config.eps),
+            )
             self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)
         self.lm_head.weight = self.transformer.wte.weight
         self.loss = CrossEntropyLoss()

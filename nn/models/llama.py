@@ -18,7 +18,7 @@ from ringlet.nn.layers.normalization import RMSNorm
 from ringlet.nn.layers.positions import RotaryEmbedding
 from ringlet.nn.models.attention import HeadsAttention, Rotation
 from ringlet.nn.models.language_model import LanguageModel
-from ringlet.nn.module import Module, ModuleList, uninitialized
+from ringlet.nn.module import Module, ModuleDict, ModuleList, uninitialized
 
 
 @dataclass(frozen=True)
@@ -100,16 +100,6 @@ class LlamaBlock(Module):
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
-class LlamaBody(Module):
-    """The parts below the head."""
-
-    def __init__(self, config: LlamaConfig) -> None:
-        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
-        self.layers = ModuleList([LlamaBlock(config) for _ in range(config.num_hidden_layers)])
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.rotary_emb = RotaryEmbedding(config.width, frequencies=frequencies(config))
-
-
 class Llama(LanguageModel):
     """Rotary positions, RMS pre-normalization, SwiGLU, grouped-query attention.
 
@@ -121,7 +111,12 @@ class Llama(LanguageModel):
         self.config = config
         self.context_length = config.max_position_embeddings
         with uninitialized():
-            self.model = LlamaBody(config)
+            self.model = ModuleDict(
+                embed_tokens=Embedding(config.vocab_size, config.hidden_size),
+                layers=ModuleList([LlamaBlock(config) for _ in range(config.num_hidden_layers)]),
+                norm=RMSNorm(config.hidden_size, config.rms_norm_eps),
+                rotary_emb=RotaryEmbedding(config.width, frequencies=frequencies(config)),
+            )
             self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight

@@ -16,7 +16,7 @@ from ringlet.nn.layers.cache import KeyValueCache
 from ringlet.nn.layers.losses import CrossEntropyLoss
 from ringlet.nn.models.attention import key_mask
 from ringlet.nn.models.language_model import LanguageModel
-from ringlet.nn.models.t5_blocks import T5Config, T5Decoder, T5Encoder, T5EncoderBlock
+from ringlet.nn.models.t5_blocks import T5Config, T5EncoderBlock, decoder, encoder
 from ringlet.nn.module import Module, uninitialized
 from ringlet.nn.random import generator
 
@@ -38,8 +38,8 @@ class T5(LanguageModel):
         self.config = config
         with uninitialized():
             self.shared = Embedding(config.vocab_size, config.d_model)
-            self.encoder = T5Encoder(config)
-            self.decoder = T5Decoder(config)
+            self.encoder = encoder(config)
+            self.decoder = decoder(config)
             self.lm_head = Linear(config.d_model, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.shared.weight

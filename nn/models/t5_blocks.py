@@ -11,7 +11,7 @@ from ringlet.nn.layers.normalization import RMSNorm
 from ringlet.nn.layers.positions import RelativePositionBias
 from ringlet.nn.models.activation import Activation
 from ringlet.nn.models.attention import HeadsAttention
-from ringlet.nn.module import Module, ModuleList
+from ringlet.nn.module import Module, ModuleDict, ModuleList
 
 
 @dataclass(frozen=True)
@@ -187,25 +187,25 @@ class T5DecoderBlock(Module):
         return mlp(across(attention(x, bias, own), source, mask, others))
 
 
-class T5Encoder(Module):
+def encoder(config: T5Config) -> ModuleDict:
     """The encoder's blocks, and the position bias that all of them add to their scores."""
+    last = config.num_layers - 1
+    return ModuleDict(
+        dropout=Dropout(config.dropout_rate),
+        position_bias=position_bias(config, bidirectional=True),
+        block=ModuleList([T5EncoderBlock(config, n == last) for n in range(last + 1)]),
+    )
 
-    def __init__(self, config: T5Config) -> None:
-        last = config.num_layers - 1
-        self.dropout = Dropout(config.dropout_rate)
-        self.position_bias = position_bias(config, bidirectional=True)
-        self.block = ModuleList([T5EncoderBlock(config, n == last) for n in range(last + 1)])
 
-
-class T5Decoder(Module):
+def decoder(config: T5Config) -> ModuleDict:
     """The decoder's blocks, their position bias, and the last normalization."""
-
-    def __init__(self, config: T5Config) -> None:
-        self.dropout = Dropout(config.dropout_rate)
-        self.position_bias = position_bias(config, bidirectional=False)
-        self.block = ModuleList([T5DecoderBlock(config) for _ in range(config.decoders)])
-        self.final_layer_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
-        self.final_dropout = Dropout(config.dropout_rate)
+    return ModuleDict(
+        dropout=Dropout(config.dropout_rate),
+        position_bias=position_bias(config, bidirectional=False),
+        block=ModuleList([T5DecoderBlock(config) for _ in range(config.decoders)]),
+        final_layer_norm=RMSNorm(config.d_model, config.layer_norm_epsilon),
+        final_dropout=Dropout(config.dropout_rate),
+    )
 
 
 def position_bias(config: T5Config, bidirectional: bool) -> RelativePositionBias:

@@ -164,7 +164,7 @@ def test_recomputation_changes_no_bit():
 
 @pytest.mark.parametrize("top_k", [0, 5])
 def test_more_choices_than_experts_are_refused(top_k):
-    with pytest.raises(ValueError, match=f"top_k is {top_k}; it has to be from 1 to 4"):
+    with pytest.raises(ValueError, match=f"top_k is {top_k}; it must be from 1 to 4"):
         nn.MixtureOfExperts(WIDTH, HIDDEN, 4, top_k)
 
 

@@ -202,11 +202,11 @@ def test_ids_and_targets_out_of_range_are_named():
 
 
 def test_options_that_cannot_be_are_refused():
-    with pytest.raises(ValueError, match="cannot be cut into 3 heads"):
+    with pytest.raises(ValueError, match="is not divisible by 3 heads"):
         CausalSelfAttention(8, 3)
     with pytest.raises(NotImplementedError, match="Module has no forward"):
         Module()()
-    with pytest.raises(NotImplementedError, match="does not say how weight starts"):
+    with pytest.raises(NotImplementedError, match="has no initial values for weight"):
         holder = Module()
         holder.weight = Parameter(np.zeros(2, np.float32))
         holder.initialize(0)
