@@ -118,8 +118,7 @@ class _Stack(Module):
         self.norm = norm
         self.initialize(0)
 
-    def forward(self, x: Tensor, *inputs: Any, **options: Any) -> Tensor:
-        """Inputs and options are those of the layer."""
+    def _through(self, x: Tensor, *inputs: Any, **options: Any) -> Tensor:
         for layer in self.layers:
             x = layer(x, *inputs, **options)
         return x if self.norm is None else self.norm(x)
@@ -140,7 +139,7 @@ class TransformerEncoder(_Stack):
         src_key_padding_mask: Mask = None,
         is_causal: bool = False,
     ) -> Tensor:
-        return super().forward(src, mask, src_key_padding_mask, is_causal)
+        return self._through(src, mask, src_key_padding_mask, is_causal)
 
 
 class TransformerDecoder(_Stack):
@@ -153,7 +152,7 @@ class TransformerDecoder(_Stack):
 
     def forward(self, tgt: Tensor, memory: Tensor, *masks: Any, **options: Any) -> Tensor:
         """Masks are those of TransformerDecoderLayer."""
-        return super().forward(tgt, memory, *masks, **options)
+        return self._through(tgt, memory, *masks, **options)
 
 
 class Transformer(Module):
