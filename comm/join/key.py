@@ -14,12 +14,12 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import zmq
-from zmq.utils import z85
+from typing import TYPE_CHECKING, Any
 
 from ringlet.comm.errors import AuthenticationError
+
+if TYPE_CHECKING:  # a launcher of one host starts without ZeroMQ
+    import zmq
 
 KEY_BYTES = 32
 DOMAIN = b"ringlet"
@@ -36,6 +36,9 @@ class JobKey:
     curve_public: bytes = field(init=False)
 
     def __post_init__(self) -> None:
+        import zmq
+        from zmq.utils import z85
+
         if not zmq.has("curve"):
             raise AuthenticationError(
                 "a job key needs CURVE, and this pyzmq's libzmq was built without it: install "

@@ -143,3 +143,11 @@ def test_a_mesh_that_cannot_be_is_refused_before_anything_starts(
     assert re.fullmatch(r"ringlet: .*\n", stderr)
     assert text in stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_on_one_host_starts_without_what_it_does_not_need():
+    program = "import sys; from ringlet.launcher.cli import make_app; make_app(['run'])"
+    program += "; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert {"typer", "ringlet"} <= set(done.stdout.split())
+    assert {"numpy", "zmq", "msgpack", "rich"}.isdisjoint(done.stdout.split())

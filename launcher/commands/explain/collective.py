@@ -82,13 +82,13 @@ class NetworkOptions:
             parse_rate(self.bandwidth, "--bandwidth"),
             parse_seconds(self.overhead, "--overhead"),
         )
-        if per_host is None:
-            return Network.uniform(between, ports=ports)
         inside = LinkCost(
             parse_seconds(self.host_latency, "--host-latency"),
             parse_rate(self.host_bandwidth, "--host-bandwidth"),
             between.overhead,
         )
+        if per_host is None:
+            return Network.uniform(between, ports=ports)
         return Network.of_hosts(per_host, inside, between, ports=ports)
 
 
