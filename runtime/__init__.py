@@ -14,9 +14,9 @@ from ringlet.runtime.mesh import Mesh, MeshError
 from ringlet.runtime.options import Parallelism
 from ringlet.runtime.parallel import Parallel, Step, parallelize
 from ringlet.runtime.pipeline.run import MicroBatch
+from ringlet.runtime.training.checks import NonFinite
 from ringlet.runtime.training.config import ConfigError, TrainConfig, make_config
 from ringlet.runtime.training.corpus import Corpus, DataError, load_corpus
-from ringlet.runtime.training.finite import NonFinite
 from ringlet.runtime.training.fit import check_fit
 from ringlet.runtime.training.trainer import Outcome, Trainer
 

@@ -9,8 +9,8 @@ from fnmatch import fnmatchcase
 from ringlet.comm import Group
 from ringlet.nn import Module, Parameter
 from ringlet.nn.backend import to_host
-from ringlet.runtime.compression.activations import EncodedCollectives
 from ringlet.runtime.compression.codecs import make_codec
+from ringlet.runtime.compression.collectives import EncodedCollectives
 from ringlet.runtime.data.gradient_groups import GradientGroup, make_reducer
 from ringlet.runtime.mesh import Mesh, share
 from ringlet.runtime.options import Parallelism

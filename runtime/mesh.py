@@ -1,8 +1,8 @@
 """The mesh: the ranks of a world as points of a grid, one axis for each kind of parallelism.
 
 Shoeybi et al., "Megatron-LM" (2019) and Narayanan et al., "Efficient large-scale language model
-training on GPU clusters" (2021): the axes that talk most vary fastest, so that they lie on one
-host. A rank belongs to one group along each axis and along each combination of axes.
+training on GPU clusters" (2021): the axes that communicate most vary fastest, so that they lie on
+one host. A rank belongs to one group along each axis and along each combination of axes.
 """
 
 import math
@@ -23,7 +23,7 @@ class MeshError(ValueError):
 
 
 class Mesh:
-    """A grid of ranks: `Mesh(world, dp=2, tp=2)`. Every rank of the world makes the same one.
+    """A grid of ranks: `Mesh(world, dp=2, tp=2)`. Every rank of the world makes the same mesh.
 
     `shape` and `coordinates` map each axis to its length and to this rank's index along it. Raises
     MeshError unless the product of all axes is the size of the world.
@@ -44,7 +44,7 @@ class Mesh:
         return f"Mesh({mesh_text(self.shape)})"
 
     def size(self, *axes: str) -> int:
-        """How many ranks differ in these axes only."""
+        """The number of ranks that differ in these axes only."""
         return math.prod(self.shape[axis] for axis in axes)
 
     def index(self, *axes: str) -> int:
@@ -108,23 +108,22 @@ def _ordered(axes: tuple[str, ...]) -> list[str]:
 
 
 def _coordinates(shape: Mapping[str, int], rank: int) -> dict[str, int]:
-    places = {}
+    coordinates = {}
     for axis in reversed(AXES):
-        rank, places[axis] = divmod(rank, shape[axis])
-    return {axis: places[axis] for axis in AXES}
+        rank, coordinates[axis] = divmod(rank, shape[axis])
+    return coordinates
 
 
 def mesh_text(shape: Mapping[str, int]) -> str:
     """dp=2, tp=2"""
-    long = [f"{axis}={shape[axis]}" for axis in MEANINGS if shape.get(axis, 1) > 1]
-    return ", ".join(long) or "dp=1"
+    return ", ".join(f"{a}={shape[a]}" for a in MEANINGS if shape.get(a, 1) > 1) or "dp=1"
 
 
 def parse_mesh(text: str) -> dict[str, int]:
     """The axes' lengths from `dp=2,tp=2`; raises MeshError."""
     shape: dict[str, int] = {}
-    for part in filter(None, (piece.strip() for piece in text.split(","))):
-        axis, _, length = (piece.strip() for piece in part.partition("="))
+    for entry in filter(None, map(str.strip, text.split(","))):
+        axis, _, length = map(str.strip, entry.partition("="))
         if axis not in AXES:
             known = ", ".join(f"{name} ({meaning})" for name, meaning in MEANINGS.items())
             raise MeshError(f"a mesh has no axis {axis!r}; there are {known}")

@@ -13,7 +13,6 @@ from typing import Any, cast
 
 import numpy as np
 
-from ringlet.comm import Group
 from ringlet.nn import Module, Tensor
 from ringlet.nn import random as nn_random
 from ringlet.nn.autograd.tensor import Array
@@ -29,7 +28,6 @@ from ringlet.runtime.checkpoint.state import (
     TrainingState,
     optimizer_arrays,
 )
-from ringlet.runtime.compression.activations import EncodedTransport
 from ringlet.runtime.compression.codecs import make_codec
 from ringlet.runtime.data.data_parallel import CompressedDataParallel
 from ringlet.runtime.data.local_steps import OuterOptimizer
@@ -37,7 +35,6 @@ from ringlet.runtime.mesh import Mesh, MeshError
 from ringlet.runtime.options import Parallelism
 from ringlet.runtime.pipeline.run import (
     Executor,
-    GroupTransport,
     MicroBatch,
     Transport,
     divide,
@@ -77,8 +74,6 @@ class Parallel:
         self._step: Step | None = None
         self.optimizers: list[Optimizer] = []
         self.waited = 0.0
-
-    # -- a step -------------------------------------------------------------------------------
 
     def gradients(self, batches: Sequence[MicroBatch], step: Step) -> float:
         """Run forward and backward of this rank's samples, and sum all ranks' gradients.
@@ -211,8 +206,6 @@ class Parallel:
         """Which share of the samples this rank takes."""
         return self.mesh.index("dp", "ep")
 
-    # -- the stages, for the executor ---------------------------------------------------------
-
     def forward(self, stage: int, x: Tensor | None, batch: MicroBatch) -> Tensor:
         for group in self.gradient_groups:
             group.reducer.before_forward()
@@ -261,11 +254,12 @@ class Parallel:
     def _executor(self, micro_batches: int) -> Executor:
         if micro_batches not in self._executors:
             mesh, options = self.mesh, self.options
-            name, chunks = (
-                ("1f1b", 1) if mesh.size("pp") == 1 else (options.schedule, options.chunks)
+            chosen = (options.schedule, options.chunks) if mesh.size("pp") > 1 else ("1f1b", 1)
+            schedule = make_schedule(chosen[0], mesh.size("pp"), micro_batches, chosen[1])
+            codec = (
+                make_codec(options.compress_activations) if options.compress_activations else None
             )
-            schedule = make_schedule(name, mesh.size("pp"), micro_batches, chunks)
-            transport = make_transport(mesh.group("pp"), options)
+            transport = Transport(mesh.group("pp"), codec)
             self._executors[micro_batches] = Executor(mesh.index("pp"), schedule, transport)
         return self._executors[micro_batches]
 
@@ -291,10 +285,3 @@ def parallelize(
     if text := problem({**vars(options), **mesh.shape}, OPTIONS, device):
         raise MeshError(text)
     return Parallel(model, mesh, options, seed)
-
-
-def make_transport(group: Group, options: Parallelism) -> Transport:
-    """How activations travel between stages."""
-    if options.compress_activations:
-        return EncodedTransport(group, make_codec(options.compress_activations))
-    return GroupTransport(group)

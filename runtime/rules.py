@@ -2,7 +2,7 @@
 
 A rule says when it is broken, as a function of facts: the axes of the mesh and the options by
 their names. `parallelize`, the sharding styles, the trainer and the launcher refuse by this table,
-before anything starts. `python -m ringlet.runtime.rules` prints the table of docs/parallel.md.
+before anything starts. docs/parallel.md has what `table()` returns.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,13 +14,14 @@ from ringlet.runtime.pipeline.schedules import SCHEDULES
 
 
 class Rule(NamedTuple):
-    """What is refused, when, and why; the first and the last are its row in the documentation."""
+    """What is refused and why ("what | why", its row in the documentation), and when.
 
-    what: str
+    The message is the error, with facts in braces.
+    """
+
+    row: str
     broken: Callable[[Any], Any]
-    why: str
     message: str | Callable[[Any], str] = "{why}"
-    """The error, with facts in braces."""
 
     def problem(self, facts: Mapping[str, Any]) -> str:
         """The error's message; "" if the facts keep the rule."""
@@ -29,7 +30,7 @@ class Rule(NamedTuple):
             return ""
         if callable(self.message):
             return self.message(found)
-        return self.message.format(why=self.why, **facts)
+        return self.message.format(why=self.row.partition(" | ")[2], **facts)
 
 
 def _batch(r: Any) -> str:
@@ -54,9 +55,8 @@ def _uneven_rounds(r: Any) -> str:
 def _divides(things: str, count: str, axis: str, why: str) -> Rule:
     """An axis of the mesh has to divide the number of these things."""
     return Rule(
-        f"{things} that `{axis}` does not divide",
+        f"{things} that `{axis}` does not divide | {why}",
         lambda r: getattr(r, count) % getattr(r, axis),
-        why,
         lambda r: (
             f"{getattr(r, count)} {things} cannot be cut into {axis}={getattr(r, axis)} parts; "
             f"{axis} can be {divisors(getattr(r, count))}"
@@ -66,9 +66,9 @@ def _divides(things: str, count: str, axis: str, why: str) -> Rule:
 
 MESH = {
     "product": Rule(
-        "a mesh whose product is not the number of workers",
-        lambda r: misfit(r.shape, r.workers),
+        "a mesh whose product is not the number of workers | "
         "every worker has one place on the mesh",
+        lambda r: misfit(r.shape, r.workers),
         lambda r: misfit(r.shape, r.workers),
     ),
 }
@@ -76,81 +76,80 @@ MESH = {
 
 OPTIONS = {
     "chunks": Rule(
-        "`--chunks` above 1 without `--schedule interleaved`, or 1 with it",
-        lambda r: (r.chunks > 1) != SCHEDULES[r.schedule].interleaves,
+        "`--chunks` above 1 without `--schedule interleaved`, or 1 with it | "
         "only an interleaved pipeline has several stages on each rank",
+        lambda r: (r.chunks > 1) != SCHEDULES[r.schedule].interleaves,
         lambda r: (
             f"{r.schedule} with {r.chunks} chunks; {'1' if r.chunks > 1 else '2 or more'} would fit"
         ),
     ),
     "pipeline": Rule(
-        "`--schedule` with `pp=1`",
+        "`--schedule` with `pp=1` | without a pipeline there is nothing to schedule",
         lambda r: r.schedule != "1f1b" and r.pp == 1,
-        "without a pipeline there is nothing to schedule",
         "{schedule} is a pipeline schedule, and the mesh has pp=1",
     ),
     "zero-bubble": Rule(
-        "`--schedule zero-bubble` with `--zero 2` or 3",
-        lambda r: r.zero >= 2 and r.schedule == "zero-bubble",
+        "`--schedule zero-bubble` with `--zero 2` or 3 | "
         "zero-bubble postpones weight gradients, and ZeRO from stage 2 on has no memory for them",
+        lambda r: r.zero >= 2 and r.schedule == "zero-bubble",
         "{why}; zero=1, or the schedule 1f1b, would fit",
     ),
     "replicas": Rule(
-        "`--local-steps` with `dp=1`",
-        lambda r: r.local_steps > 1 and r.dp == 1,
+        "`--local-steps` with `dp=1` | "
         "local steps are for data-parallel replicas, and the mesh has dp=1",
+        lambda r: r.local_steps > 1 and r.dp == 1,
     ),
     "diverged": Rule(
-        "`--local-steps` with `--zero`",
-        lambda r: r.local_steps > 1 and r.zero,
+        "`--local-steps` with `--zero` | "
         "ZeRO shards what replicas have in common, and with local steps they differ",
+        lambda r: r.local_steps > 1 and r.zero,
         "{why}; zero=0, or local_steps=1, would fit",
     ),
     "priority": Rule(
-        "`--priority` with `--zero`, `--local-steps` or `--compress`",
-        lambda r: r.priority and (r.zero or r.local_steps > 1 or r.compress),
+        "`--priority` with `--zero`, `--local-steps` or `--compress` | "
         "priority orders the gradients of plain data parallelism",
+        lambda r: r.priority and (r.zero or r.local_steps > 1 or r.compress),
         "{why}; zero=0, local_steps=1 and no compression would fit",
     ),
     "residual": Rule(
-        "`--compress` with `--zero` or `ep`",
-        lambda r: r.compress and (r.zero or r.ep > 1),
+        "`--compress` with `--zero` or `ep` | "
         "a compressor remembers what it lost of each rank's whole gradient, which ranks under "
         "ZeRO or with experts of their own do not have",
+        lambda r: r.compress and (r.zero or r.ep > 1),
         "{why}; zero=0 and ep=1 would fit",
     ),
     "no gradients": Rule(
-        "`--compress` with `--local-steps`, or with `dp=1` and `cp=1`",
-        lambda r: r.compress and (r.local_steps > 1 or r.dp * r.cp == 1),
+        "`--compress` with `--local-steps`, or with `dp=1` and `cp=1` | "
         "no gradients travel between replicas with local steps, nor with dp=1 and cp=1",
+        lambda r: r.compress and (r.local_steps > 1 or r.dp * r.cp == 1),
         "{why}: without compress it would fit",
     ),
     "partial gradients": Rule(
-        "`--compress` with `--sequence`",
-        lambda r: r.compress and r.sequence,
+        "`--compress` with `--sequence` | "
         "with sequence parallelism some gradients are summed again after the compressed sum, and "
         "a compressor needs whole ones",
+        lambda r: r.compress and r.sequence,
         "{why}; sequence=False would fit",
     ),
     "no activations": Rule(
-        "`--compress-activations` with `tp=1` and `pp=1`",
-        lambda r: r.compress_activations and r.tp == 1 and r.pp == 1,
+        "`--compress-activations` with `tp=1` and `pp=1` | "
         "no activations travel on a mesh with tp=1 and pp=1",
+        lambda r: r.compress_activations and r.tp == 1 and r.pp == 1,
     ),
     "sequence": Rule(
-        "`--sequence` with `tp=1`",
-        lambda r: r.sequence and r.tp == 1,
+        "`--sequence` with `tp=1` | "
         "sequence parallelism needs tensor parallelism, and the mesh has tp=1",
+        lambda r: r.sequence and r.tp == 1,
     ),
 }
 """Of the options of Parallelism and the axes."""
 
 DEVICE = {
     "device": Rule(
-        "`--compress-activations` with `--device cuda`",
-        lambda r: r.compress_activations,
+        "`--compress-activations` with `--device cuda` | "
         "compress_activations does not work on a device: the CPU encodes, and every layer would "
         "wait for it",
+        lambda r: r.compress_activations,
         "{why}; without it, or on the CPU, it would fit",
     ),
 }
@@ -158,9 +157,9 @@ DEVICE = {
 
 RUN = {
     "matrices": Rule(
-        "`--optimizer muon` or `adafactor` with `--zero` or `tp`, `adafactor` with `ep`",
-        lambda r: r.optimizer in ("adafactor", "muon") and _sharded_by(r),
+        "`--optimizer muon` or `adafactor` with `--zero` or `tp`, `adafactor` with `ep` | "
         "these optimizers work on whole matrices",
+        lambda r: r.optimizer in ("adafactor", "muon") and _sharded_by(r),
         lambda r: (
             f"{r.optimizer} works on whole matrices, which {_sharded_by(r)} would cut: its "
             "steps would differ from one process's; zero 0 and a mesh of dp, pp and cp, or another "
@@ -168,45 +167,44 @@ RUN = {
         ),
     ),
     "batch": Rule(
-        "`--batch-size` below `dp` x `ep` x `--accumulate`",
-        lambda r: r.dp * r.ep * r.accumulate > r.batch_size,
+        "`--batch-size` below `dp` x `ep` x `--accumulate` | "
         "every micro-batch of every rank needs a sample",
+        lambda r: r.dp * r.ep * r.accumulate > r.batch_size,
         _batch,
     ),
     "rounds": Rule(
-        "`--steps` or `--checkpoint-every` that is not a multiple of `--local-steps`",
-        _uneven_rounds,
+        "`--steps` or `--checkpoint-every` that is not a multiple of `--local-steps` | "
         "replicas can be saved only when they agree",
+        _uneven_rounds,
         lambda r: (
             f"{_uneven_rounds(r)}; with local_steps {r.local_steps} it has to be a multiple "
             "of that, since replicas agree only then"
         ),
     ),
     "equal batches": Rule(
-        "`--local-steps` with a `--batch-size` that `dp` does not divide",
-        lambda r: r.local_steps > 1 and r.batch_size % r.dp,
+        "`--local-steps` with a `--batch-size` that `dp` does not divide | "
         "every replica counts alike when they agree",
+        lambda r: r.local_steps > 1 and r.batch_size % r.dp,
         "a batch of {batch_size} cannot be cut into dp={dp} equal parts, which local steps need",
     ),
     "clipping": Rule(
-        "`--priority` with `--clip`",
+        "`--priority` with `--clip` | clipping waits for all gradients, and priority does not",
         lambda r: r.priority and r.clip,
-        "clipping waits for all gradients, and priority does not",
         "{why}; clip 0 would fit",
     ),
     "contexts": Rule(
-        "`--block-size` that 2 x `cp` does not divide",
-        lambda r: r.cp > 1 and r.block_size % (2 * r.cp),
+        "`--block-size` that 2 x `cp` does not divide | "
         "each rank has an early and a late part of a context, all equally long",
+        lambda r: r.cp > 1 and r.block_size % (2 * r.cp),
         lambda r: (
             f"block_size {r.block_size} cannot be cut into 2 x cp={r.cp} equal parts; a "
             f"multiple of {2 * r.cp} would fit"
         ),
     ),
     "sequence parts": Rule(
-        "`--sequence` with a `--block-size` that `cp` x `tp` does not divide",
-        lambda r: r.sequence and r.block_size // r.cp % r.tp,
+        "`--sequence` with a `--block-size` that `cp` x `tp` does not divide | "
         "each rank has an equal part of a sequence",
+        lambda r: r.sequence and r.block_size // r.cp % r.tp,
         lambda r: (
             f"block_size {r.block_size} cannot be cut along the sequence into tp={r.tp} "
             f"equal parts; a multiple of {r.cp * r.tp} would fit"
@@ -219,9 +217,8 @@ MODEL = {
     "heads": _divides("heads", "n_head", "tp", "each head is on one rank"),
     "key heads": _divides("heads of keys", "n_kv_head", "tp", "each head of keys is on one rank"),
     "no experts": Rule(
-        "`ep` without `--experts`",
+        "`ep` without `--experts` | there is nothing to shard",
         lambda r: r.ep > 1 and not r.experts,
-        "there is nothing to shard",
         lambda r: (
             f"ep={r.ep} shards experts, and the model has none: experts {2 * r.ep}, or "
             f"dp={r.dp * r.ep}, would fit"
@@ -229,9 +226,8 @@ MODEL = {
     ),
     "experts": _divides("experts", "experts", "ep", "every rank has as many experts"),
     "stages": Rule(
-        "more stages (`pp` x `--chunks`) than blocks",
+        "more stages (`pp` x `--chunks`) than blocks | a stage has at least one block",
         lambda r: r.pp * r.chunks > r.n_layer,
-        "a stage has at least one block",
         lambda r: (
             f"{r.n_layer} blocks are too few for {r.pp * r.chunks} stages (pp={r.pp}, "
             f"{r.chunks} chunks); at most {r.n_layer} stages would fit"
@@ -242,24 +238,22 @@ MODEL = {
 
 MODULE = {
     "causal": Rule(
-        "`cp` with attention that is not causal, or has biases or dropout (BERT, T5)",
-        lambda r: not r.plain,
+        "`cp` with attention that is not causal, or has biases or dropout (BERT, T5) | "
         "ring attention is causal, without biases and dropout",
+        lambda r: not r.plain,
         lambda r: (
             "ring attention is causal, without biases and dropout: this model's contexts "
             f"cannot be cut; cp=1 and dp={r.dp * r.cp} would fit"
         ),
     ),
     "padding": Rule(
-        "`tp` with an embedding that has a `padding_idx`",
+        "`tp` with an embedding that has a `padding_idx` | sharded embeddings do not support it",
         lambda r: r.padding_idx is not None,
-        "sharded embeddings do not support it",
         "{path} has a padding_idx, which sharded embeddings do not support: tp=1 would fit",
     ),
     "frozen": Rule(
-        "any mesh with frozen parameters",
+        "any mesh with frozen parameters | a mesh trains all parameters",
         lambda r: r.frozen,
-        "a mesh trains all parameters",
         "{frozen[0]} is frozen, and {why}: nn.merge_lora(model) if there is LoRA, and "
         'nn.unfreeze(model, "*"), would fit',
     ),
@@ -268,36 +262,31 @@ MODULE = {
 
 CONFIG = {
     "head width": Rule(
-        "`--n-embd` that `--n-head` does not divide",
+        "`--n-embd` that `--n-head` does not divide | heads are equally wide",
         lambda r: r.n_embd % r.n_head,
-        "heads are equally wide",
         "n_embd {n_embd} cannot be cut into n_head {n_head} heads",
     ),
     "llama": Rule(
-        "`--model llama` with `--dropout` or `--experts`",
+        "`--model llama` with `--dropout` or `--experts` | a llama has none",
         lambda r: r.model == "llama" and (r.dropout or r.experts),
-        "a llama has none",
         lambda r: (
             f"{'dropout' if r.dropout else 'experts'} is {r.dropout or r.experts}, and a "
             "llama has none: 0, or model gpt, would fit"
         ),
     ),
     "gpt": Rule(
-        "`--n-kv-head` without `--model llama`",
+        "`--n-kv-head` without `--model llama` | only a llama's heads share keys",
         lambda r: r.model != "llama" and r.n_kv_head,
-        "only a llama's heads share keys",
         "n_kv_head is {n_kv_head}; {why}: 0, or model llama, would fit",
     ),
     "shared keys": Rule(
-        "`--n-head` that `--n-kv-head` does not divide",
+        "`--n-head` that `--n-kv-head` does not divide | every head of keys serves as many queries",
         lambda r: r.n_kv_head and r.n_head % r.n_kv_head,
-        "every head of keys serves as many queries",
         "n_head {n_head} cannot share n_kv_head {n_kv_head}",
     ),
     "top_k": Rule(
-        "`--top-k` above `--experts`",
+        "`--top-k` above `--experts` | a position chooses different experts",
         lambda r: r.experts and r.top_k > r.experts,
-        "a position chooses different experts",
         "top_k is {top_k}, and there are {experts} experts; at most {experts} would fit",
     ),
 }
@@ -320,9 +309,5 @@ def require(name: str, **facts: Any) -> None:
 
 def table() -> str:
     """The table of docs/parallel.md, in Markdown."""
-    rows = [f"| {rule.what} | {rule.why} |" for rule in RULES.values()]
+    rows = [f"| {rule.row} |" for rule in RULES.values()]
     return "\n".join(["| cannot be combined | because |", "|---|---|", *rows])
-
-
-if __name__ == "__main__":
-    print(table())

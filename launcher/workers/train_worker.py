@@ -17,7 +17,7 @@ from ringlet.launcher.workers.worker import run_task
 from ringlet.nn.backend import use
 from ringlet.nn.models import generate
 from ringlet.runtime.checkpoint.checkpoint import verify_checkpoint
-from ringlet.runtime.training.agreement import check_same_data, check_shared
+from ringlet.runtime.training.checks import check_same_data, check_shared
 from ringlet.runtime.training.config import check_config
 from ringlet.runtime.training.corpus import load_corpus, token_bytes
 from ringlet.runtime.training.export import load_model

@@ -6,7 +6,8 @@ made in float32, in the order of ranks. On one rank nothing is encoded.
 """
 
 from collections.abc import Generator, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -14,7 +15,51 @@ from ringlet.comm import Group, Work
 from ringlet.comm.arrays import check_array, flat, store
 from ringlet.nn.autograd.tensor import Array
 from ringlet.runtime.compression.codecs import Codec
-from ringlet.runtime.compression.phases import PhasedWork, Phases
+
+Phases: TypeAlias = Generator[Work, Any, Array]
+"""A computation with collectives in it, written from top to bottom: it yields the Work of each
+asynchronous collective, is sent what its `wait()` returned, and returns the result. While it is
+suspended the caller computes."""
+
+
+class PhasedWork:
+    """Phases in progress: the first begins at once, the others when they are reached."""
+
+    def __init__(self, phases: Phases) -> None:
+        self._phases = phases
+        self._work: Work | None = None
+        self._result: Array | None = None
+        self._phase = 0
+        self.ended = False
+        self._next()
+
+    def reach(self, phase: int) -> None:
+        """Wait until this phase (1, 2, ...) has begun, or none is left."""
+        while self._phase < phase and not self.ended:
+            self._next()
+
+    def wait(self) -> Any:
+        """Go through all phases and return the result."""
+        while not self.ended:
+            self._next()
+        return self._result
+
+    def _next(self) -> None:
+        arrived = None if self._work is None else self._work.wait()
+        try:
+            self._work = self._phases.send(arrived)
+            self._phase += 1
+        except StopIteration as end:
+            self._work, self._result, self.ended = None, end.value, True
+
+
+class EncodedCollectives:
+    """The collectives of a codec; see device_collectives.Collectives."""
+
+    def __init__(self, codec: Codec) -> None:
+        self.all_reduce = partial(all_reduce, codec=codec)
+        self.all_gather = partial(all_gather, codec=codec)
+        self.reduce_scatter = partial(reduce_scatter, codec=codec)
 
 
 def all_reduce(

@@ -19,8 +19,7 @@ import numpy as np
 from ringlet.comm import Group
 from ringlet.nn.autograd.tensor import Array
 from ringlet.runtime.compression.codecs import Codec
-from ringlet.runtime.compression.collectives import sum_encoded
-from ringlet.runtime.compression.phases import PhasedWork, Phases
+from ringlet.runtime.compression.collectives import PhasedWork, Phases, sum_encoded
 from ringlet.runtime.device_collectives import Pending, Ready
 
 Matrices: TypeAlias = Sequence[tuple[int, int, tuple[int, ...]]]

@@ -20,8 +20,8 @@ import numpy as np
 from ringlet.comm import Group
 from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.random import generator
+from ringlet.runtime.compression.collectives import Phases
 from ringlet.runtime.compression.compressor import Compressor, Matrices, Stretch
-from ringlet.runtime.compression.phases import Phases
 
 
 class Matrix(NamedTuple):

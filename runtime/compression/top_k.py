@@ -11,8 +11,8 @@ import numpy as np
 
 from ringlet.comm import Group
 from ringlet.nn.autograd.tensor import Array
+from ringlet.runtime.compression.collectives import Phases
 from ringlet.runtime.compression.compressor import Compressor, Stretch
-from ringlet.runtime.compression.phases import Phases
 
 
 class TopK(Compressor):

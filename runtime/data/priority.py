@@ -13,7 +13,6 @@ import numpy as np
 
 from ringlet.comm import Group, Work
 from ringlet.nn import FlatParameters, Module
-from ringlet.nn.module import ForwardPreHook
 from ringlet.nn.optim import Optimizer
 from ringlet.runtime.data.bucket_size import BUCKET_BYTES
 from ringlet.runtime.data.data_parallel import DataParallel
@@ -44,9 +43,7 @@ class PriorityDataParallel(DataParallel):
         self._outside = self._buckets_with({id(slot.parameter) for slot in flat.slots} - inside)
         for block in blocks:
             needed = self._buckets_with({id(parameter) for parameter in block.parameters()})
-            block.register_forward_pre_hook(self._hook(needed))
-
-    # -- a step -------------------------------------------------------------------------------
+            block.register_forward_pre_hook(lambda *_, needed=needed: self._require(needed))
 
     def before_forward(self) -> None:
         self._require(self._outside)
@@ -73,17 +70,12 @@ class PriorityDataParallel(DataParallel):
     def complete(self) -> None:
         self._require(list(self._due))
 
-    # -- inside -------------------------------------------------------------------------------
-
     def _buckets_with(self, parameters: set[int]) -> list[int]:
         return [
             number
             for number, bucket in enumerate(self.buckets)
             if any(id(slot.parameter) in parameters for slot in bucket.slots)
         ]
-
-    def _hook(self, needed: Sequence[int]) -> ForwardPreHook:
-        return lambda block, arguments: self._require(needed)
 
     def _require(self, numbers: Sequence[int]) -> None:
         """Update these buckets' parameters, once their gradients are summed."""

@@ -6,16 +6,16 @@ the parameters, which are gathered for the forward and for the backward pass: it
 again as an all-reduce.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from functools import partial
+from typing import TypeAlias
 
 from ringlet.comm import Group
-from ringlet.nn import Module, Operation, Parameter, Slot, Tensor, common_dtype
+from ringlet.nn import Module, Operation, Parameter, Slot, common_dtype
 from ringlet.nn.autograd.deferred import Gradient
 from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import copy_from_host, xp
-from ringlet.nn.module import ForwardPreHook
 from ringlet.runtime.data.reducer import Bucket, Reducer
 from ringlet.runtime.data.zero import Shard, slots_within
 from ringlet.runtime.device_collectives import Pending, all_gather, empty, reduce_scatter
@@ -73,16 +73,16 @@ def make_units(parameters: Sequence[UnitParameters], ranks: int) -> list[Unit]:
 
 
 class BeforeBackward(Operation):
-    """The end of a block: in backward, tells that the block's gradients are about to be made."""
+    """The end of a block: calls a function when the block's backward is about to begin."""
 
-    def __init__(self, reducer: "ZeroGradients", unit: Unit) -> None:
-        self.reducer, self.unit = reducer, unit
+    def __init__(self, begin: Callable[[], None]) -> None:
+        self.begin = begin
 
     def forward(self, x: Array) -> Array:
         return x
 
     def backward(self, grad: Array) -> Sequence[Gradient]:
-        self.reducer.before_backward(self.unit)
+        self.begin()
         return (grad,)
 
 
@@ -108,8 +108,6 @@ class ZeroGradients(Reducer):
             self._bind(unit)
         self._make_data(size)
 
-    # -- the step -----------------------------------------------------------------------------
-
     def begin(self, passes: int = 1) -> None:
         super().begin(passes)
         self._grad.fill(0)
@@ -127,30 +125,22 @@ class ZeroGradients(Reducer):
             self._settle(unit.grad)
 
     def publish(self) -> None:
-        works = [
-            all_gather(
-                self._group,
-                self._data_part(unit),
-                out=unit.data.array.reshape(self._group.size, -1),
-                async_op=True,
-                label="parameters",
-            )
-            for unit in self._units
-        ]
+        works = [self._gather(unit, self._data_part(unit)) for unit in self._units]
         for work in works:
             work.wait()
 
-    # -- gradients ----------------------------------------------------------------------------
+    def _gather(self, unit: Unit, part: Array) -> Pending:
+        """Start to gather a unit's parameters from the ranks' parts."""
+        whole = unit.data.array[: unit.size].reshape(self._group.size, -1)
+        return all_gather(self._group, part, out=whole, async_op=True, label="parameters")
 
     def _bind(self, unit: Unit) -> None:
         for slot in unit.slots:
             memory = unit.grad.array[slot.start : slot.stop].reshape(slot.shape)
             slot.parameter.bind_grad(memory)
         if unit.block is not None:
-            unit.block.register_forward_hook(lambda block, arguments, y: self._bound(unit, y))
-
-    def _bound(self, unit: Unit, y: Tensor) -> Tensor:
-        return BeforeBackward(self, unit)(y)
+            begin = partial(self.before_backward, unit)
+            unit.block.register_forward_hook(lambda block, inputs, y: BeforeBackward(begin)(y))
 
     def _bucket_final(self, bucket: Bucket) -> None:
         self._send(self._unit_of[id(bucket.slots[0].parameter)])
@@ -183,8 +173,6 @@ class ZeroGradients(Reducer):
     def _part(self, unit: Unit) -> slice:
         length = unit.size // self._group.size
         return slice(self._group.rank * length, (self._group.rank + 1) * length)
-
-    # -- memory -------------------------------------------------------------------------------
 
     def _make_buffers(self, kind: str) -> None:
         """Make a few that the blocks use in turn, and one for what lies outside the blocks.
@@ -283,20 +271,11 @@ class ZeroParameters(ZeroGradients):
         if buffer.pending is not None:
             buffer.pending.wait()  # what was fetched ahead is not wanted after all
         buffer.owner = unit
-        buffer.pending = all_gather(
-            self._group,
-            self._data[unit.kept],
-            out=buffer.array[: unit.size].reshape(self._group.size, -1),
-            async_op=True,
-            label="parameters",
-        )
+        buffer.pending = self._gather(unit, self._data[unit.kept])
 
-    def _hook(self, unit: Unit) -> ForwardPreHook:
-        def before_forward(block: Module, arguments: tuple[Any, ...]) -> None:
-            self._ensure(unit)
-            self._prefetch(self._blocks.index(unit) + 1)
-
-        return before_forward
+    def _before_block(self, unit: Unit) -> None:
+        self._ensure(unit)
+        self._prefetch(self._blocks.index(unit) + 1)
 
     def _make_data(self, size: int) -> None:
         """Make only the shard, and buffers for a few blocks."""
@@ -308,5 +287,6 @@ class ZeroParameters(ZeroGradients):
             slots += self._kept_slots(unit)
             self._move(unit)
             if unit.block is not None:
-                unit.block.register_forward_pre_hook(self._hook(unit))
+                before = partial(self._before_block, unit)
+                unit.block.register_forward_pre_hook(lambda *_, before=before: before())
         self.shard = Shard(slots, [(self._data[u.kept], self._grad[u.kept]) for u in self._units])

@@ -8,17 +8,23 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+import numpy as np
+
 from ringlet.comm import Group, Work
 from ringlet.nn import Tensor, no_grad
 from ringlet.nn import functional as F
 from ringlet.nn.autograd.engine import WeightGradients, backward
 from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import asarray
+from ringlet.runtime.compression.codecs import Codec
 from ringlet.runtime.device_collectives import isend, recv
 from ringlet.runtime.pipeline.actions import Action, PipelineSchedule
 
-Place: TypeAlias = tuple[int, int]
+StageBatch: TypeAlias = tuple[int, int]
 """(stage, micro-batch)"""
+
+HEADER = 3 * 8
+"""Bytes of a shape (B, T, C) in front of encoded numbers."""
 
 
 class MicroBatch(NamedTuple):
@@ -44,27 +50,31 @@ class Stages(Protocol):
         """The gradients of one micro-batch have been added."""
 
 
-class Transport(Protocol):
-    """Carries activations and their gradients between the ranks of a pipeline."""
+class Transport:
+    """Carries activations and their gradients between stages, encoded if there is a codec.
+
+    There is no error feedback: what one micro-batch's activations lose does not concern the next.
+    """
+
+    def __init__(self, group: Group, codec: Codec | None = None) -> None:
+        self._group, self._codec = group, codec
 
     def send(self, x: Array, rank: int, tag: int) -> Work:
-        """Start to send; x does not change before the Work is waited for."""
+        """Start to send; x must not change before the Work is waited for."""
+        if self._codec is None:
+            return isend(self._group, x, rank, tag)
+        message = np.empty(HEADER + self._codec.nbytes(x.size), np.uint8)
+        message[:HEADER].view(np.int64)[...] = x.shape
+        self._codec.encode(x, message[HEADER:])
+        return self._group.isend(message, rank, tag)
 
     def recv(self, rank: int, tag: int) -> Array:
         """Wait for an array."""
-
-
-class GroupTransport:
-    """Activations travel as they are."""
-
-    def __init__(self, group: Group) -> None:
-        self._group = group
-
-    def send(self, x: Array, rank: int, tag: int) -> Work:
-        return isend(self._group, x, rank, tag)
-
-    def recv(self, rank: int, tag: int) -> Array:
-        return recv(self._group, rank, tag)
+        if self._codec is None:
+            return recv(self._group, rank, tag)
+        message = self._group.recv(rank, tag)
+        shape = tuple(message[:HEADER].view(np.int64).tolist())
+        return self._codec.decode(message[HEADER:], np.empty(shape, np.float32))
 
 
 class Executor:
@@ -126,11 +136,11 @@ class _Run:
     ) -> None:
         self._executor, self._last = executor, schedule.stages - 1
         self._stages, self._batches, self._scale = stages, batches, scale
-        self._arrived: dict[Place, Array] = {}
-        self._leaving: dict[Place, Array] = {}
-        self._inputs: dict[Place, Tensor] = {}
-        self._results: dict[Place, Tensor] = {}
-        self._weights: dict[Place, WeightGradients] = {}
+        self._arrived: dict[StageBatch, Array] = {}
+        self._leaving: dict[StageBatch, Array] = {}
+        self._inputs: dict[StageBatch, Tensor] = {}
+        self._results: dict[StageBatch, Tensor] = {}
+        self._weights: dict[StageBatch, WeightGradients] = {}
         self._sent: list[Work] = []
         self._losses: dict[int, float] = {}
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ringlet.nn.autograd.operations.linear_cross_entropy import LOGITS, ROWS
+from ringlet.nn.autograd.operations.tiled_attention import KEPT, rows_for
 from ringlet.nn.models import GPTConfig
 from ringlet.runtime.data.zero_blocks import BUFFERS
 from ringlet.runtime.mesh import AXES, share
@@ -31,7 +32,7 @@ class Footprint:
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """All of them together."""
         return self.parameters + self.gradients + self.optimizer + self.activations
 
 
@@ -45,10 +46,10 @@ def footprint(
     stage_rank: int = 0,
     states: int = 2,
 ) -> Footprint:
-    """What a rank of the pipeline's place `stage_rank` needs for a training step.
+    """What the pipeline's rank `stage_rank` needs for a training step.
 
-    `samples` is the number of contexts in a micro-batch, `states` that of the optimizer's arrays
-    (AdamW has 2, SGD without momentum none).
+    `samples` is the number of contexts in a micro-batch, `states` the number of the optimizer's
+    arrays (AdamW has 2, SGD without momentum none).
     """
     shape = {axis: shape.get(axis, 1) for axis in AXES}
     experts = expert_parameters(sizes, shape["tp"]) / shape["ep"]
@@ -72,7 +73,7 @@ def footprint(
 
 
 def block_parameters(sizes: GPTConfig, tensor: int = 1) -> float:
-    """Numbers in a block: its matrices and most biases are cut, the rest is on every rank."""
+    """Numbers in a block: its matrices and most biases are sharded, the rest is on every rank."""
     return dense_parameters(sizes, tensor) + expert_parameters(sizes, tensor)
 
 
@@ -95,12 +96,12 @@ def _mlp_parameters(sizes: GPTConfig, tensor: int) -> float:
 
 
 def embed_parameters(sizes: GPTConfig, tensor: int = 1) -> float:
-    """Numbers in the embeddings of ids, which are cut, and of positions."""
+    """Numbers in the embeddings of ids, which are sharded, and of positions."""
     return -(-sizes.vocab_size // tensor) * sizes.n_embd + sizes.block_size * sizes.n_embd
 
 
 def head_parameters(sizes: GPTConfig, tensor: int = 1, tied: bool = True) -> float:
-    """Numbers in the last normalization and, if the embedding is elsewhere, in its copy here."""
+    """Numbers in the last norm and, if the embedding is on another rank, in its copy here."""
     copy = 0 if tied else -(-sizes.vocab_size // tensor) * sizes.n_embd
     return 2 * sizes.n_embd + copy
 
@@ -108,13 +109,13 @@ def head_parameters(sizes: GPTConfig, tensor: int = 1, tied: bool = True) -> flo
 def block_activations(
     sizes: GPTConfig, shape: Mapping[str, int], options: Parallelism
 ) -> tuple[float, float]:
-    """Numbers that a block keeps for one sample: all, and those that recomputation keeps.
+    """Numbers that a block keeps for one sample: all of them, and with recomputation.
 
-    Of the width's size for each position: 4 outside the cut layers (two normalized inputs and
-    two inputs of linear layers), and 12 inside (queries, keys and values 3, attention 1, and
-    twice 4 in the MLP). Of experts' rows, of which each position has top_k (if the load is
-    even and none is dropped), 2 besides are kept: what goes into an expert and what comes out.
-    Attention keeps its exponentials for short contexts, else (and in a ring) only their sums.
+    For each position, in units of the width: 4 outside the sharded layers (two normalized inputs
+    and two inputs of linear layers), and 12 inside (queries, keys and values 3, attention 1, and
+    twice 4 in the MLP). For each of a position's top_k experts (if the load is even and none is
+    dropped) 2 more: what goes into the expert and what comes out. Attention keeps its exponentials
+    for short contexts, otherwise (and in a ring) only their sums.
     """
     tensor, context = shape["tp"], shape["cp"]
     row = sizes.block_size / context * sizes.n_embd
@@ -131,8 +132,6 @@ def block_activations(
 
 def _seen(length: int) -> float:
     """Keys for which a query's exponentials are kept, on average over the blocks of queries."""
-    from ringlet.nn.autograd.operations.tiled_attention import KEPT, rows_for
-
     if length > KEPT:
         return 0.0
     rows = rows_for(length)
@@ -148,7 +147,7 @@ def _activations(
     micro_batches: int,
     rank: int,
 ) -> float:
-    """Numbers kept at the peak: of all micro-batches in flight on all stages of the rank."""
+    """Numbers kept at the peak, for all micro-batches in flight on all stages of the rank."""
     schedule = make_schedule(options.schedule, shape["pp"], micro_batches, options.chunks)
     stages = schedule.stages
     blocks = share(sizes.n_layer, stages, rank)[1]  # of one stage; the first have most
@@ -159,16 +158,15 @@ def _activations(
     if rank == (stages - 1) % shape["pp"]:
         row = sizes.block_size / shape["cp"] * sizes.n_embd
         total += 2 * row / (shape["tp"] if options.sequence else 1)
-        rows, vocabulary = (
-            samples * sizes.block_size / shape["cp"],
-            sizes.vocab_size / shape["tp"],
+        rows = samples * sizes.block_size / shape["cp"]
+        return samples * total + head_activations(
+            rows, sizes.vocab_size / shape["tp"], sizes.n_embd
         )
-        return samples * total + head_activations(rows, vocabulary, sizes.n_embd)
     return samples * total
 
 
 def head_activations(rows: float, vocabulary: float, width: int) -> float:
     """Numbers of the head and its loss: a gradient of all logits, or a block of them and the
-    gradients that are made from it (see nn.operations.linear_cross_entropy)."""
+    gradients made from it (see nn.autograd.operations.linear_cross_entropy)."""
     block = max(ROWS, LOGITS / vocabulary) * vocabulary
     return min(rows * vocabulary, block + (vocabulary + rows) * width)

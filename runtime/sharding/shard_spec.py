@@ -103,8 +103,6 @@ class ShardSpec:
             outside[part.axis] = slice(part.start, part.stop)
         return tuple(inside), tuple(outside)
 
-    # -- for a manifest -----------------------------------------------------------------------
-
     def to_json(self) -> dict[str, Any]:
         """As numbers and lists."""
         cuts = [[part.axis, part.start, part.stop, part.length] for part in self.slices]

@@ -65,11 +65,15 @@ class SequenceParallelRegion(Region):
         return Then(shard, _first) if async_op else shard[0]
 
 
-class EnterRegion(Operation):
-    """Activations enter a region; their gradients leave it."""
+class RegionOperation(Operation):
+    """An operation at the border of a region."""
 
     def __init__(self, region: Region) -> None:
         self.region = region
+
+
+class EnterRegion(RegionOperation):
+    """Activations enter a region; their gradients leave it."""
 
     def forward(self, x: Array) -> Array:
         return self.region.enter(x)
@@ -78,11 +82,8 @@ class EnterRegion(Operation):
         return (self.region.leave(xp.array(grad), async_op=True).wait(),)
 
 
-class LeaveRegion(Operation):
+class LeaveRegion(RegionOperation):
     """Activations leave a region; their gradients enter it."""
-
-    def __init__(self, region: Region) -> None:
-        self.region = region
 
     def forward(self, x: Array) -> Array:
         return self.region.leave(x)

@@ -21,7 +21,7 @@ from ringlet.nn.autograd.operations.products import column_sums
 from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import xp
 from ringlet.runtime.device_collectives import Pending
-from ringlet.runtime.tensor.regions import Region
+from ringlet.runtime.tensor.regions import Region, RegionOperation
 
 
 class GradientInFlight(Deferred):
@@ -38,15 +38,12 @@ class GradientInFlight(Deferred):
         xp.copyto(out, out + arrived if add else arrived)
 
 
-class ColumnParallelProduct(Operation):
+class ColumnParallelProduct(RegionOperation):
     """x @ weight.T + bias, with this rank's rows of the weight (output features).
 
     Forward: x is the same on all ranks, or gathered along the sequence. Backward: the gradient of
     x is summed over the ranks while the weight's gradient is computed.
     """
-
-    def __init__(self, region: Region) -> None:
-        self.region = region
 
     def forward(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
         self.x, self.weight = x, weight
@@ -70,15 +67,12 @@ class ColumnParallelProduct(Operation):
         return _gradients(self, to_x, to_weight, flat)
 
 
-class RowParallelProduct(Operation):
+class RowParallelProduct(RegionOperation):
     """x @ weight.T + bias, with this rank's columns of the weight (input features).
 
     Forward: the ranks' products are summed, and scattered with sequence parallelism. Backward:
     the gradient is the same on all ranks, or gathered along the sequence.
     """
-
-    def __init__(self, region: Region) -> None:
-        self.region = region
 
     def forward(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
         self.weight, self.shape = weight, x.shape

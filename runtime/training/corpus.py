@@ -2,17 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
+from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.random import generator
 
-Array: TypeAlias = npt.NDArray[Any]
-
 BUILT_IN = "pydoc"
-"""The name of the text that every CPython carries: the topics of its documentation."""
+"""The text that every CPython carries: the topics of its documentation."""
 
 VALIDATION_SHARE = 0.1
 BYTES = 256
@@ -24,7 +21,7 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text as token ids: the first nine tenths to learn from, the rest to be judged by."""
+    """A text as token ids: the first nine tenths for training, the rest for validation."""
 
     name: str
     train: Array
@@ -34,11 +31,11 @@ class Corpus:
 
 
 def load_corpus(source: str, block_size: int, vocab_size: int | None = None) -> Corpus:
-    """The corpus for training with contexts of `block_size`.
+    """Load the corpus for training with contexts of `block_size`; raises DataError.
 
-    `source` is the name of the built-in text (`pydoc`), or a file: `.bin` holds uint16 ids as
-    nanoGPT writes them, anything else is taken byte by byte, whatever its encoding. The
-    vocabulary of a `.bin` is `vocab_size`, or just large enough for its ids. Raises DataError.
+    `source` is the built-in text (`pydoc`) or a file: a `.bin` holds uint16 ids as nanoGPT writes
+    them, any other is read byte by byte, whatever its encoding. The vocabulary of a `.bin` is
+    `vocab_size`, or just large enough for its ids.
     """
     if source == BUILT_IN:
         tokens, name, as_bytes = _python_documentation(), BUILT_IN, True
@@ -86,16 +83,16 @@ def _read(path: Path) -> Array:
 
 
 def token_bytes(token: int) -> bytes:
-    """A byte-level model's token; one beyond the bytes (the vocabulary may be larger) is U+FFFD."""
+    """A byte-level model's token; ids beyond the bytes (in a larger vocabulary) give U+FFFD."""
     return bytes([token]) if token < BYTES else "\ufffd".encode()
 
 
 def training_batch(
     corpus: Corpus, block_size: int, batch_size: int, seed: int, step: int, first: int, count: int
 ) -> tuple[Array, Array]:
-    """Samples `first` to `first + count` of the step's batch: ids and targets, (count, T) int64.
+    """Samples `first` to `first + count` of a step's batch: ids and targets, (count, T) int64.
 
-    The whole batch depends on (seed, step) only, whoever takes which part.
+    The whole batch depends on (seed, step) only, whichever rank takes which part.
     """
     random = generator(seed, "batch", step)
     offsets = random.integers(0, len(corpus.train) - block_size, batch_size)
@@ -109,7 +106,7 @@ def windows(tokens: Array, offsets: Array, block_size: int) -> tuple[Array, Arra
 
 
 def validation_offsets(corpus: Corpus, block_size: int, most: int) -> Array:
-    """Where the contexts for validation start: side by side, or `most` of them evenly spread."""
+    """Where validation contexts start: side by side, or `most` of them, evenly spread."""
     available = (len(corpus.validation) - 1) // block_size
     chosen = np.arange(available)
     if available > most:

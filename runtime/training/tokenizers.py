@@ -1,4 +1,4 @@
-"""Text as ids and back: bytes, the tokenizer.json of a model, or the ids themselves as numbers."""
+"""Text to ids and back: bytes, a model's tokenizer.json, or the ids themselves as numbers."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from ringlet.runtime.training.corpus import token_bytes
 
 TOKENIZER = "tokenizer.json"
 UNFINISHED = "\ufffd"
-"""What the decoded text ends with while the last character is not whole."""
+"""What decoded text ends with while its last character is incomplete."""
 
 
 class TokenizerError(ValueError):
@@ -29,22 +29,19 @@ class ByteTokenizer:
     """Every byte of the text (UTF-8) is an id."""
 
     def encode(self, text: str) -> list[int]:
-        """See Tokenizer."""
         return list(text.encode())
 
     def decode(self, ids: Sequence[int]) -> str:
-        """See Tokenizer."""
         return b"".join(map(token_bytes, ids)).decode(errors="replace")
 
 
 class NumberTokenizer:
-    """Texts are ids, in decimals with spaces between."""
+    """A text is a list of ids, as decimals with spaces between."""
 
     def __init__(self, vocab_size: int) -> None:
         self._size = vocab_size
 
     def encode(self, text: str) -> list[int]:
-        """See Tokenizer."""
         try:
             ids = [int(word) for word in text.split()]
         except ValueError:
@@ -56,7 +53,6 @@ class NumberTokenizer:
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """See Tokenizer."""
         return "".join(f" {number}" for number in ids)
 
 
@@ -68,37 +64,36 @@ class JSONTokenizer:
             from tokenizers import Tokenizer as Library
         except ImportError as error:
             raise TokenizerError(
-                f"{file} takes the tokenizers library: pip install 'ringlet[tokenizers]'"
+                f"{file} needs the tokenizers library: pip install 'ringlet[tokenizers]'"
             ) from error
         try:
             self._library: Any = Library.from_file(str(file))
         except Exception as error:  # the library raises Exception itself
-            raise TokenizerError(f"{file} is no tokenizer: {error}") from error
+            raise TokenizerError(f"{file} is not a tokenizer: {error}") from error
 
     def encode(self, text: str) -> list[int]:
-        """See Tokenizer."""
         return list(self._library.encode(text).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """See Tokenizer. Special tokens are left out."""
+        """The text of ids, without special tokens."""
         text: str = self._library.decode(list(ids))
         return text
 
 
 def load_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
-    """That of a model's folder; ids as numbers if it has no tokenizer.json."""
+    """The tokenizer of a model's folder; ids as numbers if it has no tokenizer.json."""
     file = folder / TOKENIZER
     return JSONTokenizer(file) if file.is_file() else NumberTokenizer(vocab_size)
 
 
 def as_text(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
-    """The text of ids that come one after the other, in pieces, as soon as characters are whole."""
+    """Yield the text of ids as they come, as soon as characters are complete."""
     seen: list[int] = []
     shown = 0
     for number in ids:
         seen.append(number)
         text = tokenizer.decode(seen)
-        # A character has four bytes at most: what is not whole by then is none.
+        # A character has four bytes at most; what is incomplete by then never becomes one.
         end = len(text.rstrip(UNFINISHED)) if len(text) - shown < 4 else len(text)
         if end > shown:
             yield text[shown:end]

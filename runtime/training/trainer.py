@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -22,6 +21,7 @@ from ringlet.runtime.checkpoint.restore import load_checkpoint
 from ringlet.runtime.mesh import Mesh, share
 from ringlet.runtime.parallel import Step, parallelize
 from ringlet.runtime.pipeline.run import MicroBatch
+from ringlet.runtime.training.checks import NonFinite, all_finite, blame
 from ringlet.runtime.training.config import TrainConfig
 from ringlet.runtime.training.corpus import (
     Corpus,
@@ -30,19 +30,19 @@ from ringlet.runtime.training.corpus import (
     windows,
 )
 from ringlet.runtime.training.factories import make_model, make_optimizer, make_schedule
-from ringlet.runtime.training.finite import NonFinite, all_finite, blame
 from ringlet.runtime.training.fit import mesh_shape, parallelism
 
 Report: TypeAlias = Callable[[dict[str, Any]], None]
 
 METRICS = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
-"""Schedulers announce the end of a job's time with the last one, or with the first."""
-CHECKPOINTS = "checkpoints"
+"""Schedulers announce the end of a job's time with SIGUSR2 or SIGTERM."""
+
 EVAL_BATCH = 32
 EVAL_IN_FLIGHT = 4
-"""Batches for each stage of a pipeline that are evaluated at once."""
+"""Batches evaluated at once, for each stage of a pipeline."""
 
 IGNORED = -100
 """A target that does not count."""
@@ -58,16 +58,12 @@ class Outcome:
     checkpoint: Path | None
 
 
-def _quiet(row: dict[str, Any]) -> None:
-    """Report to nobody."""
-
-
 class Trainer:
     """Trains a model on a corpus, on the mesh of `world` that the config names.
 
-    `folder` takes checkpoints and metrics (written by rank 0); None: nothing is written. `report`
-    gets each row of metrics on rank 0. The result depends on the config, not on the mesh (up to
-    rounding), and on nothing else: the same bits every time. Raises MeshError if they do not fit.
+    Rank 0 writes checkpoints and metrics to `folder`, unless it is None, and passes each row of
+    metrics to `report`. The result depends on the config alone, with the same bits every time; on
+    another mesh it is the same up to rounding. Raises MeshError if they do not fit together.
     """
 
     def __init__(
@@ -76,7 +72,7 @@ class Trainer:
         corpus: Corpus,
         world: Group,
         folder: Path | None = None,
-        report: Report = _quiet,
+        report: Report = lambda row: None,
     ) -> None:
         self.config, self.corpus, self.world, self.folder = config, corpus, world, folder
         with uninitialized():
@@ -93,14 +89,12 @@ class Trainer:
         self._stop = threading.Event()
         self._elapsed_before = 0.0
         self._ranks, self._rank = self.mesh.size("dp", "ep"), self.parallel.data_index
-        # Replicas that train by themselves scale the loss for their own part of the batch.
+        # Replicas that train on their own scale the loss for their own part of the batch.
         self._replicas = self.mesh.size("dp") if config.local_steps > 1 else 1
         self._first, self._count = share(config.batch_size, self._ranks, self._rank)
 
-    # -- the run ------------------------------------------------------------------------------
-
     def resume(self, warn: Callable[[str], None] = print) -> int:
-        """Continue from the folder's newest checkpoint that verifies; returns its step."""
+        """Continue from the folder's newest checkpoint that verifies; return its step."""
         found = None
         if self.world.rank == 0 and self.folder is not None:
             found = latest_checkpoint(self.folder / CHECKPOINTS, warn)
@@ -111,18 +105,18 @@ class Trainer:
         self.checkpoint = Path(self.world.broadcast_object(found and str(found.folder)))
         if found is not None:
             self._elapsed_before = float(found.manifest.get("elapsed_s", 0.0))
-            self._cut_metrics()
+            self._cut_metrics(found.folder.parent.parent)
         return self.step
 
     def stop(self) -> None:
-        """Ask for a stop: all ranks end after the same step. Callable from a signal handler."""
+        """Ask all ranks to stop after the same step; signal handlers may call it."""
         self._stop.set()
 
     def run(self) -> Outcome:
         """Train up to `config.steps`; evaluate, save and report on the way.
 
-        Raises NonFinite, on all ranks in the same step. SIGTERM, SIGINT and SIGUSR2 stop the run
-        after the current step, if this is the main thread.
+        Raises NonFinite on all ranks in the same step. In the main thread SIGTERM, SIGINT and
+        SIGUSR2 stop the run after the current step.
         """
         before = self._catch_signals()
         started = time.perf_counter() - self._elapsed_before
@@ -152,7 +146,7 @@ class Trainer:
     def save(self, elapsed_s: float = 0.0, val_loss: float | None = None) -> None:
         """Write a checkpoint (a collective).
 
-        The random state in it is all that there is: every draw is a function of (seed, step).
+        Its random state is complete, as every draw is a function of (seed, step).
         """
         if self.folder is None:
             return
@@ -175,10 +169,7 @@ class Trainer:
         )
 
     def evaluate(self) -> float:
-        """The loss on the validation part in nats for each token, the same on all ranks.
-
-        Raises NonFinite, on all ranks.
-        """
+        """The validation loss in nats per token, the same on all ranks; raises NonFinite on all."""
         size = self.config.block_size
         offsets = validation_offsets(self.corpus, size, self.config.eval_windows)
         batches = self._validation_batches(offsets)
@@ -191,7 +182,7 @@ class Trainer:
         return float(total[0]) / (len(offsets) * size)
 
     def _validation_batches(self, offsets: Array) -> list[MicroBatch]:
-        """This rank's share of the contexts, in as many batches of one shape as all ranks have."""
+        """This rank's share of the contexts; all ranks have as many batches of the same shapes."""
         first, count = share(len(offsets), self._ranks, self._rank)
         most = -(-len(offsets) // self._ranks)
         parts = -(-most // EVAL_BATCH)
@@ -205,10 +196,8 @@ class Trainer:
             batches.append(MicroBatch(np.pad(ids, missing), targets, 0))
         return batches
 
-    # -- one step -----------------------------------------------------------------------------
-
     def _train_step(self) -> tuple[dict[str, Any], bool]:
-        """One optimizer step; returns its metrics and whether all ranks shall stop."""
+        """Take one optimizer step; return its metrics and whether all ranks stop."""
         config, started = self.config, time.perf_counter()
         sent_before = self.mesh.bytes_sent()
         learning_rate = self._learning_rate(self.step)
@@ -218,7 +207,9 @@ class Trainer:
         waited = time.perf_counter()
         self._control.all_reduce(status, label="loss")
         comm_s = self.parallel.waited + time.perf_counter() - waited
-        self._check_finite(float(status[0]), not status[2])
+        if status[2] or not math.isfinite(status[0]):  # on all ranks, in the same step
+            what = "gradient" if math.isfinite(status[0]) else "loss"
+            raise self._non_finite(self.step + 1, f"the {what} is not finite")
         self.parallel.update(learning_rate)
         self.step += 1
         agreed = self.step % config.local_steps == 0
@@ -238,41 +229,25 @@ class Trainer:
         return row, bool(status[1]) and agreed
 
     def _gradients(self) -> float:
-        """Forward and backward of this rank's share; its part of the loss."""
+        """Run forward and backward of this rank's share; return its part of the loss."""
         config, batches = self.config, []
         for number in range(config.accumulate):
             skip, count = share(self._count, config.accumulate, number)
             first = self._first + skip
-            ids, targets = training_batch(
-                self.corpus,
-                config.block_size,
-                config.batch_size,
-                config.seed,
-                self.step,
-                first,
-                count,
-            )
+            sizes = config.block_size, config.batch_size
+            ids, targets = training_batch(self.corpus, *sizes, config.seed, self.step, first, count)
             batches.append(MicroBatch(ids, targets, first))
         scale = self._replicas / (config.batch_size * config.block_size)
         return self.parallel.gradients(batches, Step(config.seed, self.step, scale))
 
     def _clip(self) -> float | None:
-        """The norm of the gradients; None if nobody waits for all of them."""
+        """The norm of the gradients; None with priority, which does not wait for all of them."""
         if self.config.priority:
             return None
-        if self.config.clip:
-            return self.parallel.clip(self.config.clip)
-        return self.parallel.norm()
-
-    def _check_finite(self, loss: float, gradients: bool) -> None:
-        """All ranks were told the same, so all raise in the same step."""
-        if math.isfinite(loss) and gradients:
-            return
-        what = "gradient" if math.isfinite(loss) else "loss"
-        raise self._non_finite(self.step + 1, f"the {what} is not finite")
+        return self.parallel.clip(self.config.clip) if self.config.clip else self.parallel.norm()
 
     def _check_weights(self) -> None:
-        """What is going to be saved has to be finite (a collective)."""
+        """Raise NonFinite unless all that would be saved is finite (a collective)."""
         self.parallel.complete()
         if not all_finite(self.world, self.parallel.shards, self.parallel.optimizers):
             raise self._non_finite(self.step, "the update is not finite")
@@ -285,8 +260,6 @@ class Trainer:
         where = blame(self.world, self.parallel.shards, self.parallel.numbers)
         return NonFinite(f"step {step}: {what}; {where}; nothing of this step was saved; {good}")
 
-    # -- around it ----------------------------------------------------------------------------
-
     def _write_metrics(self, row: dict[str, Any]) -> None:
         if self.world.rank:
             return
@@ -296,10 +269,9 @@ class Trainer:
                 file.write(json.dumps(row) + "\n")
         self._report(row)
 
-    def _cut_metrics(self) -> None:
-        """Drop the rows after the checkpoint: these steps will be taken again."""
-        assert self.folder is not None
-        path = self.folder / METRICS
+    def _cut_metrics(self, folder: Path) -> None:
+        """Drop the rows after the checkpoint; these steps will be taken again."""
+        path = folder / METRICS
         if path.is_file():
             rows = path.read_text(errors="replace").splitlines(keepends=True)
             temporary = path.with_suffix(".tmp")
@@ -309,11 +281,7 @@ class Trainer:
     def _catch_signals(self) -> dict[signal.Signals, Any]:
         if threading.current_thread() is not threading.main_thread():
             return {}
-
-        def handler(number: int, frame: FrameType | None) -> None:
-            self.stop()
-
-        return {number: signal.signal(number, handler) for number in STOPS}
+        return {number: signal.signal(number, lambda *_: self.stop()) for number in STOPS}
 
 
 def _is_up_to(row: str, step: int) -> bool:

@@ -60,5 +60,5 @@ def test_a_tokenizer_json(tmp_path):
     assert tokenizer.decode([0, 1]) == "one two"
     assert "".join(as_text(tokenizer, [0, 1, 1])) == "one two two"
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(TokenizerError, match="is no tokenizer"):
+    with pytest.raises(TokenizerError, match="is not a tokenizer"):
         load_tokenizer(tmp_path, 3)

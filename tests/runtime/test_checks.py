@@ -7,7 +7,7 @@ from ringlet.nn import FlatParameters, Linear
 from ringlet.nn.optim import SGD
 from ringlet.runtime.checkpoint.manifest import CheckpointError
 from ringlet.runtime.checkpoint.state import TrainingState
-from ringlet.runtime.training.agreement import check_same_data, check_shared
+from ringlet.runtime.training.checks import check_same_data, check_shared
 from ringlet.runtime.training.corpus import Corpus, DataError
 
 
