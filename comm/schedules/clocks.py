@@ -54,11 +54,11 @@ class Rounds:
     """
 
     def __init__(self, size: int, ports: int = 1, together: bool = False) -> None:
-        self._clocks = Clocks(size, ports)
-        self._together = together
-        # By rank, the last message sent: (peer, ready at, left at); and the last received.
-        self._sent: list[tuple[int, float, int]] = [(-1, 0, 0)] * size
-        self._received: list[tuple[int, int, int]] = [(-1, 0, 0)] * size
+        self._clocks, self._together = Clocks(size, ports), together
+        # By rank, the last message sent and received: (its group, its round). The slots of a group
+        # have the same peer and were ready, or travelled, at the same time.
+        self._sent: list[tuple[object, int]] = [(None, 0)] * size
+        self._received: list[tuple[object, int]] = [(None, 0)] * size
         self.last = 0
 
     def now(self, rank: int) -> int:
@@ -67,18 +67,15 @@ class Rounds:
 
     def send(self, rank: int, peer: int) -> int:
         """The round in which the message travels."""
-        now = self._clocks.now[rank]
-        if not self._together or self._sent[rank][:2] != (peer, now):
-            self._sent[rank] = (peer, now, round(self._clocks.send(rank, 1)))
-        left = self._sent[rank][2]
-        self.last = max(self.last, left)
-        return left
+        group = (peer, self._clocks.now[rank])
+        if not self._together or self._sent[rank][0] != group:
+            self._sent[rank] = group, round(self._clocks.send(rank, 1))
+        return self._sent[rank][1]
 
     def receive(self, rank: int, peer: int, arrival: int) -> int:
         """The round after which the rank has the message."""
-        if not self._together or self._received[rank][:2] != (peer, arrival):
-            there = round(self._clocks.receive(rank, arrival, 1))
-            self._received[rank] = (peer, arrival, there)
-        there = self._received[rank][2]
-        self.last = max(self.last, there)
-        return there
+        group = (peer, arrival)
+        if not self._together or self._received[rank][0] != group:
+            self._received[rank] = group, round(self._clocks.receive(rank, arrival, 1))
+        self.last = max(self.last, self._received[rank][1])
+        return self._received[rank][1]

@@ -47,19 +47,17 @@ class Action(NamedTuple):
 
     def needs(self, stages: int) -> "Action | None":
         """The receive that F, B or I needs from another stage; None: it needs none."""
-        if self.kind == "F" and self.stage > 0:
-            return self._replace(kind="RECV_F")
-        if self.kind in ("B", "I") and self.stage < stages - 1:
-            return self._replace(kind="RECV_B")
-        return None
+        return self._transfer("RECV", stages)
 
     def gives(self, stages: int) -> "Action | None":
         """The send of what F, B or I makes for another stage; None: it makes nothing for one."""
-        if self.kind == "F" and self.stage < stages - 1:
-            return self._replace(kind="SEND_F")
-        if self.kind in ("B", "I") and self.stage > 0:
-            return self._replace(kind="SEND_B")
-        return None
+        return self._transfer("SEND", stages)
+
+    def _transfer(self, way: str, stages: int) -> "Action | None":
+        if self.kind == "W":
+            return None
+        transfer = self._replace(kind=f"{way}_{'F' if self.kind == 'F' else 'B'}")
+        return transfer if 0 <= transfer.other_end.stage < stages else None
 
 
 Queues: TypeAlias = "defaultdict[tuple[int, int, str] | None, deque[Action]]"
