@@ -1,7 +1,8 @@
 """Which arrays may be sent and combined, and their memory as contiguous 1-D arrays."""
 
-from collections.abc import Sequence
-from functools import lru_cache
+import contextvars
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any, TypeAlias
 
@@ -76,14 +77,32 @@ def working_dtype(dtype: np.dtype[Any], op: str) -> np.dtype[Any]:
     return dtype
 
 
-def overflow_allowed() -> "np.errstate":
-    """An overflow or a NaN in the ranks' data is a result, not a mistake of this rank."""
-    return np.errstate(over="ignore", invalid="ignore")
+overflow_allowed = partial(np.errstate, over="ignore", invalid="ignore")
+"""A context: an overflow or a NaN in the ranks' data is a result, not a mistake of this rank."""
+
+
+def quiet_runner() -> Callable[..., None]:
+    """run(function, *arguments), as in `overflow_allowed` but faster; for one thread at a time.
+
+    NumPy 2 keeps what it does with errors in a context variable.
+    """
+    if not np.lib.NumpyVersion(np.__version__) >= "2.0.0":
+        return _run_quietly
+    context = contextvars.Context()
+    context.run(np.seterr, over="ignore", invalid="ignore")
+    return context.run
+
+
+def _run_quietly(function: Callable[..., None], *arguments: Any) -> None:
+    with overflow_allowed():
+        function(*arguments)
 
 
 def flat(x: Array) -> Array:
     """The array as contiguous 1-D memory, in C order: a view where possible, else a copy."""
-    return x.reshape(-1) if x.flags.c_contiguous else np.ascontiguousarray(x).reshape(-1)
+    if not x.flags.c_contiguous:
+        x = np.ascontiguousarray(x)
+    return x if x.ndim == 1 else x.reshape(-1)
 
 
 def parts(x: Array, count: int) -> list[Array]:

@@ -56,6 +56,7 @@ class Group:
     def __init__(self, channel: Channel, progress: Progress) -> None:
         self._channel, self._progress = channel, progress
         self._endpoint = channel.endpoint
+        self._has_pins = bool(channel.context.policy.pins)
         self._transfers = Transfers(channel)
         self._splits: dict[tuple[int, ...], int] = {}
         self.memory = Memory(channel, self._among)
@@ -333,35 +334,29 @@ class Group:
         options: Options,
     ) -> Any:
         """Run a collective in this thread, or on the progress thread behind the earlier ones."""
-        channel, faults, algorithm = self._channel, self._endpoint.faults, ""
+        channel, faults = self._channel, self._endpoint.faults
         count = 0 if faults is None else faults.called(signature.operation)
-        if options.get("algorithm"):
-            algorithm = self._asked_for(signature.operation, options["algorithm"])
+        timeout, label, algorithm, async_op = channel.context.timeout, "", "", False
+        if options:
+            timeout = self._timeout(options.get("timeout"))
+            label, async_op = options.get("label", ""), options.get("async_op", False)
+            algorithm = options.get("algorithm", "")
+        if algorithm:
+            algorithm = self._asked_for(signature.operation, algorithm)
             detail = ", ".join(filter(None, (signature.detail, algorithm)))
             signature = signature._replace(detail=detail)
-        elif channel.sockets.choice.policy.pins:
+        elif self._has_pins:
             algorithm = channel.sockets.choice.pinned(signature.operation)
-        timeout, itemsize = options.get("timeout"), _itemsize(signature.dtype)
-        operation = Operation(
-            channel,
-            signature,
-            channel.next_collective(signature),
-            channel.context.timeout if timeout is None else timeout,
-            options.get("label", ""),
-            nbytes,
-            channel.route(itemsize, algorithm),
-            algorithm,
-        )
+        record = channel.next_collective(signature)
+        operation = Operation(channel, signature, record, timeout, label, nbytes, algorithm)
         program = body(operation, *arguments)
         if faults is not None:
             program = faults.through(signature.operation, count, program)
-        if channel.pending or options.get("async_op"):
+        if channel.pending or async_op:
             self._progress.submit(operation, program)
             work = ProgressWork(operation)
-            return work if options.get("async_op") else work.wait()
-        operation.start(program)
-        operation.complete()
-        return operation.outcome()
+            return work if async_op else work.wait()
+        return operation.drive(program)
 
     def _asked_for(self, operation: str, text: str) -> str:
         """The algorithm of this name; raises ValueError if this group cannot use it."""
@@ -410,8 +405,3 @@ def _signature(
         check_op(dtype, op)
     at_root = "" if root is None else f"root {root}"
     return Signature(operation, dtype.str, shape, ", ".join(filter(None, (op, at_root))))
-
-
-@lru_cache(maxsize=1024)
-def _itemsize(dtype: str) -> int:
-    return np.dtype(dtype).itemsize if dtype else 0

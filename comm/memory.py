@@ -36,7 +36,7 @@ class Memory:
         if channel.endpoint.one_machine(channel.ranks):
             control = open_control_block(self.side(), parent)
             if control is not None:
-                channel.shared = SharedMemory(control, channel.context.regions)
+                channel.use_memory(SharedMemory(control, channel.context.regions, channel.sockets))
         if channel.shared is None and (channel.sockets.choice.per_host or 1) > 1:
             self._open_hierarchy()
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeAlias
 
 from ringlet.comm.signature import Signature
 from ringlet.comm.stats import Traffic
+from ringlet.comm.task import Task
 
 Action: TypeAlias = Callable[[], None]
 
@@ -63,6 +64,16 @@ class Call(Protocol):
 
     def tell(self) -> None:
         """Tell the group at once what this rank waits in."""
+
+
+class Transport(Protocol):
+    """A way to run tasks among the ranks of a group."""
+
+    def run(self, call: Any, task: Task, algorithm: str = "") -> Program:
+        """Run the task for a call, by the algorithm if one is named."""
+
+    def learn(self, call: Any, root: int, algorithm: str = "") -> Program:
+        """What the root's scatter is, on all ranks: a Signature."""
 
 
 class ErrorWait:

@@ -1,7 +1,7 @@
 """What was sent and received: bytes, messages and seconds, by operation and by peer."""
 
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 
@@ -15,45 +15,47 @@ class Traffic:
     bytes_received: int = 0
 
 
-@dataclass
-class OperationStats(Traffic):
-    """All calls of one operation; `seconds` from issue to end, summed over the calls."""
-
-    calls: int = 0
-    seconds: float = 0.0
-
-
 class Stats:
     """The counters of one group on this rank."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._operations: dict[str, OperationStats] = {}
-        self._peers: dict[int, Traffic] = {}
+        self._calls: dict[str, list[float]] = {}  # how many calls, and their seconds
+        self._traffic: dict[tuple[str, int], Traffic] = {}  # by operation and peer
 
     def count(self, operation: str, seconds: float, traffic: list[dict[int, Traffic]]) -> None:
         """Add one ended call with its traffic by peer."""
         with self._lock:
-            total = self._operations.get(operation)
-            if total is None:
-                total = self._operations[operation] = OperationStats()
-            total.calls += 1
-            total.seconds += seconds
+            calls = self._calls.setdefault(operation, [0, 0.0])
+            calls[0] += 1
+            calls[1] += seconds
             for by_peer in traffic:
                 for peer, part in by_peer.items():
-                    with_peer = self._peers.get(peer)
-                    if with_peer is None:
-                        with_peer = self._peers[peer] = Traffic()
-                    for counter in (total, with_peer):
-                        counter.messages_sent += part.messages_sent
-                        counter.bytes_sent += part.bytes_sent
-                        counter.messages_received += part.messages_received
-                        counter.bytes_received += part.bytes_received
+                    total = self._traffic.get((operation, peer))
+                    if total is None:
+                        total = self._traffic[operation, peer] = Traffic()
+                    total.messages_sent += part.messages_sent
+                    total.bytes_sent += part.bytes_sent
+                    total.messages_received += part.messages_received
+                    total.bytes_received += part.bytes_received
 
     def snapshot(self) -> dict[str, Any]:
         """{"operations": {name: {calls, seconds, bytes_sent, ...}}, "peers": {rank: {...}}}."""
         with self._lock:
-            return {
-                "operations": {name: asdict(part) for name, part in self._operations.items()},
-                "peers": {rank: asdict(part) for rank, part in self._peers.items()},
+            operations = {
+                name: {**asdict(self._sum(operation=name)), "calls": int(calls), "seconds": seconds}
+                for name, (calls, seconds) in self._calls.items()
             }
+            peers = sorted({peer for _, peer in self._traffic})
+            return {
+                "operations": operations,
+                "peers": {peer: asdict(self._sum(peer=peer)) for peer in peers},
+            }
+
+    def _sum(self, operation: str | None = None, peer: int | None = None) -> Traffic:
+        parts = [
+            part
+            for (name, rank), part in self._traffic.items()
+            if operation in (None, name) and peer in (None, rank)
+        ]
+        return Traffic(*(sum(numbers) for numbers in zip(*map(astuple, parts), strict=True)))

@@ -2,33 +2,20 @@
 
 import time
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from ringlet.comm.calls.hierarchy import Hierarchy
 from ringlet.comm.calls.recorder import Record, Recorder
 from ringlet.comm.errors import CommError
-from ringlet.comm.protocols import Program
+from ringlet.comm.protocols import Transport
 from ringlet.comm.schedules.choice import SHARED, Choice, Policy
 from ringlet.comm.schedules.links import Links
 from ringlet.comm.shared.regions import Regions
 from ringlet.comm.shared.transport import SharedMemory
 from ringlet.comm.signature import Signature
 from ringlet.comm.sockets.endpoint import Endpoint
-from ringlet.comm.sockets.messages import MessageCall
 from ringlet.comm.sockets.transport import Sockets
 from ringlet.comm.sockets.wire import COLLECTIVE
 from ringlet.comm.stats import Stats
-from ringlet.comm.task import Task
-
-
-class Transport(Protocol):
-    """A way to run tasks among the ranks of a group."""
-
-    def run(self, call: MessageCall, task: Task, algorithm: str = "") -> Program:
-        """Run the task, by the algorithm if one is named."""
-
-    def learn(self, call: MessageCall, root: int, algorithm: str = "") -> Program:
-        """What the root's scatter is, on all ranks."""
 
 
 @dataclass
@@ -61,6 +48,7 @@ class Channel:
         self.hosts = self.endpoint.hosts_of(ranks)
         choice = Choice(self.hosts, context.policy, context.links)
         self.sockets = Sockets(self.endpoint, id, ranks, choice)
+        self.transport: Transport = self.sockets
         self.shared: SharedMemory | None = None  # when all ranks are on one host
         self.hierarchy: Hierarchy | None = None  # when hosts share memory, each for itself
         self.pending = 0  # asynchronous collectives that have not ended
@@ -77,7 +65,8 @@ class Channel:
 
     def use_hierarchy(self, inside: SharedMemory, across: "Channel") -> None:
         """Run on shared memory what is done among the ranks of one host."""
-        self.sockets = self.hierarchy = Hierarchy(self.sockets, inside, across.sockets)
+        self.hierarchy = Hierarchy(self.sockets, inside, across.sockets)
+        self.transport = self.sockets = self.hierarchy
         self.choose_anew()
 
     def choose_anew(self) -> None:
@@ -89,12 +78,13 @@ class Channel:
             hosts = self.endpoint.hosts_of(hierarchy.across.ranks)
             hierarchy.across.choice = Choice(hosts, context.policy, context.links)
 
-    def route(self, itemsize: int, algorithm: str = "") -> Transport:
-        """What runs a call on elements of this size, by the algorithm if one is named."""
-        shared = self.shared
-        if shared is not None and itemsize <= shared.most_itemsize and algorithm in ("", SHARED):
-            return shared
-        return self.sockets
+    def use_memory(self, shared: SharedMemory) -> None:
+        """Run on shared memory from now on: all ranks are on one host."""
+        self.transport = self.shared = shared
+
+    def transport_of(self, algorithm: str) -> Transport:
+        """What runs the algorithm."""
+        return self.transport if algorithm == SHARED else self.sockets
 
     def next_collective(self, signature: Signature) -> Record:
         """Count a collective, and remember it; raises what broke the group, if something did."""

@@ -12,14 +12,15 @@ from ringlet.comm.protocols import Program
 from ringlet.comm.sockets.wire import allocate
 from ringlet.comm.task import Task
 
-NOTHING = np.empty(0, np.uint8)
+BARRIER = Task("barrier", np.empty(0, np.uint8), np.empty(0, np.uint8))
 
 
 def all_reduce(call: Operation, x: Array, op: str) -> Program:
     """In place; returns `x`."""
     data = flat(x)
     yield from call.transport.run(call, Task("all_reduce", data, data, op), call.algorithm)
-    store(x, data)
+    if not x.flags.c_contiguous:
+        store(x, data)
     return x
 
 
@@ -98,15 +99,14 @@ def scatter(call: Operation, x: Array | None, root: int) -> Program:
     else:
         result = allocate(call.signature._replace(shape=call.signature.shape[1:]))
         source = _placeholder(result, size)
-    transport = call.channel.route(result.itemsize, call.algorithm)
     task = Task("scatter", source, result.reshape(-1), root=root)
-    yield from transport.run(call, task, call.algorithm)
+    yield from call.transport.run(call, task, call.algorithm)
     return result
 
 
 def barrier(call: Operation) -> Program:
     """Nothing but a fence, or messages without content."""
-    yield from call.transport.run(call, Task("barrier", NOTHING, NOTHING), call.algorithm)
+    return call.transport.run(call, BARRIER, call.algorithm)
 
 
 def _placeholder(row: Array, size: int) -> Array:

@@ -64,9 +64,10 @@ class Diagnosis:
             self.notice_at = now + NOTICE_EVERY_S
             self._tell(now)
 
-    def ended(self, error: BaseException | None) -> None:
-        """The wait is over: what was told of it would be believed for a while, and circles seen."""
-        if self._told and error is None:
+    def ended(self) -> None:
+        """The call ended well: what was told of its wait would be believed for a while, and circles
+        be seen in it."""
+        if self._told:
             operation = self._operation
             self._notify("resumed", (self._channel.id, operation.stream, operation.sequence))
 

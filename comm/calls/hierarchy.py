@@ -29,7 +29,7 @@ class Hierarchy(Sockets):
     ) -> Program:
         """The algorithm of this name."""
         data = memory[0]
-        if name != "hierarchical" or data is None or data.itemsize > self._inside.most_itemsize:
+        if name != "hierarchical" or data is None or not self._inside.takes(data.itemsize):
             yield from super().take(call, task, memory, name)
             return
         control, op = self._inside.control, "sum" if task.op == "mean" else task.op

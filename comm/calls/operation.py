@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from ringlet.comm.calls.agreement import check_agreement, check_header, is_repeated
-from ringlet.comm.calls.channel import Channel, Transport
+from ringlet.comm.calls.channel import Channel
 from ringlet.comm.calls.diagnosis import Diagnosis, describe
 from ringlet.comm.calls.recorder import (
     ENDED,
@@ -31,9 +31,17 @@ class _CallerTimeout(Exception):
 class Operation:
     """A call in flight on a channel. `result` or `error` is set once `finished` is.
 
-    `record` is its entry in the flight recorder; `nbytes` and `label` are for errors; `transport`
-    and `algorithm` are how a collective runs.
+    `record` is its entry in the flight recorder; `nbytes` and `label` are for errors;
+    `algorithm`, if there is one, is how a collective is to run.
     """
+
+    result: Any = None
+    error: BaseException | None = None
+    finished = False
+    waiting_for: Wait | None = None
+    _diagnosis: Diagnosis | None = None  # made when a wait lasts
+    _program: Program | None = None
+    _end_seen: threading.Event | None = None  # made for those that other threads await
 
     def __init__(
         self,
@@ -43,22 +51,14 @@ class Operation:
         timeout: float,
         label: str = "",
         nbytes: int = 0,
-        transport: Transport | None = None,
         algorithm: str = "",
     ) -> None:
         self.channel, self.signature, self.label, self.nbytes = channel, signature, label, nbytes
-        self.timeout = timeout
-        self.transport, self.algorithm = transport or channel.sockets, algorithm
+        self.timeout, self.algorithm = timeout, algorithm
+        self.transport = channel.transport_of(algorithm) if algorithm else channel.transport
         self.sequence, self.stream, self.started = record[SEQUENCE], record[STREAM], record[ISSUED]
-        self.result: Any = None
-        self.error: BaseException | None = None
-        self.finished = False
-        self.waiting_for: Wait | None = None
         self.traffic: list[dict[int, Traffic]] = []
-        self._diagnosis: Diagnosis | None = None  # made when a wait lasts
         self._record = record
-        self._program: Program | None = None
-        self._end_seen: threading.Event | None = None  # made for those that other threads await
         record[OPERATION] = self
 
     # -- driving ------------------------------------------------------------------------------
@@ -67,6 +67,26 @@ class Operation:
         """Run the program up to its first wait."""
         self._program = program
         self._advance(None)
+
+    def drive(self, program: Program) -> Any:
+        """Run the program to its end, waiting as needed; returns its result or raises its error."""
+        send, value = program.send, None
+        try:
+            while True:
+                wait = send(value)
+                if not wait.soon():
+                    self._program, self.waiting_for = program, wait
+                    while not (self._wait(wait, None) and wait.ready()):
+                        if self.error is not None:
+                            raise self.error
+                value = wait.take() if wait.brings else None
+        except StopIteration as stop:
+            self._end_well()
+            return stop.value
+        except BaseException as error:
+            if not self.finished:
+                self._end(error)
+            raise
 
     def share(self) -> None:
         """Prepare for `wait_for_end`: another thread will drive this."""
@@ -138,21 +158,27 @@ class Operation:
 
     def _end(self, error: BaseException | None) -> None:
         self.error, self._program, self.waiting_for = error, None, None
-        record, now = self._record, time.monotonic()
-        record[ENDED], record[OPERATION] = now, None
-        if self._diagnosis is not None:
-            self._diagnosis.ended(error)
-        if error is not None:
-            record[ERROR] = type(error).__name__
+        if error is None:
+            self._end_well()
+        else:
             self._end_badly(error)
-        elif self.stream == COLLECTIVE:
-            self.channel.last_met = record
-        self.channel.stats.count(self.signature.operation, now - self.started, self.traffic)
         self.finished = True
         if self._end_seen is not None:
             self._end_seen.set()
 
+    def _end_well(self) -> None:
+        channel, record, now = self.channel, self._record, time.monotonic()
+        record[ENDED], record[OPERATION] = now, None
+        if self._diagnosis is not None:
+            self._diagnosis.ended()
+        if self.stream == COLLECTIVE:
+            channel.last_met = record
+        channel.stats.count(self.signature.operation, now - self.started, self.traffic)
+
     def _end_badly(self, error: BaseException) -> None:
+        record, now = self._record, time.monotonic()
+        record[ENDED], record[ERROR], record[OPERATION] = now, type(error).__name__, None
+        self.channel.stats.count(self.signature.operation, now - self.started, self.traffic)
         if self.stream == COLLECTIVE:
             self.channel.break_off(error)
         # Tracebacks show notes below the message, which stays as short as it is.

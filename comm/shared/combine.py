@@ -38,35 +38,30 @@ def block_elements(itemsize: int, arrays: int) -> int:
 class Combiner:
     """Combines blocks of `arrays` arrays of a dtype in their order; float16 sums in float32.
 
+    `is_ufunc`: it does what `ufunc` does with two arrays, and nothing else.
+
     For one call at a time: partial results lie in memory of its own. To be called in the context
     of `overflow_allowed`.
     """
 
     def __init__(self, op: str, dtype: np.dtype[Any], arrays: int) -> None:
         self.dtype = dtype
-        self._ufunc, wide = REDUCTIONS[op], working_dtype(dtype, op)
+        self.ufunc, wide = REDUCTIONS[op], working_dtype(dtype, op)
         self._mean, self._arrays, self._plain = op == "mean", arrays, wide == dtype
+        self.is_ufunc = self._plain and arrays == 2 and not self._mean
         self._wide: dict[str, Any] = {} if self._plain else {"dtype": wide}
         self._partial = np.empty(0, wide)
 
     def __call__(self, out: Array, sources: Sequence[Array]) -> None:
         """out = sources[0] op sources[1] op ..., where `out` may be one of them."""
-        if self._plain and self._arrays == 2:
-            self._ufunc(sources[0], sources[1], out=out)
-            first = out
-        else:
-            first = self._combine_many(out, sources)
-        if self._mean:
-            np.divide(first, self._arrays, out=first)
-        if first is not out:
-            np.copyto(out, first, casting="same_kind")
-
-    def _combine_many(self, out: Array, sources: Sequence[Array]) -> Array:
-        if self._partial.size < out.size:
+        if self._partial.size < out.size and not (self._plain and self._arrays == 2):
             self._partial = np.empty(out.size, self._partial.dtype)
         first, partial = sources[0], self._partial[: out.size]
         for number in range(1, self._arrays):
             into = out if self._plain and number == self._arrays - 1 else partial
-            self._ufunc(first, sources[number], out=into, **self._wide)
+            self.ufunc(first, sources[number], out=into, **self._wide)
             first = into
-        return first
+        if self._mean:
+            np.divide(first, self._arrays, out=first)
+        if not self._plain:
+            np.copyto(out, first, casting="same_kind")

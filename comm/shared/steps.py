@@ -35,16 +35,12 @@ class Peers(NamedTuple):
 class Step(Protocol):
     """One move, or one block of it."""
 
-    combines: bool
-
     def __call__(self, own: Own, peers: Peers | None) -> None:
         """Do it."""
 
 
 class CopyStep:
     """target = source."""
-
-    combines = False
 
     def __init__(self, target: Operand, source: Operand) -> None:
         self._target, self._source = target, source
@@ -61,8 +57,6 @@ class CopyStep:
 class CombineStep:
     """target = sources[0] op sources[1] op ..., and then every copy = target."""
 
-    combines = True
-
     def __init__(
         self, combine: Combiner, target: Operand, sources: list[Operand], copies: list[Array]
     ) -> None:
@@ -78,10 +72,32 @@ class CombineStep:
             np.copyto(copy, out)
 
 
+class PairStep:
+    """target = first op second, where one ufunc does it."""
+
+    def __init__(
+        self, ufunc: np.ufunc, target: tuple[int, slice], first: Operand, second: Operand
+    ) -> None:
+        self._ufunc, self._target, self._first, self._second = ufunc, target, first, second
+        # NumPy need not look for overlaps where the result goes into an operand itself.
+        self._in_first = isinstance(first, tuple) and first == target
+        self._in_second = isinstance(second, tuple) and second == target
+
+    def __call__(self, own: Own, peers: Peers | None) -> None:
+        """See the class."""
+        first, second, target = self._first, self._second, self._target
+        a = own[first[0]][first[1]] if isinstance(first, tuple) else first
+        b = own[second[0]][second[1]] if isinstance(second, tuple) else second
+        if self._in_first:
+            self._ufunc(a, b, out=a)
+        elif self._in_second:
+            self._ufunc(a, b, out=b)
+        else:
+            self._ufunc(a, b, out=own[target[0]][target[1]])
+
+
 class ReadStep:
     """target = an array of a peer's, read through the kernel; `offset` is in bytes."""
-
-    combines = False
 
     def __init__(
         self, processes: ProcessMemory, target: tuple[int, slice], peer: int, offset: int
@@ -99,8 +115,6 @@ class ReadStep:
 class AttachedStep:
     """target = this rank's source combined with the peers', which the kernel reads; if `shares`,
     the result is stored in theirs, too."""
-
-    combines = True
 
     def __init__(
         self,
@@ -128,11 +142,9 @@ class AttachedStep:
 
 
 class Stretch(NamedTuple):
-    """What is done between two fences. `combines` is whether it does arithmetic, `last` whether no
-    fence follows."""
+    """What is done between two fences; `last` is whether no fence follows."""
 
     steps: list[Step]
-    combines: bool
     last: bool
 
 
@@ -152,6 +164,9 @@ def bind(
         own = next(span for span in move.targets if span.rank == rank)
         others = [view(span) for span in move.targets if span is not own]
         copies = [copy for copy in others if not isinstance(copy, tuple)]
+        if combiner.is_ufunc and not copies:
+            part = own.memory, slice(own.start, own.stop)
+            return PairStep(combiner.ufunc, part, sources[0], sources[1])
         return CombineStep(combiner, view(own), sources, copies)
 
     return _stretches([[step(move) for move in moves] for moves in stretches])
@@ -184,7 +199,4 @@ def bind_attached(
 
 
 def _stretches(steps: list[list[Step]]) -> list[Stretch]:
-    last = len(steps) - 1
-    return [
-        Stretch(own, any(step.combines for step in own), at == last) for at, own in enumerate(steps)
-    ]
+    return [Stretch(own, at == len(steps) - 1) for at, own in enumerate(steps)]

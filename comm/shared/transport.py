@@ -7,13 +7,13 @@ arrays lie, at its first fence, and is the same on all.
 
 import hashlib
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 import numpy as np
 
-from ringlet.comm.arrays import Array, address_of, overflow_allowed
-from ringlet.comm.protocols import Call, ErrorWait, Program
+from ringlet.comm.arrays import Array, address_of, quiet_runner
+from ringlet.comm.protocols import Call, ErrorWait, Program, Transport
 from ringlet.comm.schedules.direct import AREAS, transfers
 from ringlet.comm.shared.attach import AttachedCombiner, Vanished
 from ringlet.comm.shared.combine import Combiner, block_elements
@@ -29,7 +29,7 @@ from ringlet.comm.shared.lower import (
     lower_staged,
 )
 from ringlet.comm.shared.regions import UNREGISTERED, Regions
-from ringlet.comm.shared.steps import Operand, Peers, Stretch, bind, bind_attached
+from ringlet.comm.shared.steps import Operand, Peers, Step, Stretch, bind, bind_attached
 from ringlet.comm.signature import Signature
 from ringlet.comm.stats import Traffic
 from ringlet.comm.task import Task
@@ -48,6 +48,14 @@ MOST_KEPT = 18
 """Steps of more stretches are made anew in each call: beside the work they cost little."""
 
 
+class Staged(NamedTuple):
+    """The steps of a staged call before its first fence, and after; and the area used last."""
+
+    first: list[Step]
+    rest: list[Stretch]
+    area: int
+
+
 class Prepared:
     """What one kind of call needs, made once.
 
@@ -58,17 +66,20 @@ class Prepared:
     def __init__(self, shape: Shape, number: int, simple: bool, exposed: bool) -> None:
         self.shape, self.number, self.simple, self.exposed = shape, number, simple, exposed
         self.traffic: dict[int, Traffic] = {}
-        self.staged: dict[int, list[Stretch]] = {}  # by the area used first
+        self.staged: dict[int, Staged] = {}  # by the area used first
         self.attached: list[Stretch] = []
         self.registered: dict[tuple[tuple[int, int], ...], list[Stretch]] = {}  # by all places
 
 
 class SharedMemory:
-    """The transport of one group whose ranks share memory. For one call at a time."""
+    """The transport of one group whose ranks share memory. For one call at a time.
 
-    def __init__(self, control: ControlBlock, regions: Regions) -> None:
-        self.control, self._regions = control, regions
-        self.most_itemsize = STAGE_BYTES // control.size  # larger ones do not fit into the areas
+    Elements too large for the staging areas go `otherwise`.
+    """
+
+    def __init__(self, control: ControlBlock, regions: Regions, otherwise: Transport) -> None:
+        self.control, self._regions, self._otherwise = control, regions, otherwise
+        self._run = quiet_runner()
         self._prepared: dict[tuple[Any, ...], Prepared] = {}
         self._combiners: dict[tuple[str, np.dtype[Any]], Combiner] = {}
         self.attach_from = ATTACH_BYTES
@@ -81,17 +92,27 @@ class SharedMemory:
     @attach_from.setter
     def attach_from(self, nbytes: int) -> None:
         self._attach_from = nbytes
+        self._prepared.clear()
         self._simple_below = min(WHOLE_BYTES + 1, nbytes)
+
+    def takes(self, itemsize: int) -> bool:
+        """Whether elements of this size fit into the staging areas."""
+        return itemsize * self.control.size <= STAGE_BYTES
 
     def run(self, call: Call, task: Task, algorithm: str = "") -> Program:
         """Run the task. When it returns every array may be written again, by everybody."""
         control, source, own = self.control, task.source, (task.source, task.result)
         simple = source.nbytes < self._simple_below
         place = UNREGISTERED if simple else self._regions.place(source)
-        key = (call.signature, task.operation, source.dtype, place, self._attach_from)
-        prepared = self._prepared.get(key) or self._prepare(key, call, task)
+        key = (call.signature, task.operation, place)
+        prepared = self._prepared.get(key)
+        if prepared is None:
+            if not self.takes(source.itemsize):
+                yield from self._otherwise.run(call, task)
+                return
+            prepared = self._prepare(key, call, task)
         call.traffic.append(prepared.traffic)
-        number = (prepared.number + call.sequence * 0x9E3779B97F4A7C15) % 2**64
+        number = prepared.number ^ call.sequence
         early = place == UNREGISTERED and not prepared.exposed
         try:
             stretches = self._stage(prepared, task) if early else None
@@ -115,14 +136,10 @@ class SharedMemory:
                     control.arrive()
                     yield control.fence
             assert stretches is not None
-            for steps, combines, last in stretches:
-                if combines:
-                    with overflow_allowed():
-                        for step in steps:
-                            step(own, peers)
-                else:
-                    for step in steps:
-                        step(own, peers)
+            run = self._run
+            for steps, last in stretches:
+                for step in steps:
+                    run(step, own, peers)
                 if not last:
                     control.arrive()
                     yield control.fence
@@ -137,7 +154,7 @@ class SharedMemory:
         control = self.control
         if control.rank == root:
             control.write_note(msgpack.packb(call.signature))
-        number = (_hash(call.signature) + call.sequence) % 2**64
+        number = ~_hash(call.signature) % 2**64 ^ call.sequence
         buffer = control.announce(number, *UNREGISTERED)
         yield control.fence
         if not control.agree(number, buffer):
@@ -166,26 +183,21 @@ class SharedMemory:
 
     def _stage(self, prepared: Prepared, task: Task) -> list[Stretch]:
         """Stage the first chunk; returns what is left to do after the next fence."""
-        shape, control = prepared.shape, self.control
+        control = self.control
         first = control.area ^ 1
-        stretches = prepared.staged.get(first)
-        if stretches is None:
-            stretches = self._make_staged(shape, first, task)
-            if len(stretches) <= MOST_KEPT:
-                prepared.staged[first] = stretches
-        if shape.operation == "all_reduce":
-            # It ends with a fence, so nobody uses either area: begin with the one in the cache.
-            control.area = 1
-        elif shape.operation != "barrier":
-            control.area = (first + len(stretches)) % AREAS
-        own = (task.source, task.result)
-        for step in stretches[0].steps:
-            step(own, None)
-        return stretches[1:]
+        steps, rest, control.area = prepared.staged.get(first) or self._make_staged(
+            prepared, first, task
+        )
+        for step in steps:
+            step((task.source, task.result), None)
+        return rest
 
-    def _make_staged(self, shape: Shape, first: int, task: Task) -> list[Stretch]:
+    def _make_staged(self, prepared: Prepared, first: int, task: Task) -> Staged:
+        shape = prepared.shape
         if shape.operation == "barrier":
-            return bind(lower_direct(shape), shape.rank, _own, None)
+            rest = bind(lower_direct(shape), shape.rank, _own, None)[1:]
+            staged = prepared.staged[first] = Staged([], rest, first ^ 1)  # it uses none
+            return staged
         control, dtype = self.control, task.source.dtype
         areas = [
             [_elements(control.staging(rank, area), dtype) for area in range(AREAS)]
@@ -198,7 +210,14 @@ class SharedMemory:
             return areas[span.rank][span.memory - AREA][span.start : span.stop]
 
         moves = lower_staged(shape, first, block_elements(shape.itemsize, shape.size))
-        return bind(moves, shape.rank, view, self._combiner(task))
+        stretches = bind(moves, shape.rank, view, self._combiner(task))
+        # An all-reduce ends with a fence, so nobody uses either area any more: begin with the one
+        # that is in the cache. The others use a fence for each chunk.
+        last = 1 if shape.operation == "all_reduce" else (first + len(stretches)) % AREAS
+        staged = Staged(stretches[0].steps, stretches[1:], last)
+        if len(stretches) <= MOST_KEPT:
+            prepared.staged[first] = staged
+        return staged
 
     def _reach_registered(
         self, prepared: Prepared, task: Task, places: tuple[tuple[int, int], ...]
