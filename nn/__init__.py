@@ -1,6 +1,8 @@
-"""Arrays that learn: autograd, layers, models and optimizers in NumPy.
+"""Arrays that learn: autograd, layers, models and optimizers in NumPy, under PyTorch's names.
 
-Names and semantics are PyTorch's. Nothing here knows any process but its own.
+It imports NumPy and the standard library (CuPy only on request) and knows a single process. Read
+autograd/ first, then module.py, layers/ and models/gpt.py, then flat.py and optim/. functional,
+init and random are public under these names; watch, anomaly and summary observe a model.
 """
 
 from ringlet.nn import functional, init, models, optim, random, summary  # noqa: F401

@@ -1,12 +1,12 @@
-"""Who computes with arrays, and where they live: NumPy on the host, or CuPy on a GPU.
+"""The library that computes with arrays, and where they live: NumPy on the host or CuPy on a GPU.
 
 A process has one backend, chosen once by `use`, before its first tensor. The operations take
-their functions from `xp`, whose names are those of the backend's own module: `xp.exp` is
-`numpy.exp` until then. It costs what the module itself would.
+their functions from `xp`, which has the names of the backend's own module: `xp.exp` is `numpy.exp`
+by default. A call costs no more than one of the module itself.
 
-What is computed with lives in the backend's memory. What says where (ids, targets, indices,
-positions, masks) may come from the host: it is checked there, where a look costs nothing, and
-then moved. Anything else goes from one to the other through `asarray` and `to_host` alone.
+Data lives in the backend's memory. Ids, targets, indices, positions and masks may come from the
+host: they are checked there, where reading them is free, and then moved. Everything else moves
+through `asarray` and `to_host` alone.
 """
 
 import contextlib
@@ -42,19 +42,19 @@ __all__ = [
 Array: TypeAlias = npt.NDArray[Any]
 
 LARGE_BLOCK = 1 << 24
-"""Elements for each block on a device: enough to keep it busy, few enough for scratch memory."""
+"""Elements in each block on a device: enough to keep it busy, few enough for scratch memory."""
 
 
 class BackendError(RuntimeError):
-    """The backend cannot be had, or another was chosen; the message says why."""
+    """The backend is not available, or another was chosen; the message says why."""
 
 
 class MixedArrays(TypeError):
-    """Arrays of the host and of the device met in one operation; the message names both."""
+    """Host and device arrays met in one operation; the message names both."""
 
 
 class Backend:
-    """NumPy: arrays live on the host, and nothing is ever moved."""
+    """NumPy: arrays live on the host and are never moved."""
 
     name = "numpy"
     on_device = False
@@ -67,24 +67,24 @@ class Backend:
         return np.asarray(data, dtype)
 
     def to_host(self, array: Array, out: Array | None = None) -> Array:
-        """The array in the host's memory, in `out` if it is given; waits until it is there."""
+        """The array in the host's memory, in `out` if given; waits until it has arrived."""
         if out is None:
             return array
         np.copyto(out, array)
         return out
 
     def pinned(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
-        """Memory of the host from and to which the device copies fastest; values are not set."""
+        """Host memory that the device copies from and to fastest; values are not set."""
         return np.empty(shape, dtype)
 
     def scatter_add(self, out: Array, index: Any, values: Array) -> None:
-        """Add `values` at the places that `index` names, which may name one more than once."""
+        """Add `values` at an index, in which elements may be repeated."""
         np.add.at(out, index, values)
 
     def sum_runs(self, rows: Array, starts: Array) -> Array:
         """The sums of neighbouring rows (N, C), from each of `starts` (R,) to the next: (R, C).
 
-        `starts` is the host's; it begins with 0 and grows.
+        `starts` is on the host; it begins with 0 and increases.
         """
         return np.add.reduceat(rows, starts, axis=0)
 
@@ -94,15 +94,15 @@ class Backend:
         return np.asarray(exact(x), np.float64)
 
     def block_size(self, elements: int) -> int:
-        """The size of blocks for loops that keep to the cache: what is best on a CPU."""
+        """The size of blocks for loops that stay in the cache, given the best one on a CPU."""
         return elements
 
     def synchronize(self) -> None:
-        """Wait until all that was asked for is computed."""
+        """Wait until all pending work is done."""
 
 
 class CuPy(Backend):
-    """CuPy: arrays live on one GPU, and the host waits only where it looks at a value."""
+    """CuPy: arrays live on one GPU, and the host waits only where it reads a value."""
 
     name = "cupy"
     on_device = True
@@ -117,7 +117,7 @@ class CuPy(Backend):
         cupy.cuda.Device(device % count).use()  # of the calling thread
 
     def asarray(self, data: Any, dtype: npt.DTypeLike | None = None) -> Array:
-        if isinstance(data, int | float):  # goes along with the kernel that writes it
+        if isinstance(data, int | float):  # passed with the kernel that writes it
             return self.module.full((), data, dtype or np.asarray(data).dtype)
         return self.module.asarray(data, dtype)
 
@@ -128,17 +128,17 @@ class CuPy(Backend):
         return self._extension.empty_pinned(shape, dtype)
 
     def scatter_add(self, out: Array, index: Any, values: Array) -> None:
-        """See Backend. Sums of several values at one place are in no fixed order."""
+        """The order of the sums at repeated elements is not fixed."""
         self.module.add.at(out, index, values)
 
     def sum_runs(self, rows: Array, starts: Array) -> Array:
-        """See Backend. `rows` is overwritten.
+        """`rows` is overwritten.
 
-        CuPy's reduceat takes differences of running sums, in which small rows drown, and its
-        add.at adds in any order. So pairs of neighbours are added, then pairs of pairs, ...
+        CuPy's reduceat takes differences of running sums, which lose small rows, and its add.at
+        adds in any order. So this adds pairs of neighbours, then pairs of pairs, and so on.
         """
         lengths = np.diff(starts, append=len(rows))
-        within = np.arange(len(rows)) - np.repeat(starts, lengths)  # the place in its run
+        within = np.arange(len(rows)) - np.repeat(starts, lengths)  # the index within its run
         left = np.repeat(lengths, lengths) - within
         distance = 1
         while distance < lengths.max():
@@ -152,7 +152,7 @@ class CuPy(Backend):
         return self._special.erf(x)
 
     def block_size(self, elements: int) -> int:
-        """See Backend: each call is a kernel, and the more it has to do the better."""
+        """Each call is a kernel, which should have much to do."""
         return max(elements, LARGE_BLOCK)
 
     def synchronize(self) -> None:
@@ -160,13 +160,13 @@ class CuPy(Backend):
 
 
 def find_gpus() -> int:
-    """How many there are; raises BackendError if there are none, or CuPy is not there."""
+    """The number of GPUs; raises BackendError if there are none, or no CuPy."""
     try:
         import cupy
     except ImportError as error:
         raise BackendError(
-            f"CuPy cannot be imported ({error}): pip install 'ringlet[cupy]' has the one for CUDA "
-            "12"
+            f"CuPy cannot be imported ({error}): pip install 'ringlet[cupy]' installs the one for "
+            "CUDA 12"
         ) from error
     try:
         count = int(cupy.cuda.runtime.getDeviceCount())
@@ -195,18 +195,18 @@ _install(_present)
 
 
 def use(name: str, device: int = 0) -> Backend:
-    """Compute with "numpy" or "cupy" from now on; to be called before the first tensor is made.
+    """Compute with "numpy" or "cupy" from now on; call it before creating the first tensor.
 
-    `device` is the number of the GPU, modulo how many there are: a local rank will do. Raises
-    BackendError if CuPy or a GPU is not there, or if another backend was chosen before.
+    `device` is the GPU's index, modulo their number: a local rank will do. Raises BackendError if
+    CuPy or a GPU is missing, or if another backend was chosen before.
     """
     global _was_chosen
     if name not in _KINDS:
-        raise BackendError(f"there is no backend {name!r}; there are {', '.join(_KINDS)}")
+        raise BackendError(f"unknown backend {name!r}; known are {', '.join(_KINDS)}")
     if name != _present.name:
         if _was_chosen:
             raise BackendError(
-                f"this process computes with {_present.name} already; {name} takes another process"
+                f"this process already computes with {_present.name}; {name} needs another process"
             )
         _install(CuPy(device) if name == "cupy" else Backend())
     _was_chosen = True
@@ -215,7 +215,7 @@ def use(name: str, device: int = 0) -> Backend:
 
 @contextlib.contextmanager
 def substituted(backend: Backend) -> Iterator[Backend]:
-    """Within it another backend is present: for tests, which run many in one process."""
+    """Use another backend inside the block: for tests, which use several in one process."""
     before = _present
     _install(backend)
     try:
@@ -235,13 +235,13 @@ def asarray(data: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> Array:
 
 
 def to_host(array: Any, out: Array | None = None) -> Array:
-    """An array as NumPy's: itself where it is one, unless `out` is given."""
+    """An array as NumPy's: itself if it is one and `out` is not given."""
     here = _HOST if isinstance(array, np.ndarray) else _present
     return here.to_host(array, out)
 
 
 def copy_from_host(out: Any, values: Array) -> None:
-    """Write an array, of the host or of the backend, into an array of the backend."""
+    """Write an array, the host's or the backend's, into an array of the backend."""
     if isinstance(out, np.ndarray):
         np.copyto(out, values)
     else:
@@ -249,18 +249,18 @@ def copy_from_host(out: Any, values: Array) -> None:
 
 
 def block_size(elements: int) -> int:
-    """How many elements a loop that keeps to the cache takes at once; many on a device."""
+    """How many elements a loop that stays in the cache processes at once; many on a device."""
     return _present.block_size(elements)
 
 
 def refuse_mixture(what: str, arrays: Iterable[Any]) -> None:
-    """Raise MixedArrays if not all arrays are the backend's."""
+    """Raise MixedArrays unless all arrays are the backend's."""
     met = [array for array in arrays if hasattr(array, "ndim") and not np.isscalar(array)]
     if not all(isinstance(array, xp.ndarray) for array in met):
         raise MixedArrays(
             f"{what} computes with arrays of {_present.name} and was given "
             f"{' and '.join(map(_described, met))}: nn.asarray(array) and nn.Tensor(array) move "
-            "one from the host to the device, nn.to_host(array) back; models are made after nn.use"
+            "one from the host to the device, nn.to_host(array) back; create models after nn.use"
         )
 
 

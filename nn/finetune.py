@@ -1,4 +1,4 @@
-"""Fine-tuning: some parameters learn, the others stay; LoRA.
+"""Fine-tuning: freezing parameters, and LoRA.
 
 Hu et al., "LoRA: low-rank adaptation of large language models" (2021).
 """
@@ -22,21 +22,21 @@ from ringlet.nn.safetensors import SafetensorsFile, write_safetensors
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ADAPTER_PREFIX = "base_model.model."
-"""What peft puts before the names of modules."""
+"""The peft library's prefix of modules' names."""
 
 
 def freeze(model: Module, *patterns: str) -> list[str]:
-    """The parameters of these names do not learn any more; returns their names.
+    """Stop the parameters that match the patterns from learning; returns their names.
 
-    Patterns are those of file names: "transformer.h.*", or "*" for all. They get no gradient,
-    and optimizers over flat buffers that are made from now on leave them alone. Raises ValueError
-    for a pattern that no parameter has.
+    Patterns are as for file names: "transformer.h.*", or "*" for all. Frozen parameters get no
+    gradient, and flat buffers created afterwards leave them out. Raises ValueError for a pattern
+    that matches no parameter.
     """
     return _set(model, patterns, learn=False)
 
 
 def unfreeze(model: Module, *patterns: str) -> list[str]:
-    """The parameters of these names learn; see `freeze`."""
+    """Let the parameters that match the patterns learn again; see `freeze`."""
     return _set(model, patterns, learn=True)
 
 
@@ -44,9 +44,7 @@ def _set(model: Module, patterns: tuple[str, ...], learn: bool) -> list[str]:
     named = list(model.named_parameters())
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name, _ in named):
-            raise ValueError(
-                f"no parameter has a name like {pattern!r}; the first is {named[0][0]}"
-            )
+            raise ValueError(f"no parameter matches {pattern!r}; the first one is {named[0][0]}")
     chosen = [(n, p) for n, p in named if any(fnmatchcase(n, pattern) for pattern in patterns)]
     for _, parameter in chosen:
         parameter.requires_grad = learn
@@ -54,10 +52,10 @@ def _set(model: Module, patterns: tuple[str, ...], learn: bool) -> list[str]:
 
 
 class LoRALinear(Module):
-    """A Linear whose matrix stays, with a product of two thin ones that learns added to it.
+    """A Linear whose matrix is frozen, plus a learned product of two low-rank matrices.
 
     x @ weight.T + bias + (x @ A.T) @ B.T * alpha / rank: A is (rank, in), B (out, rank). B starts
-    as zeros, so at first nothing changes. Weight and bias are the very ones of the Linear.
+    from zeros, so at first nothing changes. Weight and bias are shared with the Linear.
     """
 
     def __init__(self, linear: Linear, rank: int, alpha: float, dropout: float = 0.0) -> None:
@@ -74,7 +72,7 @@ class LoRALinear(Module):
         return F.linear(x, self.weight, self.bias) + change * (self.alpha / self.rank)
 
     def merged(self) -> Linear:
-        """The Linear with the same weight and bias, to which what was learned is added."""
+        """The Linear with the same parameters, after adding to them what was learned."""
         with uninitialized():
             linear = Linear(self.in_features, self.out_features, bias=False)
         change = xp.matmul(self.lora_B.weight.data, self.lora_A.weight.data)
@@ -94,22 +92,22 @@ def add_lora(
     dropout: float = 0.0,
     seed: int = 0,
 ) -> list[str]:
-    """Give Linear layers of these paths a low-rank change that learns, and freeze all else.
+    """Add a learned low-rank change to the Linear layers that match, and freeze all else.
 
-    Returns the paths. A's initial values depend on (seed, path). Raises ValueError for a pattern
-    that no Linear has, and for one that has a matrix which another layer shares.
+    Returns their paths. A's initial values depend on (seed, path). Raises ValueError for a pattern
+    that matches no Linear, or one whose matrix another layer shares.
     """
     if rank < 1:
-        raise ValueError(f"rank is {rank}; it has to be at least 1")
+        raise ValueError(f"rank is {rank}; it must be at least 1")
     found = [(path, m) for path, m in model.named_modules() if type(m) is Linear]
     for pattern in patterns:
         if not any(fnmatchcase(path, pattern) for path, _ in found):
-            raise ValueError(f"no Linear has a path like {pattern!r}; there is {found[0][0]}")
+            raise ValueError(f"no Linear matches {pattern!r}; the first one is {found[0][0]}")
     chosen = [(p, m) for p, m in found if any(fnmatchcase(p, pattern) for pattern in patterns)]
     own = {name for name, _ in model.named_parameters()}
     shared = [path for path, _ in chosen if f"{path}.weight" not in own]
     if shared:
-        raise ValueError(f"the matrix of {', '.join(shared)} is another layer's too")
+        raise ValueError(f"the matrix of {', '.join(shared)} is shared with another layer")
     freeze(model, "*")
     for path, linear in chosen:
         adapted = LoRALinear(linear, rank, alpha, dropout)
@@ -123,7 +121,7 @@ def add_lora(
 
 
 def merge_lora(model: Module) -> list[str]:
-    """Add what LoRA layers have learned to their matrices, and make them Linear again.
+    """Add what LoRA layers have learned to their matrices, and turn them into Linear again.
 
     Returns their paths. Everything stays frozen; see `unfreeze`.
     """
@@ -164,15 +162,15 @@ def save_lora(model: Module, folder: str | Path) -> None:
 
 
 def load_lora(model: Module, folder: str | Path) -> list[str]:
-    """Give a model the low-rank matrices that `save_lora`, or peft, wrote; returns the paths.
+    """Add the low-rank matrices that `save_lora` or peft wrote; returns the layers' paths.
 
-    Raises ValueError for another kind of adapter or layers that the model does not have, KeyError
-    if the arrays do not fit.
+    Raises ValueError for another kind of adapter or layers that the model lacks, KeyError if the
+    arrays do not match.
     """
     folder = Path(folder)
     values: dict[str, Any] = json.loads((folder / ADAPTER_CONFIG).read_bytes())
     if values.get("peft_type") != "LORA" or values.get("bias", "none") != "none":
-        raise ValueError(f"{folder / ADAPTER_CONFIG} is of no plain LoRA")
+        raise ValueError(f"{folder / ADAPTER_CONFIG} does not describe a plain LoRA")
     file = SafetensorsFile(folder / ADAPTER_WEIGHTS)
     state = {name.removeprefix(ADAPTER_PREFIX): file[name] for name in file}
     paths = sorted({name.rsplit(".lora_", 1)[0] for name in state})
@@ -180,7 +178,7 @@ def load_lora(model: Module, folder: str | Path) -> list[str]:
     add_lora(model, *paths, dropout=values.get("lora_dropout", 0.0), **how)
     own = {f"{path}.{part}.weight" for path in paths for part in ("lora_A", "lora_B")}
     if own != set(state):
-        raise KeyError(f"{folder}: arrays that do not pair: {sorted(own ^ set(state))}")
+        raise KeyError(f"{folder}: arrays without their pair: {sorted(own ^ set(state))}")
     model.load_state_dict(state, strict=False)
     return paths
 

@@ -1,7 +1,7 @@
 """One contiguous array for all parameters of a model, and one for their gradients.
 
-Whatever works on all of them (the optimizer, clipping, buckets, shards, checkpoints, the wire)
-takes slices of these two.
+Whatever works on all of them (optimizer, clipping, buckets, shards, checkpoints, transport) takes
+slices of these two.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -18,14 +18,13 @@ Named: TypeAlias = Iterable[tuple[str, Parameter]]
 
 
 LARGE = 1 << 20
-"""Bytes of parameters that are worth a look at what their old arrays have left behind."""
+"""Bytes of parameters from which it pays to return their old arrays' memory."""
 
 
 class Slot(NamedTuple):
     """A parameter's place: elements `start` to `stop` of the flat arrays.
 
-    `first` is the number of the parameter's element at `start`: 0 unless only a part of it lies
-    here.
+    `first` is the index of the parameter's element at `start`: 0 unless only a part is here.
     """
 
     name: str
@@ -37,7 +36,7 @@ class Slot(NamedTuple):
 
 
 class Flat:
-    """Flat parameters and gradients as an optimizer needs them; they may lie in several pieces.
+    """Flat parameters and gradients as an optimizer needs them, in one or several pieces.
 
     `segments` are the (start, stop) of the pieces, in order; `slots` the parameters' places.
     """
@@ -48,22 +47,22 @@ class Flat:
     segments: list[tuple[int, int]]
 
     def settle(self) -> None:
-        """See to it that gradients are zeros where backward wrote nothing."""
+        """Make gradients zero where backward wrote nothing."""
         raise NotImplementedError
 
     def views(self, start: int, stop: int) -> tuple[Array, Array]:
-        """Parameters and gradients from `start` to `stop`, which lie in one piece."""
+        """Parameters and gradients from `start` to `stop`, within one piece."""
         raise NotImplementedError
 
 
 class FlatParameters(Flat):
     """Moves a model's parameters and gradients into two flat arrays, of which they become views.
 
-    `allocate(shape, dtype)` gives the memory, by default the backend. `slots` are in the order of
-    named_parameters(), or of the names and parameters that are given instead of a model. Of a
-    model, what is frozen stays where it is. `starts` are their places in `size` elements, by
-    default one after the other. `copy=False` leaves the values behind.
-    Raises TypeError if the parameters have different dtypes.
+    `allocate(shape, dtype)` provides the memory, by default the backend's. `slots` are in the order
+    of named_parameters(), or of the names and parameters given instead of a model. Frozen
+    parameters of a model are left out. `starts` are the parameters' places in `size` elements, by
+    default one after the other. `copy=False` does not copy the values. Raises TypeError if the
+    parameters have different dtypes.
     """
 
     def __init__(
@@ -98,24 +97,24 @@ class FlatParameters(Flat):
 
     @property
     def memory_of_grad(self) -> Array:
-        """The gradients' memory as it is: stale where `grad` would be zeros."""
+        """The gradients' memory as it is: stale where `grad` would be zero."""
         return self._grad
 
     @property
     def grad(self) -> Array:
-        """All gradients; zeros where a parameter has got none since zero_grad()."""
+        """All gradients; zeros where a parameter got none since zero_grad()."""
         self.settle()
         return self._grad
 
     def settle(self) -> None:
         for slot in self.slots:
-            _ = slot.parameter.grad  # clears it if it is to be taken as zeros
+            _ = slot.parameter.grad  # clears it if it counts as zeros
 
     def views(self, start: int, stop: int) -> tuple[Array, Array]:
         return self.data[start:stop], self._grad[start:stop]
 
     def zero_grad(self) -> None:
-        """Take all gradients as zeros; the next backward writes over them."""
+        """Reset all gradients to zeros; the next backward overwrites them."""
         for slot in self.slots:
             slot.parameter.zero_grad()
 
@@ -128,7 +127,7 @@ class FlatParameters(Flat):
         parameter.bind_grad(self._grad[place].reshape(slot.shape))
 
     def _clear_gaps(self) -> None:
-        """What lies between the parameters takes part in sums, and shall change nothing."""
+        """Zero the gaps between the parameters, which take part in sums."""
         end = 0
         for start, stop in [*((slot.start, slot.stop) for slot in self.slots), (self.size,) * 2]:
             self.data[end:start] = self._grad[end:start] = 0
@@ -140,7 +139,7 @@ def common_dtype(parameters: Iterable[Parameter]) -> np.dtype[Any]:
     dtypes = {parameter.dtype for parameter in parameters}
     if len(dtypes) != 1:
         names = ", ".join(sorted(map(str, dtypes))) or "none"
-        raise TypeError(f"a flat buffer needs parameters of one dtype; found {names}")
+        raise TypeError(f"a flat buffer needs parameters of one dtype, not {names}")
     return dtypes.pop()
 
 

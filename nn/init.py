@@ -1,7 +1,7 @@
 """Initial values, written into tensors in place, under PyTorch's names.
 
-Draws come from `generator`; without one, each call draws anew from `nn.random.manual_seed`'s
-stream. Layers do not use that stream: their initial values depend on (seed, name).
+Values come from `generator`; without one, each call draws from the stream of
+`nn.random.manual_seed`. Layers do not use that stream: their initial values depend on (seed, name).
 """
 
 import math
@@ -18,7 +18,7 @@ Generator = np.random.Generator | None
 
 
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
-    """The factor that keeps the variance through a nonlinearity; `param` is leaky_relu's slope."""
+    """The factor that preserves variance through a nonlinearity; `param` is leaky_relu's slope."""
     gains = {
         "linear": 1.0,
         "sigmoid": 1.0,
@@ -28,7 +28,7 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
         "selu": 3 / 4,
     }
     if nonlinearity not in gains:
-        raise ValueError(f"no gain is known for {nonlinearity!r}; there are {', '.join(gains)}")
+        raise ValueError(f"no gain is known for {nonlinearity!r}; known are {', '.join(gains)}")
     return gains[nonlinearity]
 
 
@@ -51,7 +51,7 @@ def ones_(tensor: Tensor) -> Tensor:
 def eye_(tensor: Tensor) -> Tensor:
     """The identity matrix (2 axes)."""
     if tensor.ndim != 2:
-        raise ValueError(f"the identity is a matrix; the tensor has shape {tensor.shape}")
+        raise ValueError(f"eye_ needs a matrix; the tensor has shape {tensor.shape}")
     return _write(tensor, np.eye(tensor.shape[0], tensor.shape[1]))
 
 
@@ -76,7 +76,7 @@ def trunc_normal_(
     b: float = 2.0,
     generator: Generator = None,
 ) -> Tensor:
-    """Normal, with what falls outside a to b drawn again."""
+    """Normal; values outside a to b are drawn again."""
     random = _random(generator)
     draws = mean + std * random.standard_normal(tensor.shape)
     for _ in range(1000):
@@ -84,7 +84,7 @@ def trunc_normal_(
         if not outside.any():
             return _write(tensor, draws)
         draws[outside] = mean + std * random.standard_normal(int(outside.sum()))
-    raise ValueError(f"a normal of mean {mean} and deviation {std} hardly falls into {a} to {b}")
+    raise ValueError(f"a normal of mean {mean} and deviation {std} is hardly ever in {a} to {b}")
 
 
 def xavier_uniform_(tensor: Tensor, gain: float = 1.0, generator: Generator = None) -> Tensor:
@@ -129,13 +129,13 @@ def kaiming_normal_(
 
 
 def orthogonal_(tensor: Tensor, gain: float = 1.0, generator: Generator = None) -> Tensor:
-    """Rows (or columns, whichever are fewer) of length `gain`, at right angles.
+    """Orthogonal rows (or columns, whichever are fewer) of length `gain`.
 
     Saxe, McClelland and Ganguli, "Exact solutions to the nonlinear dynamics of learning in deep
     linear neural networks" (2014).
     """
     if tensor.ndim < 2:
-        raise ValueError(f"a matrix is made orthogonal; the tensor has shape {tensor.shape}")
+        raise ValueError(f"orthogonal_ needs two axes; the tensor has shape {tensor.shape}")
     rows, columns = tensor.shape[0], math.prod(tensor.shape[1:])
     draws = _random(generator).standard_normal((max(rows, columns), min(rows, columns)))
     q, r = np.linalg.qr(draws)
@@ -144,16 +144,16 @@ def orthogonal_(tensor: Tensor, gain: float = 1.0, generator: Generator = None) 
 
 
 def _fans(tensor: Tensor) -> tuple[int, int]:
-    """(inputs, outputs) of each: weights are (out, in, ...)."""
+    """(fan_in, fan_out): weights are (out, in, ...)."""
     if tensor.ndim < 2:
-        raise ValueError(f"fans are those of a matrix; the tensor has shape {tensor.shape}")
+        raise ValueError(f"fans need two axes; the tensor has shape {tensor.shape}")
     field = math.prod(tensor.shape[2:])
     return tensor.shape[1] * field, tensor.shape[0] * field
 
 
 def _kaiming_std(tensor: Tensor, a: float, mode: FanMode, nonlinearity: str) -> float:
     if mode not in ("fan_in", "fan_out"):
-        raise ValueError(f"mode is {mode!r}; there are 'fan_in' and 'fan_out'")
+        raise ValueError(f"mode is {mode!r}; it must be 'fan_in' or 'fan_out'")
     fan = _fans(tensor)[mode == "fan_out"]
     return calculate_gain(nonlinearity, a) / math.sqrt(fan)
 

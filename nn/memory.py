@@ -1,13 +1,12 @@
 """Keep freed memory in the process, and in huge pages.
 
-A training step allocates and frees the same large arrays again and again. As it comes, glibc
-returns them to the kernel each time, and every page is faulted in, zeroed, anew: a fifth of a
-step. These settings (mallopt(3)) let it keep them.
+A training step allocates and frees the same large arrays again and again. By default, glibc
+returns them to the kernel each time, and every page is faulted in and zeroed again: a fifth of a
+step. These settings (mallopt(3)) make it keep them.
 
-Arrays of less than 4 MiB (from there on NumPy asks for huge pages itself) lie in pages of 4 KiB,
-and looking up where these are takes 2 to 8 % of a step. So the heap is grown at once, without
-touching it, and marked for transparent huge pages (madvise(2), MADV_HUGEPAGE). What grows beyond
-has the usual pages.
+Arrays below 4 MiB (above, NumPy requests huge pages itself) live in pages of 4 KiB, whose address
+translation takes 2 to 8 % of a step. So the heap is grown at once, without touching it, and marked
+for transparent huge pages (madvise(2), MADV_HUGEPAGE). Beyond that it has ordinary pages.
 """
 
 import contextlib
@@ -17,7 +16,7 @@ import os
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 
 LARGEST = 32 << 20
-"""Bytes: from here on an allocation is a mapping of its own; more is not accepted by glibc."""
+"""Bytes from which an allocation is a mapping of its own; glibc accepts no more."""
 
 SETTINGS = {
     M_MMAP_THRESHOLD: LARGEST,
@@ -26,14 +25,14 @@ SETTINGS = {
 }
 
 RESERVED = 1 << 30
-"""Bytes of address space for the heap in huge pages; only what is used takes memory."""
+"""Bytes of address space for the heap in huge pages; only used pages take memory."""
 
 HUGE_PAGE = 2 << 20
 MADV_HUGEPAGE = 14
 
 
 def keep_freed_memory() -> None:
-    """Apply the settings where the C library has them and the user has set none (MALLOC_*)."""
+    """Apply the settings if the C library has them and the user set none (MALLOC_*)."""
     if _set_outside():
         return
     with contextlib.suppress(AttributeError, OSError):
@@ -44,12 +43,12 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Give what is free now back to the kernel: for when much was freed that no step uses."""
+    """Return free memory to the kernel, after freeing much that no step will use again."""
     with contextlib.suppress(AttributeError, OSError):
         libc = ctypes.CDLL(None)
         libc.malloc_trim(ctypes.c_size_t(0))
         if not _set_outside():
-            _reserve_huge_pages(libc)  # of which it has given back what was not used yet
+            _reserve_huge_pages(libc)  # malloc_trim returned the unused part
 
 
 def _set_outside() -> bool:
@@ -62,10 +61,10 @@ def _reserve_huge_pages(libc: ctypes.CDLL) -> None:
     libc.free.argtypes = [ctypes.c_void_p]
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     libc.mallopt(M_TOP_PAD, RESERVED)
-    start = libc.malloc(LARGEST // 2)  # more than is left of the heap: it grows
+    start = libc.malloc(LARGEST // 2)  # more than the heap has left, so it grows
     libc.mallopt(M_TOP_PAD, SETTINGS[M_TOP_PAD])
     end = libc.sbrk(0)
-    # Where the address space is limited, the array may lie elsewhere, and nothing has grown.
+    # With limited address space the array may be elsewhere, and the heap has not grown.
     if start is not None and start < end <= start + 2 * RESERVED:
         first = -(-start // HUGE_PAGE) * HUGE_PAGE
         libc.madvise(first, end // HUGE_PAGE * HUGE_PAGE - first, MADV_HUGEPAGE)

@@ -1,8 +1,8 @@
-"""Random numbers by counter: what is drawn depends on what it is for, not on what was drawn before.
+"""Counter-based random numbers: a draw depends on its purpose, not on what was drawn before.
 
 Every stream is a Philox generator (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
-2011) whose key is a hash of a seed and labels: the name of a parameter, a layer's path. So every
-process, on every mesh, draws the same numbers for the same thing.
+2011) whose key is a hash of a seed and labels: a parameter's name, a layer's path. So every
+process, on every mesh, draws the same numbers for the same purpose.
 """
 
 import contextlib
@@ -24,12 +24,12 @@ def key(seed: int, *labels: str | int) -> int:
 
 
 def generator(seed: int, *labels: str | int) -> np.random.Generator:
-    """The generator for what the labels name, at its start."""
+    """The generator for the labels, at its start."""
     return np.random.Generator(np.random.Philox(key=key(seed, *labels)))
 
 
 class _Stream:
-    """What is drawn for no name: each draw differs from the one before."""
+    """Draws without a label: each differs from the one before."""
 
     seed, drawn = 0, 0
 
@@ -38,7 +38,7 @@ _stream = _Stream()
 
 
 def manual_seed(seed: int) -> None:
-    """Start the stream of `nn.init` anew."""
+    """Restart the stream of `nn.init`."""
     _stream.seed, _stream.drawn = seed, 0
 
 
@@ -50,7 +50,7 @@ def next_generator() -> np.random.Generator:
 
 @dataclass(frozen=True)
 class Scope:
-    """What surrounds a forward pass and is no argument of it; see `scope`."""
+    """The context of a forward pass; see `scope`."""
 
     seed: int = 0
     step: int = 0
@@ -74,12 +74,12 @@ def scope(
     positions: Array | None = None,
     length: int = 0,
 ) -> Iterator[None]:
-    """Within it dropout depends on (seed, step, global number of the sample, layer) only.
+    """Make dropout depend on (seed, step, global sample index, layer) only, inside the block.
 
-    `first_sample` is the global number of the batch's first row, so that a batch that is split
-    over workers or micro-batches draws the masks of the whole. If axis 1 is only a part of the
-    sequence, `positions` says which of its `length` positions. `loss_scale` is what the loss will
-    be multiplied by: layers with a loss of their own scale it alike. Outside any scope every draw
+    `first_sample` is the global index of the batch's first row, so that a batch split over workers
+    or micro-batches draws the masks of the whole. If axis 1 is only a part of the sequence,
+    `positions` says which of its `length` positions. `loss_scale` is the factor by which the loss
+    will be multiplied: layers with a loss of their own use it too. Outside any scope every draw
     differs from the one before.
     """
     inner = Scope(seed, step, first_sample, False, loss_scale, positions, length)
@@ -88,13 +88,13 @@ def scope(
 
 
 def current() -> Scope:
-    """The present scope, for `restored`: who repeats a forward pass draws the same again."""
+    """The current scope, for `restored`: a repeated forward pass draws the same again."""
     return _scope
 
 
 @contextlib.contextmanager
 def restored(scope: Scope) -> Iterator[None]:
-    """Within it the scope is the given one."""
+    """Use the given scope inside the block."""
     global _scope
     before, _scope = _scope, scope
     try:
@@ -104,12 +104,12 @@ def restored(scope: Scope) -> Iterator[None]:
 
 
 def loss_scale() -> float | None:
-    """What the loss will be multiplied by, if the present scope says so."""
+    """The loss's factor in the current scope, or None."""
     return _scope.loss_scale
 
 
 def sample_generators(samples: int, path: str) -> Iterator[np.random.Generator]:
-    """One generator for each row of a batch, for the layer at `path`, in the current scope."""
+    """A generator for each row of a batch, for the layer at `path`, in the current scope."""
     global _scope
     if _scope.counting:
         _scope = replace(_scope, step=_scope.step + 1)

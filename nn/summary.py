@@ -14,9 +14,9 @@ from ringlet.nn.watch import watching
 
 
 @dataclass
-class Row:
-    """A module: its depth in the model, the shape of its (last) result, the parameters in it that
-    were not counted before, and the floating-point operations of one forward pass."""
+class ModuleSummary:
+    """A module: its depth in the model, the shape of its last result, its number of parameters,
+    and the floating-point operations of one forward pass."""
 
     path: str
     kind: str
@@ -27,14 +27,14 @@ class Row:
 
 
 class Summary:
-    """What `Module.summary` found: `rows`, and a table when it is printed."""
+    """The result of `Module.summary`: `rows`, printed as a table."""
 
-    def __init__(self, rows: list[Row]) -> None:
+    def __init__(self, rows: list[ModuleSummary]) -> None:
         self.rows = rows
 
     @property
     def parameters(self) -> int:
-        """Numbers that the model learns; those used in two places once."""
+        """The number of parameters; shared ones count once."""
         return self.rows[0].parameters
 
     @property
@@ -61,10 +61,10 @@ class Summary:
 def summarize(model: Module, *args: Any, **kwargs: Any) -> Summary:
     """Run the model once, without gradients; shapes, parameters and FLOPs of each module."""
     model.assign_paths()
-    rows: dict[int, Row] = {}
+    rows: dict[int, ModuleSummary] = {}
     for path, module in model.named_modules():
         size, depth = module.num_parameters(), path.count(".") + 1 if path else 0
-        rows.setdefault(id(module), Row(path, type(module).__name__, depth, size))
+        rows.setdefault(id(module), ModuleSummary(path, type(module).__name__, depth, size))
 
     def watcher(
         operation: Operation, inputs: tuple[Tensor, ...], result: Tensor, around: list[Module]
@@ -94,7 +94,7 @@ def _linear(operation: Operation, inputs: tuple[Tensor, ...], result: Tensor) ->
 
 
 def _linear_loss(operation: Any, inputs: tuple[Tensor, ...], result: Tensor) -> int:
-    """A product, and for each logit four besides: maximum, difference, exponential, sum."""
+    """A product, and four for each logit: maximum, difference, exponential, sum."""
     x, weight = inputs[:2]
     return x.size * len(weight) * 2 + x.size // x.shape[-1] * len(weight) * 4
 
@@ -104,7 +104,7 @@ def _matmul(operation: Operation, inputs: tuple[Tensor, ...], result: Tensor) ->
 
 
 def _attention(operation: Any, inputs: tuple[Tensor, ...], result: Tensor) -> int:
-    """Of the scores that were computed: blocks above the diagonal are not."""
+    """Of the scores that were computed, without the blocks above the diagonal."""
     scores = sum(block.scores for block in operation.blocks)
     packed = isinstance(operation, PackedSelfAttention)
     width = inputs[0].shape[-1] // (3 * operation.heads) if packed else inputs[0].shape[-1]

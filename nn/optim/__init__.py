@@ -1,4 +1,8 @@
-"""Optimizers over flat parameters, clipping, and learning-rate schedules."""
+"""Optimizers over flat parameters, clipping, and learning-rate schedules.
+
+They may import flat parameters, modules and the backend. Read optimizer.py first, then adam.py;
+whole.py is the base of optimizers that need whole matrices.
+"""
 
 from ringlet.nn.optim.adafactor import Adafactor
 from ringlet.nn.optim.adam import Adam, AdamW

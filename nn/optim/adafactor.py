@@ -1,4 +1,4 @@
-"""Adafactor: Adam's second moments in a row and a column for each matrix."""
+"""Adafactor: Adam's second moments, factored into a row and a column for each matrix."""
 
 import math
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ class Adafactor(WholeParameters):
     """Shazeer and Stern, "Adafactor: adaptive learning rates with sublinear memory cost" (2018),
     algorithm 4, as PyTorch defines it.
 
-    `learning_rate` bounds the relative step, which is 1 / sqrt(steps) later on, and is multiplied
-    by the parameter's root mean square (at least `eps[1]`). `eps[0]` None is that of the dtype.
-    The state is an array with an element for each parameter, of which a matrix uses as many as it
-    has rows and columns; the others are never touched, so the system gives them no memory.
+    `learning_rate` bounds the relative step, which becomes 1 / sqrt(steps) and is multiplied by the
+    parameter's root mean square (at least `eps[1]`). `eps[0]` None means that of the dtype. The
+    state has an element for each parameter, of which a matrix uses one for each row and column;
+    the others are never touched and take no memory.
     """
 
     STATE = ("variance",)
@@ -51,10 +51,10 @@ class Adafactor(WholeParameters):
         data -= change
 
     def _variance(self, grad: Array, kept: Array, tiny: float) -> Array:
-        """The estimate of the gradient's squares, an array of its own; takes the gradient in."""
+        """The running mean of the gradient's squares after this gradient, as a new array."""
         fresh = self.steps**self.beta2_decay
         square = grad * grad
-        if grad.ndim < 2 or min(grad.shape[-2:]) < 2:  # a row and a column would be no less
+        if grad.ndim < 2 or min(grad.shape[-2:]) < 2:  # factoring would save nothing
             kept += fresh * (square.reshape(-1) - kept)
             return kept.reshape(grad.shape).copy()
         *batch, rows, columns = grad.shape

@@ -1,4 +1,4 @@
-"""Learning rates for each element by its gradients' squares: Adagrad and RMSprop."""
+"""Element-wise learning rates from squared gradients: Adagrad and RMSprop."""
 
 from collections.abc import Sequence
 

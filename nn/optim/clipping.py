@@ -1,4 +1,4 @@
-"""Clipping: by the norm of all gradients together, or each element by itself."""
+"""Gradient clipping: by the norm of all gradients, or element by element."""
 
 import itertools
 import math
@@ -15,9 +15,9 @@ def grad_norm(grad: Array) -> float:
 
 
 def sums_of_squares(arrays: Sequence[Array]) -> list[float]:
-    """Of each flat array; blocks are added in float64, in a fixed order.
+    """Each flat array's sum of squares; blocks are added in float64, in a fixed order.
 
-    Of a device the host fetches the sums of all blocks at once.
+    The host fetches the sums of all blocks from a device at once.
     """
     step = block_size(BLOCK)
     parts = [
@@ -42,9 +42,9 @@ def clip_grad_norm_(flat: FlatParameters, max_norm: float) -> float:
 
 
 def clip_grad_value_(flat: FlatParameters, clip_value: float) -> None:
-    """Bring every element of the gradients into +- clip_value."""
+    """Limit every element of the gradients to +- clip_value."""
     if clip_value < 0:
-        raise ValueError(f"clip_value is {clip_value}; it has to be 0 or more")
+        raise ValueError(f"clip_value is {clip_value}; it must not be negative")
     grad = flat.grad
     step = block_size(BLOCK)
     for start in range(0, grad.size, step):

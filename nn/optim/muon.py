@@ -1,4 +1,4 @@
-"""Muon: momentum whose matrices are made orthogonal before the step."""
+"""Muon: momentum, orthogonalized matrix by matrix before the step."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,22 +13,22 @@ from ringlet.nn.optim.optimizer import Decay, Group, Update, matrices
 from ringlet.nn.optim.whole import WholeParameters
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the quintic iteration: they take small singular values up fast, to between 0.7 and 1.2."""
+"""The quintic iteration's; they raise small singular values fast, to between 0.7 and 1.2."""
 
 TABLES = ("wte", "wpe", "lm_head", "embed", "shared", "relative_attention_bias")
-"""Parts of names of embeddings and heads, whose rows are not used alike: they are Adam's."""
+"""Parts of the names of embeddings and heads, whose rows are used unevenly: Adam updates them."""
 
 
 def hidden_matrices(name: str, parameter: Parameter) -> bool:
-    """Matrices that are no embeddings and no heads, by their names."""
+    """Matrices other than embeddings and heads, by their names."""
     return matrices(name, parameter) and not any(part in name for part in TABLES)
 
 
 class Muon(WholeParameters):
     """Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024).
 
-    `whole(name, parameter)` says which parameters are Muon's; the others are updated by AdamW
-    with `betas` and `eps`. "match_rms_adamw" scales a step to the size of AdamW's, so that one
+    `whole(name, parameter)` says which parameters Muon updates; AdamW with `betas` and `eps`
+    updates the others. "match_rms_adamw" scales a step to the size of AdamW's, so that one
     learning rate serves both (Liu et al., "Muon is scalable for LLM training", 2025); "original"
     by sqrt(max(1, rows / columns)). Weight decay is decoupled.
     """
@@ -51,7 +51,7 @@ class Muon(WholeParameters):
         groups: Sequence[Group] = (),
     ) -> None:
         if adjust not in ("match_rms_adamw", "original"):
-            raise ValueError(f"adjust is {adjust!r}; there are 'match_rms_adamw' and 'original'")
+            raise ValueError(f"adjust is {adjust!r}; it must be 'match_rms_adamw' or 'original'")
         self._is_whole, self.moments = whole, Moments(betas, eps)
         super().__init__(flat, learning_rate, weight_decay, decay, groups)
         self.momentum, self.nesterov, self.ns_steps = momentum, nesterov, ns_steps
@@ -84,9 +84,9 @@ class Muon(WholeParameters):
 
 
 def orthogonalized(matrix: Array, steps: int = 5, eps: float = 1e-7) -> Array:
-    """About U V^T of the singular value decomposition U S V^T: (..., m, n) -> (..., m, n).
+    """Approximately U V^T of the singular value decomposition U S V^T: (..., m, n) -> (..., m, n).
 
-    The Newton-Schulz iteration of Muon, which takes matrix products only.
+    By Muon's Newton-Schulz iteration, which needs only matrix products.
     """
     a, b, c = COEFFICIENTS
     tall = matrix.shape[-2] > matrix.shape[-1]

@@ -13,12 +13,12 @@ def constant(rate: float) -> Schedule:
 
 
 def linear(start: float, end: float, steps: int) -> Schedule:
-    """From `start` at step 0 straight to `end` at step `steps`, and `end` from there on."""
+    """Linear from `start` at step 0 to `end` at step `steps`, then constant."""
     return lambda step: start + (end - start) * min(1.0, step / max(1, steps))
 
 
 def cosine(peak: float, floor: float, steps: int) -> Schedule:
-    """Half a cosine from `peak` at step 0 down to `floor` at step `steps` and from there on.
+    """Half a cosine from `peak` at step 0 down to `floor` at step `steps`, then constant.
 
     Loshchilov and Hutter, "SGDR" (2017), without restarts.
     """
@@ -26,7 +26,7 @@ def cosine(peak: float, floor: float, steps: int) -> Schedule:
 
 
 def inverse_sqrt(peak: float, warmup_steps: int) -> Schedule:
-    """Linear up to `peak` over `warmup_steps`, then with 1 / sqrt(step) down.
+    """Linear up to `peak` over `warmup_steps`, then falling with 1 / sqrt(step).
 
     Vaswani et al., "Attention is all you need" (2017), section 5.3.
     """
@@ -41,8 +41,8 @@ def one_cycle(
     div_factor: float = 25.0,
     final_div_factor: float = 1e4,
 ) -> Schedule:
-    """Half a cosine from peak / div_factor up to `peak` over `rising` of the steps, and half a
-    cosine down to the start / final_div_factor at the last.
+    """Half a cosine from peak / div_factor up to `peak` over the fraction `rising` of the steps,
+    then half a cosine down to the start / final_div_factor.
 
     Smith and Topin, "Super-convergence" (2019), as PyTorch's OneCycleLR.
     """
@@ -59,7 +59,7 @@ def one_cycle(
 
 
 def warmup(schedule: Schedule, steps: int) -> Schedule:
-    """Linear from near 0 over so many steps to what `schedule` begins with; then the schedule."""
+    """Linear from near 0 over `steps` steps to the start of `schedule`; then the schedule."""
 
     def rate(step: int) -> float:
         if step < steps:

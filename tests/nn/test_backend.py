@@ -34,8 +34,8 @@ def test_the_backend_is_chosen_once(fake_cupy):
         "import cupy; nn.use('cupy', 3); print(cupy.counts)", FAKE_GPUS="2"
     )
     error = said_by("nn.use('numpy'); nn.use('cupy')").splitlines()[-1]
-    assert "this process computes with numpy already; cupy takes another process" in error
-    assert "there is no backend 'torch'; there are numpy, cupy" in said_by("nn.use('torch')")
+    assert "this process already computes with numpy; cupy needs another process" in error
+    assert "unknown backend 'torch'; known are numpy, cupy" in said_by("nn.use('torch')")
 
 
 def test_who_has_no_gpu_is_told_so(fake_cupy):

@@ -202,9 +202,9 @@ def test_initial_values_that_cannot_be_are_refused():
     for function in (nn.init.xavier_normal_, nn.init.orthogonal_, nn.init.eye_):
         with pytest.raises(ValueError, match=r"shape \(3,\)"):
             function(vector)
-    with pytest.raises(ValueError, match="hardly falls"):
+    with pytest.raises(ValueError, match="hardly ever"):
         nn.init.trunc_normal_(vector, a=50, b=51)
-    with pytest.raises(ValueError, match="'softsign'; there are linear"):
+    with pytest.raises(ValueError, match="'softsign'; known are linear"):
         nn.init.calculate_gain("softsign")
 
 
