@@ -1,4 +1,4 @@
-"""The job's key: whoever holds it belongs to the job, and nobody else gets in.
+"""The job's key: a process that holds it belongs to the job, and no other may join.
 
 Every process derives the same CURVE key pair from the 32 secret bytes and uses it at both ends of
 a connection. A listener's authenticator (authenticator.py) accepts exactly this public key, and

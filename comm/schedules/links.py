@@ -109,7 +109,7 @@ def _ping_pong(group: Any, pair: tuple[int, int]) -> tuple[float, float, float]:
     small, large = np.zeros(8, np.uint8), np.zeros(LARGE_BYTES, np.uint8)
     _exchange(group, pair, small, 1)
     round_trip = min(_exchange(group, pair, small, 1) for _ in range(PINGS))
-    # A single message takes overhead + latency, so neither is more, whatever a busy machine says.
+    # A single message takes overhead + latency, so neither is more, even if a busy machine says so.
     alone = round_trip / 2
     burst = min(_exchange(group, pair, small, BURST) for _ in range(BURSTS))
     overhead = min(max(LEAST_S, (burst - round_trip) / (BURST - 1)), 0.9 * alone)
@@ -127,7 +127,7 @@ def _ping_pong(group: Any, pair: tuple[int, int]) -> tuple[float, float, float]:
 
 
 def _exchange(group: Any, pair: tuple[int, int], x: npt.NDArray[Any], messages: int) -> float:
-    """The first of the pair sends x so many times, the second answers once all are there.
+    """The first of the pair sends x `messages` times, the second answers once it has all.
 
     Returns the seconds from the first message to the answer.
     """

@@ -1,4 +1,4 @@
-"""Prove a schedule: execute it symbolically, with sets of contributions in place of numbers.
+"""Prove a schedule: execute it symbolically, with sets of contributions instead of numbers.
 
 A slot holds None (undefined) or the set of (rank, slot) contributions that were combined into
 it. Combining two sets that share a contribution would count it twice and is an error (except in a
@@ -136,7 +136,7 @@ class Prover:
                     held = "nothing" if value is None else sorted(value.contributions)
                     raise ScheduleError(
                         f"{self._schedule}: rank {rank} ends with {held} in slot {slot} "
-                        f"in place of {sorted(contributions)}"
+                        f"instead of {sorted(contributions)}"
                     )
                 reduced = self._schedule.operation == "all_reduce"
                 if reduced and orders.setdefault(slot, value.order) != value.order:

@@ -29,7 +29,7 @@ def prove(
     Shown: no rank waits for ever; every stage takes each forward and each backward exactly once,
     on its own rank, when what it needs is there; a stage takes its backwards in the order of the
     micro-batches; every message is received once, in the order of sending, and none is left over.
-    `programs`, if given, are proven in place of the schedule's own.
+    `programs`, if given, are proven instead of the schedule's own.
     """
     programs = schedule.programs if programs is None else programs
     prover = _PipelineProver(schedule)

@@ -244,17 +244,17 @@ BROKEN = {
         ),
     ),
     "not added": (
-        "in place of|twice",
+        "instead of|twice",
         lambda p: with_steps(
             p, 0, [Receive(s.peer, s.slot) if isinstance(s, Reduce) else s for s in p.steps[0]]
         ),
     ),
     "a wrong slot": (
-        "in place of|twice",
+        "instead of|twice",
         lambda p: with_steps(p, 0, [Send(p.steps[0][0].peer, 0), *p.steps[0][1:]]),
     ),
     "overwritten at the end": (
-        "in place of",
+        "instead of",
         lambda p: with_steps(p, 0, (*p.steps[0], Copy(0, 1))),
     ),
 }

@@ -1,7 +1,7 @@
 """The algorithms: pure functions from a world size (and a root) to a schedule.
 
 Each function gives the steps of one rank; `schedule` puts the ranks together. What the slots
-are is part of an operation's meaning (see `Schedule`) and is written at each function.
+hold is part of an operation's meaning (see `Schedule`); each function says how many there are.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ class Algorithm(NamedTuple):
     """Size of the world -> number of slots."""
 
     knows_hosts: bool = False
-    """Whether `steps` takes `per_host`, too: ranks on each host."""
+    """Whether `steps` also takes `per_host`, the ranks on each host."""
 
     def steps_of(self, rank: int, size: int, root: int, per_host: int | None) -> tuple[Step, ...]:
         """One rank's steps; with `per_host` None, all ranks are on one host."""
@@ -49,7 +49,7 @@ def _two_each(size: int) -> int:
     return 2 * size
 
 
-# The first of each operation is what runs unless another one is asked for.
+# The first of each operation is its default.
 ALGORITHMS: dict[str, dict[str, Algorithm]] = {
     "all_reduce": {
         "ring": Algorithm(rings.ring_all_reduce, _each),

@@ -13,8 +13,8 @@ from ringlet.comm.schedules.schedule import Receive, Reduce, Send, Step
 def bruck_all_gather(rank: int, size: int, root: int = 0) -> list[Step]:
     """Slots: one for each rank; ceil(log2(size)) rounds, size - 1 slots from each rank.
 
-    In every round a rank passes on all that it has, the last time only what is missing. Slots
-    are named by their owner, so Bruck's rotation at the end is not needed.
+    In every round a rank passes on all that it has, in the last only what is missing. Slots are
+    numbered by owner, so Bruck's rotation at the end is not needed.
     """
     steps: list[Step] = []
     distance = 1
@@ -28,9 +28,9 @@ def bruck_all_gather(rank: int, size: int, root: int = 0) -> list[Step]:
 def circulant_reduce_scatter(rank: int, size: int, root: int = 0) -> list[Step]:
     """Slots: one for each rank; ceil(log2(size)) rounds, size - 1 slots from each rank.
 
-    Träff, algorithm 1: of the slots that a rank still works on (its own and those of the next
-    ranks), it gives the further half away to the rank that owns the first of them. Both figures
-    are the optimum, for any size; the operation has to be commutative.
+    Träff, algorithm 1: a rank works on its own slot and those of the next ranks, and in each round
+    gives the further half to the rank that owns the first slot of that half. Both figures are
+    optimal for any size; the operation must be commutative.
     """
     steps: list[Step] = []
     for distance, count in _halvings(size):
@@ -41,7 +41,7 @@ def circulant_reduce_scatter(rank: int, size: int, root: int = 0) -> list[Step]:
 
 
 def circulant_all_reduce(rank: int, size: int, root: int = 0) -> list[Step]:
-    """Slots: one for each rank; the reduce-scatter, and the same way back as an all-gather."""
+    """Slots: one for each rank; the reduce-scatter, then the same way back as an all-gather."""
     steps = circulant_reduce_scatter(rank, size)
     for distance, count in reversed(list(_halvings(size))):
         steps += _gather(rank, size, distance, count)
@@ -63,7 +63,7 @@ def dissemination_barrier(rank: int, size: int, root: int = 0) -> list[Step]:
 
 
 def _gather(rank: int, size: int, distance: int, count: int) -> list[Step]:
-    """Give the slots of this rank and the next ones down, get as many from further up."""
+    """Send the slots of this rank and the next ones downwards; receive as many from above."""
     to, source = (rank - distance) % size, (rank + distance) % size
     steps: list[Step] = [Send(to, (rank + i) % size) for i in range(count)]
     return steps + [Receive(source, (source + i) % size) for i in range(count)]

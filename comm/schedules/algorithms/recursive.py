@@ -1,8 +1,8 @@
 """Recursive doubling and halving: partners at distances 1, 2, 4, ...: few rounds.
 
 Thakur, Rabenseifner and Gropp, "Optimization of collective communication operations in MPICH"
-(2005). Both need a power of two; the ranks beyond it fold their data into a neighbour's first
-and get the result back at the end.
+(2005). Both need a power of two; ranks beyond it first fold their data into a neighbour's, and
+get the result at the end.
 """
 
 from collections.abc import Callable
@@ -14,25 +14,25 @@ Core = Callable[[int, int], list[Step]]
 
 
 def power_of_two(size: int) -> int:
-    """The largest one that is not above `size`."""
+    """The largest power of two up to `size`."""
     return 1 << (size.bit_length() - 1)
 
 
 def recursive_doubling_all_reduce(rank: int, size: int, root: int = 0) -> list[Step]:
     """One slot: in every round all partners exchange everything. For small arrays.
 
-    log2(size) rounds, two more where size is no power of two. Every rank adds for itself, so
-    the lower rank's value is always the first operand: all ranks compute the same expression.
+    log2(size) rounds, two more if size is not a power of two. Every rank adds for itself; the
+    lower rank's value is always the first operand, so all ranks compute the same expression.
     """
     return _folded(_doubling, rank, size, slots=1)
 
 
 def halving_doubling_all_reduce(rank: int, size: int, root: int = 0) -> list[Step]:
-    """Slots: as many as the largest power of two p that is not above `size`.
+    """Slots: p, the largest power of two up to `size`.
 
-    Rabenseifner's algorithm: a reduce-scatter that exchanges halves, quarters, ..., and the same
-    way back as an all-gather. 2 log2(p) rounds and 2 (p - 1) / p of the array, and in the ranks
-    that fold one whole array more each way.
+    Rabenseifner's algorithm: a reduce-scatter that exchanges halves, quarters, ..., then the same
+    way back as an all-gather. 2 log2(p) rounds and 2 (p - 1) / p of the array; ranks that fold
+    move one whole array more each way.
     """
     return _folded(_halving_doubling, rank, size, slots=power_of_two(size))
 

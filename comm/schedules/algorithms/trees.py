@@ -25,7 +25,7 @@ def tree_reduce(rank: int, size: int, root: int = 0) -> list[Step]:
 def tree_scatter(rank: int, size: int, root: int = 0) -> list[Step]:
     """Slots: one for each rank; a parent sends each child the slots of the child's whole branch.
 
-    ceil(log2(size)) rounds in place of size - 1, but slots travel several times.
+    ceil(log2(size)) rounds instead of size - 1, but slots travel several times.
     """
     parent, children = _family(rank, size, root)
     steps: list[Step] = []
@@ -48,7 +48,7 @@ def tree_gather(rank: int, size: int, root: int = 0) -> list[Step]:
 
 
 def chain_broadcast(rank: int, size: int, root: int = 0) -> list[Step]:
-    """One slot, from each rank to the next. A pipeline: its segments follow one another.
+    """One slot, from each rank to the next. A pipeline, since segments follow one another.
 
     size - 2 + segments rounds of a segment each: for large arrays the time of one copy.
     """
