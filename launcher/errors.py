@@ -1,5 +1,7 @@
 """How commands end: exit codes, and errors that the user can correct."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 
 
@@ -17,3 +19,18 @@ class ExitCode(IntEnum):
 
 class UserError(Exception):
     """Something that the person at the keyboard can correct; shown as one line, exit code 2."""
+
+
+@contextmanager
+def user_errors(*kinds: type[Exception], os_error: str = "") -> Iterator[None]:
+    """Turn errors of these kinds into UserErrors with the same message; an OSError, too, if
+    `os_error` says what the message begins with: "cannot write FILE"."""
+    try:
+        yield
+    except kinds as error:
+        message = error.args[0] if isinstance(error, KeyError) else error
+        raise UserError(str(message)) from error
+    except OSError as error:
+        if not os_error:
+            raise
+        raise UserError(f"{os_error}: {error.strerror}") from error

@@ -9,7 +9,7 @@ import typer
 from ringlet.comm.schedules.choice import algorithm_named
 from ringlet.comm.signature import size_text
 from ringlet.launcher.commands.options import with_options
-from ringlet.launcher.errors import ExitCode, UserError
+from ringlet.launcher.errors import ExitCode, UserError, user_errors
 from ringlet.launcher.options import option
 from ringlet.launcher.supervisor.agent import Agent
 from ringlet.launcher.supervisor.options import JoinOptions, WorkerOptions
@@ -52,10 +52,8 @@ class BenchOptions:
         if self.algorithm:
             if len(names) != 1:
                 raise UserError("--algorithm takes one operation: name it with --operations")
-            try:
+            with user_errors(ValueError):
                 algorithm = algorithm_named(names[0], self.algorithm)
-            except ValueError as error:
-                raise UserError(str(error)) from error
         if self.min_bytes > self.max_bytes:
             raise UserError(
                 f"--min-bytes {self.min_bytes} is more than --max-bytes {self.max_bytes}"

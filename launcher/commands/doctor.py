@@ -17,7 +17,7 @@ import typer
 from ringlet.comm.errors import AuthenticationError
 from ringlet.launcher.commands.doctor_hosts import between_hosts, line
 from ringlet.launcher.commands.options import with_options
-from ringlet.launcher.errors import ExitCode, UserError
+from ringlet.launcher.errors import ExitCode, UserError, user_errors
 from ringlet.launcher.hosts.options import HostOptions
 from ringlet.launcher.options import option
 from ringlet.launcher.supervisor.environment import THREAD_VARIABLES, cores, free_port
@@ -80,10 +80,8 @@ def sockets() -> str:
     folder = tempfile.gettempdir()
     if len(os.fsencode(folder)) > IPC_FOLDER_BYTES:
         raise UserError(f"{folder} is too long for socket files: set TMPDIR to a shorter one")
-    try:
+    with user_errors(os_error="cannot bind a loopback port"):
         port = free_port()
-    except OSError as error:
-        raise UserError(f"cannot bind a loopback port: {error.strerror}") from error
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     text = f"loopback port {port}, socket files in {folder}, {files} open files allowed"
     if files < MIN_FILES:

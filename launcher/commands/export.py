@@ -7,7 +7,7 @@ import typer
 
 from ringlet.launcher.commands.options import with_options
 from ringlet.launcher.commands.train.prepare import newest_checkpoint
-from ringlet.launcher.errors import UserError
+from ringlet.launcher.errors import user_errors
 from ringlet.launcher.options import option
 from ringlet.nn.models import PretrainedError
 from ringlet.runtime.checkpoint.manifest import CheckpointError
@@ -28,10 +28,7 @@ class ExportOptions:
 def export(options: ExportOptions) -> None:
     """Write a trained model as Hugging Face's GPT-2 or Llama, from any mesh."""
     checkpoint, to = newest_checkpoint(options.folder), options.to
-    try:
+    errors = (CheckpointError, FileExistsError, PretrainedError)
+    with user_errors(*errors, os_error=f"cannot write {to}"):
         export_huggingface(checkpoint, to)
-    except (CheckpointError, FileExistsError, PretrainedError) as error:
-        raise UserError(str(error)) from error
-    except OSError as error:
-        raise UserError(f"cannot write {to}: {error.strerror}") from error
     typer.echo(f"wrote config.json and model.safetensors of step {checkpoint.step} to {to}")

@@ -9,7 +9,7 @@ import numpy as np
 
 from ringlet.launcher.commands.options import with_options
 from ringlet.launcher.commands.train.prepare import newest_checkpoint
-from ringlet.launcher.errors import UserError
+from ringlet.launcher.errors import UserError, user_errors
 from ringlet.launcher.options import option
 from ringlet.nn.backend import BackendError, use
 from ringlet.nn.models import (
@@ -65,14 +65,16 @@ def generate(options: GenerateOptions) -> None:
         raise UserError(f"--top-p is {options.top_p}; it must be above 0 and at most 1")
     if not prompt:
         raise UserError("the prompt is empty; give at least one character")
-    _use(options.device)
+    if options.device not in DEVICES:
+        raise UserError(f"--device is {options.device!r}; there are {', '.join(DEVICES)}")
+    if options.device == "cuda":
+        with user_errors(BackendError):
+            use("cupy")
     model, tokenizer = _load(folder)
     if isinstance(model, BERT):
         raise UserError(f"{folder} holds a BERT, which says what is masked and does not generate")
-    try:
+    with user_errors(TokenizerError):
         ids = np.array([tokenizer.encode(prompt)])
-    except TokenizerError as error:
-        raise UserError(str(error)) from error
     if not ids.size:
         raise UserError(f"the tokenizer of {folder} makes no ids of the prompt {prompt!r}")
     if not isinstance(model, T5):
@@ -90,16 +92,12 @@ def _continuation(model: LanguageModel, ids: Any, options: GenerateOptions) -> I
         found = beam_search(model, ids, options.max_new_tokens, beams=options.beams, eos=eos)[0]
         new = iter(found[prompt_of(model, ids).shape[1] :].tolist())
     else:
-        parts = stream(
-            model,
-            ids,
-            options.max_new_tokens,
-            temperature=options.temperature,
-            top_k=options.top_k or None,
-            top_p=options.top_p,
-            seed=options.seed,
-            eos=eos,
-        )
+        drawing: dict[str, Any] = {
+            "temperature": options.temperature,
+            "top_k": options.top_k or None,
+        }
+        drawing |= {"top_p": options.top_p, "seed": options.seed}
+        parts = stream(model, ids, options.max_new_tokens, eos=eos, **drawing)
         new = (int(part[0]) for part in parts)
     for number in new:
         if number == eos:
@@ -107,19 +105,9 @@ def _continuation(model: LanguageModel, ids: Any, options: GenerateOptions) -> I
         yield number
 
 
-def _use(device: str) -> None:
-    if device not in DEVICES:
-        raise UserError(f"--device is {device!r}; there are {', '.join(DEVICES)}")
-    try:
-        if device == "cuda":
-            use("cupy")
-    except BackendError as error:
-        raise UserError(str(error)) from error
-
-
 def _load(folder: Path) -> tuple[LanguageModel, Tokenizer]:
     """The model of a run or of a Hugging Face folder, and its tokenizer."""
-    try:
+    with user_errors(CheckpointError, PretrainedError, SafetensorsError, TokenizerError, KeyError):
         if (folder / "config.json").is_file():
             model = from_pretrained(folder)
             return model, load_tokenizer(folder, model.config.vocab_size)
@@ -128,7 +116,3 @@ def _load(folder: Path) -> tuple[LanguageModel, Tokenizer]:
         if checkpoint.manifest["as_bytes"]:
             return trained, ByteTokenizer()
         return trained, NumberTokenizer(trained.config.vocab_size)
-    except (CheckpointError, PretrainedError, SafetensorsError, TokenizerError) as error:
-        raise UserError(str(error)) from error
-    except KeyError as error:
-        raise UserError(str(error.args[0])) from error

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ringlet.comm.join.key import JobKey
-from ringlet.launcher.errors import UserError
+from ringlet.launcher.errors import UserError, user_errors
 
 keys = typer.Typer(
     help="Make job keys: whoever has a job's key can join it.", rich_markup_mode=None
@@ -33,12 +33,10 @@ def new(
     if out is None:
         typer.echo(text)
         return
-    try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-        with os.fdopen(os.open(out, flags, 0o600), "w") as file:
-            file.write(text + "\n")
-    except FileExistsError:
-        raise UserError(f"{out} already exists; jobs that use it would lose their key") from None
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror}") from error
+    if out.exists():
+        raise UserError(f"{out} already exists; jobs that use it would lose their key")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    error = f"cannot write {out}"
+    with user_errors(os_error=error), os.fdopen(os.open(out, flags, 0o600), "w") as file:
+        file.write(text + "\n")
     typer.echo(f"wrote {out}; on every host: export RINGLET_KEY_FILE={out.resolve()}")

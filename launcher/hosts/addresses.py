@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ringlet.comm.join.addresses import bracketed, tcp
 from ringlet.comm.join.environment import is_loopback, local_address
-from ringlet.launcher.errors import UserError
+from ringlet.launcher.errors import UserError, user_errors
 
 _SIOCGIFADDR = 0x8915  # netdevice(7)
 
@@ -62,10 +62,8 @@ def own_address(master: str, interface: str | None, address: str | None) -> str:
             return str(ipaddress.ip_address(address))
         except ValueError:
             raise UserError(f"--address is {address!r}; it must be an IP address") from None
-    try:
+    with user_errors(os_error=f"this host has no route to {master}"):
         return local_address(f"tcp://{master}")
-    except OSError as error:
-        raise UserError(f"this host has no route to {master}: {error.strerror}") from error
 
 
 def interface_address(name: str, ipv6: bool = False) -> str:

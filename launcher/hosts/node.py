@@ -7,7 +7,7 @@ from ringlet.comm.errors import AuthenticationError
 from ringlet.comm.join.addresses import bracketed
 from ringlet.comm.join.environment import ENCRYPTIONS, INSECURE, check_network
 from ringlet.comm.join.key import KEY, KEY_FILE, JobKey, find_key
-from ringlet.launcher.errors import UserError
+from ringlet.launcher.errors import UserError, user_errors
 from ringlet.launcher.hosts.addresses import host_of, is_own, own_address, resolve
 from ringlet.launcher.hosts.options import HostOptions
 
@@ -76,8 +76,6 @@ def node_spec(options: HostOptions) -> NodeSpec | None:
     if master.endswith(":0") and not options.announce:
         raise UserError("--master needs a port that the other hosts can be told, not 0")
     address = own_address(master, options.interface, options.address)
-    try:
+    with user_errors(AuthenticationError):
         check_network([f"tcp://{master}", f"tcp://{bracketed(address)}"], key)
-    except AuthenticationError as error:
-        raise UserError(str(error)) from error
     return NodeSpec(options.node_rank, most, address, master, key, options.announce, least)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from ringlet.comm.join.environment import DEFAULT_TIMEOUT_S, TRANSPORTS
-from ringlet.launcher.errors import UserError
+from ringlet.launcher.errors import UserError, user_errors
 from ringlet.launcher.options import option
 
 
@@ -67,7 +67,5 @@ class WorkerOptions(JoinOptions):
     def make_folder(self) -> None:
         """Make the folder for the output; raises UserError."""
         if self.output is not None:
-            try:
+            with user_errors(os_error=f"--output {self.output}"):
                 self.output.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise UserError(f"--output {self.output}: {error.strerror}") from error

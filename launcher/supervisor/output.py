@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from ringlet.launcher.errors import UserError
+from ringlet.launcher.errors import user_errors
 
 ERASE_LINE = "\r\x1b[K"
 
@@ -60,10 +60,8 @@ class RankFile:
 
     def __init__(self, path: Path, screen: Screen, more: bool) -> None:
         self._path, self._screen = path, screen
-        try:
+        with user_errors(os_error=f"cannot write {path}"):
             self._file = path.open("ab" if more else "wb", buffering=0)
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}") from error
 
     def write(self, data: bytes) -> None:
         """Append the data."""

@@ -41,7 +41,7 @@ def run_with_restarts(
         again = not supervisor.interrupted
         lost_a_host = code == ExitCode.PEER_LOST or agent.host_left
         if again and agent.elastic and lost_a_host:
-            screen.say("going on with the hosts that are left")
+            screen.say("continuing with the remaining hosts")
         elif again := again and restarts > 0:
             reason = _objection(code, used, begun, agent)
             again, used = not reason, used + 1

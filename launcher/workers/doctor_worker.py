@@ -50,21 +50,17 @@ def versions(world: Any, report: Report) -> None:
         "machine": platform.machine(),
     }
     found = world.all_gather_object(own)
-    differing = [name for name in own if len({each[name] for each in found}) > 1]
-    if not differing:
-        text = ", ".join(f"{name} {version}" for name, version in own.items())
+    text = ", ".join(f"{name} {version}" for name, version in own.items())
+    if all(each == own for each in found):
         report("ok", "versions", f"the same on all hosts: {text}")
         return
     parts = [
         f"{name} {', '.join(f'{each[name]} on host {n}' for n, each in enumerate(found))}"
-        for name in differing
+        for name in own
+        if len({each[name] for each in found}) > 1
     ]
-    report(
-        "note",
-        "versions",
-        f"not the same: {'; '.join(parts)}. Hosts may round differently, and other versions of "
-        "Python have another built-in text",
-    )
+    text = f"not the same: {'; '.join(parts)}. Hosts may round differently, and other versions of "
+    report("note", "versions", f"{text}Python have another built-in text")
 
 
 def clock(world: Any, other: int, name: str, report: Report) -> None:
@@ -84,10 +80,9 @@ def clock(world: Any, other: int, name: str, report: Report) -> None:
             world.send(np.array([time.time()]), dst=0)
     text = f"{seconds_text(abs(ahead))} {'ahead of' if ahead > 0 else 'behind'} host 0's"
     text = f"host {other}'s ({name}) is {text}, give or take {seconds_text(best / 2)}"
-    if abs(ahead) > CLOCKS_APART_S:
-        report("note", "clock", f"{text}: times in logs will not agree; check NTP")
-    else:
-        report("ok", "clock", text)
+    apart = abs(ahead) > CLOCKS_APART_S
+    remedy = ": times in logs will not agree; check NTP" if apart else ""
+    report("note" if apart else "ok", "clock", text + remedy)
 
 
 def sums(world: Any, report: Report) -> None:
@@ -118,12 +113,9 @@ def link(world: Any, other: int, name: str, report: Report) -> None:
     nbytes = _agreed(world, peer, round(LARGE_S / seconds * MIN_BYTES))
     seconds = _round_trip(world, peer, nbytes, 3) / 2
     rate = nbytes / max(seconds - latency, 1e-9)
-    report(
-        "ok",
-        "link",
-        f"host 0 and host {other} ({name}): {seconds_text(latency)} for the shortest message, "
-        f"{rate / 1e6:,.0f} MB/s ({rate * 8 / 1e6:,.0f} Mbit/s) with {nbytes >> 10:,} KiB",
-    )
+    text = f"{seconds_text(latency)} for the shortest message, {rate / 1e6:,.0f} MB/s "
+    text += f"({rate * 8 / 1e6:,.0f} Mbit/s) with {nbytes >> 10:,} KiB"
+    report("ok", "link", f"host 0 and host {other} ({name}): {text}")
 
 
 def _round_trip(world: Any, peer: int, nbytes: int, times: int) -> float:

@@ -5,6 +5,7 @@ import importlib.util
 import signal
 import sys
 import traceback
+from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,18 +32,10 @@ def load(path: str) -> ModuleType:
     return _modules[path][1]
 
 
-def find(path: str, name: str) -> Any:
-    """The function `name` (dots for attributes) of the file."""
-    found: Any = load(path)
-    for part in name.split("."):
-        found = getattr(found, part)
-    return found
-
-
 def _function(task: dict[str, Any]) -> Any:
     """The task's function, from its file or, for a notebook, from its source."""
     if "source" not in task:
-        return find(task["path"], task["name"])
+        return attrgetter(task["name"])(load(task["path"]))
     names: dict[str, Any] = {"__name__": "_notebook", "comm": comm, "np": np}
     exec(compile(task["source"], f"<{task['name']}>", "exec"), names)
     return names[task["name"]]

@@ -155,9 +155,9 @@ def test_training_goes_on_without_a_host_that_is_lost(start, tmp_path):
     assert code == 0, err
     assert "with 2 workers (dp=2)" in out
     assert "has not been heard for 4.5 s" in err
-    assert "going on with the hosts that are left" in err
+    assert "continuing with the remaining hosts" in err
     assert "with 1 worker (dp=1)" in out
-    assert re.search(r"going on after step [2-8]0\n", out)
+    assert re.search(r"resumed after step [2-8]0\n", out)
     assert "done after step 90" in out
     assert rows(tmp_path) == 91  # no step is there twice, nor is one missing
 

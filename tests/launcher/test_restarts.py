@@ -152,7 +152,7 @@ def test_a_training_that_is_killed_ten_times_ends_with_the_same_bits(tmp_path, s
     goals = [4, *sorted(draw.sample(range(9, STEPS), 9))]  # the first before any checkpoint
     out, _ = killed(tmp_path / "killed", goals, draw.choices((0, 1), k=10))
     assert f"done after step {STEPS}" in out
-    assert out.count("going on after step") == 9
+    assert out.count("resumed after step") == 9
     assert bits(tmp_path / "killed") == bits(tmp_path / "alone")
     assert rows(tmp_path / "killed") == rows(tmp_path / "alone")  # no step is there twice
 

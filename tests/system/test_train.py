@@ -75,7 +75,7 @@ def test_the_commands_that_it_prints_work(done):
     go_on = re.search(r"go on +ringlet (.*)", result.stdout)[1].split()
     resumed = ringlet(*go_on, "--workers", "3", cwd=folder)
     assert resumed.returncode == 0, resumed.stderr
-    assert "going on after step 20" in resumed.stdout
+    assert "resumed after step 20" in resumed.stdout
     assert "done after step 40" in resumed.stdout
     source = re.search(r"generate +ringlet generate --from (\S+)", result.stdout)[1]
     texts = [
@@ -224,7 +224,7 @@ def test_a_signal_stops_after_a_step_saves_and_can_be_resumed(tmp_path, number):
         "train", "--resume", "--out", "o", "--steps", step + 3, "--sample", "0", cwd=tmp_path
     )
     assert resumed.returncode == 0, resumed.stderr
-    assert f"going on after step {step}" in resumed.stdout
+    assert f"resumed after step {step}" in resumed.stdout
     assert list(temporary(tmp_path).iterdir()) == []
 
 

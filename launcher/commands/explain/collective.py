@@ -20,7 +20,7 @@ from ringlet.comm.schedules.trace import Trace, trace
 from ringlet.comm.schedules.trace_direct import trace_direct
 from ringlet.comm.signature import size_text
 from ringlet.launcher.commands.options import with_options
-from ringlet.launcher.errors import UserError
+from ringlet.launcher.errors import UserError, user_errors
 from ringlet.launcher.options import option
 from ringlet.launcher.units import parse_bytes, parse_rate, parse_seconds, seconds_text
 
@@ -129,10 +129,8 @@ def collective(
 
 def write_picture(picture: str, path: Path) -> None:
     """Write the SVG file; raises UserError if that fails."""
-    try:
+    with user_errors(os_error=f"cannot write {path}"):
         path.write_text(picture, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _named(what: str, text: str, names: list[str], where: str = "") -> str:

@@ -9,7 +9,7 @@ import typer
 
 from ringlet.launcher.commands.explain.collective import write_picture
 from ringlet.launcher.commands.options import with_options
-from ringlet.launcher.errors import UserError
+from ringlet.launcher.errors import UserError, user_errors
 from ringlet.launcher.options import option
 from ringlet.runtime.pipeline.draw import draw_text
 from ringlet.runtime.pipeline.formulas import bubble
@@ -39,10 +39,8 @@ class Explained:
     def __init__(
         self, name: str, stages: int, micro_batches: int, chunks: int, times: Times
     ) -> None:
-        try:
+        with user_errors(ValueError):
             self.schedule = make_schedule(name, stages, micro_batches, chunks)
-        except ValueError as error:
-            raise UserError(str(error)) from error
         stage = (times.forward / chunks, times.inputs / chunks, times.weights / chunks)
         self.costs = Costs(*stage, transfer=times.transfer)
         self.priced = price(self.schedule, self.costs)

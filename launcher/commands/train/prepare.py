@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ringlet.launcher.errors import UserError
+from ringlet.launcher.errors import UserError, user_errors
 from ringlet.launcher.options import option
 from ringlet.nn.backend import BackendError, find_gpus
 from ringlet.runtime.checkpoint.checkpoint import Checkpoint, latest_checkpoint
@@ -63,7 +63,7 @@ class TrainOptions:
 def prepare(options: TrainOptions, given: Mapping[str, Any], hosts: tuple[int, int]) -> "Training":
     """The training that the options mean, on at least and at most so many hosts; raises
     UserError."""
-    try:
+    with user_errors(ConfigError, DataError, BackendError):
         found = None
         if options.resume:
             if options.out is None:
@@ -78,8 +78,6 @@ def prepare(options: TrainOptions, given: Mapping[str, Any], hosts: tuple[int, i
             find_gpus()
         workers = DEFAULT_WORKERS if hosts[1] > 1 else default_workers(settings)
         corpus = load_corpus(settings.data, settings.block_size, settings.vocab_size or None)
-    except (ConfigError, DataError, BackendError) as error:
-        raise UserError(str(error)) from error
     if found is not None:
         _check_resumed(found, settings, corpus)
     name = f"{corpus.name}-{options.preset or DEFAULT_PRESET}"
@@ -109,12 +107,10 @@ class Training:
         UserError if the run does not fit that many."""
 
         def task(workers: int) -> str:
-            try:
+            with user_errors(ConfigError):
                 if self.hosts[0] < self.hosts[1]:  # the number may change
                     self.settings = resized(self.settings, workers)
                 check_fit(self.settings, workers)
-            except ConfigError as error:
-                raise UserError(str(error)) from error
             if self._folder is None:
                 self._folder = self._make_folder()
             resume = _to_restart(self._folder) if generation else self.options.resume

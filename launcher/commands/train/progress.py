@@ -37,7 +37,7 @@ class Progress:
         if "row" in notice:
             self._row(notice["row"])
         elif "resumed" in notice:
-            self._screen.line(f"going on after step {notice['resumed']}")
+            self._screen.line(f"resumed after step {notice['resumed']}")
         elif "note" in notice:
             self._screen.line(notice["note"])
         elif "outcome" in notice:
@@ -85,5 +85,5 @@ class Progress:
             self._screen.line(f"\n--- a sample ---\n{self._sample}\n---\n")
         self._screen.line(f"checkpoint  {self._last['checkpoint']}")
         self._screen.line(f"metrics     {folder / METRICS}")
-        self._screen.line(f"go on       ringlet train --resume --out {folder} --steps {more}")
+        self._screen.line(f"continue    ringlet train --resume --out {folder} --steps {more}")
         self._screen.line(f'generate    ringlet generate --from {folder} --prompt "The "')

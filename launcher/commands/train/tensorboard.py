@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ringlet.launcher.errors import UserError
+from ringlet.launcher.errors import UserError, user_errors
 from ringlet.launcher.supervisor.control import Notice
 
 TAGS = {
@@ -36,10 +36,8 @@ class EventFiles:
     def __init__(self, folder: Path) -> None:
         self._folder, self._number = folder, 0
         self._writer: Any = None
-        try:
+        with user_errors(os_error=f"--tensorboard {folder}"):
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--tensorboard {folder}: {error.strerror}") from error
 
     def take(self, notice: Notice) -> None:
         """Take one report."""
