@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from ringlet.comm import Group
 from ringlet.nn import Module, Parameter
 from ringlet.nn.backend import to_host
-from ringlet.runtime.compression.codecs import make_codec
+from ringlet.runtime import device_collectives
 from ringlet.runtime.compression.collectives import EncodedCollectives
 from ringlet.runtime.data.gradient_groups import GradientGroup, make_reducer
 from ringlet.runtime.mesh import Mesh, share
@@ -17,7 +17,7 @@ from ringlet.runtime.options import Parallelism
 from ringlet.runtime.rules import require
 from ringlet.runtime.sharding.sharder import Sharder
 from ringlet.runtime.sharding.sharding_plans import sharding_plan_of
-from ringlet.runtime.tensor.regions import Region, SequenceParallelRegion, TensorParallelRegion
+from ringlet.runtime.tensor.regions import SequenceParallelRegion, TensorParallelRegion
 
 DATA = ("dp", "ep", "cp")
 """Ranks that differ in these axes hold the same parameters (experts aside)."""
@@ -78,9 +78,11 @@ class Assembly:
     def _prune(self) -> None:
         """Remove what is on other ranks, and replace what is sharded."""
         model, plan, mesh, options = self.model, self.plan, self.mesh, self.options
-        self._sharder = Sharder(
-            model, mesh, make_region(mesh.group("tp"), options), options.sequence
-        )
+        kind = SequenceParallelRegion if options.sequence else TensorParallelRegion
+        codec = options.codec
+        collectives = device_collectives if codec is None else EncodedCollectives(codec)
+        region = kind(mesh.group("tp"), collectives)
+        self._sharder = Sharder(model, mesh, region, options.sequence)
         kept = {number for stage in self._mine for number in self.stages[stage]}
         _remove(model, [path for number, path in enumerate(self.paths) if number not in kept])
         if 0 not in self._mine:
@@ -157,14 +159,6 @@ class Assembly:
                 found = [module for path, module in named if fnmatchcase(path, pattern)]
             for module in found:
                 module.recompute = True
-
-
-def make_region(group: Group, options: Parallelism) -> Region:
-    """How activations enter and leave tensor-parallel layers."""
-    kind = SequenceParallelRegion if options.sequence else TensorParallelRegion
-    if options.compress_activations:
-        return kind(group, EncodedCollectives(make_codec(options.compress_activations)))
-    return kind(group)
 
 
 def cut_blocks(blocks: int, mesh: Mesh, options: Parallelism) -> list[range]:

@@ -105,11 +105,6 @@ def isend(group: Group, x: Array, dst: int, tag: int = 0) -> Work:
     return group.isend(fetched(x), dst, tag)
 
 
-def recv(group: Group, src: int, tag: int = 0) -> Array:
-    """An array of the backend."""
-    return asarray(group.recv(src, tag))
-
-
 def irecv(group: Group, src: int, tag: int, *, out: Array) -> Work:
     """Receive into `out`."""
     if _on_host(out):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ringlet.runtime.compression.codecs import make_codec
+from ringlet.runtime.compression.codecs import Codec, make_codec
 from ringlet.runtime.compression.schemes import parse
 from ringlet.runtime.mesh import MeshError
 from ringlet.runtime.pipeline.schedules import SCHEDULES
@@ -52,7 +52,11 @@ class Parallelism:
         try:
             if self.compress:
                 parse(self.compress)
-            if self.compress_activations:
-                make_codec(self.compress_activations)
+            _ = self.codec
         except ValueError as error:
             raise MeshError(str(error)) from error
+
+    @property
+    def codec(self) -> Codec | None:
+        """The codec that `compress_activations` names, if any."""
+        return make_codec(self.compress_activations) if self.compress_activations else None

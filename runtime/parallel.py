@@ -28,18 +28,11 @@ from ringlet.runtime.checkpoint.state import (
     TrainingState,
     optimizer_arrays,
 )
-from ringlet.runtime.compression.codecs import make_codec
 from ringlet.runtime.data.data_parallel import CompressedDataParallel
 from ringlet.runtime.data.local_steps import OuterOptimizer
 from ringlet.runtime.mesh import Mesh, MeshError
 from ringlet.runtime.options import Parallelism
-from ringlet.runtime.pipeline.run import (
-    Executor,
-    MicroBatch,
-    Transport,
-    divide,
-    join,
-)
+from ringlet.runtime.pipeline.run import Executor, MicroBatch, divide, join
 from ringlet.runtime.pipeline.schedules import make_schedule
 from ringlet.runtime.rules import DEVICE, OPTIONS, problem
 
@@ -254,13 +247,10 @@ class Parallel:
     def _executor(self, micro_batches: int) -> Executor:
         if micro_batches not in self._executors:
             mesh, options = self.mesh, self.options
-            chosen = (options.schedule, options.chunks) if mesh.size("pp") > 1 else ("1f1b", 1)
-            schedule = make_schedule(chosen[0], mesh.size("pp"), micro_batches, chosen[1])
-            codec = (
-                make_codec(options.compress_activations) if options.compress_activations else None
-            )
-            transport = Transport(mesh.group("pp"), codec)
-            self._executors[micro_batches] = Executor(mesh.index("pp"), schedule, transport)
+            name, chunks = options.schedule, options.chunks
+            schedule = make_schedule(name, mesh.size("pp"), micro_batches, chunks)
+            rank, group = mesh.index("pp"), mesh.group("pp")
+            self._executors[micro_batches] = Executor(rank, schedule, group, options.codec)
         return self._executors[micro_batches]
 
     def _make_outer(self) -> OuterOptimizer | None:

@@ -1,8 +1,8 @@
-"""Attention to some keys at a time, added to what the queries have seen before.
+"""Attention to one block of keys at a time, added to what the queries have seen before.
 
-What several blocks of keys give is joined by the rules of an online softmax: the sums of each are
-relative to a number of their own for each query (Milakov and Gimelshein, "Online normalizer
-calculation for softmax", 2018). The work is done by nn.operations.tiled_attention.
+Blocks are combined by an online softmax: the sums of each are relative to a shift of their own for
+each query (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018). The work is
+done by nn.autograd.operations.tiled_attention.
 """
 
 import itertools
@@ -18,7 +18,7 @@ from ringlet.nn.backend import chosen, xp
 
 
 class Seen(NamedTuple):
-    """What R queries know of the keys that they have met. Changed in place."""
+    """What R queries know of the keys that they have seen; changed in place."""
 
     out: Array  # (B, H, R, D): sum of exp(score - shift) * value
     shift: Array  # (B, H, R, 1): 0, or a large score where exponentials would overflow
@@ -26,7 +26,7 @@ class Seen(NamedTuple):
 
     @classmethod
     def nothing(cls, out: Array) -> "Seen":
-        """No key was met so far; `out` is overwritten."""
+        """Begin with no keys; `out` is overwritten."""
         out.fill(0)
         column = (*out.shape[:-1], 1)
         return cls(out, xp.full(column, -np.inf, out.dtype), xp.zeros(column, out.dtype))
@@ -37,7 +37,7 @@ class Seen(NamedTuple):
 
 
 def attend(q: Array, kv: Array, seen: Seen, causal: bool) -> None:
-    """Let queries (B, H, R, D) see keys and values (2, B, G, K, D); the result is `seen`.
+    """Let queries (B, H, R, D) see keys and values (2, B, G, K, D); adds to `seen`.
 
     Each of the G heads of keys serves H / G heads of queries. In the end the attention is
     out / total. Causal: query i sees the keys up to i.
@@ -71,7 +71,7 @@ def attend_backward(
 ) -> None:
     """Add what comes from these keys to the gradients of the queries, and of keys and values.
 
-    `out` is the attention and `grad` its gradient, when all keys have been met.
+    `out` is the attention over all keys, and `grad` its gradient.
     """
     masks, (to_q, to_kv) = CAUSAL if causal else PLAIN, gradients
     blocks = []

@@ -6,7 +6,7 @@ Megatron-LM gives every rank an early and a late chunk, and the same work in eve
 ring (cf. Brandon et al., "Striped attention", 2023).
 
 Blocks travel from each rank to the one below. Owner j's late chunk is needed on the ranks below j
-only: it stops at rank 0, and just the early chunk goes on round the ring. That saves a quarter of
+only: it stops at rank 0, and only the early chunk goes on round the ring. That saves a quarter of
 a plain ring's traffic: every rank receives what it needs and nothing else. What is computed on the
 way is in ring_attention.py.
 """
@@ -16,8 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ringlet.comm import Group
-from ringlet.comm.calls.work import Work
+from ringlet.comm import Group, Work
 from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import xp
 from ringlet.runtime.device_collectives import irecv, isend
@@ -25,7 +24,7 @@ from ringlet.runtime.device_collectives import irecv, isend
 EARLY, LATE = 0, 1
 
 KEYS_AND_VALUES, GRADIENTS, LATE_GRADIENTS = 0xC0, 0xC1, 0xC2
-"""Tags. Every rank runs its layers in the same order, so one set serves all of them."""
+"""Tags. Every rank runs its layers in the same order, so one set serves all layers."""
 
 
 def zigzag(length: int, size: int, rank: int) -> Array:
@@ -55,8 +54,8 @@ def _fitting_sizes(length: int) -> str:
     return f"a context size of {', '.join(sizes)}" if sizes else "any even number for one rank"
 
 
-class Pair(NamedTuple):
-    """A chunk of this rank's queries and a chunk of an owner's keys: EARLY or LATE each.
+class ChunkPair(NamedTuple):
+    """A chunk of this rank's queries and a chunk of an owner's keys, EARLY or LATE each.
 
     On the diagonal they are the same chunk, and half of the scores are masked.
     """
@@ -66,30 +65,30 @@ class Pair(NamedTuple):
     diagonal: bool = False
 
 
-def chunk_pairs(rank: int, owner: int) -> tuple[Pair, ...]:
-    """What `rank` computes with the keys of `owner`; the pairs above the diagonal are left out.
+def chunk_pairs(rank: int, owner: int) -> tuple[ChunkPair, ...]:
+    """What `rank` computes with the keys of `owner`; no pairs above the diagonal.
 
-    It is two chunk pairs' work for every rank in every step (two diagonal pairs make one).
+    For every rank every step is two pairs' work (two diagonal pairs count as one).
     """
     if owner == rank:
-        return Pair(EARLY, EARLY, True), Pair(LATE, EARLY), Pair(LATE, LATE, True)
+        return ChunkPair(EARLY, EARLY, True), ChunkPair(LATE, EARLY), ChunkPair(LATE, LATE, True)
     if owner < rank:
-        return Pair(EARLY, EARLY), Pair(LATE, EARLY)
-    return Pair(LATE, EARLY), Pair(LATE, LATE)
+        return ChunkPair(EARLY, EARLY), ChunkPair(LATE, EARLY)
+    return ChunkPair(LATE, EARLY), ChunkPair(LATE, LATE)
 
 
 def chunks_needed(rank: int, owner: int) -> int:
-    """How many of the owner's chunks the rank needs: both, or the early one."""
+    """How many of the owner's chunks the rank needs: both, or only the early one."""
     return 2 if owner >= rank else 1
 
 
 def travel(group: Group, own: Array) -> Iterator[tuple[int, Array]]:
     """Yield (owner, keys and values) for every rank, this one first, then upwards round the ring.
 
-    `own` is (2, 2, B, G, T / 2n, D): keys and values of the early chunk and of the late one. A
-    block has the same shape, or (1, ...) if only the early chunk is needed here. While the caller
-    computes with a block the next one arrives, and this one leaves for the rank below; a block
-    must not be changed, nor used after the next was asked for.
+    `own` is (2, 2, B, G, T / 2n, D): keys and values of the early and of the late chunk. A block
+    has the same shape, or (1, ...) if only the early chunk is needed here. While the caller
+    computes with a block, the next one arrives and this one leaves for the rank below; a block must
+    not be changed, nor used once the next was asked for.
     """
     rank, size = group.rank, group.size
     above, below = (rank + 1) % size, (rank - 1) % size
@@ -113,11 +112,11 @@ def travel(group: Group, own: Array) -> Iterator[tuple[int, Array]]:
 
 
 class PartialSums:
-    """The gradients of keys and values on their way home: sums that grow from rank to rank.
+    """Gradients of keys and values on their way home: sums that grow from rank to rank.
 
     They follow the blocks, one step behind, and end at the blocks' owners. A late chunk's sum is
-    complete on rank 0, which sends it straight home. A rank adds up its own share before it waits
-    for the sum from above, so that this travels while the rank computes.
+    complete on rank 0, which sends it straight home. A rank computes its own share before it waits
+    for the sum from above, which travels meanwhile.
     """
 
     def __init__(self, group: Group, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> None:
@@ -129,19 +128,19 @@ class PartialSums:
         self._arriving: Work | None = None
 
     def begin(self, owner: int) -> Array:
-        """Zeros, to which this rank's share of the gradients of the owner's block is added."""
+        """Return zeros to which this rank adds its share of the gradients of the owner's block."""
         step, chunks = self._step(owner), chunks_needed(self._group.rank, owner)
         for work in self._leaving[step % 2]:
             work.wait()
         if step > 1:  # at the first step nobody has met this block before
             space = self._space[:chunks]
             self._arriving = irecv(self._group, self._above, GRADIENTS, out=space)
-        share: Array = self._shares[(step - 1) % 2][:chunks]
+        share = self._shares[(step - 1) % 2][:chunks]
         share.fill(0)
         return share
 
     def send(self, owner: int, share: Array) -> None:
-        """Add the share to the sum so far, and start to send that on its way."""
+        """Add the share to the sum so far, and start to send it on."""
         if self._arriving is not None:
             share += self._arriving.wait()
             self._arriving = None
@@ -152,7 +151,7 @@ class PartialSums:
             works.append(isend(self._group, share[LATE:], owner, LATE_GRADIENTS))
 
     def collect(self, own: Array) -> None:
-        """Add to this rank's own share what the others have summed up for it."""
+        """Add what the others have summed for this rank to its own share."""
         rank, size = self._group.rank, self._group.size
         if size > 1:
             early = self._space[:LATE]

@@ -1,4 +1,4 @@
-"""Attention over a sequence that is split over the ranks of a group: see context_parallel.py."""
+"""Ring attention: attention over a sequence sharded over ranks; see context_parallel.py."""
 
 from typing import Any
 
@@ -13,19 +13,17 @@ from ringlet.runtime.context.context_parallel import PartialSums, chunk_pairs, t
 
 
 class _Ring(Operation):
-    """What the operations share, on chunks: queries (2, B, H, T / 2n, D), the early and the late,
-    and keys and values (2, 2, B, G, T / 2n, D).
-
-    Each of the G heads of keys serves H / G heads of queries.
+    """What the operations share, on an early and a late chunk each: queries (2, B, H, T / 2n, D),
+    keys and values (2, 2, B, G, T / 2n, D). Each of the G heads of keys serves H / G of queries.
 
     Traffic, in units of h = B * (T / n) * G * D elements (the keys and values of one chunk), on n
     ranks. Forward, rank 0 sends (n - 1) h and rank r > 0 sends (2n - 1 - r) h: in all 3/4 of the
     n * (n - 1) * 2h of a plain ring. Backward, keys and values travel again, and rank r sends
     (2n - 2 - r) h of gradients besides: one partial sum for each chunk that it has met.
 
-    Kept for backward: the inputs, the result, and a shift and a sum of each query. These two are
-    the log-sum-exp in two parts: one float32 would lose the sum beside a large score.
-    Buffers for blocks, of 2h each: two in forward, at most five in backward.
+    Kept for backward: the inputs, the result, and a shift and a sum for each query. The two are the
+    log-sum-exp in two parts: in one float32 a large score would swallow the sum. Buffers for
+    blocks, of 2h each: two in forward, at most five in backward.
     """
 
     group: Group
@@ -64,7 +62,7 @@ class _Ring(Operation):
 
 
 class RingAttention(_Ring):
-    """Causal self-attention over a sequence that is split over the ranks of a group, by zigzag.
+    """Causal self-attention over a sequence that is sharded over the ranks of a group, by zigzag.
 
     `RingAttention(group, heads)(qkv)`: queries, keys and values of this rank's positions side by
     side, as for `nn.functional.packed_self_attention`: (B, T / n, 3C) -> (B, T / n, C). All ranks
@@ -137,7 +135,7 @@ def _halves(x: Array) -> Array:
 
 
 class RingSelfAttention(Module):
-    """RingAttention in the place of nn.PackedAttention: (B, T / n, 3C) -> (B, T / n, C)."""
+    """RingAttention in place of nn.PackedAttention: (B, T / n, 3C) -> (B, T / n, C)."""
 
     def __init__(self, group: Group, heads: int) -> None:
         self.group, self.heads = group, heads
@@ -150,7 +148,7 @@ class RingSelfAttention(Module):
 
 
 class RingHeadsAttention(HeadsAttention):
-    """GroupedRingAttention in the place of a causal HeadsAttention without a mask."""
+    """GroupedRingAttention in place of a causal HeadsAttention without a mask."""
 
     def __init__(self, group: Group, heads: int, groups: int) -> None:
         super().__init__(heads, groups, causal=True)

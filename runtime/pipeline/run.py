@@ -1,6 +1,6 @@
-"""Run a pipeline's schedule: the fourth reader. It computes, and moves real activations.
+"""Running a pipeline schedule, the fourth reader: it computes, and moves real activations.
 
-One rank without a pipeline runs a schedule too: forward and backward of each micro-batch in turn.
+A rank without a pipeline runs a schedule too: forward and backward of each micro-batch in turn.
 """
 
 import time
@@ -17,7 +17,7 @@ from ringlet.nn.autograd.engine import WeightGradients, backward
 from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import asarray
 from ringlet.runtime.compression.codecs import Codec
-from ringlet.runtime.device_collectives import isend, recv
+from ringlet.runtime.device_collectives import isend
 from ringlet.runtime.pipeline.actions import Action, PipelineSchedule
 
 StageBatch: TypeAlias = tuple[int, int]
@@ -30,8 +30,8 @@ HEADER = 3 * 8
 class MicroBatch(NamedTuple):
     """Ids and targets (B, T) of some samples; `first_sample` is the first one's global number.
 
-    A model with several inputs has a tuple of ids. `options` are what else the model takes, such
-    as an attention_mask.
+    For a model with several inputs `ids` is a tuple. `options` are other arguments of the model,
+    such as an attention_mask.
     """
 
     ids: Any
@@ -41,82 +41,64 @@ class MicroBatch(NamedTuple):
 
 
 class Stages(Protocol):
-    """A model that is cut into stages, as much of it as this rank has."""
+    """This rank's part of a model that is cut into stages."""
 
     def forward(self, stage: int, x: Tensor | None, batch: MicroBatch) -> Tensor:
-        """A stage's result: what the next stage gets, or the summed loss. At first x is None."""
+        """A stage's result, or the summed loss of the last; x is None for the first."""
 
     def end_backward(self) -> None:
         """The gradients of one micro-batch have been added."""
 
 
-class Transport:
-    """Carries activations and their gradients between stages, encoded if there is a codec.
-
-    There is no error feedback: what one micro-batch's activations lose does not concern the next.
-    """
-
-    def __init__(self, group: Group, codec: Codec | None = None) -> None:
-        self._group, self._codec = group, codec
-
-    def send(self, x: Array, rank: int, tag: int) -> Work:
-        """Start to send; x must not change before the Work is waited for."""
-        if self._codec is None:
-            return isend(self._group, x, rank, tag)
-        message = np.empty(HEADER + self._codec.nbytes(x.size), np.uint8)
-        message[:HEADER].view(np.int64)[...] = x.shape
-        self._codec.encode(x, message[HEADER:])
-        return self._group.isend(message, rank, tag)
-
-    def recv(self, rank: int, tag: int) -> Array:
-        """Wait for an array."""
-        if self._codec is None:
-            return recv(self._group, rank, tag)
-        message = self._group.recv(rank, tag)
-        shape = tuple(message[:HEADER].view(np.int64).tolist())
-        return self._codec.decode(message[HEADER:], np.empty(shape, np.float32))
-
-
 class Executor:
-    """Runs this rank's program of a schedule.
+    """Runs this rank's program of a schedule; `waited` counts the seconds of waiting for others.
 
-    `waited` counts the seconds in which it waited for other ranks.
+    With a codec activations and their gradients travel encoded. There is no error feedback: what
+    one micro-batch's activations lose does not concern the next.
     """
 
-    def __init__(self, rank: int, schedule: PipelineSchedule, transport: Transport) -> None:
-        self._rank, self._schedule, self._transport = rank, schedule, transport
+    def __init__(
+        self, rank: int, schedule: PipelineSchedule, group: Group, codec: Codec | None = None
+    ) -> None:
+        self.schedule, self._program = schedule, schedule.programs[rank]
+        self._group, self._codec = group, codec
         self.waited = 0.0
 
     def train(self, stages: Stages, batches: Sequence[MicroBatch], scale: float) -> float:
-        """Forward and backward of every micro-batch; the sum of the losses of the last stage.
+        """Run forward and backward of every micro-batch; return the sum of the last stage's losses.
 
-        `scale` is what the summed loss is multiplied by: the gradients are those of the product.
+        The gradients are those of the summed loss times `scale`.
         """
-        return _Run(self, self._schedule, stages, batches, scale).run(self._program())
+        return _Run(self, stages, batches, scale).run(self._program)
 
     def evaluate(self, stages: Stages, batches: Sequence[MicroBatch]) -> float:
-        """Forward of every micro-batch only; the sum of the losses of the last stage."""
-        forward = [action for action in self._program() if action.kind in FORWARD]
+        """Run only forward of every micro-batch; return the sum of the last stage's losses."""
+        forward = [action for action in self._program if action.kind in FORWARD]
         with no_grad():
-            return _Run(self, self._schedule, stages, batches, 0.0).run(forward)
-
-    def _program(self) -> Sequence[Action]:
-        return self._schedule.programs[self._rank]
+            return _Run(self, stages, batches, 0.0).run(forward)
 
     def send(self, action: Action, x: Array) -> Work:
-        """Start to send what the action says."""
-        tag = self._tag(action.other_end)
-        return self._transport.send(x, self._schedule.peer(action), tag)
+        """Start the transfer of a send action; x must not change before the Work is waited for."""
+        peer, tag = self.schedule.peer(action), self._tag(action.other_end)
+        if self._codec is None:
+            return isend(self._group, x, peer, tag)
+        message = np.empty(HEADER + self._codec.nbytes(x.size), np.uint8)
+        message[:HEADER].view(np.int64)[...] = x.shape
+        self._codec.encode(x, message[HEADER:])
+        return self._group.isend(message, peer, tag)
 
     def receive(self, action: Action) -> Array:
-        """Wait for what the action says."""
+        """Wait for the array of a receive action."""
         started = time.perf_counter()
-        array = self._transport.recv(self._schedule.peer(action), self._tag(action))
+        array = self._group.recv(self.schedule.peer(action), self._tag(action))
         self.waited += time.perf_counter() - started
-        return array
+        if self._codec is None:
+            return asarray(array)
+        shape = tuple(array[:HEADER].view(np.int64).tolist())
+        return self._codec.decode(array[HEADER:], np.empty(shape, np.float32))
 
     def _tag(self, receive: Action) -> int:
-        number = receive.stage * self._schedule.micro_batches + receive.micro_batch
+        number = receive.stage * self.schedule.micro_batches + receive.micro_batch
         return 2 * number + (receive.kind == "RECV_B")
 
 
@@ -124,17 +106,12 @@ FORWARD = ("F", "SEND_F", "RECV_F")
 
 
 class _Run:
-    """One step's memory: what has arrived, what waits for its backward, what is being sent."""
+    """The memory of one step: what has arrived, awaits its backward, or is being sent."""
 
     def __init__(
-        self,
-        executor: Executor,
-        schedule: PipelineSchedule,
-        stages: Stages,
-        batches: Sequence[MicroBatch],
-        scale: float,
+        self, executor: Executor, stages: Stages, batches: Sequence[MicroBatch], scale: float
     ) -> None:
-        self._executor, self._last = executor, schedule.stages - 1
+        self._executor, self._last = executor, executor.schedule.stages - 1
         self._stages, self._batches, self._scale = stages, batches, scale
         self._arrived: dict[StageBatch, Array] = {}
         self._leaving: dict[StageBatch, Array] = {}
@@ -145,7 +122,7 @@ class _Run:
         self._losses: dict[int, float] = {}
 
     def run(self, program: Sequence[Action]) -> float:
-        """Take all actions; the losses are added in the order of the micro-batches."""
+        """Take all actions; losses are added in the order of the micro-batches."""
         steps = {
             "F": self._forward, "B": self._backward,
             "I": self._inputs_only, "W": self._weights_only,

@@ -12,7 +12,7 @@ from ringlet import nn
 from ringlet.nn import functional as F
 from ringlet.nn.autograd.operations.tiled_attention import SCORES
 from ringlet.nn.autograd.tensor import Tensor
-from ringlet.runtime.context.context_parallel import Pair, chunk_pairs, travel, zigzag
+from ringlet.runtime.context.context_parallel import ChunkPair, chunk_pairs, travel, zigzag
 from ringlet.runtime.context.ring_attention import (
     GroupedRingAttention,
     RingAttention,
@@ -87,7 +87,7 @@ def test_every_rank_has_the_same_work_in_each_step_of_the_ring(size):
             pairs = chunk_pairs(rank, (rank + step) % size)
             assert sum(0.5 if pair.diagonal else 1 for pair in pairs) == 2
             assert len(pairs) == (3 if step == 0 else 2)
-    assert chunk_pairs(3, 3) == (Pair(0, 0, True), Pair(1, 0), Pair(1, 1, True))
+    assert chunk_pairs(3, 3) == (ChunkPair(0, 0, True), ChunkPair(1, 0), ChunkPair(1, 1, True))
 
 
 def test_the_picture_of_the_lesson_is_the_plan():
