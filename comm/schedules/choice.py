@@ -103,18 +103,14 @@ class Choice:
         return counts.pop() if len(counts) == 1 < len(set(self.hosts)) else None
 
     @cached_property
-    def host_by_host(self) -> bool:
-        """Whether ranks are numbered host by host, as schedules assume."""
-        k = self.per_host
-        return k is not None and all(
-            host == self.hosts[rank - rank % k] for rank, host in enumerate(self.hosts)
-        )
-
-    @property
     def hierarchical(self) -> bool:
-        """Whether the group has several ranks on each of several hosts."""
-        several = self.per_host is not None and self.per_host > 1
-        return several and (self._shares_hosts or self.host_by_host)
+        """Whether the hierarchical form can run: several ranks on each of several hosts, which
+        share memory or are numbered host by host, as schedules assume."""
+        k = self.per_host or 1
+        return k > 1 and (
+            self._shares_hosts
+            or all(host == self.hosts[rank - rank % k] for rank, host in enumerate(self.hosts))
+        )
 
     def choose(self, operation: str, nbytes: int) -> str:
         """The algorithm for `nbytes`: of the whole array in all_gather and gather, in all_to_all of
@@ -154,13 +150,9 @@ class Choice:
         hosts, per_host, inside = self.hosts[:PRICED_RANKS], None, links.host
         if name == "hierarchical":
             # However ranks are numbered, it is the schedule of ranks numbered host by host.
-            assert self.per_host is not None
-            per_host = self.per_host
-            hosts = tuple(
-                rank // per_host
-                for rank in range(max(PRICED_RANKS // per_host, 2) * per_host)
-                if rank < len(self.hosts)
-            )
+            per_host = self.per_host or 1
+            size = min(len(self.hosts), max(PRICED_RANKS // per_host, 2) * per_host)
+            hosts = tuple(rank // per_host for rank in range(size))
             inside = SHARED_MEMORY if self._shares_hosts else inside
 
         def link(sender: int, receiver: int) -> LinkCost:
