@@ -72,7 +72,7 @@ def test_a_run_says_what_it_does_and_how_to_go_on(done):
 
 def test_the_commands_that_it_prints_work(done):
     folder, result = done
-    go_on = re.search(r"go on +ringlet (.*)", result.stdout)[1].split()
+    go_on = re.search(r"continue +ringlet (.*)", result.stdout)[1].split()
     resumed = ringlet(*go_on, "--workers", "3", cwd=folder)
     assert resumed.returncode == 0, resumed.stderr
     assert "resumed after step 20" in resumed.stdout
