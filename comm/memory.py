@@ -33,7 +33,7 @@ class Memory:
         `parent` is the control block of the group from which this one was split.
         """
         self.wanted, channel = True, self._channel
-        if channel.endpoint.one_machine(channel.ranks):
+        if channel.context.one_machine(channel.ranks):
             control = open_control_block(self.side(), parent)
             if control is not None:
                 channel.use_memory(SharedMemory(control, channel.context.regions, channel.sockets))

@@ -58,7 +58,7 @@ class _World:
         self.progress = Progress(self.endpoint)
         try:
             if environment.size > 1:
-                _connect(self.endpoint, environment)
+                self.context.hosts = _connect(self.endpoint, environment)
             channel = Channel(self.context, WORLD, tuple(range(environment.size)))
             self.group = Group(channel, self.progress)
             if environment.transport == "auto":
@@ -171,11 +171,11 @@ def report_lost(rank: int, cause: str) -> None:
         _lost[rank] = cause
     else:
         _world.endpoint.liveness.announce(rank, cause)
-        _world.endpoint.wake()
+        _world.endpoint.inbox.wake()
 
 
-def _connect(endpoint: Endpoint, environment: Environment) -> None:
-    """Listen, meet the others, connect to them."""
+def _connect(endpoint: Endpoint, environment: Environment) -> dict[int, str]:
+    """Listen, meet the others, connect to them; returns what tells their hosts apart."""
     deadline = time.monotonic() + environment.timeout
     _warn(environment)
     addresses = {}
@@ -212,7 +212,6 @@ def _connect(endpoint: Endpoint, environment: Environment) -> None:
             for rank, entry in enumerate(table)
             if rank != environment.rank
         }
-        endpoint.hosts = {rank: entry["host"] for rank, entry in enumerate(table)}
         endpoint.connect(peers)
 
         def tick() -> None:
@@ -230,6 +229,7 @@ def _connect(endpoint: Endpoint, environment: Environment) -> None:
                 )
 
         endpoint.form(tick)
+        return {rank: entry["host"] for rank, entry in enumerate(table)}
     finally:
         endpoint.hide()
         if folder is not None:

@@ -24,12 +24,12 @@ class Counted(Protocol):
 def check_agreement(operation: Counted) -> None:
     """Raise CollectiveMismatch if another rank found one, or says that it is in another call."""
     channel = operation.channel
-    if channel.id in channel.endpoint.mismatched:
-        raise CollectiveMismatch(channel.endpoint.mismatched[channel.id])
+    if channel.id in channel.endpoint.notices.mismatched:
+        raise CollectiveMismatch(channel.endpoint.notices.mismatched[channel.id])
     if operation.stream != COLLECTIVE:
         return
     for rank in channel.ranks:
-        notice = channel.endpoint.waiting.get((channel.id, rank))
+        notice = channel.endpoint.notices.waiting.get((channel.id, rank))
         if notice is None or notice.stream != COLLECTIVE:
             continue
         mine = _own(operation, notice.sequence)

@@ -27,6 +27,9 @@ class Context:
     timeout: float
     """Of calls that are given none, in seconds."""
 
+    hosts: dict[int, str] = field(default_factory=dict)
+    """What tells a rank's host from others; the part before a slash tells machines apart."""
+
     links: Links = field(default_factory=Links)
     names: dict[str, str] = field(default_factory=dict)
     """The groups' ranks in words, by id."""
@@ -38,6 +41,15 @@ class Context:
     def __post_init__(self) -> None:
         self.recorder = Recorder(self.endpoint.rank, self.names)
 
+    def hosts_of(self, ranks: tuple[int, ...]) -> tuple[int, ...]:
+        """For each rank a number for its host: 0 for that of the first, and so on."""
+        numbers: dict[str, int] = {}
+        return tuple(numbers.setdefault(self.hosts.get(rank, ""), len(numbers)) for rank in ranks)
+
+    def one_machine(self, ranks: tuple[int, ...]) -> bool:
+        """Whether the ranks may share memory: on one host, or in containers on one machine."""
+        return len({self.hosts.get(rank, "").partition("/")[0] for rank in ranks}) == 1
+
 
 class Channel:
     """The collectives and transfers among `ranks` (of the world); `index` is this rank's place."""
@@ -45,7 +57,7 @@ class Channel:
     def __init__(self, context: Context, id: str, ranks: tuple[int, ...]) -> None:
         self.context, self.endpoint = context, context.endpoint
         self.id, self.ranks, self.index = id, ranks, ranks.index(context.endpoint.rank)
-        self.hosts = self.endpoint.hosts_of(ranks)
+        self.hosts = self.context.hosts_of(ranks)
         choice = Choice(self.hosts, context.policy, context.links)
         self.sockets = Sockets(self.endpoint, id, ranks, choice)
         self.transport: Transport = self.sockets
@@ -75,7 +87,7 @@ class Channel:
         shares = hierarchy is not None
         self.sockets.choice = Choice(self.hosts, context.policy, context.links, shares)
         if hierarchy is not None:
-            hosts = self.endpoint.hosts_of(hierarchy.across.ranks)
+            hosts = self.context.hosts_of(hierarchy.across.ranks)
             hierarchy.across.choice = Choice(hosts, context.policy, context.links)
 
     def use_memory(self, shared: SharedMemory) -> None:

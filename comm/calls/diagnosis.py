@@ -103,7 +103,8 @@ class Diagnosis:
             if rank in endpoint.credits.full:
                 endpoint.welcome(rank)
                 return
-            said = [notice for (_, r), notice in list(endpoint.waiting.items()) if r == rank]
+            waiting = list(endpoint.notices.waiting.items())
+            said = [notice for (_, source), notice in waiting if source == rank]
             last = max(said, key=lambda notice: notice.heard, default=None)
             if last is None or time.monotonic() - last.heard > 2 * NOTICE_EVERY_S:
                 return
@@ -112,16 +113,17 @@ class Diagnosis:
     def _chain(self, rank: int) -> tuple[str, int]:
         """What the awaited rank does, and so on along the chain of who waits for whom; and the
         last of them."""
-        endpoint, context, now = self._endpoint, self._channel.context, time.monotonic()
-        texts, seen = [f"rank {rank}"], {endpoint.rank}
+        waiting, context = self._endpoint.notices.waiting, self._channel.context
+        now = time.monotonic()
+        texts, seen = [f"rank {rank}"], {self._endpoint.rank}
         while rank not in seen:  # they may wait in a circle
             seen.add(rank)
-            said = [(n.heard, group) for (group, r), n in endpoint.waiting.items() if r == rank]
+            said = [(n.heard, group) for (group, r), n in waiting.items() if r == rank]
             heard, group = max(said, default=(float("-inf"), ""))
             if now - heard > 2 * NOTICE_EVERY_S:
                 texts.append(self._last_seen(rank))
                 break
-            notice = endpoint.waiting[group, rank]
+            notice = waiting[group, rank]
             call = describe(context, group, notice.stream, notice.sequence, notice.signature)
             texts.append(f"which has waited {notice.seconds + now - heard:.1f} s in {call}")
             if notice.source < 0:

@@ -138,7 +138,7 @@ class Operation:
                 raise _CallerTimeout
 
         try:
-            wait.wait(tick, self.channel.endpoint.poll)
+            wait.wait(tick, self.channel.endpoint.inbox.poll)
         except _CallerTimeout:
             raise self.timed_out() from None
         except BaseException as error:

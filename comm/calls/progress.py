@@ -14,7 +14,8 @@ from ringlet.comm.calls.channel import Channel
 from ringlet.comm.calls.operation import Operation
 from ringlet.comm.errors import CommError
 from ringlet.comm.protocols import Program
-from ringlet.comm.sockets.endpoint import TICK_MS, Endpoint
+from ringlet.comm.sockets.endpoint import Endpoint
+from ringlet.comm.sockets.inbox import TICK_MS
 
 POLL_S = 0.002
 """How often new operations and messages are looked for while this waits on shared memory."""
@@ -48,7 +49,7 @@ class Progress:
                     target=self._run, name="ringlet-progress", daemon=True
                 )
                 self._thread.start()
-        self._endpoint.wake()
+        self._endpoint.inbox.wake()
 
     def stop(self) -> None:
         """Fail what is still in flight and end the thread."""
@@ -56,7 +57,7 @@ class Progress:
             self._stopping = self._fresh = True
             self._changed.notify()
         if self._thread is not None:
-            self._endpoint.wake()
+            self._endpoint.inbox.wake()
             self._thread.join()
 
     def _run(self) -> None:
@@ -77,11 +78,11 @@ class Progress:
         while not self._moved():
             if not any(wait.nap(most_s) for wait in waits):
                 poll_ms = min((wait.poll_ms for wait in waits), default=TICK_MS)
-                self._endpoint.wait(self._moved, self._check, poll_ms)
+                self._endpoint.inbox.wait(self._moved, self._check, poll_ms)
                 return
             if len(self._heads) > 1 or time.monotonic() >= poll_at:
                 poll_at = time.monotonic() + POLL_S
-                self._endpoint.poll()
+                self._endpoint.inbox.poll()
                 self._check()
 
     def _next_round(self) -> bool:

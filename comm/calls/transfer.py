@@ -9,7 +9,7 @@ from ringlet.comm.calls.work import Lane, LaneWork
 from ringlet.comm.errors import CollectiveMismatch
 from ringlet.comm.protocols import Program
 from ringlet.comm.signature import Signature
-from ringlet.comm.sockets.endpoint import Message
+from ringlet.comm.sockets.inbox import Message
 from ringlet.comm.sockets.messages import Messages, departed
 from ringlet.comm.sockets.wire import Header, allocate, segments
 

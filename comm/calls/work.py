@@ -85,6 +85,6 @@ class LaneWork:
     def done(self) -> bool:
         """See Work."""
         if not self._operation.finished:
-            self._operation.channel.endpoint.poll()
+            self._operation.channel.endpoint.inbox.poll()
             self._lane.step()
         return self._operation.finished

@@ -1,11 +1,8 @@
-"""One process's end of all its connections: sockets, the mailbox, and who is gone.
+"""One process's end of all its connections: whom it can reach, and what travels.
 
 Every process binds one PULL socket, its inbox, and connects one PUSH socket to the inbox of
 every peer. Messages between two ranks therefore keep their order, a firewall needs one rule for
 each process, and a connection that closes names the peer that is gone.
-
-Whichever thread waits for a message reads the inbox for all (leader and followers): there is no
-receiving thread, and a waiting process sleeps in the kernel.
 """
 
 import contextlib
@@ -14,7 +11,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import msgpack
 import zmq
@@ -24,10 +21,11 @@ from ringlet.comm.faults import Faults
 from ringlet.comm.join.addresses import allow_ipv6, tcp
 from ringlet.comm.join.authenticator import Authenticator, report_refused
 from ringlet.comm.join.key import JobKey
-from ringlet.comm.schedules.schedule import SEGMENT_BYTES
 from ringlet.comm.signature import Signature
 from ringlet.comm.sockets.credits import Credits, Parked
+from ringlet.comm.sockets.inbox import TICK_MS, Inbox, Key, Message
 from ringlet.comm.sockets.liveness import Liveness
+from ringlet.comm.sockets.notices import Notices
 from ringlet.comm.sockets.wire import (
     CONTROL,
     HEADER_BYTES,
@@ -37,9 +35,6 @@ from ringlet.comm.sockets.wire import (
     decode,
     encode,
 )
-
-TICK_MS = 50
-"""A waiting thread looks around this often: for lost peers, deadlines and mismatches."""
 
 ZERO_COPY_BYTES = 1 << 20
 """Shorter payloads are copied: a copy costs less than to be told when ZeroMQ lets go of them, for
@@ -51,8 +46,8 @@ MORE, LAST = int(zmq.SNDMORE | zmq.NOBLOCK), int(zmq.NOBLOCK)
 
 FLUSH_MS = 200
 
-INBOX_MESSAGES = 32
-"""So many unread messages of one peer are held here; then its sending socket holds them."""
+MONITOR_EVERY_S = 4 * TICK_MS / 1000
+"""The connections' monitors are read this often while messages come without a pause."""
 
 WORLD = "world"
 """The id of the group of all ranks."""
@@ -61,10 +56,7 @@ NOT_OF_THIS_JOB = (
     ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
     msgpack.UnpackException,
 )  # fmt: skip
-"""What reading bytes raises that are no message: all but what is a fault of this process."""
-
-Key: TypeAlias = tuple[str, int, int]
-"""(group, source's world rank, stream): messages under one key keep their order."""
+"""What reading a foreign message raises: all but what is a fault of this process."""
 
 
 class Peer(NamedTuple):
@@ -74,32 +66,6 @@ class Peer(NamedTuple):
     host: str
     pid: int
     address: str
-
-
-class Message(NamedTuple):
-    """A header and the bytes that came with it; `frame` is ZeroMQ's memory in which they lie."""
-
-    header: Header
-    payload: Any  # supports the buffer protocol
-    frame: "zmq.Frame | None" = None
-
-    def is_whole(self) -> bool:
-        """Whether the bytes are what was sent."""
-        return checksum(self.payload) == self.header.checksum
-
-
-class Waiting(NamedTuple):
-    """A peer's own word on what it waits in, for whom, and when (monotonic) that word came.
-
-    `source` is the rank that it waits for, -1 if for none.
-    """
-
-    source: int
-    stream: int
-    sequence: int
-    signature: Signature
-    seconds: float
-    heard: float
 
 
 class Endpoint:
@@ -114,43 +80,24 @@ class Endpoint:
         self.peers: dict[int, Peer] = {}
         self.dropped: Counter[str] = Counter()
         self.last: dict[int, tuple[Header, float]] = {}
-        self.waiting: dict[tuple[str, int], Waiting] = {}
-        self.mismatched: dict[str, str] = {}
-        self.hosts: dict[int, str] = {}  # rank -> what tells its host from others
         self.credits = Credits()
         self.liveness = Liveness(self._where)
-        self._greeted: set[int] = set()
-        self._looked = 0.0
-        self._mailbox: dict[Key, deque[Message]] = {}
-        self._arrived = threading.Condition()
-        self._pumping = False
+        self.notices = Notices(self.liveness, self.credits, self._credit)
         self._context = zmq.Context()
-        self._inbox = self._make_inbox()
-        self._waker = self._context.socket(zmq.PUSH)
-        self._waker.connect("inproc://inbox")
-        self._wake_lock = threading.Lock()
+        self.inbox = Inbox(self._context, self._accept, self._watch)
+        self._monitored = 0.0
         self._outboxes: dict[int, zmq.Socket[bytes]] = {}
         self._send_locks: dict[int, threading.Lock] = {}
         self._monitors: dict[int, zmq.Socket[bytes]] = {}
         self._socket_files: list[Path] = []
         self.addresses: set[str] = set()  # where this process and its peers listen
 
-    def _make_inbox(self) -> "zmq.Socket[bytes]":
-        inbox = self._context.socket(zmq.PULL)
-        inbox.set(zmq.RCVTIMEO, TICK_MS)
-        inbox.set(zmq.RCVHWM, INBOX_MESSAGES)
-        inbox.set(zmq.MAXMSGSIZE, max(SEGMENT_BYTES, HEADER_BYTES) + 4096)
-        inbox.set(zmq.BACKLOG, 1024)
-        inbox.set(zmq.LINGER, 0)
-        inbox.bind("inproc://inbox")
-        return inbox
-
     # -- connecting ---------------------------------------------------------------------------
 
     def bind_ipc(self, path: Path) -> str:
         """Listen on a socket file, which `hide` removes again; returns the address."""
         address = f"ipc://{path}"
-        self._inbox.bind(address)
+        self.inbox.socket.bind(address)
         self._socket_files.append(path)
         self.addresses.add(address)
         return address
@@ -160,10 +107,10 @@ class Endpoint:
 
         Socket files are bound before: what is bound from here on asks for the key.
         """
-        Authenticator(self._context, self._key, f"rank {self.rank}").guard(self._inbox)
-        allow_ipv6(self._inbox, tcp(host, "*"))
-        self._inbox.bind(tcp(host, "*"))
-        address = self._inbox.get(zmq.LAST_ENDPOINT)
+        Authenticator(self._context, self._key, f"rank {self.rank}").guard(self.inbox.socket)
+        allow_ipv6(self.inbox.socket, tcp(host, "*"))
+        self.inbox.socket.bind(tcp(host, "*"))
+        address = self.inbox.socket.get(zmq.LAST_ENDPOINT)
         assert isinstance(address, bytes)
         self.addresses.add(address.decode())
         return address.decode()
@@ -203,16 +150,7 @@ class Endpoint:
         """
         for rank in self.peers:
             self.notify(rank, "hello", None)
-        self.wait(lambda: self._greeted >= set(self.peers), tick)
-
-    def hosts_of(self, ranks: tuple[int, ...]) -> tuple[int, ...]:
-        """For each rank a number for its host: 0 for that of the first, and so on."""
-        numbers: dict[str, int] = {}
-        return tuple(numbers.setdefault(self.hosts.get(rank, ""), len(numbers)) for rank in ranks)
-
-    def one_machine(self, ranks: tuple[int, ...]) -> bool:
-        """Whether the ranks may share memory: on one host, or in containers on one machine."""
-        return len({self.hosts.get(rank, "").partition("/")[0] for rank in ranks}) == 1
+        self.inbox.wait(lambda: self.notices.greeted >= set(self.peers), tick)
 
     def hide(self) -> None:
         """Remove the socket files: nobody else is to come, and nobody has to clean up."""
@@ -221,7 +159,7 @@ class Endpoint:
 
     def missing(self) -> list[int]:
         """The peers that have not greeted this process yet."""
-        return sorted(set(self.peers) - self._greeted)
+        return sorted(set(self.peers) - self.notices.greeted)
 
     # -- sending ------------------------------------------------------------------------------
 
@@ -292,23 +230,20 @@ class Endpoint:
         """Let the peer send more than has been taken: this rank, too, waits for it in the end."""
         self.notify(peer, "credit", self.credits.welcome(peer))
 
-    def notify(self, peer: int, word: str, content: Any) -> None:
-        """Send a control message."""
+    def notify(self, peer: int, kind: str, content: Any) -> None:
+        """Send a control message: see `notices`."""
         try:
             with self._send_locks[peer]:
-                self._outboxes[peer].send_multipart(self._control(word, content), zmq.NOBLOCK)
+                self._outboxes[peer].send_multipart(self._control(kind, content), zmq.NOBLOCK)
         except zmq.ZMQError:
             self.liveness.closed(peer)
 
     # -- receiving ----------------------------------------------------------------------------
 
     def take(self, key: Key) -> Message | None:
-        """The oldest message under the key, out of the mailbox; None if there is none."""
-        queue = self._mailbox.get(key)
-        if not queue:
-            return None
-        message = queue.popleft()
-        if key[1] != self.rank:
+        """The oldest message under the key, out of the inbox; None if there is none."""
+        message = self.inbox.pop(key)
+        if message is not None and key[1] != self.rank:
             taken = self.credits.took(key[1], memoryview(message.payload).nbytes)
             if taken is not None:
                 self.notify(key[1], "credit", taken)
@@ -317,83 +252,6 @@ class Endpoint:
     def repeated(self) -> None:
         """Count a message that has come before."""
         self.dropped["a message that had come before"] += 1
-
-    def peek(self, key: Key) -> Message | None:
-        """The oldest message under the key, left where it is."""
-        queue = self._mailbox.get(key)
-        return queue[0] if queue else None
-
-    def unread(self) -> dict[Key, int]:
-        """How many messages lie unread, by key."""
-        return {key: len(queue) for key, queue in self._mailbox.items() if queue}
-
-    def wait(
-        self, ready: Callable[[], bool], tick: Callable[[], None], patience_ms: int = TICK_MS
-    ) -> None:
-        """Read the inbox until `ready()`. Between messages, and every `patience_ms`, `tick()`."""
-        while not ready():
-            if self._lead(ready, patience_ms):
-                try:
-                    self._pump(patience_ms)
-                finally:
-                    with self._arrived:
-                        self._pumping = False
-                        self._arrived.notify_all()
-            if not ready():
-                tick()
-
-    def poll(self) -> None:
-        """Read what has arrived, without waiting."""
-        with self._arrived:
-            if self._pumping:
-                return
-            self._pumping = True
-        try:
-            while self._pump(0):
-                pass
-        finally:
-            with self._arrived:
-                self._pumping = False
-                self._arrived.notify_all()
-
-    def wake(self) -> None:
-        """Let every waiting thread look at its condition again."""
-        with self._wake_lock:
-            if not self._waker.closed:
-                self._waker.send(b"", zmq.NOBLOCK)
-        with self._arrived:
-            self._arrived.notify_all()
-
-    def _lead(self, ready: Callable[[], bool], patience_ms: int) -> bool:
-        """Become the thread that reads the inbox; False if another did, and something came."""
-        with self._arrived:
-            if self._pumping and not ready():
-                self._arrived.wait(patience_ms / 1000)
-            if self._pumping or ready():
-                return False
-            self._pumping = True
-            return True
-
-    def _pump(self, patience_ms: int) -> bool:
-        """Read one message, waiting up to `patience_ms`; False if none came."""
-        now = time.monotonic()
-        if now - self._looked > 4 * TICK_MS / 1000:
-            self._look(now)
-        try:
-            if patience_ms < TICK_MS and not self._inbox.poll(patience_ms):
-                raise zmq.Again
-            frames = [self._inbox.recv(copy=False)]
-            while frames[-1].more:
-                frames.append(self._inbox.recv(copy=False))
-        except zmq.Again:
-            now = time.monotonic()
-            self._look(now)
-            self.liveness.quiet(now)
-            return False
-        if len(frames) == 1 and not len(frames[0]):
-            return True  # wake()
-        self._accept(frames)
-        return True
 
     def _accept(self, frames: list["zmq.Frame"]) -> None:
         """Check what came from outside; what is not of this job is counted and dropped."""
@@ -405,12 +263,13 @@ class Endpoint:
             if (header.job, header.generation) != (self.job, self.generation):
                 raise Malformed("a header of another job")
             if header.source not in self.peers:
-                raise Malformed("a header of a rank that is none")
+                raise Malformed("a header of an unknown rank")
             message = Message(header, frames[1].buffer, frames[1])
             if header.stream == CONTROL:
                 if not message.is_whole():
                     raise Malformed("a damaged control message")
-                self._heed(header, msgpack.unpackb(message.payload, strict_map_key=False))
+                content = msgpack.unpackb(message.payload, strict_map_key=False)
+                self.notices.handle(header.source, header.signature.operation, content)
                 return
         except NOT_OF_THIS_JOB as error:
             self._drop(frames[0], str(error)[:80])
@@ -423,49 +282,19 @@ class Endpoint:
             report_refused(f"rank {self.rank}", str(frame.get("Peer-Address")), reason)
 
     def _deliver(self, message: Message) -> None:
-        header = message.header
-        self.last[header.source] = (header, time.monotonic())
-        self.credits.arrived(header.source, memoryview(message.payload).nbytes)
-        key = (header.group, header.source, header.stream)
-        with self._arrived:
-            self._mailbox.setdefault(key, deque()).append(message)
-            self._arrived.notify_all()
+        source = message.header.source
+        self.last[source] = (message.header, time.monotonic())
+        self.credits.arrived(source, memoryview(message.payload).nbytes)
+        self.inbox.put(message)
 
-    def _heed(self, header: Header, content: Any) -> None:
-        """Act on a control message."""
-        source, word = header.source, header.signature.operation
-        if word == "hello":
-            self._greeted.add(source)
-        elif word == "credit":
-            self._credit(source, int(content))
-        elif word == "full":
-            self.credits.full.add(source)
-        elif word == "waiting":
-            group, waited_for, stream, sequence, signature, seconds = content
-            operation, dtype, shape, detail = signature
-            self.waiting[str(group), source] = Waiting(
-                int(waited_for),
-                int(stream),
-                int(sequence),
-                Signature(str(operation), str(dtype), tuple(shape), str(detail)),
-                float(seconds),
-                time.monotonic(),
-            )
-        elif word == "resumed":
-            group, stream, sequence = content
-            said = self.waiting.get((str(group), source))
-            if said is not None and (said.stream, said.sequence) == (stream, sequence):
-                del self.waiting[str(group), source]
-        elif word == "mismatch":
-            self.mismatched.setdefault(str(content["group"]), str(content["text"]))
-        elif word in ("lost", "goodbye"):
-            self.liveness.hear({int(rank): str(cause) for rank, cause in content.items()})
-            if word == "goodbye":
-                self.liveness.departed(source)
-
-    def _look(self, now: float) -> None:
-        self._looked = now
-        self.liveness.look(self._monitors, now)
+    def _watch(self, quiet: bool) -> None:
+        """Learn from the monitors which connections have closed; `quiet` if the inbox is empty."""
+        now = time.monotonic()
+        if quiet or now - self._monitored > MONITOR_EVERY_S:
+            self._monitored = now
+            self.liveness.check(self._monitors, now)
+        if quiet:
+            self.liveness.quiet(now)
 
     def _where(self, rank: int) -> str:
         peer = self.peers[rank]
@@ -477,13 +306,11 @@ class Endpoint:
         """Say goodbye to every peer, deliver what is queued for up to `linger_s`, and close."""
         until = time.monotonic() + linger_s
         while self._parked_for_the_living() and time.monotonic() < until:
-            self.poll()
-            self._look(time.monotonic())
+            self._attend()
             time.sleep(0.001)
         farewells = self._say_goodbye() if linger_s else {}
         while farewells and time.monotonic() < until:
-            self.poll()
-            self._look(time.monotonic())
+            self._attend()
             for rank, tracker in list(farewells.items()):
                 if tracker.done or not self.liveness.reachable(rank):
                     del farewells[rank]
@@ -493,11 +320,13 @@ class Endpoint:
             self._monitors[rank].close(0)
             # What ZeroMQ has let go of may still be on its way through the I/O thread.
             outbox.close(FLUSH_MS if linger_s and self.liveness.reachable(rank) else 0)
-        self._inbox.disable_monitor()
-        self._inbox.close(0)
-        with self._wake_lock:
-            self._waker.close(0)
+        self.inbox.close()
         self._context.term()
+
+    def _attend(self) -> None:
+        """Read what comes while this process leaves."""
+        self.inbox.poll()
+        self.liveness.check(self._monitors, time.monotonic())
 
     def _parked_for_the_living(self) -> bool:
         parked = self.credits.parked.items()
@@ -518,19 +347,8 @@ class Endpoint:
                 farewells[rank] = outbox.send(content, zmq.NOBLOCK, copy=False, track=True)
         return farewells
 
-    def _control(self, word: str, content: Any) -> tuple[bytes, bytes]:
+    def _control(self, kind: str, content: Any) -> tuple[bytes, bytes]:
         data: bytes = msgpack.packb(content)
-        signature = Signature(word, "", (), "")
-        return encode(
-            Header(
-                self.job,
-                self.generation,
-                self.rank,
-                "",
-                CONTROL,
-                0,
-                signature,
-                0,
-                checksum(data),
-            )
-        ), data
+        signature, check = Signature(kind, "", (), ""), checksum(data)
+        header = Header(self.job, self.generation, self.rank, "", CONTROL, 0, signature, 0, check)
+        return encode(header), data

@@ -33,7 +33,7 @@ class Liveness:
         self._quiet = 0.0
 
     def announce(self, rank: int, cause: str) -> None:
-        """Take another's word that the rank is gone. Callable from any thread."""
+        """Somebody who knows says that the rank is gone. Callable from any thread."""
         self._lost[rank] = (cause, time.monotonic())
 
     def closed(self, rank: int) -> None:
@@ -74,7 +74,7 @@ class Liveness:
             return source, cause
         return None
 
-    def look(self, monitors: "dict[int, zmq.Socket[Any]]", now: float) -> None:
+    def check(self, monitors: "dict[int, zmq.Socket[Any]]", now: float) -> None:
         """Read the connections' monitors; call those lost that closed and stay unexplained."""
         for rank, monitor in monitors.items():
             while int(monitor.get(zmq.EVENTS)) & zmq.POLLIN:

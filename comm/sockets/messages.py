@@ -8,7 +8,8 @@ import zmq
 from ringlet.comm.arrays import Array
 from ringlet.comm.errors import CollectiveMismatch, CommError
 from ringlet.comm.protocols import Call, Program
-from ringlet.comm.sockets.endpoint import Endpoint, Message
+from ringlet.comm.sockets.endpoint import Endpoint
+from ringlet.comm.sockets.inbox import Message
 from ringlet.comm.sockets.waits import MessageWait, SendWait
 from ringlet.comm.sockets.wire import Header, checksum
 from ringlet.comm.stats import Traffic

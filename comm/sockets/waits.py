@@ -4,7 +4,8 @@ import zmq
 
 from ringlet.comm.protocols import Action
 from ringlet.comm.sockets.credits import Parked
-from ringlet.comm.sockets.endpoint import TICK_MS, Endpoint, Key, Message
+from ringlet.comm.sockets.endpoint import Endpoint
+from ringlet.comm.sockets.inbox import TICK_MS, Key, Message
 
 SEND_POLL_MS = 1
 
@@ -21,18 +22,18 @@ class MessageWait:
 
     def soon(self) -> bool:
         """Messages do not come by themselves: somebody must read the inbox."""
-        return self._endpoint.peek(self._key) is not None
+        return self._endpoint.inbox.peek(self._key) is not None
 
     ready = soon
 
     def take(self) -> Message | None:
         """The message."""
         endpoint = self._endpoint
-        return endpoint.peek(self._key) if self._keep else endpoint.take(self._key)
+        return endpoint.inbox.peek(self._key) if self._keep else endpoint.take(self._key)
 
     def wait(self, tick: Action, poll: Action) -> None:
         """Read the inbox until it comes."""
-        self._endpoint.wait(self.ready, tick)
+        self._endpoint.inbox.wait(self.ready, tick)
 
     def nap(self, seconds: float) -> bool:
         """Reading the inbox is the endpoint's."""

@@ -6,16 +6,22 @@ import time
 from ringlet.comm.calls.progress import Progress
 
 
-class Endpoint:
+class Inbox:
     """Nobody to hear of."""
 
     def wake(self):
-        """See Endpoint."""
+        """See Inbox."""
 
     def wait(self, ready, tick, patience_ms):
-        """See Endpoint."""
+        """See Inbox."""
         while not ready():
             time.sleep(0.001)
+
+
+class Endpoint:
+    """Nobody to hear of."""
+
+    inbox = Inbox()
 
 
 class Channel:

@@ -43,13 +43,13 @@ def work(world):
 def record(world):
     """Every message that arrives in the work."""
     endpoint, heard = world._endpoint, []
-    accept = endpoint._accept
+    accept = endpoint.inbox.accept
 
     def listen(frames):
         heard.append([bytes(frame.buffer) for frame in frames])
         accept(frames)
 
-    endpoint._accept = listen
+    endpoint.inbox.accept = listen
     work(world)
     return heard
 
@@ -65,7 +65,7 @@ def work_until(world, count):
     more = True
     while more:
         work_a_little(world)
-        endpoint.poll()
+        endpoint.inbox.poll()
         wanted = endpoint.dropped.total() < count and time.monotonic() < until
         more = world.broadcast_object(wanted)
     work(world)
