@@ -50,13 +50,13 @@ class HostOptions:
         "RINGLET_KEY_FILE; --hosts makes a key if there is none.",
         metavar="FILE",
     )
+    insecure: bool = option(False, "Use no key: only on a network where you trust everybody.")
     encrypt: str | None = option(
         None,
         "What the key encrypts: all, or control, which sends arrays in the clear (SECURITY.md).",
         metavar="all|control",
         shown="all",
     )
-    insecure: bool = option(False, "Use no key: only on a network where you trust everybody.")
     announce: bool = option(False, "Print where host 0 listens.", hidden=True)
 
     def range(self) -> tuple[int, int]:

@@ -150,7 +150,7 @@ BAD = {
     "unknown preset": (["--preset", "huge"], "unknown preset 'huge'"),
     "another run": (["--out", "taken"], "taken holds another run"),
     "a file": (["--out", "short"], "short is a file"),
-    "nothing to resume": (["--resume", "--out", "nowhere"], "no checkpoint to go on from"),
+    "nothing to resume": (["--resume", "--out", "nowhere"], "there is no checkpoint in nowhere"),
     "resume what": (["--resume"], "--resume needs --out"),
     "transport": (["--transport", "pigeon"], "unknown transport 'pigeon'"),
     "config": (["--config", "none.toml"], "none.toml"),
