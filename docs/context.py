@@ -1,4 +1,4 @@
-"""Draws docs/context.svg, from the plan that runtime/context/context_parallel.py follows.
+"""Draws docs/context.svg, from the chunk pairs of runtime/context/context_parallel.py.
 
     python docs/context.py docs/context.svg
 

@@ -1,4 +1,9 @@
-"""Models on many processes: meshes and every kind of parallelism, the trainer, checkpoints."""
+"""Models on many processes: meshes and every kind of parallelism, the trainer, checkpoints.
+
+Each part knows only those before it: mesh, device_collectives; compression; pipeline; options,
+rules; tensor, context; expert; sharding; data; checkpoint; assembly, parallel; planning, training.
+To see how they work together, begin with parallel.py, then follow what interests you.
+"""
 
 from ringlet.runtime.checkpoint.checkpoint import (
     Checkpoint,

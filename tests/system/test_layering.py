@@ -154,3 +154,38 @@ def test_importing_a_folder_loads_nothing_of_those_above(folder):
     ).stdout.split()
     assert f"ringlet.{folder}" in loaded
     assert LOADED[folder].isdisjoint(loaded)
+
+
+ORDER = {
+    "runtime": [
+        {"mesh", "device_collectives"},
+        {"compression"},
+        {"pipeline"},
+        {"options", "rules"},
+        {"tensor", "context"},
+        {"expert"},
+        {"sharding"},
+        {"data"},
+        {"checkpoint"},
+        {"assembly"},
+        {"parallel"},
+        {"planning", "training"},
+    ],
+}
+"""The folders and files at the top of a house, from those that know least; equals do not know each
+other."""
+
+
+@pytest.mark.parametrize("house", ORDER)
+def test_the_parts_of_a_house_know_only_those_below(house):
+    levels = {part: level for level, parts in enumerate(ORDER[house]) for part in parts}
+    found = []
+    for path, tree in trees(house):
+        part = path.with_suffix("").parts[1]
+        for line, module in imports(tree):
+            names = module.split(".")[1:]
+            if names[:1] != [house] or part == "__init__" or names[1:2] in ([part], []):
+                continue
+            if levels[names[1]] >= levels[part]:
+                found.append(f"{path}:{line} imports {module}")
+    assert found == []
