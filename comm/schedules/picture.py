@@ -3,24 +3,11 @@
 Every rank's slots are cells; a cell has a stripe in the colour of each rank whose value it holds.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ringlet.comm.schedules import svg
 from ringlet.comm.schedules.prove import Transfer
-from ringlet.comm.schedules.svg import (
-    EMPTY,
-    FAINT,
-    INK,
-    MARGIN,
-    SOFT,
-    colour,
-    counted,
-    document,
-    headings,
-    number,
-    point,
-    text,
-)
 from ringlet.comm.schedules.trace import Trace
 
 LABELS, TOP = 74, 128
@@ -38,7 +25,7 @@ class _Grid:
     @property
     def cell(self) -> float:
         """A cell's width: as wide as the picture allows."""
-        room = WIDEST - 2 * MARGIN - LABELS - self.size * 30
+        room = WIDEST - 2 * svg.MARGIN - LABELS - self.size * 30
         return max(
             7.0, min(44.0 if self.slots == 1 else 26.0, room / max(1, self.size * self.slots))
         )
@@ -46,7 +33,7 @@ class _Grid:
     @property
     def gap(self) -> float:
         """Between ranks."""
-        room = NARROWEST - 2 * MARGIN - LABELS - self.size * self.slots * self.cell
+        room = NARROWEST - 2 * svg.MARGIN - LABELS - self.size * self.slots * self.cell
         return max(30.0, min(90.0, room / max(1, self.size - 1)))
 
     @property
@@ -61,10 +48,10 @@ class _Grid:
 
     @property
     def width(self) -> float:
-        return max(self.left(self.size) - self.gap + MARGIN, NARROWEST)
+        return max(self.left(self.size) - self.gap + svg.MARGIN, NARROWEST)
 
     def left(self, rank: int, slot: int = 0) -> float:
-        return MARGIN + LABELS + rank * (self.slots * self.cell + self.gap) + slot * self.cell
+        return svg.MARGIN + LABELS + rank * (self.slots * self.cell + self.gap) + slot * self.cell
 
     def middle(self, rank: int, slot: int) -> float:
         return self.left(rank, slot) + self.cell / 2
@@ -78,30 +65,31 @@ def draw_svg(traced: Trace) -> str:
     schedule = traced.schedule
     grid = _Grid(schedule.size, schedule.slots, traced.rounds)
     legend, bottom = _legend(grid, schedule.reduces)
-    facts = [counted(schedule.size, "rank"), counted(traced.rounds, "round")]
-    facts += [counted(schedule.slots // traced.segments, "slot")]
+    facts = [svg.counted(schedule.size, "rank"), svg.counted(traced.rounds, "round")]
+    facts += [svg.counted(schedule.slots // traced.segments, "slot")]
     facts += [f"cut into {traced.segments} segments"] if traced.segments > 1 else []
     parts = [
-        *headings(f"{schedule.operation}: {schedule.algorithm}".replace("_", "-"), facts),
+        *svg.headings(f"{schedule.operation}: {schedule.algorithm}".replace("_", "-"), facts),
         *_labels(grid),
         *(_transfer(transfer, grid) for transfer in traced.transfers),
         *_cells(traced, grid),
         *legend,
     ]
-    return document(str(schedule), grid.width, bottom + MARGIN, parts)
+    return svg.document(str(schedule), grid.width, bottom + svg.MARGIN, parts)
 
 
 def _labels(grid: _Grid) -> Iterator[str]:
     """Ranks and slots across, rounds down."""
     for rank in range(grid.size):
         middle = grid.left(rank) + grid.slots * grid.cell / 2
-        yield text(middle, TOP - 24, f"rank {rank}", size=13, weight=600, at="middle")
+        yield svg.text(middle, TOP - 24, f"rank {rank}", size=13, weight=600, at="middle")
         for slot in range(grid.slots if grid.slots > 1 and grid.cell > 10 else 0):
             x = grid.middle(rank, slot)
-            yield text(x, TOP - 7, str(slot), size=9, fill=SOFT, at="middle")
+            yield svg.text(x, TOP - 7, str(slot), size=9, fill=svg.SOFT, at="middle")
     for round_ in range(grid.rounds + 1):
         label = f"round {round_}" if round_ else "start"
-        yield text(MARGIN, grid.top(round_) + grid.height / 2 + 4, label, size=12, fill=SOFT)
+        middle = grid.top(round_) + grid.height / 2
+        yield svg.text(svg.MARGIN, middle + 4, label, size=12, fill=svg.SOFT)
 
 
 def _cells(traced: Trace, grid: _Grid) -> Iterator[str]:
@@ -118,19 +106,20 @@ def _cell(
     x: float, y: float, width: float, height: float, ranks: list[int] | None, finished: bool
 ) -> Iterator[str]:
     """A stripe for each rank; None: an empty cell."""
-    across = f'x="{number(x)}" width="{number(width)}"'
-    frame = f'<rect {across} y="{number(y)}" height="{number(height)}"'
+    across = f'x="{svg.number(x)}" width="{svg.number(width)}"'
+    frame = f'<rect {across} y="{svg.number(y)}" height="{svg.number(height)}"'
     if ranks is None:
-        yield f'{frame} fill="{EMPTY}" stroke="{FAINT}"/>'
+        yield f'{frame} fill="{svg.EMPTY}" stroke="{svg.FAINT}"/>'
         return
     stripe = height / len(ranks)
     for i, rank in enumerate(ranks):
         yield (
-            f'<rect {across} y="{number(y + i * stripe)}" height="{number(stripe)}" '
-            f'fill="{colour(rank)}" shape-rendering="crispEdges"/>'
+            f'<rect {across} y="{svg.number(y + i * stripe)}" height="{svg.number(stripe)}" '
+            f'fill="{svg.colour(rank)}" shape-rendering="crispEdges"/>'
         )
     if finished:
-        yield f'{frame} fill="none" stroke="{INK}" stroke-width="{1.8 if width > 10 else 1.2}"/>'
+        thick = 1.8 if width > 10 else 1.2
+        yield f'{frame} fill="none" stroke="{svg.INK}" stroke-width="{thick}"/>'
 
 
 def _transfer(transfer: Transfer, grid: _Grid) -> str:
@@ -139,7 +128,7 @@ def _transfer(transfer: Transfer, grid: _Grid) -> str:
         grid.top(transfer.round - 1) + grid.height + 3,
         grid.middle(transfer.receiver, transfer.slot),
         grid.top(transfer.round) - 3,
-        colour(transfer.sender),
+        svg.colour(transfer.sender),
         transfer.combined,
     )
 
@@ -148,43 +137,36 @@ def _arrow(x: float, y: float, to_x: float, to_y: float, paint: str, combined: b
     """A curve that leaves and arrives vertically, and its head."""
     neck = to_y - 6
     bend = (neck - y) * 0.6
-    curve = f"M{point(x, y)}C{point(x, y + bend)} {point(to_x, neck - bend)}"
+    curve = f"M{svg.point(x, y)}C{svg.point(x, y + bend)} {svg.point(to_x, neck - bend)}"
     dash = "" if combined else ' stroke-dasharray="4 3"'
     return (
-        f'<path d="{curve} {point(to_x, neck)}" fill="none" stroke="{paint}" '
+        f'<path d="{curve} {svg.point(to_x, neck)}" fill="none" stroke="{paint}" '
         f'stroke-width="1.6"{dash}/>'
-        f'<path d="M{point(to_x - 3.5, neck)}h7l-3.5 6.5z" fill="{paint}"/>'
+        f'<path d="M{svg.point(to_x - 3.5, neck)}h7l-3.5 6.5z" fill="{paint}"/>'
     )
 
 
 def _legend(grid: _Grid, reduces: bool) -> tuple[list[str], float]:
     """What the signs mean, in as many lines as it needs; and where the last one ends."""
+    two = [0, 1] if reduces else None
+    # (meaning, ranks of a cell, whether it is finished, or whether an arrow combines)
+    signs: list[tuple[str, list[int] | None, bool, bool | None]] = [
+        ("from one rank", [0], False, None),
+        ("from two, combined" if reduces else "nothing yet", two, False, None),
+        ("as promised", two or [0], True, None),
+        *([("is combined with the slot", None, False, True)] if reduces else []),
+        ("replaces the slot", None, False, False),
+    ]
     lines: list[str] = []
-    x, y = float(MARGIN), grid.top(grid.rounds) + grid.height + 34
-    for sign, words in _signs(reduces):
+    x, y = float(svg.MARGIN), grid.top(grid.rounds) + grid.height + 34
+    for words, ranks, finished, combined in signs:
         width = 34 + 6.7 * len(words)
-        if x > MARGIN and x + width > grid.width - MARGIN:
-            x, y = float(MARGIN), y + 36
-        lines += [*sign(x, y), text(x + 32, y + 18, words, size=12, fill=SOFT)]
+        if x > svg.MARGIN and x + width > grid.width - svg.MARGIN:
+            x, y = float(svg.MARGIN), y + 36
+        if combined is None:
+            lines += _cell(x, y, 22, 26, ranks, finished)
+        else:
+            lines.append(_arrow(x + 11, y - 3, x + 11, y + 28, svg.SOFT, combined))
+        lines.append(svg.text(x + 32, y + 18, words, size=12, fill=svg.SOFT))
         x += width + 22
     return lines, y + 28
-
-
-def _signs(reduces: bool) -> Iterator[tuple[Callable[[float, float], Iterable[str]], str]]:
-    """(the sign at a place, its meaning)"""
-
-    def cell(ranks: list[int] | None, finished: bool) -> Callable[[float, float], Iterable[str]]:
-        return lambda x, y: _cell(x, y, 22, 26, ranks, finished)
-
-    def arrow(combined: bool) -> Callable[[float, float], Iterable[str]]:
-        return lambda x, y: [_arrow(x + 11, y - 3, x + 11, y + 28, SOFT, combined)]
-
-    yield cell([0], False), "from one rank"
-    if reduces:
-        yield cell([0, 1], False), "from two, combined"
-    else:
-        yield cell(None, False), "nothing yet"
-    yield cell([0, 1] if reduces else [0], True), "as promised"
-    if reduces:
-        yield arrow(True), "is combined with the slot"
-    yield arrow(False), "replaces the slot"

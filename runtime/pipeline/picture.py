@@ -7,26 +7,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ringlet.comm.schedules.svg import (
-    EMPTY,
-    FAINT,
-    INK,
-    MARGIN,
-    PALETTE,
-    SOFT,
-    counted,
-    document,
-    headings,
-    number,
-    point,
-    text,
-)
+from ringlet.comm.schedules import svg
 from ringlet.runtime.pipeline.actions import Action, PipelineSchedule
 from ringlet.runtime.pipeline.draw import computed
 from ringlet.runtime.pipeline.price import UNIT, Costs, PipelinePrice, price
 from ringlet.runtime.pipeline.prove import prove
 
-COLOURS = {"F": PALETTE[0], "B": PALETTE[1], "I": PALETTE[1], "W": PALETTE[2]}
+COLOURS = {"F": svg.PALETTE[0], "B": svg.PALETTE[1], "I": svg.PALETTE[1], "W": svg.PALETTE[2]}
 LABELS, PEAKS, TOP, ROW, GAP = 68, 96, 104, 38, 8
 NARROWEST, WIDEST, BLOCK = 560.0, 1080.0, 26.0
 
@@ -52,14 +39,19 @@ class _GanttChart:
 
     @property
     def width(self) -> float:
-        return self.x(self.span) + PEAKS + MARGIN
+        return self.right + svg.MARGIN
+
+    @property
+    def right(self) -> float:
+        """Where the column of peaks ends."""
+        return self.x(self.span) + PEAKS
 
     @property
     def bottom(self) -> float:
         return self.y(self.schedule.ranks) - GAP
 
     def x(self, time: float) -> float:
-        return MARGIN + LABELS + float(time) * self.scale
+        return svg.MARGIN + LABELS + float(time) * self.scale
 
     def y(self, rank: int) -> float:
         return TOP + rank * (ROW + GAP)
@@ -72,23 +64,23 @@ def draw_svg(schedule: PipelineSchedule, costs: Costs = UNIT) -> str:
     """
     chart = _GanttChart(schedule, price(schedule, costs))
     parts = [
-        *headings(f"pipeline: {schedule.name}", _facts(chart)),
-        text(chart.width - MARGIN, TOP - 10, "activations held", size=11, fill=SOFT, at="end"),
+        *svg.headings(f"pipeline: {schedule.name}", _facts(chart)),
+        svg.text(chart.right, TOP - 10, "activations held", size=11, fill=svg.SOFT, at="end"),
         *_rows(chart),
         *_blocks(chart),
         *_messages(chart, costs),
         *_axis(chart),
         *_legend(chart, costs),
     ]
-    return document(str(schedule), chart.width, chart.bottom + 92, parts)
+    return svg.document(str(schedule), chart.width, chart.bottom + 92, parts)
 
 
 def _facts(chart: _GanttChart) -> Iterator[str]:
     schedule, bubbles = chart.schedule, chart.priced.bubbles
-    yield counted(schedule.ranks, "rank")
+    yield svg.counted(schedule.ranks, "rank")
     if schedule.chunks > 1:
         yield f"{schedule.chunks} chunks"
-    yield counted(schedule.micro_batches, "micro-batch", "es")
+    yield svg.counted(schedule.micro_batches, "micro-batch", "es")
     least, most = (f"{100 * bound:.1f}" for bound in (min(bubbles), max(bubbles)))
     yield f"bubble {most if least == most else f'{least} to {most}'} %"
 
@@ -98,14 +90,15 @@ def _rows(chart: _GanttChart) -> Iterator[str]:
 
     The activations of a chunk are those of 1/chunks of the rank's layers.
     """
-    across = f'x="{number(chart.x(0))}" width="{number(chart.x(chart.span) - chart.x(0))}"'
+    across = f'x="{svg.number(chart.x(0))}" width="{svg.number(chart.x(chart.span) - chart.x(0))}"'
     chunks = chart.schedule.chunks
     size = f" \u00d7 1/{chunks}" if chunks > 1 else ""
     for rank, peak in enumerate(prove(chart.schedule).peaks):
         y, middle = chart.y(rank), chart.y(rank) + ROW / 2 + 5
-        yield text(MARGIN, middle, f"rank {rank}", size=13, weight=600)
-        yield f'<rect {across} y="{number(y)}" height="{ROW}" fill="{EMPTY}" stroke="{FAINT}"/>'
-        yield text(chart.width - MARGIN, middle, f"{peak}{size}", size=13, at="end")
+        yield svg.text(svg.MARGIN, middle, f"rank {rank}", size=13, weight=600)
+        box = f'{across} y="{svg.number(y)}" height="{ROW}"'
+        yield f'<rect {box} fill="{svg.EMPTY}" stroke="{svg.FAINT}"/>'
+        yield svg.text(chart.right, middle, f"{peak}{size}", size=13, at="end")
 
 
 def _blocks(chart: _GanttChart) -> Iterator[str]:
@@ -121,13 +114,13 @@ def _block(
     chunk = schedule.chunk_of(action.stage)
     paleness = 0.6 * chunk / max(1, schedule.chunks - 1)
     yield (
-        f'<rect x="{number(x)}" y="{number(y)}" width="{number(width)}" height="{ROW}" '
+        f'<rect x="{svg.number(x)}" y="{svg.number(y)}" width="{svg.number(width)}" height="{ROW}" '
         f'fill="{_pale(COLOURS[action.kind], paleness)}" stroke="#ffffff"/>'
     )
     label = str(action.micro_batch)
     if width >= 4 + 7 * len(label):
-        ink = INK if paleness > 0.35 else "#ffffff"
-        yield text(x + width / 2, y + ROW / 2 + 4.5, label, size=12, fill=ink, at="middle")
+        ink = svg.INK if paleness > 0.35 else "#ffffff"
+        yield svg.text(x + width / 2, y + ROW / 2 + 4.5, label, size=12, fill=ink, at="middle")
 
 
 def _messages(chart: _GanttChart, costs: Costs) -> Iterator[str]:
@@ -140,20 +133,20 @@ def _messages(chart: _GanttChart, costs: Costs) -> Iterator[str]:
                 peer = chart.schedule.peer(action)
                 leaves, arrives = (ROW - 3, 3) if peer > rank else (3, ROW - 3)
                 yield (
-                    f'<path d="M{point(chart.x(start), chart.y(rank) + leaves)}'
-                    f'L{point(chart.x(end), chart.y(peer) + arrives)}" '
-                    f'stroke="{INK}" stroke-opacity="0.55" stroke-width="1"/>'
+                    f'<path d="M{svg.point(chart.x(start), chart.y(rank) + leaves)}'
+                    f'L{svg.point(chart.x(end), chart.y(peer) + arrives)}" '
+                    f'stroke="{svg.INK}" stroke-opacity="0.55" stroke-width="1"/>'
                 )
 
 
 def _axis(chart: _GanttChart) -> Iterator[str]:
     """Ticks at round numbers, about 60 pixels apart."""
     y, step = chart.bottom + 8, _round_step(60 / chart.scale)
-    yield text(MARGIN, y + 15, "time", size=12, fill=SOFT)
+    yield svg.text(svg.MARGIN, y + 15, "time", size=12, fill=svg.SOFT)
     for tick in range(math.floor(chart.span / step + 1e-9) + 1):
         x = chart.x(tick * step)
-        yield f'<path d="M{point(x, y - 4)}v6" stroke="{SOFT}"/>'
-        yield text(x, y + 15, f"{tick * step:g}", size=11, fill=SOFT, at="middle")
+        yield f'<path d="M{svg.point(x, y - 4)}v6" stroke="{svg.SOFT}"/>'
+        yield svg.text(x, y + 15, f"{tick * step:g}", size=11, fill=svg.SOFT, at="middle")
 
 
 def _round_step(least: float) -> float:
@@ -171,16 +164,16 @@ def _legend(chart: _GanttChart, costs: Costs) -> Iterator[str]:
     for chunk in range(schedule.chunks if schedule.chunks > 1 else 0):
         shade = _pale(COLOURS["F"], 0.6 * chunk / (schedule.chunks - 1))
         signs.append((shade, f"chunk {chunk}"))
-    signs.append((EMPTY, "idle"))
-    x, y = float(MARGIN), chart.bottom + 46
+    signs.append((svg.EMPTY, "idle"))
+    x, y = float(svg.MARGIN), chart.bottom + 46
     for fill, meaning in signs:
-        place = f'x="{number(x)}" y="{number(y)}"'
-        yield f'<rect {place} width="22" height="18" fill="{fill}" stroke="{FAINT}"/>'
-        yield text(x + 30, y + 13.5, meaning, size=12, fill=SOFT)
+        place = f'x="{svg.number(x)}" y="{svg.number(y)}"'
+        yield f'<rect {place} width="22" height="18" fill="{fill}" stroke="{svg.FAINT}"/>'
+        yield svg.text(x + 30, y + 13.5, meaning, size=12, fill=svg.SOFT)
         x += 30 + 6.7 * len(meaning) + 20
     if costs.transfer + costs.latency:
-        yield f'<path d="M{point(x + 2, y)}l18 18" stroke="{INK}" stroke-opacity="0.55"/>'
-        yield text(x + 30, y + 13.5, "message", size=12, fill=SOFT)
+        yield f'<path d="M{svg.point(x + 2, y)}l18 18" stroke="{svg.INK}" stroke-opacity="0.55"/>'
+        yield svg.text(x + 30, y + 13.5, "message", size=12, fill=svg.SOFT)
 
 
 def _pale(colour: str, paleness: float) -> str:
