@@ -69,7 +69,7 @@ class BenchOptions:
 
 @with_options(options=BenchOptions, join=JoinOptions)
 def bench(options: BenchOptions, join: JoinOptions) -> None:
-    """Measure the collectives between processes of this host, and check every result.
+    """Measure the collectives on this host, and check them.
 
     Times are the median of the slowest rank. Algorithm bandwidth is size / time; bus bandwidth is
     what each rank's link carries at least, and the last column compares it with a copy in memory.

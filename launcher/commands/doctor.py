@@ -152,7 +152,7 @@ class DoctorOptions:
 
 @with_options(options=DoctorOptions, hosts=HostOptions)
 def doctor(options: DoctorOptions, hosts: HostOptions) -> None:
-    """Check whether this host, or the network between hosts, is ready for ringlet.
+    """Check whether this host, or several, can run ringlet.
 
     On one host: versions, BLAS, shared memory, sockets, encryption, the clock, and an all-reduce of
     two ranks. With --hosts a,b, or the same command on each host with --nnodes, --node-rank and

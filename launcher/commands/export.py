@@ -26,7 +26,10 @@ class ExportOptions:
 
 @with_options(options=ExportOptions)
 def export(options: ExportOptions) -> None:
-    """Write a trained model as Hugging Face's GPT-2 or Llama, from any mesh."""
+    """Export a trained model in Hugging Face's format.
+
+    It may have been trained on any mesh, and becomes a GPT-2 or a Llama.
+    """
     checkpoint, to = newest_checkpoint(options.folder), options.to
     errors = (CheckpointError, FileExistsError, PretrainedError)
     with user_errors(*errors, os_error=f"cannot write {to}"):

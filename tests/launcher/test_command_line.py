@@ -64,6 +64,7 @@ def test_without_arguments_there_is_help(capsys):
     _, stdout, stderr = outcome(capsys)
     for command in ("run", "train", "generate", "explain", "key", "doctor", "ps"):
         assert re.search(rf"^ +{command} ", stdout + stderr, re.MULTILINE)
+    assert "..." not in (stdout + stderr).partition("Commands:")[2]  # each fits its line
 
 
 DEFAULTS = {

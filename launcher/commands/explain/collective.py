@@ -99,7 +99,11 @@ def collective(
     options: CollectiveOptions,
     network: NetworkOptions,
 ) -> None:
-    """Draw, prove and price a collective, round by round."""
+    """Draw, prove and price a collective.
+
+    Shows what each rank sends in each round, and compares the algorithms on a network.
+    The word `collective` is optional.
+    """
     operation = _named("operation", operation, [*ALGORITHMS])
     options.check(operation)
     ranks, per_host, segments = options.ranks, options.per_host, options.segments

@@ -25,7 +25,5 @@ explain = typer.Typer(
     "or a pipeline schedule (`ringlet explain pipeline`); each has its own --help.",
     rich_markup_mode=None,
 )
-explain.command(
-    "collective", cls=Command, help=f"{collective.__doc__} The word `collective` is optional."
-)(collective)
+explain.command("collective", cls=Command)(collective)
 explain.command("pipeline", cls=Command)(pipeline)

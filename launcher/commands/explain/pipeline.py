@@ -95,7 +95,10 @@ class PipelineOptions:
 
 @with_options(options=PipelineOptions)
 def pipeline(options: PipelineOptions) -> None:
-    """Draw, prove and price a pipeline schedule, with its bubble and activations."""
+    """Draw, prove and price a pipeline schedule.
+
+    States its bubble and its activations, and compares it with the other schedules.
+    """
     schedule, chunks = options.schedule, options.chunks
     if chunks is None:
         chunks = 2 if schedule in SCHEDULES and SCHEDULES[schedule].interleaves else 1

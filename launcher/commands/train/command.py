@@ -32,7 +32,7 @@ def train(
     hosts: HostOptions,
     given: dict[str, Any],
 ) -> None:
-    """Train a transformer on text, and show a sample of what it writes.
+    """Train a transformer on text, and sample from it.
 
     By default this is nanoGPT's recipe for a CPU, on the text of Python's documentation. To use
     several hosts, run the same command on each with --nnodes, --node-rank and --master, or start
