@@ -2,13 +2,12 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
-from ringlet.comm.arrays import CACHE_LINE, Array, address_of, check_array, check_op, check_out
+from ringlet.comm.arrays import Array, check_array, check_out
 from ringlet.comm.calls import collectives
 from ringlet.comm.calls.channel import Channel
 from ringlet.comm.calls.operation import Operation
@@ -21,7 +20,7 @@ from ringlet.comm.objects import pack, unpack
 from ringlet.comm.protocols import Program
 from ringlet.comm.schedules.choice import SHARED, algorithm_named
 from ringlet.comm.schedules.links import Links, measure
-from ringlet.comm.signature import Signature
+from ringlet.comm.signature import BARRIER, Signature, signature_of
 
 
 class Options(TypedDict, total=False):
@@ -34,23 +33,21 @@ class Options(TypedDict, total=False):
     """Seconds until CommTimeout; default: the world's."""
 
     label: str
-    """A word for error messages: which array this is."""
+    """Names the array in error messages."""
 
     algorithm: str
-    """One of `comm.algorithms`, or "shared_memory"; default: what is priced lowest here."""
+    """One of `schedules.algorithms`, or "shared_memory"; default: the one with the lowest price."""
 
 
 class Group:
     """Some ranks of the world. All of them must call the same collectives in the same order.
 
     Ranks in arguments (`dst`, `src`, `root`) count within the group; ranks in errors are the
-    world's. Collectives take `timeout` in seconds (default: the world's), `async_op=True` to
-    return a `Work` at once, a `label` for errors, and the name of an `algorithm` (see `choice`
-    for what runs without one). Arrays keep any shape, dtype that NumPy
-    can add, and memory order; they may be written again when a call, or `wait()`, returns.
+    world's. Collectives also take `Options`. Arrays can have any shape, any memory order and any
+    dtype that NumPy can add; they may be written again when a call, or `wait()`, returns.
 
-    Raises (all under `CommError`): `PeerLost`, `CommTimeout`, `CollectiveMismatch`. After one of
-    them the group cannot be used any more: each later collective raises the same error.
+    Raises `PeerLost`, `CommTimeout` and `CollectiveMismatch`, all of them `CommError`s. After one
+    of them the group cannot be used any more: every later collective raises the same error.
     """
 
     def __init__(self, channel: Channel, progress: Progress) -> None:
@@ -59,7 +56,7 @@ class Group:
         self._has_pins = bool(channel.context.policy.pins)
         self._transfers = Transfers(channel)
         self._splits: dict[tuple[int, ...], int] = {}
-        self.memory = Memory(channel, self._among)
+        self._memory = Memory(channel, self._among)
         self.rank: int = channel.index
         self.size: int = len(channel.ranks)
 
@@ -109,106 +106,68 @@ class Group:
 
     # -- collectives --------------------------------------------------------------------------
 
-    def all_reduce(
-        self,
-        x: Array,
-        op: str = "sum",
-        **options: Unpack[Options],
-    ) -> Any:
+    def all_reduce(self, x: Array, op: str = "sum", **options: Unpack[Options]) -> Any:
         """Combine the ranks' arrays with sum, mean, prod, max or min; in place, returns `x`.
 
         Every rank gets the same bits. float16 is combined in float32.
         """
         check_array(x, writable=True)
-        signature = _signature("all_reduce", x.dtype, x.shape, op)
+        signature = signature_of("all_reduce", x.dtype, x.shape, op)
         return self._call(signature, collectives.all_reduce, (x, op), x.nbytes, options)
 
     def reduce_scatter(
-        self,
-        x: Array,
-        op: str = "sum",
-        *,
-        out: Array | None = None,
-        **options: Unpack[Options],
+        self, x: Array, op: str = "sum", *, out: Array | None = None, **options: Unpack[Options]
     ) -> Any:
         """Combine the ranks' arrays (size * k, ...) and return this rank's part (k, ...).
 
         `out` may be a part of `x`: then what else is in `x` is lost, and no copy is made.
         """
         check_array(x)
-        signature = _signature("reduce_scatter", x.dtype, x.shape, op)
+        signature = signature_of("reduce_scatter", x.dtype, x.shape, op)
         shape = self._share(x)
         if out is not None:
             check_out(out, shape, x.dtype)
         return self._call(signature, collectives.reduce_scatter, (x, op, out), x.nbytes, options)
 
-    def all_gather(
-        self,
-        x: Array,
-        *,
-        out: Array | None = None,
-        **options: Unpack[Options],
-    ) -> Any:
+    def all_gather(self, x: Array, *, out: Array | None = None, **options: Unpack[Options]) -> Any:
         """Return the ranks' arrays in the order of ranks: (size, *x.shape), or in `out`."""
         check_array(x)
         if out is not None:
             check_out(out, (self.size, *x.shape), x.dtype)
-        signature, nbytes = _signature("all_gather", x.dtype, x.shape), x.nbytes * self.size
+        signature, nbytes = signature_of("all_gather", x.dtype, x.shape), x.nbytes * self.size
         return self._call(signature, collectives.all_gather, (x, out), nbytes, options)
 
-    def all_to_all(
-        self,
-        x: Array,
-        *,
-        out: Array | None = None,
-        **options: Unpack[Options],
-    ) -> Any:
+    def all_to_all(self, x: Array, *, out: Array | None = None, **options: Unpack[Options]) -> Any:
         """Send part p of `x` (size * k, ...) to rank p; return the parts received, in order."""
         check_array(x)
         self._share(x)
         if out is not None:
             check_out(out, x.shape, x.dtype)
-        signature = _signature("all_to_all", x.dtype, x.shape)
+        signature = signature_of("all_to_all", x.dtype, x.shape)
         return self._call(signature, collectives.all_to_all, (x, out), x.nbytes, options)
 
-    def broadcast(
-        self,
-        x: Array,
-        root: int = 0,
-        **options: Unpack[Options],
-    ) -> Any:
+    def broadcast(self, x: Array, root: int = 0, **options: Unpack[Options]) -> Any:
         """Copy the root's array into every rank's; in place, returns `x`."""
         self._check_root(root)
         check_array(x, writable=self.rank != root)
-        signature = _signature("broadcast", x.dtype, x.shape, root=root)
+        signature = signature_of("broadcast", x.dtype, x.shape, root=root)
         return self._call(signature, collectives.broadcast, (x, root), x.nbytes, options)
 
-    def reduce(
-        self,
-        x: Array,
-        root: int = 0,
-        op: str = "sum",
-        **options: Unpack[Options],
-    ) -> Any:
+    def reduce(self, x: Array, root: int = 0, op: str = "sum", **options: Unpack[Options]) -> Any:
         """Combine the ranks' arrays on the root: in place there, where it returns `x`.
 
         The other ranks' arrays stay as they are, and they get None.
         """
         self._check_root(root)
         check_array(x, writable=self.rank == root)
-        signature = _signature("reduce", x.dtype, x.shape, op, root)
+        signature = signature_of("reduce", x.dtype, x.shape, op, root)
         return self._call(signature, collectives.reduce, (x, root, op), x.nbytes, options)
 
-    def gather(
-        self,
-        x: Array,
-        root: int = 0,
-        **options: Unpack[Options],
-    ) -> Any:
+    def gather(self, x: Array, root: int = 0, **options: Unpack[Options]) -> Any:
         """Return the ranks' arrays (size, *x.shape) on the root, None elsewhere."""
         self._check_root(root)
         check_array(x)
-        signature = _signature("gather", x.dtype, x.shape, root=root)
+        signature = signature_of("gather", x.dtype, x.shape, root=root)
         nbytes = x.nbytes * self.size
         return self._call(signature, collectives.gather, (x, root), nbytes, options)
 
@@ -279,9 +238,9 @@ class Group:
         id = hashlib.blake2b(name.encode(), digest_size=6).hexdigest()
         ranks = tuple(self.ranks[rank] for rank in members)
         group = Group(Channel(self._channel.context, id, ranks), self._progress)
-        if self.memory.wanted:
+        if self._memory.wanted:
             shared = self._channel.shared
-            group.memory.open(None if shared is None else shared.control)
+            group._memory.open(None if shared is None else shared.control)
         return group
 
     @property
@@ -294,7 +253,7 @@ class Group:
 
         A collective. What runs stays as it is.
         """
-        return measure(self.memory.side(), self._channel.hosts)
+        return measure(self._memory.side(), self._channel.hosts)
 
     def empty(self, shape: int | Sequence[int], dtype: npt.DTypeLike = np.float32) -> Array:
         """Uninitialised registered memory: collectives on it do not copy on one host.
@@ -307,12 +266,7 @@ class Group:
         kind = np.dtype(dtype)
         dims = (shape,) if isinstance(shape, int) else tuple(shape)
         nbytes = int(np.prod(dims, dtype=np.int64)) * kind.itemsize
-        memory = self.memory.register(nbytes) if nbytes else None
-        if memory is None:
-            memory = np.empty(nbytes + CACHE_LINE, np.uint8)
-            start = -address_of(memory) % CACHE_LINE
-            memory = memory[start : start + nbytes]
-        return memory[:nbytes].view(kind).reshape(dims)
+        return self._memory.allocate(nbytes).view(kind).reshape(dims)
 
     def stats(self) -> dict[str, Any]:
         """What this rank sent and received in this group: by operation and by peer.
@@ -387,21 +341,3 @@ class Group:
 
     def _timeout(self, timeout: float | None) -> float:
         return self._channel.context.timeout if timeout is None else timeout
-
-
-BARRIER = Signature("barrier", "", (), "")
-
-
-@lru_cache(maxsize=1024)
-def _signature(
-    operation: str,
-    dtype: np.dtype[Any],
-    shape: tuple[int, ...],
-    op: str | None = None,
-    root: int | None = None,
-) -> Signature:
-    """What ranks must agree on; raises as `check_op`."""
-    if op is not None:
-        check_op(dtype, op)
-    at_root = "" if root is None else f"root {root}"
-    return Signature(operation, dtype.str, shape, ", ".join(filter(None, (op, at_root))))

@@ -4,7 +4,9 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
-from ringlet.comm.arrays import Array
+import numpy as np
+
+from ringlet.comm.arrays import CACHE_LINE, Array, address_of
 from ringlet.comm.calls.channel import Channel
 from ringlet.comm.schedules.choice import Choice, Policy
 from ringlet.comm.schedules.links import Links
@@ -50,11 +52,11 @@ class Memory:
             for one in sorted(set(hosts))
         ]
         inside = self._among("inside", near)
-        inside.memory.open()
-        shared: SharedMemory | None = inside.memory._channel.shared
+        inside._memory.open()
+        shared: SharedMemory | None = inside._memory._channel.shared
         if all(self.side().all_gather_object(shared is not None)) and shared is not None:
-            self._on_host = inside.memory
-            self._channel.use_hierarchy(shared, self._among("across", across).memory._channel)
+            self._on_host = inside._memory
+            self._channel.use_hierarchy(shared, self._among("across", across)._memory._channel)
 
     def side(self) -> Any:
         """The same ranks as a group of its own, without shared memory: for setting it up.
@@ -63,20 +65,23 @@ class Memory:
         """
         if self._side is None:
             self._side = self._among("side", list(range(len(self._channel.ranks))))
-            channel: Channel = self._side.memory._channel
+            channel: Channel = self._side._memory._channel
             channel.sockets.choice = Choice(channel.hosts, Policy(by_price=False), Links())
         return self._side
 
-    def register(self, nbytes: int) -> Array | None:
-        """Bytes that the ranks of this host all have mapped; None where they share no memory."""
+    def allocate(self, nbytes: int) -> Array:
+        """Bytes that the ranks of this host all have mapped; ordinary ones where they share no
+        memory. Aligned to a cache line."""
         if self._on_host is not None:
-            return self._on_host.register(nbytes)
+            return self._on_host.allocate(nbytes)
         channel = self._channel
-        segments = None if channel.shared is None else share(self.side(), nbytes)
+        segments = share(self.side(), nbytes) if nbytes and channel.shared is not None else None
         if segments is None:
-            return None
+            memory = np.empty(nbytes + CACHE_LINE, np.uint8)
+            start = -address_of(memory) % CACHE_LINE
+            return memory[start : start + nbytes]
         self._allocations += 1
         name = f"{channel.id}/{self._allocations}".encode()
         id = int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little") | 1
         by_rank = dict(zip(channel.ranks, segments, strict=True))
-        return channel.context.regions.add(id, channel.endpoint.rank, by_rank)
+        return channel.context.regions.add(id, channel.endpoint.rank, by_rank)[:nbytes]

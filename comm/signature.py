@@ -1,8 +1,11 @@
 """What ranks must agree on in one call."""
 
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from ringlet.comm.arrays import check_op
 
 
 class Signature(NamedTuple):
@@ -29,6 +32,24 @@ def _dtype_name(text: str) -> str:
         return np.dtype(text).name
     except (TypeError, ValueError, SyntaxError):
         return repr(text)
+
+
+BARRIER = Signature("barrier", "", (), "")
+
+
+@lru_cache(maxsize=1024)
+def signature_of(
+    operation: str,
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    op: str | None = None,
+    root: int | None = None,
+) -> Signature:
+    """The signature of a call on an array; raises as `check_op`."""
+    if op is not None:
+        check_op(dtype, op)
+    at_root = "" if root is None else f"root {root}"
+    return Signature(operation, dtype.str, shape, ", ".join(filter(None, (op, at_root))))
 
 
 def size_text(nbytes: int) -> str:

@@ -62,7 +62,7 @@ class _World:
             channel = Channel(self.context, WORLD, tuple(range(environment.size)))
             self.group = Group(channel, self.progress)
             if environment.transport == "auto":
-                self.group.memory.open()
+                self.group._memory.open()
             if channel.shared is None and self.context.policy.wants_links:
                 self._know_links(channel, environment)
         except BaseException:

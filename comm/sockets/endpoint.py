@@ -44,6 +44,11 @@ an all-reduce of 64 KiB takes 1.25 and one of 1 MiB 1.1 times as long."""
 MORE, LAST = int(zmq.SNDMORE | zmq.NOBLOCK), int(zmq.NOBLOCK)
 """The flags of a message's frames; pyzmq's own names cost a microsecond each time."""
 
+KEEPALIVE = {
+    zmq.TCP_KEEPALIVE: 1, zmq.TCP_KEEPALIVE_IDLE: 5, zmq.TCP_KEEPALIVE_INTVL: 2,
+    zmq.TCP_KEEPALIVE_CNT: 5,
+}  # fmt: skip
+
 FLUSH_MS = 200
 
 MONITOR_EVERY_S = 4 * TICK_MS / 1000
@@ -103,17 +108,14 @@ class Endpoint:
         return address
 
     def bind_tcp(self, host: str) -> str:
-        """Listen on a free port of the host's address; returns the address.
-
-        Socket files are bound before: what is bound from here on asks for the key.
-        """
+        """Listen on a free port of the host's address; returns the address. To be called after
+        `bind_ipc`: what is bound from here on asks for the key."""
         Authenticator(self._context, self._key, f"rank {self.rank}").guard(self.inbox.socket)
         allow_ipv6(self.inbox.socket, tcp(host, "*"))
         self.inbox.socket.bind(tcp(host, "*"))
-        address = self.inbox.socket.get(zmq.LAST_ENDPOINT)
-        assert isinstance(address, bytes)
-        self.addresses.add(address.decode())
-        return address.decode()
+        address = self.inbox.socket.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
+        self.addresses.add(address)
+        return address
 
     def connect(self, peers: dict[int, Peer]) -> None:
         """Open a connection to every peer's inbox."""
@@ -129,10 +131,8 @@ class Endpoint:
             # What was on its way when a connection broke is lost, and another process may
             # listen on the same address by then: a closed connection is a lost peer.
             outbox.set(zmq.RECONNECT_IVL, -1)
-            outbox.set(zmq.TCP_KEEPALIVE, 1)
-            outbox.set(zmq.TCP_KEEPALIVE_IDLE, 5)
-            outbox.set(zmq.TCP_KEEPALIVE_INTVL, 2)
-            outbox.set(zmq.TCP_KEEPALIVE_CNT, 5)
+            for option, value in KEEPALIVE.items():
+                outbox.set(option, value)
             self._monitors[rank] = outbox.get_monitor_socket(zmq.EVENT_DISCONNECTED)
             outbox.connect(peer.address)
             self._outboxes[rank] = outbox
@@ -144,10 +144,7 @@ class Endpoint:
         zmq.Frame(b"start", track=True, copy=False)
 
     def form(self, tick: Callable[[], None]) -> None:
-        """Greet every peer and wait until all have greeted this one.
-
-        `tick` is called while waiting and may raise.
-        """
+        """Greet every peer and wait until all have greeted this one. `tick` may raise."""
         for rank in self.peers:
             self.notify(rank, "hello", None)
         self.inbox.wait(lambda: self.notices.greeted >= set(self.peers), tick)
@@ -166,12 +163,12 @@ class Endpoint:
     def post(
         self, peer: int, header: Header, payload: Array, frame: "zmq.Frame | None" = None
     ) -> "zmq.MessageTracker | Parked | None":
-        """Queue one message of at most SEGMENT_BYTES for a peer; never waits. `frame`, if there is
-        one, holds the payload's bytes in memory of ZeroMQ's.
+        """Queue one message of at most SEGMENT_BYTES for a peer; never waits. `frame`, if given,
+        holds the payload's bytes in ZeroMQ's memory.
 
-        Returns a tracker when ZeroMQ still refers to the payload's memory, or the message has to
-        wait for the peer's credit: it must not change until the tracker is done. None when the
-        payload was copied, or lies in a frame.
+        Returns a tracker while ZeroMQ refers to the payload's memory, or the message waits for the
+        peer's credit: the payload must not change until it is done. None if it was copied, or lies
+        in a frame.
         """
         if peer == self.rank:
             self._deliver(Message(header, bytes(payload.view("u1").data)))
