@@ -56,9 +56,7 @@ class Coordinator(NetworkAgent):
 
     def _gather(self, timeout: float) -> list[HostInfo]:
         here = {0: self._own()}
-        before = {
-            n: state for n, state in self._others.items() if not (state.lost or state.leaving)
-        }
+        before = self._others
         last_call = 0.0 if self.assignment.hosts else LAST_CALL_S
         self._others = {}
         for node, (host, state) in self._waiting.items():
@@ -66,25 +64,20 @@ class Coordinator(NetworkAgent):
                 here[node], self._others[node] = host, state
         self._waiting = {}
         deadline, enough_since = time.monotonic() + timeout, float("inf")
-        tell, log = (
-            meeting.Every(meeting.TELL_EVERY_S),
-            meeting.MissingLog("host", "host 0", self.address),
-        )
+        tell = meeting.Every(meeting.TELL_EVERY_S)
+        log = meeting.MissingLog("host", "host 0", self.address)
         while missing := [node for node in range(self.spec.nodes) if node not in here]:
             now, names = time.monotonic(), [str(here[node]) for node in sorted(here)]
             if len(here) >= self.spec.fewest:
                 enough_since = min(enough_since, now)
-            awaited = any(not state.silent for node, state in before.items() if node not in here)
+            awaited = any(before[node].expected for node in missing if node in before)
             if not awaited and now - enough_since >= last_call:
                 break
             if tell.due():
                 self._send_all({"missing": missing, "here": names})
             log(missing, names)
             if now >= deadline:
-                reason = (
-                    f"{meeting.numbered('host', missing)} did not come to {self.address} within "
-                )
-                reason += f"{timeout:.0f} s"
+                reason = self._lateness(missing, timeout)
                 self._send_all({"refused": reason})
                 raise UserError(reason)
             self._socket.poll()

@@ -48,6 +48,11 @@ class AgentState:
         """Whether it has not been heard for too long."""
         return time.monotonic() - self.last > SILENCE_S
 
+    @property
+    def expected(self) -> bool:
+        """Whether it will be there at the next start, as far as is known."""
+        return not (self.lost or self.leaving or self.silent)
+
 
 class NetworkAgent(Agent, ABC):
     """One end of the agents' channel. `address` is where the coordinator listens."""

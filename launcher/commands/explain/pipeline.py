@@ -22,29 +22,25 @@ DRAWN, PICTURED, EXPLAINED = 1_000, 4_000, 20_000
 """The most forwards of all stages whose drawing fits a screen, whose picture fits a page, ..."""
 
 
-@dataclass(frozen=True)
-class Times:
-    """Times of all layers of a rank for one micro-batch; of a message for `transfer`."""
-
-    forward: float
-    inputs: float
-    weights: float
-    transfer: float
-
-
 class Explained:
-    """A schedule at these times, and what its readers say. Raises UserError, with what would fit,
-    if it cannot be made."""
+    """A schedule with its price and its proof, at these times: of the forward of all layers of a
+    rank, their backward for inputs and for weights, and a message between stages. Raises
+    UserError, with what would fit, if the schedule cannot be made."""
 
     def __init__(
-        self, name: str, stages: int, micro_batches: int, chunks: int, times: Times
+        self,
+        name: str,
+        stages: int,
+        micro_batches: int,
+        chunks: int,
+        times: tuple[float, float, float, float],
     ) -> None:
         with user_errors(ValueError):
             self.schedule = make_schedule(name, stages, micro_batches, chunks)
-        stage = (times.forward / chunks, times.inputs / chunks, times.weights / chunks)
-        self.costs = Costs(*stage, transfer=times.transfer)
+        forward, inputs, weights = (time / chunks for time in times[:3])
+        self.costs = Costs(forward, inputs, weights, transfer=times[3])
         self.priced = price(self.schedule, self.costs)
-        self.formula = bubble(self.schedule, *stage)
+        self.formula = bubble(self.schedule, forward, inputs, weights)
         self.forwards = self.schedule.stages * micro_batches
         self.proof = prove(self.schedule)
         # In micro-batches of all layers of a rank: a chunk has 1/chunks of them.
@@ -81,8 +77,8 @@ class PipelineOptions:
                 f"{forwards} forwards; the most that are explained are {EXPLAINED}"
             )
 
-    def times(self) -> Times:
-        """The times as numbers; raises UserError."""
+    def times(self) -> tuple[float, float, float, float]:
+        """Of forward, backward for inputs and for weights, and a message; raises UserError."""
         backward = _time(self.backward, "--backward")
         weights = _time(self.weights, "--weights") if self.weights else backward / 2
         if weights > backward:
@@ -90,7 +86,7 @@ class PipelineOptions:
         forward, transfer = _time(self.forward, "--forward"), _time(self.transfer, "--transfer")
         if not forward + backward:
             raise UserError("--forward and --backward are 0; one of them must take time")
-        return Times(forward, backward - weights, weights, transfer)
+        return forward, backward - weights, weights, transfer
 
 
 @with_options(options=PipelineOptions)
