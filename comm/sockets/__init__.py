@@ -1,1 +1,6 @@
-"""comm/sockets"""
+"""The way through ZeroMQ: arrays as messages, between processes and hosts.
+
+May import `schedules` and `join`. Read wire.py (a message), transport.py (schedules as messages),
+messages.py (those of one call), endpoint.py and inbox.py (all of a process). credits.py bounds what
+is on its way; liveness.py and notices.py are about the peers.
+"""

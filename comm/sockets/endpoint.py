@@ -50,7 +50,6 @@ KEEPALIVE = {
 }  # fmt: skip
 
 FLUSH_MS = 200
-
 MONITOR_EVERY_S = 4 * TICK_MS / 1000
 """The connections' monitors are read this often while messages come without a pause."""
 
@@ -150,7 +149,7 @@ class Endpoint:
         self.inbox.wait(lambda: self.notices.greeted >= set(self.peers), tick)
 
     def hide(self) -> None:
-        """Remove the socket files: nobody else is to come, and nobody has to clean up."""
+        """Remove the socket files: all peers are connected, and nobody has to clean up."""
         for path in self._socket_files:
             path.unlink(missing_ok=True)
 
