@@ -105,7 +105,8 @@ def segmented(steps: Sequence[Step], segments: Callable[[int], int]) -> Iterator
         first = steps[position]
         end = position + 1
         if isinstance(first, Receive | Reduce):
-            while end < len(steps) and _forwards(steps[end], first.slot):
+            slot = first.slot
+            while end < len(steps) and isinstance(steps[end], Send) and steps[end].slot == slot:
                 end += 1
         for segment in range(segments(first.slot)):
             for step in steps[position:end]:
@@ -139,7 +140,3 @@ def cut(schedule: Schedule, segments: int) -> Schedule:
 
     steps = tuple(tuple(embed(steps, slots)) for steps in schedule.steps)
     return replace(schedule, slots=schedule.slots * segments, steps=steps)
-
-
-def _forwards(step: Step, slot: int) -> bool:
-    return isinstance(step, Send) and step.slot == slot
