@@ -15,8 +15,8 @@ from ringlet.runtime.data.gradient_groups import GradientGroup, make_reducer
 from ringlet.runtime.mesh import Mesh, share
 from ringlet.runtime.options import Parallelism
 from ringlet.runtime.rules import require
-from ringlet.runtime.sharding.sharder import Sharder
 from ringlet.runtime.sharding.sharding_plans import sharding_plan_of
+from ringlet.runtime.sharding.styles import Sharder
 from ringlet.runtime.tensor.regions import SequenceParallelRegion, TensorParallelRegion
 
 DATA = ("dp", "ep", "cp")

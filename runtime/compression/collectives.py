@@ -5,8 +5,8 @@ number is encoded at most twice, on its way to the rank that sums it and on its 
 made in float32, in the order of ranks. On one rank nothing is encoded.
 """
 
-from collections.abc import Generator, Sequence
-from functools import partial
+from collections.abc import Callable, Generator, Sequence
+from functools import partial, wraps
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -53,6 +53,64 @@ class PhasedWork:
             self._work, self._result, self.ended = None, end.value, True
 
 
+def _collective(phases: Callable[[Group, Array, Codec, str], Phases]) -> Callable[..., Any]:
+    """Make a collective: (group, x, codec, *, async_op=False, label="") -> its result.
+
+    With `async_op` the result has a `wait()`, which issues what is left: all ranks must wait in the
+    same order.
+    """
+
+    @wraps(phases)
+    def run(
+        group: Group, x: Array, codec: Codec, *, async_op: bool = False, label: str = ""
+    ) -> Any:
+        work = PhasedWork(phases(group, x, codec, label))
+        return work if async_op else work.wait()
+
+    return run
+
+
+@_collective
+def all_reduce(group: Group, x: Array, codec: Codec, label: str) -> Phases:
+    """Sum the ranks' float32 arrays in place and return `x`. Every rank gets the same bits."""
+    _check(x, writable=True)
+    if group.size > 1 and x.size:
+        data = yield from sum_encoded(group, flat(x), codec, label=label)
+        store(x, data)
+    return x
+
+
+@_collective
+def reduce_scatter(group: Group, x: Array, codec: Codec, label: str) -> Phases:
+    """Sum the ranks' float32 arrays (size * k, ...) and return this rank's part (k, ...)."""
+    _check(x)
+    if x.ndim == 0 or x.shape[0] % group.size:
+        raise ValueError(f"the first axis of {x.shape} cannot be cut into {group.size} parts")
+    shape = (x.shape[0] // group.size, *x.shape[1:])
+    if group.size == 1 or x.size == 0:
+        return x.reshape(group.size, *shape)[group.rank].copy()
+    lost = [None] * group.size
+    mine = yield from _sum_own(group, cut(flat(x), group.size), lost, codec, label)
+    return mine.reshape(shape)
+
+
+@_collective
+def all_gather(group: Group, x: Array, codec: Codec, label: str) -> Phases:
+    """Return the ranks' float32 arrays in the order of ranks: (size, *x.shape).
+
+    This rank's own row, too, is what the others decode.
+    """
+    _check(x)
+    result = np.empty((group.size, *x.shape), np.float32)
+    if group.size == 1 or x.size == 0:
+        result[...] = x
+        return result
+    rows = yield group.all_gather(codec.encode(x), async_op=True, label=label)
+    for row, part in zip(rows, result.reshape(group.size, -1), strict=True):
+        codec.decode(row, part)
+    return result
+
+
 class EncodedCollectives:
     """The collectives of a codec; see device_collectives.Collectives."""
 
@@ -60,39 +118,6 @@ class EncodedCollectives:
         self.all_reduce = partial(all_reduce, codec=codec)
         self.all_gather = partial(all_gather, codec=codec)
         self.reduce_scatter = partial(reduce_scatter, codec=codec)
-
-
-def all_reduce(
-    group: Group, x: Array, codec: Codec, *, async_op: bool = False, label: str = ""
-) -> Any:
-    """Sum the ranks' float32 arrays in place and return `x`. Every rank gets the same bits.
-
-    With `async_op` the result has a `wait()`, which issues the second collective: all ranks must
-    wait in the same order.
-    """
-    _check(x, writable=True)
-    return _run(_all_reduce(group, x, codec, label), async_op)
-
-
-def reduce_scatter(
-    group: Group, x: Array, codec: Codec, *, async_op: bool = False, label: str = ""
-) -> Any:
-    """Sum the ranks' float32 arrays (size * k, ...) and return this rank's part (k, ...)."""
-    _check(x)
-    if x.ndim == 0 or x.shape[0] % group.size:
-        raise ValueError(f"the first axis of {x.shape} cannot be cut into {group.size} parts")
-    return _run(_reduce_scatter(group, x, codec, label), async_op)
-
-
-def all_gather(
-    group: Group, x: Array, codec: Codec, *, async_op: bool = False, label: str = ""
-) -> Any:
-    """Return the ranks' float32 arrays in the order of ranks: (size, *x.shape).
-
-    This rank's own row, too, is what the others decode.
-    """
-    _check(x)
-    return _run(_all_gather(group, x, codec, label), async_op)
 
 
 def all_reduce_bytes(size: int, codec: Codec, ranks: int) -> int:
@@ -138,33 +163,6 @@ def cut(x: Array, ranks: int) -> list[Array]:
     return [x[rank * length : (rank + 1) * length] for rank in range(ranks)]
 
 
-def _all_reduce(group: Group, x: Array, codec: Codec, label: str) -> Phases:
-    if group.size > 1 and x.size:
-        data = yield from sum_encoded(group, flat(x), codec, label=label)
-        store(x, data)
-    return x
-
-
-def _reduce_scatter(group: Group, x: Array, codec: Codec, label: str) -> Phases:
-    shape = (x.shape[0] // group.size, *x.shape[1:])
-    if group.size == 1 or x.size == 0:
-        return x.reshape(group.size, *shape)[group.rank].copy()
-    lost = [None] * group.size
-    mine = yield from _sum_own(group, cut(flat(x), group.size), lost, codec, label)
-    return mine.reshape(shape)
-
-
-def _all_gather(group: Group, x: Array, codec: Codec, label: str) -> Phases:
-    result = np.empty((group.size, *x.shape), np.float32)
-    if group.size == 1 or x.size == 0:
-        result[...] = x
-        return result
-    rows = yield group.all_gather(codec.encode(x), async_op=True, label=label)
-    for row, part in zip(rows, result.reshape(group.size, -1), strict=True):
-        codec.decode(row, part)
-    return result
-
-
 def _sum_own(
     group: Group, parts: Sequence[Array], lost: Sequence[Array | None], codec: Codec, label: str
 ) -> Generator[Work, Any, Array]:
@@ -201,8 +199,3 @@ def _check(x: Any, *, writable: bool = False) -> None:
     check_array(x, writable=writable)
     if x.dtype != np.float32:
         raise TypeError(f"only float32 can be encoded, not {x.dtype}")
-
-
-def _run(phases: Phases, async_op: bool) -> Any:
-    work = PhasedWork(phases)
-    return work if async_op else work.wait()

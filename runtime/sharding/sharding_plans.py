@@ -12,7 +12,6 @@ from fnmatch import fnmatchcase
 from ringlet.nn import Module
 from ringlet.nn.models import BERT, GPT, T5, Llama
 from ringlet.runtime.mesh import MeshError
-from ringlet.runtime.sharding.sharder import Sharder
 from ringlet.runtime.sharding.styles import (
     ColumnParallel,
     ExpertParallel,
@@ -23,6 +22,7 @@ from ringlet.runtime.sharding.styles import (
     PositionParallel,
     RowParallel,
     SequenceParallel,
+    Sharder,
     Style,
     VocabularyParallel,
 )
