@@ -30,7 +30,7 @@ BEHIND = 2
 has work while this thread waits, and backward can hide both phases."""
 
 
-class Stretch(NamedTuple):
+class GradientStretch(NamedTuple):
     """A part of the flat gradient, with this rank's residual of it."""
 
     grad: Array  # (size,): gradient and residual added; the sum goes here
@@ -79,14 +79,14 @@ class Compressor(ABC):
         if self.group.size == 1 or grad.size == 0:
             residual.fill(0)
             return Ready(grad)
-        work = PhasedWork(self._phases(Stretch(grad, residual, matrices, place, label)))
+        work = PhasedWork(self._phases(GradientStretch(grad, residual, matrices, place, label)))
         self._queue.append(work)
         if len(self._queue) > BEHIND:
             self._queue[-1 - BEHIND].reach(2)
         return _QueuedWork(self._queue, work)
 
     @abstractmethod
-    def _phases(self, stretch: Stretch) -> Phases:
+    def _phases(self, stretch: GradientStretch) -> Phases:
         """Sum the stretch; the group has several ranks, and the stretch is not empty."""
 
     def state(self) -> dict[str, Array]:
@@ -112,7 +112,7 @@ class CodecCompressor(Compressor):
         super().__init__(group)
         self.codec, self.name = codec, codec.name
 
-    def _phases(self, stretch: Stretch) -> Phases:
+    def _phases(self, stretch: GradientStretch) -> Phases:
         grad, residual, label = stretch.grad, stretch.residual, stretch.label
         return sum_encoded(self.group, grad, self.codec, residual, label=label)
 

@@ -21,7 +21,7 @@ from ringlet.comm import Group
 from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.random import generator
 from ringlet.runtime.compression.collectives import Phases
-from ringlet.runtime.compression.compressor import Compressor, Matrices, Stretch
+from ringlet.runtime.compression.compressor import Compressor, GradientStretch, Matrices
 
 
 class Matrix(NamedTuple):
@@ -58,7 +58,7 @@ class PowerSGD(Compressor):
             raise ValueError(f"powersgd's state has places as names, not {sorted(bad)}")
         self._q = {name: np.array(q, np.float32) for name, q in state.items()}
 
-    def _phases(self, stretch: Stretch) -> Phases:
+    def _phases(self, stretch: GradientStretch) -> Phases:
         grad, residual, label = stretch.grad, stretch.residual, stretch.label
         large = worthwhile(stretch.matrices, self.rank)
         rest = _between(large, grad.size)

@@ -12,7 +12,7 @@ import numpy as np
 from ringlet.comm import Group
 from ringlet.nn.autograd.tensor import Array
 from ringlet.runtime.compression.collectives import Phases
-from ringlet.runtime.compression.compressor import Compressor, Stretch
+from ringlet.runtime.compression.compressor import Compressor, GradientStretch
 
 
 class TopK(Compressor):
@@ -24,7 +24,7 @@ class TopK(Compressor):
         super().__init__(group)
         self.ratio = ratio
 
-    def _phases(self, stretch: Stretch) -> Phases:
+    def _phases(self, stretch: GradientStretch) -> Phases:
         grad, residual = stretch.grad, stretch.residual
         places = largest(grad, count(grad.size, self.ratio))
         message = np.stack([places, grad[places].view(np.int32)])

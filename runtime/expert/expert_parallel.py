@@ -22,7 +22,7 @@ from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import asarray, xp
 from ringlet.runtime.device_collectives import all_to_all
 from ringlet.runtime.mesh import Mesh
-from ringlet.runtime.tensor.regions import EnterRegion, LeaveRegion, Region
+from ringlet.runtime.tensor.regions import EnterRegion, LeaveRegion, ParallelRegion
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Dispatcher:
         return all_to_all(self.group, buffer, label=label)[asarray(arrive)]
 
 
-class Dispatch(Operation):
+class DispatchRows(Operation):
     """Rows go to their experts; their gradients come back."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
@@ -86,7 +86,7 @@ class Dispatch(Operation):
         return (self.dispatcher.combine(grad, "gradients from experts"),)
 
 
-class Combine(Operation):
+class CombineRows(Operation):
     """The experts' results come back; their gradients go to the experts."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
@@ -107,7 +107,7 @@ class ShardedExperts(Experts):
     of the gates, which follow from partial results.
     """
 
-    def __init__(self, experts: Experts, mesh: Mesh, region: Region) -> None:
+    def __init__(self, experts: Experts, mesh: Mesh, region: ParallelRegion) -> None:
         vars(self).update(vars(experts))
         self._region = region if mesh.size("tp") > 1 else None
         self._expert_ranks, self._context = mesh.group("ep"), mesh.group("cp")
@@ -127,8 +127,8 @@ class ShardedExperts(Experts):
         if self._expert_ranks.size == 1:
             return super().compute(rows, counts)
         dispatcher = Dispatcher.of(self._expert_ranks, counts)
-        there = Dispatch(dispatcher)(rows)
-        return Combine(dispatcher)(super().compute(there, dispatcher.counts))
+        there = DispatchRows(dispatcher)(rows)
+        return CombineRows(dispatcher)(super().compute(there, dispatcher.counts))
 
     def count(self, chosen: Array) -> tuple[Array, Array]:
         """Like Experts, over the whole sequence; this rank has an early and a late chunk of it."""

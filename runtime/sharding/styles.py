@@ -14,7 +14,7 @@ from ringlet.nn.models.attention import HeadsAttention
 from ringlet.runtime.mesh import Mesh
 from ringlet.runtime.rules import require
 from ringlet.runtime.sharding.shard_spec import ShardSpec
-from ringlet.runtime.tensor.regions import Region
+from ringlet.runtime.tensor.regions import ParallelRegion
 from ringlet.runtime.tensor.tensor_parallel import (
     ColumnParallelDropout,
     ColumnParallelLinear,
@@ -35,7 +35,7 @@ class Sharder:
     rank saw a shard of the sequence only.
     """
 
-    def __init__(self, root: Module, mesh: Mesh, region: Region, sequence: bool) -> None:
+    def __init__(self, root: Module, mesh: Mesh, region: ParallelRegion, sequence: bool) -> None:
         self.root, self.mesh, self.region, self.sequence = root, mesh, region, sequence
         self.names = {id(parameter): name for name, parameter in root.named_parameters()}
         self.tensor = mesh.size("tp") > 1

@@ -18,7 +18,7 @@ from ringlet.runtime import device_collectives
 from ringlet.runtime.device_collectives import Collectives, Ready, Then
 
 
-class Region(ABC):
+class ParallelRegion(ABC):
     """One way of entering and leaving the layers that the ranks of `group` share.
 
     Asynchronous calls belong to the backward pass and return a Pending.
@@ -40,7 +40,7 @@ class Region(ABC):
         return getattr(self._collectives, name)(self.group, x, async_op=async_op, label=label)
 
 
-class TensorParallelRegion(Region):
+class TensorParallelRegion(ParallelRegion):
     """Outside, every rank has the same activations."""
 
     def enter(self, x: Array, async_op: bool = False) -> Any:
@@ -50,7 +50,7 @@ class TensorParallelRegion(Region):
         return self._run("all_reduce", part, async_op)
 
 
-class SequenceParallelRegion(Region):
+class SequenceParallelRegion(ParallelRegion):
     """Outside, every rank has its shard of the sequence: (B, T / n, C); inside (B, T, C).
 
     Korthikanti et al., "Reducing activation recomputation in large transformer models" (2022).
@@ -68,7 +68,7 @@ class SequenceParallelRegion(Region):
 class RegionOperation(Operation):
     """An operation at the border of a region."""
 
-    def __init__(self, region: Region) -> None:
+    def __init__(self, region: ParallelRegion) -> None:
         self.region = region
 
 

@@ -21,7 +21,7 @@ from ringlet.nn.autograd.operations.products import column_sums
 from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import xp
 from ringlet.runtime.device_collectives import Pending
-from ringlet.runtime.tensor.regions import Region, RegionOperation
+from ringlet.runtime.tensor.regions import ParallelRegion, RegionOperation
 
 
 class GradientInFlight(Deferred):
@@ -105,7 +105,7 @@ class ShardedLinear(Module):
 
     product: type[ColumnParallelProduct | RowParallelProduct]
 
-    def __init__(self, region: Region, weight: Parameter, bias: Parameter | None) -> None:
+    def __init__(self, region: ParallelRegion, weight: Parameter, bias: Parameter | None) -> None:
         self.region, self.weight, self.bias = region, weight, bias
 
     def forward(self, x: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ class RowParallelLinear(ShardedLinear):
 class SequenceParallelEmbedding(Module):
     """A replicated Embedding of positions; each rank looks up its shard of the sequence."""
 
-    def __init__(self, region: Region, weight: Parameter) -> None:
+    def __init__(self, region: ParallelRegion, weight: Parameter) -> None:
         self.region, self.weight = region, weight
 
     def forward(self, positions: Array) -> Tensor:

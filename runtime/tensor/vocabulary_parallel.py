@@ -21,14 +21,14 @@ from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import asarray, xp
 from ringlet.nn.layers.losses import LogitsLoss
 from ringlet.runtime.device_collectives import all_reduce
-from ringlet.runtime.tensor.regions import Region
+from ringlet.runtime.tensor.regions import ParallelRegion
 from ringlet.runtime.tensor.tensor_parallel import ColumnParallelLinear, GradientInFlight
 
 
 class VocabularyLookup(Operation):
     """table[ids], where this rank has the rows from `first` on; other ids give zeros."""
 
-    def __init__(self, region: Region, ids: Array, first: int) -> None:
+    def __init__(self, region: ParallelRegion, ids: Array, first: int) -> None:
         self.region, self.ids, self.first = region, ids, first
 
     def forward(self, table: Array) -> Array:
@@ -47,7 +47,7 @@ class VocabularyLookup(Operation):
 class VocabularyParallelEmbedding(Module):
     """An Embedding with this rank's rows: ids (...) -> (..., C)."""
 
-    def __init__(self, region: Region, weight: Parameter, first: int, rows: int) -> None:
+    def __init__(self, region: ParallelRegion, weight: Parameter, first: int, rows: int) -> None:
         self.region, self.weight, self.first, self.rows = region, weight, first, rows
 
     def forward(self, ids: Tensor | Array) -> Tensor:
@@ -104,7 +104,7 @@ class VocabularyParallelLinearCrossEntropy(LinearCrossEntropy):
     The gradient of x is summed over the ranks while the weight's is computed.
     """
 
-    def __init__(self, region: Region, *options: Any) -> None:
+    def __init__(self, region: ParallelRegion, *options: Any) -> None:
         super().__init__(*options)
         self.region = region
 

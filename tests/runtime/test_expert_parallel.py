@@ -14,7 +14,12 @@ from ringlet.nn import Tensor
 from ringlet.nn.models import PretrainedError, generate
 from ringlet.runtime import Mesh, Trainer, latest_checkpoint, load_corpus, make_config
 from ringlet.runtime.context.context_parallel import zigzag
-from ringlet.runtime.expert.expert_parallel import Combine, Dispatch, Dispatcher, ShardedExperts
+from ringlet.runtime.expert.expert_parallel import (
+    CombineRows,
+    Dispatcher,
+    DispatchRows,
+    ShardedExperts,
+)
 from ringlet.runtime.training.config import ConfigError
 from ringlet.runtime.training.export import export_huggingface, load_model
 from ringlet.runtime.training.fit import check_fit
@@ -42,8 +47,8 @@ def dispatched(world):
         own = np.array(counts[world.rank])
         dispatcher = Dispatcher.of(world, own)
         rows = Tensor(rows_of(world.rank, own), requires_grad=True)
-        arrived = Dispatch(dispatcher)(rows)
-        home = Combine(dispatcher)(arrived * 2)
+        arrived = DispatchRows(dispatcher)(rows)
+        home = CombineRows(dispatcher)(arrived * 2)
         home.backward(rows.data)
         results[case] = [arrived.data, dispatcher.counts, home.data, rows.grad]
     return results
