@@ -1,4 +1,4 @@
-"""Which arrays may be sent and combined, and their memory as contiguous 1-D arrays."""
+"""Which arrays can be sent and combined, and their memory as contiguous 1-D arrays."""
 
 import contextvars
 from collections.abc import Callable, Sequence
@@ -25,22 +25,22 @@ CACHE_LINE = 64
 
 
 def address_of(x: Array) -> int:
-    """Where the array's memory begins in this process."""
+    """The address of the array's memory in this process."""
     address: int = x.__array_interface__["data"][0]
     return address
 
 
 def sendable(dtype: np.dtype[Any]) -> bool:
-    """Whether arrays of this dtype can travel as raw bytes and be understood on arrival."""
+    """Whether arrays of this dtype can travel as raw bytes."""
     return dtype.kind in "biufcmMSU" and dtype.itemsize > 0
 
 
 def check_array(x: Any, *, writable: bool = False) -> None:
-    """Raise TypeError or ValueError if the array cannot be sent (or, if need be, written)."""
+    """Raise TypeError or ValueError if the array cannot be sent (or written, if `writable`)."""
     if not isinstance(x, np.ndarray):
         raise TypeError(f"expected a NumPy array, got {type(x).__name__}")
     if not sendable(x.dtype):
-        raise TypeError(f"an array of dtype {x.dtype} cannot be sent: it is not raw numbers")
+        raise TypeError(f"an array of dtype {x.dtype} cannot be sent: it holds no plain numbers")
     if writable and not x.flags.writeable:
         raise ValueError(f"the array of shape {x.shape} is read-only, and the result goes into it")
 
@@ -49,9 +49,9 @@ def check_array(x: Any, *, writable: bool = False) -> None:
 def check_op(dtype: np.dtype[Any], op: str) -> None:
     """Raise ValueError for an unknown reduction, TypeError for one that the dtype does not have."""
     if op not in REDUCTIONS:
-        raise ValueError(f"unknown reduction {op!r}; there are {', '.join(REDUCTIONS)}")
+        raise ValueError(f"unknown reduction {op!r}; choose one of {', '.join(REDUCTIONS)}")
     if op == "mean" and dtype.kind not in "fc":
-        raise TypeError(f"the mean of {dtype} is no {dtype}; reduce with sum and divide")
+        raise TypeError(f"the mean of {dtype} is not a {dtype}; reduce with sum and divide")
     try:
         result = REDUCTIONS[op].resolve_dtypes((dtype, dtype, None))[2]
     except TypeError:
@@ -71,7 +71,7 @@ def check_out(out: Array, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
 
 
 def working_dtype(dtype: np.dtype[Any], op: str) -> np.dtype[Any]:
-    """The dtype in which partial results are held: float16 sums would lose most of their bits."""
+    """The dtype of partial results: float16 sums would lose most of their bits."""
     if dtype == np.float16 and op in ("sum", "mean", "prod"):
         return np.dtype(np.float32)
     return dtype
@@ -99,7 +99,7 @@ def _run_quietly(function: Callable[..., None], *arguments: Any) -> None:
 
 
 def flat(x: Array) -> Array:
-    """The array as contiguous 1-D memory, in C order: a view where possible, else a copy."""
+    """The array as contiguous 1-D memory in C order: a view where possible, else a copy."""
     if not x.flags.c_contiguous:
         x = np.ascontiguousarray(x)
     return x if x.ndim == 1 else x.reshape(-1)
@@ -112,7 +112,7 @@ def parts(x: Array, count: int) -> list[Array]:
 
 
 def store(x: Array, result: Array) -> None:
-    """Put a flat result into the array, unless the array's own memory is where it lies."""
+    """Put a flat result into the array, unless it already lies in the array's memory."""
     if not np.may_share_memory(x, result):
         with np.errstate(over="ignore"):  # a float16 result may be out of range: it is inf
             x[...] = result.reshape(x.shape)

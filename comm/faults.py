@@ -1,4 +1,4 @@
-"""Faults to order, for tests of what a program does when its peers fail.
+"""Injected faults, for tests of what a program does when its peers fail.
 
 kill rank 2 at its third all_reduce         before it begins
 stop rank 0 in its first barrier            where it first waits for the others (SIGSTOP)
@@ -31,12 +31,12 @@ ORDINALS = (
 )  # fmt: skip
 
 OF_MESSAGES = ("drop", "corrupt", "garble", "truncate", "duplicate")
-"""Faults that need messages: shared memory has none."""
+"""Faults of messages; shared memory has none."""
 
 OF_PROCESSES = ("kill", "stop", "close", "delay")
 
 TRANSFERS = ("send", "recv")
-"""They have no middle: what happens to them happens before they begin, or to their messages."""
+"""They have no middle: faults happen before they begin, or to their messages."""
 
 _FORM = re.compile(
     rf"({'|'.join(OF_PROCESSES + OF_MESSAGES)}) rank (\d+) (at|in|after) its (\w+) (\w+)"
@@ -49,7 +49,7 @@ Frames = tuple[bytes, Any]
 
 
 class Fault(NamedTuple):
-    """What happens to which rank at, in or after its `number`-th call of an operation (from 1)."""
+    """What happens to a rank at, in or after its `number`-th call of an operation (from 1)."""
 
     kind: str
     rank: int
@@ -60,13 +60,13 @@ class Fault(NamedTuple):
 
 
 def parse_fault(text: str) -> Fault:
-    """The fault that the text describes; raises ValueError for a text that describes none."""
+    """The fault that the text describes; raises ValueError if it describes none."""
     match = _FORM.fullmatch(text.strip())
     count = _ordinal(match[4]) if match else 0
     timed = match is not None and (match[1] == "delay") == (match[6] is not None)
     if match is None or count < 1 or not timed or not _can_be(match[1], match[3], match[5]):
         raise ValueError(
-            f"{text!r} is no fault; as in `kill rank 2 at its third all_reduce` (or in, after; "
+            f"{text!r} is not a fault: write `kill rank 2 at its third all_reduce` (or in, after; "
             f"{', '.join(OF_PROCESSES[1:3] + OF_MESSAGES)}), or `delay rank 1 at its first barrier "
             "by 0.5 s`"
         )
@@ -85,8 +85,8 @@ def _ordinal(word: str) -> int:
 
 
 class Faults:
-    """One rank's faults. Calls are counted from here on. `addresses` are those of its
-    connections' ends, its own and its peers' (ipc://... or tcp://...)."""
+    """One rank's faults; counts its calls from now on. `addresses` are both ends of its connections
+    (ipc://... or tcp://...)."""
 
     def __init__(self, faults: Iterable[Fault], rank: int, addresses: Collection[str]) -> None:
         self._faults = [fault for fault in faults if fault.rank == rank]
@@ -96,7 +96,7 @@ class Faults:
         self._lock = threading.Lock()
 
     def called(self, operation: str) -> int:
-        """This rank calls an operation; returns which of its calls this is, from 1."""
+        """This rank calls an operation; returns the number of the call, from 1."""
         with self._lock:
             self._calls[operation] += 1
             count = self._calls[operation]
@@ -107,7 +107,7 @@ class Faults:
     def through(
         self, operation: str, count: int, program: Generator[Any, Any, Result]
     ) -> Generator[Any, Any, Result]:
-        """The program of a call, with what happens in it, at its first wait, and after it."""
+        """A call's program, with the faults in it (at its first wait) and after it."""
         try:
             awaited = next(program)
         except StopIteration as stop:
@@ -133,7 +133,7 @@ class Faults:
                 os.kill(os.getpid(), signal.SIGKILL if fault.kind == "kill" else signal.SIGSTOP)
 
     def sent(self, head: bytes, data: Any) -> list[Frames]:
-        """What leaves in place of a message."""
+        """What is sent instead of a message."""
         kind = self._on_messages
         if kind == "drop":
             return []
@@ -148,7 +148,7 @@ class Faults:
 
 
 def _resumed(program: Generator[Any, Any, Result], awaited: Any) -> Generator[Any, Any, Result]:
-    """What is left of a program that has begun to wait."""
+    """The rest of a program that has begun to wait."""
     while True:
         sent = yield awaited
         try:
@@ -165,10 +165,10 @@ def _flipped(data: Any) -> bytes:
 
 
 def cut(addresses: Collection[str]) -> None:
-    """Break this process's connections of which one end has one of the addresses."""
+    """Break this process's connections that have an end at one of the addresses."""
     for entry in Path("/proc/self/fd").iterdir():
         with (
-            contextlib.suppress(OSError),  # no socket, or closed by now
+            contextlib.suppress(OSError),  # not a socket, or closed by now
             socket.socket(fileno=os.dup(int(entry.name))) as connection,
         ):
             ends = (connection.getsockname(), connection.getpeername())

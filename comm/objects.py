@@ -23,7 +23,7 @@ def pack(value: Any) -> Array:
 
 
 def unpack(data: Array) -> Any:
-    """The value that was packed; tuples come back as lists. Raises ValueError for other bytes."""
+    """The packed value; tuples come back as lists. Raises ValueError for other bytes."""
     try:
         return msgpack.unpackb(data.data, ext_hook=_unpack_other, strict_map_key=False)
     except (TypeError, SyntaxError, OverflowError, msgpack.UnpackException) as error:

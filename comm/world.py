@@ -1,4 +1,4 @@
-"""The world: the group of all ranks, made once for each process, and its end."""
+"""The world: the group of all ranks, made once in each process, and its end."""
 
 import atexit
 import logging
@@ -24,10 +24,10 @@ from ringlet.comm.schedules.choice import Policy
 from ringlet.comm.sockets.endpoint import WORLD, Endpoint, Peer
 
 LINGER_S = 5.0
-"""At shutdown, what is queued for the peers gets so long to leave."""
+"""How long, at shutdown, what is queued for the peers may take to leave."""
 
 FAILED_LINGER_S = 1.0
-"""The same after an error: a peer that hangs takes nothing, and the job is to end."""
+"""The same after an error: a peer that hangs takes nothing, and the job should end."""
 
 IPC_PATH_BYTES = 107
 """The longest path of a Unix socket."""
@@ -83,17 +83,16 @@ class _World:
 
 
 def init(timeout: float | None = None, algorithm: str | None = None) -> Group:
-    """Join the world that the environment describes; returns its group. A second call returns
-    the same.
+    """Join the world that the environment describes; returns its group, also when called again.
 
-    Reads RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT as torchrun sets them
-    and RINGLET_*; with none of them set, a world of one. `timeout` in seconds bounds the
+    Reads RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT as torchrun sets them,
+    and RINGLET_*; without any of them it makes a world of one. `timeout`, in seconds, bounds the
     rendezvous and is the default of every later call (else RINGLET_TIMEOUT, else 300).
-    `algorithm`, the same on every rank, takes the place of RINGLET_ALGORITHM: auto (the
-    default), first, or all_reduce=ring,broadcast=chain for instance.
+    `algorithm`, the same on every rank, replaces RINGLET_ALGORITHM: auto (the default), first, or
+    for instance all_reduce=ring,broadcast=chain.
 
-    Raises CommTimeout naming the ranks that did not come, CommError for a wrong environment,
-    AuthenticationError where a job key is missing or is not the others'.
+    Raises CommTimeout with the ranks that did not come, CommError for a wrong environment, and
+    AuthenticationError if the job key is missing or differs.
     """
     global _world
     if _world is None:
@@ -117,10 +116,9 @@ def when_joined(tell: Callable[[], None]) -> None:
 
 
 def shutdown() -> None:
-    """Leave the world: deliver what was sent, say goodbye, close. Also done at interpreter exit.
+    """Leave the world: deliver what was sent, say goodbye, close. Also runs at interpreter exit.
 
-    Peers that still wait for this rank get PeerLost. Calling it twice, or without `init`, is
-    allowed.
+    Peers that still wait for this rank get PeerLost. May be called twice, or without `init`.
     """
     global _world
     if _world is not None:
@@ -131,7 +129,7 @@ def shutdown() -> None:
 
 
 def show_last_operations_on_signal() -> None:
-    """Let SIGUSR1 show this rank's last operations on stderr; `init` does it, too."""
+    """Make SIGUSR1 show this rank's last operations on stderr; `init` does that too."""
 
     def text() -> str:
         return "no world" if _world is None else _world.context.recorder.text()
@@ -140,16 +138,15 @@ def show_last_operations_on_signal() -> None:
 
 
 def last_operation() -> str:
-    """The last operation of this rank, and since when; empty without a world. Callable from any
-    thread."""
+    """This rank's last operation and its age; empty without a world. For any thread."""
     return "" if _world is None else _world.context.recorder.last()
 
 
 def inject(faults: Iterable[str]) -> None:
-    """Let faults happen to this rank, in place of those from before: see faults.py.
+    """Make faults happen to this rank, instead of those of an earlier call: see faults.py.
 
-    Raises ValueError for a text that is none, and for one that needs messages where the ranks
-    share memory.
+    Raises ValueError for a text that describes no fault, or one of messages where the ranks share
+    memory.
     """
     if _world is None:
         raise CommError("faults happen in a world: call comm.init() first")
@@ -163,9 +160,9 @@ def inject(faults: Iterable[str]) -> None:
 
 
 def report_lost(rank: int, cause: str) -> None:
-    """Announce that a rank has ended, and how; every wait on it raises PeerLost at once.
+    """Announce that a rank has ended, and how; every wait for it raises PeerLost at once.
 
-    For launchers, which see a process end before its peers do. Callable from any thread.
+    For launchers, which see a process end before its peers do. For any thread.
     """
     if _world is None:
         _lost[rank] = cause
@@ -237,7 +234,7 @@ def _connect(endpoint: Endpoint, environment: Environment) -> dict[int, str]:
 
 
 def _warn(environment: Environment) -> None:
-    """Say once for all ranks what is not protected between hosts."""
+    """Warn, on one rank, of what is not protected between hosts."""
     if environment.rank or not is_open(environment.rendezvous):
         return
     if environment.key is None:
@@ -250,7 +247,7 @@ def _warn(environment: Environment) -> None:
 
 
 def _choose(environment: Environment, entry: dict[str, object]) -> str:
-    """The address for a peer: a socket file on one host, TCP between hosts."""
+    """How to reach a peer: by a socket file on one host, by TCP between hosts."""
     addresses = entry["addresses"]
     assert isinstance(addresses, dict)
     kind = "ipc" if entry["host"] == environment.host and "ipc" in addresses else "tcp"
@@ -265,8 +262,8 @@ def _choose(environment: Environment, entry: dict[str, object]) -> str:
 
 
 def _private_folder(environment: Environment) -> Path | None:
-    """A folder that only this user can enter: the launcher's, or one of this process's own; None
-    where no socket needs one."""
+    """A folder that only this user can enter, the launcher's or this process's own; None where no
+    socket needs one."""
     folder = environment.ipc_folder
     if folder is None:
         return None if environment.transport == "tcp" else make_folder()

@@ -1,9 +1,8 @@
 """The progress thread: drives asynchronous collectives while the caller computes.
 
-One thread for each process. Operations of one group run in the order in which they were
-issued; those of different groups run side by side, so that no order across groups can
-deadlock. Whenever several can go on, the shortest does first: who waits for a few numbers does
-not also wait until a bucket of gradients has been put on the wire.
+There is one thread for each process. Operations of one group run in the order of issue; those of
+different groups run side by side, so that no order across groups can deadlock. Of several that can
+go on, the shortest goes first: a few numbers do not wait for a bucket of gradients.
 """
 
 import threading

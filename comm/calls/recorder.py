@@ -1,8 +1,8 @@
 """The flight recorder: what this rank did last, for when something goes wrong.
 
-Every call leaves a record in its group's history: a list, because the shortest all-reduce takes
-a few microseconds and this must not be seen in it. Read they are only when a CommError is raised
-(which shows them in its traceback) or when the process gets SIGUSR1.
+Every call leaves a record in its group's history. Records are lists, since the shortest all-reduce
+takes a few microseconds. They are read only when a CommError is raised, which shows them in its
+traceback, or when the process gets SIGUSR1.
 """
 
 import math
@@ -20,7 +20,7 @@ from ringlet.comm.signature import Signature, size_text
 from ringlet.comm.sockets.wire import COLLECTIVE
 
 HISTORY = 64
-"""So many past collectives of a group are remembered, and so many of its transfers."""
+"""How many past collectives of a group are remembered, and how many of its transfers."""
 
 SHOWN, SHOWN_WITH_ERROR = 40, 8
 
@@ -52,19 +52,19 @@ class Recorder:
         return kept
 
     def text(self, most: int = SHOWN) -> str:
-        """The last operations, one a line, the newest at the end."""
+        """The last operations, one on each line, the newest last."""
         now = time.monotonic()
         lines = [self._line(*entry, now) for entry in self._entries()[-most:]]
         head = f"rank {self._rank}, its last operations, the newest at the end:"
         return "\n  ".join([head, *(lines or ["none"])])
 
     def last(self) -> str:
-        """The operation that was begun last, in a line."""
+        """The operation that began last, in one line."""
         entries = self._entries()
         return self._line(*entries[-1], time.monotonic()) if entries else "no operation yet"
 
     def _entries(self) -> list[Entry]:
-        """What is remembered, in the order in which it was begun."""
+        """What is remembered, in the order of beginning."""
         entries = [Entry(group, record) for group, kept in self._histories for record in list(kept)]
         return sorted(entries, key=lambda entry: entry.record[ISSUED])
 
@@ -101,7 +101,7 @@ def _nbytes(signature: Signature) -> int:
 
 
 def find(history: deque[Record], sequence: int) -> Record | None:
-    """The collective with this number; the last ones are the likeliest."""
+    """The collective with this number; recent ones are the likeliest."""
     for record in reversed(history):
         if record[SEQUENCE] == sequence:
             return record
@@ -111,7 +111,7 @@ def find(history: deque[Record], sequence: int) -> Record | None:
 def show_on_signal(text: Callable[[], str]) -> None:
     """Write `text()` to stderr at each SIGUSR1, which otherwise ends a process.
 
-    Nothing is changed where the program has a handler of its own, or outside the main thread.
+    Does nothing where the program has its own handler, or outside the main thread.
     """
 
     def show(number: int, frame: Any) -> None:

@@ -1,4 +1,4 @@
-"""Handles of what was started and not yet waited for."""
+"""Handles of operations in flight."""
 
 import threading
 from collections import deque
@@ -13,12 +13,12 @@ class Work(Protocol):
     def wait(self, timeout: float | None = None) -> Any:
         """Wait for the end; returns the operation's result or raises its error.
 
-        After `timeout` seconds CommTimeout is raised; the operation stays in flight and may be
-        waited for again.
+        Raises CommTimeout after `timeout` seconds; the operation stays in flight and may be waited
+        for again.
         """
 
     def done(self) -> bool:
-        """Whether it has ended, well or with an error; never waits."""
+        """Whether it has ended, with a result or an error; never waits."""
 
 
 class ProgressWork:

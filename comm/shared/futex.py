@@ -22,19 +22,19 @@ if sys.platform == "linux" and _NUMBER is not None:
     )  # fmt: skip
 
     def wait(address: int, value: int, seconds: float) -> None:
-        """Sleep while the 32-bit word is `value`, until woken or for so long at most."""
+        """Sleep while the 32-bit word is `value`, until woken or for `seconds`."""
         limit = _Timespec(int(seconds), int(seconds % 1 * 1e9))
         _syscall(_NUMBER, address, _FUTEX_WAIT, value & 0xFFFFFFFF, ctypes.addressof(limit), 0, 0)
 
     def wake(address: int) -> None:
-        """Wake everybody who sleeps on the word."""
+        """Wake all who sleep on the word."""
         _syscall(_NUMBER, address, _FUTEX_WAKE, _EVERYBODY, 0, 0, 0)
 
 else:
 
     def wait(address: int, value: int, seconds: float) -> None:
-        """Sleep a moment; the caller looks again."""
+        """Sleep a moment; the caller checks again."""
         time.sleep(min(seconds, 100e-6))
 
     def wake(address: int) -> None:
-        """Nobody sleeps for long."""
+        """Nobody sleeps long."""

@@ -1,4 +1,4 @@
-"""Registered memory: which arrays lie in segments that the peers have mapped too."""
+"""Registered memory: which arrays lie in segments that the peers have mapped as well."""
 
 import bisect
 from typing import NamedTuple
@@ -10,7 +10,7 @@ UNREGISTERED = (0, 0)
 
 
 class Region(NamedTuple):
-    """One allocation that all members of a group made together; `id` is the same on all."""
+    """One allocation that all ranks of a group made together; `id` is the same on all."""
 
     id: int
     segments: dict[int, Segment]  # by world rank

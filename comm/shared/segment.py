@@ -1,8 +1,8 @@
 """A piece of memory that processes of one host share.
 
-A segment is a file in /dev/shm that never has a name: when its last process ends, however it ends
-and whenever, it is gone. The others reach it through /proc/PID/fd of the process that made it,
-which is open to its user only.
+A segment is a file in /dev/shm that never has a name, so it is gone when its last process ends,
+however that ends. Other processes reach it through /proc/PID/fd of the one that made it, which only
+its user can open.
 """
 
 import mmap
@@ -18,7 +18,7 @@ FOLDER = Path("/dev/shm")
 
 
 class Segment:
-    """`size` bytes, mapped here. Make one with `create`, or with `attach` by its place."""
+    """`size` bytes, mapped into this process. Make one with `create`, or `attach` to another's."""
 
     def __init__(self, descriptor: int, size: int) -> None:
         self.size, self._descriptor = size, -1
@@ -27,13 +27,13 @@ class Segment:
 
     @classmethod
     def create(cls, size: int) -> "Segment":
-        """A new segment of zeros, until `close` for others to attach; raises OSError if there is
-        no room for it."""
+        """A new segment of zeros, which others can attach until `close`; raises OSError if there is
+        no room."""
         if not hasattr(os, "O_TMPFILE"):
-            raise OSError("files without names are Linux's")
+            raise OSError("only Linux has files without names")
         descriptor = os.open(FOLDER, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
         try:
-            # Reserved, not only announced: a page that is not there later would be a SIGBUS.
+            # Reserve the memory: a page that is missing later would be a SIGBUS.
             os.posix_fallocate(descriptor, 0, size)
             segment = cls(descriptor, size)
         except BaseException:
@@ -44,12 +44,12 @@ class Segment:
 
     @classmethod
     def attach(cls, place: list[int], size: int) -> "Segment":
-        """Map another process's segment; raises OSError if it cannot be reached or is none."""
+        """Map another process's segment; raises OSError if it cannot be reached."""
         process, number, *identity = place
         path = Path(f"/proc/{process}/fd/{number}")
-        # In another container the number may be some other process's: look before opening.
+        # In another container the number may be a different process's: check before opening.
         if _identity(path.stat()) != [*identity, size]:
-            raise OSError(f"{path} is not the segment that was announced")
+            raise OSError(f"{path} is not the announced segment")
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
             return cls(descriptor, size)
@@ -63,7 +63,7 @@ class Segment:
         return [os.getpid(), self._descriptor, *identity]
 
     def close(self) -> None:
-        """All have attached. The memory stays while somebody has it mapped."""
+        """All have attached. The memory stays while a process has it mapped."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
@@ -76,10 +76,12 @@ class Segment:
 
 
 def share(group: Any, size: int) -> list[Segment] | None:
-    """Give every rank of a group a segment of `size` bytes that all have mapped; by rank.
+    """Give every rank of a group a segment of `size` bytes that all have mapped; returns them by
+    rank.
 
-    A collective over messages. None, on all ranks, if one rank cannot make or reach them: they
-    are on different hosts, or in containers that do not see each other's processes, or it is full.
+    A collective over messages. Returns None, on all ranks, if one of them cannot make or reach a
+    segment: they are on different hosts, in containers that do not see each other's processes, or
+    /dev/shm is full.
     """
     own: Segment | None
     try:

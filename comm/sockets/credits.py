@@ -1,12 +1,12 @@
 """Credits: how much a rank may send to another before that one has taken it.
 
-ZeroMQ's queues are bounded in messages at best, and whoever reads its inbox reads for everybody
-and keeps what is not for it. So each sender counts: what goes beyond WINDOW_BYTES that the
-receiver has not taken yet is *parked* here, by reference, and the operation that sent it is not
-over before it has left. The receiver says now and then how much it has taken.
+ZeroMQ bounds its queues in messages at best, and a thread that reads the inbox reads for all and
+keeps what is not its own. So each sender counts. Beyond WINDOW_BYTES that the receiver has not
+taken, data stays in the sender's memory (*parked*) and the sending call blocks. Now and then the
+receiver says how much it has taken.
 
-A program may rely on more: two ranks that both send before they receive. Where ranks wait in such
-a circle, whoever sees it takes in another window (see `Operation.check`).
+A program may rely on more: two ranks that both send before they receive. Where ranks wait in such a
+circle, the rank that sees it lets in another window (`calls.diagnosis`).
 """
 
 import threading
@@ -19,14 +19,14 @@ from ringlet.comm.arrays import Array
 from ringlet.comm.sockets.wire import Header
 
 WINDOW_BYTES = 64 << 20
-"""At least twice a segment: a quarter of it may be taken and not told yet."""
+"""At least two segments: up to a quarter may be taken without the sender knowing yet."""
 
 MESSAGE_BYTES = 1024
-"""What a message counts besides its payload: headers and queues take memory, too."""
+"""What a message counts besides its payload: headers and queues take memory too."""
 
 
 class Parked:
-    """A message without credit. Like a tracker of ZeroMQ's: done when its memory is free."""
+    """A message without credit. Has the face of ZeroMQ's trackers: done when its memory is free."""
 
     def __init__(self, peer: int, header: Header, payload: Array) -> None:
         self.peer, self.header, self.payload = peer, header, payload
@@ -39,7 +39,7 @@ class Parked:
         return self.left and (self.tracker is None or self.tracker.done)
 
     def wait(self, timeout: float) -> None:
-        """Wait until it is done; raises zmq.NotDone after so many seconds."""
+        """Wait until it is done; raises zmq.NotDone after `timeout` seconds."""
         if self.tracker is not None:
             self.tracker.wait(timeout)
         elif not self.left:
@@ -52,7 +52,7 @@ class Credits:
 
     def __init__(self) -> None:
         self.window = WINDOW_BYTES
-        self.full: set[int] = set()  # peers that have said that they wait for credit of this rank
+        self.full: set[int] = set()  # peers that say they wait for this rank's credit
         self.parked: dict[int, deque[Parked]] = {}
         self._lock = threading.Lock()
         self._sent: dict[int, int] = {}
@@ -65,7 +65,7 @@ class Credits:
     # -- sending: call these with the peer's send lock held -----------------------------------
 
     def admits(self, peer: int, nbytes: int) -> bool:
-        """Count a message that may leave now; False if it has to wait for credit."""
+        """Count a message that may leave now; False if it must wait for credit."""
         sent = self._sent.get(peer, 0)
         # An idle peer takes a message of any size.
         if sent > self._granted.get(peer, 0) and (
@@ -76,12 +76,12 @@ class Credits:
         return True
 
     def grant(self, peer: int, taken: int) -> None:
-        """The peer has taken so much in all."""
+        """The peer has taken this much in all."""
         self._granted[peer] = max(self._granted.get(peer, 0), taken)
         self._complained.discard(peer)
 
     def complain(self, peer: int) -> bool:
-        """Whether the peer is to be told that this rank waits for its credit: once a stall."""
+        """Whether to tell the peer that this rank waits for its credit: once for each stall."""
         new = peer not in self._complained
         self._complained.add(peer)
         return new
@@ -94,7 +94,7 @@ class Credits:
             self._arrived[peer] = self._arrived.get(peer, 0) + nbytes + MESSAGE_BYTES
 
     def took(self, peer: int, nbytes: int) -> int | None:
-        """A message of the peer's was taken; what to tell it, if it is time to."""
+        """A message of the peer's was taken; returns what to tell it, if it is time to."""
         with self._lock:
             taken = self._taken[peer] = self._taken.get(peer, 0) + nbytes + MESSAGE_BYTES
             if taken - self._told.get(peer, 0) < self.window // 4:
@@ -102,7 +102,7 @@ class Credits:
             return self._tell(peer, taken)
 
     def welcome(self, peer: int) -> int:
-        """Let in another window beyond what has arrived; what to tell the peer."""
+        """Let in another window beyond what has arrived; returns what to tell the peer."""
         with self._lock:
             return self._tell(peer, self._arrived.get(peer, 0))
 

@@ -10,18 +10,16 @@ from ringlet.comm.join.monitor import read_event
 
 CAUSE_GRACE_S = 0.25
 AGENT_GRACE_S = 1.0
-"""After a connection closes, wait so long for the peer's goodbye, or for the launcher's account
-of how the process ended, before calling the peer lost without a cause."""
+"""How long to wait, after a connection closes, for the peer's goodbye or the launcher's account of
+how the process ended, before calling the peer lost without a cause."""
 
 DRAIN_S = 1.0
-"""A lost peer's last messages are read first: until the inbox was seen empty, or so long."""
+"""A lost peer's last messages are read first: until the inbox is empty, or this long."""
 
 
 class Liveness:
-    """The peers' states as this process knows them.
-
-    `where` says in words which process a rank is; `agent` is whether a launcher announces deaths.
-    """
+    """What this process knows of its peers. `where` names a rank's process in words; `agent` is
+    whether a launcher announces deaths."""
 
     def __init__(self, where: Callable[[int], str]) -> None:
         self.agent = False
@@ -37,7 +35,7 @@ class Liveness:
         self._lost[rank] = (cause, time.monotonic())
 
     def closed(self, rank: int) -> None:
-        """A connection to the rank is closed; why is not known yet."""
+        """A connection to the rank has closed; why is not known yet."""
         self._closed.setdefault(rank, time.monotonic())
 
     def hear(self, lost: dict[int, str]) -> None:
@@ -50,11 +48,11 @@ class Liveness:
         self._departed.add(rank)
 
     def quiet(self, now: float) -> None:
-        """The inbox was seen empty."""
+        """The inbox was empty at this time."""
         self._quiet = now
 
     def gone(self) -> dict[int, str]:
-        """The ranks that ended too early, with the causes."""
+        """The ranks that ended too early, and why."""
         return {rank: cause for rank, (cause, _) in self._lost.items()} | self._left_behind
 
     def reachable(self, rank: int) -> bool:
@@ -64,18 +62,18 @@ class Liveness:
     def missing(self, ranks: tuple[int, ...], source: int | None) -> tuple[int, str] | None:
         """One of the ranks that is lost, or `source` if it has shut down, and why; else None."""
         now = time.monotonic()
-        # The first that was heard of: others may have ended because of it.
+        # The first to be reported: others may have ended because of it.
         for rank, (cause, since) in list(self._lost.items()):
             if rank in ranks and (self._quiet > since or now - since > DRAIN_S):
                 return rank, cause
         if source is not None and source in self._departed:
-            # Others that wait for this rank because of it shall hear who left first.
+            # Ranks that wait for this one because of it must hear who left first.
             cause = self._left_behind.setdefault(source, f"{self._where(source)} has shut down")
             return source, cause
         return None
 
     def check(self, monitors: "dict[int, zmq.Socket[Any]]", now: float) -> None:
-        """Read the connections' monitors; call those lost that closed and stay unexplained."""
+        """Read the connections' monitors; peers whose connection closed unexplained are lost."""
         for rank, monitor in monitors.items():
             while int(monitor.get(zmq.EVENTS)) & zmq.POLLIN:
                 if read_event(monitor).kind == zmq.EVENT_DISCONNECTED:

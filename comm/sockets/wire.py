@@ -1,9 +1,8 @@
 """What travels: a small msgpack header and the raw bytes of one segment of an array.
 
-The header says which call of which operation the bytes belong to. That is what catches a
-mismatch: nothing is taken for what it is not. Most of it is the same in every message of a call,
-and in calls of the same kind: that is packed, and read, once. Header and bytes have checksums:
-what a network or a machine's memory has changed on the way is not added up.
+The header says which call of which operation the bytes belong to: that is what catches a mismatch.
+Most of it is the same in every message of a call, and in calls of one kind: that part is packed,
+and read, once. Header and bytes have checksums, so nothing that changed on the way is added up.
 """
 
 import math
@@ -30,20 +29,20 @@ CONTROL = -2
 """The stream of notices between endpoints: hello, goodbye, waiting, mismatch."""
 
 MEMORY_BYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-"""No array that is announced from outside is larger than this host's memory."""
+"""The size of this host's memory. No announced array may be larger."""
 
 MAGIC = "ringlet3"
 _CHECK = struct.Struct("<I")
 _NUMBERS = struct.Struct("<QQQ")  # sequence, number, checksum
 
 SUMMED_BYTES = 4096
-"""From here on the checksum is a sum of words, at the speed of memory: 60 µs for 2 MiB, a CRC takes
-390. Any change inside one word of 8 bytes changes it."""
+"""From this size the checksum is a sum of words, at the speed of memory: 60 us for 2 MiB, where a
+CRC takes 390. Any change inside one word of 8 bytes changes it."""
 
 
 class Header(NamedTuple):
-    """Which call a message belongs to, and the `number` of the message
-    among those that `source` sends this rank in it; `checksum` is of the bytes that follow."""
+    """Which call a message belongs to, and its `number` among those that `source` sends this rank
+    in the call; `checksum` is of the bytes that follow."""
 
     job: str
     generation: int
@@ -57,11 +56,11 @@ class Header(NamedTuple):
 
 
 class Malformed(ValueError):
-    """Bytes from outside that are no header of this program."""
+    """Bytes from outside that are not a header of this program."""
 
 
 def encode(header: Header) -> bytes:
-    """The header's bytes: a checksum, what all messages of a call have alike, and three numbers."""
+    """The header's bytes: a checksum, what all messages of a call share, and three numbers."""
     fixed, crc = _fixed(header[:5], header.signature)
     numbers = _NUMBERS.pack(header.sequence, header.number, header.checksum)
     return _CHECK.pack(zlib.crc32(numbers, crc)) + fixed + numbers
@@ -69,13 +68,13 @@ def encode(header: Header) -> bytes:
 
 @lru_cache(maxsize=1024)
 def _fixed(names: tuple[Any, ...], signature: Signature) -> tuple[bytes, int]:
-    """What calls of the same kind have alike, packed, and its checksum."""
+    """What calls of one kind share, packed, and its checksum."""
     packed: bytes = msgpack.packb((MAGIC, *names, signature))
     return packed, zlib.crc32(packed)
 
 
 def decode(data: bytes | memoryview) -> Header:
-    """The header in the bytes; raises Malformed for anything else, whatever it is."""
+    """The header in the bytes; raises Malformed for anything else."""
     if not _CHECK.size + _NUMBERS.size <= len(data) <= HEADER_BYTES:
         raise Malformed(f"a header of {len(data)} bytes")
     content = bytes(data[_CHECK.size :])
@@ -99,17 +98,17 @@ def _read_fixed(packed: bytes) -> tuple[str, int, int, str, int, Signature]:
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
         raise Malformed(f"not a header: {error}") from error
     if not all(type(value) is int for value in (generation, source, stream)):
-        raise Malformed("a field that should be a number is none")
+        raise Malformed("a field that should be a number is not")
     if not all(type(text) is str for text in (job, group, operation, dtype, detail)):
-        raise Malformed("a field that should be text is none")
+        raise Malformed("a field that should be text is not")
     if type(shape) is not tuple or not all(type(n) is int and n >= 0 for n in shape):
-        raise Malformed("a shape that is none")
+        raise Malformed("a malformed shape")
     signature = Signature(operation, dtype, shape, detail)
     return job, generation, source, group, stream, signature
 
 
 def checksum(payload: bytes | memoryview) -> int:
-    """Tells whether bytes have changed on the way: any single bit, or any part of a word."""
+    """Shows whether bytes have changed on the way: any single bit, or any part of a word."""
     if len(payload) < SUMMED_BYTES:
         return zlib.crc32(payload)
     data = np.frombuffer(payload, np.uint8)
@@ -119,11 +118,12 @@ def checksum(payload: bytes | memoryview) -> int:
 
 
 def allocate(signature: Signature) -> Array:
-    """An array for what the signature announces; raises Malformed for a dtype that is none."""
+    """An array for what the signature announces; raises Malformed for an unknown dtype, and for
+    more than this host's memory."""
     try:
         dtype = np.dtype(signature.dtype)
     except (TypeError, ValueError, SyntaxError) as error:
-        raise Malformed(f"{signature.dtype!r} is no dtype") from error
+        raise Malformed(f"{signature.dtype!r} is not a dtype") from error
     if not sendable(dtype) or math.prod(signature.shape) * dtype.itemsize > MEMORY_BYTES:
         raise Malformed(f"cannot hold {signature.shape} of {signature.dtype!r}")
     return np.empty(signature.shape, dtype)

@@ -130,7 +130,7 @@ def test_faults_happen_where_they_are_told_to(ranks):
      "drop rank 1 in its first barrier"],
 )  # fmt: skip
 def test_what_is_no_fault(text):
-    with pytest.raises(ValueError, match="is no fault"):
+    with pytest.raises(ValueError, match="is not a fault"):
         parse_fault(text)
 
 
