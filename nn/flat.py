@@ -56,7 +56,7 @@ class Flat:
 
 
 class FlatParameters(Flat):
-    """Moves a model's parameters and gradients into two flat arrays, of which they become views.
+    """Moves a model's parameters and gradients into two flat arrays; they become views of these.
 
     `allocate(shape, dtype)` provides the memory, by default the backend's. `slots` are in the order
     of named_parameters(), or of the names and parameters given instead of a model. Frozen

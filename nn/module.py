@@ -59,7 +59,7 @@ class Module:
     """The module's path in the model, as in transformer.h.0.attn; set by the model's first call."""
 
     recompute: bool = False
-    """Whether backward computes the forward pass again, of which nothing is kept."""
+    """Discard what the forward pass computes, and compute it again in backward."""
 
     summary: ClassVar[Callable[..., Any]]
     """Run the model once on the arguments; shapes, parameters and FLOPs of each module. Set by

@@ -1,9 +1,8 @@
 """The backward pass: from a result to its leaves, each operation once, in an order in which every
 gradient is complete before it is passed on."""
 
-import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -89,15 +88,6 @@ class _Running(threading.local):
 _running = _Running()
 
 
-@contextlib.contextmanager
-def _running_pass(this: "_Pass") -> Iterator[None]:
-    _running.passes.append(this)
-    try:
-        yield
-    finally:
-        _running.passes.pop()
-
-
 def _sort(root: Operation) -> tuple[list[Operation], dict[int, int]]:
     """The operations, the last that ran first, and how often each leaf is used.
 
@@ -141,7 +131,8 @@ class _Pass:
         self._own: set[Operation] = set()  # those whose gradient is this pass's own memory
 
     def run(self, order: list[Operation]) -> None:
-        with _running_pass(self):
+        _running.passes.append(self)
+        try:
             for operation in order:
                 gradient = self._gradients.pop(operation, None)
                 self._own.discard(operation)
@@ -150,6 +141,8 @@ class _Pass:
                 parts = [None] * len(inputs) if gradient is None else operation.backward(gradient)
                 operation.release()
                 self._distribute(inputs, needs, parts)
+        finally:
+            _running.passes.pop()
 
     def _distribute(
         self, inputs: Sequence[Tensor | Source], needs: Sequence[bool], parts: Sequence[Any]

@@ -1,4 +1,4 @@
-"""A mixture of experts: many MLPs, of which each position uses a few.
+"""A mixture of experts: many MLPs, a few of which each position uses.
 
 Shazeer et al., "Outrageously large neural networks: the sparsely-gated mixture-of-experts layer"
 (2017); Lepikhin et al., "GShard" (2020), for capacity; Fedus, Zoph and Shazeer, "Switch
@@ -15,10 +15,10 @@ import numpy as np
 
 from ringlet.nn.autograd.operations.experts import (
     Balance,
-    Combine,
-    Dispatch,
+    CombineRows,
     ExpertProducts,
     Gates,
+    GatherRows,
     Routing,
     top_indices,
 )
@@ -106,8 +106,8 @@ class Experts(Module):
         flat = choices.reshape(-1, self.top_k)  # (N, k)
         routing = Routing.of(flat, kept, self.experts)
         gates = Gates(flat)(logits.reshape(-1, self.experts))
-        rows = Dispatch(routing)(x.reshape(-1, x.shape[-1]))
-        y = Combine(routing)(self.compute(rows, routing.counts), gates)
+        rows = GatherRows(routing)(x.reshape(-1, x.shape[-1]))
+        y = CombineRows(routing)(self.compute(rows, routing.counts), gates)
         return y.reshape(*x.shape)
 
     def compute(self, rows: Tensor, counts: Array) -> Tensor:

@@ -50,8 +50,8 @@ class HeadsAttention(Module):
         The mask is that of functional.scaled_dot_product_attention. With a cache, queries attend to
         its positions too, and `k` and `v` are added to it.
         """
-        queries, keys = self._cut(q, self.heads), self._cut(k, self.groups)
-        values = self._cut(v, self.groups)
+        queries, keys = self._split_heads(q, self.heads), self._split_heads(k, self.groups)
+        values = self._split_heads(v, self.groups)
         if rotation is not None:
             queries, keys = (F.rotary_embedding(x, *rotation) for x in (queries, keys))
         if cache is not None:
@@ -59,10 +59,10 @@ class HeadsAttention(Module):
             keys, values = Tensor(past[0]), Tensor(past[1])
         return self.attend(queries, keys, values, mask, self.causal)
 
-    def again(self, q: Tensor, mask: Tensor | Array | None, cache: KeyValueCache) -> Tensor:
+    def cached(self, q: Tensor, mask: Tensor | Array | None, cache: KeyValueCache) -> Tensor:
         """Attention to the cache alone."""
         keys, values = cache.filled
-        queries = self._cut(q, self.heads)
+        queries = self._split_heads(q, self.heads)
         return self.attend(queries, Tensor(keys), Tensor(values), mask, causal=False)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Any, causal: bool) -> Tensor:
@@ -79,16 +79,16 @@ class HeadsAttention(Module):
             path=self.path,
             part=self.part,
         )
-        return self._join(y)
+        return self._merge_heads(y)
 
     @staticmethod
-    def _cut(x: Tensor, heads: int) -> Tensor:
+    def _split_heads(x: Tensor, heads: int) -> Tensor:
         """(B, T, H * D) -> (B, H, T, D)."""
         batch, length, width = x.shape
         return x.reshape(batch, length, heads, width // heads).permute(0, 2, 1, 3)
 
     @staticmethod
-    def _join(y: Tensor) -> Tensor:
+    def _merge_heads(y: Tensor) -> Tensor:
         """(B, H, T, D) -> (B, T, H * D)."""
         batch, heads, length, width = y.shape
         return y.permute(0, 2, 1, 3).reshape(batch, length, heads * width)

@@ -80,7 +80,7 @@ class T5Attention(Module):
     ) -> Tensor:
         """x (B, T, C) attends to `source` (B, S, C); a cache keeps the source's keys and values."""
         if cache is not None and cache.length:
-            return self.o(self.attend.again(self.q(x), mask, cache))
+            return self.o(self.attend.cached(self.q(x), mask, cache))
         return self.o(self.attend(self.q(x), self.k(source), self.v(source), mask, cache=cache))
 
 

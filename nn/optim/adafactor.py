@@ -17,8 +17,8 @@ class Adafactor(WholeParameters):
 
     `learning_rate` bounds the relative step, which becomes 1 / sqrt(steps) and is multiplied by the
     parameter's root mean square (at least `eps[1]`). `eps[0]` None means that of the dtype. The
-    state has an element for each parameter, of which a matrix uses one for each row and column;
-    the others are never touched and take no memory.
+    state has an element for each parameter; a matrix uses one for each row and column, and the
+    others are never touched and take no memory.
     """
 
     STATE = ("variance",)

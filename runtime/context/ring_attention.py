@@ -156,7 +156,7 @@ class RingHeadsAttention(HeadsAttention):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Any, causal: bool) -> Tensor:
         """(B, H, T / n, D), (B, G, T / n, D) twice -> (B, T / n, H * D)."""
-        return self._join(GroupedRingAttention(self.group)(q, k, v))
+        return self._merge_heads(GroupedRingAttention(self.group)(q, k, v))
 
     def describe(self) -> str:
         return f"{super().describe()}, ranks={self.group.size}"

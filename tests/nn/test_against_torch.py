@@ -65,7 +65,9 @@ CHECKED_ELSEWHERE = {
     "PackedSelfAttention": "test_gradients",
     "Rotary": "test_gradients and test_layers",
     "SwiGLU": "test_gradients",
-    **dict.fromkeys(("Gates", "Balance", "Dispatch", "Combine", "ExpertProducts"), "test_experts"),
+    **dict.fromkeys(
+        ("Gates", "Balance", "GatherRows", "CombineRows", "ExpertProducts"), "test_experts"
+    ),
 }
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from ringlet.nn.autograd.conversion import in_dtype, unary
 from ringlet.nn.autograd.deferred import Gradient
-from ringlet.nn.autograd.operations.elementwise import error_function
+from ringlet.nn.autograd.operations.elementwise import elementwise, error_function
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, block_size, xp
 
@@ -15,41 +15,6 @@ __all__ = ["gelu", "relu", "sigmoid", "silu", "swiglu", "tanh"]
 
 BLOCK = 32 * 1024
 """Elements in each block: a handful of blocks fit the second-level cache."""
-
-
-class Tanh(Operation):
-    """The hyperbolic tangent."""
-
-    def forward(self, x: Array) -> Array:
-        self.y = xp.tanh(x)
-        return self.y
-
-    def backward(self, grad: Array) -> Sequence[Gradient]:
-        return (grad * (1 - self.y * self.y),)
-
-
-class Sigmoid(Operation):
-    """1 / (1 + exp(-x)), as (1 + tanh(x / 2)) / 2, which cannot overflow."""
-
-    def forward(self, x: Array) -> Array:
-        half = in_dtype(0.5, x)
-        y = half + half * xp.tanh(half * x)
-        self.y = y
-        return y
-
-    def backward(self, grad: Array) -> Sequence[Gradient]:
-        return (grad * self.y * (1 - self.y),)
-
-
-class ReLU(Operation):
-    """max(x, 0); slope 0 at 0."""
-
-    def forward(self, x: Array) -> Array:
-        self.y = xp.maximum(x, 0)
-        return self.y
-
-    def backward(self, grad: Array) -> Sequence[Gradient]:
-        return (grad * (self.y > 0),)
 
 
 class _Sloped(Operation):
@@ -185,9 +150,15 @@ def _blocks(*arrays: Array) -> list[tuple[Array, ...]]:
     ]
 
 
-tanh = unary(Tanh)
-sigmoid = unary(Sigmoid)
-relu = unary(ReLU)
+# fmt: off
+tanh = elementwise("tanh", "The hyperbolic tangent.", lambda x: xp.tanh(x),
+                   "y", lambda grad, y: grad * (1 - y * y))
+relu = elementwise("relu", "max(x, 0); slope 0 at 0.", lambda x: xp.maximum(x, 0),
+                   "y", lambda grad, y: grad * (y > 0))
+sigmoid = elementwise("sigmoid", "1 / (1 + exp(-x)), as (1 + tanh(x / 2)) / 2: no overflow.",
+                      lambda x: in_dtype(0.5, x) + in_dtype(0.5, x) * xp.tanh(in_dtype(0.5, x) * x),
+                      "y", lambda grad, y: grad * y * (1 - y))
+# fmt: on
 silu = unary(SiLU)
 
 

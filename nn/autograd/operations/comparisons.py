@@ -26,6 +26,19 @@ def comparison(
     return compare
 
 
+def predicate(
+    name: str, meaning: str, function: Callable[[Array], Array]
+) -> Callable[[Tensor], Tensor]:
+    """A function of one tensor that returns a tensor of bool."""
+
+    def check(x: Tensor) -> Tensor:
+        return Tensor(xp.asarray(function(x.data)))
+
+    check.__name__ = check.__qualname__ = name
+    check.__doc__ = meaning
+    return check
+
+
 eq = comparison("eq", "a == b.", lambda a, b: xp.equal(a, b))
 ne = comparison("ne", "a != b.", lambda a, b: xp.not_equal(a, b))
 lt = comparison("lt", "a < b.", lambda a, b: xp.less(a, b))
@@ -35,26 +48,12 @@ ge = comparison("ge", "a >= b.", lambda a, b: xp.greater_equal(a, b))
 logical_and = comparison("logical_and", "a and b.", lambda a, b: xp.logical_and(a, b))
 logical_or = comparison("logical_or", "a or b.", lambda a, b: xp.logical_or(a, b))
 logical_xor = comparison("logical_xor", "a or b, not both.", lambda a, b: xp.logical_xor(a, b))
-
-
-def logical_not(x: Tensor) -> Tensor:
-    """Not x."""
-    return Tensor(xp.asarray(xp.logical_not(x.data)))
-
-
-def isnan(x: Tensor) -> Tensor:
-    """Whether each element is NaN."""
-    return Tensor(xp.asarray(xp.isnan(x.data)))
-
-
-def isinf(x: Tensor) -> Tensor:
-    """Whether each element is infinite."""
-    return Tensor(xp.asarray(xp.isinf(x.data)))
-
-
-def isfinite(x: Tensor) -> Tensor:
-    """Whether each element is neither NaN nor infinite."""
-    return Tensor(xp.asarray(xp.isfinite(x.data)))
+logical_not = predicate("logical_not", "Not x.", lambda x: xp.logical_not(x))
+isnan = predicate("isnan", "Whether each element is NaN.", lambda x: xp.isnan(x))
+isinf = predicate("isinf", "Whether each element is infinite.", lambda x: xp.isinf(x))
+isfinite = predicate(
+    "isfinite", "Whether elements are finite and not NaN.", lambda x: xp.isfinite(x)
+)
 
 
 def isclose(a: Tensor, b: TensorLike, rtol: float = 1e-5, atol: float = 1e-8) -> Tensor:

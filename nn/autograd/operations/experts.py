@@ -119,7 +119,7 @@ class Balance(Operation):
         return (pull,)
 
 
-class Dispatch(Operation):
+class GatherRows(Operation):
     """Each row's input: (N, C) -> (R, C)."""
 
     def __init__(self, routing: Routing) -> None:
@@ -132,7 +132,7 @@ class Dispatch(Operation):
         return (self.routing.summed(grad),)
 
 
-class Combine(Operation):
+class CombineRows(Operation):
     """Each position's results, weighted by its gates: (R, C), (N, k) -> (N, C).
 
     A position all of whose choices were dropped gets zeros.
