@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from ringlet.nn.layers.basic import Dropout, Linear
 from ringlet.nn.module import Module, uninitialized
 from ringlet.nn.random import generator
 from ringlet.nn.safetensors import SafetensorsFile, write_safetensors
+
+T = TypeVar("T")
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ADAPTER_PREFIX = "base_model.model."
@@ -41,14 +43,18 @@ def unfreeze(model: Module, *patterns: str) -> list[str]:
 
 
 def _set(model: Module, patterns: tuple[str, ...], learn: bool) -> list[str]:
-    named = list(model.named_parameters())
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name, _ in named):
-            raise ValueError(f"no parameter matches {pattern!r}; the first one is {named[0][0]}")
-    chosen = [(n, p) for n, p in named if any(fnmatchcase(n, pattern) for pattern in patterns)]
-    for _, parameter in chosen:
+    matching = _matching(dict(model.named_parameters()), patterns, "parameter")
+    for parameter in matching.values():
         parameter.requires_grad = learn
-    return [name for name, _ in chosen]
+    return list(matching)
+
+
+def _matching(named: dict[str, T], patterns: tuple[str, ...], what: str) -> dict[str, T]:
+    """Those whose names match a pattern; raises ValueError for a pattern that matches none."""
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in named):
+            raise ValueError(f"no {what} matches {pattern!r}; the first one is {next(iter(named))}")
+    return {n: v for n, v in named.items() if any(fnmatchcase(n, each) for each in patterns)}
 
 
 class LoRALinear(Module):
@@ -99,17 +105,14 @@ def add_lora(
     """
     if rank < 1:
         raise ValueError(f"rank is {rank}; it must be at least 1")
-    found = [(path, m) for path, m in model.named_modules() if type(m) is Linear]
-    for pattern in patterns:
-        if not any(fnmatchcase(path, pattern) for path, _ in found):
-            raise ValueError(f"no Linear matches {pattern!r}; the first one is {found[0][0]}")
-    chosen = [(p, m) for p, m in found if any(fnmatchcase(p, pattern) for pattern in patterns)]
+    linears = {path: m for path, m in model.named_modules() if type(m) is Linear}
+    chosen = _matching(linears, patterns, "Linear")
     own = {name for name, _ in model.named_parameters()}
-    shared = [path for path, _ in chosen if f"{path}.weight" not in own]
+    shared = [path for path in chosen if f"{path}.weight" not in own]
     if shared:
         raise ValueError(f"the matrix of {', '.join(shared)} is shared with another layer")
     freeze(model, "*")
-    for path, linear in chosen:
+    for path, linear in chosen.items():
         adapted = LoRALinear(linear, rank, alpha, dropout)
         draws = generator(seed, f"{path}.lora_A.weight").random(adapted.lora_A.weight.shape)
         values = (2 * draws - 1) / np.sqrt(linear.in_features)
@@ -117,7 +120,7 @@ def add_lora(
         adapted.lora_B.weight.data.fill(0)
         _replace(model, path, adapted)
     model.assign_paths()
-    return [path for path, _ in chosen]
+    return list(chosen)
 
 
 def merge_lora(model: Module) -> list[str]:
