@@ -8,7 +8,7 @@ import numpy as np
 
 from ringlet.nn.autograd.deferred import Deferred, Gradient
 from ringlet.nn.autograd.operations.shapes import Cast
-from ringlet.nn.autograd.tensor import Operation, Source, Tensor
+from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, to_host, xp
 from ringlet.nn.module import Module
 from ringlet.nn.watch import place, watching
@@ -81,7 +81,7 @@ def _check_backward(operation: Operation, check: _Check) -> None:
     """Make this operation's backward check itself."""
 
     def backward(grad: Array) -> Sequence[Gradient]:
-        inputs: Sequence[Tensor | Source] = operation.inputs or ()
+        inputs = operation.inputs or ()
         parts = [
             part.value(tensor.shape, tensor.dtype) if isinstance(part, Deferred) else part
             for part, tensor in zip(type(operation).backward(operation, grad), inputs, strict=True)

@@ -12,7 +12,7 @@ through `asarray` and `to_host` alone.
 import contextlib
 import math
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -90,8 +90,7 @@ class Backend:
 
     def erf(self, x: Array) -> Array:
         """The error function, in double precision."""
-        exact: Callable[[Array], Array] = np.frompyfunc(math.erf, 1, 1)
-        return np.asarray(exact(x), np.float64)
+        return np.asarray(np.frompyfunc(math.erf, 1, 1)(x), np.float64)
 
     def block_size(self, elements: int) -> int:
         """The size of blocks for loops that stay in the cache, given the best one on a CPU."""

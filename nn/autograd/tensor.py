@@ -81,12 +81,12 @@ class Operation:
         self.__dict__.clear()
 
 
-def _set_later(*args: Any, **kwargs: Any) -> "Tensor":
-    """Stands in for an operation until operations/methods.py sets it."""
+def placeholder(*args: Any, **kwargs: Any) -> "Tensor":
+    """Stands in for an operation until operations/methods.py replaces it."""
     raise NotImplementedError
 
 
-def _set_later_too(*args: Any, **kwargs: Any) -> Any:
+def any_placeholder(*args: Any, **kwargs: Any) -> Any:
     """The same, for what does not return one tensor."""
     raise NotImplementedError
 
@@ -197,7 +197,7 @@ class Tensor:
 
     # -- gradients ----------------------------------------------------------------------------
 
-    backward = _set_later_too  # engine.backward
+    backward = any_placeholder  # engine.backward
 
     @property
     def grad(self) -> Array | None:
@@ -246,36 +246,36 @@ class Tensor:
         for hook in self._hooks or ():
             hook(self)
 
-    # -- operations, which operations/methods.py sets ------------------------------------------
+    # -- operations, which operations/methods.py puts in place ---------------------------------
 
     __array_ufunc__ = None  # array + tensor is a tensor, not an array of tensors
     __hash__ = object.__hash__  # by identity: == compares element by element
 
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __matmul__ = _set_later
-    __truediv__ = __rtruediv__ = __floordiv__ = __mod__ = __pow__ = __rpow__ = _set_later
-    __neg__ = __abs__ = __invert__ = __and__ = __or__ = __xor__ = __getitem__ = _set_later
-    __lt__ = __le__ = __gt__ = __ge__ = _set_later
-    __eq__ = __ne__ = _set_later  # type: ignore[assignment]
-    __setitem__ = _set_later_too
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __matmul__ = placeholder
+    __truediv__ = __rtruediv__ = __floordiv__ = __mod__ = __pow__ = __rpow__ = placeholder
+    __neg__ = __abs__ = __invert__ = __and__ = __or__ = __xor__ = __getitem__ = placeholder
+    __lt__ = __le__ = __gt__ = __ge__ = placeholder
+    __eq__ = __ne__ = placeholder  # type: ignore[assignment]
+    __setitem__ = any_placeholder
 
-    add = sub = mul = div = pow = neg = abs = remainder = clamp = clip = _set_later
-    maximum = minimum = exp = expm1 = log = log1p = log2 = log10 = sqrt = rsqrt = _set_later
-    square = reciprocal = sin = cos = tanh = sigmoid = erf = relu = _set_later
-    sign = floor = ceil = round = eq = ne = lt = le = gt = ge = _set_later
-    logical_and = logical_or = logical_xor = logical_not = _set_later
-    isnan = isinf = isfinite = isclose = _set_later
-    allclose = equal = _set_later_too
+    add = sub = mul = div = pow = neg = abs = remainder = clamp = clip = placeholder
+    maximum = minimum = exp = expm1 = log = log1p = log2 = log10 = sqrt = rsqrt = placeholder
+    square = reciprocal = sin = cos = tanh = sigmoid = erf = relu = placeholder
+    sign = floor = ceil = round = eq = ne = lt = le = gt = ge = placeholder
+    logical_and = logical_or = logical_xor = logical_not = placeholder
+    isnan = isinf = isfinite = isclose = placeholder
+    allclose = equal = any_placeholder
 
-    sum = mean = var = std = prod = norm = amax = amin = argmax = argmin = _set_later
-    cumsum = logsumexp = softmax = log_softmax = argsort = all = any = _set_later
-    max = min = sort = topk = _set_later_too
-    matmul = mm = bmm = dot = _set_later
+    sum = mean = var = std = prod = norm = amax = amin = argmax = argmin = placeholder
+    cumsum = logsumexp = softmax = log_softmax = argsort = all = any = placeholder
+    max = min = sort = topk = any_placeholder
+    matmul = mm = bmm = dot = placeholder
 
-    reshape = view = flatten = transpose = swapaxes = permute = movedim = t = _set_later
-    squeeze = unsqueeze = expand = repeat = repeat_interleave = flip = roll = _set_later
-    narrow = select = gather = scatter = scatter_add = index_select = _set_later
-    masked_select = masked_fill = tril = triu = clone = contiguous = to = _set_later
-    split = chunk = unbind = _set_later_too
+    reshape = view = flatten = transpose = swapaxes = permute = movedim = t = placeholder
+    squeeze = unsqueeze = expand = repeat = repeat_interleave = flip = roll = placeholder
+    narrow = select = gather = scatter = scatter_add = index_select = placeholder
+    masked_select = masked_fill = tril = triu = clone = contiguous = to = placeholder
+    split = chunk = unbind = any_placeholder
 
     def expand_as(self, other: "Tensor") -> "Tensor":
         """Broadcast to another tensor's shape."""

@@ -245,3 +245,14 @@ def test_one_dtype():
     model[1].bias = Parameter(np.zeros(2, np.float64))
     with pytest.raises(TypeError, match="float32, float64"):
         FlatParameters(model)
+
+
+def test_every_method_of_tensors_is_in_place():
+    from ringlet.nn.autograd import tensor
+
+    left = [
+        name
+        for name, value in vars(Tensor).items()
+        if value in (tensor.placeholder, tensor.any_placeholder)
+    ]
+    assert left == []

@@ -1,8 +1,8 @@
-"""The operations that are methods and operators of tensors, set on the class by name.
+"""The operations that are methods and operators of tensors.
 
-Operations make tensors, so `Tensor` cannot import them; it declares the names and this file, which
-`ringlet.nn` imports, fills them. A method is the function of that name with the tensor as its
-first argument.
+Operations create tensors, so tensor.py cannot import them: `Tensor` declares the names with
+placeholders, and this file, which `ringlet.nn` imports, replaces each with the function of that
+name. A method is the function with the tensor as its first argument.
 """
 
 from collections.abc import Callable
@@ -22,32 +22,28 @@ from ringlet.nn.autograd.operations import (
     reductions,
     shapes,
 )
-from ringlet.nn.autograd.tensor import Tensor
+from ringlet.nn.autograd.tensor import Tensor, any_placeholder, placeholder
 
-METHODS = {
-    arithmetic: "abs add clamp div maximum minimum mul neg pow remainder sub",
-    comparisons: "allclose eq equal ge gt isclose isfinite isinf isnan le logical_and logical_not "
-    "logical_or logical_xor lt ne",
-    elementwise: "ceil cos erf exp expm1 floor log log10 log1p log2 reciprocal round rsqrt sign "
-    "sin sqrt square",
-    activations: "relu sigmoid tanh",
-    normalization: "log_softmax softmax",
-    reductions: "all amax amin any argmax argmin argsort cumsum logsumexp max mean min norm prod "
-    "sort std sum topk var",
-    products: "bmm dot matmul mm",
-    shapes: "clone contiguous expand flatten movedim permute repeat reshape squeeze t to transpose "
-    "unsqueeze",
-    indexing: "chunk flip gather index_select masked_fill masked_select narrow repeat_interleave "
-    "roll scatter scatter_add select split tril triu unbind",
-}
+MODULES = (
+    activations,
+    arithmetic,
+    comparisons,
+    elementwise,
+    indexing,
+    normalization,
+    products,
+    reductions,
+    shapes,
+)
 
 ALIASES = {
-    "add": "__add__ __radd__", "sub": "__sub__", "mul": "__mul__ __rmul__", "div": "__truediv__",
-    "remainder": "__mod__", "pow": "__pow__", "neg": "__neg__", "abs": "__abs__", "clamp": "clip",
-    "eq": "__eq__", "ne": "__ne__", "lt": "__lt__", "le": "__le__", "gt": "__gt__", "ge": "__ge__",
-    "logical_and": "__and__", "logical_or": "__or__", "logical_xor": "__xor__",
-    "logical_not": "__invert__", "matmul": "__matmul__", "reshape": "view",
-    "transpose": "swapaxes",
+    "__add__": "add", "__radd__": "add", "__sub__": "sub", "__mul__": "mul", "__rmul__": "mul",
+    "__truediv__": "div", "__floordiv__": "floor_divide", "__mod__": "remainder",
+    "__pow__": "pow", "__neg__": "neg", "__abs__": "abs", "__matmul__": "matmul", "__eq__": "eq",
+    "__ne__": "ne", "__lt__": "lt", "__le__": "le", "__gt__": "gt", "__ge__": "ge",
+    "__and__": "logical_and", "__or__": "logical_or", "__xor__": "logical_xor",
+    "__invert__": "logical_not", "__getitem__": "getitem", "clip": "clamp", "view": "reshape",
+    "swapaxes": "transpose",
 }  # fmt: skip
 
 
@@ -66,19 +62,14 @@ def reflected(function: Callable[[Any, Any], Tensor]) -> Callable[[Tensor, Tenso
     return lambda x, other: function(other, x)
 
 
-SPECIAL = {
+FUNCTIONS = {name: getattr(module, name) for module in MODULES for name in module.__all__} | {
     "backward": engine.backward,
-    "__getitem__": indexing.getitem,
     "__setitem__": setitem,
-    "__floordiv__": arithmetic.floor_divide,
     "__rsub__": reflected(arithmetic.sub),
     "__rtruediv__": reflected(arithmetic.div),
     "__rpow__": reflected(arithmetic.pow),
 }
 
-for _module, _names in METHODS.items():
-    for _name in _names.split():
-        for _alias in (_name, *ALIASES.get(_name, "").split()):
-            setattr(Tensor, _alias, getattr(_module, _name))
-for _name, _function in SPECIAL.items():
-    setattr(Tensor, _name, _function)
+for _name, _value in list(vars(Tensor).items()):
+    if _value in (placeholder, any_placeholder):
+        setattr(Tensor, _name, FUNCTIONS[ALIASES.get(_name, _name)])
