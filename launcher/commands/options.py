@@ -113,7 +113,7 @@ class Command(TyperCommand):
             record: Any = parameter.get_help_record(ctx)
             heading = getattr(parameter, "rich_help_panel", None) or "Options"
             if parameter.param_type_name == "argument":
-                heading, record = "Arguments", (parameter.metavar, getattr(parameter, "help", ""))
+                heading, record = "Arguments", (parameter.metavar, record[1])
             if record is not None:
                 sections.setdefault(heading, []).append(record)
         for heading, records in sections.items():

@@ -151,4 +151,4 @@ def test_a_run_on_one_host_starts_without_what_it_does_not_need():
     program += "; print(*{name.partition('.')[0] for name in sys.modules})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert {"typer", "ringlet"} <= set(done.stdout.split())
-    assert {"numpy", "zmq", "msgpack", "rich"}.isdisjoint(done.stdout.split())
+    assert {"numpy", "zmq", "msgpack"}.isdisjoint(done.stdout.split())
