@@ -7,7 +7,7 @@ import typer
 
 from ringlet.launcher.commands.options import with_options, words_given
 from ringlet.launcher.commands.train.prepare import Training, TrainOptions, prepare
-from ringlet.launcher.commands.train.progress import Progress
+from ringlet.launcher.commands.train.progress import TrainingProgress
 from ringlet.launcher.commands.train.tensorboard import EventFiles, check_tensorboard
 from ringlet.launcher.errors import ExitCode
 from ringlet.launcher.hosts.agents import open_agent
@@ -59,7 +59,7 @@ def train(
 def _run(training: Training | None, agent: Agent, tensorboard: Path | None) -> int:
     """Run the workers of this host. Host 0 has the `training`, which sets the task of all hosts."""
     screen = Screen()
-    progress = None if training is None else Progress(screen, training.settings)
+    progress = None if training is None else TrainingProgress(screen, training.settings)
     events = None if training is None or tensorboard is None else EventFiles(tensorboard)
 
     def inform(rank: int, notice: Notice) -> None:

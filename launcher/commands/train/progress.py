@@ -13,7 +13,7 @@ PLAIN_EVERY_S = 10.0
 """Between two lines where the output is not a terminal."""
 
 
-class Progress:
+class TrainingProgress:
     """Turns rank 0's reports into a live line, or into a plain line now and then."""
 
     def __init__(self, screen: Screen, settings: TrainConfig) -> None:
