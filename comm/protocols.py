@@ -15,17 +15,25 @@ from ringlet.comm.task import Task
 Action: TypeAlias = Callable[[], None]
 
 
-class Wait(Protocol):
+class Wait:
     """Something that a call waits for."""
 
-    def soon(self) -> bool:
-        """Wait without sleeping for a very short time, where that helps; whether it is over."""
+    brings = False
+    """Whether there is something to `take` for the generator when it is over."""
+
+    poll_ms = 50
+    """How often to check whether it is over, where messages wake who waits."""
+
+    awaited: int | None = None
+    """The world rank that is waited for, if it is one."""
 
     def ready(self) -> bool:
         """Whether it is over; never waits."""
+        return False
 
-    brings: bool
-    """Whether there is something to `take` for the generator when it is over."""
+    def soon(self) -> bool:
+        """The same after waiting without sleep for a very short time, where that helps."""
+        return self.ready()
 
     def take(self) -> Any:
         """What was waited for."""
@@ -33,22 +41,20 @@ class Wait(Protocol):
     def wait(self, tick: Action, poll: Action) -> None:
         """Sleep until it is over. `tick`, which may raise, is called every few milliseconds, and
         `poll`, which reads messages, where nothing else reads them."""
+        while not self.ready():
+            poll()
+            tick()
+            time.sleep(0.005)
 
     def nap(self, seconds: float) -> bool:
         """Sleep until it may be over, or for this long; False where that takes reading messages."""
-
-    @property
-    def poll_ms(self) -> int:
-        """How often to look whether it is over, where messages wake who waits."""
-
-    @property
-    def awaited(self) -> int | None:
-        """The world rank that is waited for, if it is one."""
+        return False
 
     @property
     def needed(self) -> int | None:
         """The awaited rank if it must still be there: a message that has left can arrive at a rank
         that has shut down."""
+        return self.awaited
 
 
 Program: TypeAlias = Generator[Wait, Any, Any]
@@ -76,29 +82,5 @@ class Transport(Protocol):
         """What the root's scatter is, on all ranks: a Signature."""
 
 
-class ErrorWait:
+class ErrorWait(Wait):
     """Wait for an error that has to come: a peer's loss, or a mismatch that all are told of."""
-
-    brings = False
-    poll_ms = 50
-    awaited = needed = None
-
-    def soon(self) -> bool:
-        """Never."""
-        return False
-
-    ready = soon
-
-    def take(self) -> None:
-        """Nothing."""
-
-    def wait(self, tick: Action, poll: Action) -> None:
-        """Until `tick` raises the error."""
-        while True:
-            poll()
-            tick()
-            time.sleep(0.005)
-
-    def nap(self, seconds: float) -> bool:
-        """Messages bring the error."""
-        return False

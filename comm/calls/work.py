@@ -28,13 +28,11 @@ class ProgressWork:
         self._operation = operation
 
     def wait(self, timeout: float | None = None) -> Any:
-        """See Work."""
         if not self._operation.wait_for_end(timeout):
             raise self._operation.timed_out()
         return self._operation.outcome()
 
     def done(self) -> bool:
-        """See Work."""
         return self._operation.finished
 
 
@@ -79,11 +77,9 @@ class LaneWork:
         self._lane, self._operation = lane, operation
 
     def wait(self, timeout: float | None = None) -> Any:
-        """See Work."""
         return self._lane.drive(self._operation, timeout)
 
     def done(self) -> bool:
-        """See Work."""
         if not self._operation.finished:
             self._operation.channel.endpoint.inbox.poll()
             self._lane.step()

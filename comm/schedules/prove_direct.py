@@ -23,6 +23,7 @@ from ringlet.comm.schedules.direct import (
     direct_steps,
     staged_steps,
 )
+from ringlet.comm.schedules.prove import Transfer
 from ringlet.comm.schedules.schedule import Schedule
 from ringlet.comm.schedules.symbols import Contributions, contributions_after, contributions_before
 
@@ -33,22 +34,15 @@ Memory: TypeAlias = dict[Any, Contributions]
 T = TypeVar("T")
 
 
-class Crossing(NamedTuple):
-    """What one rank reads in another's memory, or stores there, in one stretch."""
-
-    stretch: int
-    receiver: Place
-    sender: Place
-    combined: bool
-
-
 class DirectProof(NamedTuple):
-    """`states` is what was held at the start and after each stretch in which something moved."""
+    """What the proof has counted. `states` is what was held at the start and after each stretch in
+    which something moved, the rounds; `transfers` is what one rank read in another's memory, or
+    stored there."""
 
     promise: Schedule
     fences: int
     states: list[Memory]
-    crossings: list[Crossing]
+    transfers: list[Transfer]
 
 
 def prove_direct(name: str, size: int, root: int = 0) -> DirectProof:
@@ -89,14 +83,15 @@ def _prove(
         proof = proof._replace(fences=number)
         if not any(moves):
             continue
-        stretch = len(proof.states)
+        round_ = len(proof.states)
         proof.states.append(after)
-        proof.crossings.extend(
-            Crossing(stretch, to, source, len(move.sources) > 1 and to.rank == rank)
-            for rank, own in enumerate(moves)
-            for move in own
-            for to, source in crossings(move, rank)
-        )
+        for rank, own in enumerate(moves):
+            for move in own:
+                for to, source in crossings(move, rank):
+                    combined = len(move.sources) > 1 and to.rank == rank
+                    proof.transfers.append(
+                        Transfer(round_, source.rank, source.slot, to.rank, to.slot, combined)
+                    )
     for rank, expected in enumerate(contributions_after(promise)):
         for slot, value in expected.items():
             if any(proof.states[-1].get(Place(rank, slot, k)) != value for k in range(chunks)):

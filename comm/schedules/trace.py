@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import TypeAlias
 
+from ringlet.comm.schedules.direct import Place
 from ringlet.comm.schedules.prove import Prover, Transfer
+from ringlet.comm.schedules.prove_direct import prove_direct
 from ringlet.comm.schedules.schedule import Schedule, cut
 from ringlet.comm.schedules.symbols import (
     Contributions,
@@ -62,3 +64,17 @@ def trace(schedule: Schedule, segments: int = 1, ports: int = 1) -> Trace:
     transfers = sorted(prover.transfers, key=itemgetter(0, 1))  # by round and sender
     promised = tuple(contributions_after(schedule))
     return Trace(schedule, tuple(transfers), tuple(states), promised, segments)
+
+
+def trace_direct(operation: str, size: int, root: int = 0) -> Trace:
+    """The same of a direct schedule; a round is what happens between two fences."""
+    proof = prove_direct(operation, size, root)
+    states = tuple(
+        tuple(
+            tuple(memory.get(Place(rank, slot)) for slot in range(proof.promise.slots))
+            for rank in range(size)
+        )
+        for memory in proof.states
+    )
+    transfers = tuple(sorted(proof.transfers, key=itemgetter(0, 1, 3, 2)))
+    return Trace(proof.promise, transfers, states, tuple(contributions_after(proof.promise)))

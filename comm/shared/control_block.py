@@ -16,7 +16,7 @@ import time
 from typing import Any
 
 from ringlet.comm.arrays import Array
-from ringlet.comm.protocols import Action
+from ringlet.comm.protocols import Action, Wait
 from ringlet.comm.schedules.direct import AREAS
 from ringlet.comm.shared import futex
 from ringlet.comm.shared.attach import ProcessMemory, attach
@@ -190,18 +190,14 @@ class ControlBlock:
         return self._segments[rank].bytes[start : start + STAGE_BYTES]
 
 
-class FenceWait:
+class FenceWait(Wait):
     """Wait until every rank has come to the fence."""
 
-    brings = False
     poll_ms = 0
 
     def __init__(self, control: ControlBlock) -> None:
         self._control = control
-        self.soon, self.ready = control.watch, control.complete
-
-    def take(self) -> None:
-        """A fence brings nothing."""
+        self.soon, self.ready = control.watch, control.complete  # type: ignore[method-assign]
 
     def wait(self, tick: Action, poll: Action) -> None:
         """Watch, then sleep; now and then read messages, which tell of ranks that ended."""
@@ -217,16 +213,14 @@ class FenceWait:
                 tick()
 
     def nap(self, seconds: float) -> bool:
-        """On the counters, with the interpreter free for other threads."""
+        """Sleep on the counters, with the interpreter free for other threads."""
         self._control.sleep(seconds)
         return True
 
     @property
-    def awaited(self) -> int | None:
+    def awaited(self) -> int | None:  # type: ignore[override]
         """The first rank that is behind."""
         return self._control.behind()
-
-    needed = awaited
 
 
 def open_control_block(group: Any, parent: ControlBlock | None = None) -> ControlBlock | None:

@@ -46,7 +46,6 @@ class CopyStep:
         self._target, self._source = target, source
 
     def __call__(self, own: Own, peers: Peers | None) -> None:
-        """See the class."""
         target, source = self._target, self._source
         np.copyto(
             own[target[0]][target[1]] if isinstance(target, tuple) else target,
@@ -64,7 +63,6 @@ class CombineStep:
         self._sources, self._copies = sources, copies
 
     def __call__(self, own: Own, peers: Peers | None) -> None:
-        """See the class."""
         target = self._target
         out = own[target[0]][target[1]] if isinstance(target, tuple) else target
         self._combine(out, [own[s[0]][s[1]] if isinstance(s, tuple) else s for s in self._sources])
@@ -84,7 +82,6 @@ class PairStep:
         self._in_second = isinstance(second, tuple) and second == target
 
     def __call__(self, own: Own, peers: Peers | None) -> None:
-        """See the class."""
         first, second, target = self._first, self._second, self._target
         a = own[first[0]][first[1]] if isinstance(first, tuple) else first
         b = own[second[0]][second[1]] if isinstance(second, tuple) else second
@@ -106,7 +103,6 @@ class ReadStep:
         self._peer, self._offset = peer, offset
 
     def __call__(self, own: Own, peers: Peers | None) -> None:
-        """See the class."""
         assert peers is not None
         memory, part = self._target
         self._read(self._peer, peers.addresses[self._peer] + self._offset, own[memory][part])
@@ -130,7 +126,6 @@ class AttachedStep:
         self._offset, self._shares = offset, shares
 
     def __call__(self, own: Own, peers: Peers | None) -> None:
-        """See the class."""
         assert peers is not None
         out, mine = (own[memory][part] for memory, part in (self._target, self._source))
         starts = [address + self._offset for address in peers.addresses]

@@ -16,8 +16,7 @@ from ringlet.comm.schedules.prove import prove
 from ringlet.comm.schedules.prove_direct import prove_direct
 from ringlet.comm.schedules.schedule import Schedule
 from ringlet.comm.schedules.svg import counted
-from ringlet.comm.schedules.trace import Trace, trace
-from ringlet.comm.schedules.trace_direct import trace_direct
+from ringlet.comm.schedules.trace import Trace, trace, trace_direct
 from ringlet.comm.signature import size_text
 from ringlet.launcher.commands.options import with_options
 from ringlet.launcher.errors import UserError, user_errors
