@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ringlet.nn.autograd.deferred import Deferred, Gradient
+from ringlet.nn.autograd.deferred import Deferred, Gradients
 from ringlet.nn.autograd.operations.shapes import Cast
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, to_host, xp
@@ -80,7 +80,7 @@ class _Check:
 def _check_backward(operation: Operation, check: _Check) -> None:
     """Make this operation's backward check itself."""
 
-    def backward(grad: Array) -> Sequence[Gradient]:
+    def backward(grad: Array) -> Gradients:
         inputs = operation.inputs or ()
         parts = [
             part.value(tensor.shape, tensor.dtype) if isinstance(part, Deferred) else part

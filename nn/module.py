@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
-from ringlet.nn.autograd.backward_hooks import Gradients, watch_backward
+from ringlet.nn.autograd.backward_hooks import HookGradients, watch_backward
 from ringlet.nn.autograd.grad_mode import is_grad_enabled
 from ringlet.nn.autograd.recompute import checkpoint
 from ringlet.nn.autograd.tensor import Tensor
@@ -17,7 +17,7 @@ from ringlet.nn.random import generator
 
 ForwardPreHook: TypeAlias = Callable[["Module", tuple[Any, ...]], Any]
 ForwardHook: TypeAlias = Callable[["Module", tuple[Any, ...], Any], Any]
-BackwardHook: TypeAlias = Callable[["Module", Gradients, Gradients], None]
+BackwardHook: TypeAlias = Callable[["Module", HookGradients, HookGradients], None]
 
 
 class _Construction(threading.local):
@@ -102,7 +102,7 @@ class Module:
             return checkpoint(self, *args, forward=partial(self.forward, **kwargs))
         return self.forward(*args, **kwargs)
 
-    def _call_backward_hooks(self, grad_inputs: Gradients, grad_outputs: Gradients) -> None:
+    def _call_backward_hooks(self, grad_inputs: HookGradients, grad_outputs: HookGradients) -> None:
         for hook in self._backward_hooks:
             hook(self, grad_inputs, grad_outputs)
 

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from ringlet.nn.autograd.deferred import Gradient
+from ringlet.nn.autograd.deferred import Gradients
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array
 
-Gradients: TypeAlias = tuple[Array | None, ...]
+HookGradients: TypeAlias = tuple[Array | None, ...]
 
 
 class Mark(Operation):
@@ -19,7 +19,7 @@ class Mark(Operation):
     def forward(self, x: Array) -> Array:
         return x
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         self.report(grad)
         return (grad,)
 
@@ -27,7 +27,7 @@ class Mark(Operation):
 class _Call:
     """One call of a module, and which of its gradients have passed."""
 
-    def __init__(self, hook: Callable[[Gradients, Gradients], None]) -> None:
+    def __init__(self, hook: Callable[[HookGradients, HookGradients], None]) -> None:
         self._hook = hook
         self._inputs: list[Array | None] = []
         self._outputs: list[Array | None] = []
@@ -65,7 +65,9 @@ class _Call:
 
 
 def watch_backward(
-    run: Callable[..., Any], args: Sequence[Any], hook: Callable[[Gradients, Gradients], None]
+    run: Callable[..., Any],
+    args: Sequence[Any],
+    hook: Callable[[HookGradients, HookGradients], None],
 ) -> Any:
     """`run(*args)`, between marks; in backward `hook(grad_inputs, grad_outputs)` is called."""
     call = _Call(hook)

@@ -1,5 +1,6 @@
 """Gradients that are computed when they are needed, straight into the memory that they are for."""
 
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -26,7 +27,8 @@ class Deferred:
 
 
 Gradient: TypeAlias = Array | Deferred | None
-"""What an operation's `backward` returns for each input."""
+Gradients: TypeAlias = Sequence[Gradient]
+"""What an operation's `backward` returns: one for each input."""
 
 
 class Product(Deferred):

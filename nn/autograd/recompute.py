@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from ringlet.nn import random
-from ringlet.nn.autograd.deferred import Gradient
+from ringlet.nn.autograd.deferred import Gradients
 from ringlet.nn.autograd.engine import nested
 from ringlet.nn.autograd.grad_mode import enable_grad, no_grad
 from ringlet.nn.autograd.tensor import Operation, Tensor
@@ -30,7 +30,7 @@ class Recompute(Operation):
         with no_grad():
             return self.function(*self.arguments).data
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         arguments = [_detached(argument) for argument in self.arguments]
         with random.restored(self.scope), enable_grad():
             result = self.function(*arguments)

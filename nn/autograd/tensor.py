@@ -7,13 +7,13 @@ what happened; `engine.backward` follows these records from the result back to t
 
 import builtins
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ringlet.nn.autograd.deferred import Deferred, Gradient
+from ringlet.nn.autograd.deferred import Deferred, Gradient, Gradients
 from ringlet.nn.autograd.grad_mode import mode
 from ringlet.nn.backend import Array, asarray, refuse_mixture, to_host, xp
 
@@ -55,7 +55,7 @@ class Operation:
         """The result, from the inputs' arrays."""
         raise NotImplementedError
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         """The inputs' gradients, from the result's. `grad` must not be written to."""
         raise NotImplementedError
 

@@ -2,11 +2,10 @@
 slope with the value: backward is one product, and nothing else is kept."""
 
 import math
-from collections.abc import Sequence
 from typing import Literal
 
 from ringlet.nn.autograd.conversion import in_dtype, unary
-from ringlet.nn.autograd.deferred import Gradient
+from ringlet.nn.autograd.deferred import Gradients
 from ringlet.nn.autograd.operations.elementwise import elementwise, error_function
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, block_size, xp
@@ -35,7 +34,7 @@ class _Sloped(Operation):
         """Write the function of a block to `y`, and its slope unless that is None."""
         raise NotImplementedError
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         assert self.slope is not None
         result = xp.multiply(self.slope, grad, out=self.slope)
         return (result,)
@@ -69,7 +68,7 @@ class SwiGLU(Operation):
             xp.multiply(silu, u, out=y)
         return result
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         to_gate = xp.multiply(self.of_gate, grad, out=self.of_gate)
         to_up = xp.multiply(self.of_up, grad, out=self.of_up)
         return to_gate, to_up

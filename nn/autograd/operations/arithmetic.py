@@ -1,7 +1,5 @@
 """Element-wise arithmetic and selection, with broadcasting."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from ringlet.nn.autograd.conversion import (
@@ -12,7 +10,7 @@ from ringlet.nn.autograd.conversion import (
     tensors,
     unary,
 )
-from ringlet.nn.autograd.deferred import Gradient
+from ringlet.nn.autograd.deferred import Gradients
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, xp
 
@@ -28,7 +26,7 @@ class Add(Operation):
     def forward(self, a: Array, b: Array) -> Array:
         return xp.add(a, b)
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         return grad, grad
 
 
@@ -38,7 +36,7 @@ class Sub(Operation):
     def forward(self, a: Array, b: Array) -> Array:
         return xp.subtract(a, b)
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         return grad, -grad if self.needs[1] else None
 
 
@@ -49,7 +47,7 @@ class Mul(Operation):
         self.a, self.b = a, b
         return xp.multiply(self.a, self.b)
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         return (
             grad * self.b if self.needs[0] else None,
             grad * self.a if self.needs[1] else None,
@@ -64,7 +62,7 @@ class Div(Operation):
         self.quotient = xp.divide(a, self.b)
         return self.quotient
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         a = grad / self.b
         return a, -a * self.quotient if self.needs[1] else None
 
@@ -79,7 +77,7 @@ class Pow(Operation):
         self.x = x
         return xp.power(self.x, in_dtype(self.exponent, self.x))
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         if not self.exponent:
             return (xp.zeros_like(grad),)
         slope = xp.power(self.x, in_dtype(self.exponent - 1, self.x))
@@ -94,7 +92,7 @@ class Power(Operation):
         self.y = xp.power(self.a, self.b)
         return self.y
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         a, b = self.a, self.b
         to_a = to_b = None
         if self.needs[0]:
@@ -111,7 +109,7 @@ class Remainder(Operation):
         self.a, self.b = a, b
         return xp.remainder(self.a, self.b)
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         return grad, -grad * xp.floor_divide(self.a, self.b) if self.needs[1] else None
 
 
@@ -121,7 +119,7 @@ class Neg(Operation):
     def forward(self, x: Array) -> Array:
         return xp.negative(x)
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         return (-grad,)
 
 
@@ -132,7 +130,7 @@ class Abs(Operation):
         self.x = x
         return xp.abs(self.x)
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         return (grad * xp.sign(self.x),)
 
 
@@ -148,7 +146,7 @@ class Clamp(Operation):
         self.inside = (x >= low) & (x <= high)
         return xp.clip(x, in_dtype(low, x), in_dtype(high, x))
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         return (grad * self.inside,)
 
 
@@ -162,7 +160,7 @@ class Extremum(Operation):
         self.a, self.b = a, b
         return (xp.maximum if self.largest else xp.minimum)(self.a, self.b)
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         wins = xp.greater(self.a, self.b) if self.largest else xp.less(self.a, self.b)
         share = wins.astype(grad.dtype)
         share[xp.equal(self.a, self.b)] = 0.5
@@ -178,7 +176,7 @@ class Where(Operation):
     def forward(self, a: Array, b: Array) -> Array:
         return xp.where(self.condition, a, b)
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         return grad * self.condition, grad * ~self.condition
 
 

@@ -1,9 +1,7 @@
 """Attention: softmax(q k^T) v as one operation, computed by tiled_attention."""
 
-from collections.abc import Sequence
-
 from ringlet.nn.autograd.conversion import array_of
-from ringlet.nn.autograd.deferred import Gradient
+from ringlet.nn.autograd.deferred import Gradients
 from ringlet.nn.autograd.operations.dropout import check_probability, keep_mask
 from ringlet.nn.autograd.operations.tiled_attention import (
     CAUSAL,
@@ -38,7 +36,7 @@ class ScaledDotProductAttention(Operation):
         self.arrays = q, k, v, out
         return out
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         q, k, v, _ = self.arrays
         gradients = xp.empty_like(q), xp.empty_like(k), xp.empty_like(v)
         if self.bias is None:
@@ -73,7 +71,7 @@ class PackedSelfAttention(Operation):
         self.blocks = attend(q, k, v, out, self.masks)
         return self.result
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         result = xp.empty(self.packed.shape, self.packed.dtype)
         q, k, v = self._heads(self.packed, 3)
         to_q, to_k, to_v = self._heads(result, 3)

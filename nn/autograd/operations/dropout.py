@@ -1,11 +1,10 @@
 """Dropout whose masks depend on what is dropped, not on where or when it is computed."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from ringlet.nn.autograd.deferred import Gradient
+from ringlet.nn.autograd.deferred import Gradients
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, asarray
 from ringlet.nn.random import current, sample_generators
@@ -27,7 +26,7 @@ class Dropout(Operation):
         self.mask = keep_mask(x.shape, x.dtype, self.p, self.path, self.part)
         return x * self.mask
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         return (grad * self.mask,)
 
 

@@ -3,7 +3,7 @@
 import string
 from collections.abc import Sequence
 
-from ringlet.nn.autograd.deferred import Gradient
+from ringlet.nn.autograd.deferred import Gradients
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, xp
 
@@ -20,7 +20,7 @@ class Einsum(Operation):
         self.arrays = arrays
         return xp.asarray(xp.einsum(f"{','.join(self.labels)}->{self.result}", *arrays))
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         return [self._gradient(n, grad) if self.needs[n] else None for n in range(len(self.labels))]
 
     def _gradient(self, number: int, grad: Array) -> Array:

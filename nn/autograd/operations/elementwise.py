@@ -1,13 +1,13 @@
 """Functions of each element, with their gradients: one table for most of them."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 
 from ringlet.nn.autograd.conversion import in_dtype
-from ringlet.nn.autograd.deferred import Gradient
+from ringlet.nn.autograd.deferred import Gradients
 from ringlet.nn.autograd.operations.arithmetic import div, mul
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, chosen, xp
@@ -25,7 +25,7 @@ class Exp(Operation):
         self.y = xp.exp(x)
         return self.y
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         return (grad * self.y,)
 
 
@@ -47,7 +47,7 @@ class _Elementwise(Operation):
         self.kept = x if self.keeps == "x" else y
         return y
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         return (self.gradient(grad, self.kept),)
 
 

@@ -1,11 +1,9 @@
 """Rows of a table by index."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from ringlet.nn.autograd.conversion import host_array
-from ringlet.nn.autograd.deferred import Deferred, Gradient
+from ringlet.nn.autograd.deferred import Deferred, Gradients
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, asarray, chosen
 
@@ -45,7 +43,7 @@ class Embedding(Operation):
     def forward(self, table: Array) -> Array:
         return table[asarray(self.ids)]
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         ids, rows = self.ids.reshape(-1), grad.reshape(-1, grad.shape[-1])
         if self.padding is not None:
             learning = np.flatnonzero(ids != self.padding)

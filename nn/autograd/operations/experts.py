@@ -4,14 +4,14 @@ Each position chooses `top_k` experts; a choice that is served is a row of the e
 Rows are sorted by expert, so that an expert's work is one product over contiguous rows.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 
-from ringlet.nn.autograd.deferred import Deferred, Gradient
+from ringlet.nn.autograd.deferred import Deferred, Gradients
 from ringlet.nn.autograd.operations.products import column_sums
 from ringlet.nn.autograd.tensor import Operation
 from ringlet.nn.backend import Array, asarray, to_host, xp
@@ -87,7 +87,7 @@ class Gates(Operation):
             return xp.take_along_axis(self.probabilities, self.experts, axis=1)
         return self.probabilities
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         p, wide = self.probabilities, xp.zeros(self.shape, grad.dtype)
         if self.among_all:
             xp.put_along_axis(wide, self.experts, grad, axis=1)
@@ -112,7 +112,7 @@ class Balance(Operation):
         self.logits = logits
         return self.logits
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         pull = softmax_gradient(probabilities(self.logits), self.fractions[:, None])
         pull *= self.scale * self.fractions.shape[1]
         pull += grad
@@ -128,7 +128,7 @@ class GatherRows(Operation):
     def forward(self, x: Array) -> Array:
         return x[self.routing.positions]
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         return (self.routing.summed(grad),)
 
 
@@ -145,7 +145,7 @@ class CombineRows(Operation):
         self.values, self.gates = values, gates
         return self.routing.summed(self.values, self.gates)
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         routing = self.routing
         spread = grad[routing.positions]  # (R, C)
         to_gates = xp.zeros(self.gates.shape, grad.dtype)
@@ -188,7 +188,7 @@ class ExpertProducts(Operation):
                 result[rows] += bias[expert]
         return result
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         to_x, to_weight = None, None
         if self.needs[0]:
             to_x = xp.empty(self.x.shape, grad.dtype)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ringlet.nn.autograd.conversion import array_of, in_dtype, mask_array
-from ringlet.nn.autograd.deferred import Deferred, Gradient
+from ringlet.nn.autograd.deferred import Deferred, Gradients
 from ringlet.nn.autograd.operations.embedding import RowSums
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, asarray, chosen, to_host, xp
@@ -49,7 +49,7 @@ class GetItem(Operation):
         self.shape = x.shape
         return xp.asarray(x[self.index])
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         index = self.index
         if isinstance(index, xp.ndarray) and index.dtype.kind in "iu" and index.ndim:
             rows = grad.reshape(index.size, -1)
@@ -71,7 +71,7 @@ class Scatter(Operation):
             result[self.index] = source
         return result
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         left = grad
         if not self.add:
             left = grad.copy()
@@ -88,7 +88,7 @@ class MaskedFill(Operation):
     def forward(self, x: Array) -> Array:
         return xp.where(self.mask, in_dtype(self.value, x), x)
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         return (xp.where(self.mask, in_dtype(0, grad), grad),)
 
 

@@ -7,13 +7,12 @@ logits' gradients, whichever take less memory. Rows that do not count are skippe
 """
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from ringlet.nn.autograd.conversion import in_dtype
-from ringlet.nn.autograd.deferred import Deferred, Gradient, Product, add_product
+from ringlet.nn.autograd.deferred import Deferred, Gradients, Product, add_product
 from ringlet.nn.autograd.operations.loss import (
     ClassTargets,
     Reduction,
@@ -128,7 +127,7 @@ class LinearCrossEntropy(Operation):
         result[self.rows] = values
         return result
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         if self.reduction != "none":
             factor = (grad * in_dtype(1 / self.divisor, grad)).reshape(1)
         else:

@@ -1,12 +1,11 @@
 """Cross-entropy from logits, fused with its softmax."""
 
-from collections.abc import Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 
 from ringlet.nn.autograd.conversion import array_of, host_array
-from ringlet.nn.autograd.deferred import Gradient
+from ringlet.nn.autograd.deferred import Gradients
 from ringlet.nn.autograd.operations.normalization import log_softmax
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, asarray, block_size, xp
@@ -88,7 +87,7 @@ class CrossEntropy(Operation):
         losses *= self.weights
         return losses if self.reduction == "none" else xp.asarray(losses.sum(), logits.dtype)
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         result = self.probabilities
         self.targets.differentiate(result, slice(None))
         result *= (self.weights * grad)[:, None]

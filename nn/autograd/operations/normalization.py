@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ringlet.nn.autograd.conversion import in_dtype
-from ringlet.nn.autograd.deferred import Gradient
+from ringlet.nn.autograd.deferred import Gradients
 from ringlet.nn.autograd.operations.products import column_sums
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, block_size, xp
@@ -29,7 +29,7 @@ class Softmax(Operation):
         self.y = y
         return y
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         product = grad * self.y
         product -= self.y * product.sum(axis=self.dim, keepdims=True)
         return (product,)
@@ -47,7 +47,7 @@ class LogSoftmax(Operation):
         self.y = y
         return y
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         return (grad - xp.exp(self.y) * grad.sum(axis=self.dim, keepdims=True),)
 
 
@@ -80,7 +80,7 @@ class LayerNorm(Operation):
             y += self.bias
         return result
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         g = grad.reshape(self.normal.shape)  # (N, C)
         result = xp.empty(grad.shape, grad.dtype)
         flat = result.reshape(g.shape)
@@ -126,7 +126,7 @@ class RMSNorm(Operation):
             y *= self.weight
         return result
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         g = grad.reshape(self.x.shape)  # (N, C)
         result = xp.empty(grad.shape, grad.dtype)
         flat = result.reshape(g.shape)

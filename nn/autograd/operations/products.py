@@ -1,8 +1,6 @@
 """Matrix products. BLAS takes plain and transposed operands without copying them."""
 
-from collections.abc import Sequence
-
-from ringlet.nn.autograd.deferred import Gradient, Product
+from ringlet.nn.autograd.deferred import Gradients, Product
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, xp
 
@@ -18,7 +16,7 @@ class MatMul(Operation):
             raise ValueError(f"shapes {a.shape} and {b.shape} do not match as a matrix product")
         return xp.asarray(xp.matmul(a, b))
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         a, b = self.a, self.b
         if a.ndim == 1 and b.ndim == 1:
             return grad * b, grad * a
@@ -50,7 +48,7 @@ class Linear(Operation):
             result += bias
         return result.reshape(*self.shape[:-1], self.weight.shape[0])
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         flat = grad.reshape(-1, grad.shape[-1])  # (N, out)
         to_x = xp.matmul(flat, self.weight).reshape(self.shape) if self.needs[0] else None
         to_weight = Product(flat.T, self.x) if self.needs[1] else None

@@ -1,13 +1,12 @@
 """Sums, means, variances, extrema and others over some or all axes."""
 
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from ringlet.nn.autograd.conversion import array_of, in_dtype
-from ringlet.nn.autograd.deferred import Gradient
+from ringlet.nn.autograd.deferred import Gradients
 from ringlet.nn.autograd.operations.arithmetic import abs, maximum, minimum
 from ringlet.nn.autograd.operations.indexing import gather
 from ringlet.nn.autograd.tensor import Operation, Tensor
@@ -49,7 +48,7 @@ class Sum(_Reduction):
         self.shape = x.shape
         return xp.asarray(x.sum(axis=self.dim, keepdims=self.keepdim, dtype=_dtype(x)))
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         return (self.spread(grad, self.shape),)
 
 
@@ -60,7 +59,7 @@ class Mean(_Reduction):
         self.shape = x.shape
         return xp.asarray(x.mean(axis=self.dim, keepdims=self.keepdim))
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         count = math.prod(self.shape) // (grad.size or 1)
         return (self.spread(grad / in_dtype(count, grad), self.shape),)
 
@@ -78,7 +77,7 @@ class Var(_Reduction):
         self.divisor = in_dtype(x.size // (total.size or 1) - self.correction, x)
         return xp.asarray(total / self.divisor)
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         slope = self.centred * (2 / self.divisor)
         return (self.spread(grad, self.centred.shape) * slope,)
 
@@ -97,7 +96,7 @@ class Extreme(_Reduction):
         self.share = hits / hits.sum(axis=self.dim, keepdims=True, dtype=x.dtype)
         return result
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         return (self.spread(grad, self.share.shape) * self.share,)
 
 
@@ -112,7 +111,7 @@ class LogSumExp(_Reduction):
         self.y = xp.log(total) + largest
         return self.y if self.keepdim else xp.asarray(self.y.squeeze(self.dim))
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         return (self.spread(grad, self.x.shape) * xp.exp(self.x - self.y),)
 
 
@@ -125,7 +124,7 @@ class Norm(_Reduction):
         self.y = xp.asarray(xp.sqrt(total))
         return self.y
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         some = self.y != 0
         share = xp.where(some, grad / xp.where(some, self.y, in_dtype(1, grad)), in_dtype(0, grad))
         return (self.spread(share, self.x.shape) * self.x,)
@@ -138,7 +137,7 @@ class Prod(_Reduction):
         self.x = x
         return xp.asarray(self.x.prod(axis=self.dim, keepdims=self.keepdim))
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         """An element's slope is the product of those before and after it, which may be zeros."""
         axis = self.dim if isinstance(self.dim, int) else 0
         x = self.x.reshape(-1) if self.dim is None else xp.moveaxis(self.x, axis, -1)
@@ -159,7 +158,7 @@ class CumSum(Operation):
     def forward(self, x: Array) -> Array:
         return x.cumsum(axis=self.dim, dtype=_dtype(x))
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         return (xp.flip(xp.flip(grad, self.dim).cumsum(axis=self.dim), self.dim),)
 
 

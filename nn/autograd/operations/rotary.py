@@ -1,10 +1,8 @@
 """Rotary positions: pairs of a head's elements rotate by angles that grow with the position."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from ringlet.nn.autograd.deferred import Gradient
+from ringlet.nn.autograd.deferred import Gradients
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, asarray, xp
 
@@ -23,7 +21,7 @@ class Rotary(Operation):
     def forward(self, x: Array) -> Array:
         return self._rotate(x, self.sin)
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         return (self._rotate(grad, -self.sin),)
 
     def _rotate(self, x: Array, sin: Array) -> Array:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ringlet.nn.autograd.deferred import Gradient
+from ringlet.nn.autograd.deferred import Gradients
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, xp
 
@@ -27,7 +27,7 @@ class Reshape(Operation):
         self.shape = x.shape
         return x.reshape(self.target)
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         return (grad.reshape(self.shape),)
 
 
@@ -40,7 +40,7 @@ class Permute(Operation):
     def forward(self, x: Array) -> Array:
         return x.transpose(self.dims)
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         axes = [dim % len(self.dims) for dim in self.dims]
         return (grad.transpose(np.argsort(axes).tolist()),)
 
@@ -59,7 +59,7 @@ class Expand(Operation):
         )
         return xp.broadcast_to(x, shape)
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         return (grad,)
 
 
@@ -73,7 +73,7 @@ class Cat(Operation):
         self.bounds = np.cumsum([array.shape[self.dim] for array in arrays])[:-1].tolist()
         return xp.concatenate(arrays, axis=self.dim)
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         return xp.split(grad, self.bounds, axis=self.dim)
 
 
@@ -86,7 +86,7 @@ class Stack(Operation):
     def forward(self, *arrays: Array) -> Array:
         return xp.stack(arrays, axis=self.dim)
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         return list(xp.moveaxis(grad, self.dim, 0))
 
 
@@ -100,7 +100,7 @@ class Repeat(Operation):
         self.shape = (1,) * (len(self.counts) - x.ndim) + x.shape
         return xp.tile(x, self.counts)
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         pairs = zip(self.counts, self.shape, strict=True)
         parts = grad.reshape([length for pair in pairs for length in pair])
         return (parts.sum(axis=tuple(range(0, parts.ndim, 2))),)
@@ -119,7 +119,7 @@ class Pad(Operation):
         )
         return xp.pad(x, self.widths, constant_values=self.value)
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         return (grad[self.inside],)
 
 
@@ -132,7 +132,7 @@ class Cast(Operation):
     def forward(self, x: Array) -> Array:
         return x.astype(self.dtype)
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         return (grad,)
 
 
@@ -142,7 +142,7 @@ class Clone(Operation):
     def forward(self, x: Array) -> Array:
         return x.copy()
 
-    def backward(self, grad: Array) -> Sequence[Gradient]:
+    def backward(self, grad: Array) -> Gradients:
         return (grad,)
 
 
