@@ -1,6 +1,6 @@
 """Arrays that learn: autograd, layers, models and optimizers in NumPy, under PyTorch's names.
 
-It imports NumPy and the standard library (CuPy only on request) and knows a single process. Read
+It imports NumPy and the standard library (CuPy on request) and knows only its own process. Read
 autograd/ first, then module.py, layers/ and models/gpt.py, then flat.py and optim/. functional,
 init and random are public under these names; watch, anomaly and summary observe a model.
 """

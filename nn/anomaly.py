@@ -11,7 +11,7 @@ from ringlet.nn.autograd.operations.shapes import Cast
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, to_host, xp
 from ringlet.nn.module import Module
-from ringlet.nn.watch import place, watching
+from ringlet.nn.watch import location, watching
 
 
 class Anomaly(FloatingPointError):
@@ -28,7 +28,7 @@ def detect_anomaly(infinite: bool = False) -> contextlib.AbstractContextManager[
     def watcher(
         operation: Operation, inputs: tuple[Tensor, ...], result: Tensor, around: list[Module]
     ) -> None:
-        where = place(around)
+        where = location(around)
         check = _Check(type(operation).__name__, where, infinite)
         check.forward(operation, [tensor.data for tensor in inputs], result.data)
         if result.operation is operation:

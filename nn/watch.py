@@ -37,7 +37,7 @@ def watching(watcher: Watcher) -> Iterator[None]:
         Module.__call__ = plain_module  # type: ignore[method-assign]
 
 
-def place(around: list[Module]) -> str:
+def location(around: list[Module]) -> str:
     """Where an operation ran, for a message."""
     if not around:
         return "outside any module"

@@ -62,8 +62,8 @@ class VocabularyParallelEmbedding(Module):
         return f"{self.first} to {self.first + len(self.weight)} of {self.rows}"
 
 
-class ShardedGoal:
-    """A Goal (see nn.autograd.operations.loss) of logits that are sharded over the ranks.
+class ShardedTargets:
+    """Targets (see nn.autograd.operations.loss) of logits that are sharded over the ranks.
 
     This rank has the logits of the ids from `first` on; `columns` of them count, the rest is
     padding. A target of -1 is on no rank. Each block of rows takes two all-reduces.
@@ -157,5 +157,5 @@ class VocabularyParallelLoss(LogitsLoss):
         own = () if layer.bias is None else (layer.bias,)
         return operation(logits, layer.weight, *own)
 
-    def _targets(self, targets: Array) -> ShardedGoal:
-        return ShardedGoal(self.group, targets, self.first, self.columns)
+    def _targets(self, targets: Array) -> ShardedTargets:
+        return ShardedTargets(self.group, targets, self.first, self.columns)

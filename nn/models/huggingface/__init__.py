@@ -1,5 +1,5 @@
 """Hugging Face's folders: config.json and safetensors, and an adapter for each model.
 
 It knows the models; they know only that somebody loads and saves them (`LanguageModel.files`).
-Read folder.py and adapter.py, then gpt2.py for the shortest adapter; auto.py picks one.
+Read folder.py and adapter.py, then llama.py for a short adapter; auto.py chooses one.
 """
