@@ -1,0 +1,134 @@
+"""The pages name what is there: files, links, commands and words; and the tour can be read in an
+afternoon."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import typer
+
+from ringlet.launcher.cli import make_app
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = ("comm", "nn", "runtime", "launcher")
+PAGES = sorted(
+    page
+    for folder in ("", "docs", "examples", "benchmarks")
+    for page in (ROOT / folder).glob("*.md")
+)
+
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+FILE = re.compile(rf"(?<![\w/.~-])(?:{'|'.join(FOLDERS)}|examples|benchmarks|docs|tests)/[\w/.*-]+")
+TERM = re.compile(r"^\| \*\*([^*]+)\*\* \|.*?\]\((\S+?)\)", re.MULTILINE)
+CODE = re.compile(r"```.*?```|`[^`\n]+`", re.DOTALL)
+COMMAND = re.compile(r"(?<![\w/.-])(?<!from )ringlet ([a-z]+)((?: [^`\n|#]*)?)")
+
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+def product():
+    """All Python files of the product."""
+    return [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
+
+
+def lines_of(paths):
+    return sum(len(path.read_text().splitlines()) for path in paths)
+
+
+def anchor(heading):
+    """A heading's anchor, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+@pages
+def test_links_lead_somewhere(page):
+    lost = []
+    for link in LINK.findall(page.read_text()):
+        if link.startswith(("http://", "https://")):
+            continue
+        path, _, place = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        headings = re.findall(r"^#+ (.*)$", target.read_text(), re.M) if place else []
+        if not target.exists() or (place and place not in map(anchor, headings)):
+            lost.append(link)
+    assert lost == []
+
+
+@pages
+def test_files_that_are_named_exist(page):
+    named = {name.rstrip("./*") for name in FILE.findall(page.read_text())}
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+@pages
+def test_commands_that_are_shown_exist(page):
+    commands = typer.main.get_command(make_app()).commands
+    wrong = []
+    shown = "\n".join(CODE.findall(page.read_text()))
+    for name, rest in COMMAND.findall(shown):
+        own = re.split(r" \S+\.py\b", f"{rest} ")[0]  # what follows is a script's
+        wrong += [f"ringlet {name}{rest}: {option}" for option in unknown(commands.get(name), own)]
+    assert wrong == []
+
+
+def unknown(command, words):
+    """The options among the words of a command line that the command does not have."""
+    if command is None:
+        return ["no such command"]
+    children = getattr(command, "commands", {})
+    if children:  # `explain` takes other words than its commands for a collective
+        first = (words.split() or [""])[0]
+        return unknown(children.get(first) or children.get("collective"), words) if first else []
+    known = {"--help"}.union(*(param.opts + param.secondary_opts for param in command.params))
+    return [option for option in re.findall(r"(?<= )--[a-z][\w-]*", words) if option not in known]
+
+
+def test_the_core_can_be_read_in_an_afternoon():
+    links = LINK.findall((ROOT / "docs/tour.md").read_text())
+    files = [ROOT / "docs" / link for link in links if link.endswith(".py")]
+    assert len(set(files)) == len(files) >= 10
+    assert lines_of(files) <= 3000
+
+
+def test_the_readme_says_how_large_all_of_it_is():
+    claims = re.findall(r"about ([\d,]+) lines", (ROOT / "README.md").read_text())
+    assert claims
+    for claim in claims:
+        assert lines_of(product()) == pytest.approx(int(claim.replace(",", "")), rel=0.1)
+
+
+def test_the_words_of_the_glossary_are_in_the_code():
+    text = (ROOT / "docs/glossary.md").read_text()
+    terms = TERM.findall(text)
+    assert len(terms) == text.count("| **") > 30
+    lost = []
+    for term, file in terms:
+        spelled = r"[\s_-]*".join(re.split(r"[ -]", term))
+        code = (ROOT / "docs" / file).read_text()
+        if not re.search(spelled, code, re.IGNORECASE):
+            lost.append(f"{term}: {file}")
+    assert lost == []
+
+
+def test_the_glossary_is_in_order():
+    for part in (ROOT / "docs/glossary.md").read_text().split("\n## ")[1:]:
+        terms = [term for term, _ in TERM.findall(part)]
+        assert terms == sorted(terms)
+
+
+def test_the_index_lists_every_page():
+    listed = LINK.findall((ROOT / "docs/README.md").read_text())
+    assert {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"} <= set(listed)
+
+
+def test_contributing_has_the_order_that_is_tested():
+    tree = ast.parse((ROOT / "tests/system/test_layering.py").read_text())
+    order = next(
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and node.targets[0].id == "ORDER"
+    )
+    table = re.findall(r"^ *\| `(\w+)` \| (.*) \|$", (ROOT / "CONTRIBUTING.md").read_text(), re.M)
+    said = {house: [set(level.split(", ")) for level in text.split("; ")] for house, text in table}
+    assert said == order
