@@ -91,6 +91,13 @@ def test_the_core_can_be_read_in_an_afternoon():
     assert lines_of(files) <= 3000
 
 
+def test_what_the_tour_points_at_is_there():
+    code = "\n".join(path.read_text() for path in [*product(), *ROOT.glob("examples/*.py")])
+    names = re.findall(r"`(?:[A-Za-z_]\w*\.)*([A-Za-z_]\w*)`", (ROOT / "docs/tour.md").read_text())
+    assert len(names) > 30
+    assert [name for name in names if not re.search(rf"\b{name}\b", code)] == []
+
+
 def test_the_readme_says_how_large_all_of_it_is():
     claims = re.findall(r"about ([\d,]+) lines", (ROOT / "README.md").read_text())
     assert claims
