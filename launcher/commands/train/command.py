@@ -23,12 +23,12 @@ from ringlet.runtime.training.config import TrainConfig
 from ringlet.runtime.training.fit import DEFAULT_WORKERS
 
 
-@with_options(options=TrainOptions, lives=WorkerOptions, hosts=HostOptions, given=TrainConfig)
+@with_options(options=TrainOptions, launch=WorkerOptions, hosts=HostOptions, given=TrainConfig)
 def train(
     context: typer.Context,
     *,
     options: TrainOptions,
-    lives: WorkerOptions,
+    launch: WorkerOptions,
     hosts: HostOptions,
     given: dict[str, Any],
 ) -> None:
@@ -38,7 +38,7 @@ def train(
     several hosts, run the same command on each with --nnodes, --node-rank and --master, or start
     them all from one with --hosts or --hostfile. Host 0 decides what is trained.
     """
-    lives.check()
+    launch.check()
     options.check()
     check_tensorboard(options.tensorboard)
     if hosts.over_ssh:
@@ -50,9 +50,9 @@ def train(
     if not hosts.node_rank:
         training = prepare(options, given, hosts.range())
         workers = training.workers if workers is None else workers
-    lives.make_folder()
+    launch.make_folder()
     spec = node_spec(hosts)
-    with open_agent(spec, DEFAULT_WORKERS if workers is None else workers, lives) as agent:
+    with open_agent(spec, DEFAULT_WORKERS if workers is None else workers, launch) as agent:
         raise typer.Exit(_run(training, agent, options.tensorboard))
 
 
