@@ -114,7 +114,7 @@ def read_header(data):
 def read_frames(data):
     made = shared_endpoint()
     made._accept([Frame(data), Frame(b"")])
-    made._mailbox.clear()
+    made.inbox._messages.clear()
 
 
 def through_control(data):
