@@ -85,6 +85,7 @@ class Operation:
             return stop.value
         except BaseException as error:
             if not self.finished:
+                program.close()
                 self._end(error)
             raise
 

@@ -121,33 +121,44 @@ class SharedMemory:
             yield control.fence
             if not control.agree(number, buffer):
                 yield from disagreement(call)
-            peers = None
+            peers, run = None, self._run
+            if prepared.exposed:
+                peers = Peers(control.addresses(buffer), number)
             if not prepared.simple:
-                places = control.places(buffer)
-                several = len({region for region, _ in places}) > 1
-                if not several and places[0] != UNREGISTERED:
-                    known = prepared.registered.get(places)
-                    stretches = known or self._reach_registered(prepared, task, places)
-                elif prepared.exposed:
-                    stretches = prepared.attached or self._attach(prepared, task)
-                    peers = Peers(control.addresses(buffer), number)
-                elif several:  # some arrays are registered and some are not: stage them all
-                    stretches = stretches or self._stage(prepared, task)
-                    control.arrive()
-                    yield control.fence
+                stretches = yield from self._reach(prepared, task, stretches, buffer)
             assert stretches is not None
-            run = self._run
             for steps, last in stretches:
                 for step in steps:
                     run(step, own, peers)
                 if not last:
                     control.arrive()
                     yield control.fence
-        except Vanished:
-            yield ErrorWait()
-        except BaseException:  # the call ends early
-            withdraw(control, source)
-            raise
+        except BaseException as error:  # the call ends early
+            try:
+                if not isinstance(error, Vanished):
+                    raise
+                yield ErrorWait()
+            finally:
+                withdraw(control, source)
+
+    def _reach(
+        self, prepared: Prepared, task: Task, staged: list[Stretch] | None, buffer: int
+    ) -> Program:
+        """What is left to do, now that all ranks have said where their arrays lie. `staged` is what
+        is left if the first chunk is staged already."""
+        control = self.control
+        places = control.places(buffer)
+        regions = {region for region, _ in places}
+        if len(regions) == 1 and places[0] != UNREGISTERED:
+            known = prepared.registered.get(places)
+            return known or self._reach_registered(prepared, task, places)
+        if prepared.exposed:
+            return prepared.attached or self._attach(prepared, task)
+        if len(regions) > 1:  # some arrays are registered and some are not: stage them all
+            staged = staged or self._stage(prepared, task)
+            control.arrive()
+            yield control.fence
+        return staged
 
     def learn(self, call: Call, root: int, algorithm: str = "") -> Program:
         """What the root's call is, on all ranks: only the root of a scatter knows the array."""

@@ -180,6 +180,27 @@ def test_an_array_into_which_a_stopped_rank_may_still_write_is_kept(tmp_path):
         assert pool.run(interrupted, folder=tmp_path, held=30)[0] == [True, False]
 
 
+def interrupted_at_a_fence(world):
+    """Whether rank 0 has its array back after an interrupt while it waits for the others."""
+    if world.rank:
+        return None
+    control = world._channel.shared.control
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    control.fence.soon = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        world.all_reduce(np.ones(COUNT, np.float32))
+    return control._mine[48] == 0  # exposed in no call
+
+
+@needs_attach
+def test_an_interrupt_while_others_are_awaited_ends_the_exposure():
+    with WorkerPool(2) as pool:
+        assert pool.run(interrupted_at_a_fence) == [True, None]
+
+
 @needs_attach
 def test_what_is_not_there_is_told_from_what_is():
     with pytest.raises(Vanished):
