@@ -26,14 +26,10 @@ class HostOptions:
         None, "Address and port where host 0 listens for the others.", metavar="HOST:PORT"
     )
     hosts: str | None = option(
-        None,
-        "Start the job on these hosts over ssh, with this many workers on each: a:2,b:4.",
-        metavar="HOST[:N],...",
+        None, "Start this many workers on each of these hosts, over ssh: a:2,b:4.", metavar="HOSTS"
     )
     hostfile: Path | None = option(
-        None,
-        "Like --hosts, from a file with a:2, or Open MPI's a slots=2, on each line.",
-        metavar="FILE",
+        None, "Like --hosts, from a file with a:2, or Open MPI's a slots=2, on each line."
     )
     interface: str | None = option(
         None,
@@ -41,14 +37,11 @@ class HostOptions:
         metavar="NAME",
         shown="the one that routes to --master",
     )
-    address: str | None = option(
-        None, "IP address where workers listen, instead of --interface.", metavar="ADDRESS"
-    )
+    address: str | None = option(None, "IP address where workers listen, without --interface.")
     key_file: Path | None = option(
         None,
         "File with the job key, which jobs on several hosts need (`ringlet key new`). Also "
         "RINGLET_KEY_FILE; --hosts makes a key if there is none.",
-        metavar="FILE",
     )
     insecure: bool = option(False, "Use no key: only on a network where you trust everybody.")
     encrypt: str | None = option(

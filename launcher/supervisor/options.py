@@ -16,14 +16,10 @@ class JoinOptions:
 
     HEADING: ClassVar = "Workers"
     transport: str = option(
-        "auto",
-        "How the ranks of one host talk: auto (shared memory), ipc (Unix sockets) or tcp "
-        "(loopback).",
+        "auto", "Transport within a host: auto (shared memory), ipc (Unix sockets), tcp (loopback)."
     )
     timeout: float = option(
-        DEFAULT_TIMEOUT_S,
-        "How long an operation may wait before it raises CommTimeout.",
-        metavar="SECONDS",
+        DEFAULT_TIMEOUT_S, "Seconds that an operation may wait before it raises CommTimeout."
     )
 
     def check(self) -> None:
@@ -40,24 +36,15 @@ class WorkerOptions(JoinOptions):
     """How a launcher treats its workers."""
 
     max_restarts: int = option(
-        0, "How often to restart all workers after a worker or a host fails.", metavar="N", least=0
+        0, "How often to restart all workers after a worker or a host fails.", least=0
     )
-    grace: float = option(
-        30.0, "Time to save and exit after SIGINT or SIGTERM, before SIGKILL.", metavar="SECONDS"
-    )
+    grace: float = option(30.0, "Seconds to save and exit after SIGINT or SIGTERM.")
     pin: bool = option(False, "Pin each worker to its own cores.")
     output: Path | None = option(
-        None,
-        "Also write the output of each rank to a file in this folder: rank-3.log.",
-        heading="Output",
-        metavar="FOLDER",
+        None, "Folder to write each rank's output to as well: rank-3.log.", heading="Output"
     )
-    quiet: bool = option(
-        False, "Show nothing of the workers' output but the first failure.", heading="Output"
-    )
-    prefix: bool = option(
-        True, "Begin each line of several workers' output with host:rank.", heading="Output"
-    )
+    quiet: bool = option(False, "Show only the first failure.", heading="Output")
+    prefix: bool = option(True, "Begin each line of output with host:rank.", heading="Output")
 
     def check(self) -> None:
         super().check()

@@ -39,20 +39,16 @@ class TrainOptions:
         None, f"Sizes to start from: {', '.join(PRESETS)}.", shown=DEFAULT_PRESET
     )
     config: Path | None = option(
-        None, "TOML file with options from the headings below (docs/train.md).", metavar="FILE"
+        None, "TOML file with options from the headings below (docs/train.md)."
     )
     out: Path | None = option(
-        None, "Folder for checkpoints and metrics.", metavar="FOLDER",
-        shown="runs/DATA-PRESET[-NUMBER]",
-    )  # fmt: skip
-    resume: bool = option(False, "Continue from the newest checkpoint in --out.")
-    sample: int = option(
-        400, "Tokens of the text to generate at the end.", heading="Output", metavar="TOKENS"
+        None, "Folder for checkpoints and metrics.", shown="runs/DATA-PRESET[-NUMBER]"
     )
+    resume: bool = option(False, "Continue from the newest checkpoint in --out.")
+    sample: int = option(400, "Number of tokens to generate at the end.", heading="Output")
     tensorboard: Path | None = option(
-        None, "Also write metrics as TensorBoard event files here (pip install "
-        "ringlet[tensorboard]).", heading="Output", metavar="FOLDER",
-    )  # fmt: skip
+        None, "Folder for TensorBoard event files (ringlet[tensorboard]).", heading="Output"
+    )
 
     def check(self) -> None:
         """Raise UserError for values that are not possible."""
