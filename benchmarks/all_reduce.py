@@ -3,8 +3,8 @@
     PEERS=$(bash benchmarks/peers/setup.sh)                 # once; makes the peers' environment
     python benchmarks/all_reduce.py --peers "$PEERS" --ranks 2
 
-All run in turns, `--rounds` times. What is reported is the median over the rounds of each run's
-median on rank 0, in microseconds, and how many times faster ringlet's is. On one host every rank
+All run in turns, `--rounds` times. Reported is the median over the rounds of each run's median on
+rank 0, in microseconds, and how many times faster ringlet is. On one host every rank
 also copies an array of the same size, all at once: an all-reduce has to read and write at least as
 much, so the share of the copy's bandwidth says how near it is to what the memory allows.
 """

@@ -3,7 +3,7 @@
     python benchmarks/compression.py                        # 1 Mi floats, 2 ranks, shared memory
     python benchmarks/compression.py --transport tcp        # through the loopback's sockets
 
-One thread for each rank. All ways run in turns, `--rounds` times each; what is reported is the
+One thread for each rank. All ways run in turns, `--rounds` times each; reported is the
 median. The bucket is one square matrix, as near as its size allows. `below` is a reckoning: on a
 link slower than that a compressor wins, if nothing is hidden behind computing, as the bytes that it
 saves take longer there than what it adds to the time here.

@@ -3,9 +3,9 @@
     python benchmarks/context.py                            # 4096 positions, 1 and 2 ranks
     python benchmarks/context.py --length 16384 --batch 1 --ranks 1,2,4
 
-One thread for each rank. The configurations run in turns, `--rounds` times each; what is reported
-is the fastest round and the median. `ideal` is the time of one rank's ring attention divided by
-the ranks, and the share of it that is reached. `packed` is nn.functional.packed_self_attention,
+One thread for each rank. The configurations run in turns, `--rounds` times each; reported
+is the fastest round and the median. `ideal` is the time of one rank's ring attention divided by the
+ranks, and the share of it that is reached. `packed` is nn.functional.packed_self_attention,
 which keeps the scores for backward, in one process. Memory is the most that NumPy holds beyond
 the inputs (tracemalloc), on the rank that holds most; messages in ZeroMQ are not in it.
 """

@@ -3,13 +3,12 @@
     python benchmarks/data_parallel.py [--presets wide,baby] [--transports auto,ipc] [--steps 10]
 
 One BLAS thread for each worker. Three kinds of steps in turns, on the same processes: "alone", one
-worker with the machine to itself; "side by side", two workers that say nothing to each other, each
-on half of the batch: they share caches and memory as the two of data parallelism do; "together",
-the two of data parallelism. Figures are medians; ratios are medians of the ratios of steps that
-follow each other. Two more tell what is added from what others on the machine disturb: "fastest",
-the ratio of the fastest steps, together and side by side, and "processor", that of the processor's
-time. With auto the gradients go through
-shared memory, with ipc through sockets.
+worker with the machine to itself; "side by side", two workers that do not talk, each on half of the
+batch, which share caches and memory as in data parallelism; "together", data parallelism. Figures
+are medians; ratios are medians of the ratios of consecutive steps. Two more are disturbed less by
+other work on the machine: "fastest", the ratio of the fastest steps, together and side by side, and
+"processor", that of the processor's time. With auto the gradients go through shared memory, with
+ipc through sockets.
 """
 
 import argparse

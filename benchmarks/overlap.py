@@ -1,4 +1,4 @@
-"""What of the gradients' time on a slow link is hidden behind computing, and what could be.
+"""How much of the gradients' time on a slow link is hidden behind computing, and how much could be.
 
     python benchmarks/overlap.py                                # 1 Gbit/s and 100 Mbit/s
     python benchmarks/overlap.py --mbit 100 --presets small --batch 16

@@ -1,4 +1,4 @@
-"""Tensor parallelism on a slow link: what of the input gradient's sum the weight's product hides.
+"""Tensor parallelism on a slow link: how much of a sum is hidden behind the weight's gradient.
 
     python benchmarks/overlap_tensor.py
 
@@ -8,7 +8,7 @@ of one column layer, width -> 4 * width over both, in turns
 - `computing`: without the sum;
 - `talking`: the sum of the input's gradient alone;
 - `in turn`: the sum is waited for before the weight's gradient is computed;
-- `at once`: as `runtime.tensor_parallel` does it.
+- `at once`: as `runtime.tensor.tensor_parallel` does it.
 
 *Can be hidden* is the shorter of the sum and the weight's product; *hidden* is `computing` +
 `talking` - `at once`.

@@ -4,7 +4,7 @@
     python benchmarks/startup.py --peers "$PEERS"
 
 `ringlet run`, mpirun (with mpi4py) and torchrun (with Gloo) start the same little program in turns,
-`--rounds` times. What is reported is the median in seconds, the fastest and the slowest. The first
+`--rounds` times. Reported is the median in seconds, the fastest and the slowest. The first
 round fills the caches of files and does not count.
 """
 

@@ -3,8 +3,8 @@
     PEERS=$(bash benchmarks/peers/setup.sh)                 # once; makes the peers' environment
     python benchmarks/train_step.py --python "$PEERS/python"
 
-The two run in turns, each time in a process of its own, `--rounds` times for each config. What is
-reported is the median over the rounds of each process's median step, and the ratio of the two.
+The two run in turns, each time in a process of its own, `--rounds` times for each config.
+Reported is the median over the rounds of each process's median step, and the ratio of the two.
 """
 
 import argparse

@@ -6,7 +6,7 @@
 ringlet: `ringlet run -n 2`, one thread each, data parallel with ZeRO 1. PyTorch:
 DistributedDataParallel with Gloo, two processes of one thread; eager with two threads;
 torch.compile with two threads (needs a C++ compiler; its compilation is not in the time). The batch
-is the same for all. They run in turns; what is reported is the median over the rounds of each one's
+is the same for all. They run in turns; reported is the median over the rounds of each one's
 median step (of rank 0). A config whose batch has one sample cannot be shared: it is left out.
 """
 

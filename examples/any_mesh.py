@@ -1,7 +1,7 @@
 """Any mesh, by the library: `ringlet run -n 4 examples/any_mesh.py dp=2,tp=2`.
 
-The model is ordinary code for one process. `parallelize` cuts it, and what it computes stays the
-same. `ringlet train` does this with data, checkpoints, validation and restarts around it.
+The model is ordinary code for one process. `parallelize` spreads it over the mesh, and it computes
+the same as before. `ringlet train` adds data, checkpoints, validation and restarts.
 """
 
 import sys

@@ -1,8 +1,8 @@
 """Data parallelism by hand: `ringlet run -n 2 examples/data_parallel.py`.
 
-Every rank has the whole model and takes its part of each batch. The gradients are summed, and
-every rank takes the same step: the models never differ. What is scaled is the loss, by the number
-of tokens of the whole batch, so that the sum is the gradient of one process.
+Every rank has the whole model and takes its part of each batch. The gradients are summed and every
+rank takes the same step, so the models never differ. The loss is divided by the number of tokens of
+the whole batch, so that the sum of the gradients is what one process would compute.
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ def batch(step):
 
 
 def train(group):
-    """The loss of each step, and the parameters in the end."""
+    """Train; return the loss of each step, and the parameters."""
     model = GPT(GPTConfig(VOCABULARY, CONTEXT, n_layer=2, n_head=2, n_embd=32), seed=1)
     # Gradients in memory that the ranks of one host share: summing them needs no copy.
     flat = nn.FlatParameters(model, allocate=group.empty)

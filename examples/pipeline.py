@@ -1,9 +1,9 @@
 """A pipeline by hand: `ringlet run -n 2 examples/pipeline.py`.
 
-Huang et al., "GPipe" (2019): each rank has some of the blocks. The batch is cut into micro-batches,
-so that all ranks soon have something to do: all go forward, then all go back in the opposite
-order. What travels are activations, and on the way back their gradients.
-`ringlet explain pipeline --schedule gpipe --stages 2` draws who does what when.
+Huang et al., "GPipe" (2019): each rank has some of the blocks, and the batch is cut into
+micro-batches so that all ranks soon have work. All micro-batches go forward, then all go backward
+in the opposite order. Activations travel from rank to rank, and their gradients travel back.
+`ringlet explain pipeline --schedule gpipe --stages 2` draws which rank does what when.
 """
 
 import numpy as np
@@ -20,8 +20,8 @@ def block(x, weight):
 
 
 def run_stage(world, weight, batches):
-    """Forward and backward of this rank's block; the loss is half the sum of squares. Returns it,
-    on the last rank."""
+    """Run forward and backward of this rank's block; return the loss (half the sum of squares) on
+    the last rank."""
     last = world.size - 1
     inputs, outputs, loss = [], [], 0.0
     for number, rows in enumerate(batches):

@@ -1,8 +1,8 @@
-"""An all-reduce out of messages: `ringlet run -n 4 examples/ring.py`.
+"""An all-reduce made of messages: `ringlet run -n 4 examples/ring.py`.
 
-Each rank cuts its array into as many chunks as there are ranks. On the first way round the ring
-each chunk grows: a rank adds its own share and passes the sum on. After n - 1 rounds every rank
-has one finished chunk, and on the second way round these are passed on as they are. Each rank
+Each rank cuts its array into as many chunks as there are ranks. On their first way round the ring
+chunks are added up: each rank adds its own share and passes the sum on. After n - 1 rounds every
+rank has one finished chunk, and on the second way round these are passed on unchanged. Each rank
 sends 2 (n - 1) / n of the array, however many ranks there are (Patarasuk and Yuan, "Bandwidth
 optimal all-reduce algorithms for clusters of workstations", 2009).
 """

@@ -1,9 +1,9 @@
 """Tensor parallelism by hand: `ringlet run -n 2 examples/tensor_parallel.py`.
 
-Shoeybi et al., "Megatron-LM" (2019), section 3: the first matrix of an MLP is cut by its output
-features, the second by its input features. So the activation between them is cut too, and each
-rank needs no other until the end: the results are summed. Backward is the mirror image: the
-gradient of the input, of which each rank has a part, is summed where the input came in.
+Shoeybi et al., "Megatron-LM" (2019), section 3: the first matrix of an MLP is split by its output
+features, the second by its input features. The activation between them is split too, so no rank
+needs another until the results are summed at the end. Backward is the mirror image: each rank has
+a part of the gradient of the input, and the parts are summed where the input came in.
 """
 
 import numpy as np
