@@ -50,12 +50,14 @@ class Rates(NamedTuple):
     decay: float
 
 
-class Update(NamedTuple):
-    """A stretch of parameters to be updated in place, and what the update needs.
+class Update:
+    """A block of parameters to be updated in place, and what the update needs.
 
     `grad` must not be changed. `state` are the arrays of `Optimizer.STATE`; `scratch` are two
-    arrays of the stretch's size to compute in.
+    arrays of the block's size to compute in. One object serves all blocks of a step.
     """
+
+    __slots__ = ("data", "decay", "grad", "rate", "scratch", "state")
 
     data: Array
     grad: Array
@@ -67,7 +69,8 @@ class Update(NamedTuple):
     def decay_data(self) -> None:
         """Decoupled weight decay: shrink the parameters."""
         if self.decay:
-            xp.multiply(self.data, 1 - self.rate * self.decay, out=self.data)
+            data = self.data
+            data *= 1 - self.rate * self.decay
 
     def decayed_grad(self, out: Array) -> Array:
         """The gradient plus decay * data, in `out`; the gradient itself where nothing decays."""
@@ -137,14 +140,15 @@ class Optimizer:
 
     def update_range(self, begin: int, end: int) -> None:
         """Carry out the step for the parameters from `begin` to `end`."""
+        block = Update()
         for start, stop, rates in self._runs:
-            rate = self.learning_rate * rates.scale
+            block.rate, block.decay = self.learning_rate * rates.scale, rates.decay
             for first in range(max(start, begin), min(stop, end), self._block):
                 last = min(first + self._block, stop, end)
-                data, grad = self.flat.views(first, last)
-                state = [array[first:last] for array in self.state.values()]
-                scratch = self._scratch[:, : last - first]
-                self.update(Update(data, grad, rate, rates.decay, state, scratch))
+                block.data, block.grad = self.flat.views(first, last)
+                block.state = [array[first:last] for array in self.state.values()]
+                block.scratch = self._scratch[:, : last - first]
+                self.update(block)
 
     def begin(self) -> None:
         """Compute what all blocks of this step share."""

@@ -48,14 +48,14 @@ class WholeParameters(Optimizer):
                 continue
             if slot.stop > end:
                 raise ValueError(f"{slot.name} is cut at element {end}")
-            data, grad = (
-                array.reshape(slot.parameter.shape)
-                for array in self.flat.views(slot.start, slot.stop)
+            update, shape = Update(), slot.parameter.shape
+            update.data, update.grad = (
+                array.reshape(shape) for array in self.flat.views(slot.start, slot.stop)
             )
-            state = [array[slot.start : slot.stop] for array in self.state.values()]
-            scale, decay = self.rates(slot)
-            rate = self.learning_rate * scale
-            self.update_whole(Update(data, grad, rate, decay, state, self._scratch[:, :0]))
+            update.state = [array[slot.start : slot.stop] for array in self.state.values()]
+            scale, update.decay = self.rates(slot)
+            update.rate = self.learning_rate * scale
+            self.update_whole(update)
 
     def update_whole(self, whole: Update) -> None:
         """Update a parameter in place; `data` and `grad` have its shape, the state is flat, and
