@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from ringlet.comm.arrays import Array, check_array, check_out
 from ringlet.comm.calls import collectives
+from ringlet.comm.calls.active_call import ActiveCall
 from ringlet.comm.calls.channel import Channel
-from ringlet.comm.calls.operation import Operation
 from ringlet.comm.calls.progress import Progress
 from ringlet.comm.calls.transfer import Transfers
 from ringlet.comm.calls.work import ProgressWork, Work
@@ -302,7 +302,7 @@ class Group:
         elif self._has_pins:
             algorithm = channel.sockets.choice.pinned(signature.operation)
         record = channel.next_collective(signature)
-        operation = Operation(channel, signature, record, timeout, label, nbytes, algorithm)
+        operation = ActiveCall(channel, signature, record, timeout, label, nbytes, algorithm)
         program = body(operation, *arguments)
         if faults is not None:
             program = faults.through(signature.operation, count, program)

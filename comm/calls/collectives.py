@@ -7,7 +7,7 @@ later than its issue if it is asynchronous.
 import numpy as np
 
 from ringlet.comm.arrays import Array, flat, parts, store
-from ringlet.comm.calls.operation import Operation
+from ringlet.comm.calls.active_call import ActiveCall
 from ringlet.comm.protocols import Program
 from ringlet.comm.sockets.wire import allocate
 from ringlet.comm.task import Task
@@ -15,7 +15,7 @@ from ringlet.comm.task import Task
 BARRIER = Task("barrier", np.empty(0, np.uint8), np.empty(0, np.uint8))
 
 
-def all_reduce(call: Operation, x: Array, op: str) -> Program:
+def all_reduce(call: ActiveCall, x: Array, op: str) -> Program:
     """In place; returns `x`."""
     data = flat(x)
     yield from call.transport.run(call, Task("all_reduce", data, data, op), call.algorithm)
@@ -24,7 +24,7 @@ def all_reduce(call: Operation, x: Array, op: str) -> Program:
     return x
 
 
-def reduce_scatter(call: Operation, x: Array, op: str, out: Array | None) -> Program:
+def reduce_scatter(call: ActiveCall, x: Array, op: str, out: Array | None) -> Program:
     """x: (size * k, ...) -> (k, ...)."""
     size = len(call.channel.ranks)
     result = np.empty((x.shape[0] // size, *x.shape[1:]), x.dtype) if out is None else out
@@ -34,7 +34,7 @@ def reduce_scatter(call: Operation, x: Array, op: str, out: Array | None) -> Pro
     return result
 
 
-def all_gather(call: Operation, x: Array, out: Array | None) -> Program:
+def all_gather(call: ActiveCall, x: Array, out: Array | None) -> Program:
     """x: shape -> (size, *shape)."""
     size, rank = len(call.channel.ranks), call.channel.index
     result = np.empty((size, *x.shape), x.dtype) if out is None else out
@@ -45,7 +45,7 @@ def all_gather(call: Operation, x: Array, out: Array | None) -> Program:
     return result
 
 
-def all_to_all(call: Operation, x: Array, out: Array | None) -> Program:
+def all_to_all(call: ActiveCall, x: Array, out: Array | None) -> Program:
     """x: (size * k, ...) -> the same shape."""
     result = np.empty(x.shape, x.dtype) if out is None else out
     data = flat(result)
@@ -56,7 +56,7 @@ def all_to_all(call: Operation, x: Array, out: Array | None) -> Program:
     return result
 
 
-def broadcast(call: Operation, x: Array, root: int) -> Program:
+def broadcast(call: ActiveCall, x: Array, root: int) -> Program:
     """In place; returns `x`."""
     data = flat(x)
     task = Task("broadcast", data, data, root=root)
@@ -66,7 +66,7 @@ def broadcast(call: Operation, x: Array, root: int) -> Program:
     return x
 
 
-def reduce(call: Operation, x: Array, root: int, op: str) -> Program:
+def reduce(call: ActiveCall, x: Array, root: int, op: str) -> Program:
     """In place on the root, which gets `x`; the others' arrays stay as they are."""
     data = flat(x)
     yield from call.transport.run(call, Task("reduce", data, data, op, root), call.algorithm)
@@ -76,7 +76,7 @@ def reduce(call: Operation, x: Array, root: int, op: str) -> Program:
     return x
 
 
-def gather(call: Operation, x: Array, root: int) -> Program:
+def gather(call: ActiveCall, x: Array, root: int) -> Program:
     """x: shape -> (size, *shape) on the root."""
     size, source = len(call.channel.ranks), flat(x)
     at_root = call.channel.index == root
@@ -88,7 +88,7 @@ def gather(call: Operation, x: Array, root: int) -> Program:
     return result
 
 
-def scatter(call: Operation, x: Array | None, root: int) -> Program:
+def scatter(call: ActiveCall, x: Array | None, root: int) -> Program:
     """x: (size, *shape) on the root -> shape. The others learn shape and dtype on arrival."""
     size = len(call.channel.ranks)
     call.signature = yield from call.transport.learn(call, root, call.algorithm)
@@ -104,7 +104,7 @@ def scatter(call: Operation, x: Array | None, root: int) -> Program:
     return result
 
 
-def barrier(call: Operation) -> Program:
+def barrier(call: ActiveCall) -> Program:
     """Nothing but a fence, or messages without content."""
     return call.transport.run(call, BARRIER, call.algorithm)
 

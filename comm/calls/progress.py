@@ -9,8 +9,8 @@ import threading
 import time
 from collections import deque
 
+from ringlet.comm.calls.active_call import ActiveCall
 from ringlet.comm.calls.channel import Channel
-from ringlet.comm.calls.operation import Operation
 from ringlet.comm.errors import CommError
 from ringlet.comm.protocols import Program
 from ringlet.comm.sockets.endpoint import Endpoint
@@ -28,14 +28,14 @@ class Progress:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self._lanes: dict[Channel, deque[tuple[Operation, Program]]] = {}
-        self._heads: list[Operation] = []
+        self._lanes: dict[Channel, deque[tuple[ActiveCall, Program]]] = {}
+        self._heads: list[ActiveCall] = []
         self._changed = threading.Condition()
         self._fresh = False
         self._stopping = False
         self._thread: threading.Thread | None = None
 
-    def submit(self, operation: Operation, program: Program) -> None:
+    def submit(self, operation: ActiveCall, program: Program) -> None:
         """Queue an operation behind the earlier ones of its channel."""
         operation.share()
         with self._changed:

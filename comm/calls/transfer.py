@@ -3,8 +3,8 @@
 import numpy as np
 
 from ringlet.comm.arrays import Array, check_array, flat, store
+from ringlet.comm.calls.active_call import ActiveCall
 from ringlet.comm.calls.channel import Channel
-from ringlet.comm.calls.operation import Operation
 from ringlet.comm.calls.work import Lane, LaneWork
 from ringlet.comm.errors import CollectiveMismatch
 from ringlet.comm.protocols import Program
@@ -43,16 +43,16 @@ class Transfers:
 
     def _begin(
         self, signature: Signature, peer: int, tag: int, timeout: float, nbytes: int = 0
-    ) -> Operation:
+    ) -> ActiveCall:
         channel = self._channel
         if not 0 <= peer < len(channel.ranks):
             raise ValueError(f"there is no rank {peer} in a group of {len(channel.ranks)}")
         if not 0 <= tag <= MAX_TAG:
             raise ValueError(f"a tag is a number from 0 to {MAX_TAG}, not {tag}")
         record = channel.next_transfer(signature, channel.ranks[peer], tag)
-        return Operation(channel, signature, record, timeout, nbytes=nbytes)
+        return ActiveCall(channel, signature, record, timeout, nbytes=nbytes)
 
-    def _messages(self, operation: Operation) -> Messages:
+    def _messages(self, operation: ActiveCall) -> Messages:
         channel = self._channel
         return Messages(channel.endpoint, channel.id, channel.ranks, operation)
 
@@ -62,7 +62,7 @@ def _send(messages: Messages, peer: int, data: Array) -> Program:
     yield from departed(send for send in sends if send is not None)
 
 
-def _receive(messages: Messages, operation: Operation, peer: int, out: Array | None) -> Program:
+def _receive(messages: Messages, operation: ActiveCall, peer: int, out: Array | None) -> Program:
     channel, tag = operation.channel, operation.stream
     header: Header = yield from messages.peek(peer)
     # Sends are counted by their sender; receives that have failed in between do not count.

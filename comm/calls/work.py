@@ -4,7 +4,7 @@ import threading
 from collections import deque
 from typing import Any, Protocol
 
-from ringlet.comm.calls.operation import Operation
+from ringlet.comm.calls.active_call import ActiveCall
 
 
 class Work(Protocol):
@@ -24,7 +24,7 @@ class Work(Protocol):
 class ProgressWork:
     """An asynchronous collective, driven by the progress thread."""
 
-    def __init__(self, operation: Operation) -> None:
+    def __init__(self, operation: ActiveCall) -> None:
         self._operation = operation
 
     def wait(self, timeout: float | None = None) -> Any:
@@ -40,15 +40,15 @@ class Lane:
     """Transfers that must be driven in order: the receives from one rank with one tag."""
 
     def __init__(self) -> None:
-        self._operations: deque[Operation] = deque()
+        self._operations: deque[ActiveCall] = deque()
         self._lock = threading.Lock()
 
-    def append(self, operation: Operation) -> "LaneWork":
+    def append(self, operation: ActiveCall) -> "LaneWork":
         """Queue a started operation."""
         self._operations.append(operation)
         return LaneWork(self, operation)
 
-    def drive(self, operation: Operation, timeout: float | None) -> Any:
+    def drive(self, operation: ActiveCall, timeout: float | None) -> Any:
         """Drive everything up to the operation, in the caller's thread."""
         with self._lock:
             while not operation.finished:
@@ -73,7 +73,7 @@ class Lane:
 class LaneWork:
     """A transfer, driven by whoever waits for it."""
 
-    def __init__(self, lane: Lane, operation: Operation) -> None:
+    def __init__(self, lane: Lane, operation: ActiveCall) -> None:
         self._lane, self._operation = lane, operation
 
     def wait(self, timeout: float | None = None) -> Any:

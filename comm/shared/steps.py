@@ -32,14 +32,14 @@ class Peers(NamedTuple):
     call: int
 
 
-class Step(Protocol):
+class BoundMove(Protocol):
     """One move, or one block of it."""
 
     def __call__(self, own: Own, peers: Peers | None) -> None:
         """Do it."""
 
 
-class CopyStep:
+class BoundCopy:
     """target = source."""
 
     def __init__(self, target: Operand, source: Operand) -> None:
@@ -53,7 +53,7 @@ class CopyStep:
         )
 
 
-class CombineStep:
+class BoundCombine:
     """target = sources[0] op sources[1] op ..., and then every copy = target."""
 
     def __init__(
@@ -70,7 +70,7 @@ class CombineStep:
             np.copyto(copy, out)
 
 
-class PairStep:
+class BoundPair:
     """target = first op second, where one ufunc does it."""
 
     def __init__(
@@ -93,7 +93,7 @@ class PairStep:
             self._ufunc(a, b, out=own[target[0]][target[1]])
 
 
-class ReadStep:
+class BoundRead:
     """target = an array of a peer's, read through the kernel; `offset` is in bytes."""
 
     def __init__(
@@ -108,7 +108,7 @@ class ReadStep:
         self._read(self._peer, peers.addresses[self._peer] + self._offset, own[memory][part])
 
 
-class AttachedStep:
+class BoundAttached:
     """target = this rank's source combined with the peers', which the kernel reads; if `shares`,
     the result is stored in theirs, too."""
 
@@ -139,7 +139,7 @@ class AttachedStep:
 class Stretch(NamedTuple):
     """What is done between two fences; `last` is whether no fence follows."""
 
-    steps: list[Step]
+    steps: list[BoundMove]
     last: bool
 
 
@@ -151,18 +151,18 @@ def bind(
 ) -> list[Stretch]:
     """The steps of a rank, with what `view` finds for each span."""
 
-    def step(move: Move[Span]) -> Step:
+    def step(move: Move[Span]) -> BoundMove:
         sources = [view(span) for span in move.sources]
         if len(sources) == 1:
-            return CopyStep(view(move.targets[0]), sources[0])
+            return BoundCopy(view(move.targets[0]), sources[0])
         assert combiner is not None
         own = next(span for span in move.targets if span.rank == rank)
         others = [view(span) for span in move.targets if span is not own]
         copies = [copy for copy in others if not isinstance(copy, tuple)]
         if combiner.is_ufunc and not copies:
             part = own.memory, slice(own.start, own.stop)
-            return PairStep(combiner.ufunc, part, sources[0], sources[1])
-        return CombineStep(combiner, view(own), sources, copies)
+            return BoundPair(combiner.ufunc, part, sources[0], sources[1])
+        return BoundCombine(combiner, view(own), sources, copies)
 
     return _stretches([[step(move) for move in moves] for moves in stretches])
 
@@ -179,19 +179,19 @@ def bind_attached(
     def part(span: Span) -> tuple[int, slice]:
         return span.memory, slice(span.start, span.stop)
 
-    def step(move: Move[Span]) -> Step:
+    def step(move: Move[Span]) -> BoundMove:
         target = next(span for span in move.targets if span.rank == control.rank)
         source, offset = move.sources[0], move.sources[0].start * itemsize
         if len(move.sources) > 1:
             assert combiner is not None
             mine, shares = move.sources[control.rank], len(move.targets) > 1
-            return AttachedStep(control, combiner, part(target), part(mine), offset, shares)
+            return BoundAttached(control, combiner, part(target), part(mine), offset, shares)
         if source.rank == control.rank:
-            return CopyStep(part(target), part(source))
-        return ReadStep(processes, part(target), source.rank, offset)
+            return BoundCopy(part(target), part(source))
+        return BoundRead(processes, part(target), source.rank, offset)
 
     return _stretches([[step(move) for move in moves] for moves in stretches])
 
 
-def _stretches(steps: list[list[Step]]) -> list[Stretch]:
+def _stretches(steps: list[list[BoundMove]]) -> list[Stretch]:
     return [Stretch(own, at == len(steps) - 1) for at, own in enumerate(steps)]

@@ -29,7 +29,7 @@ from ringlet.comm.shared.lower import (
     lower_staged,
 )
 from ringlet.comm.shared.regions import UNREGISTERED, Regions
-from ringlet.comm.shared.steps import Operand, Peers, Step, Stretch, bind, bind_attached
+from ringlet.comm.shared.steps import BoundMove, Operand, Peers, Stretch, bind, bind_attached
 from ringlet.comm.signature import Signature
 from ringlet.comm.stats import Traffic
 from ringlet.comm.task import Task
@@ -51,7 +51,7 @@ MOST_KEPT = 18
 class Staged(NamedTuple):
     """The steps of a staged call before its first fence, and after; and the area used last."""
 
-    first: list[Step]
+    first: list[BoundMove]
     rest: list[Stretch]
     area: int
 

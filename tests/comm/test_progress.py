@@ -40,10 +40,10 @@ class Call:
         self.begun, self.ended = threading.Event(), threading.Event()
 
     def share(self):
-        """See Operation."""
+        """See ActiveCall."""
 
     def step(self):
-        """See Operation."""
+        """See ActiveCall."""
 
     def start(self, program):
         """Note it, and hold the thread up if told."""

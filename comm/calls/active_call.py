@@ -28,7 +28,7 @@ class _CallerTimeout(Exception):
     """The caller's own wait is over; the operation is not."""
 
 
-class Operation:
+class ActiveCall:
     """A call in flight on a channel. `result` or `error` is set once `finished` is.
 
     `record` is its entry in the flight recorder; `nbytes` and `label` are for errors;
