@@ -22,8 +22,8 @@ import statistics
 import time
 
 import numpy as np
+from network_pair import NetworkPair, NetworkPairPool
 
-from ringlet.launcher.testing.network_pair import NetworkPair, NetworkPairPool
 from ringlet.runtime import Trainer, load_corpus, make_config
 
 STEPS = 8

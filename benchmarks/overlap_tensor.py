@@ -19,8 +19,8 @@ import os
 import time
 
 import numpy as np
+from network_pair import NetworkPair, NetworkPairPool
 
-from ringlet.launcher.testing.network_pair import NetworkPair, NetworkPairPool
 from ringlet.nn import Parameter, Tensor
 from ringlet.runtime.device_collectives import Ready
 from ringlet.runtime.tensor.regions import TensorParallelRegion

@@ -17,7 +17,8 @@ import statistics
 import time
 from pathlib import Path
 
-from ringlet.launcher.testing.network_pair import NetworkPair, NetworkPairPool
+from network_pair import NetworkPair, NetworkPairPool
+
 from ringlet.runtime import Trainer, load_corpus, make_config
 
 WAYS = {
@@ -135,7 +136,7 @@ def main():
         learnt, seconds = measure(pair, given)
     report(learnt, seconds, given.target)
     if given.out:
-        from loss_picture import picture  # not needed, nor found, where workers load this file
+        from loss_picture import picture  # not needed where workers load this file
 
         panels = {
             f"{mbit} Mbit/s": {

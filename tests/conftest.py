@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from network_pair import NetworkPair, NetworkPairError, NetworkPairPool
 
-from ringlet.launcher.testing.network_pair import NetworkPair, NetworkPairError, NetworkPairPool
 from ringlet.launcher.testing.pool import WorkerPool
 from ringlet.nn import backend
 

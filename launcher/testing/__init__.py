@@ -1,5 +1,4 @@
-"""Functions on several ranks, for tests and notebooks: warm pools, the pytest plugin, and two
-hosts on one machine.
+"""Functions on several ranks, for tests and notebooks: warm pools, and the pytest plugin.
 
-May import supervisor/. Read pool, then pytest_plugin and network_pair.
+May import supervisor/. Read pool, then pytest_plugin.
 """

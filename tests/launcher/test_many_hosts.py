@@ -16,10 +16,10 @@ import time
 from pathlib import Path
 
 import pytest
+from network_pair import NetworkPair, NetworkPairError
 
 from ringlet.comm.join.key import JobKey
 from ringlet.launcher.errors import ExitCode
-from ringlet.launcher.testing.network_pair import NetworkPair, NetworkPairError
 
 RINGLET = [sys.executable, "-c", "from ringlet.launcher.cli import main; main()"]
 

@@ -8,10 +8,10 @@ import sys
 import time
 from pathlib import Path
 
+import network_pair
 import numpy as np
 import pytest
-
-from ringlet.launcher.testing.network_pair import NetworkPair, NetworkPairError, NetworkPairPool
+from network_pair import NetworkPair, NetworkPairError, NetworkPairPool
 
 
 def gathered(world):
@@ -67,7 +67,7 @@ def network_namespaces():
 MAKE_ONE = """
 import time
 from pathlib import Path
-from ringlet.launcher.testing.network_pair import NetworkPair, NetworkPairPool
+from network_pair import NetworkPair, NetworkPairPool
 pair = NetworkPair(100)
 pool = NetworkPairPool(pair)
 pool._start()
@@ -79,7 +79,9 @@ time.sleep(60)
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.usefixtures("two_hosts")  # or skipped
 def test_nothing_is_left_however_the_run_ends(how, tmp_path):
-    command, variables = [sys.executable, "-c", MAKE_ONE], {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", MAKE_ONE]
+    found = {"PYTHONPATH": str(Path(network_pair.__file__).parent), "TMPDIR": str(tmp_path)}
+    variables = {**os.environ, **found}
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=variables) as process:
         made = set(process.stdout.readline().decode().split())
         assert len(made) == 2
