@@ -34,7 +34,7 @@ from ringlet.runtime.mesh import Mesh, MeshError
 from ringlet.runtime.options import Parallelism
 from ringlet.runtime.pipeline.run import Executor, MicroBatch, divide, join
 from ringlet.runtime.pipeline.schedules import make_schedule
-from ringlet.runtime.rules import DEVICE, OPTIONS, problem
+from ringlet.runtime.rules import OPTIONS, problem
 
 
 @dataclass
@@ -271,7 +271,7 @@ def parallelize(
     `nn.uninitialized()`. Raises MeshError if the model cannot be cut so.
     """
     options = options or Parallelism()
-    device = DEVICE if chosen().on_device else {}
-    if text := problem({**vars(options), **mesh.shape}, OPTIONS, device):
+    device = "cuda" if chosen().on_device else "cpu"
+    if text := problem({**vars(options), **mesh.shape, "device": device}, OPTIONS):
         raise MeshError(text)
     return Parallel(model, mesh, options, seed)

@@ -64,16 +64,6 @@ def _divides(things: str, count: str, axis: str, why: str) -> Rule:
     )
 
 
-MESH = {
-    "product": Rule(
-        "a mesh whose product is not the number of workers | "
-        "every worker has one place on the mesh",
-        lambda r: misfit(r.shape, r.workers),
-        lambda r: misfit(r.shape, r.workers),
-    ),
-}
-"""Of axes, `shape`, and the number of workers."""
-
 OPTIONS = {
     "chunks": Rule(
         "`--chunks` above 1 without `--schedule interleaved`, or 1 with it | "
@@ -141,21 +131,23 @@ OPTIONS = {
         "sequence parallelism needs tensor parallelism, and the mesh has tp=1",
         lambda r: r.sequence and r.tp == 1,
     ),
-}
-"""Of the options of Parallelism and the axes."""
-
-DEVICE = {
     "device": Rule(
         "`--compress-activations` with `--device cuda` | "
         "compress_activations does not work on a device: the CPU encodes, and every layer would "
         "wait for it",
-        lambda r: r.compress_activations,
+        lambda r: r.device == "cuda" and r.compress_activations,
         "{why}; without it, or on the CPU, it would fit",
     ),
 }
-"""Of the same, where ranks compute on devices."""
+"""Of the options of Parallelism, the axes, and `device`."""
 
 RUN = {
+    "product": Rule(
+        "a mesh whose product is not the number of workers | "
+        "every worker has one place on the mesh",
+        lambda r: misfit(r.shape, r.workers),
+        lambda r: misfit(r.shape, r.workers),
+    ),
     "matrices": Rule(
         "`--optimizer muon` or `adafactor` with `--zero` or `tp`, `adafactor` with `ep` | "
         "these optimizers work on whole matrices",
@@ -211,7 +203,7 @@ RUN = {
         ),
     ),
 }
-"""Of a TrainConfig on a mesh."""
+"""Of a TrainConfig, the axes, `shape` and the number of workers."""
 
 MODEL = {
     "heads": _divides("heads", "n_head", "tp", "each head is on one rank"),
@@ -292,7 +284,7 @@ CONFIG = {
 }
 """Of a TrainConfig alone."""
 
-RULES: dict[str, Rule] = {**MESH, **OPTIONS, **DEVICE, **RUN, **MODEL, **MODULE, **CONFIG}
+RULES: dict[str, Rule] = {**OPTIONS, **RUN, **MODEL, **MODULE, **CONFIG}
 
 
 def problem(facts: Mapping[str, Any], *groups: Mapping[str, Rule]) -> str:

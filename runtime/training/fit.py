@@ -5,7 +5,7 @@ from dataclasses import asdict, fields, replace
 
 from ringlet.runtime.mesh import AXES, MeshError, parse_mesh
 from ringlet.runtime.options import Parallelism
-from ringlet.runtime.rules import DEVICE, MESH, MODEL, OPTIONS, RUN, problem
+from ringlet.runtime.rules import MODEL, OPTIONS, RUN, problem
 from ringlet.runtime.training.config import ConfigError, TrainConfig
 
 DEFAULT_WORKERS = 2
@@ -60,5 +60,5 @@ def check_fit(config: TrainConfig, workers: int) -> None:
     except MeshError as error:
         raise ConfigError(str(error)) from error
     facts = {**asdict(config), **shape, "shape": shape, "workers": workers}
-    if text := problem(facts, MESH, OPTIONS, DEVICE if config.device == "cuda" else {}, RUN, MODEL):
+    if text := problem(facts, OPTIONS, RUN, MODEL):
         raise ConfigError(text)

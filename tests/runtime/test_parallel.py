@@ -340,7 +340,7 @@ def possible(mesh, options, micro):
     shape = {axis: mesh.get(axis, 1) for axis in ("dp", "tp", "pp", "cp", "ep")}
     positions = 2 * shape["cp"] * (shape["tp"] if options["sequence"] else 1)
     try:
-        if problem({**vars(Parallelism(**options)), **shape}, OPTIONS):
+        if problem({**vars(Parallelism(**options)), **shape, "device": "cpu"}, OPTIONS):
             return False
     except MeshError:
         return False
