@@ -33,8 +33,6 @@ from ringlet.runtime.checkpoint.manifest import (
 from ringlet.runtime.checkpoint.state import TrainingState
 
 EXTRAS = "extras:"
-SHARD = "shard-0.safetensors"
-"""What rank 0 writes."""
 
 _NAME = re.compile(r"step-(\d+)(\.old)?")
 

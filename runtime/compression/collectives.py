@@ -130,11 +130,6 @@ def reduce_scatter_bytes(size: int, codec: Codec, ranks: int) -> int:
     return (ranks - 1) * codec.nbytes(-(-size // ranks))
 
 
-def all_gather_bytes(size: int, codec: Codec, ranks: int) -> int:
-    """Bytes that each rank sends for an array of `size` elements on each rank."""
-    return (ranks - 1) * codec.nbytes(size)
-
-
 def sum_encoded(
     group: Group, x: Array, codec: Codec, residual: Array | None = None, label: str = ""
 ) -> Phases:

@@ -72,11 +72,6 @@ def footprint(
     )
 
 
-def block_parameters(sizes: GPTConfig, tensor: int = 1) -> float:
-    """Numbers in a block: its matrices and most biases are sharded, the rest is on every rank."""
-    return dense_parameters(sizes, tensor) + expert_parameters(sizes, tensor)
-
-
 def dense_parameters(sizes: GPTConfig, tensor: int = 1) -> float:
     """Numbers in a block without its experts, if it has any."""
     width, bias = sizes.n_embd, sizes.bias

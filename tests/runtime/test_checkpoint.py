@@ -16,8 +16,10 @@ from ringlet.runtime import (
     save_checkpoint,
     verify_checkpoint,
 )
-from ringlet.runtime.checkpoint.checkpoint import MANIFEST, SHARD, checkpoints
+from ringlet.runtime.checkpoint.checkpoint import MANIFEST, checkpoints
 from ringlet.runtime.checkpoint.state import TrainingState
+
+SHARD = "shard-0.safetensors"  # what rank 0 writes
 
 
 @pytest.fixture(scope="module")

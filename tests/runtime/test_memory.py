@@ -6,7 +6,12 @@ import pytest
 
 from ringlet.launcher.workers.warm import load
 from ringlet.nn.models import GPT, GPTConfig
-from ringlet.runtime.planning.footprint import block_parameters, embed_parameters, head_parameters
+from ringlet.runtime.planning.footprint import (
+    dense_parameters,
+    embed_parameters,
+    expert_parameters,
+    head_parameters,
+)
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "memory.py"
 SIZES = {"vocab_size": 256, "block_size": 128, "n_layer": 8, "n_head": 4, "n_embd": 320}
@@ -36,6 +41,7 @@ def test_the_peak_is_the_formulas(benchmark, case):
 def test_parameters_are_counted_right(bias, experts):
     sizes = GPTConfig(30, 16, n_layer=3, n_head=2, n_embd=8, bias=bias, n_expert=experts)
     model = GPT(sizes)
-    assert sum(p.size for p in model.blocks[0].parameters()) == block_parameters(sizes)
+    block = dense_parameters(sizes) + expert_parameters(sizes)
+    assert sum(p.size for p in model.blocks[0].parameters()) == block
     ends = embed_parameters(sizes) + head_parameters(sizes)
-    assert model.num_parameters() == 3 * block_parameters(sizes) + ends
+    assert model.num_parameters() == 3 * block + ends
