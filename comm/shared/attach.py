@@ -16,24 +16,17 @@ import errno
 import os
 import secrets
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from ringlet.comm.arrays import CACHE_LINE, Array, address_of
 from ringlet.comm.errors import CommError
-from ringlet.comm.shared.combine import Combiner, block_elements
 
 VARIABLE = "RINGLET_ATTACH"
 
 MOST_BYTES = 256 << 20
 """No more in one call of the kernel, which cannot be interrupted."""
-
-BLOCK_SHARES = 4
-"""The blocks that are combined at once are so small a part of the cache that those of the peers are
-still there, too, when they are written. With two ranks and 2 MiB, blocks of 96, 128, 192, 256 and
-384 KiB take 1.78, 1.69, 1.65, 1.64 and 1.78 ms for 16 MiB."""
 
 _GONE = (errno.ESRCH, errno.EFAULT)
 
@@ -122,61 +115,6 @@ class ProcessMemory:
         first = -address_of(self._scratch) % CACHE_LINE
         starts = [first + k * cell + address % CACHE_LINE for k, address in enumerate(addresses)]
         return [self._scratch[start : start + nbytes].view(dtype) for start in starts]
-
-
-class AttachedCombiner:
-    """Combines a part of this rank's array with the other ranks' parts, which it reads from their
-    processes block by block. The Python is short: the arrays have driven all that it needs out of
-    the cache."""
-
-    def __init__(self, processes: ProcessMemory, rank: int, combine: Combiner) -> None:
-        size = len(processes.pids)
-        self._processes, self._combine = processes, combine
-        self._peers = [peer for peer in range(size) if peer != rank]
-        self._step = block_elements(combine.dtype.itemsize, BLOCK_SHARES * size)
-        self._offsets: list[int] = []  # of the peers' parts in their cache lines
-        self._cells: list[Array] = []
-        self._reads: list[tuple[int, int]] = []
-
-    def __call__(
-        self,
-        out: Array,
-        mine: Array,
-        starts: list[int],
-        exposed: Callable[[], bool] | None = None,
-    ) -> None:
-        """out = the parts in the order of ranks, combined; rank r's begins at `starts[r]`.
-
-        If `exposed` is given the result is stored in the peers' parts as well, block by block while
-        it is in the cache and for as long as they are exposed; raises Vanished when they are not.
-        """
-        step, item, combine = self._step, mine.itemsize, self._combine
-        copy, put, first = self._processes.copy, self._processes.put, address_of(out)
-        self._find_cells(starts)
-        for start in range(0, mine.size, step):
-            sources = [mine[start : start + step]]
-            count, begin = sources[0].size, start * item
-            nbytes = count * item
-            for (peer, here), cell in zip(self._reads, self._cells, strict=True):
-                copy(peer, starts[peer] + begin, here, nbytes)
-                sources.insert(peer, cell[:count])
-            combine(out[start : start + step], sources)
-            if exposed is None:
-                continue
-            if not exposed():
-                raise Vanished
-            for peer in self._peers:
-                put(peer, starts[peer] + begin, first + begin, nbytes)
-
-    def _find_cells(self, starts: list[int]) -> None:
-        offsets = [starts[peer] % CACHE_LINE for peer in self._peers]
-        if offsets != self._offsets:
-            self._offsets = offsets
-            self._cells = self._processes.scratch(offsets, self._step, self._combine.dtype)
-            self._reads = [
-                (peer, address_of(cell))
-                for peer, cell in zip(self._peers, self._cells, strict=True)
-            ]
 
 
 def attach(group: Any) -> ProcessMemory | None:

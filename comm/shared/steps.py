@@ -10,13 +10,18 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
-from ringlet.comm.arrays import Array
+from ringlet.comm.arrays import CACHE_LINE, Array, address_of
 from ringlet.comm.schedules.direct import Move
-from ringlet.comm.shared.attach import AttachedCombiner, ProcessMemory
-from ringlet.comm.shared.combine import Combiner
+from ringlet.comm.shared.attach import ProcessMemory, Vanished
+from ringlet.comm.shared.combine import Combiner, block_elements
 from ringlet.comm.shared.control_block import ControlBlock
 from ringlet.comm.shared.exposure import writing
 from ringlet.comm.shared.lower import Span
+
+BLOCK_SHARES = 4
+"""The blocks that are combined at once are so small a part of the cache that those of the peers are
+still there, too, when they are written. With two ranks and 2 MiB, blocks of 96, 128, 192, 256 and
+384 KiB take 1.78, 1.69, 1.65, 1.64 and 1.78 ms for 16 MiB."""
 
 Own: TypeAlias = tuple[Array, Array]
 """This rank's source and result in one call."""
@@ -110,30 +115,69 @@ class BoundRead:
 
 class BoundAttached:
     """target = this rank's source combined with the peers', which the kernel reads; if `shares`,
-    the result is stored in theirs, too."""
+    the result is stored in theirs, too. `offset` is theirs, in bytes.
+
+    Goes block by block. The Python is short: the arrays have driven all that it needs out of the
+    cache.
+    """
 
     def __init__(
         self,
         control: ControlBlock,
-        combine: AttachedCombiner,
+        processes: ProcessMemory,
+        combine: Combiner,
         target: tuple[int, slice],
         source: tuple[int, slice],
         offset: int,
         shares: bool,
     ) -> None:
-        self._control, self._combine = control, combine
+        self._control, self._processes, self._combine = control, processes, combine
         self._target, self._source = target, source
         self._offset, self._shares = offset, shares
+        self._peers = [peer for peer in range(control.size) if peer != control.rank]
+        self._block = block_elements(combine.dtype.itemsize, BLOCK_SHARES * control.size)
+        self._places: list[int] = []  # of the peers' arrays in their cache lines
+        self._cells: list[tuple[int, Array, int]] = []  # peer, where to read into, its address
 
     def __call__(self, own: Own, peers: Peers | None) -> None:
         assert peers is not None
-        out, mine = (own[memory][part] for memory, part in (self._target, self._source))
         starts = [address + self._offset for address in peers.addresses]
-        if not self._shares:
-            self._combine(out, mine, starts)
-            return
-        with writing(self._control):
-            self._combine(out, mine, starts, lambda: self._control.exposed(peers.call))
+        out, mine = own[self._target[0]][self._target[1]], own[self._source[0]][self._source[1]]
+        self._find_cells(starts)
+        if self._shares:
+            with writing(self._control):
+                self._run(out, mine, starts, peers.call)
+        else:
+            self._run(out, mine, starts, None)
+
+    def _run(self, out: Array, mine: Array, starts: list[int], call: int | None) -> None:
+        """Raises Vanished when the peers' arrays are not exposed in the call any more."""
+        step, item, combine = self._block, mine.itemsize, self._combine
+        copy, put, first = self._processes.copy, self._processes.put, address_of(out)
+        for start in range(0, mine.size, step):
+            sources = [mine[start : start + step]]
+            count, begin = sources[0].size, start * item
+            nbytes = count * item
+            for peer, cell, here in self._cells:
+                copy(peer, starts[peer] + begin, here, nbytes)
+                sources.insert(peer, cell[:count])
+            combine(out[start : start + step], sources)
+            if call is None:
+                continue
+            if not self._control.exposed(call):
+                raise Vanished
+            for peer in self._peers:
+                put(peer, starts[peer] + begin, first + begin, nbytes)
+
+    def _find_cells(self, starts: list[int]) -> None:
+        places = [starts[peer] % CACHE_LINE for peer in self._peers]
+        if places != self._places:
+            self._places = places
+            cells = self._processes.scratch(places, self._block, self._combine.dtype)
+            self._cells = [
+                (peer, cell, address_of(cell))
+                for peer, cell in zip(self._peers, cells, strict=True)
+            ]
 
 
 class Stretch(NamedTuple):
@@ -171,7 +215,7 @@ def bind_attached(
     stretches: Sequence[Sequence[Move[Span]]],
     control: ControlBlock,
     processes: ProcessMemory,
-    combiner: AttachedCombiner | None,
+    combiner: Combiner | None,
     itemsize: int,
 ) -> list[Stretch]:
     """The same where the peers' arrays are reached through the kernel."""
@@ -185,7 +229,9 @@ def bind_attached(
         if len(move.sources) > 1:
             assert combiner is not None
             mine, shares = move.sources[control.rank], len(move.targets) > 1
-            return BoundAttached(control, combiner, part(target), part(mine), offset, shares)
+            return BoundAttached(
+                control, processes, combiner, part(target), part(mine), offset, shares
+            )
         if source.rank == control.rank:
             return BoundCopy(part(target), part(source))
         return BoundRead(processes, part(target), source.rank, offset)

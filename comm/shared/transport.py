@@ -15,7 +15,7 @@ import numpy as np
 from ringlet.comm.arrays import Array, address_of, quiet_runner
 from ringlet.comm.protocols import Call, ErrorWait, Program, Transport
 from ringlet.comm.schedules.direct import AREAS, transfers
-from ringlet.comm.shared.attach import AttachedCombiner, Vanished
+from ringlet.comm.shared.attach import Vanished
 from ringlet.comm.shared.combine import Combiner, block_elements
 from ringlet.comm.shared.control_block import ControlBlock
 from ringlet.comm.shared.exposure import withdraw
@@ -251,12 +251,11 @@ class SharedMemory:
         return stretches
 
     def _attach(self, prepared: Prepared, task: Task) -> list[Stretch]:
-        processes, combiner = self.control.processes, self._combiner(task)
+        processes, moves = self.control.processes, lower_direct(prepared.shape)
         assert processes is not None
-        rank = self.control.rank
-        combine = None if combiner is None else AttachedCombiner(processes, rank, combiner)
-        moves = lower_direct(prepared.shape)
-        bound = bind_attached(moves, self.control, processes, combine, task.source.itemsize)
+        bound = bind_attached(
+            moves, self.control, processes, self._combiner(task), task.source.itemsize
+        )
         prepared.attached = bound[1:]
         return prepared.attached
 
