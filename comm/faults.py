@@ -108,16 +108,17 @@ class Faults:
         self, operation: str, count: int, program: Generator[Any, Any, Result]
     ) -> Generator[Any, Any, Result]:
         """A call's program, with the faults in it (at its first wait) and after it."""
-        try:
-            awaited = next(program)
-        except StopIteration as stop:
-            self._strike("in", operation, count)
-            self._strike("after", operation, count)
-            return stop.value
-        self._strike("in", operation, count)
-        result = yield from _resumed(program, awaited)
-        self._strike("after", operation, count)
-        return result
+        sent, places = None, ["in", "after"]
+        while True:
+            try:
+                awaited = program.send(sent)
+            except StopIteration as stop:
+                for place in places:
+                    self._strike(place, operation, count)
+                return stop.value
+            if len(places) == 2:
+                self._strike(places.pop(0), operation, count)
+            sent = yield awaited
 
     def _strike(self, place: str, operation: str, count: int) -> None:
         for fault in self._faults:
@@ -145,16 +146,6 @@ class Faults:
         if kind == "garble":
             return [(_flipped(head), data)]
         return [(head, _flipped(data) if kind == "corrupt" else bytes(data)[:-1])]
-
-
-def _resumed(program: Generator[Any, Any, Result], awaited: Any) -> Generator[Any, Any, Result]:
-    """The rest of a program that has begun to wait."""
-    while True:
-        sent = yield awaited
-        try:
-            awaited = program.send(sent)
-        except StopIteration as stop:
-            return stop.value
 
 
 def _flipped(data: Any) -> bytes:

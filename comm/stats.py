@@ -1,6 +1,7 @@
 """What was sent and received: bytes, messages and seconds, by operation and by peer."""
 
 import threading
+from collections import defaultdict
 from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
@@ -21,7 +22,8 @@ class Stats:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._calls: dict[str, list[float]] = {}  # how many calls, and their seconds
-        self._traffic: dict[tuple[str, int], Traffic] = {}  # by operation and peer
+        self._traffic: defaultdict[tuple[str, int], Traffic] = defaultdict(Traffic)
+        """By operation and peer."""
 
     def count(self, operation: str, seconds: float, traffic: list[dict[int, Traffic]]) -> None:
         """Add one ended call with its traffic by peer."""
@@ -31,9 +33,7 @@ class Stats:
             calls[1] += seconds
             for by_peer in traffic:
                 for peer, part in by_peer.items():
-                    total = self._traffic.get((operation, peer))
-                    if total is None:
-                        total = self._traffic[operation, peer] = Traffic()
+                    total = self._traffic[operation, peer]
                     total.messages_sent += part.messages_sent
                     total.bytes_sent += part.bytes_sent
                     total.messages_received += part.messages_received

@@ -17,7 +17,7 @@ from zmq.utils import z85
 
 from ringlet.comm.errors import AuthenticationError
 from ringlet.comm.join.key import DOMAIN, JobKey
-from ringlet.comm.join.monitor import Event, read_event
+from ringlet.comm.join.monitor import read_event
 
 HANDSHAKE_MS = 10_000
 """Connections that have not completed the handshake by then are dropped."""
@@ -78,7 +78,7 @@ class Authenticator:
                     if ready is self._zap:
                         self._zap.send_multipart(self._answer(self._zap.recv_multipart()))
                     else:
-                        self._watch(read_event(self._monitor))
+                        self._watch(*read_event(self._monitor))
         except zmq.ZMQError:  # the context ends
             self._zap.close(0)
             self._monitor.close(0)
@@ -91,13 +91,12 @@ class Authenticator:
         status = (b"200", b"OK") if known and self._public else (b"400", b"unknown key")
         return [version, number, *status, b"", b""]
 
-    def _watch(self, event: Event) -> None:
+    def _watch(self, kind: int, value: int) -> None:
         """Follow a connection from its acceptance to its end.
 
         A success event does not say which connection it means, so successes are only counted;
         an event of a connection that ends during the handshake does say.
         """
-        kind, value = event
         if kind == zmq.EVENT_ACCEPTED:
             self._open[value] = _address(value)
         elif kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
@@ -126,7 +125,7 @@ class Handshakes:
     def check(self) -> None:
         """Raise AuthenticationError if the listener has refused the connection."""
         while self._monitor.poll(0):
-            event = read_event(self._monitor).kind
+            event, _ = read_event(self._monitor)
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._failures = 0
                 continue

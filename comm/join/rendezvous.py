@@ -46,131 +46,119 @@ def meet(
     the keys differ. While ranks are missing, rank 0 logs every few seconds which.
     """
     key = key if address.startswith("tcp://") else None
-    side = _RankZero if hello["rank"] == 0 else _OtherRank
-    return side(address, hello, key).meet(deadline, timeout, check)
+    side = _gather if hello["rank"] == 0 else _join
+    return side(address, hello, deadline, timeout, check, key)
 
 
-class _RankZero:
-    """Rank 0's side: it gathers the others."""
+def _gather(
+    address: str,
+    own: Hello,
+    deadline: float,
+    timeout: float,
+    check: Callable[[], None],
+    key: JobKey | None,
+) -> list[Hello]:
+    """Rank 0's side: it collects every rank's hello and sends the table to all."""
+    try:
+        socket = MeetingSocket.bind(address, key, "rank 0", check_hello)
+    except zmq.ZMQError as error:
+        raise CommError(
+            f"rank 0 cannot listen at {address} for the other ranks: {error}. Another program "
+            "may use the port, or the address is not this host's"
+        ) from error
+    size, here, routes = own["size"], {0: own}, dict[int, bytes]()
+    tell, log = Every(TELL_EVERY_S, first=TELL_EVERY_S), MissingLog("rank", "rank 0", address)
 
-    def __init__(self, address: str, hello: Hello, key: JobKey | None) -> None:
-        self._address, self._own = address, hello
-        self._here: dict[int, Hello] = {0: hello}
-        self._routes: dict[int, bytes] = {}
-        try:
-            self._socket = MeetingSocket.bind(address, key, "rank 0", check_hello)
-        except zmq.ZMQError as error:
-            raise CommError(
-                f"rank 0 cannot listen at {address} for the other ranks: {error}. Another program "
-                "may use the port, or the address is not this host's"
-            ) from error
+    def send_all(notice: Notice) -> None:
+        for route in routes.values():
+            socket.send(notice, route)
 
-    def meet(self, deadline: float, timeout: float, check: Callable[[], None]) -> list[Hello]:
-        """Collect every rank's hello; returns the table, which every rank gets."""
-        size, tell = self._own["size"], Every(TELL_EVERY_S, first=TELL_EVERY_S)
-        log = MissingLog("rank", "rank 0", self._address)
-        try:
-            while missing := [rank for rank in range(size) if rank not in self._here]:
-                check()
-                late = time.monotonic() >= deadline
-                if tell.due() or late:
-                    self._send_all({"missing": missing})
-                log(missing)
-                if late:
-                    raise CommTimeout(
-                        f"rank 0: rendezvous at {self._address}: {len(self._here)} of {size} "
-                        f"ranks came within {timeout:.0f} s; missing: {numbered('rank', missing)}",
-                        missing,
-                    )
-                self._socket.poll()
-                for route, hello in self._socket.receive():
-                    self._admit(route, hello)
-            table = [self._here[rank] for rank in range(size)]
-            self._send_all({"table": table})
-            if self._address.startswith("ipc://"):  # nobody else will come
-                Path(self._address.removeprefix("ipc://")).unlink(missing_ok=True)
-            return table
-        finally:
-            self._socket.close()
-
-    def _admit(self, route: bytes, hello: Hello) -> None:
-        reason = self._objection(hello)
-        if reason:
-            self._socket.send({"refused": reason}, route)
-        else:
-            self._here[hello["rank"]], self._routes[hello["rank"]] = hello, route
-
-    def _objection(self, hello: Hello) -> str:
-        """Why this rank cannot join; empty if it can."""
-        own, rank = self._own, hello["rank"]
-        if (hello["job"], hello["generation"]) != (own["job"], own["generation"]):
-            return "it belongs to another job, or to an earlier start of this one"
-        if hello["size"] != own["size"]:
-            return f"its world has {hello['size']} ranks, rank 0's has {own['size']}"
-        if hello["algorithm"] != own["algorithm"]:
-            return (
-                f"its RINGLET_ALGORITHM and RINGLET_LINKS are {hello['algorithm']!r}, "
-                f"rank 0's {own['algorithm']!r}"
-            )
-        if not 0 <= rank < own["size"]:
-            return f"there is no rank {rank} in a world of {own['size']}"
-        other = self._here.get(rank)
-        if other is not None and other != hello:
-            return f"process {other['pid']} on host {other['name']} is rank {rank} already"
-        return ""
-
-    def _send_all(self, notice: Notice) -> None:
-        for route in self._routes.values():
-            self._socket.send(notice, route)
+    try:
+        while missing := [rank for rank in range(size) if rank not in here]:
+            check()
+            late = time.monotonic() >= deadline
+            if tell.due() or late:
+                send_all({"missing": missing})
+            log(missing)
+            if late:
+                raise CommTimeout(
+                    f"rank 0: rendezvous at {address}: {len(here)} of {size} ranks came within "
+                    f"{timeout:.0f} s; missing: {numbered('rank', missing)}",
+                    missing,
+                )
+            socket.poll()
+            for route, hello in socket.receive():
+                if reason := _objection(hello, here):
+                    socket.send({"refused": reason}, route)
+                else:
+                    here[hello["rank"]], routes[hello["rank"]] = hello, route
+        table = [here[rank] for rank in range(size)]
+        send_all({"table": table})
+        if address.startswith("ipc://"):  # nobody else will come
+            Path(address.removeprefix("ipc://")).unlink(missing_ok=True)
+        return table
+    finally:
+        socket.close()
 
 
-class _OtherRank:
-    """The side of every other rank."""
-
-    def __init__(self, address: str, hello: Hello, key: JobKey | None) -> None:
-        self._address, self._own, self._who = address, hello, f"rank {hello['rank']}"
-        size = hello["size"]
-        self._socket = MeetingSocket.connect(
-            address, key, self._who, lambda notice: check_notice(notice, size)
-        )
-
-    def meet(self, deadline: float, timeout: float, check: Callable[[], None]) -> list[Hello]:
-        """The table of all ranks, from rank 0."""
-        missing, log = [0], MissingLog("rank", self._who, self._address)
-        try:
-            self._socket.send(self._own)
-            while time.monotonic() < deadline:
-                check()
-                if missing == [0]:  # else rank 0 logs it for all
-                    log(missing)
-                self._socket.poll()
-                for _, notice in self._socket.receive(strict=True):
-                    if "table" in notice:
-                        return list(notice["table"])
-                    if "refused" in notice:
-                        raise CommError(
-                            f"{self._who}: {self._address} refused this process: "
-                            f"{notice['refused']}"
-                        )
-                    missing = notice["missing"]
-        except ValueError as error:
-            raise CommError(
-                f"{self._who}: what listens at {self._address} is not rank 0 of a ringlet job"
-            ) from error
-        finally:
-            self._socket.close(0)  # rank 0 has heard all, or is not there
-        raise CommTimeout(f"{self._who}: {self._lateness(missing, timeout)}", missing)
-
-    def _lateness(self, missing: list[int], timeout: float) -> str:
-        if missing == [0]:
-            return (
-                f"no answer from rank 0 at {self._address} within {timeout:.0f} s: is it running "
-                "there?"
-            )
+def _objection(hello: Hello, here: dict[int, Hello]) -> str:
+    """Why this rank cannot join those that are here; empty if it can."""
+    own, rank = here[0], hello["rank"]
+    if (hello["job"], hello["generation"]) != (own["job"], own["generation"]):
+        return "it belongs to another job, or to an earlier start of this one"
+    if hello["size"] != own["size"]:
+        return f"its world has {hello['size']} ranks, rank 0's has {own['size']}"
+    if hello["algorithm"] != own["algorithm"]:
         return (
-            f"rendezvous at {self._address}: {numbered('rank', missing)} did not come within "
-            f"{timeout:.0f} s"
+            f"its RINGLET_ALGORITHM and RINGLET_LINKS are {hello['algorithm']!r}, "
+            f"rank 0's {own['algorithm']!r}"
         )
+    if not 0 <= rank < own["size"]:
+        return f"there is no rank {rank} in a world of {own['size']}"
+    other = here.get(rank)
+    if other is not None and other != hello:
+        return f"process {other['pid']} on host {other['name']} is rank {rank} already"
+    return ""
+
+
+def _join(
+    address: str,
+    own: Hello,
+    deadline: float,
+    timeout: float,
+    check: Callable[[], None],
+    key: JobKey | None,
+) -> list[Hello]:
+    """Every other rank's side: it sends its hello and gets the table from rank 0."""
+    who, missing = f"rank {own['rank']}", [0]
+    log = MissingLog("rank", who, address)
+    socket = MeetingSocket.connect(
+        address, key, who, lambda notice: check_notice(notice, own["size"])
+    )
+    try:
+        socket.send(own)
+        while time.monotonic() < deadline:
+            check()
+            if missing == [0]:  # else rank 0 logs it for all
+                log(missing)
+            socket.poll()
+            for _, notice in socket.receive(strict=True):
+                if "table" in notice:
+                    return list(notice["table"])
+                if "refused" in notice:
+                    raise CommError(f"{who}: {address} refused this process: {notice['refused']}")
+                missing = notice["missing"]
+    except ValueError as error:
+        raise CommError(
+            f"{who}: what listens at {address} is not rank 0 of a ringlet job"
+        ) from error
+    finally:
+        socket.close(0)  # rank 0 has heard all, or is not there
+    late = f"{timeout:.0f} s"
+    text = f"rendezvous at {address}: {numbered('rank', missing)} did not come within {late}"
+    if missing == [0]:
+        text = f"no answer from rank 0 at {address} within {late}: is it running there?"
+    raise CommTimeout(f"{who}: {text}", missing)
 
 
 _HELLO_TYPES = {

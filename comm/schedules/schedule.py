@@ -130,6 +130,16 @@ def embed(
     return result
 
 
+def backwards(steps: Sequence[Step], receive: type[Receive | Reduce] = Receive) -> list[Step]:
+    """The way back: the last slot to come leaves first. Makes a gather (or, with Reduce, a reduce)
+    of a scatter or broadcast, and an all-gather of a reduce-scatter."""
+    return [
+        receive(step.peer, step.slot) if isinstance(step, Send) else Send(step.peer, step.slot)
+        for step in reversed(steps)
+        if not isinstance(step, Copy)
+    ]
+
+
 def cut(schedule: Schedule, segments: int) -> Schedule:
     """The schedule with every slot cut into `segments`, as `run` cuts it for a large array."""
     if segments == 1:

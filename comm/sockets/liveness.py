@@ -76,7 +76,7 @@ class Liveness:
         """Read the connections' monitors; peers whose connection closed unexplained are lost."""
         for rank, monitor in monitors.items():
             while int(monitor.get(zmq.EVENTS)) & zmq.POLLIN:
-                if read_event(monitor).kind == zmq.EVENT_DISCONNECTED:
+                if read_event(monitor)[0] == zmq.EVENT_DISCONNECTED:
                     self.closed(rank)
         grace = AGENT_GRACE_S if self.agent else CAUSE_GRACE_S
         for rank, since in self._closed.items():

@@ -1,5 +1,6 @@
 """The messages of one call."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -42,7 +43,7 @@ class Messages:
         self._endpoint, self._group, self._ranks, self._call = endpoint, group, ranks, call
         self._sent: dict[int, int] = {}
         self._received: dict[int, int] = {}
-        self._traffic: dict[int, Traffic] = {}
+        self._traffic: defaultdict[int, Traffic] = defaultdict(Traffic)
         call.traffic.append(self._traffic)
 
     def send(
@@ -70,7 +71,7 @@ class Messages:
             number,
             checksum(piece.view("u1").data) if known_checksum is None else known_checksum,
         )
-        traffic = self._with(rank)
+        traffic = self._traffic[rank]
         traffic.messages_sent += 1
         traffic.bytes_sent += piece.nbytes
         tracker = endpoint.post(rank, header, piece, frame)
@@ -115,7 +116,7 @@ class Messages:
                 f"rank {here}: {call.text()} expected a segment of {like.nbytes} bytes from rank "
                 f"{rank} and got {nbytes}"
             )
-        traffic = self._with(rank)
+        traffic = self._traffic[rank]
         traffic.messages_received += 1
         traffic.bytes_received += nbytes
         return message
@@ -123,12 +124,6 @@ class Messages:
     def _wait(self, peer: int, keep: bool = False) -> MessageWait:
         key = (self._group, self._ranks[peer], self._call.stream)
         return MessageWait(self._endpoint, key, keep)
-
-    def _with(self, rank: int) -> Traffic:
-        traffic = self._traffic.get(rank)
-        if traffic is None:
-            traffic = self._traffic[rank] = Traffic()
-        return traffic
 
 
 def departed(sends: Iterable[SendWait]) -> Program:

@@ -39,46 +39,38 @@ class Notices:
         self.greeted: set[int] = set()
         self.waiting: dict[tuple[str, int], WaitNotice] = {}  # by group and rank
         self.mismatched: dict[str, str] = {}  # by group: both sides, in words
-        self._liveness = liveness
-        self._handlers: dict[str, Callable[[int, Any], None]] = {
-            "hello": lambda source, content: self.greeted.add(source),
-            "credit": lambda source, content: release(source, int(content)),
-            "full": lambda source, content: credits.full.add(source),
-            "waiting": self._hear_waiting,
-            "resumed": self._hear_resumed,
-            "mismatch": self._hear_mismatch,
-            "lost": self._hear_lost,
-            "goodbye": self._hear_goodbye,
-        }
+        self._liveness, self._credits, self._release = liveness, credits, release
 
     def handle(self, source: int, kind: str, content: Any) -> None:
         """Act on a notice of a peer's; raises what reading it raises if it is malformed."""
-        self._handlers[kind](source, content)
-
-    def _hear_waiting(self, source: int, content: Any) -> None:
-        group, waited_for, stream, sequence, signature, seconds = content
-        operation, dtype, shape, detail = signature
-        self.waiting[str(group), source] = WaitNotice(
-            int(waited_for),
-            int(stream),
-            int(sequence),
-            Signature(str(operation), str(dtype), tuple(shape), str(detail)),
-            float(seconds),
-            time.monotonic(),
-        )
-
-    def _hear_resumed(self, source: int, content: Any) -> None:
-        group, stream, sequence = content
-        said = self.waiting.get((str(group), source))
-        if said is not None and (said.stream, said.sequence) == (stream, sequence):
-            del self.waiting[str(group), source]
-
-    def _hear_mismatch(self, source: int, content: Any) -> None:
-        self.mismatched.setdefault(str(content["group"]), str(content["text"]))
-
-    def _hear_lost(self, source: int, content: Any) -> None:
-        self._liveness.hear({int(rank): str(cause) for rank, cause in content.items()})
-
-    def _hear_goodbye(self, source: int, content: Any) -> None:
-        self._hear_lost(source, content)
-        self._liveness.departed(source)
+        match kind:
+            case "hello":
+                self.greeted.add(source)
+            case "credit":
+                self._release(source, int(content))
+            case "full":
+                self._credits.full.add(source)
+            case "waiting":
+                group, waited_for, stream, sequence, signature, seconds = content
+                operation, dtype, shape, detail = signature
+                self.waiting[str(group), source] = WaitNotice(
+                    int(waited_for),
+                    int(stream),
+                    int(sequence),
+                    Signature(str(operation), str(dtype), tuple(shape), str(detail)),
+                    float(seconds),
+                    time.monotonic(),
+                )
+            case "resumed":
+                group, stream, sequence = content
+                said = self.waiting.get((str(group), source))
+                if said is not None and (said.stream, said.sequence) == (stream, sequence):
+                    del self.waiting[str(group), source]
+            case "mismatch":
+                self.mismatched.setdefault(str(content["group"]), str(content["text"]))
+            case "lost" | "goodbye":
+                self._liveness.hear({int(rank): str(cause) for rank, cause in content.items()})
+                if kind == "goodbye":
+                    self._liveness.departed(source)
+            case _:
+                raise ValueError(f"an unknown notice: {kind}")

@@ -7,7 +7,7 @@ systems" (1997); Träff, "Optimal, non-pipelined reduce-scatter and allreduce al
 
 from collections.abc import Iterator
 
-from ringlet.comm.schedules.schedule import Receive, Reduce, Send, Step
+from ringlet.comm.schedules.schedule import Receive, Reduce, Send, Step, backwards
 
 
 def bruck_all_gather(rank: int, size: int, root: int = 0) -> list[Step]:
@@ -19,8 +19,10 @@ def bruck_all_gather(rank: int, size: int, root: int = 0) -> list[Step]:
     steps: list[Step] = []
     distance = 1
     while distance < size:
+        to, source = (rank - distance) % size, (rank + distance) % size
         count = min(distance, size - distance)
-        steps += _gather(rank, size, distance, count)
+        steps += [Send(to, (rank + i) % size) for i in range(count)]
+        steps += [Receive(source, (source + i) % size) for i in range(count)]
         distance *= 2
     return steps
 
@@ -43,9 +45,7 @@ def circulant_reduce_scatter(rank: int, size: int, root: int = 0) -> list[Step]:
 def circulant_all_reduce(rank: int, size: int, root: int = 0) -> list[Step]:
     """Slots: one for each rank; the reduce-scatter, then the same way back as an all-gather."""
     steps = circulant_reduce_scatter(rank, size)
-    for distance, count in reversed(list(_halvings(size))):
-        steps += _gather(rank, size, distance, count)
-    return steps
+    return [*steps, *backwards(steps)]
 
 
 def dissemination_barrier(rank: int, size: int, root: int = 0) -> list[Step]:
@@ -60,13 +60,6 @@ def dissemination_barrier(rank: int, size: int, root: int = 0) -> list[Step]:
         steps.append(Reduce((rank - distance) % size, 0))
         distance *= 2
     return steps
-
-
-def _gather(rank: int, size: int, distance: int, count: int) -> list[Step]:
-    """Send the slots of this rank and the next ones downwards; receive as many from above."""
-    to, source = (rank - distance) % size, (rank + distance) % size
-    steps: list[Step] = [Send(to, (rank + i) % size) for i in range(count)]
-    return steps + [Receive(source, (source + i) % size) for i in range(count)]
 
 
 def _halvings(size: int) -> Iterator[tuple[int, int]]:

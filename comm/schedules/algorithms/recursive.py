@@ -7,7 +7,7 @@ get the result at the end.
 
 from collections.abc import Callable
 
-from ringlet.comm.schedules.schedule import Receive, Reduce, Send, Step, embed
+from ringlet.comm.schedules.schedule import Receive, Reduce, Send, Step, backwards, embed
 
 Core = Callable[[int, int], list[Step]]
 """An all-reduce of one rank of a power of two: (rank, size) -> steps."""
@@ -49,7 +49,6 @@ def _doubling(rank: int, size: int) -> list[Step]:
 
 def _halving_doubling(rank: int, size: int) -> list[Step]:
     halving: list[Step] = []
-    doubling: list[Step] = []
     mine = range(size)
     distance = 1
     while distance < size:
@@ -59,12 +58,9 @@ def _halving_doubling(rank: int, size: int) -> list[Step]:
             kept, given = given, kept
         halving += [Send(partner, slot) for slot in given]
         halving += [Reduce(partner, slot) for slot in kept]
-        back: list[Step] = [Send(partner, slot) for slot in kept]
-        back += [Receive(partner, slot) for slot in given]
-        doubling = back + doubling
         mine = kept
         distance *= 2
-    return halving + doubling
+    return [*halving, *backwards(halving)]
 
 
 def _folded(core: Core, rank: int, size: int, slots: int) -> list[Step]:

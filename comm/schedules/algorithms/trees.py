@@ -5,7 +5,7 @@ Thakur, Rabenseifner and Gropp, "Optimization of collective communication operat
 """
 
 from ringlet.comm.schedules.algorithms.rings import ring_all_gather
-from ringlet.comm.schedules.schedule import Receive, Reduce, Send, Step
+from ringlet.comm.schedules.schedule import Receive, Reduce, Send, Step, backwards
 
 
 def tree_broadcast(rank: int, size: int, root: int = 0) -> list[Step]:
@@ -17,9 +17,7 @@ def tree_broadcast(rank: int, size: int, root: int = 0) -> list[Step]:
 
 def tree_reduce(rank: int, size: int, root: int = 0) -> list[Step]:
     """One slot; the binomial tree upside down: the root ends with the reduction."""
-    parent, children = _family(rank, size, root)
-    steps: list[Step] = [Reduce(child, 0) for child, _ in reversed(children)]
-    return steps if rank == root else [*steps, Send(parent, 0)]
+    return backwards(tree_broadcast(rank, size, root), Reduce)
 
 
 def tree_scatter(rank: int, size: int, root: int = 0) -> list[Step]:
@@ -38,13 +36,7 @@ def tree_scatter(rank: int, size: int, root: int = 0) -> list[Step]:
 
 def tree_gather(rank: int, size: int, root: int = 0) -> list[Step]:
     """Slots: one for each rank; the scatter upside down."""
-    parent, children = _family(rank, size, root)
-    steps: list[Step] = []
-    for child, branch in reversed(children):
-        steps += [Receive(child, slot) for slot in branch]
-    if rank != root:
-        steps += [Send(parent, slot) for slot in _branch(rank, size, root)]
-    return steps
+    return backwards(tree_scatter(rank, size, root))
 
 
 def chain_broadcast(rank: int, size: int, root: int = 0) -> list[Step]:
@@ -68,9 +60,7 @@ def scatter_all_gather_broadcast(rank: int, size: int, root: int = 0) -> list[St
 
 def direct_gather(rank: int, size: int, root: int = 0) -> list[Step]:
     """Slots: one for each rank; rank r starts with slot r, the root ends with all."""
-    if rank != root:
-        return [Send(root, rank)]
-    return [Receive(peer, peer) for peer in range(size) if peer != root]
+    return backwards(direct_scatter(rank, size, root))
 
 
 def direct_scatter(rank: int, size: int, root: int = 0) -> list[Step]:
