@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
+import ringlet.runtime.device_collectives as device_collectives
 from ringlet.comm import Group
 from ringlet.nn import Module, Parameter
 from ringlet.nn.backend import to_host
-from ringlet.runtime import device_collectives
 from ringlet.runtime.compression.collectives import EncodedCollectives
 from ringlet.runtime.data.gradient_groups import GradientGroup, make_reducer
 from ringlet.runtime.mesh import Mesh, share

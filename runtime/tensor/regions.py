@@ -10,11 +10,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+import ringlet.runtime.device_collectives as device_collectives
 from ringlet.comm import Group
 from ringlet.nn import Operation
 from ringlet.nn.autograd.tensor import Array, Gradient
 from ringlet.nn.backend import xp
-from ringlet.runtime import device_collectives
 from ringlet.runtime.device_collectives import Collectives, Ready, Then
 
 
