@@ -62,19 +62,17 @@ class Fault(NamedTuple):
 def parse_fault(text: str) -> Fault:
     """The fault that the text describes; raises ValueError if it describes none."""
     match = _FORM.fullmatch(text.strip())
-    count = _ordinal(match[4]) if match else 0
-    timed = match is not None and (match[1] == "delay") == (match[6] is not None)
-    if match is None or count < 1 or not timed or not _can_be(match[1], match[3], match[5]):
+    if match is not None:
+        kind, rank, place, ordinal, operation, seconds = match.groups()
+        count, timed = _ordinal(ordinal), (kind == "delay") == (seconds is not None)
+        has_middle = kind not in OF_MESSAGES and operation not in TRANSFERS
+    if match is None or count < 1 or not timed or not (place == "at" or has_middle):
         raise ValueError(
             f"{text!r} is not a fault: write `kill rank 2 at its third all_reduce` (or in, after; "
             f"{', '.join(OF_PROCESSES[1:3] + OF_MESSAGES)}), or `delay rank 1 at its first barrier "
             "by 0.5 s`"
         )
-    return Fault(match[1], int(match[2]), match[3], count, match[5], float(match[6] or 0))
-
-
-def _can_be(kind: str, place: str, operation: str) -> bool:
-    return place == "at" or (kind not in OF_MESSAGES and operation not in TRANSFERS)
+    return Fault(kind, int(rank), place, count, operation, float(seconds or 0))
 
 
 def _ordinal(word: str) -> int:

@@ -19,7 +19,7 @@ from ringlet.comm.group import Group
 from ringlet.comm.join.environment import Environment, is_open, read_environment
 from ringlet.comm.join.folders import check_private, leave_folder, make_folder
 from ringlet.comm.join.meeting import numbered
-from ringlet.comm.join.rendezvous import meet
+from ringlet.comm.join.rendezvous import Hello, meet
 from ringlet.comm.schedules.choice import Policy
 from ringlet.comm.sockets.endpoint import WORLD, Endpoint, Peer
 
@@ -130,11 +130,7 @@ def shutdown() -> None:
 
 def show_last_operations_on_signal() -> None:
     """Make SIGUSR1 show this rank's last operations on stderr; `init` does that too."""
-
-    def text() -> str:
-        return "no world" if _world is None else _world.context.recorder.text()
-
-    show_on_signal(text)
+    show_on_signal(lambda: "no world" if _world is None else _world.context.recorder.text())
 
 
 def last_operation() -> str:
@@ -246,10 +242,9 @@ def _warn(environment: Environment) -> None:
         _log.warning("ringlet: RINGLET_ENCRYPT=control: arrays travel between hosts in the clear")
 
 
-def _choose(environment: Environment, entry: dict[str, object]) -> str:
+def _choose(environment: Environment, entry: Hello) -> str:
     """How to reach a peer: by a socket file on one host, by TCP between hosts."""
-    addresses = entry["addresses"]
-    assert isinstance(addresses, dict)
+    addresses: dict[str, str] = entry["addresses"]
     kind = "ipc" if entry["host"] == environment.host and "ipc" in addresses else "tcp"
     if kind not in addresses:
         raise CommError(
@@ -257,8 +252,7 @@ def _choose(environment: Environment, entry: dict[str, object]) -> str:
             f"{list(addresses.values())} on host {entry['name']}; RINGLET_TRANSPORT must be the "
             "same on all ranks"
         )
-    address: str = addresses[kind]
-    return address
+    return addresses[kind]
 
 
 def _private_folder(environment: Environment) -> Path | None:

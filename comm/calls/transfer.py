@@ -64,11 +64,10 @@ def _send(messages: Messages, peer: int, data: Array) -> Program:
 
 def _receive(messages: Messages, operation: ActiveCall, peer: int, out: Array | None) -> Program:
     channel, tag = operation.channel, operation.stream
-    header: Header = yield from messages.peek(peer)
     # Sends are counted by their sender; receives that have failed in between do not count.
-    while header.sequence < channel.received.get((peer, tag), 0):
-        yield from messages.discard(peer)
-        header = yield from messages.peek(peer)
+    header: Header = yield from messages.peek(
+        peer, lambda header: header.sequence < channel.received.get((peer, tag), 0)
+    )
     operation.sequence = channel.received.get((peer, tag), 0)
     operation.check_header(header, 0)
     _, dtype, shape, _ = header.signature

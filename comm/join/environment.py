@@ -91,9 +91,12 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
     if rank >= size:
         raise CommError(f"RANK is {rank}, but WORLD_SIZE is {size}: ranks count from 0")
     local_size = values.integer("LOCAL_WORLD_SIZE", 1) if "LOCAL_WORLD_SIZE" in values else None
-    rendezvous = values.rendezvous() if size > 1 else ""
-    address = values.get("RINGLET_ADDRESS") if size > 1 else None
-    key = find_key(values) if size > 1 else None
+    rendezvous, address, key = "", None, None
+    if size > 1:
+        rendezvous = values.get("RINGLET_RENDEZVOUS") or tcp(
+            values.text("MASTER_ADDR"), values.integer("MASTER_PORT", 1)
+        )
+        address, key = values.get("RINGLET_ADDRESS"), find_key(values)
     check_network([rendezvous, f"tcp://{bracketed(address)}" if address else ""], key, values)
     return Environment(
         rank=rank,
@@ -148,11 +151,6 @@ class _Variables(dict[str, str]):
         if not value > 0:
             raise CommError(f"{name} is {text!r}; it must be a number of seconds above 0")
         return value
-
-    def rendezvous(self) -> str:
-        if "RINGLET_RENDEZVOUS" in self:
-            return self["RINGLET_RENDEZVOUS"]
-        return tcp(self.text("MASTER_ADDR"), self.integer("MASTER_PORT", 1))
 
     # What needs NumPy is imported only if it is asked for: launchers do without.
 

@@ -42,15 +42,9 @@ def translate(variables: Mapping[str, str]) -> Mapping[str, str]:
 
     Raises CommError if the ranks are on several hosts and nothing says where rank 0 is.
     """
-    if "RANK" in variables or "WORLD_SIZE" in variables:
+    names = next((mpi for mpi in MPIS if mpi.rank in variables and mpi.size in variables), None)
+    if names is None or "RANK" in variables or "WORLD_SIZE" in variables:
         return variables
-    for names in MPIS:
-        if names.rank in variables and names.size in variables:
-            return _translate(variables, names)
-    return variables
-
-
-def _translate(variables: Mapping[str, str], names: _MpiVariables) -> Mapping[str, str]:
     size = variables[names.size]
     local_size = variables.get(names.local_size, size)
     added = {"RANK": variables[names.rank], "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": local_size}
@@ -65,11 +59,8 @@ def _translate(variables: Mapping[str, str], names: _MpiVariables) -> Mapping[st
             )
         job = next((variables[name] for name in names.job if name in variables), "")
         job = job or f"parent {os.getppid()}"
-        added["RINGLET_RENDEZVOUS"] = f"ipc://{_folder(names.launcher, job)}/rendezvous"
+        digest = hashlib.blake2b(f"{names.launcher}\0{job}".encode(), digest_size=8).hexdigest()
+        folder = Path(tempfile.gettempdir()) / f"ringlet-mpi-{os.getuid()}-{digest}"
+        added["RINGLET_RENDEZVOUS"] = f"ipc://{folder}/rendezvous"
         added["RINGLET_JOB"] = variables.get("RINGLET_JOB", job)
     return {**variables, **added}
-
-
-def _folder(launcher: str, job: str) -> Path:
-    name = hashlib.blake2b(f"{launcher}\0{job}".encode(), digest_size=8).hexdigest()
-    return Path(tempfile.gettempdir()) / f"ringlet-mpi-{os.getuid()}-{name}"

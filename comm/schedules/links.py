@@ -82,7 +82,11 @@ def measure(group: Any, hosts: tuple[int, ...]) -> Links:
     A collective. A kind of link that does not exist in the group keeps its default.
     """
     figures = np.full((2, 3), np.nan)
-    for kind, pairs in enumerate((_on_hosts(hosts), _between_hosts(hosts))):
+    by_host = [[rank for rank, host in enumerate(hosts) if host == h] for h in sorted({*hosts})]
+    on_hosts = [(ranks[0], ranks[1]) for ranks in by_host if len(ranks) > 1]
+    firsts = [ranks[0] for ranks in by_host]  # no host is in two pairs
+    between_hosts = list(zip(firsts[::2], firsts[1::2], strict=False))
+    for kind, pairs in enumerate((on_hosts, between_hosts)):
         for pair in pairs:
             if group.rank in pair:
                 figures[kind] = _ping_pong(group, pair)
@@ -90,18 +94,6 @@ def measure(group: Any, hosts: tuple[int, ...]) -> Links:
     known = [rows[~np.isnan(rows[:, 0])] for rows in np.swapaxes(everybodys, 0, 1)]
     links = [LinkCost(*np.median(rows, 0).tolist()) if len(rows) else ON_HOST for rows in known]
     return Links.parse(str(Links(*links)))  # no more exact than its text
-
-
-def _on_hosts(hosts: tuple[int, ...]) -> list[tuple[int, int]]:
-    """The first two ranks of every host that has two."""
-    by_host = [[rank for rank, host in enumerate(hosts) if host == h] for h in sorted({*hosts})]
-    return [(ranks[0], ranks[1]) for ranks in by_host if len(ranks) > 1]
-
-
-def _between_hosts(hosts: tuple[int, ...]) -> list[tuple[int, int]]:
-    """The first ranks of hosts 0 and 1, of 2 and 3, ...: no host is in two pairs."""
-    firsts = [hosts.index(host) for host in sorted({*hosts})]
-    return list(zip(firsts[::2], firsts[1::2], strict=False))
 
 
 def _ping_pong(group: Any, pair: tuple[int, int]) -> tuple[float, float, float]:

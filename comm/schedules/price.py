@@ -7,7 +7,7 @@ bandwidth, and arrives `latency` later; a rank sends one message and receives on
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TypeAlias
 
 from ringlet.comm.schedules.clocks import Clocks
 from ringlet.comm.schedules.kernel import execute
@@ -106,12 +106,8 @@ def price(schedule: Schedule, network: Network, nbytes: float, segments: int = 1
     )
 
 
-class _Transit(NamedTuple):
-    """A message on its way."""
-
-    arrival: float
-    busy: float
-    duplex: bool
+_Transit: TypeAlias = tuple[float, float, bool]
+"""A message on its way: its arrival, for how long it keeps a port busy, whether it is duplex."""
 
 
 class _Pricer:
@@ -139,7 +135,7 @@ class _Pricer:
         if host_of is not None and host_of(rank) != host_of(step.peer):
             seconds = self.carried.get(host_of(rank), 0.0) + self.slot_bytes / link.bandwidth
             self.carried[host_of(rank)] = seconds
-        return _Transit(left + link.latency, busy, link.duplex)
+        return left + link.latency, busy, link.duplex
 
     def receive(self, rank: int, step: Receive | Reduce, payload: _Transit) -> None:
         clocks = self.clocks
@@ -150,4 +146,4 @@ class _Pricer:
             pair = (rank, step.peer)
             self.waits[pair] = self.waits.get(pair, 0.0) + wait
         if isinstance(step, Reduce):
-            clocks.compute(rank, self._combine, payload.duplex)
+            clocks.compute(rank, self._combine, duplex=payload[2])

@@ -7,7 +7,7 @@ defines must hold exactly what it promises.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from ringlet.comm.errors import ScheduleError
 from ringlet.comm.schedules.clocks import Rounds
@@ -60,13 +60,8 @@ class Value(NamedTuple):
     order: int
 
 
-class SlotMessage(NamedTuple):
-    """A slot on its way."""
-
-    sender: int
-    slot: int
-    value: Value | None
-    round: int
+SlotMessage: TypeAlias = tuple[int, Value | None, int]
+"""A slot on its way: its number and content, and the round in which it travels."""
 
 
 class Transfer(NamedTuple):
@@ -102,12 +97,12 @@ class Prover:
     def send(self, rank: int, step: Send) -> SlotMessage:
         self.sent[rank] += 1
         left = self.rounds.send(rank, step.peer)
-        return SlotMessage(rank, step.slot, self._slots[rank][step.slot], left)
+        return step.slot, self._slots[rank][step.slot], left
 
     def receive(self, rank: int, step: Receive | Reduce, payload: SlotMessage) -> None:
-        sender, source, value, left = payload
-        there, combined = self.rounds.receive(rank, sender, left), isinstance(step, Reduce)
-        self.transfers.append(Transfer(there, sender, source, rank, step.slot, combined))
+        source, value, left = payload
+        there, combined = self.rounds.receive(rank, step.peer, left), isinstance(step, Reduce)
+        self.transfers.append(Transfer(there, step.peer, source, rank, step.slot, combined))
         if isinstance(step, Reduce):
             value = self._combine(rank, step, self._slots[rank][step.slot], value)
         self._set(there, rank, step.slot, value)

@@ -53,9 +53,9 @@ def prove_direct(name: str, size: int, root: int = 0) -> DirectProof:
 
 def prove_staged(name: str, size: int, root: int = 0, chunks: int = 1) -> DirectProof:
     """The same of the schedule through the staging areas, in so many chunks."""
-    steps = [list(staged_steps(name, rank, size, root, chunks)) for rank in range(size)]
-    for own in steps:
-        own[:] = [_in_areas(step) for step in own]
+    steps = [
+        list(map(_in_areas, staged_steps(name, rank, size, root, chunks))) for rank in range(size)
+    ]
     return _prove(f"staged {name} of {size}", promise_of(name, size, root), steps, chunks)
 
 

@@ -290,7 +290,7 @@ class Endpoint:
             self._monitored = now
             self.liveness.check(self._monitors, now)
         if quiet:
-            self.liveness.quiet(now)
+            self.liveness.quiet_at = now
 
     def _where(self, rank: int) -> str:
         peer = self.peers[rank]
@@ -300,33 +300,27 @@ class Endpoint:
 
     def close(self, linger_s: float) -> None:
         """Say goodbye to every peer, deliver what is queued for up to `linger_s`, and close."""
-        until = time.monotonic() + linger_s
-        while self._parked_for_the_living() and time.monotonic() < until:
-            self._attend()
-            time.sleep(0.001)
+        until, reachable = time.monotonic() + linger_s, self.liveness.reachable
+        parked = self.credits.parked
+        self._linger(until, lambda: any(parked[peer] and reachable(peer) for peer in parked))
         farewells = self._say_goodbye() if linger_s else {}
-        while farewells and time.monotonic() < until:
-            self._attend()
-            for rank, tracker in list(farewells.items()):
-                if tracker.done or not self.liveness.reachable(rank):
-                    del farewells[rank]
-            time.sleep(0.001 if farewells else 0)
+        self._linger(
+            until, lambda: any(reachable(peer) and not farewells[peer].done for peer in farewells)
+        )
         for rank, outbox in self._outboxes.items():
             outbox.disable_monitor()
             self._monitors[rank].close(0)
             # What ZeroMQ has let go of may still be on its way through the I/O thread.
-            outbox.close(FLUSH_MS if linger_s and self.liveness.reachable(rank) else 0)
+            outbox.close(FLUSH_MS if linger_s and reachable(rank) else 0)
         self.inbox.close()
         self._context.term()
 
-    def _attend(self) -> None:
-        """Read what comes while this process leaves."""
-        self.inbox.poll()
-        self.liveness.check(self._monitors, time.monotonic())
-
-    def _parked_for_the_living(self) -> bool:
-        parked = self.credits.parked.items()
-        return any(waiting and self.liveness.reachable(peer) for peer, waiting in parked)
+    def _linger(self, until: float, pending: Callable[[], bool]) -> None:
+        """Read what comes while something is on its way."""
+        while pending() and time.monotonic() < until:
+            self.inbox.poll()
+            self.liveness.check(self._monitors, time.monotonic())
+            time.sleep(0.001)
 
     def _say_goodbye(self) -> "dict[int, zmq.MessageTracker]":
         """Queue a goodbye, behind everything else, for each peer; the trackers of those sent.

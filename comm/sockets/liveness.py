@@ -6,7 +6,7 @@ from typing import Any
 
 import zmq
 
-from ringlet.comm.join.monitor import read_event
+from ringlet.comm.join.authenticator import read_event
 
 CAUSE_GRACE_S = 0.25
 AGENT_GRACE_S = 1.0
@@ -26,9 +26,9 @@ class Liveness:
         self._where = where
         self._lost: dict[int, tuple[str, float]] = {}
         self._closed: dict[int, float] = {}
-        self._departed: set[int] = set()
+        self.departed: set[int] = set()  # ranks that said goodbye
         self._left_behind: dict[int, str] = {}
-        self._quiet = 0.0
+        self.quiet_at = 0.0  # when the inbox was last empty
 
     def announce(self, rank: int, cause: str) -> None:
         """Somebody who knows says that the rank is gone. Callable from any thread."""
@@ -43,30 +43,22 @@ class Liveness:
         for rank, cause in lost.items():
             self._lost.setdefault(rank, (cause, 0.0))
 
-    def departed(self, rank: int) -> None:
-        """The rank said goodbye."""
-        self._departed.add(rank)
-
-    def quiet(self, now: float) -> None:
-        """The inbox was empty at this time."""
-        self._quiet = now
-
     def gone(self) -> dict[int, str]:
         """The ranks that ended too early, and why."""
         return {rank: cause for rank, (cause, _) in self._lost.items()} | self._left_behind
 
     def reachable(self, rank: int) -> bool:
         """Whether a message could still arrive there."""
-        return not (rank in self._departed or rank in self._closed or rank in self._lost)
+        return not (rank in self.departed or rank in self._closed or rank in self._lost)
 
     def missing(self, ranks: tuple[int, ...], source: int | None) -> tuple[int, str] | None:
         """One of the ranks that is lost, or `source` if it has shut down, and why; else None."""
         now = time.monotonic()
         # The first to be reported: others may have ended because of it.
         for rank, (cause, since) in list(self._lost.items()):
-            if rank in ranks and (self._quiet > since or now - since > DRAIN_S):
+            if rank in ranks and (self.quiet_at > since or now - since > DRAIN_S):
                 return rank, cause
-        if source is not None and source in self._departed:
+        if source is not None and source in self.departed:
             # Ranks that wait for this one because of it must hear who left first.
             cause = self._left_behind.setdefault(source, f"{self._where(source)} has shut down")
             return source, cause
@@ -80,5 +72,5 @@ class Liveness:
                     self.closed(rank)
         grace = AGENT_GRACE_S if self.agent else CAUSE_GRACE_S
         for rank, since in self._closed.items():
-            if now - since > grace and rank not in self._departed and rank not in self._lost:
+            if now - since > grace and rank not in self.departed and rank not in self._lost:
                 self._lost[rank] = (f"{self._where(rank)} closed its connection", since)

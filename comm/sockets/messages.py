@@ -1,7 +1,7 @@
 """The messages of one call."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import zmq
@@ -77,15 +77,15 @@ class Messages:
         tracker = endpoint.post(rank, header, piece, frame)
         return None if tracker is None else SendWait(tracker, rank)
 
-    def peek(self, peer: int) -> Program:
-        """Wait for the peer's next message and return its header; it stays where it is."""
-        message: Message = yield self._wait(peer, keep=True)
-        return message.header
-
-    def discard(self, peer: int) -> Program:
-        """Drop the peer's next message, which has come before."""
-        yield self._wait(peer)
-        self._endpoint.repeated()
+    def peek(self, peer: int, is_old: Callable[[Header], bool]) -> Program:
+        """Wait for the peer's next message and return its header; it stays where it is. Old ones,
+        which have come before, are dropped."""
+        while True:
+            message: Message = yield self._wait(peer, keep=True)
+            if not is_old(message.header):
+                return message.header
+            yield self._wait(peer)
+            self._endpoint.repeated()
 
     def receive(self, peer: int, like: Array) -> Program:
         """Wait for the peer's next segment; returns the message, of as many bytes as `like`.

@@ -71,6 +71,6 @@ class Notices:
             case "lost" | "goodbye":
                 self._liveness.hear({int(rank): str(cause) for rank, cause in content.items()})
                 if kind == "goodbye":
-                    self._liveness.departed(source)
+                    self._liveness.departed.add(source)
             case _:
                 raise ValueError(f"an unknown notice: {kind}")

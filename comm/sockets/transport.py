@@ -15,7 +15,7 @@ import numpy as np
 from ringlet.comm.arrays import REDUCTIONS, Array, overflow_allowed, parts, working_dtype
 from ringlet.comm.protocols import Program
 from ringlet.comm.schedules.algorithms import slots_of, steps_of
-from ringlet.comm.schedules.choice import Choice
+from ringlet.comm.schedules.choice import COMBINING, Choice
 from ringlet.comm.schedules.schedule import (
     SEGMENT_BYTES,
     Copy,
@@ -82,21 +82,6 @@ def make_steps(
         for number, elements in enumerate(sizes)
         for start, stop in pairwise(elements * part // count for part in range(count + 1))
     ]
-    return cut_steps(steps, slots)
-
-
-kept_steps = lru_cache(maxsize=1024)(make_steps)
-"""The same, made once; see KEPT_SEGMENTS."""
-
-
-def _cut(array: int, start: int, stop: int, most: int) -> list[Extent]:
-    """A slot's segments; at least one, even if it is empty."""
-    starts = range(start, max(start + 1, stop), most)
-    return [Extent(array, at, min(at + most, stop)) for at in starts]
-
-
-def cut_steps(steps: Sequence[Step], slots: Sequence[Sequence[Extent]]) -> MessageSteps:
-    """The steps on slots that are cut into these segments."""
     used = {step.slot for step in steps} | {s.source for s in steps if isinstance(s, Copy)}
     first, segments = dict[int, int](), list[Extent]()
     for slot in sorted(used):
@@ -119,6 +104,16 @@ def cut_steps(steps: Sequence[Step], slots: Sequence[Sequence[Extent]]) -> Messa
     return MessageSteps(tuple(segments), tuple(found))
 
 
+kept_steps = lru_cache(maxsize=1024)(make_steps)
+"""The same, made once; see KEPT_SEGMENTS."""
+
+
+def _cut(array: int, start: int, stop: int, most: int) -> list[Extent]:
+    """A slot's segments; at least one, even if it is empty."""
+    starts = range(start, max(start + 1, stop), most)
+    return [Extent(array, at, min(at + most, stop)) for at in starts]
+
+
 class Sockets:
     """The transport of one group: `group` and `ranks` say where its messages travel."""
 
@@ -135,7 +130,7 @@ class Sockets:
         written again: nothing on its way refers to it."""
         operation, source, result = task.operation, task.source, task.result
         own: list[Array | None]
-        if operation in ("all_reduce", "reduce_scatter", "reduce"):
+        if operation in COMBINING:
             yield from self._reduce(call, task, algorithm)
         elif operation == "all_to_all":
             yield from self._run(call, task, [source, result], algorithm)
@@ -151,14 +146,12 @@ class Sockets:
     def _reduce(self, call: MessageCall, task: Task, algorithm: str) -> Program:
         """Operations that combine; float16 sums travel as float32."""
         operation, source, result = task.operation, task.source, task.result
+        gets_result = operation != "reduce" or self.rank == task.root
         # Partial results are written where the array is: only the caller's own if it goes there.
-        in_place = operation == "all_reduce" or (
-            np.may_share_memory(source, result) if operation == "reduce_scatter" else True
-        )
-        in_place = in_place and (operation != "reduce" or self.rank == task.root)
+        in_place = gets_result and (source is result or np.may_share_memory(source, result))
         data = source.astype(working_dtype(source.dtype, task.op), copy=not in_place)
         yield from self._run(call, task, [data], algorithm)
-        if operation == "reduce" and self.rank != task.root:
+        if not gets_result:
             return
         mine = parts(data, self.size)[self.rank] if operation == "reduce_scatter" else data
         if task.op == "mean":
@@ -176,10 +169,7 @@ class Sockets:
         steps = steps_of("scatter", self.rank, self.size, root, name)
         source = next(step.peer for step in steps if isinstance(step, Receive))
         messages = Messages(self.endpoint, self.group, self.ranks, call)
-        header: Header = yield from messages.peek(source)
-        while call.is_repeated(header, 0):
-            yield from messages.discard(source)
-            header = yield from messages.peek(source)
+        header: Header = yield from messages.peek(source, lambda h: call.is_repeated(h, 0))
         call.check_header(header, 0)
         return header.signature
 
@@ -188,12 +178,11 @@ class Sockets:
     ) -> Program:
         """The algorithm on 1-D arrays that make up the slots together, each an equal share of
         them. What only passes through need not be there."""
-        some = next(array for array in memory if array is not None)
-        sizes = tuple(some.size if array is None else array.size for array in memory)
-        nbytes = 0 if task.operation == "scatter" else sum(sizes) * some.itemsize
-        nbytes = some.nbytes if task.operation == "all_to_all" else nbytes
-        name = algorithm or self.choice.choose(task.operation, nbytes)
-        yield from self.take(call, task, memory, name)
+        whole = task.result if task.operation in ("all_gather", "gather") else memory[0]
+        nbytes = 0 if whole is None else whole.nbytes
+        yield from self.take(
+            call, task, memory, algorithm or self.choice.choose(task.operation, nbytes)
+        )
 
     def take(
         self, call: MessageCall, task: Task, memory: Sequence[Array | None], name: str

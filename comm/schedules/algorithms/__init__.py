@@ -5,7 +5,7 @@ hold is part of an operation's meaning (see `Schedule`); each function says how 
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 from ringlet.comm.schedules.algorithms import (
@@ -53,7 +53,7 @@ def _two_each(size: int) -> int:
 ALGORITHMS: dict[str, dict[str, Algorithm]] = {
     "all_reduce": {
         "ring": Algorithm(rings.ring_all_reduce, _each),
-        "bidirectional_ring": Algorithm(rings.bidirectional_all_reduce, _two_each),
+        "bidirectional_ring": Algorithm(partial(rings.both_ways, rings.ring_all_reduce), _two_each),
         "recursive_doubling": Algorithm(recursive.recursive_doubling_all_reduce, _one),
         "halving_doubling": Algorithm(
             recursive.halving_doubling_all_reduce, recursive.power_of_two
@@ -63,12 +63,14 @@ ALGORITHMS: dict[str, dict[str, Algorithm]] = {
     },
     "reduce_scatter": {
         "ring": Algorithm(rings.ring_reduce_scatter, _each),
-        "bidirectional_ring": Algorithm(rings.bidirectional_reduce_scatter, _two_each),
+        "bidirectional_ring": Algorithm(
+            partial(rings.both_ways, rings.ring_reduce_scatter), _two_each
+        ),
         "circulant": Algorithm(circulant.circulant_reduce_scatter, _each),
     },
     "all_gather": {
         "ring": Algorithm(rings.ring_all_gather, _each),
-        "bidirectional_ring": Algorithm(rings.bidirectional_all_gather, _two_each),
+        "bidirectional_ring": Algorithm(partial(rings.both_ways, rings.ring_all_gather), _two_each),
         "bruck": Algorithm(circulant.bruck_all_gather, _each),
     },
     "broadcast": {

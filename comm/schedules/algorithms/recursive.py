@@ -9,9 +9,6 @@ from collections.abc import Callable
 
 from ringlet.comm.schedules.schedule import Receive, Reduce, Send, Step, backwards, embed
 
-Core = Callable[[int, int], list[Step]]
-"""An all-reduce of one rank of a power of two: (rank, size) -> steps."""
-
 
 def power_of_two(size: int) -> int:
     """The largest power of two up to `size`."""
@@ -63,7 +60,7 @@ def _halving_doubling(rank: int, size: int) -> list[Step]:
     return [*halving, *backwards(halving)]
 
 
-def _folded(core: Core, rank: int, size: int, slots: int) -> list[Step]:
+def _folded(core: Callable[[int, int], list[Step]], rank: int, size: int, slots: int) -> list[Step]:
     """The core on p ranks: of the first 2 (size - p) ranks the even ones only give and get."""
     power = power_of_two(size)
     folding = 2 * (size - power)

@@ -3,7 +3,7 @@
 Patarasuk and Yuan, "Bandwidth optimal all-reduce algorithms for clusters of workstations" (2009).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ringlet.comm.schedules.schedule import Receive, Reduce, Send, Step, embed
 
@@ -40,28 +40,14 @@ def ring_all_reduce(rank: int, size: int, root: int = 0, way: int = 1) -> list[S
     return ring_reduce_scatter(rank, size, way=way) + ring_all_gather(rank, size, way=way)
 
 
-def bidirectional_reduce_scatter(rank: int, size: int, root: int = 0) -> list[Step]:
-    """Slots: two for each rank, 2 r going up the ring and 2 r + 1 going down.
+def both_ways(ring: Callable[..., list[Step]], rank: int, size: int, root: int = 0) -> list[Step]:
+    """Slots: two for each of the ring's: the even ones go up the ring, the odd ones down.
 
-    On links that carry both ways at once (a torus, say), twice as fast as the ring.
+    On links that carry both ways at once (a torus, say), twice as fast as the ring. The ways take
+    turns, each turn a receive and the send that passes it on.
     """
-    return _both_ways(ring_reduce_scatter(rank, size), ring_reduce_scatter(rank, size, way=-1))
-
-
-def bidirectional_all_gather(rank: int, size: int, root: int = 0) -> list[Step]:
-    """Slots: two for each rank, 2 r going up the ring and 2 r + 1 going down."""
-    return _both_ways(ring_all_gather(rank, size), ring_all_gather(rank, size, way=-1))
-
-
-def bidirectional_all_reduce(rank: int, size: int, root: int = 0) -> list[Step]:
-    """Slots: the array cut into 2 size parts; the even ones go up the ring, the odd ones down."""
-    return _both_ways(ring_all_reduce(rank, size), ring_all_reduce(rank, size, way=-1))
-
-
-def _both_ways(up: list[Step], down: list[Step]) -> list[Step]:
-    """Take turns, each turn a receive and the send that passes it on."""
-    evens = embed(up, lambda slot: [2 * slot])
-    odds = embed(down, lambda slot: [2 * slot + 1])
+    evens = embed(ring(rank, size), lambda slot: [2 * slot])
+    odds = embed(ring(rank, size, way=-1), lambda slot: [2 * slot + 1])
     pairs = zip(_turns(evens), _turns(odds), strict=True)
     return [step for one, other in pairs for step in one + other]
 
