@@ -2,11 +2,12 @@
 
 import time
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from ringlet.comm.calls.hierarchy import Hierarchy
 from ringlet.comm.calls.recorder import Record, Recorder
 from ringlet.comm.errors import CommError
-from ringlet.comm.protocols import Transport
+from ringlet.comm.protocols import Transport, Wait
 from ringlet.comm.schedules.choice import SHARED, Choice, Policy
 from ringlet.comm.schedules.links import Links
 from ringlet.comm.shared.regions import Regions
@@ -129,3 +130,18 @@ class Channel:
             if not isinstance(error, CommError):
                 error = CommError(f"a collective of this group ended early: {error!r}")
             self.broken = error
+
+
+class Counted(Protocol):
+    """A call in flight with its number among those of its channel."""
+
+    channel: Channel
+    signature: Signature
+    stream: int
+    sequence: int
+    started: float
+    timeout: float
+    waiting_for: Wait | None
+
+    def text(self) -> str:
+        """The call with its size, for errors."""

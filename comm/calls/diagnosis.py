@@ -5,12 +5,11 @@ name the whole chain of ranks that wait for each other.
 """
 
 import time
-from typing import Any, Protocol
+from typing import Any
 
-from ringlet.comm.calls.channel import Channel, Context
+from ringlet.comm.calls.channel import Context, Counted
 from ringlet.comm.calls.recorder import ENDED, SHOWN_WITH_ERROR
 from ringlet.comm.errors import CommTimeout, PeerLost
-from ringlet.comm.protocols import Wait
 from ringlet.comm.signature import Signature
 from ringlet.comm.sockets.endpoint import WORLD
 from ringlet.comm.sockets.wire import COLLECTIVE
@@ -21,39 +20,24 @@ NOTICE_S = 0.2
 NOTICE_EVERY_S = 5.0
 
 
-class Waiting(Protocol):
-    """The operation that waits."""
-
-    channel: Channel
-    signature: Signature
-    stream: int
-    sequence: int
-    started: float
-    timeout: float
-    waiting_for: Wait | None
-
-    def text(self) -> str:
-        """The operation with its size, for errors."""
-
-
 class Diagnosis:
     """What is known about one operation's wait."""
 
-    def __init__(self, operation: Waiting) -> None:
-        self._operation = operation
-        self._channel, self._endpoint = operation.channel, operation.channel.endpoint
-        self.notice_at = operation.started + NOTICE_S
+    def __init__(self, call: Counted) -> None:
+        self._call = call
+        self._channel, self._endpoint = call.channel, call.channel.endpoint
+        self.notice_at = call.started + NOTICE_S
         self._told = False
 
     def check(self) -> None:
         """Raise PeerLost or CommTimeout if the wait cannot end well; tell the group if it lasts."""
-        operation, endpoint, now = self._operation, self._endpoint, time.monotonic()
-        wait = operation.waiting_for
+        call, endpoint, now = self._call, self._endpoint, time.monotonic()
+        wait = call.waiting_for
         # Any of the group: the awaited rank may have met the loss before it could send.
         lost = endpoint.liveness.missing(self._channel.ranks, None if wait is None else wait.needed)
         if lost is not None:
             raise self._lost(*lost)
-        if now >= operation.started + operation.timeout:
+        if now >= call.started + call.timeout:
             raise self.timed_out()
         if endpoint.ask_for_credit():
             self.notice_at = now
@@ -68,13 +52,13 @@ class Diagnosis:
         """The call ended well: what was told of its wait would be believed for a while, and circles
         be seen in it."""
         if self._told:
-            operation = self._operation
-            self._notify("resumed", (self._channel.id, operation.stream, operation.sequence))
+            call = self._call
+            self._notify("resumed", (self._channel.id, call.stream, call.sequence))
 
     def timed_out(self) -> CommTimeout:
         """The error for having waited until now."""
-        seconds = time.monotonic() - self._operation.started
-        head = f"rank {self._endpoint.rank}: {self._operation.text()} waited {seconds:.1f} s"
+        seconds = time.monotonic() - self._call.started
+        head = f"rank {self._endpoint.rank}: {self._call.text()} waited {seconds:.1f} s"
         awaited = self._awaited()
         if awaited is None:
             error = CommTimeout(f"{head} for its turn")
@@ -85,13 +69,13 @@ class Diagnosis:
         return error
 
     def _awaited(self) -> int | None:
-        wait = self._operation.waiting_for
+        wait = self._call.waiting_for
         return None if wait is None else wait.awaited
 
     def _lost(self, rank: int, cause: str) -> PeerLost:
         """The error; the others in the group are told, for they may wait for this rank now."""
         self._notify("lost", {rank: cause})
-        text = f"rank {self._endpoint.rank}: {self._operation.text()} lost rank {rank}: {cause}"
+        text = f"rank {self._endpoint.rank}: {self._call.text()} lost rank {rank}: {cause}"
         return PeerLost(text, rank)
 
     def _break_circle(self, rank: int) -> None:
@@ -124,8 +108,8 @@ class Diagnosis:
                 texts.append(self._last_seen(rank))
                 break
             notice = waiting[group, rank]
-            call = describe(context, group, notice.stream, notice.sequence, notice.signature)
-            texts.append(f"which has waited {notice.seconds + now - heard:.1f} s in {call}")
+            said_call = describe(context, group, notice.stream, notice.sequence, notice.signature)
+            texts.append(f"which has waited {notice.seconds + now - heard:.1f} s in {said_call}")
             if notice.source < 0:
                 break
             texts[-1] += f" for rank {notice.source}"
@@ -138,26 +122,26 @@ class Diagnosis:
         met = channel.last_met
         if met is not None and met[ENDED] > heard and channel.shared is not None:
             # On shared memory a rank that ended a call has seen all others in it.
-            call = describe(channel.context, channel.id, COLLECTIVE, met[0], met[1])
-            return f"whose last call here, {now - met[ENDED]:.1f} s ago, was {call}"
+            last_call = describe(channel.context, channel.id, COLLECTIVE, met[0], met[1])
+            return f"whose last call here, {now - met[ENDED]:.1f} s ago, was {last_call}"
         if header is None:
             return "from which nothing has come yet"
-        call = describe(
+        last_call = describe(
             channel.context, header.group, header.stream, header.sequence, header.signature
         )
-        return f"whose last message, {now - heard:.1f} s ago, was of {call}"
+        return f"whose last message, {now - heard:.1f} s ago, was of {last_call}"
 
     def _tell(self, now: float) -> None:
         """Tell the group what this rank waits in."""
         self._told = True
-        operation, awaited = self._operation, self._awaited()
+        call, awaited = self._call, self._awaited()
         content = (
             self._channel.id,
             -1 if awaited is None else awaited,
-            operation.stream,
-            operation.sequence,
-            operation.signature,
-            now - operation.started,
+            call.stream,
+            call.sequence,
+            call.signature,
+            now - call.started,
         )
         self._notify("waiting", content)
 

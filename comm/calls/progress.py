@@ -35,12 +35,12 @@ class Progress:
         self._stopping = False
         self._thread: threading.Thread | None = None
 
-    def submit(self, operation: ActiveCall, program: Program) -> None:
+    def submit(self, call: ActiveCall, program: Program) -> None:
         """Queue an operation behind the earlier ones of its channel."""
-        operation.share()
+        call.share()
         with self._changed:
-            self._lanes.setdefault(operation.channel, deque()).append((operation, program))
-            operation.channel.pending += 1
+            self._lanes.setdefault(call.channel, deque()).append((call, program))
+            call.channel.pending += 1
             self._fresh = True
             self._changed.notify()
             if self._thread is None:
@@ -61,12 +61,12 @@ class Progress:
 
     def _run(self) -> None:
         while self._next_round():
-            for operation in self._heads:
-                operation.step()
-            if not any(operation.finished for operation in self._heads):
+            for call in self._heads:
+                call.step()
+            if not any(call.finished for call in self._heads):
                 self._wait()
-        for operation in self._heads:
-            operation.fail(CommError(f"{operation.text()} was in flight at shutdown"))
+        for call in self._heads:
+            call.fail(CommError(f"{call.text()} was in flight at shutdown"))
 
     def _wait(self) -> None:
         """Until something moves. What waits at a fence sleeps on the others' counters, with the
@@ -97,19 +97,17 @@ class Progress:
                     del self._lanes[channel]
             first = sorted((lane[0] for lane in self._lanes.values()), key=lambda it: it[0].nbytes)
             started = [(op, program) for op, program in first if op not in self._heads]
-            self._heads = [operation for operation, _ in first]
-        for operation, program in started:
-            operation.start(program)
+            self._heads = [call for call, _ in first]
+        for call, program in started:
+            call.start(program)
         return not self._stopping
 
     def _moved(self) -> bool:
-        return self._fresh or any(
-            operation.finished or operation.ready() for operation in self._heads
-        )
+        return self._fresh or any(call.finished or call.ready() for call in self._heads)
 
     def _check(self) -> None:
-        for operation in self._heads:
+        for call in self._heads:
             try:
-                operation.check()
+                call.check()
             except CommError as error:
-                operation.fail(error)
+                call.fail(error)

@@ -27,18 +27,18 @@ class Transfers:
         """Queue the array for the peer; its memory is free again after `wait`."""
         check_array(x)
         signature = Signature("send", x.dtype.str, x.shape, "")
-        operation = self._begin(signature, peer, tag, timeout, x.nbytes)
-        operation.start(_send(self._messages(operation), peer, flat(x)))
-        return Lane().append(operation)
+        call = self._begin(signature, peer, tag, timeout, x.nbytes)
+        call.start(_send(self._messages(call), peer, flat(x)))
+        return Lane().append(call)
 
     def irecv(self, peer: int, tag: int, out: Array | None, timeout: float) -> LaneWork:
         """Take the next array from the peer: a new one, or into `out`."""
         if out is not None:
             check_array(out, writable=True)
-        operation = self._begin(Signature("recv", "", (), ""), peer, tag, timeout)
+        call = self._begin(Signature("recv", "", (), ""), peer, tag, timeout)
         lane = self._lanes.setdefault((peer, tag), Lane())
-        work = lane.append(operation)
-        operation.start(_receive(self._messages(operation), operation, peer, out))
+        work = lane.append(call)
+        call.start(_receive(self._messages(call), call, peer, out))
         return work
 
     def _begin(
@@ -52,9 +52,9 @@ class Transfers:
         record = channel.next_transfer(signature, channel.ranks[peer], tag)
         return ActiveCall(channel, signature, record, timeout, nbytes=nbytes)
 
-    def _messages(self, operation: ActiveCall) -> Messages:
+    def _messages(self, call: ActiveCall) -> Messages:
         channel = self._channel
-        return Messages(channel.endpoint, channel.id, channel.ranks, operation)
+        return Messages(channel.endpoint, channel.id, channel.ranks, call)
 
 
 def _send(messages: Messages, peer: int, data: Array) -> Program:
@@ -62,23 +62,23 @@ def _send(messages: Messages, peer: int, data: Array) -> Program:
     yield from departed(send for send in sends if send is not None)
 
 
-def _receive(messages: Messages, operation: ActiveCall, peer: int, out: Array | None) -> Program:
-    channel, tag = operation.channel, operation.stream
+def _receive(messages: Messages, call: ActiveCall, peer: int, out: Array | None) -> Program:
+    channel, tag = call.channel, call.stream
     # Sends are counted by their sender; receives that have failed in between do not count.
     header: Header = yield from messages.peek(
         peer, lambda header: header.sequence < channel.received.get((peer, tag), 0)
     )
-    operation.sequence = channel.received.get((peer, tag), 0)
-    operation.check_header(header, 0)
+    call.sequence = channel.received.get((peer, tag), 0)
+    call.check_header(header, 0)
     _, dtype, shape, _ = header.signature
     if out is not None and (out.shape != shape or out.dtype.str != dtype):
         raise CollectiveMismatch(
-            f"rank {channel.endpoint.rank}: {operation.text()} into an array of shape "
+            f"rank {channel.endpoint.rank}: {call.text()} into an array of shape "
             f"{out.shape} and dtype {out.dtype} met {header.signature} from rank {header.source}; "
             "the message can still be received"
         )
     result = allocate(header.signature) if out is None else out
-    operation.nbytes = result.nbytes
+    call.nbytes = result.nbytes
     data = flat(result)
     for piece in segments(data):
         message: Message = yield from messages.receive(peer, piece)

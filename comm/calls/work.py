@@ -24,63 +24,63 @@ class Work(Protocol):
 class ProgressWork:
     """An asynchronous collective, driven by the progress thread."""
 
-    def __init__(self, operation: ActiveCall) -> None:
-        self._operation = operation
+    def __init__(self, call: ActiveCall) -> None:
+        self._call = call
 
     def wait(self, timeout: float | None = None) -> Any:
-        if not self._operation.wait_for_end(timeout):
-            raise self._operation.timed_out()
-        return self._operation.outcome()
+        if not self._call.wait_for_end(timeout):
+            raise self._call.timed_out()
+        return self._call.outcome()
 
     def done(self) -> bool:
-        return self._operation.finished
+        return self._call.finished
 
 
 class Lane:
     """Transfers that must be driven in order: the receives from one rank with one tag."""
 
     def __init__(self) -> None:
-        self._operations: deque[ActiveCall] = deque()
+        self._calls: deque[ActiveCall] = deque()
         self._lock = threading.Lock()
 
-    def append(self, operation: ActiveCall) -> "LaneWork":
+    def append(self, call: ActiveCall) -> "LaneWork":
         """Queue a started operation."""
-        self._operations.append(operation)
-        return LaneWork(self, operation)
+        self._calls.append(call)
+        return LaneWork(self, call)
 
-    def drive(self, operation: ActiveCall, timeout: float | None) -> Any:
+    def drive(self, call: ActiveCall, timeout: float | None) -> Any:
         """Drive everything up to the operation, in the caller's thread."""
         with self._lock:
-            while not operation.finished:
-                self._operations[0].complete(timeout)
+            while not call.finished:
+                self._calls[0].complete(timeout)
                 self._discard_finished()
-        return operation.outcome()
+        return call.outcome()
 
     def step(self) -> None:
         """Drive what can be driven without waiting."""
         if self._lock.acquire(blocking=False):
             try:
-                while self._operations and self._operations[0].step():
-                    self._operations.popleft()
+                while self._calls and self._calls[0].step():
+                    self._calls.popleft()
             finally:
                 self._lock.release()
 
     def _discard_finished(self) -> None:
-        while self._operations and self._operations[0].finished:
-            self._operations.popleft()
+        while self._calls and self._calls[0].finished:
+            self._calls.popleft()
 
 
 class LaneWork:
     """A transfer, driven by whoever waits for it."""
 
-    def __init__(self, lane: Lane, operation: ActiveCall) -> None:
-        self._lane, self._operation = lane, operation
+    def __init__(self, lane: Lane, call: ActiveCall) -> None:
+        self._lane, self._call = lane, call
 
     def wait(self, timeout: float | None = None) -> Any:
-        return self._lane.drive(self._operation, timeout)
+        return self._lane.drive(self._call, timeout)
 
     def done(self) -> bool:
-        if not self._operation.finished:
-            self._operation.channel.endpoint.inbox.poll()
+        if not self._call.finished:
+            self._call.channel.endpoint.inbox.poll()
             self._lane.step()
-        return self._operation.finished
+        return self._call.finished
