@@ -44,8 +44,6 @@ _FORM = re.compile(
 )
 
 Result = TypeVar("Result")
-Frames = tuple[bytes, Any]
-"""A header and the bytes that follow it."""
 
 
 class Fault(NamedTuple):
@@ -131,8 +129,8 @@ class Faults:
             else:
                 os.kill(os.getpid(), signal.SIGKILL if fault.kind == "kill" else signal.SIGSTOP)
 
-    def sent(self, head: bytes, data: Any) -> list[Frames]:
-        """What is sent instead of a message."""
+    def sent(self, head: bytes, data: Any) -> list[tuple[bytes, Any]]:
+        """What is sent instead of a message: headers, each with the bytes that follow it."""
         kind = self._on_messages
         if kind == "drop":
             return []

@@ -1,4 +1,4 @@
-"""What the parts of comm know of each other: a call in flight, and what it can wait for.
+"""What the parts of comm know of each other: a task, a call in flight, what it can wait for.
 
 A collective or a transfer is written once, as a generator that yields what it waits for. A blocking
 call drives it in the caller's thread; the progress thread drives the asynchronous ones.
@@ -6,11 +6,11 @@ call drives it in the caller's thread; the progress thread drives the asynchrono
 
 import time
 from collections.abc import Callable, Generator
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
+from ringlet.comm.arrays import Array
 from ringlet.comm.signature import Signature
 from ringlet.comm.stats import Traffic
-from ringlet.comm.task import Task
 
 Action: TypeAlias = Callable[[], None]
 
@@ -58,6 +58,22 @@ class Wait:
 
 
 Program: TypeAlias = Generator[Wait, Any, Any]
+
+
+class Task(NamedTuple):
+    """One rank's part in a collective. `source` and `result` are contiguous and 1-D.
+
+    `source` is what this rank puts in, `result` where what it gets goes: the same memory in
+    all_reduce, broadcast and reduce; this rank's share in reduce_scatter and scatter; all rows in
+    all_gather and gather. Where only the root has one of them, the other ranks' is a placeholder
+    of the same length that is never touched.
+    """
+
+    operation: str
+    source: Array
+    result: Array
+    op: str = ""
+    root: int = 0
 
 
 class Call(Protocol):

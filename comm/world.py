@@ -195,9 +195,7 @@ def _connect(endpoint: Endpoint, environment: Environment) -> dict[int, str]:
             raise PeerLost(f"rank {environment.rank}: rendezvous lost rank {rank}: {cause}", rank)
 
     try:
-        table = meet(
-            environment.rendezvous, hello, deadline, environment.timeout, check, environment.key
-        )
+        table = meet(environment.rendezvous, hello, environment.timeout, check, environment.key)
         # Rank 0's token is this start's own: frames of any other are strangers'.
         endpoint.job = f"{environment.job}/{table[0]['token']}"
         peers = {

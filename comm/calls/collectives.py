@@ -8,9 +8,8 @@ import numpy as np
 
 from ringlet.comm.arrays import Array, flat, parts, store
 from ringlet.comm.calls.active_call import ActiveCall
-from ringlet.comm.protocols import Program
+from ringlet.comm.protocols import Program, Task
 from ringlet.comm.sockets.wire import allocate
-from ringlet.comm.task import Task
 
 BARRIER = Task("barrier", np.empty(0, np.uint8), np.empty(0, np.uint8))
 

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 
 from ringlet.comm.arrays import Array, parts
-from ringlet.comm.protocols import Program
+from ringlet.comm.protocols import Program, Task
 from ringlet.comm.schedules.algorithms.hierarchical import INSIDE, PHASES
 from ringlet.comm.shared.transport import SharedMemory
 from ringlet.comm.sockets.messages import MessageCall
 from ringlet.comm.sockets.transport import Sockets
-from ringlet.comm.task import Task
 
 
 class Hierarchy(Sockets):

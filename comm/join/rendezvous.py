@@ -30,33 +30,23 @@ Hello = dict[str, Any]
 
 
 def meet(
-    address: str,
-    hello: Hello,
-    deadline: float,
-    timeout: float,
-    check: Callable[[], None],
-    key: JobKey | None = None,
+    address: str, hello: Hello, timeout: float, check: Callable[[], None], key: JobKey | None
 ) -> list[Hello]:
     """Exchange hellos; returns those of all ranks, by rank.
 
     `check` is called while waiting, and may raise.
 
-    Raises CommTimeout naming who is missing at the deadline (monotonic seconds), CommError when
-    rank 0 refuses this rank (its job, world size or rank does not fit), AuthenticationError when
-    the keys differ. While ranks are missing, rank 0 logs every few seconds which.
+    Raises CommTimeout naming who is missing after `timeout` seconds, CommError when rank 0 refuses
+    this rank (its job, world size or rank does not fit), AuthenticationError when the keys differ.
+    While ranks are missing, rank 0 logs every few seconds which.
     """
     key = key if address.startswith("tcp://") else None
     side = _gather if hello["rank"] == 0 else _join
-    return side(address, hello, deadline, timeout, check, key)
+    return side(address, hello, timeout, check, key)
 
 
 def _gather(
-    address: str,
-    own: Hello,
-    deadline: float,
-    timeout: float,
-    check: Callable[[], None],
-    key: JobKey | None,
+    address: str, own: Hello, timeout: float, check: Callable[[], None], key: JobKey | None
 ) -> list[Hello]:
     """Rank 0's side: it collects every rank's hello and sends the table to all."""
     try:
@@ -66,7 +56,8 @@ def _gather(
             f"rank 0 cannot listen at {address} for the other ranks: {error}. Another program "
             "may use the port, or the address is not this host's"
         ) from error
-    size, here, routes = own["size"], {0: own}, dict[int, bytes]()
+    size, deadline = own["size"], time.monotonic() + timeout
+    here, routes = {0: own}, dict[int, bytes]()
     tell, log = Every(TELL_EVERY_S, first=TELL_EVERY_S), MissingLog("rank", "rank 0", address)
 
     def send_all(notice: Notice) -> None:
@@ -122,15 +113,10 @@ def _objection(hello: Hello, here: dict[int, Hello]) -> str:
 
 
 def _join(
-    address: str,
-    own: Hello,
-    deadline: float,
-    timeout: float,
-    check: Callable[[], None],
-    key: JobKey | None,
+    address: str, own: Hello, timeout: float, check: Callable[[], None], key: JobKey | None
 ) -> list[Hello]:
     """Every other rank's side: it sends its hello and gets the table from rank 0."""
-    who, missing = f"rank {own['rank']}", [0]
+    who, missing, deadline = f"rank {own['rank']}", [0], time.monotonic() + timeout
     log = MissingLog("rank", who, address)
     socket = MeetingSocket.connect(
         address, key, who, lambda notice: check_notice(notice, own["size"])

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from ringlet.comm.errors import CommError
-from ringlet.comm.schedules.algorithms import ALGORITHMS, schedule, slots_of
+from ringlet.comm.schedules.algorithms import ALGORITHMS, schedule
 from ringlet.comm.schedules.links import SHARED_MEMORY, Links
 from ringlet.comm.schedules.price import LinkCost, Network, price
 from ringlet.comm.schedules.schedule import SEGMENT_BYTES
@@ -158,9 +158,7 @@ class Choice:
         def link(sender: int, receiver: int) -> LinkCost:
             return inside if hosts[sender] == hosts[receiver] else links.network
 
-        size = len(hosts)
-        priced = schedule(operation, name, size, per_host=per_host)
-        slots = slots_of(operation, size, name)
-        segments = min(PRICED_SEGMENTS, -(-nbytes // (slots * SEGMENT_BYTES)))
+        priced = schedule(operation, name, len(hosts), per_host=per_host)
+        segments = min(PRICED_SEGMENTS, -(-nbytes // (priced.slots * SEGMENT_BYTES)))
         network = Network(link, REDUCTION_S, host=hosts.__getitem__)
         return price(priced, network, nbytes, segments).seconds

@@ -13,7 +13,7 @@ import msgpack
 import numpy as np
 
 from ringlet.comm.arrays import Array, address_of, quiet_runner
-from ringlet.comm.protocols import Call, ErrorWait, Program, Transport
+from ringlet.comm.protocols import Call, ErrorWait, Program, Task, Transport
 from ringlet.comm.schedules.direct import AREAS, transfers
 from ringlet.comm.shared.attach import Vanished
 from ringlet.comm.shared.combine import Combiner, block_elements
@@ -32,7 +32,6 @@ from ringlet.comm.shared.regions import UNREGISTERED, Regions
 from ringlet.comm.shared.steps import BoundMove, Operand, Peers, Stretch, bind, bind_attached
 from ringlet.comm.signature import Signature
 from ringlet.comm.stats import Traffic
-from ringlet.comm.task import Task
 
 ATTACH_BYTES = 6 << 20
 """From here on one copy by the kernel, page by page, costs no more than two through the cache, and

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from ringlet.comm.arrays import REDUCTIONS, Array, overflow_allowed, parts, working_dtype
-from ringlet.comm.protocols import Program
+from ringlet.comm.protocols import Program, Task
 from ringlet.comm.schedules.algorithms import slots_of, steps_of
 from ringlet.comm.schedules.choice import COMBINING, Choice
 from ringlet.comm.schedules.schedule import (
@@ -29,7 +29,6 @@ from ringlet.comm.sockets.endpoint import ZERO_COPY_BYTES, Endpoint
 from ringlet.comm.sockets.messages import MessageCall, Messages, departed
 from ringlet.comm.sockets.waits import SendWait
 from ringlet.comm.sockets.wire import Header
-from ringlet.comm.task import Task
 
 Combine: TypeAlias = Callable[..., Any]
 """A NumPy ufunc of two arguments: combine(a, b, out=a)."""
