@@ -9,14 +9,12 @@ errors.py, options.py and units.py know none of them.
 from collections.abc import Callable
 from typing import Any
 
-A_WEEK_S = 7 * 24 * 3600.0
-
 
 def spawn(
     function: Callable[..., Any],
     workers: int,
     *,
-    deadline: float = A_WEEK_S,
+    deadline: float = 7 * 24 * 3600.0,
     timeout: float = 300.0,
     transport: str = "auto",
     **arguments: Any,

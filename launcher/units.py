@@ -2,7 +2,7 @@
 
 import math
 import re
-import time
+import timeit
 from collections.abc import Callable
 from typing import Any
 
@@ -57,9 +57,4 @@ def _parse(text: str, option: str, units: dict[str, float], wanted: str) -> floa
 
 def fastest(call: Callable[[], Any], times: int) -> float:
     """Seconds of the fastest of several calls."""
-    best = math.inf
-    for _ in range(times):
-        began = time.perf_counter()
-        call()
-        best = min(best, time.perf_counter() - began)
-    return best
+    return min(timeit.repeat(call, repeat=times, number=1))

@@ -82,7 +82,7 @@ def bench(options: BenchOptions, join: JoinOptions) -> None:
         screen.line(f"{options.workers} ranks, {arrays} arrays, {join.transport}")
         screen.line(HEADER)
 
-    def show(rank: int, notice: dict[str, Any]) -> None:
+    def show(notice: dict[str, Any]) -> None:
         row = notice["row"]
         screen.line(json.dumps(row) if options.as_json else text(row))
         if not row["right"]:

@@ -12,16 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgpack
+import numpy as np
 import typer
+import zmq
 
+import ringlet
 from ringlet.comm.errors import AuthenticationError
+from ringlet.comm.join.key import JobKey, find_key
+from ringlet.launcher import spawn
 from ringlet.launcher.commands.options import with_options
 from ringlet.launcher.errors import ExitCode, UserError, user_errors
 from ringlet.launcher.hosts.agents import open_agent
 from ringlet.launcher.hosts.network_agent import NetworkAgent
-from ringlet.launcher.hosts.node import node_spec
 from ringlet.launcher.hosts.options import HostOptions
-from ringlet.launcher.hosts.ssh import run_over_ssh
+from ringlet.launcher.hosts.ssh import SshLauncher
 from ringlet.launcher.options import option
 from ringlet.launcher.supervisor.control import Notice
 from ringlet.launcher.supervisor.environment import THREAD_VARIABLES, cores, free_port
@@ -42,12 +47,6 @@ class NoteError(Exception):
 
 def versions() -> str:
     """Versions of Python and the libraries."""
-    import msgpack
-    import numpy as np
-    import zmq
-
-    import ringlet
-
     libraries = f"NumPy {np.__version__}, pyzmq {zmq.__version__} on libzmq {zmq.zmq_version()}"
     packed = ".".join(map(str, msgpack.version))
     python = platform.python_version()
@@ -56,8 +55,6 @@ def versions() -> str:
 
 def blas() -> str:
     """NumPy's BLAS, and its number of threads."""
-    import numpy as np
-
     config: Any = np.show_config(mode="dicts")
     built = config["Build Dependencies"]["blas"]
     given = [f"{name}={os.environ[name]}" for name in THREAD_VARIABLES if name in os.environ]
@@ -98,12 +95,10 @@ def sockets() -> str:
 
 def key() -> str:
     """CURVE, and the job key if one is set."""
-    from ringlet.comm.join.key import JobKey, find_key
-
     JobKey.new()
     known = find_key(os.environ) is not None
-    key = "a job key is set" if known else "no job key is set (several hosts need one)"
-    return f"CURVE is available; {key}"
+    text = "a job key is set" if known else "no job key is set (several hosts need one)"
+    return f"CURVE is available; {text}"
 
 
 def clock() -> str:
@@ -117,8 +112,6 @@ def clock() -> str:
 
 def timed_sums(world: Any) -> float:
     """What the two ranks do: seconds of the fastest sum; negative if a sum is wrong."""
-    import numpy as np
-
     total = float(world.all_reduce(np.full(1 << 16, world.rank + 1.0))[-1])
     best = fastest(lambda: world.all_reduce(np.ones(1)), 20)
     return best if total == 3.0 else -1.0
@@ -126,8 +119,6 @@ def timed_sums(world: Any) -> float:
 
 def two_ranks() -> str:
     """An all-reduce of two workers."""
-    from ringlet.launcher import spawn
-
     began = time.perf_counter()
     best = max(spawn(timed_sums, 2, deadline=30.0, timeout=20.0))
     if best < 0:
@@ -155,16 +146,15 @@ def line(state: str, name: str, text: str) -> str:
 def between_hosts(hosts: HostOptions, timeout: float) -> int:
     """Check the hosts and their network, with one rank on each; returns the exit code."""
     if hosts.over_ssh:
-        return run_over_ssh(["doctor", f"--timeout={timeout}"], hosts, 1)
-    spec, screen = node_spec(hosts), Screen()
-    states: list[str] = []
+        return SshLauncher(["doctor", f"--timeout={timeout}"], hosts, 1).run()
+    screen, states = Screen(), []
 
-    def inform(rank: int, notice: Notice) -> None:
+    def inform(notice: Notice) -> None:
         if "finding" in notice:
             states.append(notice["finding"][0])
             screen.line(line(*notice["finding"]))
 
-    with open_agent(spec, 1, WorkerOptions(timeout=timeout)) as agent:
+    with open_agent(hosts, 1, WorkerOptions(timeout=timeout)) as agent:
         if not isinstance(agent, NetworkAgent):
             raise UserError("to check between hosts, name at least two: --hosts a,b")
         try:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -92,17 +93,12 @@ def _continuation(model: LanguageModel, ids: Any, options: GenerateOptions) -> I
         found = beam_search(model, ids, options.max_new_tokens, beams=options.beams, eos=eos)[0]
         new = iter(found[prompt_of(model, ids).shape[1] :].tolist())
     else:
-        drawing: dict[str, Any] = {
-            "temperature": options.temperature,
-            "top_k": options.top_k or None,
-        }
-        drawing |= {"top_p": options.top_p, "seed": options.seed}
-        parts = stream(model, ids, options.max_new_tokens, eos=eos, **drawing)
+        parts = stream(
+            model, ids, options.max_new_tokens, temperature=options.temperature,
+            top_k=options.top_k or None, top_p=options.top_p, seed=options.seed, eos=eos,
+        )  # fmt: skip
         new = (int(part[0]) for part in parts)
-    for number in new:
-        if number == eos:
-            return
-        yield number
+    return takewhile(lambda number: number != eos, new)
 
 
 def _load(folder: Path) -> tuple[LanguageModel, Tokenizer]:

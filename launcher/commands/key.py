@@ -9,9 +9,7 @@ import typer
 from ringlet.comm.join.key import JobKey
 from ringlet.launcher.errors import UserError, user_errors
 
-keys = typer.Typer(
-    help="Make job keys: whoever has a job's key can join it.", rich_markup_mode=None
-)
+keys = typer.Typer(rich_markup_mode=None)
 
 
 @keys.callback()

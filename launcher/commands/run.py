@@ -8,7 +8,6 @@ import typer
 from ringlet.launcher.commands.options import with_options, words_given
 from ringlet.launcher.errors import UserError
 from ringlet.launcher.hosts.agents import open_agent
-from ringlet.launcher.hosts.node import node_spec
 from ringlet.launcher.hosts.options import HostOptions
 from ringlet.launcher.supervisor.control import Notice
 from ringlet.launcher.supervisor.options import WorkerOptions
@@ -43,23 +42,18 @@ def run(
     if program == ["-m"]:
         raise UserError("-m needs the name of a module")
     if hosts.over_ssh:
-        from ringlet.launcher.hosts.ssh import run_over_ssh
+        from ringlet.launcher.hosts.ssh import SshLauncher
 
         command = ["run", *words_given(context, without=hosts.left_out), *program]
-        raise typer.Exit(run_over_ssh(command, hosts, workers))
-    options.make_folder()
-    spec = node_spec(hosts)
-    screen, joined = Screen(), []
+        raise typer.Exit(SshLauncher(command, hosts, workers).run())
+    screen = Screen()
+    notices: list[Notice] = []  # that ranks have joined
 
-    def inform(rank: int, notice: Notice) -> None:
-        if "joined" in notice:
-            joined.append(rank)
-
-    with open_agent(spec, workers, options) as agent:
+    with open_agent(hosts, workers, options) as agent:
 
         def start(generation: int) -> Supervisor:
             job, _ = agent.next_job(generation)
-            module = "ringlet.launcher.workers.worker"
+            module, inform = "ringlet.launcher.workers.worker", notices.append
             return Supervisor(job, module, program, screen=screen, agent=agent, inform=inform)
 
-        raise typer.Exit(run_with_restarts(start, agent, lambda: bool(joined), screen))
+        raise typer.Exit(run_with_restarts(start, agent, lambda: bool(notices), screen))

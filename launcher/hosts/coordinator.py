@@ -18,27 +18,21 @@ from ringlet.launcher.supervisor.options import WorkerOptions
 LAST_CALL_S = 10.0
 """How long an elastic job waits for more hosts once it has enough of them."""
 
-RUNNING = "the job is already running, and does not restart when it fails (--max-restarts)"
-
 
 class Coordinator(NetworkAgent):
     """Agent 0's end of the channel."""
 
     def __init__(self, spec: NodeSpec, workers: int, options: WorkerOptions) -> None:
         self._waiting: dict[int, tuple[HostInfo, AgentState]] = {}
-        super().__init__(spec, workers, options)
-
-    def _open(self) -> meeting.MeetingSocket:
-        spec = self.spec
+        address = f"tcp://{spec.master}"
         try:
-            return meeting.MeetingSocket.bind(
-                f"tcp://{spec.master}", spec.key, "host 0", check_notice
-            )
+            channel = meeting.MeetingSocket.bind(address, spec.key, "host 0", check_notice)
         except zmq.ZMQError as error:
             raise UserError(
                 f"cannot listen at {spec.master} for the other hosts: {error}. --node-rank 0 must "
                 "run on the host that --master names, and the port must be free"
             ) from error
+        super().__init__(spec, workers, options, channel)
 
     # -- meeting ------------------------------------------------------------------------------
 
@@ -68,7 +62,7 @@ class Coordinator(NetworkAgent):
         log = meeting.MissingLog("host", "host 0", self.address)
         while missing := [node for node in range(self.spec.nodes) if node not in here]:
             now, names = time.monotonic(), [str(here[node]) for node in sorted(here)]
-            if len(here) >= self.spec.fewest:
+            if len(here) >= self.spec.least:
                 enough_since = min(enough_since, now)
             awaited = any(before[node].expected for node in missing if node in before)
             if not awaited and now - enough_since >= last_call:
@@ -86,28 +80,28 @@ class Coordinator(NetworkAgent):
 
     def _admit(self, here: dict[int, HostInfo]) -> None:
         for route, notice in self._socket.receive():
-            if "join" not in notice:
-                continue
-            host = parse(HostInfo, notice["join"])
-            reason = self._objection(notice, host, here)
-            if reason:
-                self._socket.send({"refused": reason}, route)
-            else:
+            if "join" in notice and (host := self._welcome(route, notice, here)):
                 here[host.node] = host
                 self._others[host.node] = AgentState(route)
 
-    def _objection(self, notice: meeting.Notice, host: HostInfo, here: dict[int, HostInfo]) -> str:
-        """Why this host cannot join; empty if it can."""
-        nodes, version = notice["nodes"], notice["version"]
+    def _welcome(
+        self, route: bytes, notice: meeting.Notice, here: dict[int, HostInfo], refusal: str = ""
+    ) -> HostInfo | None:
+        """The host that asks to join; None if it was refused: it does not suit those that are
+        `here`, or there is a `refusal` for all."""
+        host, nodes, version = parse(HostInfo, notice["join"]), notice["nodes"], notice["version"]
         if version != ringlet.__version__:
-            return f"it has ringlet {version}, and host 0 has {ringlet.__version__}"
-        if nodes != self.spec.nodes:
-            return f"its --nnodes is {nodes}, host 0's is {self.spec.nodes}"
-        if not 0 < host.node < self.spec.nodes or host.workers < 1:
-            return f"there is no host {host.node} among {self.spec.nodes}"
-        if here.get(host.node, host) != host:
-            return f"{here[host.node]} is there already"
-        return ""
+            refusal = f"it has ringlet {version}, and host 0 has {ringlet.__version__}"
+        elif nodes != self.spec.nodes:
+            refusal = f"its --nnodes is {nodes}, host 0's is {self.spec.nodes}"
+        elif not 0 < host.node < self.spec.nodes or host.workers < 1:
+            refusal = f"there is no host {host.node} among {self.spec.nodes}"
+        elif here.get(host.node, host) != host:
+            refusal = f"{here[host.node]} is there already"
+        if not refusal:
+            return host
+        self._socket.send({"refused": refusal}, route)
+        return None
 
     # -- running ------------------------------------------------------------------------------
 
@@ -125,15 +119,12 @@ class Coordinator(NetworkAgent):
         """A host that comes while the job is running waits for the next start."""
         if self._state_of(route) is not None:
             return  # it has joined, and had asked twice
-        host = parse(HostInfo, notice["join"])
         lost = [node for node, state in self._others.items() if state.lost]
         here = {each.node: each for each in self.assignment.hosts if each.node not in lost}
-        reason = self._objection(notice, host, here)
-        if not reason and not self.options.max_restarts and not self.elastic:
-            reason = RUNNING
-        if reason:
-            self._socket.send({"refused": reason}, route)
-        else:
+        refusal = "the job is already running, and does not restart when it fails (--max-restarts)"
+        restarts = self.options.max_restarts or self.elastic
+        host = self._welcome(route, notice, here, "" if restarts else refusal)
+        if host is not None:
             self._waiting[host.node] = host, AgentState(route)
             self._socket.send({"wait": True}, route)
 

@@ -59,19 +59,17 @@ class NetworkAgent(Agent, ABC):
 
     poll_s = 0.05
 
-    def __init__(self, spec: NodeSpec, workers: int, options: WorkerOptions) -> None:
+    def __init__(
+        self, spec: NodeSpec, workers: int, options: WorkerOptions, channel: MeetingSocket
+    ) -> None:
         super().__init__(workers, options)
         self.spec, self.node, self.elastic = spec, spec.node, spec.elastic
         self.assignment = Assignment([], "", "")
         self._name = secrets.token_hex(8)
         self._others: dict[int, AgentState] = {}
         self._heartbeat = Every(HEARTBEAT_S)
-        self._socket = self._open()
+        self._socket = channel
         self.address = self._socket.address.removeprefix("tcp://")
-
-    @abstractmethod
-    def _open(self) -> MeetingSocket:
-        """Listen or connect."""
 
     @abstractmethod
     def meet(self, timeout: float, assign: Assign) -> Assignment:

@@ -15,25 +15,20 @@ from ringlet.launcher.hosts.options import HostOptions
 @dataclass(frozen=True)
 class NodeSpec:
     """What one agent is told to be: host `node` of `nodes`, reached by other hosts at `address`;
-    agent 0 listens at `master`. The job may be as small as `least` hosts (0: `nodes`)."""
+    agent 0 listens at `master`. The job can start with as few as `least` hosts."""
 
     node: int
     nodes: int
     address: str
     master: str
     key: JobKey | None
+    least: int
     over_ssh: bool = False
-    least: int = 0
-
-    @property
-    def fewest(self) -> int:
-        """How few hosts the job can start with."""
-        return self.least or self.nodes
 
     @property
     def elastic(self) -> bool:
         """Whether the job goes on without hosts that are lost."""
-        return self.fewest < self.nodes
+        return self.least < self.nodes
 
 
 def apply_security(options: HostOptions) -> JobKey | None:
@@ -78,4 +73,4 @@ def node_spec(options: HostOptions) -> NodeSpec | None:
     address = own_address(master, options.interface, options.address)
     with user_errors(AuthenticationError):
         check_network([f"tcp://{master}", f"tcp://{bracketed(address)}"], key)
-    return NodeSpec(options.node_rank, most, address, master, key, options.announce, least)
+    return NodeSpec(options.node_rank, most, address, master, key, least, options.announce)

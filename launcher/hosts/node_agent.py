@@ -23,12 +23,10 @@ class NodeAgent(NetworkAgent):
     def __init__(self, spec: NodeSpec, workers: int, options: WorkerOptions) -> None:
         self._outcome: meeting.Notice | None = None
         self._again: bool | None = None
-        super().__init__(spec, workers, options)
-
-    def _open(self) -> meeting.MeetingSocket:
+        address, who = f"tcp://{spec.master}", f"host {spec.node}"
+        channel = meeting.MeetingSocket.connect(address, spec.key, who, check_notice)
+        super().__init__(spec, workers, options, channel)
         self._others[0] = AgentState()
-        who, spec = f"host {self.spec.node}", self.spec
-        return meeting.MeetingSocket.connect(f"tcp://{spec.master}", spec.key, who, check_notice)
 
     def meet(self, timeout: float, assign: Assign) -> Assignment:
         """See NetworkAgent. A host that comes while the job is running waits for its next start,
@@ -36,12 +34,11 @@ class NodeAgent(NetworkAgent):
         missing, waiting, rejoins = [0], False, bool(self.assignment.hosts)
         log = meeting.MissingLog("host", f"host {self.node}", self.address)
         tell = meeting.Every(meeting.TELL_EVERY_S)
-        join = {"join": asdict(self._own()), "nodes": self.spec.nodes}
-        join["version"] = ringlet.__version__
+        own, version = asdict(self._own()), ringlet.__version__
         until = time.monotonic() + timeout
         while time.monotonic() < until and not (rejoins and self._others[0].silent):
             if tell.due():
-                self._socket.send(join)
+                self._socket.send({"join": own, "nodes": self.spec.nodes, "version": version})
             self._socket.poll()
             for _, notice in self._socket.receive():
                 self._others[0].last = time.monotonic()

@@ -1,9 +1,8 @@
 """What the agents of a job's hosts tell each other, and what they agree on."""
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar, get_origin
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 from ringlet.comm.join.meeting import Notice, check_types
 from ringlet.launcher.supervisor.failure import Failure
@@ -59,42 +58,34 @@ class Assignment:
 def parse(kind: type[T], fields: Any) -> T:
     """The dataclass in a notice; raises TypeError or KeyError unless all its fields are there, of
     the right types."""
-    known: Any = kind
-    types: dict[str, Any] = {
-        each.name: get_origin(each.type) or each.type for each in dataclasses.fields(known)
-    }
+    types = {name: get_origin(hint) or hint for name, hint in get_type_hints(kind).items()}
     return kind(**check_types(fields, types))
 
 
-def _is(kind: type) -> Callable[[Any], object]:
-    return lambda value: check_types({"value": value}, {"value": kind})
-
-
-def _list_of(kind: type, least: int = 0) -> Callable[[Any], None]:
-    def check(values: Any) -> None:
-        if type(values) is not list or len(values) < least:
-            raise TypeError(f"{values!r:.40} is not a list")
-        for value in values:
-            _is(kind)(value)
-
-    return check
-
-
-_CHECKS: dict[str, Callable[[Any], object]] = {
-    "join": lambda value: parse(HostInfo, value), "nodes": _is(int), "version": _is(str),
-    "assignment": Assignment.parse, "missing": _list_of(int, least=1), "here": _list_of(str),
-    "refused": _is(str), "wait": _is(bool), "alive": _is(int),
-    "failure": lambda value: parse(Failure, value), "ended": _is(int), "leaving": _is(bool),
-    "outcome": lambda value: value is None or parse(Failure, value), "code": _is(int),
-    "again": _is(bool),
+_TYPES = {
+    "nodes": int, "version": str, "missing": list, "here": list, "refused": str, "wait": bool,
+    "alive": int, "ended": int, "leaving": bool, "code": int, "again": bool,
 }  # fmt: skip
-
+_ITEMS = {"missing": int, "here": str}
+_CHECKS: dict[str, Callable[[Any], object]] = {
+    "join": lambda value: parse(HostInfo, value),
+    "assignment": Assignment.parse,
+    "failure": lambda value: parse(Failure, value),
+    "outcome": lambda value: value is None or parse(Failure, value),
+}
 _REQUIRED = {"join": ("nodes", "version"), "ended": ("leaving",), "outcome": ("code",)}
 
 
 def check_notice(notice: Notice) -> None:
     """Raise TypeError or KeyError unless this is a notice of an agent."""
     for name, value in notice.items():
-        _CHECKS[name](value)
+        if name in _CHECKS:
+            _CHECKS[name](value)
+        else:
+            check_types(notice, {name: _TYPES[name]})
+        if name in _ITEMS and not {*map(type, value)} <= {_ITEMS[name]}:
+            raise TypeError(f"{name} is {value!r:.40}; its items must be {_ITEMS[name].__name__}")
+        if name == "missing" and not value:
+            raise TypeError("missing is an empty list")
         for other in _REQUIRED.get(name, ()):
             notice[other]

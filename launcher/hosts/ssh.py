@@ -30,9 +30,6 @@ from ringlet.launcher.hosts.options import HostOptions
 from ringlet.launcher.supervisor.output import Pipe, Screen
 from ringlet.launcher.supervisor.process import noted_signals
 
-SSH_VARIABLE = "RINGLET_SSH"
-"""Names a command to use instead of SSH: `ssh -p 2222 -i key`."""
-
 SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3")
 PASSED_ON = ("RINGLET_", "OMP_", "OPENBLAS_", "MKL_", "PYTHON")
 
@@ -69,30 +66,24 @@ def _parse_host(word: str, workers: int) -> tuple[str, int]:
     return name, int(count) if colon else workers
 
 
-def run_over_ssh(command: Sequence[str], options: HostOptions, workers: int) -> int:
-    """Run `ringlet COMMAND...` on all hosts of the options, with `workers` on those for which no
-    number is given; returns the exit code.
+class SshLauncher:
+    """Runs `ringlet COMMAND...` on all hosts of the options, with `workers` on those for which no
+    number is given. The agent of each is started through a pipe.
 
     The first host is host 0. Every host needs the same Python at the same path, and this working
     folder.
     """
-    hosts = parse_hosts(options.hosts, options.hostfile, workers)
-    if options.nnodes != "1" and options.range()[1] != len(hosts):
-        raise UserError(f"--nnodes is {options.nnodes}, but {len(hosts)} hosts are named")
-    return _SshLauncher(hosts, command, options).run()
 
-
-class _SshLauncher:
-    """The agents of all hosts, each started through a pipe."""
-
-    def __init__(
-        self, hosts: Sequence[tuple[str, int]], command: Sequence[str], options: HostOptions
-    ) -> None:
+    def __init__(self, command: Sequence[str], options: HostOptions, workers: int) -> None:
+        hosts = parse_hosts(options.hosts, options.hostfile, workers)
+        if options.nnodes != "1" and options.range()[1] != len(hosts):
+            raise UserError(f"--nnodes is {options.nnodes}, but {len(hosts)} hosts are named")
         self._hosts, self._command, self._options = hosts, command, options
         self._key = apply_security(options)
         if self._key is None and not options.insecure and os.environ.get(INSECURE) != "1":
             self._key = JobKey.new()  # ssh takes it to the hosts; nobody else needs it
-        self._ssh = shlex.split(os.environ.get(SSH_VARIABLE, "")) or SSH
+        # RINGLET_SSH names a command to use instead: `ssh -p 2222 -i key`.
+        self._ssh = shlex.split(os.environ.get("RINGLET_SSH", "")) or SSH
         self._screen = Screen()
         self._agents: list[subprocess.Popen[bytes]] = []
         self._master = f"{bracketed(resolve_host(hosts[0][0].rpartition('@')[2]))}:0"
@@ -100,12 +91,19 @@ class _SshLauncher:
         self._signals: list[signal.Signals] = []
 
     def run(self) -> int:
-        """Start host 0's agent, and the others once it says where it listens; wait for all."""
+        """Start host 0's agent, and the others once it says where it listens; wait for all.
+        Returns the exit code."""
         with noted_signals(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as self._signals:
             try:
                 self._start(0)
                 while self._selector.get_map():
-                    self._handle_events()
+                    for key, _ in self._selector.select(0.2):
+                        if key.data.read() == b"":
+                            self._selector.unregister(key.data)
+                    while self._signals:
+                        number = self._signals.pop(0)
+                        for agent in self._agents:
+                            self._send(agent, {"signal": number})
                 return self._code()
             finally:
                 self._clean_up()
@@ -141,16 +139,14 @@ class _SshLauncher:
             start_new_session=True,  # Ctrl-C comes once, from here
         )
         self._agents.append(agent)
-        self._send(agent, {"environment": self._environment()})
+        # Without the variables that are about this host.
+        own = (KEY_FILE, "RINGLET_HOST", "RINGLET_ADDRESS")
+        found = {k: v for k, v in os.environ.items() if k.startswith(PASSED_ON) and k not in own}
+        key = {} if self._key is None else {KEY: self._key.text}
+        self._send(agent, {"environment": found | key})
         for stream, target in ((agent.stdout, sys.stdout), (agent.stderr, sys.stderr)):
             pipe = Pipe(stream, partial(self._line, target))
             self._selector.register(pipe, selectors.EVENT_READ, pipe)
-
-    def _environment(self) -> dict[str, str]:
-        """The variables for the other hosts, without those that are about this one."""
-        own = (KEY_FILE, "RINGLET_HOST", "RINGLET_ADDRESS")
-        found = {k: v for k, v in os.environ.items() if k.startswith(PASSED_ON) and k not in own}
-        return found | ({} if self._key is None else {KEY: self._key.text})
 
     def _send(self, agent: "subprocess.Popen[bytes]", notice: dict[str, object]) -> None:
         assert agent.stdin is not None
@@ -166,15 +162,6 @@ class _SshLauncher:
         else:
             self._screen.line(text, target)
 
-    def _handle_events(self) -> None:
-        for key, _ in self._selector.select(0.2):
-            if key.data.read() == b"":
-                self._selector.unregister(key.data)
-        while self._signals:
-            number = self._signals.pop(0)
-            for agent in self._agents:
-                self._send(agent, {"signal": number})
-
     def _code(self) -> int:
         """Host 0's exit code, which the others share; if host 0 was lost, that of the first host
         that failed by itself."""
@@ -184,9 +171,7 @@ class _SshLauncher:
         for (name, _), code in zip(self._hosts, codes, strict=True):
             if code == 255:
                 self._screen.say(f"ssh to {name} failed")
-        if codes[0] == 0:
-            return ExitCode.OK
         agreed = [code for code in codes if code not in (0, 255)]
-        if agreed:
+        if codes[0] and agreed:
             return ExitCode.SIGNAL - agreed[0] if agreed[0] < 0 else agreed[0]
-        return ExitCode.PEER_LOST if any(codes) else ExitCode.OK
+        return ExitCode.PEER_LOST if codes[0] else ExitCode.OK

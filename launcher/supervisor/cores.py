@@ -5,8 +5,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-TOPOLOGY = Path("/sys/devices/system/cpu")
-
 
 def shares(workers: int, cores: list[int] | None = None) -> list[list[int]]:
     """The cores of each worker, from this process's own, in the order of the hardware.
@@ -21,7 +19,7 @@ def shares(workers: int, cores: list[int] | None = None) -> list[list[int]]:
     return [cores[worker * each : (worker + 1) * each] for worker in range(workers)]
 
 
-def in_order(cores: list[int], topology: Path = TOPOLOGY) -> list[int]:
+def in_order(cores: list[int], topology: Path = Path("/sys/devices/system/cpu")) -> list[int]:
     """Sort by socket, with the threads of a core side by side (sysfs: cputopology)."""
 
     def place(core: int) -> tuple[int, int, int]:

@@ -68,8 +68,7 @@ class Job:
         """The whole environment of one worker. The user's own settings of BLAS threads and of the
         allocator stay."""
         threads = str(max(1, cores() // len(self.ranks)))
-        meeting = self.rendezvous or f"ipc://{self.folder}/rendezvous"
-        master = urlsplit(meeting) if self.rendezvous else None
+        master = urlsplit(self.rendezvous or f"tcp://127.0.0.1:{self.port}")
         chosen = any(name.startswith("MALLOC_") for name in os.environ)
         variables = {
             **dict.fromkeys(THREAD_VARIABLES, threads),
@@ -80,13 +79,13 @@ class Job:
             "LOCAL_RANK": str(rank - self.first),
             "LOCAL_WORLD_SIZE": str(len(self.ranks)),
             "GROUP_RANK": str(self.node),
-            "MASTER_ADDR": master.hostname or "" if master else "127.0.0.1",
-            "MASTER_PORT": str(master.port if master else self.port),
+            "MASTER_ADDR": master.hostname or "",
+            "MASTER_PORT": str(master.port),
             "TORCHELASTIC_RESTART_COUNT": str(self.generation),
             "TORCHELASTIC_MAX_RESTARTS": str(self.restarts),
             "RINGLET_JOB": self.job,
             "RINGLET_GENERATION": str(self.generation),
-            "RINGLET_RENDEZVOUS": meeting,
+            "RINGLET_RENDEZVOUS": self.rendezvous or f"ipc://{self.folder}/rendezvous",
             "RINGLET_TRANSPORT": self.transport,
             "RINGLET_AGENT": "1",
             "PYTHONUNBUFFERED": "1",

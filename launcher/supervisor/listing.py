@@ -42,7 +42,7 @@ class Listing:
     def __init__(self, facts: Mapping[str, Any]) -> None:
         self._facts = {**facts, "pid": os.getpid(), "began": time.time()}
         self._asking: list[tuple[socket.socket, float]] = []
-        self._doing: dict[int, str] = {}
+        self.doing: dict[int, str] = {}  # what ranks have answered
         self._socket = socket.socket(socket.AF_UNIX)
         self.path: Path | None = None
         try:
@@ -77,28 +77,18 @@ class Listing:
             connection, _ = self._socket.accept()
             connection.setblocking(False)
             self._asking.append((connection, time.monotonic() + ANSWER_S))
-            self._doing = {}
+            self.doing = {}
             return True
         return False
 
-    @property
-    def asked(self) -> bool:
-        """Whether somebody waits for an answer."""
-        return bool(self._asking)
-
-    def reply(self, rank: int, doing: str) -> None:
-        """What a rank is doing."""
-        self._doing[rank] = doing
-
     def answer(self, pids: Mapping[int, int]) -> None:
         """Answer those who ask, once all these ranks have replied or had the time to."""
-        import json  # most launchers are never asked
-
-        now = time.monotonic()
         for connection, until in list(self._asking):
-            if now < until and not all(rank in self._doing for rank in pids):
+            import json  # most launchers are never asked
+
+            if time.monotonic() < until and not pids.keys() <= self.doing.keys():
                 continue
-            ranks = [[rank, pid, self._doing.get(rank)] for rank, pid in pids.items()]
+            ranks = [[rank, pid, self.doing.get(rank)] for rank, pid in pids.items()]
             with contextlib.suppress(OSError), connection:
                 connection.sendall(json.dumps({**self._facts, "ranks": ranks}).encode())
             self._asking.remove((connection, until))

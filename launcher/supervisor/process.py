@@ -18,8 +18,8 @@ from ringlet.launcher.supervisor.environment import Job
 class Worker:
     """A process in a session of its own, with the launcher's end of its control channel.
 
-    It runs `python -m module arguments...`, with `prefix` in front of the command; stdout and
-    stderr are those of subprocess.Popen.
+    It runs `python -m module arguments...`, with `prefix` in front of the command; `output` is
+    both stdout and stderr of subprocess.Popen.
     """
 
     def __init__(
@@ -29,8 +29,7 @@ class Worker:
         module: str,
         arguments: Sequence[str] = (),
         *,
-        stdout: int | IO[bytes] | None = None,
-        stderr: int | IO[bytes] | None = None,
+        output: int | IO[bytes] | None = None,
         prefix: Sequence[str] = (),
     ) -> None:
         self.rank = rank
@@ -42,8 +41,8 @@ class Worker:
                     [*prefix, sys.executable, "-m", module, *arguments],
                     env=environment,
                     stdin=subprocess.DEVNULL,
-                    stdout=stdout,
-                    stderr=stderr,
+                    stdout=output,
+                    stderr=output,
                     pass_fds=[theirs.fileno()],
                     start_new_session=True,
                 )
@@ -55,16 +54,6 @@ class Worker:
     def pid(self) -> int:
         """The process id, which is also the id of its group."""
         return self.process.pid
-
-    @property
-    def running(self) -> bool:
-        """Whether the process has not ended."""
-        return self.process.poll() is None
-
-    def wait(self, seconds: float) -> None:
-        """Wait for its end, but not longer than `seconds`."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(seconds)
 
     def signal_group(self, number: signal.Signals) -> None:
         """Send a signal to the worker and every process that it started."""

@@ -1,5 +1,6 @@
 """Run workers on this host: start them, watch them, announce deaths, end all, leave nothing."""
 
+import contextlib
 import selectors
 import shlex
 import signal
@@ -10,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TextIO, TypeAlias
+from typing import TextIO
 
 from ringlet.launcher.errors import ExitCode
 from ringlet.launcher.supervisor.agent import Agent
@@ -20,8 +21,6 @@ from ringlet.launcher.supervisor.failure import Failure, first_cause
 from ringlet.launcher.supervisor.listing import VARIABLE, Listing
 from ringlet.launcher.supervisor.output import Pipe, RankFile, Screen
 from ringlet.launcher.supervisor.process import Worker, noted_signals
-
-Inform: TypeAlias = Callable[[int, Notice], None]
 
 SURVIVORS_S = 3.0
 """How long the other workers may take to report a death and end."""
@@ -41,15 +40,13 @@ class _Watched:
     pipes: list[Pipe] = field(default_factory=list)
     file: RankFile | None = None
     ended: bool = False
-    text: str = ""
-    line: str = ""
-    echo: bool = False
+    report: Notice = field(default_factory=lambda: {"failed": "", "line": "", "echo": False})
 
 
 class Supervisor:
     """Runs one start of a job's workers on this host to their end.
 
-    `inform(rank, notice)` gets what workers report besides their failures. The `agent` knows the
+    `inform` gets what workers report besides their failures. The `agent` knows the
     options, and speaks with the job's other hosts.
     """
 
@@ -61,7 +58,7 @@ class Supervisor:
         *,
         screen: Screen,
         agent: Agent,
-        inform: Inform | None = None,
+        inform: Callable[[Notice], None],
     ) -> None:
         self._agent, self._options = agent, agent.options
         self._module, self._arguments = module, arguments
@@ -70,12 +67,11 @@ class Supervisor:
         command = shlex.join(["ringlet", *sys.argv[1:]])
         facts = {"job": job.job, "size": job.size, "generation": job.generation}
         self._listing = Listing({**facts, "command": command})
+        self._watched: list[_Watched] = []
         entry = {} if self._listing.path is None else {VARIABLE: str(self._listing.path)}
         self._job = replace(job, variables={**job.variables, **entry})
-        self._watched: list[_Watched] = []
         self._selector = selectors.DefaultSelector()  # its keys' data are called when ready
         self._selector.register(self._listing, selectors.EVENT_READ, self._ask_workers)
-        self._stopped = False
         self.interrupted = False
         self._signals: list[signal.Signals] = []
         self._deadlines: list[tuple[float, signal.Signals]] = []
@@ -90,7 +86,7 @@ class Supervisor:
                 while self._running:
                     self._handle_events()
                 self._drain()
-                self._close_listing()
+                self._listing.close()
                 return self._conclude(*self._outcome())
             finally:
                 self._clean_up()
@@ -99,10 +95,10 @@ class Supervisor:
         for watched in self._watched:
             watched.worker.kill()
             if watched.file is not None:
-                watched.file.write(watched.text.encode())
+                watched.file.write(watched.report["failed"].encode())
                 watched.file.close()
-        self._close_listing()
         self._selector.close()
+        self._listing.close()
         self._job.clean()
 
     # -- watching -----------------------------------------------------------------------------
@@ -112,8 +108,8 @@ class Supervisor:
         return [watched for watched in self._watched if not watched.ended]
 
     def _start(self, rank: int) -> None:
-        out = subprocess.PIPE
-        worker = Worker(self._job, rank, self._module, self._arguments, stdout=out, stderr=out)
+        module, arguments = self._module, self._arguments
+        worker = Worker(self._job, rank, module, arguments, output=subprocess.PIPE)
         watched = _Watched(worker)
         self._watched.append(watched)
         if self._options.output is not None:
@@ -123,18 +119,16 @@ class Supervisor:
         self._selector.register(worker.control, selectors.EVENT_READ, read_control)
         process = worker.process
         for stream, target in ((process.stdout, sys.stdout), (process.stderr, sys.stderr)):
-            pipe = Pipe(stream, self._writer(rank, target), watched.file)
+            pipe = Pipe(stream, partial(self._show, rank, target), watched.file)
             watched.pipes.append(pipe)
             self._selector.register(pipe, selectors.EVENT_READ, partial(self._read_output, pipe))
 
-    def _writer(self, rank: int, target: TextIO) -> Callable[[str], None]:
-        if self._options.quiet:
-            return lambda text: None
+    def _show(self, rank: int, target: TextIO, text: str) -> None:
         head = f"{self._host}:{rank}: " if self._job.size > 1 and self._options.prefix else ""
-        return lambda text: self._screen.line(head + text, target)
+        if not self._options.quiet:
+            self._screen.line(head + text, target)
 
     def _handle_events(self) -> None:
-        """Wait a moment for something to happen, and handle it."""
         events = self._selector.select(self._agent.poll_s)
         if not events:
             for watched in self._watched:
@@ -143,23 +137,18 @@ class Supervisor:
         for key, _ in events:
             key.data()
         for watched in self._running:
-            if not watched.worker.running:
+            if watched.worker.process.poll() is not None:
                 self._ended(watched)
-        self._poll_agent()
+        for failure in self._agent.poll():
+            self._announce(failure)
         self._pass_signals_on()
         self._enforce_deadlines()
-        if self._listing.asked:
-            self._listing.answer({each.worker.rank: each.worker.pid for each in self._running})
+        self._listing.answer({each.worker.rank: each.worker.pid for each in self._running})
 
     def _ask_workers(self) -> None:
         if self._listing.accept():
             for watched in self._running:
                 watched.worker.control.send({"doing": True})
-
-    def _close_listing(self) -> None:
-        if self._listing.fileno() >= 0:
-            self._selector.unregister(self._listing)
-            self._listing.close()
 
     def _read_output(self, pipe: Pipe) -> bool:
         """Pass on what a worker has written; returns whether there may be more."""
@@ -171,18 +160,18 @@ class Supervisor:
     def _read_control(self, watched: _Watched) -> None:
         if not watched.worker.control.fill():
             self._selector.unregister(watched.worker.control)
-            watched.worker.wait(END_S)  # no event will say that the process has ended
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                watched.worker.process.wait(END_S)  # no event will say that it has ended
         self._take_notices(watched)
 
     def _take_notices(self, watched: _Watched) -> None:
         for notice in watched.worker.control.notices():
             if "failed" in notice:
-                watched.text, watched.echo = notice["failed"], notice["echo"]
-                watched.line = notice["line"]
+                watched.report = notice
             elif "doing" in notice:
-                self._listing.reply(watched.worker.rank, notice["doing"])
-            elif self._inform is not None:
-                self._inform(watched.worker.rank, notice)
+                self._listing.doing[watched.worker.rank] = notice["doing"]
+            else:
+                self._inform(notice)
 
     def _drain(self) -> None:
         """Read what the workers wrote before they ended. A child that lives on may hold the pipe
@@ -204,20 +193,12 @@ class Supervisor:
         while worker.control.fill(wait=False):
             pass
         self._take_notices(watched)
-        if not code:
+        if code in (ExitCode.OK, ExitCode.STOPPED):
             return
-        if code == ExitCode.STOPPED:
-            self._stopped = True
-            return
-        failure = Failure(
-            worker.rank, worker.exit_reason(), code, watched.text, watched.echo, self._host
-        )
+        text, echo = watched.report["failed"], watched.report["echo"]
+        failure = Failure(worker.rank, worker.exit_reason(), code, text, echo, self._host)
         self._announce(failure)
         self._agent.report(failure)
-
-    def _poll_agent(self) -> None:
-        for failure in self._agent.poll():
-            self._announce(failure)
 
     def _announce(self, failure: Failure) -> None:
         """Tell the workers that a rank is lost, and give them a little time to end."""
@@ -261,22 +242,22 @@ class Supervisor:
         agent.ended(leaving=self.interrupted)
         while not agent.concluded():
             time.sleep(agent.poll_s)
-            self._poll_agent()
+            agent.poll()
             if self._signals:  # the workers have had theirs
                 break
-        return agent.outcome(self._code(first_cause(agent.failures)))
-
-    def _code(self, failure: Failure | None) -> int:
-        if failure is not None:
-            return failure.code if failure.code > 0 else ExitCode.SIGNAL - failure.code
-        return ExitCode.STOPPED if self._stopped else ExitCode.OK
+        first = first_cause(agent.failures)
+        if first is not None:
+            return agent.outcome(first.code if first.code > 0 else ExitCode.SIGNAL - first.code)
+        codes = [watched.worker.process.returncode for watched in self._watched]
+        return agent.outcome(max(codes, default=ExitCode.OK))  # 0, or STOPPED
 
     def _conclude(self, first: Failure | None, code: int) -> int:
         """Show the other failures in one line each, then the first in full; returns the code."""
         self._screen.status("")
         for watched in self._watched:
-            if watched.text and (first is None or watched.worker.rank != first.rank):
-                self._screen.line(f"{self._host}:{watched.worker.rank}: {watched.line}", sys.stderr)
+            rank, report = watched.worker.rank, watched.report
+            if report["failed"] and (first is None or rank != first.rank):
+                self._screen.line(f"{self._host}:{rank}: {report['line']}", sys.stderr)
         if first is not None and not self._agent.shown_elsewhere:
             text = f"\n{first.text.rstrip()}" if first.text else ""
             self._screen.say(f"rank {first.rank} failed: {first.exit_reason}{text}")

@@ -125,8 +125,7 @@ class WorkerPool:
                 output = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the pool
                 self._output.append(output)
             module, prefix = "ringlet.launcher.workers.warm", self._prefix(rank)
-            worker = Worker(self._job, rank, module, stdout=output, stderr=output, prefix=prefix)
-            self._workers.append(worker)
+            self._workers.append(Worker(self._job, rank, module, output=output, prefix=prefix))
 
     def _finish(self, name: str, deadline: float) -> list[Any]:
         """Every rank's result; ends the processes and raises RanksFailed if one has none."""
@@ -172,8 +171,7 @@ class WorkerPool:
     def _stacks(self, ranks: list[int], deadline: float) -> dict[int, str]:
         """What the ranks are doing: faulthandler writes every thread's stack on SIGUSR1."""
         for rank in ranks:
-            if self._workers[rank].running:
-                self._workers[rank].process.send_signal(signal.SIGUSR1)
+            self._workers[rank].process.send_signal(signal.SIGUSR1)  # nothing if it has ended
         time.sleep(DUMP_S)
         head = f"has not returned within {deadline:.0f} s"
         return {rank: f"{head}\n{self._written(rank)}" for rank in ranks}

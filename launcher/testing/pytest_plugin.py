@@ -22,7 +22,6 @@ import pytest
 if TYPE_CHECKING:
     from ringlet.launcher.testing.pool import WorkerPool
 
-DEADLINE_S = 30.0
 HELP = (
     "world(size, deadline=30, transport='auto', faults=(), failing=()): run the test on `size` "
     "ranks; it fails when one does that is not in `failing`, or after `deadline` seconds"
@@ -64,7 +63,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 def _run(
     item: pytest.Function,
     size: int,
-    deadline: float = DEADLINE_S,
+    deadline: float = 30.0,
     transport: str = "auto",
     faults: tuple[str, ...] = (),
     failing: tuple[int, ...] = (),

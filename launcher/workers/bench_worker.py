@@ -1,8 +1,9 @@
 """The program of a benchmark's ranks: check every operation, then time it."""
 
+import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -58,29 +59,24 @@ def make(
         factor *= 2 if operation == "all_reduce" else 1
         return BenchCase(call, right, nbytes, factor)
 
-    if operation == "all_reduce":
+    def out(*shape: int) -> Array:
+        return filled(math.prod(shape), 0).reshape(shape)
+
+    one, all_ranks = 4 * count, 4 * each * n  # bytes
+    rows = np.arange(n, dtype=np.float32)[:, None]
+    cases = {
         # The maximum, the largest rank's number, stays the same however often it is reduced.
-        return case(_all(n - 1), 4 * count, filled(count, rank), op="max")
-    if operation == "reduce_scatter":
-        return case(_all(n), 4 * n * each, filled(each * n, 1), out=filled(each, 0))
-    if operation == "all_gather":
-        out = filled(each * n, 0).reshape(n, each)
-        return case(_rows(n), 4 * n * each, filled(each, rank), out=out)
-    if operation == "all_to_all":
-        x, out = filled(each * n, rank), filled(each * n, 0)
-        return case(_rows(n), 4 * n * each, x, out=out)
-    if operation == "broadcast":
-        return case(_all(7), 4 * count, filled(count, 7 if rank == 0 else 0))
-    if operation == "reduce":
-        x = filled(count, 1 if rank == n - 1 else 0)
-        return case(_all(1, rank == 0), 4 * count, x, op="max")
-    if operation == "gather":
-        return case(_rows(n, rank == 0), 4 * n * each, filled(each, rank))
-    if operation == "scatter":
-        table = np.repeat(np.arange(n, dtype=np.float32)[:, None], each, 1) if rank == 0 else None
-        return case(_all(rank), 4 * n * each, table)
-    assert operation == "barrier"
-    return case(lambda result: result is None, 0)
+        "all_reduce": lambda: case(_all(n - 1), one, filled(count, rank), op="max"),
+        "reduce_scatter": lambda: case(_all(n), all_ranks, filled(each * n, 1), out=out(each)),
+        "all_gather": lambda: case(_rows(n), all_ranks, filled(each, rank), out=out(n, each)),
+        "all_to_all": lambda: case(_rows(n), all_ranks, filled(each * n, rank), out=out(each * n)),
+        "broadcast": lambda: case(_all(7), one, filled(count, 0 if rank else 7)),
+        "reduce": lambda: case(_all(1, rank == 0), one, filled(count, rank == n - 1), op="max"),
+        "gather": lambda: case(_rows(n, rank == 0), all_ranks, filled(each, rank)),
+        "scatter": lambda: case(_all(rank), all_ranks, None if rank else np.repeat(rows, each, 1)),
+        "barrier": lambda: case(lambda result: result is None, 0),
+    }
+    return cases[operation]()
 
 
 def _point_to_point(world: Group, operation: str, count: int) -> BenchCase:
@@ -145,8 +141,9 @@ def copy_bandwidth() -> float:
     return source.nbytes / fastest(lambda: np.copyto(target, source), 4)
 
 
-def rows(world: Group, task: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Measure all operations and sizes of the task."""
+def work(task: dict[str, Any], report: Callable[[Notice], None]) -> None:
+    """Measure all operations and sizes of the task, and report a row for each."""
+    world = comm.init()
     world.barrier()
     copy = float(world.all_reduce(np.array([copy_bandwidth()]), "min")[0])
     for operation in task["operations"]:
@@ -155,7 +152,7 @@ def rows(world: Group, task: dict[str, Any]) -> Iterator[dict[str, Any]]:
             case = make(world, operation, count, task["registered"], task["algorithm"])
             seconds, right = measure(world, case)
             bandwidth = case.nbytes / seconds
-            yield {
+            row = {
                 "operation": operation,
                 "bytes": case.nbytes,
                 "ranks": world.size,
@@ -165,13 +162,7 @@ def rows(world: Group, task: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 "share_of_copy": bandwidth * case.factor / copy,
                 "right": right,
             }
-
-
-def work(task: dict[str, Any], report: Callable[[Notice], None]) -> None:
-    """Measure, and report each row."""
-    world = comm.init()
-    for row in rows(world, task):
-        report({"row": row})
+            report({"row": row})
     comm.shutdown()
 
 

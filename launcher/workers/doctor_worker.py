@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import zmq
 
 from ringlet import comm
 from ringlet.launcher.supervisor.control import Notice
@@ -41,8 +42,6 @@ def work(task: dict[str, Any], send: Callable[[Notice], None]) -> None:
 
 def versions(world: Any, report: Report) -> None:
     """Whether the versions are the same on all hosts."""
-    import zmq
-
     own = {
         "Python": platform.python_version(),
         "NumPy": np.__version__,
@@ -87,11 +86,8 @@ def clock(world: Any, other: int, name: str, report: Report) -> None:
 
 def sums(world: Any, report: Report) -> None:
     """Whether all hosts get the same bits, and the right sum."""
-    x = np.random.default_rng(world.rank).standard_normal(1 << 16).astype(np.float32)
-    expected = sum(
-        np.random.default_rng(rank).standard_normal(1 << 16).astype(np.float32)
-        for rank in range(world.size)
-    )
+    data = [np.random.default_rng(rank).standard_normal(1 << 16) for rank in range(world.size)]
+    x, expected = data[world.rank].astype(np.float32), sum(data)
     world.all_reduce(x)
     same = len(set(world.all_gather_object(x.tobytes()))) == 1
     if not same or not np.allclose(x, expected, atol=1e-4):
@@ -110,7 +106,13 @@ def link(world: Any, other: int, name: str, report: Report) -> None:
     peer = other - world.rank
     latency = _round_trip(world, peer, 1, PINGS) / 2
     seconds = _round_trip(world, peer, MIN_BYTES, 2) / 2
-    nbytes = _agreed(world, peer, round(LARGE_S / seconds * MIN_BYTES))
+    guess = round(LARGE_S / seconds * MIN_BYTES)
+    size = np.array([min(max(guess, MIN_BYTES), MAX_BYTES)])
+    if world.rank == 0:  # it decides
+        world.send(size, dst=peer)
+    else:
+        world.recv(src=peer, out=size)
+    nbytes = int(size[0])
     seconds = _round_trip(world, peer, nbytes, 3) / 2
     rate = nbytes / max(seconds - latency, 1e-9)
     text = f"{seconds_text(latency)} for the shortest message, {rate / 1e6:,.0f} MB/s "
@@ -130,15 +132,6 @@ def _round_trip(world: Any, peer: int, nbytes: int, times: int) -> float:
             world.send(data, dst=peer)
 
     return fastest(round_trip, times)
-
-
-def _agreed(world: Any, peer: int, guess: int) -> int:
-    """The size of the large message, which rank 0 decides."""
-    if world.rank:
-        return int(world.recv(src=peer)[0])
-    nbytes = min(max(guess, MIN_BYTES), MAX_BYTES)
-    world.send(np.array([nbytes]), dst=peer)
-    return nbytes
 
 
 if __name__ == "__main__":

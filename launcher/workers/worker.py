@@ -34,7 +34,10 @@ class Guard:
 
     def __init__(self, control: Control) -> None:
         self.control = control
-        self._folder, self._entry = _rendezvous_folder(), os.environ.pop(VARIABLE, None)
+        self._entry = os.environ.pop(VARIABLE, None)
+        kind, _, path = os.environ.get("RINGLET_RENDEZVOUS", "").partition("://")
+        folder = Path(path).parent
+        self._folder = folder if kind == "ipc" and folder.name.startswith(PREFIX) else None
         self.inbox: queue.SimpleQueue[Notice] = queue.SimpleQueue()
         threading.Thread(target=self._listen, name="ringlet-guard", daemon=True).start()
 
@@ -43,7 +46,9 @@ class Guard:
             if "lost" in notice:
                 comm.report_lost(notice["lost"], notice["cause"])
             elif "doing" in notice:
-                self.control.send({"doing": _doing()})
+                joined = "ringlet.comm.world" in sys.modules
+                doing = joined and comm.last_operation()
+                self.control.send({"doing": doing or "has not joined a world"})
             else:
                 self.inbox.put(notice)
         if self._folder is not None:
@@ -51,18 +56,6 @@ class Guard:
         if self._entry is not None:
             remove(Path(self._entry))
         os.killpg(os.getpgrp(), signal.SIGKILL)
-
-
-def _rendezvous_folder() -> Path | None:
-    kind, _, path = os.environ.get("RINGLET_RENDEZVOUS", "").partition("://")
-    folder = Path(path).parent
-    return folder if kind == "ipc" and folder.name.startswith(PREFIX) else None
-
-
-def _doing() -> str:
-    """What this rank is doing, if it has joined a world."""
-    joined = "ringlet.comm.world" in sys.modules
-    return (joined and comm.last_operation()) or "has not joined a world"
 
 
 def start_guard() -> Guard | None:

@@ -22,8 +22,8 @@ from ringlet.launcher.supervisor.failure import Failure
 from ringlet.launcher.supervisor.options import WorkerOptions
 
 
-def agent_of(node, nodes=2, master="127.0.0.1:0", key=None, workers=2, restarts=0, **more):
-    spec = NodeSpec(node, nodes, "127.0.0.1", master, key, **more)
+def agent_of(node, nodes=2, master="127.0.0.1:0", key=None, workers=2, restarts=0, least=None):
+    spec = NodeSpec(node, nodes, "127.0.0.1", master, key, least or nodes)
     return (NodeAgent if node else Coordinator)(spec, workers, WorkerOptions(max_restarts=restarts))
 
 

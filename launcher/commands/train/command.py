@@ -1,5 +1,6 @@
 """`ringlet train`: check everything first, then start the workers and show their progress."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,9 @@ import typer
 from ringlet.launcher.commands.options import with_options, words_given
 from ringlet.launcher.commands.train.prepare import Training, TrainOptions, prepare
 from ringlet.launcher.commands.train.progress import TrainingProgress
-from ringlet.launcher.commands.train.tensorboard import EventFiles, check_tensorboard
+from ringlet.launcher.commands.train.tensorboard import EventFiles
 from ringlet.launcher.errors import ExitCode
 from ringlet.launcher.hosts.agents import open_agent
-from ringlet.launcher.hosts.node import node_spec
 from ringlet.launcher.hosts.options import HostOptions
 from ringlet.launcher.supervisor.agent import Agent, no_task
 from ringlet.launcher.supervisor.control import Notice
@@ -40,19 +40,17 @@ def train(
     """
     launch.check()
     options.check()
-    check_tensorboard(options.tensorboard)
     if hosts.over_ssh:
-        from ringlet.launcher.hosts.ssh import run_over_ssh
+        from ringlet.launcher.hosts.ssh import SshLauncher
 
         command = ["train", *words_given(context, without=hosts.left_out)]
-        raise typer.Exit(run_over_ssh(command, hosts, options.workers or DEFAULT_WORKERS))
+        launcher = SshLauncher(command, hosts, options.workers or DEFAULT_WORKERS)
+        raise typer.Exit(launcher.run())
     training, workers = None, options.workers
     if not hosts.node_rank:
         training = prepare(options, given, hosts.range())
         workers = training.workers if workers is None else workers
-    launch.make_folder()
-    spec = node_spec(hosts)
-    with open_agent(spec, DEFAULT_WORKERS if workers is None else workers, launch) as agent:
+    with open_agent(hosts, DEFAULT_WORKERS if workers is None else workers, launch) as agent:
         raise typer.Exit(_run(training, agent, options.tensorboard))
 
 
@@ -62,13 +60,13 @@ def _run(training: Training | None, agent: Agent, tensorboard: Path | None) -> i
     progress = None if training is None else TrainingProgress(screen, training.settings)
     events = None if training is None or tensorboard is None else EventFiles(tensorboard)
 
-    def inform(rank: int, notice: Notice) -> None:
+    def inform(notice: Notice) -> None:
         for taker in (progress, events):
             if taker is not None:
                 taker.take(notice)
 
     def start(generation: int) -> Supervisor:
-        task_for = no_task if training is None else training.task_for(generation)
+        task_for = no_task if training is None else partial(training.task, generation)
         job, task = agent.next_job(generation, task_for)
         if training is not None and progress is not None:
             progress.headline(training.headline(job.size))

@@ -3,8 +3,9 @@
 import itertools
 import json
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,6 @@ from ringlet.runtime.training.config import (
 from ringlet.runtime.training.corpus import Corpus, DataError, load_corpus
 from ringlet.runtime.training.fit import DEFAULT_WORKERS, check_fit, default_workers, resized
 from ringlet.runtime.training.trainer import CHECKPOINTS, METRICS
-
-RUNS = Path("runs")
 
 
 @dataclass(frozen=True)
@@ -51,23 +50,25 @@ class TrainOptions:
     )
 
     def check(self) -> None:
-        """Raise UserError for values that are not possible."""
+        """Raise UserError for values that are not possible, and without tensorboardX if it is
+        needed."""
         if self.sample < 0:
             raise UserError(f"--sample is {self.sample}; it must be 0 or more")
+        if self.tensorboard is not None and find_spec("tensorboardX") is None:
+            raise UserError("--tensorboard needs tensorboardX: pip install 'ringlet[tensorboard]'")
 
 
 def prepare(options: TrainOptions, given: Mapping[str, Any], hosts: tuple[int, int]) -> "Training":
     """The training that the options mean, on at least and at most so many hosts; raises
     UserError."""
     with user_errors(ConfigError, DataError, BackendError):
-        found = None
-        if options.resume:
-            if options.out is None:
-                raise UserError("--resume needs --out: the folder of the run to continue")
-            found = newest_checkpoint(options.out)
-        if found is None:
+        if not options.resume:
+            found = None
             settings = make_config(options.preset or DEFAULT_PRESET, options.config, given)
+        elif options.out is None:
+            raise UserError("--resume needs --out: the folder of the run to continue")
         else:
+            found = newest_checkpoint(options.out)
             saved = {**found.manifest["config"], "vocab_size": found.manifest["vocab_size"]}
             settings = resume_config(saved, options.preset, options.config, given)
         if settings.device == "cuda" and hosts[1] == 1:
@@ -83,39 +84,31 @@ def prepare(options: TrainOptions, given: Mapping[str, Any], hosts: tuple[int, i
 @dataclass
 class Training:
     """A run of these settings, in --out or a folder of this name, on at least and at most so many
-    `hosts`, and on `workers` workers unless others are asked for."""
+    `hosts`, and on `workers` workers unless others are asked for. Checkpoints and metrics go to
+    `folder`, which is made together with the first task."""
 
     settings: TrainConfig
     options: TrainOptions
     name: str
     workers: int
     hosts: tuple[int, int]
-    _folder: Path | None = None
+    folder: Path = field(init=False)
 
-    @property
-    def folder(self) -> Path:
-        """Where checkpoints and metrics go; made together with the first task."""
-        assert self._folder is not None
-        return self._folder
-
-    def task_for(self, generation: int) -> Callable[[int], str]:
-        """The task for a start of the job, as a function of the number of workers, which raises
-        UserError if the run does not fit that many."""
-
-        def task(workers: int) -> str:
-            with user_errors(ConfigError):
-                if self.hosts[0] < self.hosts[1]:  # the number may change
-                    self.settings = resized(self.settings, workers)
-                check_fit(self.settings, workers)
-            if self._folder is None:
-                self._folder = self._make_folder()
-            resume = _to_restart(self._folder) if generation else self.options.resume
-            # Other hosts may run in another working folder.
-            folder = self._folder.resolve() if self.hosts[1] > 1 else self._folder
-            facts = {"config": asdict(self.settings), "folder": str(folder), "resume": resume}
-            return json.dumps({**facts, "sample": self.options.sample})
-
-        return task
+    def task(self, generation: int, workers: int) -> str:
+        """The task for this start of the job; raises UserError if the run does not fit the number
+        of workers."""
+        with user_errors(ConfigError):
+            if self.hosts[0] < self.hosts[1]:  # the number may change
+                self.settings = resized(self.settings, workers)
+            check_fit(self.settings, workers)
+        if generation:
+            resume = _to_restart(self.folder)
+        else:
+            self.folder, resume = self._make_folder(), self.options.resume
+        # Other hosts may run in another working folder.
+        folder = self.folder.resolve() if self.hosts[1] > 1 else self.folder
+        facts = {"config": asdict(self.settings), "folder": str(folder), "resume": resume}
+        return json.dumps({**facts, "sample": self.options.sample})
 
     def headline(self, workers: int) -> str:
         """What is trained, on how many workers."""
@@ -132,11 +125,16 @@ class Training:
         """The folder that was asked for, unless it holds another run; by default the first free
         name. It is made at once, so that commands running side by side get folders of their own."""
         out = self.options.out
-        if out is not None and self.options.resume:
-            return out
         if out is not None:
-            _check_new(out)
-        wanted = out or RUNS / self.name
+            if self.options.resume:
+                return out
+            if (out / METRICS).exists() or (out / CHECKPOINTS).exists():
+                raise UserError(
+                    f"{out} holds another run; continue it with --resume, or choose another --out"
+                )
+            if out.exists() and not out.is_dir():
+                raise UserError(f"{out} is a file; --out must be a folder")
+        wanted = out or Path("runs") / self.name
         for number in itertools.count(1):
             folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
             try:
@@ -171,16 +169,6 @@ def _check_resumed(found: Checkpoint, settings: TrainConfig, corpus: Corpus) -> 
     if corpus.as_bytes != found.manifest["as_bytes"]:
         kinds = ("bytes", "ids") if corpus.as_bytes else ("ids", "bytes")
         raise UserError(f"{settings.data} holds {kinds[0]}, but the run was trained on {kinds[1]}")
-
-
-def _check_new(out: Path) -> None:
-    """Refuse a folder that holds a run, and a file."""
-    if (out / METRICS).exists() or (out / CHECKPOINTS).exists():
-        raise UserError(
-            f"{out} holds another run; continue it with --resume, or choose another --out"
-        )
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; --out must be a folder")
 
 
 def _to_restart(folder: Path) -> bool:

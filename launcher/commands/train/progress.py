@@ -22,9 +22,7 @@ class TrainingProgress:
         self._headline = self._val_loss = ""
         self._rate = 0.0
         self._plain_at = 0.0
-        self.stopped = False
         self.steps = 0  # taken by this command
-        self._sample = ""
 
     def headline(self, text: str) -> None:
         """Show what is trained, unless the last start has shown the same."""
@@ -41,12 +39,10 @@ class TrainingProgress:
         elif "note" in notice:
             self._screen.line(notice["note"])
         elif "outcome" in notice:
-            self._last.update(notice["outcome"])
-            self.stopped = notice["outcome"]["stopped"]
-            self._sample = notice["sample"]
+            self._last |= {**notice["outcome"], "sample": notice["sample"]}
 
     def _row(self, row: dict[str, Any]) -> None:
-        self._last.update(row)
+        self._last |= row
         if "val_loss" in row:
             self._val_loss = f", validation {row['val_loss']:.3f}"
         if "loss" not in row:
@@ -73,17 +69,16 @@ class TrainingProgress:
 
     def conclude(self, folder: Path) -> None:
         """Show the result, where it is, and how to continue."""
-        step, steps = self._last["step"], self._settings.steps
+        last, steps = self._last, self._settings.steps
+        ended, more = ("stopped", steps) if last["stopped"] else ("done", 2 * steps)
+        unit = "byte" if last["as_bytes"] else "token"
+        sample = f"\n--- a sample ---\n{last['sample']}\n---\n\n" if last["sample"] else ""
         self._screen.status("")
-        ended = "stopped" if self.stopped else "done"
-        more = steps if self.stopped else 2 * steps
         self._screen.line(
-            f"{ended} after step {step}: validation loss {self._last['val_loss']:.4f} nats per "
-            f"{'byte' if self._last['as_bytes'] else 'token'}"
+            f"{ended} after step {last['step']}: validation loss {last['val_loss']:.4f} nats per "
+            f"{unit}\n{sample}"
+            f"checkpoint  {last['checkpoint']}\n"
+            f"metrics     {folder / METRICS}\n"
+            f"continue    ringlet train --resume --out {folder} --steps {more}\n"
+            f'generate    ringlet generate --from {folder} --prompt "The "'
         )
-        if self._sample:
-            self._screen.line(f"\n--- a sample ---\n{self._sample}\n---\n")
-        self._screen.line(f"checkpoint  {self._last['checkpoint']}")
-        self._screen.line(f"metrics     {folder / METRICS}")
-        self._screen.line(f"continue    ringlet train --resume --out {folder} --steps {more}")
-        self._screen.line(f'generate    ringlet generate --from {folder} --prompt "The "')

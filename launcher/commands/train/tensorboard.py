@@ -1,11 +1,10 @@
 """A training run's metrics as TensorBoard event files, written by tensorboardX."""
 
-import importlib.util
 import os
 from pathlib import Path
 from typing import Any
 
-from ringlet.launcher.errors import UserError, user_errors
+from ringlet.launcher.errors import user_errors
 from ringlet.launcher.supervisor.control import Notice
 
 TAGS = {
@@ -19,14 +18,6 @@ TAGS = {
     "comm_bytes": "communication/bytes_sent",
 }
 """The metrics that are drawn, and their names in TensorBoard."""
-
-FLUSH_S = 5
-
-
-def check_tensorboard(folder: Path | None) -> None:
-    """Raise UserError if event files are asked for but tensorboardX is not installed."""
-    if folder is not None and importlib.util.find_spec("tensorboardX") is None:
-        raise UserError("--tensorboard needs tensorboardX: pip install 'ringlet[tensorboard]'")
 
 
 class EventFiles:
@@ -64,6 +55,6 @@ class EventFiles:
         self._writer = SummaryWriter(
             str(self._folder),
             purge_step=step,
-            flush_secs=FLUSH_S,
+            flush_secs=5,
             filename_suffix=f".{os.getpid()}.{self._number}",
         )
