@@ -68,10 +68,12 @@ class Supervisor:
         facts = {"job": job.job, "size": job.size, "generation": job.generation}
         self._listing = Listing({**facts, "command": command})
         self._watched: list[_Watched] = []
-        entry = {} if self._listing.path is None else {VARIABLE: str(self._listing.path)}
-        self._job = replace(job, variables={**job.variables, **entry})
+        self._job = job
         self._selector = selectors.DefaultSelector()  # its keys' data are called when ready
-        self._selector.register(self._listing, selectors.EVENT_READ, self._ask_workers)
+        if self._listing.path is not None:
+            entry = {VARIABLE: str(self._listing.path)}
+            self._job = replace(job, variables={**job.variables, **entry})
+            self._selector.register(self._listing, selectors.EVENT_READ, self._ask_workers)
         self.interrupted = False
         self._signals: list[signal.Signals] = []
         self._deadlines: list[tuple[float, signal.Signals]] = []

@@ -5,6 +5,7 @@ import re
 import signal
 import socket
 import time
+from pathlib import Path
 
 import pytest
 
@@ -94,3 +95,20 @@ def test_a_folder_that_others_may_enter_is_not_used(launch, ps, tmp_path):
     assert "`ringlet ps` will not show this job" in err
     assert "mode 0700" in err
     (tmp_path / "t" / f"ringlet-run-{os.getuid()}").rmdir()
+
+
+def test_a_job_that_is_not_listed_waits_as_idly(launch, tmp_path):
+    folder = tmp_path / "t" / f"ringlet-run-{os.getuid()}"
+    folder.mkdir(mode=0o755)
+    job = launch(SCRIPT, variables={"XDG_RUNTIME_DIR": ""})
+    job.number("early")
+    stat = Path(f"/proc/{job.process.pid}/stat")
+
+    def seconds():
+        words = stat.read_text().rpartition(")")[2].split()
+        return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+    before = seconds()
+    time.sleep(1.0)
+    assert seconds() - before < 0.2
+    folder.rmdir()
