@@ -55,8 +55,7 @@ _PLACES = {"Group": "group", "Work": "calls.work"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs NumPy when it is asked for: a launcher, which needs it not, starts in half
-    the time."""
+    """Import what needs NumPy when it is asked for: launchers start twice as fast."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_PLACES.get(name, 'world')}"), name)

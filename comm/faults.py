@@ -81,8 +81,7 @@ def _ordinal(word: str) -> int:
 
 
 class Faults:
-    """One rank's faults; counts its calls from now on. `addresses` are both ends of its connections
-    (ipc://... or tcp://...)."""
+    """One rank's faults, by its calls from now on. `addresses`: both ends of its connections."""
 
     def __init__(self, faults: Iterable[Fault], rank: int, addresses: Collection[str]) -> None:
         self._faults = [fault for fault in faults if fault.rank == rank]

@@ -18,8 +18,7 @@ from ringlet.comm.shared.transport import SharedMemory
 class Memory:
     """The shared memory of one group. Its methods are collectives.
 
-    `among(name, members)` makes a group of some of the ranks, on a channel of their own, with its
-    `Memory`.
+    `among(name, members)` makes a group of some of the ranks, on a channel of their own.
     """
 
     def __init__(self, channel: Channel, among: Callable[[str, list[int]], Any]) -> None:
@@ -70,8 +69,7 @@ class Memory:
         return self._side
 
     def allocate(self, nbytes: int) -> Array:
-        """Bytes that the ranks of this host all have mapped; ordinary ones where they share no
-        memory. Aligned to a cache line."""
+        """Bytes that all ranks of this host share, if they can; aligned to a cache line."""
         if self._on_host is not None:
             return self._on_host.allocate(nbytes)
         channel = self._channel

@@ -12,7 +12,7 @@ from ringlet.comm.arrays import Array
 from ringlet.comm.signature import Signature
 from ringlet.comm.stats import Traffic
 
-Action: TypeAlias = Callable[[], None]
+Callback: TypeAlias = Callable[[], None]
 
 
 class Wait:
@@ -38,7 +38,7 @@ class Wait:
     def take(self) -> Any:
         """What was waited for."""
 
-    def wait(self, tick: Action, poll: Action) -> None:
+    def wait(self, tick: Callback, poll: Callback) -> None:
         """Sleep until it is over. `tick`, which may raise, is called every few milliseconds, and
         `poll`, which reads messages, where nothing else reads them."""
         while not self.ready():

@@ -141,8 +141,7 @@ def last_operation() -> str:
 def inject(faults: Iterable[str]) -> None:
     """Make faults happen to this rank, instead of those of an earlier call: see faults.py.
 
-    Raises ValueError for a text that describes no fault, or one of messages where the ranks share
-    memory.
+    Raises ValueError for a text that is no fault, or one of messages where ranks share memory.
     """
     if _world is None:
         raise CommError("faults happen in a world: call comm.init() first")
@@ -254,8 +253,7 @@ def _choose(environment: Environment, entry: Hello) -> str:
 
 
 def _private_folder(environment: Environment) -> Path | None:
-    """A folder that only this user can enter, the launcher's or this process's own; None where no
-    socket needs one."""
+    """A folder that only this user can enter, the launcher's or a new one; None if not needed."""
     folder = environment.ipc_folder
     if folder is None:
         return None if environment.transport == "tcp" else make_folder()

@@ -1,8 +1,7 @@
 """Authenticate connections to a listening socket by the job's key, and log the refused ones.
 
 ZeroMQ asks a ZAP handler (https://rfc.zeromq.org/spec/27) about every connection that completes
-CURVE's handshake. Connections that fail earlier (raw bytes, no key, another key) show up on the
-socket's monitor.
+CURVE's handshake. Earlier failures (raw bytes, no key, another key) show on the socket's monitor.
 """
 
 import contextlib
@@ -23,8 +22,7 @@ HANDSHAKE_MS = 10_000
 """Connections that have not completed the handshake by then are dropped."""
 
 REFUSALS = 3
-"""Consecutive failed handshakes that mean the keys differ; a single one may come from a process
-that has just ended."""
+"""Failed handshakes in a row that mean the keys differ; one may come from a process that ended."""
 
 LOGGED_ADDRESSES = 64
 """Refused addresses to log, so that a flood of connections does not flood the log."""
@@ -45,28 +43,25 @@ _refused: set[str] = set()
 
 
 class Authenticator:
-    """Guards a listening socket, on a thread of its own that ends with the socket's context.
+    """Guards whatever a socket binds from now on, on a thread that ends with the socket's context.
 
     Without a key it accepts every client that speaks ZeroMQ, and still logs those that do not.
     `who` begins its log lines: "rank 3".
     """
 
-    def __init__(self, context: "zmq.Context[Any]", key: JobKey | None, who: str) -> None:
-        self._key, self._who = key, who
+    def __init__(self, listener: "zmq.Socket[Any]", key: JobKey | None, who: str) -> None:
+        self._who = who
         self._public = b"" if key is None else z85.decode(key.curve_public)
-        self._zap = context.socket(zmq.REP)
+        self._zap = listener.context.socket(zmq.REP)
         self._zap.bind(_ZAP)
         self._poller = zmq.Poller()
         self._poller.register(self._zap, zmq.POLLIN)
         self._open: dict[int, str] = {}  # descriptors of connections to addresses
         self._inside = 0
         self._reason = ""
-
-    def guard(self, listener: "zmq.Socket[Any]") -> None:
-        """Guard whatever the socket binds from now on. Call it once."""
         listener.set(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
-        if self._key is not None:
-            self._key.serve(listener)
+        if key is not None:
+            key.serve(listener)
         self._monitor = listener.get_monitor_socket(_EVENTS)
         self._poller.register(self._monitor, zmq.POLLIN)
         threading.Thread(target=self._serve, name="ringlet-authenticator", daemon=True).start()

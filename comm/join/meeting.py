@@ -1,7 +1,6 @@
 """What every meeting of processes has in common, be it of ranks (rendezvous.py) or of the agents
 of a job's hosts (launcher/hosts): one process binds a socket and the others connect to it, both
-sides prove that they hold the job's key, they exchange small msgpack maps, and whoever waits
-learns who is missing.
+sides prove that they hold the job's key, exchange small msgpack maps, and learn who is missing.
 """
 
 import contextlib
@@ -47,12 +46,11 @@ class MeetingSocket:
 
     @classmethod
     def bind(cls, address: str, key: JobKey | None, who: str, check: Check) -> "MeetingSocket":
-        """Gather others at the address; with port 0, at a free one. Raises zmq.ZMQError where
-        this process cannot listen there."""
+        """Gather others at the address; port 0: a free one. Raises zmq.ZMQError if it cannot."""
         end = cls(zmq.ROUTER, address, who, check)
         end._socket.set(zmq.BACKLOG, 1024)
         if address.startswith("tcp://"):
-            Authenticator(end._context, key, who).guard(end._socket)
+            Authenticator(end._socket, key, who)
         try:
             end._socket.bind(address)
         except zmq.ZMQError:
@@ -74,8 +72,7 @@ class MeetingSocket:
         return end
 
     def poll(self) -> bool:
-        """Wait a moment for a message; raises AuthenticationError if the other side has refused
-        this process's key."""
+        """Wait a moment for a message; raises AuthenticationError if this key was refused."""
         if self._handshakes is not None:
             self._handshakes.check()
         return bool(self._socket.poll(POLL_MS))

@@ -163,8 +163,7 @@ def check_hello(hello: Any) -> Hello:
 
 
 def check_notice(notice: Notice, size: int) -> None:
-    """Raise an error unless this is what rank 0 says in a world of `size`: the table, a refusal, or
-    who is missing."""
+    """Raise an error unless this is the table of `size` ranks, a refusal, or who is missing."""
     if "table" in notice:
         fits = [check_hello(hello)["rank"] for hello in notice["table"]] == list(range(size))
     elif "refused" in notice:

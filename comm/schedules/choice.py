@@ -26,8 +26,7 @@ REDUCTION_S = 0.3e-9
 """Seconds to combine two bytes: about float32 additions in cache."""
 
 PRICED_RANKS = 16
-"""Larger groups are priced as if they had this many ranks: the time to price grows with the
-square."""
+"""Larger groups are priced as if they had this many: the time grows with the square."""
 
 PRICED_SEGMENTS = 8
 
@@ -113,8 +112,7 @@ class Choice:
         )
 
     def choose(self, operation: str, nbytes: int) -> str:
-        """The algorithm for `nbytes`: of the whole array in all_gather and gather, in all_to_all of
-        what a rank sends to all."""
+        """The algorithm for an array of `nbytes`, measured as in `price`."""
         if pinned := self.pinned(operation):
             return pinned
         # Only the root of a scatter knows the size.

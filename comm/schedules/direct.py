@@ -2,9 +2,8 @@
 
 There is one step, the `Move`: some places get what other places hold together. Slots are numbered
 as in the schedules of messages (`algorithms`). Between two fences no rank may touch what another
-writes; `prove_direct` shows that none does. The scheme is that of direct-access collectives on
-shared memory: Jain et al., "Framework for scalable intra-node collective operations using shared
-memory" (SC 2018).
+writes; `prove_direct` shows that none does. Direct access is the scheme of
+Jain et al., "Framework for scalable intra-node collective operations using shared memory" (2018).
 """
 
 from collections.abc import Callable, Iterator
@@ -19,8 +18,7 @@ AREAS = 2
 
 
 class Place(NamedTuple):
-    """A slot of one rank's memory. `chunk` is the piece of the slot that is handled at once; a
-    staged chunk lies in area chunk % AREAS."""
+    """A piece (`chunk`) of a slot of one rank's memory; staged, it lies in area chunk % AREAS."""
 
     rank: int
     slot: int
@@ -120,8 +118,7 @@ def staged_steps(
 ) -> Iterator[DirectStep]:
     """One rank's steps on arrays that the others cannot reach, in chunks.
 
-    The areas are used in turn, so the fence that follows the staging of a chunk also ends the use
-    of the chunk before the last.
+    The areas take turns: the fence after staging a chunk ends the use of the one before the last.
     """
     if operation == "all_reduce":
         yield from _all_reduce_staged(rank, size, chunks)

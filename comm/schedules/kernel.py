@@ -23,8 +23,7 @@ class Executable(Protocol):
     """A schedule, as far as the kernel knows it; errors name it by its `str`."""
 
     def queue(self, rank: int, step: Any) -> Queue | None:
-        """The queue to which the step sends (the rank is its sender) or from which it receives (the
-        rank is its receiver); None: neither."""
+        """The queue to which the step sends, or from which it receives; None: neither."""
 
 
 class ScheduleReader(Protocol[Payload]):
@@ -45,8 +44,7 @@ def execute(
 ) -> None:
     """Take every step of `steps[rank]`.
 
-    Raises ScheduleError if ranks wait for ever, naming who waits for whom at which step, and if
-    nobody receives a message.
+    Raises ScheduleError for unread messages and deadlocks, naming who waits for whom at which step.
     """
     positions = [0] * len(steps)
     messages: dict[Queue, deque[tuple[Any, Payload]]] = defaultdict(deque)

@@ -68,8 +68,7 @@ class Links:
 
         On one host they depend mostly on what else runs at the moment, so they are constants. Of
         the network only the order of magnitude counts: bandwidth in powers of ten (Ethernet of 1
-        and of 10 Gbit/s lie in the middle of theirs), latency as within a building or across a
-        continent.
+        and of 10 Gbit/s are mid-class), latency as within a building or across a continent.
         """
         latency = FAR if self.network.latency > FAR_ABOVE else NEAR
         bandwidth = 10.0 ** round(math.log10(self.network.bandwidth))

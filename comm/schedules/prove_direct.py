@@ -27,7 +27,7 @@ from ringlet.comm.schedules.prove import Transfer
 from ringlet.comm.schedules.schedule import Schedule
 from ringlet.comm.schedules.symbols import Contributions, contributions_after, contributions_before
 
-Memory: TypeAlias = dict[Any, Contributions]
+Contents: TypeAlias = dict[Any, Contributions]
 """What the places hold. Undefined ones have no entry."""
 
 
@@ -35,13 +35,12 @@ T = TypeVar("T")
 
 
 class DirectProof(NamedTuple):
-    """What the proof has counted. `states` is what was held at the start and after each stretch in
-    which something moved, the rounds; `transfers` is what one rank read in another's memory, or
-    stored there."""
+    """What the proof has counted. `states`: what was held at the start and after each round (a
+    stretch with a move); `transfers`: what a rank read or stored in another's memory."""
 
     promise: Schedule
     fences: int
-    states: list[Memory]
+    states: list[Contents]
     transfers: list[Transfer]
 
 
@@ -100,10 +99,9 @@ def _prove(
 
 
 def execute_direct(
-    name: str, steps: Sequence[Iterable[Move[Any] | Fence]], memory: Memory
-) -> Iterator[tuple[Memory, list[list[Move[Any]]]]]:
-    """Execute all ranks' steps, whose places have a `rank`; yields what is held after each stretch,
-    and its moves by rank.
+    name: str, steps: Sequence[Iterable[Move[Any] | Fence]], memory: Contents
+) -> Iterator[tuple[Contents, list[list[Move[Any]]]]]:
+    """Execute all ranks' steps; yields what is held after each stretch, and its moves by rank.
 
     Raises ScheduleError where two ranks may touch the same place at once, sources are not in the
     order of ranks, a place is read that holds nothing, or a contribution counts twice.

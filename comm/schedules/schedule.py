@@ -1,8 +1,7 @@
 """Collectives as data: for each rank a list of small steps over numbered slots of its memory.
 
 A schedule says nothing about bytes, dtypes or sockets. `prove` executes it symbolically, `run` on
-a transport; both read the same list. Collectives as chunk programs are MSCCL's idea (Cowan et
-al., "MSCCLang", ASPLOS 2023).
+a transport, from the same list. The idea is MSCCL's (Cowan et al., "MSCCLang", ASPLOS 2023).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -62,8 +61,7 @@ class Schedule:
     `operation` fixes what every slot holds before and must hold after (see symbols.py). `slots` is
     the number of slots of each rank's memory: the array in that many nearly equal parts; in
     all_to_all, the array to send and then the array received. Where every rank has a part of the
-    array (reduce_scatter, all_gather, gather, scatter, all_to_all), rank r's part is the r-th
-    slots / size slots.
+    array (as in all_gather, scatter or all_to_all), rank r's part is the r-th slots / size slots.
     """
 
     operation: str
@@ -97,8 +95,7 @@ def segmented(steps: Sequence[Step], segments: Callable[[int], int]) -> Iterator
     """Cut every step into the segments of its slot: yields (step, segment number).
 
     A receive is interleaved with the sends of the same slot that follow it directly, so the first
-    segment travels on while the second is still on its way. Messages between any two ranks keep
-    the same order on both sides.
+    segment travels on while the second is on its way. Both sides keep the same order.
     """
     position = 0
     while position < len(steps):
@@ -144,9 +141,8 @@ def cut(schedule: Schedule, segments: int) -> Schedule:
     """The schedule with every slot cut into `segments`, as `run` cuts it for a large array."""
     if segments == 1:
         return schedule
-
-    def slots(slot: int) -> range:
-        return range(slot * segments, (slot + 1) * segments)
-
-    steps = tuple(tuple(embed(steps, slots)) for steps in schedule.steps)
+    steps = tuple(
+        tuple(embed(own, lambda slot: range(slot * segments, (slot + 1) * segments)))
+        for own in schedule.steps
+    )
     return replace(schedule, slots=schedule.slots * segments, steps=steps)

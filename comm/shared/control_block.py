@@ -16,7 +16,7 @@ import time
 from typing import Any
 
 from ringlet.comm.arrays import Array
-from ringlet.comm.protocols import Action, Wait
+from ringlet.comm.protocols import Callback, Wait
 from ringlet.comm.schedules.direct import AREAS
 from ringlet.comm.shared import futex
 from ringlet.comm.shared.attach import ProcessMemory, attach
@@ -199,7 +199,7 @@ class FenceWait(Wait):
         self._control = control
         self.soon, self.ready = control.watch, control.complete  # type: ignore[method-assign]
 
-    def wait(self, tick: Action, poll: Action) -> None:
+    def wait(self, tick: Callback, poll: Callback) -> None:
         """Watch, then sleep; now and then read messages, which tell of ranks that ended."""
         control = self._control
         if control.watch():

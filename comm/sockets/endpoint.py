@@ -109,7 +109,7 @@ class Endpoint:
     def bind_tcp(self, host: str) -> str:
         """Listen on a free port of the host's address; returns the address. To be called after
         `bind_ipc`: what is bound from here on asks for the key."""
-        Authenticator(self._context, self._key, f"rank {self.rank}").guard(self.inbox.socket)
+        Authenticator(self.inbox.socket, self._key, f"rank {self.rank}")
         allow_ipv6(self.inbox.socket, tcp(host, "*"))
         self.inbox.socket.bind(tcp(host, "*"))
         address = self.inbox.socket.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
@@ -166,8 +166,7 @@ class Endpoint:
         holds the payload's bytes in ZeroMQ's memory.
 
         Returns a tracker while ZeroMQ refers to the payload's memory, or the message waits for the
-        peer's credit: the payload must not change until it is done. None if it was copied, or lies
-        in a frame.
+        peer's credit: the payload must not change until it is done. None if copied or in a frame.
         """
         if peer == self.rank:
             self._deliver(Message(header, bytes(payload.view("u1").data)))
@@ -213,8 +212,7 @@ class Endpoint:
     def ask_for_credit(self) -> bool:
         """Tell the peers for whom messages are parked; False if there are none, or they know.
 
-        Whoever waits asks for all. It may wait for an answer to what is parked, and need not be
-        the one who parked it.
+        Whoever waits asks for all: an answer to what another call has parked may be what it awaits.
         """
         stalled = [peer for peer, waiting in list(self.credits.parked.items()) if waiting]
         new = [peer for peer in stalled if self.credits.complain(peer)]

@@ -38,8 +38,7 @@ class Message(NamedTuple):
 
 
 class Inbox:
-    """`accept` is called with the frames of whatever arrives, `watch(quiet)` between messages and
-    when there are none."""
+    """Calls `accept` with the frames that arrive, and `watch(quiet)` in between."""
 
     def __init__(
         self,

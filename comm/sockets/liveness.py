@@ -18,8 +18,7 @@ DRAIN_S = 1.0
 
 
 class Liveness:
-    """What this process knows of its peers. `where` names a rank's process in words; `agent` is
-    whether a launcher announces deaths."""
+    """What is known of the peers. `where` names a process; `agent`: a launcher announces deaths."""
 
     def __init__(self, where: Callable[[int], str]) -> None:
         self.agent = False

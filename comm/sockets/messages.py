@@ -78,8 +78,7 @@ class Messages:
         return None if tracker is None else SendWait(tracker, rank)
 
     def peek(self, peer: int, is_old: Callable[[Header], bool]) -> Program:
-        """Wait for the peer's next message and return its header; it stays where it is. Old ones,
-        which have come before, are dropped."""
+        """Wait for the peer's next message, dropping old ones; returns its header and leaves it."""
         while True:
             message: Message = yield self._wait(peer, keep=True)
             if not is_old(message.header):

@@ -19,8 +19,7 @@ from ringlet.comm.sockets.liveness import Liveness
 
 
 class WaitNotice(NamedTuple):
-    """What a peer says of its wait: `source` is the rank that it waits for, -1 if none; `heard` is
-    when (monotonic) the notice came."""
+    """What a peer says of its wait: for rank `source` (-1: none), told at `heard` (monotonic)."""
 
     source: int
     stream: int

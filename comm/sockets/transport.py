@@ -1,5 +1,4 @@
-"""Collectives as messages: the fourth reader of a schedule. It moves real bytes, and yields where
-it has to wait.
+"""Collectives as messages: the fourth reader of a schedule moves real bytes and yields to wait.
 
 What depends only on the schedule and on the arrays' sizes is made once and kept: on a few bytes the
 Python around a message takes longer than the message.
@@ -46,8 +45,7 @@ class Extent(NamedTuple):
 
 
 class MessageStep(NamedTuple):
-    """A step on one segment; `source` is Copy's. What is received and sent on at once, in the very
-    next steps, goes `onward` to these peers."""
+    """A step on one segment; `source` is Copy's. What is received goes `onward` to these peers."""
 
     step: Step
     segment: int

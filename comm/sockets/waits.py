@@ -2,7 +2,7 @@
 
 import zmq
 
-from ringlet.comm.protocols import Action, Wait
+from ringlet.comm.protocols import Callback, Wait
 from ringlet.comm.sockets.credits import Parked
 from ringlet.comm.sockets.endpoint import Endpoint
 from ringlet.comm.sockets.inbox import Key, Message
@@ -24,13 +24,12 @@ class MessageWait(Wait):
         endpoint = self._endpoint
         return endpoint.inbox.peek(self._key) if self._keep else endpoint.take(self._key)
 
-    def wait(self, tick: Action, poll: Action) -> None:
+    def wait(self, tick: Callback, poll: Callback) -> None:
         self._endpoint.inbox.wait(self.ready, tick)
 
 
 class SendWait(Wait):
-    """Wait until ZeroMQ has let go of a payload for the peer (a world rank), or the peer's credit
-    lets it leave first."""
+    """Wait until a payload for the peer (a world rank) has had credit, and ZeroMQ lets go of it."""
 
     poll_ms = 1
 
@@ -45,7 +44,7 @@ class SendWait(Wait):
     def ready(self) -> bool:
         return self._tracker.done
 
-    def wait(self, tick: Action, poll: Action) -> None:
+    def wait(self, tick: Callback, poll: Callback) -> None:
         """Read messages meanwhile: the peer may have to get rid of its own first."""
         while not self._tracker.done:
             poll()

@@ -118,8 +118,7 @@ def checksum(payload: bytes | memoryview) -> int:
 
 
 def allocate(signature: Signature) -> Array:
-    """An array for what the signature announces; raises Malformed for an unknown dtype, and for
-    more than this host's memory."""
+    """An array as announced; raises Malformed for unknown dtypes and sizes beyond memory."""
     try:
         dtype = np.dtype(signature.dtype)
     except (TypeError, ValueError, SyntaxError) as error:

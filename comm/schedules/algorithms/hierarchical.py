@@ -27,8 +27,7 @@ def hierarchical_all_reduce(rank: int, size: int, root: int = 0, per_host: int =
     Reduce-scatter on the host, all-reduce of the own shard with the ranks of the same place on
     the other hosts, all-gather on the host; all are rings. Between the hosts each rank sends
     2 (hosts - 1) / size of the array. Ranks count host by host: host h has the ranks from
-    h * per_host on. Cho, Finkler and Kung, "BlueConnect" (2019). Raises ValueError unless
-    per_host divides size.
+    h * per_host on; it must divide size (else ValueError). Cho et al., "BlueConnect" (2019).
     """
     if per_host < 1 or size % per_host:
         raise ValueError(f"{size} ranks are not {per_host} on every host")

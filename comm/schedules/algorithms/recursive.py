@@ -1,8 +1,7 @@
 """Recursive doubling and halving: partners at distances 1, 2, 4, ...: few rounds.
 
 Thakur, Rabenseifner and Gropp, "Optimization of collective communication operations in MPICH"
-(2005). Both need a power of two; ranks beyond it first fold their data into a neighbour's, and
-get the result at the end.
+(2005). Ranks beyond a power of two fold their data into a neighbour's and get the result back.
 """
 
 from collections.abc import Callable
