@@ -7,7 +7,6 @@ nothing is left behind, however the run ends.
 """
 
 import contextlib
-import os
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -177,11 +176,9 @@ class NetworkPairJob(Job):
 
     def environment(self, rank: int) -> dict[str, str]:
         mine = self.hosts[rank]
-        path = [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]
         return {
             **super().environment(rank),
             "LOCAL_RANK": str(self.hosts[:rank].count(mine)),
             "LOCAL_WORLD_SIZE": str(self.hosts.count(mine)),
             "RINGLET_INSECURE": "1",
-            "PYTHONPATH": os.pathsep.join(filter(None, path)),  # so that ranks find this file, too
         }

@@ -7,6 +7,7 @@ tells them where a function is and its arguments, and waits for all of them, up 
 import inspect
 import selectors
 import signal
+import sys
 import tempfile
 import textwrap
 import time
@@ -91,7 +92,7 @@ class WorkerPool:
             self._finish("starting the ranks", STARTUP_S)
         for worker in self._workers:
             call = {**place, "arguments": plain, "paths": paths, "faults": list(faults)}
-            worker.control.send(call)
+            worker.control.send({**call, "search": [*map(str, sys.path)]})
         return self._finish(name, deadline)
 
     def close(self) -> None:

@@ -54,6 +54,7 @@ def main() -> None:
         while True:
             task = guard.inbox.get()
             comm.inject(task["faults"])
+            sys.path[:] = task["search"]  # the function's file imports what its caller can
             paths = {name: Path(path) for name, path in task["paths"].items()}
             result = _function(task)(world, **task["arguments"], **paths)
             guard.control.send({"result": result})

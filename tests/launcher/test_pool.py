@@ -82,3 +82,14 @@ def test_a_rank_that_hangs_shows_where(pool):
 def test_a_function_that_workers_cannot_find_is_refused(pool):
     with pytest.raises(TypeError, match="not a module-level function"):
         pool.run(lambda world: None)
+
+
+def test_the_functions_file_imports_what_its_caller_can(pool, tmp_path, monkeypatch):
+    (tmp_path / "beside.py").write_text("def add(a, b):\n    return a + b\n")
+    (tmp_path / "program.py").write_text(
+        "from beside import add\n\n\ndef added(world):\n    return add(world.rank, 1)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    from program import added
+
+    assert pool.run(added) == [1, 2]
