@@ -20,7 +20,7 @@ from ringlet.comm.join.meeting import LINGER_MS, Every, MeetingSocket, Notice, n
 from ringlet.launcher.errors import ExitCode
 from ringlet.launcher.hosts.node import NodeSpec
 from ringlet.launcher.hosts.notices import Assignment, HostInfo, parse
-from ringlet.launcher.supervisor.agent import Agent, TaskFor, no_task
+from ringlet.launcher.supervisor.agent import Agent, TaskFor
 from ringlet.launcher.supervisor.environment import Job, free_port
 from ringlet.launcher.supervisor.failure import Failure
 from ringlet.launcher.supervisor.options import WorkerOptions
@@ -79,7 +79,7 @@ class NetworkAgent(Agent, ABC):
         Raises UserError naming the hosts that did not come, or saying why this one is refused.
         """
 
-    def next_job(self, generation: int, task_for: TaskFor = no_task) -> tuple[Job, str]:
+    def next_job(self, generation: int, task_for: TaskFor = lambda size: "") -> tuple[Job, str]:
         spec = self.spec
 
         def assign(hosts: list[HostInfo]) -> Assignment:

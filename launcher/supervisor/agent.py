@@ -11,11 +11,6 @@ TaskFor: TypeAlias = Callable[[int], str]
 """The workers' task, by their number; raises UserError if the job cannot run on that many."""
 
 
-def no_task(size: int) -> str:
-    """For workers that need none."""
-    return ""
-
-
 class Agent:
     """The agent of a job that runs on this host alone. Those that share their job with other hosts
     are in launcher/hosts.
@@ -43,7 +38,7 @@ class Agent:
         """Whether host 0 shows the outcome on the same terminal."""
         return False
 
-    def next_job(self, generation: int, task_for: TaskFor = no_task) -> tuple[Job, str]:
+    def next_job(self, generation: int, task_for: TaskFor = lambda size: "") -> tuple[Job, str]:
         """Start `generation` of the job, and the workers' task, which host 0 decides."""
         self.failures = []
         task = task_for(self.workers)  # before the Job, which makes a folder

@@ -13,7 +13,7 @@ from ringlet.launcher.commands.train.tensorboard import EventFiles
 from ringlet.launcher.errors import ExitCode
 from ringlet.launcher.hosts.agents import open_agent
 from ringlet.launcher.hosts.options import HostOptions
-from ringlet.launcher.supervisor.agent import Agent, no_task
+from ringlet.launcher.supervisor.agent import Agent
 from ringlet.launcher.supervisor.control import Notice
 from ringlet.launcher.supervisor.options import WorkerOptions
 from ringlet.launcher.supervisor.output import Screen
@@ -57,27 +57,26 @@ def train(
 def _run(training: Training | None, agent: Agent, tensorboard: Path | None) -> int:
     """Run the workers of this host. Host 0 has the `training`, which sets the task of all hosts."""
     screen = Screen()
-    progress = None if training is None else TrainingProgress(screen, training.settings)
+    progress = TrainingProgress(screen)
     events = None if training is None or tensorboard is None else EventFiles(tensorboard)
 
     def inform(notice: Notice) -> None:
-        for taker in (progress, events):
-            if taker is not None:
-                taker.take(notice)
+        progress.take(notice)
+        if events is not None:
+            events.take(notice)
 
     def start(generation: int) -> Supervisor:
-        task_for = no_task if training is None else partial(training.task, generation)
-        job, task = agent.next_job(generation, task_for)
-        if training is not None and progress is not None:
-            progress.headline(training.headline(job.size))
+        if training is None:
+            job, task = agent.next_job(generation)
+        else:
+            job, task = agent.next_job(generation, partial(training.task, generation))
+            progress.headline(training.settings, job.size)
         module = "ringlet.launcher.workers.train_worker"
         return Supervisor(job, module, [task], screen=screen, agent=agent, inform=inform)
 
-    code = run_with_restarts(
-        start, agent, lambda: progress is not None and progress.steps > 0, screen
-    )
+    code = run_with_restarts(start, agent, lambda: progress.steps > 0, screen)
     if events is not None:
         events.close()
-    if progress is not None and training is not None and code in (ExitCode.OK, ExitCode.STOPPED):
+    if training is not None and code in (ExitCode.OK, ExitCode.STOPPED):
         progress.conclude(training.folder)
     return code

@@ -110,17 +110,6 @@ class Training:
         facts = {"config": asdict(self.settings), "folder": str(folder), "resume": resume}
         return json.dumps({**facts, "sample": self.options.sample})
 
-    def headline(self, workers: int) -> str:
-        """What is trained, on how many workers."""
-        settings = self.settings
-        mesh = f" ({settings.mesh})" if settings.mesh else ""
-        experts = f"{settings.experts} experts, " if settings.experts else ""
-        return (
-            f"training {settings.n_layer} layers, {settings.n_head} heads, {settings.n_embd} "
-            f"wide, {experts}context {settings.block_size}, batch {settings.batch_size} on "
-            f"{settings.data} with {workers} worker{'s' if workers > 1 else ''}{mesh}"
-        )
-
     def _make_folder(self) -> Path:
         """The folder that was asked for, unless it holds another run; by default the first free
         name. It is made at once, so that commands running side by side get folders of their own."""

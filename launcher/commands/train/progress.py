@@ -16,16 +16,25 @@ PLAIN_EVERY_S = 10.0
 class TrainingProgress:
     """Turns rank 0's reports into a live line, or into a plain line now and then."""
 
-    def __init__(self, screen: Screen, settings: TrainConfig) -> None:
-        self._screen, self._settings = screen, settings
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+        self._settings: TrainConfig
         self._last: dict[str, Any] = {}
         self._headline = self._val_loss = ""
         self._rate = 0.0
         self._plain_at = 0.0
         self.steps = 0  # taken by this command
 
-    def headline(self, text: str) -> None:
-        """Show what is trained, unless the last start has shown the same."""
+    def headline(self, settings: TrainConfig, workers: int) -> None:
+        """Show what is trained, on how many workers, unless the last start has shown the same."""
+        self._settings = settings
+        mesh = f" ({settings.mesh})" if settings.mesh else ""
+        experts = f"{settings.experts} experts, " if settings.experts else ""
+        text = (
+            f"training {settings.n_layer} layers, {settings.n_head} heads, {settings.n_embd} "
+            f"wide, {experts}context {settings.block_size}, batch {settings.batch_size} on "
+            f"{settings.data} with {workers} worker{'s' if workers > 1 else ''}{mesh}"
+        )
         if text != self._headline:
             self._headline = text
             self._screen.line(text)
