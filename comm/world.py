@@ -64,18 +64,15 @@ class _World:
             if environment.transport == "auto":
                 self.group._memory.open()
             if channel.shared is None and self.context.policy.wants_links:
-                self._know_links(channel, environment)
+                # Only where collectives travel as messages: it takes some milliseconds.
+                if environment.links is not None:
+                    self.context.links = environment.links
+                elif environment.size > 1:
+                    self.context.links = self.group.measure_links()
+                channel.choose_anew()
         except BaseException:
             self.endpoint.close(0)
             raise
-
-    def _know_links(self, channel: Channel, environment: Environment) -> None:
-        """Only where collectives travel as messages: it takes some milliseconds."""
-        if environment.links is not None:
-            self.context.links = environment.links
-        elif environment.size > 1:
-            self.context.links = self.group.measure_links()
-        channel.choose_anew()
 
     def close(self) -> None:
         self.progress.stop()

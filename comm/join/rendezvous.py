@@ -13,16 +13,8 @@ from typing import Any
 import zmq
 
 from ringlet.comm.errors import CommError, CommTimeout
+from ringlet.comm.join import meeting
 from ringlet.comm.join.key import JobKey
-from ringlet.comm.join.meeting import (
-    TELL_EVERY_S,
-    Every,
-    MeetingSocket,
-    MissingLog,
-    Notice,
-    check_types,
-    numbered,
-)
 
 Hello = dict[str, Any]
 """{"job", "generation", "rank", "size", "host", "name", "pid", "addresses", "token",
@@ -50,7 +42,7 @@ def _gather(
 ) -> list[Hello]:
     """Rank 0's side: it collects every rank's hello and sends the table to all."""
     try:
-        socket = MeetingSocket.bind(address, key, "rank 0", check_hello)
+        socket = meeting.MeetingSocket.bind(address, key, "rank 0", check_hello)
     except zmq.ZMQError as error:
         raise CommError(
             f"rank 0 cannot listen at {address} for the other ranks: {error}. Another program "
@@ -58,9 +50,10 @@ def _gather(
         ) from error
     size, deadline = own["size"], time.monotonic() + timeout
     here, routes = {0: own}, dict[int, bytes]()
-    tell, log = Every(TELL_EVERY_S, first=TELL_EVERY_S), MissingLog("rank", "rank 0", address)
+    tell = meeting.Every(meeting.TELL_EVERY_S, first=meeting.TELL_EVERY_S)
+    log = meeting.MissingLog("rank", "rank 0", address)
 
-    def send_all(notice: Notice) -> None:
+    def send_all(notice: meeting.Notice) -> None:
         for route in routes.values():
             socket.send(notice, route)
 
@@ -74,7 +67,7 @@ def _gather(
             if late:
                 raise CommTimeout(
                     f"rank 0: rendezvous at {address}: {len(here)} of {size} ranks came within "
-                    f"{timeout:.0f} s; missing: {numbered('rank', missing)}",
+                    f"{timeout:.0f} s; missing: {meeting.numbered('rank', missing)}",
                     missing,
                 )
             socket.poll()
@@ -117,8 +110,8 @@ def _join(
 ) -> list[Hello]:
     """Every other rank's side: it sends its hello and gets the table from rank 0."""
     who, missing, deadline = f"rank {own['rank']}", [0], time.monotonic() + timeout
-    log = MissingLog("rank", who, address)
-    socket = MeetingSocket.connect(
+    log = meeting.MissingLog("rank", who, address)
+    socket = meeting.MeetingSocket.connect(
         address, key, who, lambda notice: check_notice(notice, own["size"])
     )
     try:
@@ -141,7 +134,8 @@ def _join(
     finally:
         socket.close(0)  # rank 0 has heard all, or is not there
     late = f"{timeout:.0f} s"
-    text = f"rendezvous at {address}: {numbered('rank', missing)} did not come within {late}"
+    absent = meeting.numbered("rank", missing)
+    text = f"rendezvous at {address}: {absent} did not come within {late}"
     if missing == [0]:
         text = f"no answer from rank 0 at {address} within {late}: is it running there?"
     raise CommTimeout(f"{who}: {text}", missing)
@@ -155,14 +149,14 @@ _HELLO_TYPES = {
 
 def check_hello(hello: Any) -> Hello:
     """The hello; raises TypeError or KeyError for anything else."""
-    fields = check_types(hello, _HELLO_TYPES)
+    fields = meeting.check_types(hello, _HELLO_TYPES)
     for text in (*fields["addresses"], *fields["addresses"].values()):
         if type(text) is not str:
             raise TypeError("a hello's addresses are text")
     return fields
 
 
-def check_notice(notice: Notice, size: int) -> None:
+def check_notice(notice: meeting.Notice, size: int) -> None:
     """Raise an error unless this is the table of `size` ranks, a refusal, or who is missing."""
     if "table" in notice:
         fits = [check_hello(hello)["rank"] for hello in notice["table"]] == list(range(size))

@@ -116,8 +116,13 @@ def execute_direct(
         for move in (move for own in moves for move in own):
             if [place.rank for place in move.sources] != sorted(p.rank for p in move.sources):
                 raise ScheduleError(f"{name}: {move} does not combine in the order of ranks")
-            value = _union(name, [memory.get(source) for source in move.sources])
-            memory |= dict.fromkeys(move.targets, value)
+            sets = [memory[source] for source in move.sources if source in memory]
+            if len(sets) < len(move.sources):
+                raise ScheduleError(f"{name} uses a slot that holds nothing")
+            union = frozenset().union(*sets)
+            if len(union) != sum(map(len, sets)):
+                raise ScheduleError(f"{name} counts a contribution twice")
+            memory |= dict.fromkeys(move.targets, union)
         yield memory, moves
 
 
@@ -157,13 +162,3 @@ def _check_conflicts(name: str, by_rank: list[list[Move[Any]]]) -> None:
     clashes = sorted(place for place in writers if len(users[place]) > 1)
     if clashes:
         raise ScheduleError(f"{name}: {clashes} are written while others use them")
-
-
-def _union(name: str, values: list[Contributions | None]) -> Contributions:
-    sets = [value for value in values if value is not None]
-    if len(sets) < len(values):
-        raise ScheduleError(f"{name} uses a slot that holds nothing")
-    union = frozenset().union(*sets)
-    if len(union) != sum(map(len, sets)):
-        raise ScheduleError(f"{name} counts a contribution twice")
-    return union

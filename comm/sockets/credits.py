@@ -60,7 +60,7 @@ class Credits:
         self._arrived: dict[int, int] = {}
         self._taken: dict[int, int] = {}
         self._told: dict[int, int] = {}
-        self._complained: set[int] = set()
+        self.asked: set[int] = set()  # peers that know that this rank waits for their credit
 
     # -- sending: call these with the peer's send lock held -----------------------------------
 
@@ -78,13 +78,7 @@ class Credits:
     def grant(self, peer: int, taken: int) -> None:
         """The peer has taken this much in all."""
         self._granted[peer] = max(self._granted.get(peer, 0), taken)
-        self._complained.discard(peer)
-
-    def complain(self, peer: int) -> bool:
-        """Whether to tell the peer that this rank waits for its credit: once for each stall."""
-        new = peer not in self._complained
-        self._complained.add(peer)
-        return new
+        self.asked.discard(peer)
 
     # -- receiving ----------------------------------------------------------------------------
 

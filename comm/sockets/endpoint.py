@@ -214,8 +214,9 @@ class Endpoint:
 
         Whoever waits asks for all: an answer to what another call has parked may be what it awaits.
         """
-        stalled = [peer for peer, waiting in list(self.credits.parked.items()) if waiting]
-        new = [peer for peer in stalled if self.credits.complain(peer)]
+        stalled = {peer for peer, waiting in list(self.credits.parked.items()) if waiting}
+        new = stalled - self.credits.asked
+        self.credits.asked |= new
         for peer in new:
             self.notify(peer, "full", None)
         return bool(new)

@@ -5,8 +5,6 @@ Weathersby, "Efficient algorithms for all-to-all communications in multiport mes
 systems" (1997); Träff, "Optimal, non-pipelined reduce-scatter and allreduce algorithms" (2024).
 """
 
-from collections.abc import Iterator
-
 from ringlet.comm.schedules.schedule import Receive, Reduce, Send, Step, backwards
 
 
@@ -35,10 +33,13 @@ def circulant_reduce_scatter(rank: int, size: int, root: int = 0) -> list[Step]:
     optimal for any size; the operation must be commutative.
     """
     steps: list[Step] = []
-    for distance, count in _halvings(size):
+    left = size
+    while left > 1:
+        distance, count = (left + 1) // 2, left // 2
         to, source = (rank + distance) % size, (rank - distance) % size
         steps += [Send(to, (rank + distance + i) % size) for i in range(count)]
         steps += [Reduce(source, (rank + i) % size) for i in range(count)]
+        left = distance
     return steps
 
 
@@ -60,11 +61,3 @@ def dissemination_barrier(rank: int, size: int, root: int = 0) -> list[Step]:
         steps.append(Reduce((rank - distance) % size, 0))
         distance *= 2
     return steps
-
-
-def _halvings(size: int) -> Iterator[tuple[int, int]]:
-    """(distance, slots to give away) of each round: 5 -> (3, 2), (2, 1), (1, 1)."""
-    while size > 1:
-        distance = (size + 1) // 2
-        yield distance, size - distance
-        size = distance
