@@ -16,7 +16,7 @@ from ringlet.comm.calls.recorder import show_on_signal
 from ringlet.comm.errors import CommError, CommTimeout, PeerLost
 from ringlet.comm.faults import OF_MESSAGES, Faults, parse_fault
 from ringlet.comm.group import Group
-from ringlet.comm.join.environment import Environment, is_open, read_environment
+from ringlet.comm.join.environment import Environment, is_open, local_address, read_environment
 from ringlet.comm.join.folders import check_private, leave_folder, make_folder
 from ringlet.comm.join.meeting import numbered
 from ringlet.comm.join.rendezvous import Hello, meet
@@ -172,7 +172,8 @@ def _connect(endpoint: Endpoint, environment: Environment) -> dict[int, str]:
     if folder is not None and environment.transport != "tcp":
         addresses["ipc"] = endpoint.bind_ipc(_socket_path(folder, environment.rank))
     if environment.transport == "tcp" or not environment.one_host:
-        addresses["tcp"] = endpoint.bind_tcp(environment.listen_address)
+        host = environment.address or local_address(environment.rendezvous)
+        addresses["tcp"] = endpoint.bind_tcp(host)
     hello = {
         "job": environment.job,
         "generation": environment.generation,

@@ -49,7 +49,7 @@ class Environment:
     host: str
     key: JobKey | None = None
     encrypt: str = "all"
-    address: str | None = None
+    address: str | None = None  # at which other hosts reach this rank, if it is set
     algorithm: str = ""
     links: "Links | None" = None
 
@@ -57,11 +57,6 @@ class Environment:
     def data_key(self) -> JobKey | None:
         """The key for connections between ranks."""
         return self.key if self.encrypt == "all" else None
-
-    @property
-    def listen_address(self) -> str:
-        """This host's address, at which other hosts reach this rank."""
-        return self.address or local_address(self.rendezvous)
 
     @property
     def one_host(self) -> bool:

@@ -56,19 +56,14 @@ class Network:
 
     @classmethod
     def of_hosts(
-        cls,
-        per_host: int,
-        inside: LinkCost,
-        between: LinkCost,
-        reduction: float = 0.0,
-        ports: int = 1,
+        cls, per_host: int, inside: LinkCost, between: LinkCost, ports: int = 1
     ) -> "Network":
         """One link inside a host and one between hosts; host h has the ranks from h * per_host."""
 
         def link(sender: int, receiver: int) -> LinkCost:
             return inside if sender // per_host == receiver // per_host else between
 
-        return cls(link, reduction, ports)
+        return cls(link, ports=ports)
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,10 @@ class Prover:
 
     def __init__(self, schedule: Schedule, ports: int = 1, together: bool = True) -> None:
         self._schedule, size = schedule, schedule.size
-        self._slots = [list(map(_value, slots)) for slots in contributions_before(schedule)]
+        self._slots: list[list[Value | None]] = [
+            [None if own is None else Value(own, hash(tuple(own))) for own in slots]
+            for slots in contributions_before(schedule)
+        ]
         self.rounds = Rounds(size, ports, together)
         self.sent = [0] * size
         self.transfers: list[Transfer] = []
@@ -139,8 +142,3 @@ class Prover:
                         f"{self._schedule}: rank {rank} combines slot {slot} in another order "
                         "than the ranks before it"
                     )
-
-
-def _value(contributions: Contributions | None) -> Value | None:
-    """A slot's content at the start."""
-    return None if contributions is None else Value(contributions, hash(tuple(contributions)))
