@@ -13,6 +13,8 @@ from ringlet.nn.backend import Array, to_host, xp
 from ringlet.nn.module import Module
 from ringlet.nn.watch import location, watching
 
+__all__ = ["Anomaly", "detect_anomaly"]
+
 
 class Anomaly(FloatingPointError):
     """An operation produced a NaN, or a dtype that none of its inputs has; the message names it."""

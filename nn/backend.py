@@ -19,25 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    import numpy as xp
+    xp = np
 else:
     xp = types.ModuleType("ringlet.nn.backend.xp", "The functions of the chosen backend.")
 
-__all__ = [
-    "Backend",
-    "BackendError",
-    "MixedArrays",
-    "asarray",
-    "block_size",
-    "chosen",
-    "copy_from_host",
-    "find_gpus",
-    "refuse_mixture",
-    "substituted",
-    "to_host",
-    "use",
-    "xp",
-]
+__all__ = ["Backend", "BackendError", "MixedArrays", "asarray", "to_host", "use"]
 
 Array: TypeAlias = npt.NDArray[Any]
 

@@ -20,6 +20,10 @@ from ringlet.nn.module import Module, uninitialized
 from ringlet.nn.random import generator
 from ringlet.nn.safetensors import SafetensorsFile, write_safetensors
 
+__all__ = [
+    "LoRALinear", "add_lora", "freeze", "load_lora", "merge_lora", "save_lora", "unfreeze",
+]  # fmt: skip
+
 T = TypeVar("T")
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

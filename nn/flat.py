@@ -13,6 +13,8 @@ from ringlet.nn.backend import Array, xp
 from ringlet.nn.memory import return_freed_memory
 from ringlet.nn.module import Module, Parameter
 
+__all__ = ["Flat", "FlatParameters", "Slot", "common_dtype", "first_nonfinite"]
+
 Allocate: TypeAlias = Callable[[tuple[int, ...], np.dtype[Any]], Array]
 Named: TypeAlias = Iterable[tuple[str, Parameter]]
 

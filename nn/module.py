@@ -15,6 +15,8 @@ from ringlet.nn.autograd.tensor import Tensor
 from ringlet.nn.backend import Array, copy_from_host
 from ringlet.nn.random import generator
 
+__all__ = ["Module", "ModuleDict", "ModuleList", "Parameter", "Sequential", "uninitialized"]
+
 ForwardPreHook: TypeAlias = Callable[["Module", tuple[Any, ...]], Any]
 ForwardHook: TypeAlias = Callable[["Module", tuple[Any, ...], Any], Any]
 BackwardHook: TypeAlias = Callable[["Module", HookGradients, HookGradients], None]

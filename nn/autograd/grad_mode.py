@@ -4,6 +4,8 @@ import contextlib
 import threading
 from collections.abc import Iterator
 
+__all__ = ["enable_grad", "is_grad_enabled", "no_grad"]
+
 
 class Mode(threading.local):
     """Each thread's own."""

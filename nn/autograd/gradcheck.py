@@ -8,6 +8,8 @@ from ringlet.nn.autograd.tensor import Tensor
 from ringlet.nn.backend import Array, asarray, to_host
 from ringlet.nn.random import generator
 
+__all__ = ["gradcheck"]
+
 
 def gradcheck(
     function: Callable[..., Tensor],

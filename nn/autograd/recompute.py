@@ -13,6 +13,8 @@ from ringlet.nn.autograd.grad_mode import enable_grad, no_grad
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array
 
+__all__ = ["checkpoint"]
+
 
 class Recompute(Operation):
     """A function of tensors that keeps nothing but its inputs.

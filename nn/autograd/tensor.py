@@ -82,7 +82,7 @@ class Operation:
 
 
 def placeholder(*args: Any, **kwargs: Any) -> "Tensor":
-    """Stands in for an operation until operations/methods.py replaces it."""
+    """Stands in for an operation until nn/methods.py replaces it."""
     raise NotImplementedError
 
 
@@ -246,7 +246,7 @@ class Tensor:
         for hook in self._hooks or ():
             hook(self)
 
-    # -- operations, which operations/methods.py puts in place ---------------------------------
+    # -- operations, which nn/methods.py puts in place ---------------------------------
 
     __array_ufunc__ = None  # array + tensor is a tensor, not an array of tensors
     __hash__ = object.__hash__  # by identity: == compares element by element

@@ -6,6 +6,8 @@ from ringlet.nn import functional as F
 from ringlet.nn.autograd.tensor import Tensor
 from ringlet.nn.module import Module
 
+__all__ = ["GELU", "LogSoftmax", "ReLU", "SiLU", "Sigmoid", "Softmax", "SwiGLU", "Tanh"]
+
 
 class GELU(Module):
     """The Gaussian error linear unit."""

@@ -14,6 +14,8 @@ from ringlet.nn.layers.basic import Dropout, Linear, unset
 from ringlet.nn.layers.cache import KeyValueCache
 from ringlet.nn.module import Module
 
+__all__ = ["CausalSelfAttention", "MultiheadAttention", "PackedAttention"]
+
 
 class MultiheadAttention(Module):
     """Attention with several heads, of a sequence to itself or to another, as PyTorch's.

@@ -10,6 +10,8 @@ from ringlet.nn.autograd.tensor import Tensor
 from ringlet.nn.backend import Array, xp
 from ringlet.nn.module import Module, Parameter
 
+__all__ = ["Dropout", "Embedding", "Linear"]
+
 
 def unset(*shape: int) -> Parameter:
     """A parameter whose values are drawn later."""

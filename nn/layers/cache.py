@@ -2,6 +2,8 @@
 
 from ringlet.nn.backend import Array, asarray, xp
 
+__all__ = ["KeyValueCache"]
+
 FIRST_ROOM = 64
 """The number of positions a new cache has room for."""
 

@@ -29,6 +29,8 @@ from ringlet.nn.layers.basic import Dropout, Linear, unset
 from ringlet.nn.module import Module
 from ringlet.nn.random import loss_scale
 
+__all__ = ["ExpertLinear", "Experts", "MixtureOfExperts"]
+
 ROUNDING = 1e-9
 """1.1 x 10 counts as 11, although the product of the two floats is slightly more."""
 

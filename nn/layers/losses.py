@@ -9,6 +9,8 @@ from ringlet.nn.backend import Array
 from ringlet.nn.layers.basic import Linear
 from ringlet.nn.module import Module
 
+__all__ = ["CrossEntropyLoss"]
+
 
 class LogitsLoss(Module):
     """A loss of logits that can compute the logits itself, a block of rows at a time.

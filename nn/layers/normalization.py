@@ -10,6 +10,8 @@ from ringlet.nn.backend import Array
 from ringlet.nn.layers.basic import unset
 from ringlet.nn.module import Module
 
+__all__ = ["LayerNorm", "RMSNorm"]
+
 
 class LayerNorm(Module):
     """Normalize over the last axes (usually just the width), then scale and shift."""

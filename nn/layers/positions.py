@@ -10,6 +10,8 @@ from ringlet.nn.backend import Array
 from ringlet.nn.layers.basic import Embedding
 from ringlet.nn.module import Module
 
+__all__ = ["LearnedPositions", "RelativePositionBias", "RotaryEmbedding", "SinusoidalPositions"]
+
 
 class LearnedPositions(Embedding):
     """A vector for each position, added to the tokens' vectors: (B, T, C) -> (B, T, C)."""

@@ -12,6 +12,11 @@ from ringlet.nn.layers.basic import Dropout, Linear
 from ringlet.nn.layers.normalization import LayerNorm
 from ringlet.nn.module import Module, ModuleList
 
+__all__ = [
+    "Transformer", "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder",
+    "TransformerEncoderLayer",
+]  # fmt: skip
+
 Activation = str | Callable[[Tensor], Tensor]
 Mask = Tensor | Array | None
 

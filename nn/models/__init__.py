@@ -4,29 +4,12 @@ They may import layers and everything below; generation/ and huggingface/ are bu
 gpt.py first, then language_model.py for what all models share, and llama.py, bert.py and t5.py.
 """
 
-from ringlet.nn.models.bert import BERT, BERTConfig
-from ringlet.nn.models.generation.beams import beam_search
-from ringlet.nn.models.generation.sampling import generate, stream
-from ringlet.nn.models.gpt import GPT, GPTConfig
-from ringlet.nn.models.huggingface.auto import from_pretrained
-from ringlet.nn.models.huggingface.folder import PretrainedError
-from ringlet.nn.models.language_model import LanguageModel
-from ringlet.nn.models.llama import Llama, LlamaConfig
-from ringlet.nn.models.t5 import T5, T5Config
-
-__all__ = [
-    "BERT",
-    "GPT",
-    "T5",
-    "BERTConfig",
-    "GPTConfig",
-    "LanguageModel",
-    "Llama",
-    "LlamaConfig",
-    "PretrainedError",
-    "T5Config",
-    "beam_search",
-    "from_pretrained",
-    "generate",
-    "stream",
-]
+from ringlet.nn.models.bert import *
+from ringlet.nn.models.generation.beams import *
+from ringlet.nn.models.generation.sampling import *
+from ringlet.nn.models.gpt import *
+from ringlet.nn.models.huggingface.auto import *
+from ringlet.nn.models.huggingface.folder import *
+from ringlet.nn.models.language_model import *
+from ringlet.nn.models.llama import *
+from ringlet.nn.models.t5 import *

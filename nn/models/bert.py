@@ -17,6 +17,8 @@ from ringlet.nn.models.attention import HeadsAttention, key_mask
 from ringlet.nn.models.language_model import LanguageModel
 from ringlet.nn.module import Module, ModuleDict, ModuleList, uninitialized
 
+__all__ = ["BERT", "BERTConfig"]
+
 
 @dataclass(frozen=True)
 class BERTConfig:

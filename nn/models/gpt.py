@@ -18,6 +18,8 @@ from ringlet.nn.models.language_model import INITIAL_STD, LanguageModel
 from ringlet.nn.module import Module, ModuleDict, ModuleList, uninitialized
 from ringlet.nn.random import generator
 
+__all__ = ["GPT", "GPTConfig"]
+
 
 @dataclass(frozen=True)
 class GPTConfig:

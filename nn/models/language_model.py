@@ -15,6 +15,8 @@ from ringlet.nn.layers.losses import LogitsLoss
 from ringlet.nn.module import Module, ModuleList
 from ringlet.nn.random import generator
 
+__all__ = ["LanguageModel"]
+
 INITIAL_STD = 0.02
 SHARD_BYTES = 5_000_000_000
 

@@ -20,6 +20,8 @@ from ringlet.nn.models.attention import HeadsAttention, Rotation
 from ringlet.nn.models.language_model import LanguageModel
 from ringlet.nn.module import Module, ModuleDict, ModuleList, uninitialized
 
+__all__ = ["Llama", "LlamaConfig"]
+
 
 @dataclass(frozen=True)
 class LlamaConfig:

@@ -10,6 +10,8 @@ from ringlet.nn.flat import Flat
 from ringlet.nn.optim.optimizer import Decay, Group, Update, everything
 from ringlet.nn.optim.whole import WholeParameters
 
+__all__ = ["Adafactor"]
+
 
 class Adafactor(WholeParameters):
     """Shazeer and Stern, "Adafactor: adaptive learning rates with sublinear memory cost" (2018),

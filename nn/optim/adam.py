@@ -7,6 +7,8 @@ from ringlet.nn.backend import Array, xp
 from ringlet.nn.flat import Flat
 from ringlet.nn.optim.optimizer import Decay, Group, Optimizer, Update, everything, matrices
 
+__all__ = ["Adam", "AdamW"]
+
 
 class Moments:
     """What Adam keeps of the gradients: running means of them and of their squares."""

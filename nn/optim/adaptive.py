@@ -6,6 +6,8 @@ from ringlet.nn.backend import xp
 from ringlet.nn.flat import Flat
 from ringlet.nn.optim.optimizer import Decay, Group, Optimizer, Update, everything
 
+__all__ = ["Adagrad", "RMSprop"]
+
 
 class Adagrad(Optimizer):
     """Duchi, Hazan and Singer, "Adaptive subgradient methods" (2011), as PyTorch defines it.

@@ -8,6 +8,8 @@ from ringlet.nn.backend import Array, block_size, to_host, xp
 from ringlet.nn.flat import FlatParameters
 from ringlet.nn.optim.optimizer import BLOCK
 
+__all__ = ["clip_grad_norm_", "clip_grad_value_", "grad_norm"]
+
 
 def grad_norm(grad: Array) -> float:
     """The 2-norm of a flat array; blocks are added in float64, in a fixed order."""

@@ -6,6 +6,8 @@ from ringlet.nn.backend import xp
 from ringlet.nn.flat import Flat
 from ringlet.nn.optim.optimizer import Decay, Group, Optimizer, Update, matrices
 
+__all__ = ["Lion"]
+
 
 class Lion(Optimizer):
     """Chen et al., "Symbolic discovery of optimization algorithms" (2023), algorithm 2.

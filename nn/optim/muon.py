@@ -12,6 +12,8 @@ from ringlet.nn.optim.adam import Moments
 from ringlet.nn.optim.optimizer import Decay, Group, Update, matrices
 from ringlet.nn.optim.whole import WholeParameters
 
+__all__ = ["Muon", "hidden_matrices", "orthogonalized"]
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """The quintic iteration's; they raise small singular values fast, to between 0.7 and 1.2."""
 

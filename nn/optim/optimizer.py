@@ -9,6 +9,8 @@ from ringlet.nn.backend import Array, block_size, copy_from_host, xp
 from ringlet.nn.flat import Flat, Slot
 from ringlet.nn.module import Parameter
 
+__all__ = ["Group", "Optimizer", "everything", "matrices"]
+
 BLOCK = 32 * 1024
 """Elements for each block: its parameters, gradients, state and scratch memory fit the cache."""
 

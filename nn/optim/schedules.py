@@ -4,6 +4,11 @@ import math
 from collections.abc import Callable
 from typing import TypeAlias
 
+__all__ = [
+    "Schedule", "constant", "cosine", "inverse_sqrt", "linear", "one_cycle", "warmup",
+    "warmup_cosine",
+]  # fmt: skip
+
 Schedule: TypeAlias = Callable[[int], float]
 
 

@@ -6,6 +6,8 @@ from ringlet.nn.backend import xp
 from ringlet.nn.flat import Flat
 from ringlet.nn.optim.optimizer import Decay, Group, Optimizer, Update, everything
 
+__all__ = ["SGD"]
+
 
 class SGD(Optimizer):
     """SGD with momentum as PyTorch defines it; weight decay is added to the gradient.

@@ -173,7 +173,7 @@ ORDER = {
         {"backend", "random", "memory"},
         {"autograd", "safetensors"},
         {"module", "init", "functional"},
-        {"watch", "flat", "layers"},
+        {"methods", "watch", "flat", "layers"},
         {"anomaly", "summary", "finetune", "optim", "models"},
     ],
     "runtime": [

@@ -9,6 +9,8 @@ from ringlet.nn.models.generation.decoding import start_decoding
 from ringlet.nn.models.generation.sampling import check_ids, evaluating
 from ringlet.nn.models.language_model import LanguageModel
 
+__all__ = ["beam_search"]
+
 
 class Hypothesis(NamedTuple):
     """A continuation and its score."""

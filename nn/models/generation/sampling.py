@@ -12,6 +12,8 @@ from ringlet.nn.models.language_model import LanguageModel
 from ringlet.nn.module import Module
 from ringlet.nn.random import generator
 
+__all__ = ["generate", "stream"]
+
 
 class Sampling(TypedDict, total=False):
     """How `stream` chooses each token."""

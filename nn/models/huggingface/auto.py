@@ -13,6 +13,8 @@ from ringlet.nn.models.language_model import LanguageModel
 from ringlet.nn.models.llama import Llama
 from ringlet.nn.models.t5 import T5
 
+__all__ = ["from_pretrained"]
+
 KINDS: dict[str, type[LanguageModel]] = {
     GPT2Adapter.model_type: GPT,
     LlamaAdapter.model_type: Llama,

@@ -8,6 +8,8 @@ from typing import Any
 from ringlet.nn.backend import Array
 from ringlet.nn.safetensors import SafetensorsFile, write_safetensors
 
+__all__ = ["PretrainedError"]
+
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"

@@ -8,33 +8,12 @@ name. A method is the function with the tensor as its first argument.
 from collections.abc import Callable
 from typing import Any
 
+from ringlet.nn import functional
 from ringlet.nn.autograd import engine
 from ringlet.nn.autograd.conversion import TensorLike, operand_array
 from ringlet.nn.autograd.grad_mode import is_grad_enabled
-from ringlet.nn.autograd.operations import (
-    activations,
-    arithmetic,
-    comparisons,
-    elementwise,
-    indexing,
-    normalization,
-    products,
-    reductions,
-    shapes,
-)
+from ringlet.nn.autograd.operations.indexing import index_for
 from ringlet.nn.autograd.tensor import Tensor, any_placeholder, placeholder
-
-MODULES = (
-    activations,
-    arithmetic,
-    comparisons,
-    elementwise,
-    indexing,
-    normalization,
-    products,
-    reductions,
-    shapes,
-)
 
 ALIASES = {
     "__add__": "add", "__radd__": "add", "__sub__": "sub", "__mul__": "mul", "__rmul__": "mul",
@@ -54,7 +33,7 @@ def setitem(x: Tensor, index: Any, value: TensorLike) -> None:
             "elements that gradients depend on cannot be set: use where, scatter or masked_fill, "
             "or no_grad() if no gradient is needed"
         )
-    x.data[indexing.index_for(x.shape, index)] = operand_array(value, x)
+    x.data[index_for(x.shape, index)] = operand_array(value, x)
 
 
 def reflected(function: Callable[[Any, Any], Tensor]) -> Callable[[Tensor, TensorLike], Tensor]:
@@ -62,12 +41,12 @@ def reflected(function: Callable[[Any, Any], Tensor]) -> Callable[[Tensor, Tenso
     return lambda x, other: function(other, x)
 
 
-FUNCTIONS = {name: getattr(module, name) for module in MODULES for name in module.__all__} | {
+FUNCTIONS = vars(functional) | {
     "backward": engine.backward,
     "__setitem__": setitem,
-    "__rsub__": reflected(arithmetic.sub),
-    "__rtruediv__": reflected(arithmetic.div),
-    "__rpow__": reflected(arithmetic.pow),
+    "__rsub__": reflected(functional.sub),
+    "__rtruediv__": reflected(functional.div),
+    "__rpow__": reflected(functional.pow),
 }
 
 for _name, _value in list(vars(Tensor).items()):
