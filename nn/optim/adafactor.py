@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from ringlet.nn.optim.whole import WholeParameters
 __all__ = ["Adafactor"]
 
 
+@dataclass(eq=False)
 class Adafactor(WholeParameters):
     """Shazeer and Stern, "Adafactor: adaptive learning rates with sublinear memory cost" (2018),
     algorithm 4, as PyTorch defines it.
@@ -24,20 +26,14 @@ class Adafactor(WholeParameters):
     """
 
     STATE = ("variance",)
-
-    def __init__(
-        self,
-        flat: Flat,
-        learning_rate: float = 1e-2,
-        beta2_decay: float = -0.8,
-        eps: tuple[float | None, float] = (None, 1e-3),
-        clip: float = 1.0,
-        weight_decay: float = 0.0,
-        decay: Decay = everything,
-        groups: Sequence[Group] = (),
-    ) -> None:
-        super().__init__(flat, learning_rate, weight_decay, decay, groups)
-        self.beta2_decay, self.eps, self.clip = beta2_decay, eps, clip
+    flat: Flat
+    learning_rate: float = 1e-2
+    beta2_decay: float = -0.8
+    eps: tuple[float | None, float] = (None, 1e-3)
+    clip: float = 1.0
+    weight_decay: float = 0.0
+    decay: Decay = everything
+    groups: Sequence[Group] = ()
 
     def update_whole(self, whole: Update) -> None:
         data, grad, rate = whole.data, whole.grad, whole.rate

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ringlet.nn.backend import Array, xp
 from ringlet.nn.flat import Flat
@@ -56,6 +57,7 @@ class Moments:
         data -= change
 
 
+@dataclass(eq=False)
 class Adam(Optimizer):
     """Kingma and Ba, "Adam: a method for stochastic optimization" (2015), algorithm 1.
 
@@ -63,24 +65,20 @@ class Adam(Optimizer):
     Moments.step.
     """
 
-    STATE: tuple[str, ...] = Moments.NAMES
+    flat: Flat
+    learning_rate: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    decay: Decay = everything
+    groups: Sequence[Group] = ()
+    amsgrad: bool = False
 
-    def __init__(
-        self,
-        flat: Flat,
-        learning_rate: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        decay: Decay = everything,
-        groups: Sequence[Group] = (),
-        amsgrad: bool = False,
-    ) -> None:
-        if amsgrad:
-            self.STATE = (*Moments.NAMES, Moments.LARGEST)
-        super().__init__(flat, learning_rate, weight_decay, decay, groups)
-        self.moments = Moments(betas, eps)
-        self._decayed = xp.empty(self._scratch.shape[1], flat.dtype)
+    def __post_init__(self) -> None:
+        self.STATE = (*Moments.NAMES, Moments.LARGEST) if self.amsgrad else Moments.NAMES
+        super().__post_init__()
+        self.moments = Moments(self.betas, self.eps)
+        self._decayed = xp.empty(self._scratch.shape[1], self.flat.dtype)
 
     def begin(self) -> None:
         self.moments.begin(self.steps)
@@ -89,24 +87,15 @@ class Adam(Optimizer):
         self.moments.step(block, block.decayed_grad(self._decayed[: len(block.grad)]))
 
 
+@dataclass(eq=False)
 class AdamW(Adam):
     """Loshchilov and Hutter, "Decoupled weight decay regularization" (2019), algorithm 2.
 
     `decay(name, parameter)` says which parameters decay; by default those of two or more axes.
     """
 
-    def __init__(
-        self,
-        flat: Flat,
-        learning_rate: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.01,
-        decay: Decay = matrices,
-        groups: Sequence[Group] = (),
-        amsgrad: bool = False,
-    ) -> None:
-        super().__init__(flat, learning_rate, betas, eps, weight_decay, decay, groups, amsgrad)
+    weight_decay: float = 0.01
+    decay: Decay = matrices
 
     def update(self, block: Update) -> None:
         block.decay_data()

@@ -1,6 +1,7 @@
 """Element-wise learning rates from squared gradients: Adagrad and RMSprop."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ringlet.nn.backend import xp
 from ringlet.nn.flat import Flat
@@ -9,6 +10,7 @@ from ringlet.nn.optim.optimizer import Decay, Group, Optimizer, Update, everythi
 __all__ = ["Adagrad", "RMSprop"]
 
 
+@dataclass(eq=False)
 class Adagrad(Optimizer):
     """Duchi, Hazan and Singer, "Adaptive subgradient methods" (2011), as PyTorch defines it.
 
@@ -17,22 +19,18 @@ class Adagrad(Optimizer):
     """
 
     STATE = ("sum",)
+    flat: Flat
+    learning_rate: float = 1e-2
+    learning_rate_decay: float = 0.0
+    weight_decay: float = 0.0
+    initial_accumulator_value: float = 0.0
+    eps: float = 1e-10
+    decay: Decay = everything
+    groups: Sequence[Group] = ()
 
-    def __init__(
-        self,
-        flat: Flat,
-        learning_rate: float = 1e-2,
-        learning_rate_decay: float = 0.0,
-        weight_decay: float = 0.0,
-        initial_accumulator_value: float = 0.0,
-        eps: float = 1e-10,
-        decay: Decay = everything,
-        groups: Sequence[Group] = (),
-    ) -> None:
-        super().__init__(flat, learning_rate, weight_decay, decay, groups)
-        self.learning_rate_decay, self.eps = learning_rate_decay, eps
-        if initial_accumulator_value:
-            self.state["sum"].fill(initial_accumulator_value)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.state["sum"].fill(self.initial_accumulator_value)
 
     def update(self, block: Update) -> None:
         data, (total,), (change, root) = block.data, block.state, block.scratch
@@ -46,6 +44,7 @@ class Adagrad(Optimizer):
         data -= change
 
 
+@dataclass(eq=False)
 class RMSprop(Optimizer):
     """Tieleman and Hinton, "Lecture 6.5: rmsprop" (2012), as PyTorch defines it.
 
@@ -53,25 +52,21 @@ class RMSprop(Optimizer):
     of the mean square (Graves, "Generating sequences with recurrent neural networks", 2013).
     """
 
-    STATE: tuple[str, ...] = ("square_avg", "grad_avg", "momentum")
+    flat: Flat
+    learning_rate: float = 1e-2
+    alpha: float = 0.99
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    momentum: float = 0.0
+    centered: bool = False
+    decay: Decay = everything
+    groups: Sequence[Group] = ()
 
-    def __init__(
-        self,
-        flat: Flat,
-        learning_rate: float = 1e-2,
-        alpha: float = 0.99,
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        momentum: float = 0.0,
-        centered: bool = False,
-        decay: Decay = everything,
-        groups: Sequence[Group] = (),
-    ) -> None:
-        wanted = {"square_avg": True, "grad_avg": centered, "momentum": bool(momentum)}
+    def __post_init__(self) -> None:
+        wanted = {"square_avg": True, "grad_avg": self.centered, "momentum": bool(self.momentum)}
         self.STATE = tuple(name for name, kept in wanted.items() if kept)
-        super().__init__(flat, learning_rate, weight_decay, decay, groups)
-        self.alpha, self.eps, self.momentum, self.centered = alpha, eps, momentum, centered
-        self._decayed = xp.empty(self._scratch.shape[1], flat.dtype)
+        super().__post_init__()
+        self._decayed = xp.empty(self._scratch.shape[1], self.flat.dtype)
 
     def update(self, block: Update) -> None:
         data, (square, *others), (change, root) = block.data, block.state, block.scratch

@@ -1,6 +1,7 @@
 """Lion: the sign of an interpolated momentum."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ringlet.nn.backend import xp
 from ringlet.nn.flat import Flat
@@ -9,6 +10,7 @@ from ringlet.nn.optim.optimizer import Decay, Group, Optimizer, Update, matrices
 __all__ = ["Lion"]
 
 
+@dataclass(eq=False)
 class Lion(Optimizer):
     """Chen et al., "Symbolic discovery of optimization algorithms" (2023), algorithm 2.
 
@@ -17,18 +19,12 @@ class Lion(Optimizer):
     """
 
     STATE = ("exp_avg",)
-
-    def __init__(
-        self,
-        flat: Flat,
-        learning_rate: float = 1e-4,
-        betas: tuple[float, float] = (0.9, 0.99),
-        weight_decay: float = 0.0,
-        decay: Decay = matrices,
-        groups: Sequence[Group] = (),
-    ) -> None:
-        super().__init__(flat, learning_rate, weight_decay, decay, groups)
-        self.betas = betas
+    flat: Flat
+    learning_rate: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
+    decay: Decay = matrices
+    groups: Sequence[Group] = ()
 
     def update(self, block: Update) -> None:
         data, grad, (mean,), (change, other) = block.data, block.grad, block.state, block.scratch

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from ringlet.nn.autograd.conversion import in_dtype
@@ -26,6 +27,7 @@ def hidden_matrices(name: str, parameter: Parameter) -> bool:
     return matrices(name, parameter) and not any(part in name for part in TABLES)
 
 
+@dataclass(eq=False)
 class Muon(WholeParameters):
     """Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024).
 
@@ -35,32 +37,30 @@ class Muon(WholeParameters):
     by sqrt(max(1, rows / columns)). Weight decay is decoupled.
     """
 
-    STATE = ("exp_avg", "exp_avg_sq")
+    STATE = Moments.NAMES
+    flat: Flat
+    learning_rate: float = 1e-3
+    momentum: float = 0.95
+    nesterov: bool = True
+    weight_decay: float = 0.1
+    ns_steps: int = 5
+    adjust: Literal["match_rms_adamw", "original"] = "match_rms_adamw"
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    whole: Callable[[str, Parameter], bool] = hidden_matrices
+    decay: Decay = matrices
+    groups: Sequence[Group] = ()
 
-    def __init__(
-        self,
-        flat: Flat,
-        learning_rate: float = 1e-3,
-        momentum: float = 0.95,
-        nesterov: bool = True,
-        weight_decay: float = 0.1,
-        ns_steps: int = 5,
-        adjust: Literal["match_rms_adamw", "original"] = "match_rms_adamw",
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        whole: Callable[[str, Parameter], bool] = hidden_matrices,
-        decay: Decay = matrices,
-        groups: Sequence[Group] = (),
-    ) -> None:
-        if adjust not in ("match_rms_adamw", "original"):
-            raise ValueError(f"adjust is {adjust!r}; it must be 'match_rms_adamw' or 'original'")
-        self._is_whole, self.moments = whole, Moments(betas, eps)
-        super().__init__(flat, learning_rate, weight_decay, decay, groups)
-        self.momentum, self.nesterov, self.ns_steps = momentum, nesterov, ns_steps
-        self.adjust = adjust
+    def __post_init__(self) -> None:
+        if self.adjust not in ("match_rms_adamw", "original"):
+            raise ValueError(
+                f"adjust is {self.adjust!r}; it must be 'match_rms_adamw' or 'original'"
+            )
+        self.moments = Moments(self.betas, self.eps)
+        super().__post_init__()
 
-    def whole(self) -> Sequence[Slot]:
-        return [slot for slot in self.flat.slots if self._is_whole(slot.name, slot.parameter)]
+    def whole_slots(self) -> Sequence[Slot]:
+        return [slot for slot in self.flat.slots if self.whole(slot.name, slot.parameter)]
 
     def begin(self) -> None:
         self.moments.begin(self.steps)

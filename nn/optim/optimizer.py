@@ -89,25 +89,24 @@ class Optimizer:
     `learning_rate` may be set before each `step()`. State is one flat array for each name in
     `STATE`, and the number of steps taken. `decay(name, parameter)` says which parameters decay
     by `weight_decay`; `groups` override it by name, and scale the learning rate.
+
+    Subclasses are dataclasses: they have these fields, and their own, in the order of PyTorch.
     """
 
+    flat: Flat
+    learning_rate: float
+    weight_decay: float
+    decay: Decay
+    groups: Sequence[Group]
     STATE: tuple[str, ...] = ()
 
-    def __init__(
-        self,
-        flat: Flat,
-        learning_rate: float,
-        weight_decay: float,
-        decay: Decay,
-        groups: Sequence[Group] = (),
-    ) -> None:
-        self.flat, self.learning_rate, self.weight_decay = flat, learning_rate, weight_decay
-        self.groups, self._decay = tuple(groups), decay
-        if learning_rate < 0 or weight_decay < 0:
+    def __post_init__(self) -> None:
+        if self.learning_rate < 0 or self.weight_decay < 0:
             raise ValueError(
-                f"learning rate is {learning_rate} and weight decay {weight_decay}; neither may be "
-                "negative"
+                f"learning rate is {self.learning_rate} and weight decay {self.weight_decay}; "
+                "neither may be negative"
             )
+        flat = self.flat
         self.steps = 0
         self.state: dict[str, Array] = {
             name: xp.zeros(flat.size, flat.dtype) for name in self.STATE
@@ -122,7 +121,7 @@ class Optimizer:
 
     def rates(self, slot: Slot) -> Rates:
         """A parameter's rates."""
-        decayed = self.weight_decay if self._decay(slot.name, slot.parameter) else 0.0
+        decayed = self.weight_decay if self.decay(slot.name, slot.parameter) else 0.0
         for group in self.groups:
             if group.fits(slot.name):
                 own = decayed if group.weight_decay is None else group.weight_decay

@@ -1,6 +1,7 @@
 """Stochastic gradient descent."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ringlet.nn.backend import xp
 from ringlet.nn.flat import Flat
@@ -9,6 +10,7 @@ from ringlet.nn.optim.optimizer import Decay, Group, Optimizer, Update, everythi
 __all__ = ["SGD"]
 
 
+@dataclass(eq=False)
 class SGD(Optimizer):
     """SGD with momentum as PyTorch defines it; weight decay is added to the gradient.
 
@@ -16,24 +18,19 @@ class SGD(Optimizer):
     for `nesterov`.
     """
 
-    STATE: tuple[str, ...] = ("momentum",)
+    flat: Flat
+    learning_rate: float
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    decay: Decay = everything
+    groups: Sequence[Group] = ()
 
-    def __init__(
-        self,
-        flat: Flat,
-        learning_rate: float,
-        momentum: float = 0.0,
-        nesterov: bool = False,
-        weight_decay: float = 0.0,
-        decay: Decay = everything,
-        groups: Sequence[Group] = (),
-    ) -> None:
-        if nesterov and not momentum:
+    def __post_init__(self) -> None:
+        if self.nesterov and not self.momentum:
             raise ValueError("Nesterov's method needs a momentum above 0")
-        if not momentum:
-            self.STATE = ()
-        super().__init__(flat, learning_rate, weight_decay, decay, groups)
-        self.momentum, self.nesterov = momentum, nesterov
+        self.STATE = ("momentum",) if self.momentum else ()
+        super().__post_init__()
 
     def update(self, block: Update) -> None:
         data, (change, other) = block.data, block.scratch

@@ -2,27 +2,19 @@
 
 from collections.abc import Sequence
 
-from ringlet.nn.flat import Flat, Slot
-from ringlet.nn.optim.optimizer import Decay, Group, Optimizer, Update
+from ringlet.nn.flat import Slot
+from ringlet.nn.optim.optimizer import Optimizer, Update
 
 
 class WholeParameters(Optimizer):
-    """Updates the parameters in `whole()` one at a time, the others in blocks.
+    """Updates the parameters in `whole_slots()` one at a time, the others in blocks.
 
     Raises ValueError naming the parameter if only a part of one is in the flat arrays, as with
     ZeRO: the method is about a matrix's rows and columns.
     """
 
-    def __init__(
-        self,
-        flat: Flat,
-        learning_rate: float,
-        weight_decay: float,
-        decay: Decay,
-        groups: Sequence[Group] = (),
-    ) -> None:
-        self.flat = flat
-        self._whole = list(self.whole())
+    def __post_init__(self) -> None:
+        self._whole = list(self.whole_slots())
         for slot in self._whole:
             if slot.stop - slot.start != slot.parameter.size:
                 raise ValueError(
@@ -30,9 +22,9 @@ class WholeParameters(Optimizer):
                     f" of the {slot.parameter.size} elements of {slot.name} are here: use ZeRO "
                     f"stage 0, or an element-wise optimizer such as AdamW"
                 )
-        super().__init__(flat, learning_rate, weight_decay, decay, groups)
+        super().__post_init__()
 
-    def whole(self) -> Sequence[Slot]:
+    def whole_slots(self) -> Sequence[Slot]:
         """The parameters that are updated whole: here all."""
         return self.flat.slots
 

@@ -146,7 +146,7 @@ def test_muon_is_for_hidden_matrices_and_adamw_for_the_rest(nesterov):
         np.testing.assert_allclose(flat.data[place].reshape(slot.shape), data, atol=2e-4)
     tables = Sequential(Linear(5, 7))
     tables.wte = Linear(3, 5, bias=False)
-    assert [slot.name for slot in Muon(FlatParameters(tables)).whole()] == ["0.weight"]
+    assert [slot.name for slot in Muon(FlatParameters(tables)).whole_slots()] == ["0.weight"]
 
 
 @pytest.mark.parametrize("kind", [Adafactor, Muon])
