@@ -11,7 +11,7 @@ import numpy as np
 from ringlet.nn.autograd.backward_hooks import HookGradients, watch_backward
 from ringlet.nn.autograd.grad_mode import is_grad_enabled
 from ringlet.nn.autograd.recompute import checkpoint
-from ringlet.nn.autograd.tensor import Tensor
+from ringlet.nn.autograd.tensor import HookHandle, Tensor
 from ringlet.nn.backend import Array, copy_from_host
 from ringlet.nn.random import generator
 
@@ -108,20 +108,20 @@ class Module:
         for hook in self._backward_hooks:
             hook(self, grad_inputs, grad_outputs)
 
-    def register_forward_pre_hook(self, hook: ForwardPreHook) -> "ModuleHook":
+    def register_forward_pre_hook(self, hook: ForwardPreHook) -> HookHandle:
         """Call `hook(module, arguments)` before each forward pass of this module; a result other
         than None replaces the arguments."""
-        return ModuleHook(self, "_forward_pre_hooks", hook)
+        return HookHandle(self, "_forward_pre_hooks", hook)
 
-    def register_forward_hook(self, hook: ForwardHook) -> "ModuleHook":
+    def register_forward_hook(self, hook: ForwardHook) -> HookHandle:
         """Call `hook(module, arguments, result)` after each forward pass; a result other than None
         replaces the module's."""
-        return ModuleHook(self, "_forward_hooks", hook)
+        return HookHandle(self, "_forward_hooks", hook)
 
-    def register_full_backward_hook(self, hook: BackwardHook) -> "ModuleHook":
+    def register_full_backward_hook(self, hook: BackwardHook) -> HookHandle:
         """Call `hook(module, grad_inputs, grad_outputs)` in backward, once all inputs that require
         a gradient have theirs (arrays, or None). It must not change them."""
-        return ModuleHook(self, "_backward_hooks", hook)
+        return HookHandle(self, "_backward_hooks", hook)
 
     @property
     def is_watched(self) -> bool:
@@ -258,19 +258,6 @@ class Module:
             return f"{head})"
         body = "\n".join(lines).replace("\n", "\n  ")
         return f"{head}\n  {body}\n)"
-
-
-class ModuleHook:
-    """Adds a hook to a module; `remove()` removes it again."""
-
-    def __init__(self, module: Module, kind: str, hook: Callable[..., Any]) -> None:
-        self._module, self._kind, self._hook = module, kind, hook
-        setattr(module, kind, (*getattr(module, kind), hook))
-
-    def remove(self) -> None:
-        """Stop calling the hook."""
-        left = [hook for hook in getattr(self._module, self._kind) if hook is not self._hook]
-        setattr(self._module, self._kind, tuple(left))
 
 
 class ModuleDict(Module):

@@ -5,7 +5,6 @@ Every stream is a Philox generator (Salmon et al., "Parallel random numbers: as 
 process, on every mesh, draws the same numbers for the same purpose.
 """
 
-import contextlib
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -48,71 +47,49 @@ def next_generator() -> np.random.Generator:
     return generator(_stream.seed, "stream", _stream.drawn)
 
 
-@dataclass(frozen=True)
-class Scope:
-    """The context of a forward pass; see `scope`."""
-
-    seed: int = 0
-    step: int = 0
-    first_sample: int = 0
-    counting: bool = True
-    loss_scale: float | None = None
-    positions: Array | None = None
-    length: int = 0
-
-
-_scope = Scope()
-
-
-@contextlib.contextmanager
-def scope(
-    *,
-    seed: int,
-    step: int,
-    first_sample: int = 0,
-    loss_scale: float | None = None,
-    positions: Array | None = None,
-    length: int = 0,
-) -> Iterator[None]:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class scope:
     """Make dropout depend on (seed, step, global sample index, layer) only, inside the block.
 
     `first_sample` is the global index of the batch's first row, so that a batch split over workers
     or micro-batches draws the masks of the whole. If axis 1 is only a part of the sequence,
     `positions` says which of its `length` positions. `loss_scale` is the factor by which the loss
     will be multiplied: layers with a loss of their own use it too. Outside any scope every draw
-    differs from the one before.
+    differs from the one before (`counting`).
     """
-    inner = Scope(seed, step, first_sample, False, loss_scale, positions, length)
-    with restored(inner):
-        yield
+
+    seed: int
+    step: int
+    first_sample: int = 0
+    loss_scale: float | None = None
+    positions: Array | None = None
+    length: int = 0
+    counting: bool = False
+
+    def __enter__(self) -> None:
+        _scopes.append(self)
+
+    def __exit__(self, *error: object) -> None:
+        _scopes.pop()
 
 
-def current() -> Scope:
-    """The current scope, for `restored`: a repeated forward pass draws the same again."""
-    return _scope
+_scopes = [scope(seed=0, step=0, counting=True)]
 
 
-@contextlib.contextmanager
-def restored(scope: Scope) -> Iterator[None]:
-    """Use the given scope inside the block."""
-    global _scope
-    before, _scope = _scope, scope
-    try:
-        yield
-    finally:
-        _scope = before
+def current() -> scope:
+    """The current scope; entered again, a repeated forward pass draws the same again."""
+    return _scopes[-1]
 
 
 def loss_scale() -> float | None:
     """The loss's factor in the current scope, or None."""
-    return _scope.loss_scale
+    return current().loss_scale
 
 
 def sample_generators(samples: int, path: str) -> Iterator[np.random.Generator]:
     """A generator for each row of a batch, for the layer at `path`, in the current scope."""
-    global _scope
-    if _scope.counting:
-        _scope = replace(_scope, step=_scope.step + 1)
-    stream, step, first = key(_scope.seed, path), _scope.step, _scope.first_sample
+    if current().counting:
+        _scopes[-1] = replace(current(), step=current().step + 1)
+    stream, step, first = key(current().seed, path), current().step, current().first_sample
     for sample in range(first, first + samples):
         yield np.random.Generator(np.random.Philox(key=stream, counter=[0, sample, step, 0]))

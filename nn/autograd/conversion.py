@@ -1,7 +1,7 @@
 """What operations are given (tensors, arrays, numbers, masks, ids) as what they compute with."""
 
 from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from ringlet.nn.backend import Array, asarray, refuse_mixture, to_host, xp
 TensorLike: TypeAlias = Tensor | Array | float | int
 
 F = TypeVar("F", bound=Callable[..., Tensor])
+P = ParamSpec("P")
 
 
 def array_of(value: Any) -> Any:
@@ -62,13 +63,14 @@ def in_dtype(value: float, like: Array) -> Any:
     return like.dtype.type(value)
 
 
-def unary(kind: type[Operation]) -> Callable[[Tensor], Tensor]:
-    """The function of one tensor that runs an operation; it has the operation's docstring."""
+def unary(kind: Callable[P, Operation]) -> Callable[Concatenate[Tensor, P], Tensor]:
+    """The function of one tensor that runs an operation; it has the operation's docstring, and
+    takes its options after the tensor."""
 
-    def function(x: Tensor) -> Tensor:
-        return kind()(x)
+    def function(x: Tensor, /, *args: P.args, **kwargs: P.kwargs) -> Tensor:
+        return kind(*args, **kwargs)(x)
 
-    return _named_after(kind, function)
+    return named(kind.__name__.lower(), kind.__doc__, function)
 
 
 def binary(kind: type[Operation]) -> Callable[[TensorLike, TensorLike], Tensor]:
@@ -77,10 +79,11 @@ def binary(kind: type[Operation]) -> Callable[[TensorLike, TensorLike], Tensor]:
     def function(a: TensorLike, b: TensorLike) -> Tensor:
         return kind()(*tensors(a, b))
 
-    return _named_after(kind, function)
+    return named(kind.__name__.lower(), kind.__doc__, function)
 
 
-def _named_after(kind: type[Operation], function: F) -> F:
-    function.__name__ = function.__qualname__ = kind.__name__.lower()
-    function.__doc__ = kind.__doc__
+def named(name: str, meaning: str | None, function: F) -> F:
+    """The function under a name, with a docstring."""
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = meaning
     return function

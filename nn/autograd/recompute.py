@@ -34,7 +34,7 @@ class Recompute(Operation):
 
     def backward(self, grad: Array) -> Gradients:
         arguments = [_detached(argument) for argument in self.arguments]
-        with random.restored(self.scope), enable_grad():
+        with self.scope, enable_grad():
             result = self.function(*arguments)
         inputs = [argument for argument in arguments if isinstance(argument, Tensor)]
         gradients = nested(result, grad, inputs)

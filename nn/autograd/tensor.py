@@ -111,7 +111,7 @@ class Tensor:
         self.operation: Operation | None = None
         self._grad: Array | None = None
         self._fresh = False  # the gradient counts as zeros, whatever its memory holds
-        self._hooks: list[Callable[[Any], None]] | None = None
+        self._hooks: tuple[Callable[[Any], None], ...] = ()
 
     # -- properties ---------------------------------------------------------------------------
 
@@ -224,10 +224,7 @@ class Tensor:
 
         It is final when its last consumer in that pass is done; a tied weight has more than one.
         """
-        if self._hooks is None:
-            self._hooks = []
-        self._hooks.append(hook)
-        return HookHandle(self._hooks, hook)
+        return HookHandle(self, "_hooks", hook)
 
     def accumulate(self, gradient: Array | Deferred) -> None:
         """Add to the gradient, or write it if there is none; used by the engine."""
@@ -243,7 +240,7 @@ class Tensor:
 
     def fire_hooks(self) -> None:
         """Run the hooks that wait for the final gradient; used by the engine."""
-        for hook in self._hooks or ():
+        for hook in self._hooks:
             hook(self)
 
     # -- operations, which nn/methods.py puts in place ---------------------------------
@@ -309,12 +306,15 @@ class Tensor:
 
 
 class HookHandle:
-    """Removes a hook again."""
+    """Adds a hook to an object's tuple of hooks; `remove()` removes it again."""
 
-    def __init__(self, hooks: list[Callable[[Any], None]], hook: Callable[[Any], None]) -> None:
-        self._hooks, self._hook = hooks, hook
+    def __init__(self, owner: Any, kind: str, hook: Callable[..., Any]) -> None:
+        self._owner, self._kind, self._hook = owner, kind, hook
+        setattr(owner, kind, (*getattr(owner, kind), hook))
 
     def remove(self) -> None:
         """Stop calling the hook."""
-        if self._hook in self._hooks:
-            self._hooks.remove(self._hook)
+        hooks = list(getattr(self._owner, self._kind))
+        if self._hook in hooks:
+            hooks.remove(self._hook)
+        setattr(self._owner, self._kind, tuple(hooks))

@@ -15,7 +15,7 @@ from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, xp
 
 __all__ = [
-    "abs", "add", "clamp", "div", "floor_divide", "maximum", "minimum", "mul", "neg", "pow",
+    "add", "clamp", "div", "floor_divide", "maximum", "minimum", "mul", "neg", "pow",
     "remainder", "sub", "where",
 ]  # fmt: skip
 
@@ -123,22 +123,11 @@ class Neg(Operation):
         return (-grad,)
 
 
-class Abs(Operation):
-    """The absolute value; slope 0 at 0."""
-
-    def forward(self, x: Array) -> Array:
-        self.x = x
-        return xp.abs(self.x)
-
-    def backward(self, grad: Array) -> Gradients:
-        return (grad * xp.sign(self.x),)
-
-
 class Clamp(Operation):
-    """The elements limited to the bounds; slope 1 at a bound."""
+    """The elements limited to `min` to `max`; slope 1 at a bound."""
 
-    def __init__(self, low: float | None, high: float | None) -> None:
-        self.low, self.high = low, high
+    def __init__(self, min: float | None = None, max: float | None = None) -> None:
+        self.low, self.high = min, max
 
     def forward(self, x: Array) -> Array:
         low = -np.inf if self.low is None else self.low
@@ -186,7 +175,7 @@ mul = binary(Mul)
 div = binary(Div)
 remainder = binary(Remainder)
 neg = unary(Neg)
-abs = unary(Abs)
+clamp = unary(Clamp)
 
 
 def pow(x: TensorLike, exponent: TensorLike) -> Tensor:
@@ -199,11 +188,6 @@ def pow(x: TensorLike, exponent: TensorLike) -> Tensor:
 def floor_divide(a: TensorLike, b: TensorLike) -> Tensor:
     """The floor of a / b; it has no gradient."""
     return Tensor(xp.floor_divide(*(x.data for x in tensors(a, b))))
-
-
-def clamp(x: Tensor, min: float | None = None, max: float | None = None) -> Tensor:
-    """The elements limited to `min` to `max`."""
-    return Clamp(min, max)(x)
 
 
 def maximum(a: TensorLike, b: TensorLike) -> Tensor:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from ringlet.nn.autograd.conversion import TensorLike, operand_array
+from ringlet.nn.autograd.conversion import TensorLike, named, operand_array
 from ringlet.nn.autograd.tensor import Tensor
 from ringlet.nn.backend import Array, xp
 
@@ -21,9 +21,7 @@ def comparison(
     def compare(a: TensorLike, b: TensorLike) -> Tensor:
         return Tensor(xp.asarray(function(operand_array(a, b), operand_array(b, a))))
 
-    compare.__name__ = compare.__qualname__ = name
-    compare.__doc__ = meaning
-    return compare
+    return named(name, meaning, compare)
 
 
 def predicate(
@@ -34,9 +32,7 @@ def predicate(
     def check(x: Tensor) -> Tensor:
         return Tensor(xp.asarray(function(x.data)))
 
-    check.__name__ = check.__qualname__ = name
-    check.__doc__ = meaning
-    return check
+    return named(name, meaning, check)
 
 
 eq = comparison("eq", "a == b.", lambda a, b: xp.equal(a, b))

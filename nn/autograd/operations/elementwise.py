@@ -6,20 +6,20 @@ from typing import Literal
 
 import numpy as np
 
-from ringlet.nn.autograd.conversion import in_dtype
+from ringlet.nn.autograd.conversion import in_dtype, unary
 from ringlet.nn.autograd.deferred import Gradients
 from ringlet.nn.autograd.operations.arithmetic import div, mul
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, chosen, xp
 
 __all__ = [
-    "ceil", "cos", "erf", "exp", "expm1", "floor", "log", "log1p", "log2", "log10", "reciprocal",
-    "round", "rsqrt", "sign", "sin", "sqrt", "square",
+    "abs", "ceil", "cos", "erf", "exp", "expm1", "floor", "log", "log1p", "log2", "log10",
+    "reciprocal", "round", "rsqrt", "sign", "sin", "sqrt", "square",
 ]  # fmt: skip
 
 
 class Exp(Operation):
-    """e ** x. What follows has the same form: a function, and the gradient of it."""
+    """e ** x."""  # what follows has the same form: a function, and the gradient of it
 
     def forward(self, x: Array) -> Array:
         self.y = xp.exp(x)
@@ -29,9 +29,7 @@ class Exp(Operation):
         return (grad * self.y,)
 
 
-def exp(x: Tensor) -> Tensor:
-    """e ** x."""
-    return Exp()(x)
+exp = unary(Exp)
 
 
 class _Elementwise(Operation):
@@ -59,19 +57,8 @@ def elementwise(
     gradient: Callable[[Array, Array], Array],
 ) -> Callable[[Tensor], Tensor]:
     """The function of tensors for a row of the table."""
-    members = {
-        "function": staticmethod(function),
-        "gradient": staticmethod(gradient),
-        "keeps": keeps,
-    }
-    kind = type(name.capitalize(), (_Elementwise,), members)
-
-    def operation(x: Tensor) -> Tensor:
-        return kind()(x)
-
-    operation.__name__ = operation.__qualname__ = name
-    operation.__doc__ = meaning
-    return operation
+    own = {"function": staticmethod(function), "gradient": staticmethod(gradient), "keeps": keeps}
+    return unary(type(name.capitalize(), (_Elementwise,), {**own, "__doc__": meaning}))
 
 
 def error_function(x: Array) -> Array:
@@ -96,6 +83,8 @@ def _zeros(grad: Array, y: Array) -> Array:
 
 
 # fmt: off
+abs = elementwise("abs", "The absolute value; slope 0 at 0.", lambda x: xp.abs(x),
+                  "x", lambda grad, x: grad * xp.sign(x))
 expm1 = elementwise("expm1", "exp(x) - 1, exact near 0.", lambda x: xp.expm1(x),
                     "y", lambda grad, y: grad * (y + 1))
 log = elementwise("log", "The natural logarithm.", lambda x: xp.log(x),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ringlet.nn.autograd.conversion import in_dtype
+from ringlet.nn.autograd.conversion import in_dtype, named, unary
 from ringlet.nn.autograd.deferred import Gradients
 from ringlet.nn.autograd.operations.products import column_sums
 from ringlet.nn.autograd.tensor import Operation, Tensor
@@ -20,7 +20,7 @@ BLOCK = 32 * 1024
 class Softmax(Operation):
     """exp(x) / sum(exp(x)) along an axis."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int = -1) -> None:
         self.dim = dim
 
     def forward(self, x: Array) -> Array:
@@ -36,9 +36,9 @@ class Softmax(Operation):
 
 
 class LogSoftmax(Operation):
-    """x - log(sum(exp(x))) along an axis."""
+    """The logarithm of softmax along an axis, x - log(sum(exp(x))), without its underflow."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int = -1) -> None:
         self.dim = dim
 
     def forward(self, x: Array) -> Array:
@@ -150,14 +150,8 @@ def _row_blocks(rows: Array) -> list[slice]:
     return [slice(start, start + step) for start in range(0, len(rows), step)]
 
 
-def softmax(x: Tensor, dim: int = -1) -> Tensor:
-    """exp(x) / sum(exp(x)) along an axis."""
-    return Softmax(dim)(x)
-
-
-def log_softmax(x: Tensor, dim: int = -1) -> Tensor:
-    """The logarithm of softmax, without its underflow."""
-    return LogSoftmax(dim)(x)
+softmax = unary(Softmax)
+log_softmax = named("log_softmax", LogSoftmax.__doc__, unary(LogSoftmax))
 
 
 def layer_norm(

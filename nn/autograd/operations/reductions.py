@@ -5,9 +5,10 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from ringlet.nn.autograd.conversion import array_of, in_dtype
+from ringlet.nn.autograd.conversion import array_of, in_dtype, unary
 from ringlet.nn.autograd.deferred import Gradients
-from ringlet.nn.autograd.operations.arithmetic import abs, maximum, minimum
+from ringlet.nn.autograd.operations.arithmetic import maximum, minimum
+from ringlet.nn.autograd.operations.elementwise import abs
 from ringlet.nn.autograd.operations.indexing import gather
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, xp
@@ -28,9 +29,9 @@ class Found(NamedTuple):
 
 
 class _Reduction(Operation):
-    """Over the axes `dim` (None: all)."""
+    """Over the axes `dim` (None: all elements)."""
 
-    def __init__(self, dim: Axes, keepdim: bool) -> None:
+    def __init__(self, dim: Axes = None, keepdim: bool = False) -> None:
         self.dim = _axes(dim)
         self.keepdim = keepdim
 
@@ -42,7 +43,7 @@ class _Reduction(Operation):
 
 
 class Sum(_Reduction):
-    """The sum."""
+    """The sum over all elements, or over the axes `dim`."""
 
     def forward(self, x: Array) -> Array:
         self.shape = x.shape
@@ -53,7 +54,7 @@ class Sum(_Reduction):
 
 
 class Mean(_Reduction):
-    """The mean."""
+    """The mean over all elements, or over the axes `dim`."""
 
     def forward(self, x: Array) -> Array:
         self.shape = x.shape
@@ -65,11 +66,18 @@ class Mean(_Reduction):
 
 
 class Var(_Reduction):
-    """The variance; divides by the number of elements less the correction."""
+    """The variance; divides by the number of elements less `correction` (1 if unbiased)."""
 
-    def __init__(self, dim: Axes, keepdim: bool, correction: int) -> None:
+    def __init__(
+        self,
+        dim: Axes = None,
+        unbiased: bool = True,
+        keepdim: bool = False,
+        *,
+        correction: int | None = None,
+    ) -> None:
         super().__init__(dim, keepdim)
-        self.correction = correction
+        self.correction = int(unbiased) if correction is None else correction
 
     def forward(self, x: Array) -> Array:
         self.centred = x - x.mean(axis=self.dim, keepdims=True)
@@ -101,7 +109,7 @@ class Extreme(_Reduction):
 
 
 class LogSumExp(_Reduction):
-    """log(sum(exp(x)))."""
+    """log(sum(exp(x))) over all elements or some axes, without overflow."""
 
     def forward(self, x: Array) -> Array:
         self.x = x
@@ -162,26 +170,11 @@ class CumSum(Operation):
         return (xp.flip(xp.flip(grad, self.dim).cumsum(axis=self.dim), self.dim),)
 
 
-def sum(x: Tensor, dim: Axes = None, keepdim: bool = False) -> Tensor:
-    """The sum over all elements, or over the axes `dim`."""
-    return Sum(dim, keepdim)(x)
-
-
-def mean(x: Tensor, dim: Axes = None, keepdim: bool = False) -> Tensor:
-    """The mean over all elements, or over the axes `dim`."""
-    return Mean(dim, keepdim)(x)
-
-
-def var(
-    x: Tensor,
-    dim: Axes = None,
-    unbiased: bool = True,
-    keepdim: bool = False,
-    *,
-    correction: int | None = None,
-) -> Tensor:
-    """The variance; divides by the number of elements less `correction` (1 if unbiased)."""
-    return Var(dim, keepdim, int(unbiased) if correction is None else correction)(x)
+sum = unary(Sum)
+mean = unary(Mean)
+var = unary(Var)
+logsumexp = unary(LogSumExp)
+cumsum = unary(CumSum)
 
 
 def std(
@@ -253,19 +246,9 @@ def topk(x: Tensor, k: int, dim: int = -1, largest: bool = True) -> Found:
     return Found(gather(x, dim, index), index)
 
 
-def logsumexp(x: Tensor, dim: Axes = None, keepdim: bool = False) -> Tensor:
-    """log(sum(exp(x))) without overflow."""
-    return LogSumExp(dim, keepdim)(x)
-
-
 def prod(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """The product of all elements, or along an axis."""
     return Prod(dim, keepdim)(x)
-
-
-def cumsum(x: Tensor, dim: int) -> Tensor:
-    """Running sums along an axis."""
-    return CumSum(dim)(x)
 
 
 def norm(x: Tensor, p: float = 2, dim: Axes = None, keepdim: bool = False) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ringlet.nn.autograd.conversion import unary
 from ringlet.nn.autograd.deferred import Gradients
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, xp
@@ -238,9 +239,7 @@ def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     return Stack(dim)(*tensors)
 
 
-def clone(x: Tensor) -> Tensor:
-    """A copy."""
-    return Clone()(x)
+clone = unary(Clone)
 
 
 def contiguous(x: Tensor) -> Tensor:
