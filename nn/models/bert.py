@@ -10,12 +10,11 @@ from ringlet.nn.autograd.conversion import host_array
 from ringlet.nn.autograd.tensor import Tensor
 from ringlet.nn.backend import Array
 from ringlet.nn.layers.basic import Dropout, Embedding, Linear
-from ringlet.nn.layers.losses import CrossEntropyLoss
 from ringlet.nn.layers.normalization import LayerNorm
 from ringlet.nn.models.activation import Activation
 from ringlet.nn.models.attention import HeadsAttention, key_mask
 from ringlet.nn.models.language_model import LanguageModel
-from ringlet.nn.module import Module, ModuleDict, ModuleList, uninitialized
+from ringlet.nn.module import Module, ModuleDict, ModuleList
 
 __all__ = ["BERT", "BERTConfig"]
 
@@ -136,22 +135,14 @@ class BERT(LanguageModel):
     (bert.encoder.layer.0.attention.self.query.weight).
     """
 
-    def __init__(self, config: BERTConfig, seed: int = 1337) -> None:
-        self.config = config
+    def build(self, config: BERTConfig) -> None:
         self.context_length = config.max_position_embeddings
-        with uninitialized():
-            blocks = ModuleList([BERTBlock(config) for _ in range(config.num_hidden_layers)])
-            self.bert = ModuleDict(
-                embeddings=BERTEmbeddings(config), encoder=ModuleDict(layer=blocks)
-            )
-            decoder = Linear(config.hidden_size, config.vocab_size)
-            self.cls = ModuleDict(
-                predictions=ModuleDict(transform=BERTTransform(config), decoder=decoder)
-            )
+        blocks = ModuleList([BERTBlock(config) for _ in range(config.num_hidden_layers)])
+        self.bert = ModuleDict(embeddings=BERTEmbeddings(config), encoder=ModuleDict(layer=blocks))
+        decoder = Linear(config.hidden_size, config.vocab_size)
+        head = ModuleDict(transform=BERTTransform(config), decoder=decoder)
+        self.cls = ModuleDict(predictions=head)
         decoder.weight = self.bert.embeddings.word_embeddings.weight
-        self.loss = CrossEntropyLoss()
-        self.assign_paths()
-        self.initialize(seed)
 
     def embed(
         self,

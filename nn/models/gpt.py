@@ -12,10 +12,9 @@ from ringlet.nn.layers.attention import CausalSelfAttention
 from ringlet.nn.layers.basic import Dropout, Embedding, Linear
 from ringlet.nn.layers.cache import KeyValueCache
 from ringlet.nn.layers.experts import MixtureOfExperts
-from ringlet.nn.layers.losses import CrossEntropyLoss
 from ringlet.nn.layers.normalization import LayerNorm
 from ringlet.nn.models.language_model import INITIAL_STD, LanguageModel
-from ringlet.nn.module import Module, ModuleDict, ModuleList, uninitialized
+from ringlet.nn.module import Module, ModuleDict, ModuleList
 from ringlet.nn.random import generator
 
 __all__ = ["GPT", "GPTConfig"]
@@ -59,16 +58,8 @@ def make_mlp(config: GPTConfig) -> GPTMLP | MixtureOfExperts:
     """One MLP for all positions, or a mixture of many."""
     if not config.n_expert:
         return GPTMLP(config)
-    return MixtureOfExperts(
-        config.n_embd,
-        4 * config.n_embd,
-        config.n_expert,
-        config.top_k,
-        config.capacity_factor,
-        config.balance,
-        config.bias,
-        config.dropout,
-    )
+    options = config.top_k, config.capacity_factor, config.balance, config.bias, config.dropout
+    return MixtureOfExperts(config.n_embd, 4 * config.n_embd, config.n_expert, *options)
 
 
 class GPTBlock(Module):
@@ -90,26 +81,20 @@ class GPT(LanguageModel):
     """GPT-2: learned positions, pre-normalization, tied head.
 
     Parameters have the names of Hugging Face's GPT-2 (transformer.h.0.attn.c_attn.weight); linear
-    weights are (out, in) as everywhere here, the transpose of what GPT-2's files hold. Each
-    initial value depends on (seed, name) only.
+    weights are (out, in) as everywhere here, the transpose of what GPT-2's files hold.
     """
 
-    def __init__(self, config: GPTConfig, seed: int = 1337) -> None:
-        self.config = config
+    def build(self, config: GPTConfig) -> None:
         self.context_length = config.block_size
-        with uninitialized():
-            self.transformer = ModuleDict(
-                wte=Embedding(config.vocab_size, config.n_embd),
-                wpe=Embedding(config.block_size, config.n_embd),
-                drop=Dropout(config.dropout),
-                h=ModuleList([GPTBlock(config) for _ in range(config.n_layer)]),
-                ln_f=LayerNorm(config.n_embd, config.eps),
-            )
-            self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)
+        self.transformer = ModuleDict(
+            wte=Embedding(config.vocab_size, config.n_embd),
+            wpe=Embedding(config.block_size, config.n_embd),
+            drop=Dropout(config.dropout),
+            h=ModuleList([GPTBlock(config) for _ in range(config.n_layer)]),
+            ln_f=LayerNorm(config.n_embd, config.eps),
+        )
+        self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)
         self.lm_head.weight = self.transformer.wte.weight
-        self.loss = CrossEntropyLoss()
-        self.assign_paths()
-        self.initialize(seed)
 
     def embed(self, ids: Array, positions: Array) -> Tensor:
         """Ids (B, T) at positions (T,) of their contexts -> (B, T, C)."""

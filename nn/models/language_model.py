@@ -11,8 +11,8 @@ from ringlet.nn.autograd.tensor import Tensor
 from ringlet.nn.backend import Array
 from ringlet.nn.layers.basic import Linear
 from ringlet.nn.layers.cache import KeyValueCache
-from ringlet.nn.layers.losses import LogitsLoss
-from ringlet.nn.module import Module, ModuleList
+from ringlet.nn.layers.losses import CrossEntropyLoss, LogitsLoss
+from ringlet.nn.module import Module, ModuleList, uninitialized
 from ringlet.nn.random import generator
 
 __all__ = ["LanguageModel"]
@@ -50,6 +50,19 @@ class LanguageModel(Module):
 
     huggingface: Mapping[str, Any] = {}
     """The values of the config.json that the model was loaded with; they are saved again."""
+
+    def __init__(self, config: Any, seed: int = 1337) -> None:
+        """Each initial value depends on (seed, name) only."""
+        self.config = config
+        with uninitialized():
+            self.build(config)
+        self.loss = CrossEntropyLoss()
+        self.assign_paths()
+        self.initialize(seed)
+
+    def build(self, config: Any) -> None:
+        """Create the parts of the model."""
+        raise NotImplementedError
 
     def embed(self, ids: Any, positions: Any, *args: Any, **options: Any) -> Any:
         """Ids (B, T) at positions (T,) of their contexts -> (B, T, C)."""

@@ -13,12 +13,11 @@ from ringlet.nn.autograd.tensor import Tensor
 from ringlet.nn.backend import Array
 from ringlet.nn.layers.basic import Embedding, Linear
 from ringlet.nn.layers.cache import KeyValueCache
-from ringlet.nn.layers.losses import CrossEntropyLoss
 from ringlet.nn.layers.normalization import RMSNorm
 from ringlet.nn.layers.positions import RotaryEmbedding
 from ringlet.nn.models.attention import HeadsAttention, Rotation
 from ringlet.nn.models.language_model import LanguageModel
-from ringlet.nn.module import Module, ModuleDict, ModuleList, uninitialized
+from ringlet.nn.module import Module, ModuleDict, ModuleList
 
 __all__ = ["Llama", "LlamaConfig"]
 
@@ -106,25 +105,19 @@ class Llama(LanguageModel):
     """Rotary positions, RMS pre-normalization, SwiGLU, grouped-query attention.
 
     Parameters have the names of Hugging Face's Llama (model.layers.0.self_attn.q_proj.weight).
-    Each initial value depends on (seed, name) only.
     """
 
-    def __init__(self, config: LlamaConfig, seed: int = 1337) -> None:
-        self.config = config
+    def build(self, config: LlamaConfig) -> None:
         self.context_length = config.max_position_embeddings
-        with uninitialized():
-            self.model = ModuleDict(
-                embed_tokens=Embedding(config.vocab_size, config.hidden_size),
-                layers=ModuleList([LlamaBlock(config) for _ in range(config.num_hidden_layers)]),
-                norm=RMSNorm(config.hidden_size, config.rms_norm_eps),
-                rotary_emb=RotaryEmbedding(config.width, frequencies=frequencies(config)),
-            )
-            self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.model = ModuleDict(
+            embed_tokens=Embedding(config.vocab_size, config.hidden_size),
+            layers=ModuleList([LlamaBlock(config) for _ in range(config.num_hidden_layers)]),
+            norm=RMSNorm(config.hidden_size, config.rms_norm_eps),
+            rotary_emb=RotaryEmbedding(config.width, frequencies=frequencies(config)),
+        )
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
-        self.loss = CrossEntropyLoss()
-        self.assign_paths()
-        self.initialize(seed)
 
     def embed(self, ids: Array, positions: Array) -> Tensor:
         """Ids (B, T) -> (B, T, C)."""

@@ -13,11 +13,10 @@ from ringlet.nn.autograd.tensor import Tensor
 from ringlet.nn.backend import Array
 from ringlet.nn.layers.basic import Embedding, Linear
 from ringlet.nn.layers.cache import KeyValueCache
-from ringlet.nn.layers.losses import CrossEntropyLoss
 from ringlet.nn.models.attention import key_mask
 from ringlet.nn.models.language_model import LanguageModel
 from ringlet.nn.models.t5_blocks import T5Config, T5EncoderBlock, decoder, encoder
-from ringlet.nn.module import Module, uninitialized
+from ringlet.nn.module import Module
 from ringlet.nn.random import generator
 
 __all__ = ["T5", "T5Config"]
@@ -34,18 +33,12 @@ class T5(LanguageModel):
     (encoder.block.0.layer.0.SelfAttention.q.weight), except for a few that all blocks share.
     """
 
-    def __init__(self, config: T5Config, seed: int = 1337) -> None:
-        self.config = config
-        with uninitialized():
-            self.shared = Embedding(config.vocab_size, config.d_model)
-            self.encoder = encoder(config)
-            self.decoder = decoder(config)
-            self.lm_head = Linear(config.d_model, config.vocab_size, bias=False)
+    def build(self, config: T5Config) -> None:
+        self.shared = Embedding(config.vocab_size, config.d_model)
+        self.encoder, self.decoder = encoder(config), decoder(config)
+        self.lm_head = Linear(config.d_model, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.shared.weight
-        self.loss = CrossEntropyLoss()
-        self.assign_paths()
-        self.initialize(seed)
 
     # -- the parts ----------------------------------------------------------------------------
 

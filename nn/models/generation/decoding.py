@@ -1,7 +1,7 @@
 """The state of a model while it generates: ids in, the next ones' logits out."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -14,22 +14,77 @@ from ringlet.nn.models.language_model import LanguageModel
 from ringlet.nn.models.t5 import T5
 
 
-class Decoding(Protocol):
+class Decoding:
     """The state of a batch of sequences that are being continued.
 
     `prompt` (B, T) is what they begin with; for an encoder-decoder, the decoder's start.
     """
 
-    prompt: Array
+    def __init__(self, prompt: Array, caches: Sequence[KeyValueCache]) -> None:
+        self.prompt = self._ids = self._pending = prompt
+        self._caches = caches
+
+    def run(self) -> Tensor:
+        """The model's logits (B, T, V) of the ids that it has not seen yet."""
+        raise NotImplementedError
 
     def logits(self) -> Array:
         """The logits (B, V) of the next ids, on the host."""
+        with no_grad():
+            return to_host(self.run().data[:, -1])
 
     def add(self, ids: Array) -> None:
         """Append the next ids (B,)."""
+        self._ids = np.concatenate([self._ids, ids[:, None]], axis=1)
+        self._pending = ids[:, None] if self._caches else self._ids
 
     def select(self, rows: Array) -> None:
         """Continue with these rows of the batch, in this order; rows may be repeated."""
+        self._ids, self._pending = self._ids[rows], self._pending[rows]
+        for cache in self._caches:
+            cache.select(rows)
+
+
+class DecoderOnly(Decoding):
+    """A model that attends to its own output. When its context is full, it continues from the
+    latter half."""
+
+    def __init__(self, model: LanguageModel, ids: Array, use_cache: bool) -> None:
+        self._model, self._context = model, model.context_length
+        self._new_caches = model.caches if use_cache else list[KeyValueCache]
+        super().__init__(ids, self._new_caches())
+        self._ids = self._pending = ids[:, -self._context :] if self._context else ids
+
+    def run(self) -> Tensor:
+        return self._model(self._pending, caches=self._caches)
+
+    def add(self, ids: Array) -> None:
+        super().add(ids)
+        if self._context and self._ids.shape[1] > self._context:
+            self._ids = self._pending = self._ids[:, -(self._context // 2 or 1) :]
+            self._caches = self._new_caches()
+
+
+class EncoderDecoder(Decoding):
+    """The decoder of a model that encodes a source first."""
+
+    def __init__(
+        self, model: T5, ids: Array, use_cache: bool, attention_mask: Array | None = None
+    ) -> None:
+        self._model, self._mask = model, attention_mask
+        self._pairs = model.pair_caches() if use_cache else []
+        super().__init__(prompt_of(model, ids), [cache for pair in self._pairs for cache in pair])
+        with no_grad():
+            self._source = model.encode(ids, attention_mask)
+
+    def run(self) -> Tensor:
+        return self._model.decode(self._pending, self._source, self._mask, self._pairs)
+
+    def select(self, rows: Array) -> None:
+        super().select(rows)
+        self._source = Tensor(self._source.data[asarray(rows)])
+        if self._mask is not None:
+            self._mask = self._mask[rows]
 
 
 def start_decoding(model: LanguageModel, ids: Array, use_cache: bool, **options: Any) -> Decoding:
@@ -49,68 +104,3 @@ def prompt_of(model: LanguageModel, ids: Array) -> Array:
     if isinstance(model, T5):
         return np.full((len(ids), 1), model.config.decoder_start_token_id, np.int64)
     return ids
-
-
-class DecoderOnly:
-    """The ids of a model that attends to its own output. When its context is full, it continues
-    from the latter half."""
-
-    def __init__(self, model: LanguageModel, ids: Array, use_cache: bool) -> None:
-        self._model, self._context, self._use_cache = model, model.context_length, use_cache
-        self.prompt = np.asarray(ids)
-        self._window = self.prompt[:, -self._context :] if self._context else self.prompt
-        self._restart()
-
-    def _restart(self) -> None:
-        self._pending = self._window
-        self._caches: list[KeyValueCache] | None = self._model.caches() if self._use_cache else None
-
-    def logits(self) -> Array:
-        with no_grad():
-            return to_host(self._model(self._pending, caches=self._caches).data[:, -1])
-
-    def add(self, ids: Array) -> None:
-        self._window = np.concatenate([self._window, ids[:, None]], axis=1)
-        self._pending = ids[:, None] if self._use_cache else self._window
-        if self._context and self._window.shape[1] > self._context:
-            self._window = self._window[:, -(self._context // 2 or 1) :]
-            self._restart()
-
-    def select(self, rows: Array) -> None:
-        self._window, self._pending = self._window[rows], self._pending[rows]
-        for cache in self._caches or ():
-            cache.select(rows)
-
-
-class EncoderDecoder:
-    """The decoder's ids of a model that encodes a source first."""
-
-    def __init__(
-        self, model: T5, ids: Array, use_cache: bool, attention_mask: Array | None = None
-    ) -> None:
-        self._model, self._mask = model, attention_mask
-        with no_grad():
-            self._source = model.encode(ids, attention_mask)
-        self.prompt = prompt_of(model, ids)
-        self._said = self._pending = self.prompt
-        self._caches: Sequence[tuple[KeyValueCache, KeyValueCache]] | None = (
-            model.pair_caches() if use_cache else None
-        )
-
-    def logits(self) -> Array:
-        with no_grad():
-            result = self._model.decode(self._pending, self._source, self._mask, self._caches)
-        return to_host(result.data[:, -1])
-
-    def add(self, ids: Array) -> None:
-        self._said = np.concatenate([self._said, ids[:, None]], axis=1)
-        self._pending = ids[:, None] if self._caches else self._said
-
-    def select(self, rows: Array) -> None:
-        self._said, self._pending = self._said[rows], self._pending[rows]
-        self._source = Tensor(self._source.data[asarray(rows)])
-        if self._mask is not None:
-            self._mask = self._mask[rows]
-        for pair in self._caches or ():
-            for cache in pair:
-                cache.select(rows)

@@ -74,7 +74,7 @@ class Adapter:
         arrays = read_weights(folder)
         values = self.refine(values, arrays)
         with uninitialized():
-            model = kind(self.config(values))  # type: ignore[call-arg]
+            model = kind(self.config(values))
         model.huggingface = values
         if not strict:
             model.initialize(0)
