@@ -18,8 +18,10 @@ class LearnedPositions(Embedding):
 
     def forward(self, x: Tensor, first: int = 0) -> Tensor:  # type: ignore[override]
         """`first` is the position of x's first token. Raises ValueError beyond the table."""
-        _check_room(first + x.shape[-2], self.num_embeddings)
-        return x + self.weight[first : first + x.shape[-2]]
+        end = first + x.shape[-2]
+        if end > self.num_embeddings:
+            raise ValueError(f"{end} positions exceed a table of {self.num_embeddings}")
+        return x + self.weight[first:end]
 
 
 class SinusoidalPositions(Module):
@@ -136,8 +138,3 @@ class RelativePositionBias(Module):
 
     def describe(self) -> str:
         return f"buckets={self.buckets}, max_distance={self.max_distance}"
-
-
-def _check_room(seen: int, room: int) -> None:
-    if seen > room:
-        raise ValueError(f"{seen} positions exceed a table of {room}")

@@ -166,7 +166,11 @@ class Where(Operation):
         return xp.where(self.condition, a, b)
 
     def backward(self, grad: Array) -> Gradients:
-        return grad * self.condition, grad * ~self.condition
+        zero = in_dtype(0, grad)
+        return (
+            xp.where(self.condition, grad, zero) if self.needs[0] else None,
+            xp.where(self.condition, zero, grad) if self.needs[1] else None,
+        )
 
 
 add = binary(Add)

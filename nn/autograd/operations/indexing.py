@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from ringlet.nn.autograd.conversion import array_of, in_dtype, mask_array
+from ringlet.nn.autograd.conversion import array_of, mask_array
 from ringlet.nn.autograd.deferred import Deferred, Gradients
+from ringlet.nn.autograd.operations.arithmetic import where
 from ringlet.nn.autograd.operations.embedding import RowSums
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, asarray, chosen, to_host, xp
@@ -77,19 +78,6 @@ class Scatter(Operation):
             left = grad.copy()
             left[self.index] = 0
         return left, grad[self.index]
-
-
-class MaskedFill(Operation):
-    """A number where the mask holds."""
-
-    def __init__(self, mask: Array, value: float) -> None:
-        self.mask, self.value = mask, value
-
-    def forward(self, x: Array) -> Array:
-        return xp.where(self.mask, in_dtype(self.value, x), x)
-
-    def backward(self, grad: Array) -> Gradients:
-        return (xp.where(self.mask, in_dtype(0, grad), grad),)
 
 
 def getitem(x: Tensor, index: Any) -> Tensor:
@@ -223,7 +211,7 @@ def _before(x: Tensor, dim: int) -> tuple[slice, ...]:
 
 def masked_fill(x: Tensor, mask: Tensor | Array, value: float) -> Tensor:
     """The elements, with `value` where `mask` (bool, broadcast) holds."""
-    return MaskedFill(mask_array(mask), value)(x)
+    return where(mask, value, x)
 
 
 def masked_select(x: Tensor, mask: Tensor | Array) -> Tensor:

@@ -1,6 +1,5 @@
 """Softmax, and normalization over the last axis in blocks of rows that stay in the cache."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -165,14 +164,10 @@ def layer_norm(
 
     Weight and bias have that shape. Raises ValueError naming the shapes if they do not match.
     """
-    shape, width = _normalized(x, normalized_shape, weight, bias)
+    shape = _normalized(x, normalized_shape, weight, bias)
     weight = Tensor(xp.ones(shape, x.dtype)) if weight is None else weight
     bias = Tensor(xp.zeros(shape, x.dtype)) if bias is None else bias
-    if len(shape) == 1:
-        return LayerNorm(eps)(x, weight, bias)
-    rows = x.reshape(*x.shape[: -len(shape)], width)
-    flat = LayerNorm(eps)(rows, weight.reshape(-1), bias.reshape(-1))
-    return flat.reshape(*x.shape)
+    return _over_rows(LayerNorm(eps), x, weight, bias)
 
 
 def rms_norm(
@@ -186,19 +181,16 @@ def rms_norm(
     `eps` is by default that of the dtype, as in PyTorch. Raises ValueError naming the shapes if
     they do not match.
     """
-    shape, width = _normalized(x, normalized_shape, weight)
+    shape = _normalized(x, normalized_shape, weight)
     weight = Tensor(xp.ones(shape, x.dtype)) if weight is None else weight
     eps = float(np.finfo(x.dtype).eps) if eps is None else eps
-    if len(shape) == 1:
-        return RMSNorm(eps)(x, weight)
-    rows = x.reshape(*x.shape[: -len(shape)], width)
-    return RMSNorm(eps)(rows, weight.reshape(-1)).reshape(*x.shape)
+    return _over_rows(RMSNorm(eps), x, weight)
 
 
 def _normalized(
     x: Tensor, normalized_shape: int | Sequence[int], *parameters: Tensor | None
-) -> tuple[tuple[int, ...], int]:
-    """The normalized shape and its number of elements, after checking."""
+) -> tuple[int, ...]:
+    """The normalized shape, after checking."""
     shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
     if not shape or x.shape[-len(shape) :] != shape:
         raise ValueError(f"the last axes of an input of shape {x.shape} are not {shape}")
@@ -207,4 +199,13 @@ def _normalized(
             raise ValueError(
                 f"input of shape {x.shape} and weight of shape {parameter.shape} do not match"
             )
-    return shape, math.prod(shape)
+    return shape
+
+
+def _over_rows(operation: Operation, x: Tensor, *parameters: Tensor) -> Tensor:
+    """Run it with all axes that the parameters have as one."""
+    axes = parameters[0].ndim
+    if axes == 1:
+        return operation(x, *parameters)
+    rows = x.reshape(*x.shape[:-axes], parameters[0].size)
+    return operation(rows, *(each.reshape(-1) for each in parameters)).reshape(*x.shape)

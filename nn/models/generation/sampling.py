@@ -51,8 +51,9 @@ def stream(
     """
     check_ids(ids)
     _check(temperature, top_k, top_p)
+    given = {name: value for name, value in options.items() if value is not None}
     with evaluating(model):
-        decoding = start_decoding(model, np.asarray(ids), use_cache, **_given(options))
+        decoding = start_decoding(model, np.asarray(ids), use_cache, **given)
         ended = np.zeros(len(decoding.prompt), bool)
         for position in range(max_new_tokens):
             random = generator(seed, position)
@@ -96,10 +97,6 @@ def check_ids(ids: Array) -> None:
         raise ValueError(
             f"ids have shape {np.shape(ids)}; they must be a batch of rows of at least one id"
         )
-
-
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
 
 
 def _check(temperature: float, top_k: int | None, top_p: float | None) -> None:
