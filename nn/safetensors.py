@@ -38,7 +38,19 @@ class ArrayEntry(NamedTuple):
     stop: int
 
 
-class SafetensorsFile(Mapping[str, Array]):
+class LazyArrays(Mapping[str, Array]):
+    """Named arrays that are read when they are used; `entries` says where each comes from."""
+
+    entries: Mapping[str, Any]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+
+class SafetensorsFile(LazyArrays):
     """The arrays of a file by name, each read when it is used. bfloat16 becomes float32.
 
     Arrays are read-only views of the mapped file. Raises SafetensorsError.
@@ -59,12 +71,6 @@ class SafetensorsFile(Mapping[str, Array]):
         if entry.dtype != "BF16":
             return array
         return (array.astype("<u4") << np.uint32(16)).view("<f4")
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.entries)
-
-    def __len__(self) -> int:
-        return len(self.entries)
 
 
 def _read_header(path: Path, data: Array) -> tuple[dict[str, ArrayEntry], dict[str, str]]:

@@ -33,19 +33,15 @@ class Recompute(Operation):
             return self.function(*self.arguments).data
 
     def backward(self, grad: Array) -> Gradients:
-        arguments = [_detached(argument) for argument in self.arguments]
+        arguments = [
+            Tensor(x.data, requires_grad=x.requires_grad) if isinstance(x, Tensor) else x
+            for x in self.arguments
+        ]
         with self.scope, enable_grad():
             result = self.function(*arguments)
         inputs = [argument for argument in arguments if isinstance(argument, Tensor)]
         gradients = nested(result, grad, inputs)
         return [*gradients, *[None] * (len(self.inputs or ()) - len(inputs))]
-
-
-def _detached(argument: Any) -> Any:
-    """A tensor with the same array and no history."""
-    if not isinstance(argument, Tensor):
-        return argument
-    return Tensor(argument.data, requires_grad=argument.requires_grad)
 
 
 class HasParameters(Protocol):

@@ -215,10 +215,7 @@ class CausalSelfAttention(Module):
     def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """With a cache, x attends to its positions too, and is added to it."""
         qkv = self.c_attn(x)  # (B, T, 3C)
-        if cache is None:
-            y = self.attend(qkv)
-        else:
-            y = self._attend_cached(qkv, cache)
+        y = self.attend(qkv) if cache is None else self._attend_cached(qkv, cache)
         return self.resid_dropout(self.c_proj(y))
 
     def _attend_cached(self, qkv: Tensor, cache: KeyValueCache) -> Tensor:

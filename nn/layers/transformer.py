@@ -51,8 +51,7 @@ class _Layer(Module):
         return x + part(norm(x)) if self.norm_first else norm(x + part(x))
 
     def _itself(self, x: Tensor, mask: Mask, padding: Mask, causal: bool) -> Tensor:
-        y, _ = self.self_attn(x, x, x, padding, False, mask, is_causal=causal)
-        return self.dropout1(y)
+        return self.dropout1(self.self_attn(x, x, x, padding, False, mask, True, causal)[0])
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         return self.linear2(self.dropout(self._act(self.linear1(x))))
@@ -111,8 +110,8 @@ class TransformerDecoderLayer(_Layer):
         return self._add(x, self.norm3, lambda x: self.dropout3(self._feed_forward(x)))
 
     def _across(self, x: Tensor, memory: Tensor, mask: Mask, padding: Mask, causal: bool) -> Tensor:
-        y, _ = self.multihead_attn(x, memory, memory, padding, False, mask, is_causal=causal)
-        return self.dropout2(y)
+        both = memory, memory
+        return self.dropout2(self.multihead_attn(x, *both, padding, False, mask, True, causal)[0])
 
 
 class _Stack(Module):

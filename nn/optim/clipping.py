@@ -48,7 +48,4 @@ def clip_grad_value_(flat: FlatParameters, clip_value: float) -> None:
     if clip_value < 0:
         raise ValueError(f"clip_value is {clip_value}; it must not be negative")
     grad = flat.grad
-    step = block_size(BLOCK)
-    for start in range(0, grad.size, step):
-        part = grad[start : start + step]
-        xp.clip(part, -clip_value, clip_value, out=part)
+    xp.clip(grad, -clip_value, clip_value, out=grad)

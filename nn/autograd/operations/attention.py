@@ -39,12 +39,9 @@ class ScaledDotProductAttention(Operation):
     def backward(self, grad: Array) -> Gradients:
         q, k, v, _ = self.arrays
         gradients = xp.empty_like(q), xp.empty_like(k), xp.empty_like(v)
-        if self.bias is None:
-            attend_backward(self.blocks, self.arrays, grad, self.masks, gradients)
-            return gradients
-        to_bias = xp.zeros_like(self.bias) if self.needs[3] else None
+        to_bias = None if self.bias is None else xp.zeros_like(self.bias)
         attend_backward(self.blocks, self.arrays, grad, self.masks, gradients, to_bias)
-        return *gradients, to_bias
+        return gradients if to_bias is None else (*gradients, to_bias)
 
 
 class PackedSelfAttention(Operation):

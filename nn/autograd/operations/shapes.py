@@ -201,7 +201,7 @@ def expand(x: Tensor, *shape: Any) -> Tensor:
 def squeeze(x: Tensor, dim: int | tuple[int, ...] | None = None) -> Tensor:
     """Without the axes `dim` (None: all) that have length 1."""
     dims = range(x.ndim) if dim is None else (dim,) if isinstance(dim, int) else dim
-    gone = {_axis(x, each) for each in dims if x.shape[each] == 1}
+    gone = {each % x.ndim for each in dims if x.shape[each] == 1}
     return Reshape(tuple(n for axis, n in enumerate(x.shape) if axis not in gone))(x)
 
 
@@ -250,7 +250,3 @@ def contiguous(x: Tensor) -> Tensor:
 def to(x: Tensor, dtype: npt.DTypeLike) -> Tensor:
     """In another dtype."""
     return x if x.dtype == dtype else Cast(dtype)(x)
-
-
-def _axis(x: Tensor, dim: int) -> int:
-    return dim % x.ndim if x.ndim else dim

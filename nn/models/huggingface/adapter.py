@@ -5,7 +5,7 @@ but the models.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -21,6 +21,7 @@ from ringlet.nn.models.huggingface.folder import (
 )
 from ringlet.nn.models.language_model import LanguageModel
 from ringlet.nn.module import uninitialized
+from ringlet.nn.safetensors import LazyArrays
 
 
 class Adapter:
@@ -97,7 +98,7 @@ class Adapter:
         (folder / CONFIG).write_text(json.dumps(values, indent=2) + "\n")
 
 
-class RenamedArrays(Mapping[str, Array]):
+class RenamedArrays(LazyArrays):
     """The arrays of files under the names that a model has for them."""
 
     def __init__(self, adapter: Adapter, model: LanguageModel, arrays: Mapping[str, Array]) -> None:
@@ -111,7 +112,7 @@ class RenamedArrays(Mapping[str, Array]):
                 for name, old in plain.items()
             }
         own = {adapter.file_name(name): name for name in model.state_dict()}
-        self._names = {
+        self.entries = {
             own.get(name, name): (name, old)
             for name, old in plain.items()
             if name in own or not matches(name, adapter.ignored)
@@ -123,15 +124,9 @@ class RenamedArrays(Mapping[str, Array]):
         return name
 
     def __getitem__(self, name: str) -> Array:
-        there, old = self._names[name]
+        there, old = self.entries[name]
         array = self._arrays[old]
         return array.T if matches(there, self._adapter.transposed) else array
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
 
 def matches(name: str, patterns: tuple[str, ...]) -> bool:

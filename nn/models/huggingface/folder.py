@@ -1,12 +1,12 @@
 """Hugging Face's model folders: config.json, and safetensors in one file or in shards."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ringlet.nn.backend import Array
-from ringlet.nn.safetensors import SafetensorsFile, write_safetensors
+from ringlet.nn.safetensors import LazyArrays, SafetensorsFile, write_safetensors
 
 __all__ = ["PretrainedError"]
 
@@ -59,7 +59,7 @@ def write_weights(folder: Path, arrays: Mapping[str, Array], shard_bytes: int) -
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
-class Shards(Mapping[str, Array]):
+class Shards(LazyArrays):
     """The arrays of several files; an index says which file holds which."""
 
     def __init__(self, folder: Path) -> None:
@@ -72,19 +72,13 @@ class Shards(Mapping[str, Array]):
         if missing:
             raise PretrainedError(f"{folder} has no {', '.join(missing)}, which its index names")
         self._files = {f: SafetensorsFile(folder / f) for f in sorted(set(places.values()))}
-        self._places: dict[str, str] = places
+        self.entries = places
         lost = [f"{name} in {f}" for name, f in places.items() if name not in self._files[f]]
         if lost:
             raise PretrainedError(f"{folder} has no {', '.join(lost)}, which its index names")
 
     def __getitem__(self, name: str) -> Array:
-        return self._files[self._places[name]][name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
-
-    def __len__(self) -> int:
-        return len(self._places)
+        return self._files[self.entries[name]][name]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -20,6 +20,8 @@ SUPPORTED = {
 }
 """What a config.json may say besides sizes."""
 
+SAME_NAMES = ("vocab_size", "n_embd", "n_layer", "n_head")
+
 
 class GPT2Adapter(Adapter):
     """Its linear weights are (in, out) in files."""
@@ -36,11 +38,8 @@ class GPT2Adapter(Adapter):
         if values.get("n_inner") not in (None, 4 * width):
             raise PretrainedError(f"n_inner is {values['n_inner']}; it must be 4 x n_embd")
         return GPTConfig(
-            vocab_size=number(values, "vocab_size"),
+            **{name: number(values, name) for name in SAME_NAMES},
             block_size=number(values, "n_positions", 1024),
-            n_layer=number(values, "n_layer"),
-            n_head=number(values, "n_head"),
-            n_embd=width,
             dropout=values.get("resid_pdrop", 0.1),
             eps=values.get("layer_norm_epsilon", 1e-5),
         )
@@ -52,12 +51,9 @@ class GPT2Adapter(Adapter):
                 "has none: it cannot be saved as one"
             )
         return {
-            "vocab_size": config.vocab_size,
+            **{name: getattr(config, name) for name in SAME_NAMES},
             "n_positions": config.block_size,
             "n_ctx": config.block_size,
-            "n_embd": config.n_embd,
-            "n_layer": config.n_layer,
-            "n_head": config.n_head,
             "activation_function": "gelu_new",
             "layer_norm_epsilon": config.eps,
             "resid_pdrop": config.dropout,
