@@ -13,15 +13,7 @@ import math
 
 import numpy as np
 
-from ringlet.nn.autograd.operations.experts import (
-    Balance,
-    CombineRows,
-    ExpertProducts,
-    Gates,
-    GatherRows,
-    Routing,
-    top_indices,
-)
+from ringlet.nn.autograd.operations import experts as operations
 from ringlet.nn.autograd.tensor import Tensor
 from ringlet.nn.backend import Array
 from ringlet.nn.layers.activations import GELU
@@ -53,7 +45,7 @@ class ExpertLinear(Module):
     def forward(self, rows: Tensor, counts: Array) -> Tensor:
         """`counts` (experts,) is the number of rows of each expert."""
         own = () if self.bias is None else (self.bias,)
-        return ExpertProducts(counts, self.adds_bias)(rows, self.weight, *own)
+        return operations.ExpertProducts(counts, self.adds_bias)(rows, self.weight, *own)
 
     def draw(self, name: str, shape: tuple[int, ...], random: np.random.Generator) -> Array:
         """Uniform in +- 1 / sqrt(in_features), as for Linear."""
@@ -101,15 +93,15 @@ class Experts(Module):
         self.c_proj = ExpertLinear(experts, hidden, width, bias)
 
     def forward(self, x: Tensor, logits: Tensor) -> Tensor:
-        choices = top_indices(logits.data, self.top_k)  # (B, T, k)
+        choices = operations.top_indices(logits.data, self.top_k)  # (B, T, k)
         kept = np.ones(choices.shape, bool)
         if self.training:
             kept, logits = self._in_training(choices, logits)
         flat = choices.reshape(-1, self.top_k)  # (N, k)
-        routing = Routing.of(flat, kept, self.experts)
-        gates = Gates(flat)(logits.reshape(-1, self.experts))
-        rows = GatherRows(routing)(x.reshape(-1, x.shape[-1]))
-        y = CombineRows(routing)(self.compute(rows, routing.counts), gates)
+        routing = operations.Routing.of(flat, kept, self.experts)
+        gates = operations.Gates(flat)(logits.reshape(-1, self.experts))
+        rows = operations.GatherRows(routing)(x.reshape(-1, x.shape[-1]))
+        y = operations.CombineRows(routing)(self.compute(rows, routing.counts), gates)
         return y.reshape(*x.shape)
 
     def compute(self, rows: Tensor, counts: Array) -> Tensor:
@@ -135,7 +127,7 @@ class Experts(Module):
         if self.balance and logits.requires_grad:
             fractions = (load / total).astype(logits.dtype)
             scale = loss_scale() or 1 / choices[..., 0].size
-            logits = Balance(fractions, self.share * self.balance * scale)(logits)
+            logits = operations.Balance(fractions, self.share * self.balance * scale)(logits)
         return kept, logits
 
     def describe(self) -> str:

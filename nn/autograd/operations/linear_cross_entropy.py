@@ -13,16 +13,7 @@ import numpy as np
 
 from ringlet.nn.autograd.conversion import in_dtype
 from ringlet.nn.autograd.deferred import Deferred, Gradients, Product, add_product
-from ringlet.nn.autograd.operations.loss import (
-    ClassTargets,
-    Reduction,
-    Targets,
-    are_probabilities,
-    check_options,
-    checked,
-    cross_entropy,
-    divisor_of,
-)
+from ringlet.nn.autograd.operations import loss
 from ringlet.nn.autograd.operations.products import column_sums, linear
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, asarray, block_size, xp
@@ -59,7 +50,7 @@ class LinearCrossEntropy(Operation):
     """
 
     def __init__(
-        self, targets: Targets, rows: Array | None, reduction: Reduction, divisor: float
+        self, targets: loss.Targets, rows: Array | None, reduction: loss.Reduction, divisor: float
     ) -> None:
         self.targets, self.rows, self.reduction, self.divisor = targets, rows, reduction, divisor
 
@@ -73,7 +64,10 @@ class LinearCrossEntropy(Operation):
         self.whole = learns and self._fits(count, step)
         logits = xp.empty((count if self.whole else min(count, step), vocabulary), x.dtype)
         if learns and not self.whole:
-            self.sums = self._space_like(*(each for each in (x, weight, bias) if each is not None))
+            pairs = zip((x, weight, bias), self.needs, strict=False)
+            self.sums = [
+                xp.empty_like(each, order="C") if needed else None for each, needed in pairs
+            ]
         losses = xp.empty(count, x.dtype)
         for start in range(0, count, step):
             rows = slice(start, min(start + step, count))
@@ -98,10 +92,6 @@ class LinearCrossEntropy(Operation):
         others = self.weight.size if self.needs[1] else 0
         fits = count * len(self.weight) <= step * len(self.weight) + others
         return fits or self.reduction == "none"
-
-    def _space_like(self, *arrays: Array) -> list[Array | None]:
-        pairs = zip(arrays, self.needs, strict=True)
-        return [xp.empty(a.shape, a.dtype) if needed else None for a, needed in pairs]
 
     def _add(self, slopes: Array, x: Array, rows: slice) -> None:
         """Compute the gradients from a block: the first writes, the others add."""
@@ -165,7 +155,7 @@ def linear_cross_entropy(
     *,
     linear_bias: Tensor | None = None,
     weight: Tensor | Array | None = None,
-    reduction: Reduction = "mean",
+    reduction: loss.Reduction = "mean",
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
 ) -> Tensor:
@@ -175,21 +165,21 @@ def linear_cross_entropy(
     "none", for targets that are probabilities, and where they take less memory than the weight's
     gradient. Raises what the two functions raise.
     """
-    check_options(reduction, label_smoothing)
-    if x.shape[-1:] != linear_weight.shape[1:] or are_probabilities(targets):
+    loss.check_options(reduction, label_smoothing)
+    if x.shape[-1:] != linear_weight.shape[1:] or loss.are_probabilities(targets):
         logits = linear(x, linear_weight, linear_bias)
-        return cross_entropy(logits, targets, weight, ignore_index, reduction, label_smoothing)
+        return loss.cross_entropy(logits, targets, weight, ignore_index, reduction, label_smoothing)
     vocabulary = len(linear_weight)
-    ids, classes = checked(targets, weight, ignore_index, x.shape[:-1], vocabulary)
+    ids, classes = loss.checked(targets, weight, ignore_index, x.shape[:-1], vocabulary)
     rows = None
     if (ids == ignore_index).any():
         rows = np.flatnonzero(ids != ignore_index)
         ids = ids[rows]
     operation = LinearCrossEntropy(
-        ClassTargets(ids, label_smoothing, classes, vocabulary, x.dtype),
+        loss.ClassTargets(ids, label_smoothing, classes, vocabulary, x.dtype),
         None if rows is None else asarray(rows),
         reduction,
-        divisor_of(ids, classes, reduction),
+        loss.divisor_of(ids, classes, reduction),
     )
     own = () if linear_bias is None else (linear_bias,)
     return operation(x, linear_weight, *own)

@@ -34,22 +34,17 @@ class _Sample:
         """Extend by log-probabilities (beams, V): which beams continue, and with which ids."""
         totals = (self.sums[:, None] + log_p).reshape(-1)
         best = np.argsort(-totals, kind="stable")[: 2 * self.beams]
-        parents: list[int] = []
-        chosen: list[int] = []
-        sums: list[float] = []
+        found: list[tuple[int, int, float]] = []
         for rank, place in enumerate(best):
             beam, token = divmod(int(place), log_p.shape[1])
             if token == self.eos:  # only among the likeliest: a later one would not be kept
                 if rank < self.beams:
                     self._end(totals[place], [*self.ids[beam], token])
-            elif len(parents) < self.beams:
-                parents.append(beam)
-                chosen.append(token)
-                sums.append(totals[place])
-        while len(parents) < self.beams:  # fewer candidates than beams
-            parents.append(0)
-            chosen.append(0 if self.eos != 0 else 1 % log_p.shape[1])
-            sums.append(-np.inf)
+            elif len(found) < self.beams:
+                found.append((beam, token, totals[place]))
+        spare = (0, 0 if self.eos != 0 else 1 % log_p.shape[1], -np.inf)
+        found += [spare] * (self.beams - len(found))  # fewer candidates than beams
+        parents, chosen, sums = map(list, zip(*found, strict=True))
         self.ids = [[*self.ids[b], t] for b, t in zip(parents, chosen, strict=True)]
         self.sums = np.array(sums)
         if len(self.ended) >= self.beams:
