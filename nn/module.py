@@ -133,15 +133,11 @@ class Module:
 
     def children(self) -> Iterator[tuple[str, "Module"]]:
         """The modules directly inside, with their names."""
-        for name, value in vars(self).items():
-            if isinstance(value, Module):
-                yield name, value
+        return ((name, x) for name, x in vars(self).items() if isinstance(x, Module))
 
     def own_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """The parameters of this module alone, with their names."""
-        for name, value in vars(self).items():
-            if isinstance(value, Parameter):
-                yield name, value
+        return ((name, x) for name, x in vars(self).items() if isinstance(x, Parameter))
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, "Module"]]:
         """This module and all inside it, with their paths, in the order of assignment."""
@@ -151,8 +147,7 @@ class Module:
 
     def modules(self) -> Iterator["Module"]:
         """This module and all inside it."""
-        for _, module in self.named_modules():
-            yield module
+        return (module for _, module in self.named_modules())
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """All parameters with their paths; a shared one once, under its first path."""
@@ -165,8 +160,7 @@ class Module:
 
     def parameters(self) -> Iterator[Parameter]:
         """All parameters, each once."""
-        for _, parameter in self.named_parameters():
-            yield parameter
+        return (parameter for _, parameter in self.named_parameters())
 
     def num_parameters(self) -> int:
         """The number of elements of all parameters."""

@@ -3,8 +3,6 @@
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
 from ringlet.nn.autograd.tensor import Tensor
 from ringlet.nn.backend import Array
 from ringlet.nn.layers.activations import GELU
@@ -15,7 +13,6 @@ from ringlet.nn.layers.experts import MixtureOfExperts
 from ringlet.nn.layers.normalization import LayerNorm
 from ringlet.nn.models.language_model import INITIAL_STD, LanguageModel
 from ringlet.nn.module import Module, ModuleDict, ModuleList
-from ringlet.nn.random import generator
 
 __all__ = ["GPT", "GPTConfig"]
 
@@ -109,11 +106,7 @@ class GPT(LanguageModel):
     def features(self, x: Tensor) -> Tensor:
         return self.transformer.ln_f(x)
 
-    def initial_value(self, name: str, shape: tuple[int, ...], seed: int) -> Array:
-        """GPT-2's start: normal with deviation 0.02, less for what is added to the residual."""
-        _, module, kind = ("", *name.rsplit(".", 2))[-3:]
-        if kind == "bias" or module.startswith("ln_"):
-            return np.full(shape, kind == "weight", np.float32)
-        residual = INITIAL_STD / math.sqrt(2 * self.config.n_layer)
-        std = residual if module == "c_proj" else INITIAL_STD
-        return generator(seed, name).standard_normal(shape, np.float32) * np.float32(std)
+    def initial_std(self, name: str) -> float:
+        """GPT-2's: 0.02, less for what is added to the residual."""
+        residual = name.endswith("c_proj.weight")
+        return INITIAL_STD / (math.sqrt(2 * self.config.n_layer) if residual else 1)

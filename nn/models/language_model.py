@@ -147,10 +147,15 @@ class LanguageModel(Module):
             raise ValueError(f"{seen} positions for a context of {self.context_length}")
 
     def initial_value(self, name: str, shape: tuple[int, ...], seed: int) -> Array:
-        """Normal with deviation 0.02; normalizations start with ones, biases with zeros."""
-        if len(shape) == 1:
+        """Normal; normalizations start with ones, biases with zeros."""
+        if len(shape) == 1 or name.endswith("bias"):
             return np.full(shape, name.endswith("weight"), np.float32)
-        return generator(seed, name).standard_normal(shape, np.float32) * np.float32(INITIAL_STD)
+        std = np.float32(self.initial_std(name))
+        return generator(seed, name).standard_normal(shape, np.float32) * std
+
+    def initial_std(self, name: str) -> float:
+        """The deviation of a matrix's initial values."""
+        return INITIAL_STD
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, strict: bool = True) -> Self:

@@ -17,7 +17,6 @@ from ringlet.nn.models.attention import key_mask
 from ringlet.nn.models.language_model import LanguageModel
 from ringlet.nn.models.t5_blocks import T5Config, T5EncoderBlock, decoder, encoder
 from ringlet.nn.module import Module
-from ringlet.nn.random import generator
 
 __all__ = ["T5", "T5Config"]
 
@@ -149,17 +148,13 @@ class T5(LanguageModel):
         """Empty caches for `decode`: for the decoder's own and the source's keys and values."""
         return [(KeyValueCache(), KeyValueCache()) for _ in self.decoder.block]
 
-    def initial_value(self, name: str, shape: tuple[int, ...], seed: int) -> Array:
-        """T5's own start: deviations that preserve scale, since scores are not scaled."""
-        config = self.config
-        if len(shape) == 1:
-            return np.ones(shape, np.float32)
-        kind = name.split(".")[-2]
+    def initial_std(self, name: str) -> float:
+        """T5's own: deviations that preserve scale, since scores are not scaled."""
+        config, kind = self.config, name.split(".")[-2]
         variances = {
             "shared": 1.0,
             "q": 1 / (config.d_model * config.d_kv),
             "o": 1 / (config.num_heads * config.d_kv),
             "wo": 1 / config.d_ff,
         }
-        std = math.sqrt(variances.get(kind, 1 / config.d_model))
-        return generator(seed, name).standard_normal(shape, np.float32) * np.float32(std)
+        return math.sqrt(variances.get(kind, 1 / config.d_model))
