@@ -67,19 +67,9 @@ class HeadsAttention(Module):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Any, causal: bool) -> Tensor:
         """(B, H, T, D), (B, G, S, D), (B, G, S, D) -> (B, T, H * D)."""
-        y = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=causal,
-            scale=self.scale,
-            enable_gqa=True,
-            path=self.path,
-            part=self.part,
-        )
-        return self._merge_heads(y)
+        dropped = self.dropout if self.training else 0.0
+        options = (dropped, causal, self.scale, True, self.path, self.part)
+        return self._merge_heads(F.scaled_dot_product_attention(q, k, v, mask, *options))
 
     @staticmethod
     def _split_heads(x: Tensor, heads: int) -> Tensor:

@@ -2,14 +2,9 @@
 
 from ringlet.nn.autograd.conversion import array_of
 from ringlet.nn.autograd.deferred import Gradients
+from ringlet.nn.autograd.operations.attention_scores import CAUSAL, PLAIN, Masks
 from ringlet.nn.autograd.operations.dropout import check_probability, keep_mask
-from ringlet.nn.autograd.operations.tiled_attention import (
-    CAUSAL,
-    PLAIN,
-    Masks,
-    attend,
-    attend_backward,
-)
+from ringlet.nn.autograd.operations.tiled_attention import attend, attend_backward
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, asarray, xp
 

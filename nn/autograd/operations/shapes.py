@@ -78,19 +78,6 @@ class Cat(Operation):
         return xp.split(grad, self.bounds, axis=self.dim)
 
 
-class Stack(Operation):
-    """Tensors of one shape along a new axis."""
-
-    def __init__(self, dim: int) -> None:
-        self.dim = dim
-
-    def forward(self, *arrays: Array) -> Array:
-        return xp.stack(arrays, axis=self.dim)
-
-    def backward(self, grad: Array) -> Gradients:
-        return list(xp.moveaxis(grad, self.dim, 0))
-
-
 class Repeat(Operation):
     """Copies side by side along each axis."""
 
@@ -236,7 +223,7 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
 
 def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Tensors of one shape along a new axis."""
-    return Stack(dim)(*tensors)
+    return cat([unsqueeze(x, dim) for x in tensors], dim)
 
 
 clone = unary(Clone)

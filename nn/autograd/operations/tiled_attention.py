@@ -11,8 +11,6 @@ import itertools
 from typing import NamedTuple
 
 from ringlet.nn.autograd.operations.attention_scores import (
-    CAUSAL,
-    PLAIN,
     GemmOperand,
     Masks,
     Scores,
@@ -23,8 +21,6 @@ from ringlet.nn.autograd.operations.attention_scores import (
     row_sums,
 )
 from ringlet.nn.backend import Array, block_size, xp
-
-__all__ = ["CAUSAL", "PLAIN", "AttentionBlock", "Masks", "attend", "attend_backward"]
 
 ROWS = 128
 """Queries in each block of a long context; see `rows_for`."""
