@@ -58,8 +58,8 @@ class T5Config:
         return self.feed_forward_proj.startswith("gated-")
 
 
-class T5Attention(Module):
-    """Attention to the same sequence or to another; scores are not scaled."""
+class T5SelfAttention(Module):
+    """Attention to the same sequence; scores are not scaled."""
 
     def __init__(self, config: T5Config, causal: bool) -> None:
         width, inside = config.d_model, config.num_heads * config.d_kv
@@ -75,46 +75,17 @@ class T5Attention(Module):
         """(B, T, C) -> (B, T, C)."""
         return self.o(self.attend(self.q(x), self.k(x), self.v(x), mask, cache=cache))
 
-    def across(
+
+class T5CrossAttention(T5SelfAttention):
+    """Attention to the encoder's result."""
+
+    def forward(  # type: ignore[override]
         self, x: Tensor, source: Tensor, mask: Array | None, cache: KeyValueCache | None
     ) -> Tensor:
         """x (B, T, C) attends to `source` (B, S, C); a cache keeps the source's keys and values."""
         if cache is not None and cache.length:
             return self.o(self.attend.cached(self.q(x), mask, cache))
         return self.o(self.attend(self.q(x), self.k(source), self.v(source), mask, cache=cache))
-
-
-class T5Sublayer(Module):
-    """What is computed from the normalized input and added to it."""
-
-    def __init__(self, config: T5Config) -> None:
-        self.layer_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
-        self.dropout = Dropout(config.dropout_rate)
-
-
-class T5SelfAttention(T5Sublayer):
-    """Self-attention: (B, T, C) -> (B, T, C)."""
-
-    def __init__(self, config: T5Config, causal: bool) -> None:
-        self.SelfAttention = T5Attention(config, causal)
-        super().__init__(config)
-
-    def forward(self, x: Tensor, mask: Any, cache: KeyValueCache | None = None) -> Tensor:
-        return x + self.dropout(self.SelfAttention(self.layer_norm(x), mask, cache))
-
-
-class T5CrossAttention(T5Sublayer):
-    """Attention to the encoder's result: (B, T, C), (B, S, C) -> (B, T, C)."""
-
-    def __init__(self, config: T5Config) -> None:
-        self.EncDecAttention = T5Attention(config, causal=False)
-        super().__init__(config)
-
-    def forward(
-        self, x: Tensor, source: Tensor, mask: Array | None, cache: KeyValueCache | None
-    ) -> Tensor:
-        seen = self.EncDecAttention.across(self.layer_norm(x), source, mask, cache)
-        return x + self.dropout(seen)
 
 
 class T5MLP(Module):
@@ -137,22 +108,28 @@ class T5MLP(Module):
         return self.wo(self.dropout(inside))
 
 
-class T5FeedForward(T5Sublayer):
-    """The MLP: (B, T, C) -> (B, T, C)."""
+class T5Sublayer(Module):
+    """A part computed from the normalized input and added to it; `name` is the part's in files."""
 
-    def __init__(self, config: T5Config) -> None:
-        self.DenseReluDense = T5MLP(config)
-        super().__init__(config)
+    def __init__(self, config: T5Config, name: str, part: Module) -> None:
+        setattr(self, name, part)
+        self._name = name
+        self.layer_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
+        self.dropout = Dropout(config.dropout_rate)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.dropout(self.DenseReluDense(self.layer_norm(x)))
+    def forward(self, x: Tensor, *inputs: Any) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        part = getattr(self, self._name)
+        return x + self.dropout(part(self.layer_norm(x), *inputs))
 
 
 class T5EncoderBlock(Module):
     """Attention and MLP; the last block normalizes what the decoder attends to."""
 
     def __init__(self, config: T5Config, last: bool) -> None:
-        self.layer = ModuleList([T5SelfAttention(config, causal=False), T5FeedForward(config)])
+        attention = T5Sublayer(config, "SelfAttention", T5SelfAttention(config, causal=False))
+        mlp = T5Sublayer(config, "DenseReluDense", T5MLP(config))
+        self.layer = ModuleList([attention, mlp])
         self.last = last
         if last:
             self.final_layer_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
@@ -169,9 +146,10 @@ class T5DecoderBlock(Module):
     """Causal attention, attention to the encoder's result, and MLP."""
 
     def __init__(self, config: T5Config) -> None:
-        self.layer = ModuleList(
-            [T5SelfAttention(config, causal=True), T5CrossAttention(config), T5FeedForward(config)]
-        )
+        attention = T5Sublayer(config, "SelfAttention", T5SelfAttention(config, causal=True))
+        across = T5CrossAttention(config, causal=False)
+        mlp = T5Sublayer(config, "DenseReluDense", T5MLP(config))
+        self.layer = ModuleList([attention, T5Sublayer(config, "EncDecAttention", across), mlp])
 
     def forward(
         self,

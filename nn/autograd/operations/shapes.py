@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -71,11 +72,12 @@ class Cat(Operation):
         self.dim = dim
 
     def forward(self, *arrays: Array) -> Array:
-        self.bounds = np.cumsum([array.shape[self.dim] for array in arrays])[:-1].tolist()
+        self.bounds = np.cumsum([0, *(array.shape[self.dim] for array in arrays)]).tolist()
         return xp.concatenate(arrays, axis=self.dim)
 
     def backward(self, grad: Array) -> Gradients:
-        return xp.split(grad, self.bounds, axis=self.dim)
+        before = (slice(None),) * (self.dim % grad.ndim)
+        return [grad[(*before, slice(*ends))] for ends in pairwise(self.bounds)]
 
 
 class Repeat(Operation):
