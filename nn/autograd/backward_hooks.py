@@ -34,34 +34,27 @@ class _Call:
         self._missing = 0
 
     def enter(self, value: Any) -> Any:
+        return self._mark(value, self._inputs, 1)
+
+    def leave(self, value: Any) -> Any:
+        return self._mark(value, self._outputs, 0)
+
+    def _mark(self, value: Any, gradients: list[Array | None], awaited: int) -> Any:
         if not isinstance(value, Tensor):
             return value
-        self._inputs.append(None)
+        gradients.append(None)
         if not value.requires_grad:
             return value
-        self._missing += 1
-        number = len(self._inputs) - 1
+        number = len(gradients) - 1
+        self._missing += awaited
 
         def report(grad: Array) -> None:
-            self._inputs[number] = grad
-            self._missing -= 1
-            if not self._missing:
+            gradients[number] = grad
+            self._missing -= awaited
+            if not self._missing:  # an output's comes last where no input needs a gradient
                 self._hook(tuple(self._inputs), tuple(self._outputs))
 
         return Mark(report)(value)
-
-    def leave(self, value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        self._outputs.append(None)
-        number = len(self._outputs) - 1
-
-        def report(grad: Array) -> None:
-            self._outputs[number] = grad
-            if not self._missing:  # no input needs a gradient
-                self._hook(tuple(self._inputs), tuple(self._outputs))
-
-        return Mark(report)(value) if value.requires_grad else value
 
 
 def watch_backward(
