@@ -142,8 +142,9 @@ def inject(faults: Iterable[str]) -> None:
     """
     if _world is None:
         raise CommError("faults happen in a world: call comm.init() first")
-    parsed = [parse_fault(text) for text in faults]
-    for text, fault in zip(faults, parsed, strict=True):
+    parsed = []
+    for text in faults:
+        parsed.append(fault := parse_fault(text))
         if fault.kind in OF_MESSAGES and _world.transport == "auto":
             raise ValueError(f"{text!r} needs messages: use the transport ipc or tcp")
     endpoint = _world.endpoint

@@ -141,6 +141,15 @@ def test_faults_that_cannot_happen_are_refused(ranks):
         ranks(2).run(under_faults, faults=["drop rank 1 at its first all_reduce"])
 
 
+def faults_of_a_generator(world):
+    comm.inject(text for text in ["delay rank 1 at its second all_reduce by 0.4 s"])
+    return under_faults(world)
+
+
+def test_faults_can_come_from_a_generator(ranks):
+    assert ranks(2).run(faults_of_a_generator) == [[2.0, 2.0, "late", 2.0]] * 2
+
+
 # -- spawn ----------------------------------------------------------------------------------------
 
 NOTEBOOK = """
