@@ -7,7 +7,6 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 
 import ringlet.runtime.device_collectives as device_collectives
-from ringlet.comm import Group
 from ringlet.nn import Module, Parameter
 from ringlet.nn.backend import to_host
 from ringlet.runtime.compression.collectives import EncodedCollectives
@@ -50,7 +49,7 @@ class Assembly:
         self.shapes = {name: p.shape for name, p in whole.named_parameters()}
         self.numbers = {name: number for number, name in enumerate(self.shapes)}
         self.paths = self.plan.block_paths(model)
-        self.stages = cut_blocks(len(self.paths), mesh, options)
+        self.stages = self._cut_blocks()
         tied = self._tied_names()
         self._prune()
         self.gradient_groups = self._make_groups(tied)
@@ -58,10 +57,23 @@ class Assembly:
         self._recompute()
 
     @property
+    def _blocks(self) -> list[Module]:
+        """The blocks on this rank."""
+        numbers = [number for stage in self._mine for number in self.stages[stage]]
+        return [self.model.submodule(self.paths[number]) for number in numbers]
+
+    @property
     def _mine(self) -> list[int]:
         """The stages on this rank."""
         ranks = self.mesh.size("pp")
         return [s for s in range(len(self.stages)) if s % ranks == self.mesh.index("pp")]
+
+    def _cut_blocks(self) -> list[range]:
+        """The blocks of each stage; where they do not divide evenly, stages differ by one block."""
+        blocks, ranks, chunks = len(self.paths), self.mesh.size("pp"), self.options.chunks
+        require("stages", n_layer=blocks, pp=ranks, chunks=chunks)
+        shares = (share(blocks, ranks * chunks, stage) for stage in range(ranks * chunks))
+        return [range(first, first + count) for first, count in shares]
 
     def _tied_names(self) -> dict[str, str]:
         """The parameters that several ranks of a pipeline have: both ends, or all."""
@@ -97,28 +109,28 @@ class Assembly:
     def _make_groups(self, tied: dict[str, str]) -> list[GradientGroup]:
         """The parameters by the ranks over which their gradients are summed."""
         mesh, sharder = self.mesh, self._sharder
-        ends = _ends(mesh)
+        pipeline = mesh.group("pp")
+        ends = pipeline.split([0, pipeline.size - 1]) if pipeline.size > 1 else None
         apart = {"dp"} if self.options.local_steps > 1 else set()
         dense, expert = (mesh.group(*(set(axes) - apart)) for axes in (DATA, EXPERT))
         ranks = {
             "dense": (dense, None),
             "shared": (dense, None),
             "tied": (dense, ends),
-            "replicated": (dense, mesh.group("pp")),
+            "replicated": (dense, pipeline),
             "expert": (expert, None),
         }
         kinds: dict[str, list[tuple[str, Parameter]]] = {}
         for _, parameter in self.model.named_parameters():
             name = sharder.names[id(parameter)]
             kinds.setdefault(self._kind_of(name, parameter, tied), []).append((name, parameter))
-        blocks = [block for stage in self._mine for block in self._blocks_of(stage)]
         groups = []
         for kind in sorted(kinds):
             group, others = ranks[kind]
             named = sorted(kinds[kind], key=lambda entry: self.numbers[entry[0]])
             # A rank of a pipeline has only a part of a tied gradient: it is not compressed.
             options = replace(self.options, compress="") if others is not None else self.options
-            reducer = make_reducer(options, named, blocks, group)
+            reducer = make_reducer(options, named, self._blocks, group)
             specs = {name: sharder.spec(parameter) for name, parameter in named}
             axes = {name: sharder.axes(parameter) for name, parameter in named}
             partial = {name for name, p in named if id(p) in sharder.partial}
@@ -136,9 +148,6 @@ class Assembly:
         whole = self.options.compress and "tp" not in axes and self.mesh.size("tp") > 1
         return "shared" if whole else "dense"
 
-    def _blocks_of(self, stage: int) -> list[Module]:
-        return [self.model.submodule(self.paths[number]) for number in self.stages[stage]]
-
     def _fill(self, whole: Module, seed: int | None) -> None:
         """Give every parameter its initial value, or the one that the model had."""
         values = dict(whole.named_parameters())
@@ -153,20 +162,12 @@ class Assembly:
     def _recompute(self) -> None:
         for pattern in self.options.recompute:
             if pattern == "blocks":
-                found = [block for stage in self._mine for block in self._blocks_of(stage)]
+                found = self._blocks
             else:
                 named = self.model.named_modules()
                 found = [module for path, module in named if fnmatchcase(path, pattern)]
             for module in found:
                 module.recompute = True
-
-
-def cut_blocks(blocks: int, mesh: Mesh, options: Parallelism) -> list[range]:
-    """The blocks of each stage; where they do not divide evenly, stages differ by one block."""
-    require("stages", n_layer=blocks, pp=mesh.size("pp"), chunks=options.chunks)
-    stages = mesh.size("pp") * options.chunks
-    shares = (share(blocks, stages, stage) for stage in range(stages))
-    return [range(first, first + count) for first, count in shares]
 
 
 def skeleton(module: Module) -> Module:
@@ -181,11 +182,3 @@ def _remove(model: Module, paths: Sequence[str]) -> None:
     for path in paths:
         parent, _, name = path.rpartition(".")
         delattr(model.submodule(parent), name)
-
-
-def _ends(mesh: Mesh) -> Group | None:
-    """The first and last rank of this rank's pipeline; None on the others (a collective)."""
-    if mesh.size("pp") == 1:
-        return None
-    pipeline = mesh.group("pp")
-    return pipeline.split([0, pipeline.size - 1])

@@ -50,19 +50,6 @@ class Then:
         return self._work.done()
 
 
-class Collectives(Protocol):
-    """What a parallelism needs of collectives: this module, or those of encoded arrays."""
-
-    def all_reduce(self, group: Group, x: Array, *, async_op: bool, label: str) -> Any:
-        """Sum the ranks' arrays; `x` may be overwritten."""
-
-    def all_gather(self, group: Group, x: Array, *, async_op: bool, label: str) -> Any:
-        """Return every rank's array: (size, *x.shape)."""
-
-    def reduce_scatter(self, group: Group, x: Array, *, async_op: bool, label: str) -> Any:
-        """Sum the ranks' arrays (size * k, ...) and return this rank's part (k, ...)."""
-
-
 def all_reduce(
     group: Group, x: Array, op: str = "sum", *, async_op: bool = False, label: str = ""
 ) -> Any:

@@ -28,6 +28,7 @@ from ringlet.runtime.checkpoint.state import (
     TrainingState,
     optimizer_arrays,
 )
+from ringlet.runtime.context.context_parallel import zigzag
 from ringlet.runtime.data.data_parallel import CompressedDataParallel
 from ringlet.runtime.data.local_steps import OuterOptimizer
 from ringlet.runtime.mesh import Mesh, MeshError
@@ -208,10 +209,8 @@ class Parallel:
             return self._forward(stage, x, batch, positions)
         cut = self.mesh.size("cp") > 1
         with nn_random.scope(
-            seed=self._step.seed,
-            step=self._step.step,
+            **vars(self._step),
             first_sample=batch.first_sample,
-            loss_scale=self._step.loss_scale,
             positions=positions if cut else None,
             length=length,
         ):
@@ -240,8 +239,6 @@ class Parallel:
     def _positions(self, length: int) -> Array:
         if self.mesh.size("cp") == 1:
             return np.arange(length)
-        from ringlet.runtime.context.context_parallel import zigzag
-
         return zigzag(length, self.mesh.size("cp"), self.mesh.index("cp"))
 
     def _executor(self, micro_batches: int) -> Executor:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from ringlet.runtime.mesh import MeshError, divisors, misfit
-from ringlet.runtime.pipeline.schedules import SCHEDULES
+from ringlet.runtime.pipeline.schedules import INTERLEAVED
 
 
 class Rule(NamedTuple):
@@ -68,7 +68,7 @@ OPTIONS = {
     "chunks": Rule(
         "`--chunks` above 1 without `--schedule interleaved`, or 1 with it | "
         "only an interleaved pipeline has several stages on each rank",
-        lambda r: (r.chunks > 1) != SCHEDULES[r.schedule].interleaves,
+        lambda r: (r.chunks > 1) != (r.schedule in INTERLEAVED),
         lambda r: (
             f"{r.schedule} with {r.chunks} chunks; {'1' if r.chunks > 1 else '2 or more'} would fit"
         ),

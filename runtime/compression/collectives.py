@@ -112,7 +112,7 @@ def all_gather(group: Group, x: Array, codec: Codec, label: str) -> Phases:
 
 
 class EncodedCollectives:
-    """The collectives of a codec; see device_collectives.Collectives."""
+    """The collectives of a codec, called like those of device_collectives."""
 
     def __init__(self, codec: Codec) -> None:
         self.all_reduce = partial(all_reduce, codec=codec)

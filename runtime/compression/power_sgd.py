@@ -83,7 +83,11 @@ class PowerSGD(Compressor):
         # Second sum: each Q.
         buffer, new = _views([(matrix.columns, matrix.rank) for matrix in large], self.group.size)
         for matrix, p, q in zip(large, bases, new, strict=True):
-            _project(_view(grad, matrix), p, q, _view(residual, matrix))
+            m, lost = _view(grad, matrix), _view(residual, matrix)
+            _multiply(m.T, p, out=q)
+            _multiply(p, q.T, out=lost)
+            with np.errstate(over="ignore", invalid="ignore"):
+                np.subtract(m, lost, out=lost)
         yield self.group.all_reduce(buffer, async_op=True, label=label)
         for matrix, name, p, q in zip(large, names, bases, new, strict=True):
             _multiply(p, q.T, out=_view(grad, matrix))
@@ -146,14 +150,6 @@ def _between(large: list[Matrix], size: int) -> list[slice]:
 
 def _view(flat: Array, matrix: Matrix) -> Array:
     return flat[matrix.place].reshape(matrix.rows, matrix.columns)
-
-
-def _project(m: Array, p: Array, q: Array, lost: Array) -> None:
-    """Q = M^T P, and what P Q^T has lost of M."""
-    _multiply(m.T, p, out=q)
-    _multiply(p, q.T, out=lost)
-    with np.errstate(over="ignore", invalid="ignore"):
-        np.subtract(m, lost, out=lost)
 
 
 def _multiply(a: Array, b: Array, out: Array) -> None:

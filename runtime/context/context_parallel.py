@@ -20,6 +20,7 @@ from ringlet.comm import Group, Work
 from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import xp
 from ringlet.runtime.device_collectives import irecv, isend
+from ringlet.runtime.mesh import divisors
 
 EARLY, LATE = 0, 1
 
@@ -36,22 +37,15 @@ def zigzag(length: int, size: int, rank: int) -> Array:
     if not 0 <= rank < size:
         raise ValueError(f"there is no rank {rank} among {size}")
     if length % (2 * size):
+        below, sizes = length // (2 * size) * 2 * size, divisors(length // 2)
+        lengths = f"{below} or {below + 2 * size}" if below else str(2 * size)
+        fits = "any even number for one rank" if length % 2 else f"a context size of {sizes}"
         raise ValueError(
             f"a sequence of {length} positions cannot be cut into 2 x {size} equal chunks; "
-            f"take {_fitting_lengths(length, size)} positions, or {_fitting_sizes(length)}"
+            f"take {lengths} positions, or {fits}"
         )
     chunks = np.arange(length, dtype=np.int64).reshape(2 * size, -1)
     return np.concatenate([chunks[rank], chunks[2 * size - 1 - rank]])
-
-
-def _fitting_lengths(length: int, size: int) -> str:
-    below = length // (2 * size) * 2 * size
-    return f"{below} or {below + 2 * size}" if below else str(2 * size)
-
-
-def _fitting_sizes(length: int) -> str:
-    sizes = [str(size) for size in range(1, length // 2 + 1) if length % (2 * size) == 0]
-    return f"a context size of {', '.join(sizes)}" if sizes else "any even number for one rank"
 
 
 class ChunkPair(NamedTuple):

@@ -79,11 +79,7 @@ class CompressedDataParallel(DataParallel):
     """
 
     def __init__(
-        self,
-        flat: FlatParameters,
-        group: Group,
-        compressor: Compressor,
-        bucket_bytes: int = BUCKET_BYTES,
+        self, flat: FlatParameters, group: Group, compressor: Compressor, bucket_bytes: int
     ) -> None:
         super().__init__(flat, group, bucket_bytes)
         self.compressor = compressor

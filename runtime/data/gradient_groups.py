@@ -21,9 +21,6 @@ from ringlet.runtime.mesh import Mesh
 from ringlet.runtime.options import Parallelism
 from ringlet.runtime.sharding.shard_spec import ShardSpec
 
-COMPRESSION_SEED = 0
-"""Seed of PowerSGD's first guesses."""
-
 
 @dataclass
 class GradientGroup:
@@ -45,18 +42,20 @@ class GradientGroup:
 
     def complete(self, mesh: Mesh) -> None:
         """Sum what the reducer does not sum."""
-        self.reducer.shard.settle()
+        shard = self.reducer.shard
+        shard.settle()
         if self.partial or self.ends is not None:
             self.reducer.wait()
-        parts = list(self._partial_gradients())
+        partial = [slot for slot in shard.slots if slot.name in self.partial]
+        parts = [shard.views(slot.start, slot.stop)[1] for slot in partial]
         if parts:
             joined = xp.concatenate(parts)
             all_reduce(mesh.group("tp"), joined, label="gradients of sequence parts")
             for part in parts:
                 part[...], joined = joined[: part.size], joined[part.size :]
         if self.ends is not None:
-            for start, stop in self.reducer.shard.segments:
-                _, grad = self.reducer.shard.views(start, stop)
+            for start, stop in shard.segments:
+                _, grad = shard.views(start, stop)
                 all_reduce(self.ends, grad, label="gradients of tied parameters")
 
     def owned(self, mesh: Mesh, sharded: bool) -> Iterator[str]:
@@ -77,12 +76,6 @@ class GradientGroup:
         for slot, part in zip(slots, parts, strict=True):
             total[numbers[slot.name]] += part
 
-    def _partial_gradients(self) -> Iterator[Array]:
-        shard = self.reducer.shard
-        for slot in shard.slots:
-            if slot.name in self.partial:
-                yield shard.views(slot.start, slot.stop)[1]
-
 
 def make_reducer(
     options: Parallelism,
@@ -97,7 +90,7 @@ def make_reducer(
         if options.priority and group.size > 1:
             return PriorityDataParallel(flat, group, blocks, bucket_bytes)
         if options.compress and group.size > 1:
-            compressor = make_compressor(options.compress, group, COMPRESSION_SEED)
+            compressor = make_compressor(options.compress, group)
             return CompressedDataParallel(flat, group, compressor, bucket_bytes)
         return DataParallel(flat, group, bucket_bytes)
     if options.zero == 1:

@@ -14,7 +14,6 @@ import numpy as np
 from ringlet.comm import Group, Work
 from ringlet.nn import FlatParameters, Module
 from ringlet.nn.optim import Optimizer
-from ringlet.runtime.data.bucket_size import BUCKET_BYTES
 from ringlet.runtime.data.data_parallel import DataParallel
 
 MEASURED_STEPS = 4
@@ -29,11 +28,7 @@ class PriorityDataParallel(DataParallel):
     """
 
     def __init__(
-        self,
-        flat: FlatParameters,
-        group: Group,
-        blocks: Sequence[Module],
-        bucket_bytes: int = BUCKET_BYTES,
+        self, flat: FlatParameters, group: Group, blocks: Sequence[Module], bucket_bytes: int
     ) -> None:
         super().__init__(flat, group, bucket_bytes)
         self._steps = 0

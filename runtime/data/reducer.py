@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ringlet.comm import Group
 from ringlet.nn import Parameter, Slot
@@ -58,7 +59,7 @@ class Reducer:
         self._group, self.buckets = group, list(buckets)
         self._begun = False
         self._waited = 0.0
-        self._bucket_of = {
+        self._bucket_of: dict[int, Any] = {
             id(slot.parameter): bucket for bucket in self.buckets for slot in bucket.slots
         }
 

@@ -9,7 +9,7 @@ again as an all-reduce.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from ringlet.comm import Group
 from ringlet.nn import Module, Operation, Parameter, Slot, common_dtype
@@ -96,17 +96,20 @@ class ZeroGradients(Reducer):
     def __init__(self, parameters: Sequence[UnitParameters], group: Group) -> None:
         self._units = make_units(parameters, group.size)
         super().__init__(group, self._units)
-        self._unit_of = {id(slot.parameter): unit for unit in self._units for slot in unit.slots}
         self._blocks = [unit for unit in self._units if unit.block is not None]
         self.parameters = {slot.name: slot.parameter for u in self._units for slot in u.slots}
         self._dtype = common_dtype(self.parameters.values())
         size = self._units[-1].kept.stop
         self._grad = xp.zeros(size, self._dtype)
         self._make_buffers("grad")
+        self._make_data(size)
         self._watch()
+        slots: list[Slot] = []
         for unit in self._units:
             self._bind(unit)
-        self._make_data(size)
+            part = self._part(unit)
+            slots += slots_within(unit.slots, part.start, part.stop, unit.kept.start)
+        self.shard = Shard(slots, [(self._kept(u), self._grad[u.kept]) for u in self._units])
 
     def begin(self, passes: int = 1) -> None:
         super().begin(passes)
@@ -125,25 +128,27 @@ class ZeroGradients(Reducer):
             self._settle(unit.grad)
 
     def publish(self) -> None:
-        works = [self._gather(unit, self._data_part(unit)) for unit in self._units]
+        works = [self._gather(unit) for unit in self._units]
         for work in works:
             work.wait()
 
-    def _gather(self, unit: Unit, part: Array) -> Pending:
+    def _gather(self, unit: Unit) -> Pending:
         """Start to gather a unit's parameters from the ranks' parts."""
-        whole = unit.data.array[: unit.size].reshape(self._group.size, -1)
+        part, whole = self._kept(unit), unit.data.array[: unit.size].reshape(self._group.size, -1)
         return all_gather(self._group, part, out=whole, async_op=True, label="parameters")
 
     def _bind(self, unit: Unit) -> None:
+        """Make the parameters views of the unit's buffers; their values stay behind."""
         for slot in unit.slots:
-            memory = unit.grad.array[slot.start : slot.stop].reshape(slot.shape)
-            slot.parameter.bind_grad(memory)
+            place = slice(slot.start, slot.stop)
+            slot.parameter.data = unit.data.array[place].reshape(slot.shape)
+            slot.parameter.bind_grad(unit.grad.array[place].reshape(slot.shape))
         if unit.block is not None:
             begin = partial(self.before_backward, unit)
             unit.block.register_forward_hook(lambda block, inputs, y: BeforeBackward(begin)(y))
 
-    def _bucket_final(self, bucket: Bucket) -> None:
-        self._send(self._unit_of[id(bucket.slots[0].parameter)])
+    def _bucket_final(self, bucket: Any) -> None:
+        self._send(bucket)
 
     def _send(self, unit: Unit) -> None:
         """Start to sum a unit's gradients; this rank's part stays in its place of the buffer."""
@@ -193,28 +198,14 @@ class ZeroGradients(Reducer):
 
     def _make_data(self, size: int) -> None:
         """Make the whole parameters, of which the shard is views."""
-        whole = empty(self._group, (size * self._group.size,), self._dtype)
-        slots: list[Slot] = []
+        self._data = empty(self._group, (size * self._group.size,), self._dtype)
+        self._data.fill(0)
         for unit in self._units:
-            unit.data = UnitBuffer(whole[unit.start : unit.stop])
-            unit.data.array[unit.filled :] = 0
-            self._move(unit)
-            slots += self._kept_slots(unit)
-        self.shard = Shard(slots, [(self._data_part(u), self._grad[u.kept]) for u in self._units])
+            unit.data = UnitBuffer(self._data[unit.start : unit.stop])
 
-    def _kept_slots(self, unit: Unit) -> list[Slot]:
-        """What the shard has of a unit's parameters."""
-        part = self._part(unit)
-        return slots_within(unit.slots, part.start, part.stop, unit.kept.start)
-
-    def _data_part(self, unit: Unit) -> Array:
+    def _kept(self, unit: Unit) -> Array:
         """What this rank keeps of a unit's parameters."""
         return unit.data.array[self._part(unit)]
-
-    def _move(self, unit: Unit) -> None:
-        """Make the parameters views of the unit's buffer; their values stay behind."""
-        for slot in unit.slots:
-            slot.parameter.data = unit.data.array[slot.start : slot.stop].reshape(slot.shape)
 
 
 class ZeroParameters(ZeroGradients):
@@ -234,8 +225,7 @@ class ZeroParameters(ZeroGradients):
 
     def before_backward(self, unit: Unit) -> None:
         """The block's parameters are needed too, and next those of the block before."""
-        self._ensure(unit)
-        self._prefetch(self._blocks.index(unit) - 1)
+        self._use(unit, -1)
         super().before_backward(unit)
 
     def publish(self) -> None:
@@ -250,7 +240,7 @@ class ZeroParameters(ZeroGradients):
             if slot.name == name:
                 data, _ = self.shard.views(slot.start, slot.stop)
                 copy_from_host(data, flat[slot.first : slot.first + slot.stop - slot.start])
-        self._unit_of[id(self.parameters[name])].data.owner = None
+        self._bucket_of[id(self.parameters[name])].data.owner = None
 
     def _ensure(self, unit: Unit) -> None:
         """Have a unit's parameters here."""
@@ -260,9 +250,12 @@ class ZeroParameters(ZeroGradients):
             self._wait_for([buffer.pending])
             buffer.pending = None
 
-    def _prefetch(self, number: int) -> None:
-        if 0 <= number < len(self._blocks):
-            self._start_gather(self._blocks[number])
+    def _use(self, unit: Unit, step: int) -> None:
+        """Have a block's parameters here, and start to gather those of the one `step` after it."""
+        self._ensure(unit)
+        following = self._blocks.index(unit) + step
+        if 0 <= following < len(self._blocks):
+            self._start_gather(self._blocks[following])
 
     def _start_gather(self, unit: Unit) -> None:
         buffer = unit.data
@@ -271,22 +264,18 @@ class ZeroParameters(ZeroGradients):
         if buffer.pending is not None:
             buffer.pending.wait()  # what was fetched ahead is not wanted after all
         buffer.owner = unit
-        buffer.pending = self._gather(unit, self._data[unit.kept])
+        buffer.pending = self._gather(unit)
 
-    def _before_block(self, unit: Unit) -> None:
-        self._ensure(unit)
-        self._prefetch(self._blocks.index(unit) + 1)
+    def _bind(self, unit: Unit) -> None:
+        super()._bind(unit)
+        if unit.block is not None:
+            unit.block.register_forward_pre_hook(lambda *_: self._use(unit, 1))
 
     def _make_data(self, size: int) -> None:
         """Make only the shard, and buffers for a few blocks."""
         self._data = empty(self._group, (size,), self._dtype)
+        self._data.fill(0)
         self._make_buffers("data")
-        slots: list[Slot] = []
-        for unit in self._units:
-            self._data[unit.kept] = 0
-            slots += self._kept_slots(unit)
-            self._move(unit)
-            if unit.block is not None:
-                before = partial(self._before_block, unit)
-                unit.block.register_forward_pre_hook(lambda *_, before=before: before())
-        self.shard = Shard(slots, [(self._data[u.kept], self._grad[u.kept]) for u in self._units])
+
+    def _kept(self, unit: Unit) -> Array:
+        return self._data[unit.kept]

@@ -45,15 +45,9 @@ class Action(NamedTuple):
         step = 1 if (way == "SEND") == (what == "F") else -1
         return Action(f"{'RECV' if way == 'SEND' else 'SEND'}_{what}", self.stage + step, self[2])
 
-    def needs(self, stages: int) -> "Action | None":
-        """The receive that F, B or I needs from another stage; None: it needs none."""
-        return self._transfer("RECV", stages)
-
-    def gives(self, stages: int) -> "Action | None":
-        """The send of what F, B or I makes for another stage; None: it makes nothing for one."""
-        return self._transfer("SEND", stages)
-
-    def _transfer(self, way: str, stages: int) -> "Action | None":
+    def transfer(self, way: str, stages: int) -> "Action | None":
+        """The RECV of what F, B or I needs from another stage, or the SEND of what it makes for
+        one; None if there is none."""
         if self.kind == "W":
             return None
         transfer = self._replace(kind=f"{way}_{'F' if self.kind == 'F' else 'B'}")
@@ -93,7 +87,7 @@ class PipelineSchedule:
         queues: Queues = defaultdict(deque)
         for rank, actions in enumerate(self.compute):
             for action in actions:
-                if send := action.gives(self.stages):
+                if send := action.transfer("SEND", self.stages):
                     queues[self.queue(rank, send)].append(send.other_end)
         return tuple(
             tuple(self._with_transfers(rank, actions, queues))
@@ -105,13 +99,13 @@ class PipelineSchedule:
     ) -> Iterator[Action]:
         received: set[Action] = set()
         for action in actions:
-            if needed := action.needs(self.stages):
+            if needed := action.transfer("RECV", self.stages):
                 arriving = queues[self.queue(rank, needed)]
                 while arriving and needed not in received:
                     received.add(arriving[0])
                     yield arriving.popleft()
             yield action
-            if send := action.gives(self.stages):
+            if send := action.transfer("SEND", self.stages):
                 yield send
 
     def queue(self, rank: int, action: Action) -> tuple[int, int, str] | None:

@@ -38,7 +38,9 @@ def bubble(
     if schedule.name in ("gpipe", "1f1b"):
         text, idle = "(p-1) / (m + p-1)", (p - 1) * (forward + inputs + weights)
     elif schedule.name == "interleaved":
-        text, steps = _interleaved(p, m, v)
+        text, steps = "(p-1) / (v m + p-1)", p - 1
+        if m < p:
+            text, steps = "1 - v m / (v p + m-1)", v * p + m - 1 - v * m
         idle = steps * (forward + inputs + weights)
     elif schedule.name == "zero-bubble":
         shortest = min(forward, inputs, weights)
@@ -49,13 +51,6 @@ def bubble(
     else:
         return None
     return Bubble(text, idle, idle / (busy + idle) if busy + idle else 0.0)
-
-
-def _interleaved(p: int, m: int, v: int) -> tuple[str, int]:
-    """The text, and how many times F + I + W a rank is idle."""
-    if m >= p:
-        return "(p-1) / (v m + p-1)", p - 1
-    return "1 - v m / (v p + m-1)", v * p + m - 1 - v * m
 
 
 def _zero_bubble(p: int, m: int, weights_shortest: bool) -> str:

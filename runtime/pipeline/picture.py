@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ringlet.comm.schedules import svg
-from ringlet.runtime.pipeline.actions import Action, PipelineSchedule
+from ringlet.runtime.pipeline.actions import PipelineSchedule
 from ringlet.runtime.pipeline.draw import computed
 from ringlet.runtime.pipeline.price import UNIT, Costs, PipelinePrice, price
 from ringlet.runtime.pipeline.prove import prove
@@ -36,10 +36,6 @@ class _GanttChart:
     @property
     def span(self) -> float:
         return float(self.priced.makespan)
-
-    @property
-    def width(self) -> float:
-        return self.right + svg.MARGIN
 
     @property
     def right(self) -> float:
@@ -72,7 +68,7 @@ def draw_svg(schedule: PipelineSchedule, costs: Costs = UNIT) -> str:
         *_axis(chart),
         *_legend(chart, costs),
     ]
-    return svg.document(str(schedule), chart.width, chart.bottom + 92, parts)
+    return svg.document(str(schedule), chart.right + svg.MARGIN, chart.bottom + 92, parts)
 
 
 def _facts(chart: _GanttChart) -> Iterator[str]:
@@ -104,23 +100,16 @@ def _rows(chart: _GanttChart) -> Iterator[str]:
 def _blocks(chart: _GanttChart) -> Iterator[str]:
     for rank, intervals in enumerate(chart.priced.intervals):
         for action, start, end in computed(intervals):
-            box = (chart.x(start), chart.y(rank), chart.x(end) - chart.x(start))
-            yield from _block(chart.schedule, action, *box)
-
-
-def _block(
-    schedule: PipelineSchedule, action: Action, x: float, y: float, width: float
-) -> Iterator[str]:
-    chunk = schedule.chunk_of(action.stage)
-    paleness = 0.6 * chunk / max(1, schedule.chunks - 1)
-    yield (
-        f'<rect x="{svg.number(x)}" y="{svg.number(y)}" width="{svg.number(width)}" height="{ROW}" '
-        f'fill="{_pale(COLOURS[action.kind], paleness)}" stroke="#ffffff"/>'
-    )
-    label = str(action.micro_batch)
-    if width >= 4 + 7 * len(label):
-        ink = svg.INK if paleness > 0.35 else "#ffffff"
-        yield svg.text(x + width / 2, y + ROW / 2 + 4.5, label, size=12, fill=ink, at="middle")
+            x, y, width = chart.x(start), chart.y(rank), chart.x(end) - chart.x(start)
+            chunk = chart.schedule.chunk_of(action.stage)
+            paleness = 0.6 * chunk / max(1, chart.schedule.chunks - 1)
+            box = f'x="{svg.number(x)}" y="{svg.number(y)}" width="{svg.number(width)}"'
+            fill, label = _pale(COLOURS[action.kind], paleness), str(action.micro_batch)
+            yield f'<rect {box} height="{ROW}" fill="{fill}" stroke="#ffffff"/>'
+            if width >= 4 + 7 * len(label):
+                ink = svg.INK if paleness > 0.35 else "#ffffff"
+                middle = x + width / 2, y + ROW / 2 + 4.5
+                yield svg.text(*middle, label, size=12, fill=ink, at="middle")
 
 
 def _messages(chart: _GanttChart, costs: Costs) -> Iterator[str]:

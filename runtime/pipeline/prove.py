@@ -102,7 +102,7 @@ class _PipelineProver:
         """What must be done before: the stage's own part, and the data of its neighbour."""
         own = {"F": [], "W": [action._replace(kind="I")]}
         needed = own.get(action.kind, [action._replace(kind="F")])
-        receive = action.needs(self._schedule.stages)
+        receive = action.transfer("RECV", self._schedule.stages)
         if receive and self._schedule.ranks == 1:
             send = receive.other_end
             return [*needed, send._replace(kind=send.kind[-1])]

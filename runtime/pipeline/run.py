@@ -124,8 +124,7 @@ class _Run:
     def run(self, program: Sequence[Action]) -> float:
         """Take all actions; losses are added in the order of the micro-batches."""
         steps = {
-            "F": self._forward, "B": self._backward,
-            "I": self._inputs_only, "W": self._weights_only,
+            "F": self._forward, "B": self._backward, "I": self._backward, "W": self._weights_only,
             "SEND_F": self._send, "SEND_B": self._send, "RECV_F": self._receive,
             "RECV_B": self._receive,
         }  # fmt: skip
@@ -151,19 +150,7 @@ class _Run:
             self._results[place] = result
 
     def _backward(self, action: Action) -> None:
-        self._start_backward(action, None)
-        self._stages.end_backward()
-
-    def _inputs_only(self, action: Action) -> None:
-        self._weights[action[1:]] = weights = WeightGradients()
-        self._start_backward(action, weights)
-
-    def _weights_only(self, action: Action) -> None:
-        self._weights.pop(action[1:]).run()
-        self._stages.end_backward()
-
-    def _start_backward(self, action: Action, weights: WeightGradients | None) -> None:
-        place = action[1:]
+        place, weights = action[1:], WeightGradients() if action.kind == "I" else None
         result = self._results.pop(place)
         if action.stage == self._last:
             gradient = asarray(self._scale, result.dtype)
@@ -174,6 +161,14 @@ class _Run:
             grad = self._inputs.pop(place).grad
             assert grad is not None, "a stage's result depends on its input"
             self._leaving[place] = grad
+        if weights is None:
+            self._stages.end_backward()
+        else:
+            self._weights[place] = weights
+
+    def _weights_only(self, action: Action) -> None:
+        self._weights.pop(action[1:]).run()
+        self._stages.end_backward()
 
     def _send(self, action: Action) -> None:
         self._sent = [work for work in self._sent if not work.done()]

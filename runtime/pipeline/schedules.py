@@ -8,21 +8,11 @@ Each function gives the actions of one rank; `make_schedule` puts the ranks toge
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from ringlet.runtime.pipeline.actions import Action, PipelineSchedule
 
 Item = TypeVar("Item")
-
-
-class ScheduleSpec(NamedTuple):
-    """How to make a schedule."""
-
-    actions: Callable[[int, int, int, int], list[Action]]
-    """(rank, ranks, micro_batches, chunks) -> what that rank computes."""
-
-    interleaves: bool = False
-    """Whether it takes several chunks on each rank, or just one."""
 
 
 def gpipe(rank: int, ranks: int, micro_batches: int, chunks: int) -> list[Action]:
@@ -92,12 +82,16 @@ def zero_bubble(rank: int, ranks: int, micro_batches: int, chunks: int) -> list[
     return actions + waiting
 
 
-SCHEDULES: dict[str, ScheduleSpec] = {
-    "gpipe": ScheduleSpec(gpipe),
-    "1f1b": ScheduleSpec(one_forward_one_backward),
-    "interleaved": ScheduleSpec(interleaved, interleaves=True),
-    "zero-bubble": ScheduleSpec(zero_bubble),
+SCHEDULES: dict[str, Callable[[int, int, int, int], list[Action]]] = {
+    "gpipe": gpipe,
+    "1f1b": one_forward_one_backward,
+    "interleaved": interleaved,
+    "zero-bubble": zero_bubble,
 }
+"""(rank, ranks, micro_batches, chunks) -> what that rank computes."""
+
+INTERLEAVED = ("interleaved",)
+"""The schedules that take several chunks on each rank; the others take one."""
 
 
 def make_schedule(name: str, ranks: int, micro_batches: int, chunks: int = 1) -> PipelineSchedule:
@@ -111,15 +105,13 @@ def make_schedule(name: str, ranks: int, micro_batches: int, chunks: int = 1) ->
     for what, number in (("ranks", ranks), ("micro_batches", micro_batches), ("chunks", chunks)):
         if number < 1:
             raise ValueError(f"{what} is {number}; it must be at least 1")
-    spec = SCHEDULES[name]
-    if spec.interleaves and chunks == 1:
+    if name in INTERLEAVED and chunks == 1:
         raise ValueError(f"{name} needs at least 2 chunks on each rank; with 1 there is 1f1b")
-    if not spec.interleaves and chunks > 1:
-        fits = ", ".join(other for other, entry in SCHEDULES.items() if entry.interleaves)
+    if name not in INTERLEAVED and chunks > 1:
+        fits = ", ".join(INTERLEAVED)
         raise ValueError(f"{name} has 1 chunk on each rank, not {chunks}; for several: {fits}")
-    compute = tuple(
-        tuple(spec.actions(rank, ranks, micro_batches, chunks)) for rank in range(ranks)
-    )
+    actions = SCHEDULES[name]
+    compute = tuple(tuple(actions(rank, ranks, micro_batches, chunks)) for rank in range(ranks))
     return PipelineSchedule(name, ranks, chunks, micro_batches, compute)
 
 

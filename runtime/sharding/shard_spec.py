@@ -1,17 +1,16 @@
 """Which shard of a logical parameter a rank holds, so that any mesh can read what another wrote."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ringlet.nn.autograd.tensor import Array
 
 
-@dataclass(frozen=True)
-class AxisSlice:
+class AxisSlice(NamedTuple):
     """Indices `start` to `stop` of an axis; the shard has room for `length`, the rest is zeros."""
 
     axis: int
@@ -55,10 +54,7 @@ class ShardSpec:
     @property
     def local_view(self) -> tuple[int, ...]:
         """The shard's shape in the view, padding included."""
-        lengths = list(self.view)
-        for part in self.slices:
-            lengths[part.axis] = part.length
-        return tuple(lengths)
+        return self._shape({part.axis: part.length for part in self.slices})
 
     @property
     def local_shape(self) -> tuple[int, ...]:
@@ -76,10 +72,11 @@ class ShardSpec:
     @property
     def kept(self) -> int:
         """Elements of the shard without padding."""
-        lengths = list(self.view)
-        for part in self.slices:
-            lengths[part.axis] = part.stop - part.start
-        return math.prod(lengths)
+        return math.prod(self._shape({part.axis: part.stop - part.start for part in self.slices}))
+
+    def _shape(self, lengths: Mapping[int, int]) -> tuple[int, ...]:
+        """The view's shape with other lengths of some axes."""
+        return tuple(lengths.get(axis, length) for axis, length in enumerate(self.view))
 
     def take(self, whole: Array) -> Array:
         """This shard of the whole parameter, as a new array of `local_shape`."""
@@ -104,8 +101,7 @@ class ShardSpec:
 
     def to_json(self) -> dict[str, Any]:
         """As numbers and lists."""
-        cuts = [[part.axis, part.start, part.stop, part.length] for part in self.slices]
-        return {"view": list(self.view), "cuts": cuts}
+        return {"view": list(self.view), "cuts": list(map(list, self.slices))}
 
     @classmethod
     def from_json(cls, shape: Sequence[int], entry: dict[str, Any]) -> "ShardSpec":
@@ -114,9 +110,8 @@ class ShardSpec:
         if not all(type(n) is int and n >= 0 for n in view) or math.prod(view) != math.prod(shape):
             raise ValueError(f"{view} is not a view of {tuple(shape)}")
         for part in slices:
-            numbers = (part.axis, part.start, part.stop, part.length)
             if (
-                not all(type(n) is int for n in numbers)
+                not all(type(n) is int for n in part)
                 or not 0 <= part.axis < len(view)
                 or not 0 <= part.start <= part.stop <= view[part.axis]
                 or not part.stop - part.start <= part.length <= view[part.axis]

@@ -11,6 +11,7 @@ import numpy as np
 
 from ringlet.nn import Dropout, Module, PackedAttention, Parameter
 from ringlet.nn.models.attention import HeadsAttention
+from ringlet.runtime.context.ring_attention import RingHeadsAttention, RingSelfAttention
 from ringlet.runtime.mesh import Mesh
 from ringlet.runtime.rules import require
 from ringlet.runtime.sharding.shard_spec import ShardSpec
@@ -148,22 +149,12 @@ class HeadParallel(Style):
     def apply(self, module: Any, sharder: Sharder) -> Any:
         mesh, parts = sharder.mesh, sharder.mesh.size("tp")
         require("heads", n_head=module.heads, tp=parts)
-        if isinstance(module, HeadsAttention):
-            return self._shard_heads(module, sharder)
-        heads = module.heads // parts
-        if mesh.size("cp") > 1:
-            from ringlet.runtime.context.ring_attention import RingSelfAttention
-
-            return RingSelfAttention(mesh.group("cp"), heads)
-        return PackedAttention(heads)
-
-    def _shard_heads(self, module: HeadsAttention, sharder: Sharder) -> HeadsAttention:
-        mesh, parts = sharder.mesh, sharder.mesh.size("tp")
+        heads, ring = module.heads // parts, mesh.size("cp") > 1
+        if not isinstance(module, HeadsAttention):
+            return RingSelfAttention(mesh.group("cp"), heads) if ring else PackedAttention(heads)
         require("key heads", n_kv_head=module.groups, tp=parts)
-        heads, groups = module.heads // parts, module.groups // parts
-        if mesh.size("cp") > 1:
-            from ringlet.runtime.context.ring_attention import RingHeadsAttention
-
+        groups = module.groups // parts
+        if ring:
             plain = module.causal and module.scale is None and not module.dropout
             require("causal", plain=plain, dp=mesh.size("dp"), cp=mesh.size("cp"))
             return RingHeadsAttention(mesh.group("cp"), heads, groups)

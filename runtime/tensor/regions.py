@@ -8,6 +8,7 @@ sequence (axis 1): they are gathered on entering and reduce-scattered on leaving
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 import ringlet.runtime.device_collectives as device_collectives
@@ -15,16 +16,17 @@ from ringlet.comm import Group
 from ringlet.nn import Operation
 from ringlet.nn.autograd.tensor import Array, Gradient
 from ringlet.nn.backend import xp
-from ringlet.runtime.device_collectives import Collectives, Ready, Then
+from ringlet.runtime.device_collectives import Ready, Then
 
 
 class ParallelRegion(ABC):
     """One way of entering and leaving the layers that the ranks of `group` share.
 
-    Asynchronous calls belong to the backward pass and return a Pending.
+    Asynchronous calls belong to the backward pass and return a Pending. `collectives` may be those
+    of a codec.
     """
 
-    def __init__(self, group: Group, collectives: Collectives = device_collectives) -> None:
+    def __init__(self, group: Group, collectives: Any = device_collectives) -> None:
         self.group, self._collectives = group, collectives
 
     @abstractmethod
@@ -62,7 +64,7 @@ class SequenceParallelRegion(ParallelRegion):
 
     def leave(self, part: Array, async_op: bool = False) -> Any:
         shard = self._run("reduce_scatter", _split(part, self.group.size), async_op)
-        return Then(shard, _first) if async_op else shard[0]
+        return Then(shard, itemgetter(0)) if async_op else shard[0]
 
 
 class RegionOperation(Operation):
@@ -103,7 +105,3 @@ def _join(parts: Array) -> Array:
     """(n, B, T / n, C) -> (B, T, C)."""
     count, batch, length, width = parts.shape
     return parts.transpose(1, 0, 2, 3).reshape(batch, count * length, width)
-
-
-def _first(parts: Array) -> Array:
-    return parts[0]

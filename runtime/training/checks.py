@@ -2,15 +2,14 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ringlet.comm import Group
-from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import xp
-from ringlet.nn.flat import Flat, Slot
+from ringlet.nn.flat import Flat
 from ringlet.nn.optim import Optimizer
 from ringlet.runtime.checkpoint.manifest import CheckpointError
 from ringlet.runtime.checkpoint.state import TrainingState
@@ -86,9 +85,7 @@ def blame(world: Group, flats: Sequence[Flat], numbers: Mapping[str, int]) -> st
     of them. So every rank reports, and a bad value counts for more than a bad gradient. `numbers`
     are the parameters' positions in the model.
     """
-    values = _bad(flats, lambda flat, slot: flat.views(slot.start, slot.stop)[0])
-    gradients = _bad(flats, lambda flat, slot: flat.views(slot.start, slot.stop)[1])
-    found = world.all_gather_object([values, gradients])
+    found = world.all_gather_object([_bad(flats, 0), _bad(flats, 1)])
     bad_values = [
         (numbers[name], rank, name) for rank, (bad, _) in enumerate(found) for name in bad
     ]
@@ -102,12 +99,13 @@ def blame(world: Group, flats: Sequence[Flat], numbers: Mapping[str, int]) -> st
     return "every parameter and gradient is finite by itself: a sum overflowed"
 
 
-def _bad(flats: Sequence[Flat], view: Callable[[Flat, Slot], Array]) -> list[str]:
+def _bad(flats: Sequence[Flat], which: int) -> list[str]:
+    """The parameters whose values (0) or gradients (1) are not all finite."""
     return [
         slot.name
         for flat in flats
         for slot in flat.slots
-        if not xp.isfinite(view(flat, slot)).all()
+        if not xp.isfinite(flat.views(slot.start, slot.stop)[which]).all()
     ]
 
 

@@ -1,6 +1,8 @@
 """The model, the optimizer and the learning-rate schedule that a config names."""
 
 from collections.abc import Callable
+from dataclasses import asdict, fields
+from typing import Any
 
 from ringlet.nn import optim
 from ringlet.nn.flat import Flat
@@ -28,54 +30,31 @@ def make_model(config: TrainConfig, vocab_size: int) -> LanguageModel:
                 max_position_embeddings=config.block_size,
             )
         )
-    return GPT(
-        GPTConfig(
-            vocab_size=vocab_size,
-            block_size=config.block_size,
-            n_layer=config.n_layer,
-            n_head=config.n_head,
-            n_embd=config.n_embd,
-            dropout=config.dropout,
-            bias=config.bias,
-            n_expert=config.experts,
-            top_k=config.top_k,
-            capacity_factor=config.capacity_factor,
-            balance=config.balance,
-        )
-    )
+    options = asdict(config)
+    same = {field.name: options[field.name] for field in fields(GPTConfig) if field.name in options}
+    return GPT(GPTConfig(**{**same, "vocab_size": vocab_size, "n_expert": config.experts}))
 
 
-_MAKERS: dict[str, Callable[[TrainConfig, Flat], Optimizer]] = {
-    "adamw": lambda c, flat: optim.AdamW(
-        flat, c.learning_rate, (c.beta1, c.beta2), weight_decay=c.weight_decay
-    ),
-    "adam": lambda c, flat: optim.Adam(
-        flat, c.learning_rate, (c.beta1, c.beta2), weight_decay=c.weight_decay
-    ),
-    "sgd": lambda c, flat: optim.SGD(
-        flat, c.learning_rate, c.momentum, weight_decay=c.weight_decay
-    ),
-    "adagrad": lambda c, flat: optim.Adagrad(
-        flat, c.learning_rate, weight_decay=c.weight_decay
-    ),
-    "rmsprop": lambda c, flat: optim.RMSprop(
-        flat, c.learning_rate, c.beta2, momentum=c.momentum, weight_decay=c.weight_decay
-    ),
-    "lion": lambda c, flat: optim.Lion(
-        flat, c.learning_rate, (c.beta1, c.beta2), c.weight_decay
-    ),
-    "adafactor": lambda c, flat: optim.Adafactor(
-        flat, c.learning_rate, weight_decay=c.weight_decay, decay=optim.matrices
-    ),
-    "muon": lambda c, flat: optim.Muon(
-        flat, c.learning_rate, c.momentum or 0.95, True, c.weight_decay, betas=(c.beta1, c.beta2)
-    ),
-}  # fmt: skip
+def _betas(config: TrainConfig) -> dict[str, Any]:
+    return {"betas": (config.beta1, config.beta2)}
+
+
+_OPTIMIZERS: dict[str, tuple[Callable[..., Optimizer], Callable[[TrainConfig], dict[str, Any]]]] = {
+    "adamw": (optim.AdamW, _betas),
+    "adam": (optim.Adam, _betas),
+    "sgd": (optim.SGD, lambda c: {"momentum": c.momentum}),
+    "adagrad": (optim.Adagrad, lambda c: {}),
+    "rmsprop": (optim.RMSprop, lambda c: {"alpha": c.beta2, "momentum": c.momentum}),
+    "lion": (optim.Lion, _betas),
+    "adafactor": (optim.Adafactor, lambda c: {"decay": optim.matrices}),
+    "muon": (optim.Muon, lambda c: {"momentum": c.momentum or 0.95, **_betas(c)}),
+}
 
 
 def make_optimizer(config: TrainConfig, flat: Flat) -> Optimizer:
     """The optimizer that the config names."""
-    return _MAKERS[config.optimizer](config, flat)
+    kind, options = _OPTIMIZERS[config.optimizer]
+    return kind(flat, config.learning_rate, weight_decay=config.weight_decay, **options(config))
 
 
 def make_schedule(config: TrainConfig) -> Schedule:

@@ -16,7 +16,7 @@ from ringlet.runtime.pipeline.formulas import bubble
 from ringlet.runtime.pipeline.picture import draw_svg
 from ringlet.runtime.pipeline.price import Costs, price
 from ringlet.runtime.pipeline.prove import prove
-from ringlet.runtime.pipeline.schedules import SCHEDULES, make_schedule
+from ringlet.runtime.pipeline.schedules import INTERLEAVED, SCHEDULES, make_schedule
 
 DRAWN, PICTURED, EXPLAINED = 1_000, 4_000, 20_000
 """The most forwards of all stages whose drawing fits a screen, whose picture fits a page, ..."""
@@ -97,7 +97,7 @@ def pipeline(options: PipelineOptions) -> None:
     """
     schedule, chunks = options.schedule, options.chunks
     if chunks is None:
-        chunks = 2 if schedule in SCHEDULES and SCHEDULES[schedule].interleaves else 1
+        chunks = 2 if schedule in INTERLEAVED else 1
     options.check(max(chunks, 2))
     sizes, times = (options.stages, options.micro_batches), options.times()
     chosen = Explained(schedule, *sizes, chunks, times)
@@ -112,11 +112,11 @@ def pipeline(options: PipelineOptions) -> None:
         typer.echo(draw_text(chosen.schedule, chosen.costs))
     _state(chosen)
     typer.echo(f"  {'schedule':<18}{'time':>8}{'bubble':>10}{'formula':>10}{'activations':>14}")
-    for name, spec in SCHEDULES.items():
+    for name in SCHEDULES:
         if name == schedule:
             _row(chosen, ">")
         else:
-            several = max(2, chunks) if spec.interleaves else 1
+            several = max(2, chunks) if name in INTERLEAVED else 1
             _row(Explained(name, *sizes, several, times), " ")
     typer.echo(
         "\np stages, m micro-batches, v chunks of layers on each; F forward, I backward to the"
