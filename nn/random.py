@@ -88,8 +88,9 @@ def loss_scale() -> float | None:
 
 def sample_generators(samples: int, path: str) -> Iterator[np.random.Generator]:
     """A generator for each row of a batch, for the layer at `path`, in the current scope."""
-    if current().counting:
-        _scopes[-1] = replace(current(), step=current().step + 1)
-    stream, step, first = key(current().seed, path), current().step, current().first_sample
+    here = current()
+    if here.counting:
+        here = _scopes[-1] = replace(here, step=here.step + 1)
+    stream, step, first = key(here.seed, path), here.step, here.first_sample
     for sample in range(first, first + samples):
         yield np.random.Generator(np.random.Philox(key=stream, counter=[0, sample, step, 0]))

@@ -36,7 +36,10 @@ class _Layer(Module):
         norm_first: bool = False,
         bias: bool = True,
     ) -> None:
-        self.norm_first, self._act = norm_first, _activation(activation)
+        if activation not in ("relu", "gelu") and not callable(activation):
+            raise ValueError(f"activation is {activation!r}; it must be 'relu' or 'gelu'")
+        self._act = activation if callable(activation) else getattr(F, activation)
+        self.norm_first = norm_first
         self._attention = (d_model, nhead, dropout, bias)
         self.self_attn = MultiheadAttention(*self._attention, batch_first=batch_first)
         self.linear1 = Linear(d_model, dim_feedforward, bias)
@@ -205,11 +208,3 @@ class Transformer(Module):
         memory = self.encoder(src, src_mask, src_key_padding_mask, src_is_causal)
         paddings = (tgt_key_padding_mask, memory_key_padding_mask)
         return self.decoder(tgt, memory, tgt_mask, memory_mask, *paddings, tgt_is_causal)
-
-
-def _activation(activation: Activation) -> Callable[[Tensor], Tensor]:
-    if callable(activation):
-        return activation
-    if activation not in ("relu", "gelu"):
-        raise ValueError(f"activation is {activation!r}; it must be 'relu' or 'gelu'")
-    return F.relu if activation == "relu" else F.gelu
