@@ -88,7 +88,6 @@ class Assembly:
         return {name: kinds[id(p)] for name, p in named if id(p) in kinds}
 
     def _prune(self) -> None:
-        """Remove what is on other ranks, and replace what is sharded."""
         model, plan, mesh, options = self.model, self.plan, self.mesh, self.options
         kind = SequenceParallelRegion if options.sequence else TensorParallelRegion
         codec = options.codec

@@ -87,7 +87,7 @@ class Parallel:
         for group in self.gradient_groups:
             group.complete(self.mesh)
         self.waited = waited + executor.waited + time.perf_counter() - started
-        return loss if self.counts_loss else 0.0
+        return 0.0 if self.mesh.index("tp") else loss  # one of the ranks that have it counts it
 
     def evaluate(self, batches: Sequence[MicroBatch]) -> float:
         """This rank's part of the summed loss of its samples; all ranks make the same calls."""
@@ -95,7 +95,7 @@ class Parallel:
         self.model.eval()
         loss = self._executor(len(batches)).evaluate(self, batches) if batches else 0.0
         self.model.train()
-        return loss if self.counts_loss else 0.0
+        return 0.0 if self.mesh.index("tp") else loss  # one of the ranks that have it counts it
 
     def norm(self) -> float:
         """The 2-norm of all gradients of the whole model (a collective of the world).
@@ -189,11 +189,6 @@ class Parallel:
         """All arrays of `state()` have been set anew."""
         if self.outer is not None:
             self.outer.restart()
-
-    @property
-    def counts_loss(self) -> bool:
-        """Whether this rank counts the loss; of the ranks that have the same one, one does."""
-        return self.mesh.index("tp") == 0
 
     @property
     def data_index(self) -> int:

@@ -226,7 +226,6 @@ def _synced(path: Path) -> Iterator[BinaryIO]:
 
 
 def _sync_folder(path: Path) -> None:
-    """Make the folder's entries durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

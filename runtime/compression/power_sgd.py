@@ -142,7 +142,6 @@ def worthwhile(matrices: Matrices, rank: int) -> list[Matrix]:
 
 
 def _between(large: list[Matrix], size: int) -> list[slice]:
-    """What lies between the matrices."""
     ends = [0, *(matrix.place.stop for matrix in large)]
     starts = [*(matrix.place.start for matrix in large), size]
     return [slice(end, start) for end, start in zip(ends, starts, strict=True) if end < start]

@@ -31,7 +31,6 @@ class DataParallel(Reducer):
         super().__init__(group, make_buckets(flat.slots, elements, flat.size))
         self._flat, self.bucket_bytes = flat, bucket_bytes
         self.shard = flat
-        self.parameters = {slot.name: slot.parameter for slot in flat.slots}
         self._ahead = len(self.buckets)  # how many may be sent while backward runs
         self._works: dict[int, Any] = {}
         if group.size > 1:
@@ -55,7 +54,6 @@ class DataParallel(Reducer):
         return super().finish()
 
     def _send_rest(self, numbers: Iterable[int]) -> None:
-        """Send the buckets that were not sent in backward, in this order."""
         if len(self._works) < len(self.buckets):
             self._flat.settle()  # zeros where backward wrote nothing
         for number in numbers:
@@ -67,7 +65,6 @@ class DataParallel(Reducer):
         self._works[number] = self._start(self.buckets[number], label)
 
     def _start(self, bucket: Bucket, label: str) -> Pending:
-        """Start to sum a bucket."""
         part = self._flat.memory_of_grad[bucket.start : bucket.stop]
         return all_reduce(self._group, part, async_op=True, label=label)
 

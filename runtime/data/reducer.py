@@ -1,8 +1,9 @@
 """What every way of summing gradients over ranks has in common: the order of a training step."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ringlet.comm import Group
@@ -53,21 +54,18 @@ class Reducer:
     """
 
     shard: Flat
-    parameters: Mapping[str, Parameter]
 
     def __init__(self, group: Group, buckets: Sequence[Bucket]) -> None:
         self._group, self.buckets = group, list(buckets)
         self._begun = False
         self._waited = 0.0
-        self._bucket_of: dict[int, Any] = {
-            id(slot.parameter): bucket for bucket in self.buckets for slot in bucket.slots
-        }
+        self.parameters = {s.name: s.parameter for bucket in self.buckets for s in bucket.slots}
 
     def _watch(self) -> None:
         """Learn from backward which gradients are final."""
         for bucket in self.buckets:
             for slot in bucket.slots:
-                slot.parameter.register_post_accumulate_grad_hook(self._final)
+                slot.parameter.register_post_accumulate_grad_hook(partial(self._final, bucket))
 
     def begin(self, passes: int = 1) -> None:
         """Begin a step in which `passes` backward passes add to the gradients."""
@@ -77,15 +75,14 @@ class Reducer:
     def before_forward(self) -> None:
         """See to it that the parameters outside the blocks are here."""
 
-    def _final(self, parameter: Parameter) -> None:
-        """One pass's gradient of a parameter is complete."""
+    def _final(self, bucket: Bucket, parameter: Parameter) -> None:
+        """One pass's gradient of a parameter of the bucket is complete."""
         if self._begun:
-            bucket = self._bucket_of[id(parameter)]
             bucket.waiting -= 1
             if not bucket.waiting:
                 self._bucket_final(bucket)
 
-    def _bucket_final(self, bucket: Bucket) -> None:
+    def _bucket_final(self, bucket: Any) -> None:
         """All gradients of a bucket are final: start to sum them, or the next in order."""
 
     def end_pass(self) -> None:
@@ -119,7 +116,6 @@ class Reducer:
         copy_from_host(parameter.data, value.reshape(parameter.shape))
 
     def _wait_for(self, works: Iterable[Pending]) -> None:
-        """Wait, and count the seconds."""
         started = time.perf_counter()
         for work in works:
             work.wait()

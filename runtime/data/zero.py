@@ -86,7 +86,6 @@ class ZeroOptimizer(DataParallel):
             work.wait()
 
     def _part(self, bucket: Bucket) -> slice:
-        """This rank's part of a bucket."""
         length = bucket.size // self._group.size
         start = bucket.start + self._group.rank * length
         return slice(start, start + length)

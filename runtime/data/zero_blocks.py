@@ -6,14 +6,13 @@ the parameters, which are gathered for the forward and for the backward pass: it
 again as an all-reduce.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, TypeAlias
 
 from ringlet.comm import Group
-from ringlet.nn import Module, Operation, Parameter, Slot, common_dtype
-from ringlet.nn.autograd.deferred import Gradient
+from ringlet.nn import Module, Parameter, Slot, common_dtype
+from ringlet.nn.autograd.backward_hooks import Mark
 from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import copy_from_host, xp
 from ringlet.runtime.data.reducer import Bucket, Reducer
@@ -72,20 +71,6 @@ def make_units(parameters: Sequence[UnitParameters], ranks: int) -> list[Unit]:
     return units
 
 
-class BeforeBackward(Operation):
-    """The end of a block: calls a function when the block's backward is about to begin."""
-
-    def __init__(self, begin: Callable[[], None]) -> None:
-        self.begin = begin
-
-    def forward(self, x: Array) -> Array:
-        return x
-
-    def backward(self, grad: Array) -> Sequence[Gradient]:
-        self.begin()
-        return (grad,)
-
-
 class ZeroGradients(Reducer):
     """Stage 2: a block's gradients are reduce-scattered once they are final, and forgotten.
 
@@ -97,7 +82,6 @@ class ZeroGradients(Reducer):
         self._units = make_units(parameters, group.size)
         super().__init__(group, self._units)
         self._blocks = [unit for unit in self._units if unit.block is not None]
-        self.parameters = {slot.name: slot.parameter for u in self._units for slot in u.slots}
         self._dtype = common_dtype(self.parameters.values())
         size = self._units[-1].kept.stop
         self._grad = xp.zeros(size, self._dtype)
@@ -133,7 +117,6 @@ class ZeroGradients(Reducer):
             work.wait()
 
     def _gather(self, unit: Unit) -> Pending:
-        """Start to gather a unit's parameters from the ranks' parts."""
         part, whole = self._kept(unit), unit.data.array[: unit.size].reshape(self._group.size, -1)
         return all_gather(self._group, part, out=whole, async_op=True, label="parameters")
 
@@ -144,8 +127,9 @@ class ZeroGradients(Reducer):
             slot.parameter.data = unit.data.array[place].reshape(slot.shape)
             slot.parameter.bind_grad(unit.grad.array[place].reshape(slot.shape))
         if unit.block is not None:
-            begin = partial(self.before_backward, unit)
-            unit.block.register_forward_hook(lambda block, inputs, y: BeforeBackward(begin)(y))
+            unit.block.register_forward_hook(
+                lambda block, inputs, y: Mark(lambda grad: self.before_backward(unit))(y)
+            )
 
     def _bucket_final(self, bucket: Any) -> None:
         self._send(bucket)
@@ -240,10 +224,9 @@ class ZeroParameters(ZeroGradients):
             if slot.name == name:
                 data, _ = self.shard.views(slot.start, slot.stop)
                 copy_from_host(data, flat[slot.first : slot.first + slot.stop - slot.start])
-        self._bucket_of[id(self.parameters[name])].data.owner = None
+        self.publish()
 
     def _ensure(self, unit: Unit) -> None:
-        """Have a unit's parameters here."""
         self._start_gather(unit)
         buffer = unit.data
         if buffer.pending is not None:

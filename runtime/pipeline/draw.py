@@ -63,7 +63,6 @@ def _line(
 
 
 def _dots(start: int, end: int, pitch: int) -> str:
-    """A dot for each unit of time."""
     return "".join(" " if column % pitch else "." for column in range(start, end))
 
 
@@ -102,7 +101,6 @@ def _common_unit(times: list[Fraction]) -> Fraction:
 
 
 def _legend(schedule: PipelineSchedule) -> str:
-    """What labels mean."""
     split = any(action.kind == "W" for program in schedule.compute for action in program)
     example = "2a" if schedule.chunks > 1 else "2"
     words = [f"{example}: forward of micro-batch 2", f"<{example}: backward"]

@@ -145,7 +145,6 @@ def _round_step(least: float) -> float:
 
 
 def _legend(chart: _GanttChart, costs: Costs) -> Iterator[str]:
-    """What colours, shades and lines mean."""
     schedule = chart.schedule
     kinds = {action.kind for program in schedule.compute for action in program}
     words = {"F": "forward", "B": "backward", "I": "backward to inputs", "W": "to weights"}

@@ -116,7 +116,6 @@ def make_schedule(name: str, ranks: int, micro_batches: int, chunks: int = 1) ->
 
 
 def _passes(stage: int, micro_batches: int, backward: str) -> tuple[list[Action], list[Action]]:
-    """The stage's forwards, and its backwards."""
     numbers = range(micro_batches)
     return [Action("F", stage, m) for m in numbers], [Action(backward, stage, m) for m in numbers]
 

@@ -144,20 +144,15 @@ def _activations(
 ) -> float:
     """Numbers kept at the peak, for all micro-batches in flight on all stages of the rank."""
     schedule = make_schedule(options.schedule, shape["pp"], micro_batches, options.chunks)
-    stages = schedule.stages
-    blocks = share(sizes.n_layer, stages, rank)[1]  # of one stage; the first have most
+    blocks = share(sizes.n_layer, schedule.stages, rank)[1]  # of one stage; the first have most
     everything, inputs = block_activations(sizes, shape, options)
-    kept = inputs if "blocks" in options.recompute else everything
-    flying = prove(schedule).peaks[rank]
-    total = flying * blocks * kept + (everything if "blocks" in options.recompute else 0.0)
-    if rank == (stages - 1) % shape["pp"]:
-        row = sizes.block_size / shape["cp"] * sizes.n_embd
-        total += 2 * row / (shape["tp"] if options.sequence else 1)
+    kept, more = (inputs, everything) if "blocks" in options.recompute else (everything, 0.0)
+    total = samples * (prove(schedule).peaks[rank] * blocks * kept + more)
+    if rank == (schedule.stages - 1) % shape["pp"]:
         rows = samples * sizes.block_size / shape["cp"]
-        return samples * total + head_activations(
-            rows, sizes.vocab_size / shape["tp"], sizes.n_embd
-        )
-    return samples * total
+        total += 2 * rows * sizes.n_embd / (shape["tp"] if options.sequence else 1)
+        total += head_activations(rows, sizes.vocab_size / shape["tp"], sizes.n_embd)
+    return total
 
 
 def head_activations(rows: float, vocabulary: float, width: int) -> float:

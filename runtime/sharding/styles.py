@@ -3,7 +3,6 @@
 A Sharder shards parameters on behalf of the styles, and remembers which shard a rank has.
 """
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,27 +72,21 @@ class Sharder:
             self.partial.update(id(each) for each in parameters if each is not None)
 
 
-class Style(ABC):
+class Style:
     """What happens to a module when its model is sharded."""
 
-    @abstractmethod
     def apply(self, module: Any, sharder: Sharder) -> Any:
-        """Return the module that takes its place, or itself where nothing has to change."""
-
-
-class TensorStyle(Style):
-    """A style that matters with tensor parallelism only."""
-
-    def apply(self, module: Any, sharder: Sharder) -> Any:
+        """Return the module that takes its place, or itself where nothing has to change: with
+        tensor parallelism what `shard` returns."""
         return self.shard(module, sharder) if sharder.tensor else module
 
-    @abstractmethod
     def shard(self, module: Any, sharder: Sharder) -> Any:
-        """Return the module that takes its place on several ranks."""
+        """Return the module that takes its place on several tensor-parallel ranks."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class ColumnParallel(TensorStyle):
+class ColumnParallel(Style):
     """A Linear sharded by output features, or by those of each of its `parts` packed parts."""
 
     parts: int = 1
@@ -104,7 +97,7 @@ class ColumnParallel(TensorStyle):
         return ColumnParallelLinear(sharder.region, weight, bias)
 
 
-class RowParallel(TensorStyle):
+class RowParallel(Style):
     """A Linear sharded by input features."""
 
     def shard(self, module: Any, sharder: Sharder) -> Any:
@@ -112,7 +105,7 @@ class RowParallel(TensorStyle):
         return RowParallelLinear(sharder.region, sharder.shard(module.weight, 1), module.bias)
 
 
-class VocabularyParallel(TensorStyle):
+class VocabularyParallel(Style):
     """An Embedding sharded by rows."""
 
     def shard(self, module: Any, sharder: Sharder) -> Any:
@@ -162,7 +155,7 @@ class HeadParallel(Style):
         return module
 
 
-class HeadBiasParallel(TensorStyle):
+class HeadBiasParallel(Style):
     """An Embedding with a number for each head: those of this rank's heads."""
 
     def shard(self, module: Any, sharder: Sharder) -> Any:
@@ -170,7 +163,7 @@ class HeadBiasParallel(TensorStyle):
         return module
 
 
-class HiddenDropout(TensorStyle):
+class HiddenDropout(Style):
     """Dropout between a column-parallel Linear and a row-parallel one."""
 
     def shard(self, module: Any, sharder: Sharder) -> Any:
@@ -201,7 +194,7 @@ class ExpertParallel(Style):
 
 
 @dataclass(frozen=True)
-class LossParallel(TensorStyle):
+class LossParallel(Style):
     """The loss of logits that are sharded along the vocabulary, as the weight of `head` is."""
 
     head: str

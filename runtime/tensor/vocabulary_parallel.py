@@ -16,7 +16,7 @@ from ringlet.nn.autograd.conversion import host_array
 from ringlet.nn.autograd.deferred import Gradient
 from ringlet.nn.autograd.operations.embedding import RowSums
 from ringlet.nn.autograd.operations.linear_cross_entropy import LinearCrossEntropy
-from ringlet.nn.autograd.operations.loss import CrossEntropy, Reduction
+from ringlet.nn.autograd.operations.loss import CrossEntropy, Reduction, checked
 from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import asarray, xp
 from ringlet.nn.layers.losses import LogitsLoss
@@ -140,11 +140,7 @@ class VocabularyParallelLoss(LogitsLoss):
 
         Targets of -100 do not count.
         """
-        ids = host_array(targets).reshape(-1)
-        wrong = ids[(ids != -100) & ((ids < 0) | (ids >= self.vocabulary))]
-        if wrong.size:
-            count = self.vocabulary
-            raise IndexError(f"target {wrong[0]} is out of range for a vocabulary of {count}")
+        ids, _ = checked(targets, None, -100, targets.shape, self.vocabulary)
         counted = ids != -100
         divided = max(int(counted.sum()), 1) if reduction == "mean" else 1
         if layer is None:
