@@ -8,10 +8,10 @@ from ringlet.comm.calls.agreement import check_agreement, check_header, is_repea
 from ringlet.comm.calls.channel import Channel
 from ringlet.comm.calls.diagnosis import Diagnosis, describe
 from ringlet.comm.calls.recorder import (
+    CALL,
     ENDED,
     ERROR,
     ISSUED,
-    OPERATION,
     SEQUENCE,
     SHOWN_WITH_ERROR,
     STREAM,
@@ -59,7 +59,7 @@ class ActiveCall:
         self.sequence, self.stream, self.started = record[SEQUENCE], record[STREAM], record[ISSUED]
         self.traffic: list[dict[int, Traffic]] = []
         self._record = record
-        record[OPERATION] = self
+        record[CALL] = self
 
     # -- driving ------------------------------------------------------------------------------
 
@@ -169,7 +169,7 @@ class ActiveCall:
 
     def _end_well(self) -> None:
         channel, record, now = self.channel, self._record, time.monotonic()
-        record[ENDED], record[OPERATION] = now, None
+        record[ENDED], record[CALL] = now, None
         if self._diagnosis is not None:
             self._diagnosis.ended()
         if self.stream == COLLECTIVE:
@@ -178,7 +178,7 @@ class ActiveCall:
 
     def _end_badly(self, error: BaseException) -> None:
         record, now = self._record, time.monotonic()
-        record[ENDED], record[ERROR], record[OPERATION] = now, type(error).__name__, None
+        record[ENDED], record[ERROR], record[CALL] = now, type(error).__name__, None
         self.channel.stats.count(self.signature.operation, now - self.started, self.traffic)
         if self.stream == COLLECTIVE:
             self.channel.break_off(error)

@@ -1,11 +1,10 @@
 """A group's place in the traffic: its transports, its numbers, and what its calls have done."""
 
-import time
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from ringlet.comm.calls.hierarchy import Hierarchy
-from ringlet.comm.calls.recorder import Record, Recorder
+from ringlet.comm.calls.recorder import Record, Recorder, new_record
 from ringlet.comm.errors import CommError
 from ringlet.comm.protocols import Transport, Wait
 from ringlet.comm.schedules.choice import SHARED, Choice, Policy
@@ -69,8 +68,8 @@ class Channel:
         self.broken: BaseException | None = None
         self.last_met: Record | None = None  # the last collective that ended well
         # The past collectives are also there for comparing with a rank that is behind.
-        self.history = context.recorder.history(id)
-        self._past_transfers = context.recorder.history(id)
+        self.history = context.recorder.history()
+        self._past_transfers = context.recorder.history()
         self._collectives = 0
         self._transfers: dict[tuple[str, int, int], int] = {}
         self.received: dict[tuple[int, int], int] = {}  # (peer, tag) -> arrays taken
@@ -103,9 +102,7 @@ class Channel:
         """Count a collective, and remember it; raises what broke the group, if something did."""
         if self.broken is not None:
             raise self.broken
-        record: Record = [
-            self._collectives, signature, COLLECTIVE, -1, time.monotonic(), None, "", None
-        ]  # fmt: skip
+        record = new_record(self._collectives, signature, COLLECTIVE, -1, self.id)
         self._collectives += 1
         self.history.append(record)
         return record
@@ -115,7 +112,7 @@ class Channel:
         key = (signature.operation, peer, tag)
         sequence = self._transfers.get(key, 0)
         self._transfers[key] = sequence + 1
-        record: Record = [sequence, signature, tag, peer, time.monotonic(), None, "", None]
+        record = new_record(sequence, signature, tag, peer, self.id)
         self._past_transfers.append(record)
         return record
 

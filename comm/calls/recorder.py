@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -25,17 +25,15 @@ HISTORY = 64
 SHOWN, SHOWN_WITH_ERROR = 40, 8
 
 Record: TypeAlias = list[Any]
-"""[sequence, signature, stream, peer, issued, ended, error, operation]: times are in monotonic
-seconds, and the operation is there while it is in flight."""
+"""[sequence, signature, stream, peer, group, issued, ended, error, call]: times are in monotonic
+seconds, and the call is there while it is in flight."""
 
-SEQUENCE, SIGNATURE, STREAM, PEER, ISSUED, ENDED, ERROR, OPERATION = range(8)
+SEQUENCE, SIGNATURE, STREAM, PEER, GROUP, ISSUED, ENDED, ERROR, CALL = range(9)
 
 
-class Entry(NamedTuple):
-    """A record and where it stands."""
-
-    group: str
-    record: Record
+def new_record(sequence: int, signature: Signature, stream: int, peer: int, group: str) -> Record:
+    """The record of a call that begins now."""
+    return [sequence, signature, stream, peer, group, time.monotonic(), None, "", None]
 
 
 class Recorder:
@@ -43,33 +41,32 @@ class Recorder:
 
     def __init__(self, rank: int, groups: dict[str, str]) -> None:
         self._rank, self._groups = rank, groups
-        self._histories: list[tuple[str, deque[Record]]] = []
+        self._histories: list[deque[Record]] = []
 
-    def history(self, group: str) -> deque[Record]:
-        """A new history of a group."""
-        kept: deque[Record] = deque(maxlen=HISTORY)
-        self._histories.append((group, kept))
-        return kept
+    def history(self) -> deque[Record]:
+        """A new history."""
+        self._histories.append(deque(maxlen=HISTORY))
+        return self._histories[-1]
 
     def text(self, most: int = SHOWN) -> str:
         """The last operations, one on each line, the newest last."""
         now = time.monotonic()
-        lines = [self._line(*entry, now) for entry in self._entries()[-most:]]
+        lines = [self._line(record, now) for record in self._records()[-most:]]
         head = f"rank {self._rank}, its last operations, the newest at the end:"
         return "\n  ".join([head, *(lines or ["none"])])
 
     def last(self) -> str:
         """The operation that began last, in one line."""
-        entries = self._entries()
-        return self._line(*entries[-1], time.monotonic()) if entries else "no operation yet"
+        records = self._records()
+        return self._line(records[-1], time.monotonic()) if records else "no operation yet"
 
-    def _entries(self) -> list[Entry]:
+    def _records(self) -> list[Record]:
         """What is remembered, in the order of beginning."""
-        entries = [Entry(group, record) for group, kept in self._histories for record in list(kept)]
-        return sorted(entries, key=lambda entry: entry.record[ISSUED])
+        records = [record for kept in self._histories for record in list(kept)]
+        return sorted(records, key=lambda record: record[ISSUED])
 
-    def _line(self, group: str, record: Record, now: float) -> str:
-        sequence, signature, stream, peer = record[:ISSUED]
+    def _line(self, record: Record, now: float) -> str:
+        sequence, signature, stream, peer, group = record[:ISSUED]
         words = [f"{signature.operation} #{sequence}"]
         if stream != COLLECTIVE:
             way = "to" if signature.operation == "send" else "from"
@@ -84,13 +81,13 @@ class Recorder:
         return f"{' '.join(words)}: {self._state(record, now)}"
 
     def _state(self, record: Record, now: float) -> str:
-        issued, ended, error, operation = record[ISSUED:]
+        issued, ended, error, call = record[ISSUED:]
         age = f"begun {now - issued:.3g} s ago"
         if error:
             return f"{error}, {age}"
         if ended is not None:
             return f"done in {(ended - issued) * 1e3:.3g} ms, {age}"
-        remarks = "" if operation is None else operation.remarks()
+        remarks = "" if call is None else call.remarks()
         return f"in flight, {age}" + (f", {remarks}" if remarks else "")
 
 

@@ -25,8 +25,7 @@ from ringlet.comm.schedules.schedule import (
     segmented,
 )
 from ringlet.comm.sockets.endpoint import ZERO_COPY_BYTES, Endpoint
-from ringlet.comm.sockets.messages import MessageCall, Messages, departed
-from ringlet.comm.sockets.waits import SendWait
+from ringlet.comm.sockets.messages import MessageCall, Messages, SendWait, departed
 from ringlet.comm.sockets.wire import Header
 
 Combine: TypeAlias = Callable[..., Any]
