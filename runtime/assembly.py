@@ -34,7 +34,8 @@ GROUPS = (("tp",), ("pp",), ("cp",), ("ep",), ("dp",), REPLICA)
 class Assembly:
     """Cuts a model in place and keeps what became of it.
 
-    `stages` has the numbers of each stage's blocks, `paths` has the paths of the blocks,
+    `stages` has the numbers of each stage's blocks (where they do not divide evenly, stages differ
+    by one block), `paths` has the paths of the blocks,
     `gradient_groups` this rank's parameters. `shapes` and `numbers` are the shapes and the
     positions of all parameters of the whole model.
     """
@@ -49,7 +50,10 @@ class Assembly:
         self.shapes = {name: p.shape for name, p in whole.named_parameters()}
         self.numbers = {name: number for number, name in enumerate(self.shapes)}
         self.paths = self.plan.block_paths(model)
-        self.stages = self._cut_blocks()
+        blocks, ranks, chunks = len(self.paths), mesh.size("pp"), options.chunks
+        require("stages", n_layer=blocks, pp=ranks, chunks=chunks)
+        shares = (share(blocks, ranks * chunks, stage) for stage in range(ranks * chunks))
+        self.stages = [range(first, first + count) for first, count in shares]
         tied = self._tied_names()
         self._prune()
         self.gradient_groups = self._make_groups(tied)
@@ -67,13 +71,6 @@ class Assembly:
         """The stages on this rank."""
         ranks = self.mesh.size("pp")
         return [s for s in range(len(self.stages)) if s % ranks == self.mesh.index("pp")]
-
-    def _cut_blocks(self) -> list[range]:
-        """The blocks of each stage; where they do not divide evenly, stages differ by one block."""
-        blocks, ranks, chunks = len(self.paths), self.mesh.size("pp"), self.options.chunks
-        require("stages", n_layer=blocks, pp=ranks, chunks=chunks)
-        shares = (share(blocks, ranks * chunks, stage) for stage in range(ranks * chunks))
-        return [range(first, first + count) for first, count in shares]
 
     def _tied_names(self) -> dict[str, str]:
         """The parameters that several ranks of a pipeline have: both ends, or all."""

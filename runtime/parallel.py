@@ -63,7 +63,10 @@ class Parallel:
         self.numbers = assembly.numbers
         self._stages, self._paths = assembly.stages, assembly.paths
         self._language_model = cast(Any, model)
-        self.outer = self._make_outer()
+        self.outer: OuterOptimizer | None = None
+        if options.local_steps > 1:
+            rates = options.outer_learning_rate, options.outer_momentum
+            self.outer = OuterOptimizer(self.shards, mesh.group("dp"), *rates)
         self._executors: dict[int, Executor] = {}
         self._step: Step | None = None
         self.optimizers: list[Optimizer] = []
@@ -244,13 +247,6 @@ class Parallel:
             rank, group = mesh.index("pp"), mesh.group("pp")
             self._executors[micro_batches] = Executor(rank, schedule, group, options.codec)
         return self._executors[micro_batches]
-
-    def _make_outer(self) -> OuterOptimizer | None:
-        options = self.options
-        if options.local_steps == 1:
-            return None
-        rates = options.outer_learning_rate, options.outer_momentum
-        return OuterOptimizer(self.shards, self.mesh.group("dp"), *rates)
 
 
 def parallelize(

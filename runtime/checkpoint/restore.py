@@ -46,7 +46,8 @@ def load_checkpoint(checkpoint: Checkpoint | None, world: Group, state: Training
             whole = reader.for_replica(name, shape, kinds)
         state.restore(name, world.broadcast(whole, label=name))
     _load_extras(world, state, reader)
-    state.restored(counts[1])
+    for part in state.parts:
+        part.optimizer.steps = counts[1]
     return int(counts[0])
 
 

@@ -153,11 +153,6 @@ class TrainingState:
                     target = array.values[slot.start : slot.stop]
                     copy_from_host(target, local.reshape(-1)[slot.first : slot.first + target.size])
 
-    def restored(self, steps: int) -> None:
-        """All arrays are back; the optimizers have taken this many steps."""
-        for part in self.parts:
-            part.optimizer.steps = steps
-
 
 def optimizer_arrays(
     optimizer: Optimizer, owned: frozenset[str], replicas: Replicas = SINGLE

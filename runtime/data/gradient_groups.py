@@ -84,7 +84,10 @@ def make_reducer(
     group: Group,
 ) -> Reducer:
     """The reducer that the options ask for; from ZeRO stage 2 on it works block by block."""
-    bucket_bytes = options.bucket_bytes or _measured(options, named, group)
+    # ZeRO's shards and compressors' choices end where buckets do, and rounding with them.
+    same_bits = not (options.zero or options.compress)
+    gradient_bytes = sum(parameter.data.nbytes for _, parameter in named)
+    bucket_bytes = options.bucket_bytes or bucket_bytes_for(group, gradient_bytes, same_bits)
     if options.zero == 0:
         flat = FlatParameters(named, partial(empty, group), copy=False)
         if options.priority and group.size > 1:
@@ -102,12 +105,3 @@ def make_reducer(
     ]
     kind = ZeroGradients if options.zero == 2 else ZeroParameters
     return kind([unit for unit in units if unit[0]], group)
-
-
-def _measured(options: Parallelism, named: Sequence[tuple[str, Parameter]], group: Group) -> int:
-    """ZeRO's shards and compressors' choices end where buckets do, and rounding with them."""
-    return bucket_bytes_for(
-        group,
-        sum(parameter.data.nbytes for _, parameter in named),
-        same_bits=not (options.zero or options.compress),
-    )

@@ -87,17 +87,13 @@ def _scale(schedule: PipelineSchedule, priced: PipelinePrice) -> _Scale:
     shortest = min(seconds for _, seconds in taken)
     ratios = [Fraction(seconds / shortest).limit_denominator(100) for _, seconds in taken]
     least = max(length / seconds for length, seconds in taken)
-    unit = float(_common_unit(ratios)) * shortest
+    below = math.lcm(*(ratio.denominator for ratio in ratios))
+    common = Fraction(math.gcd(*(int(ratio * below) for ratio in ratios)), below)
+    unit = float(common) * shortest  # the longest time of which all are multiples
     pitch = math.ceil(least * unit - 1e-6)
     if pitch > 2 * least * unit:
         return _Scale(least, 2)
     return _Scale(pitch / unit, max(2, pitch))
-
-
-def _common_unit(times: list[Fraction]) -> Fraction:
-    """The longest time of which all are multiples."""
-    below = math.lcm(*(time.denominator for time in times))
-    return Fraction(math.gcd(*(int(time * below) for time in times)), below)
 
 
 def _legend(schedule: PipelineSchedule) -> str:

@@ -46,18 +46,14 @@ def bubble(
         shortest = min(forward, inputs, weights)
         if m < p and weights > shortest:
             return None
-        text = _zero_bubble(p, m, shortest == weights)
+        gap = "(p-1) (F+I-W)" if shortest == weights else "(p-1) (F+I - min(F,I,W))"
+        text = f"{gap} / (m (F+I+W) + {gap})"
+        if m < p:
+            text = "1 - m (F+I+W) / ((p + m-1) (F+I) + W)"
         idle = (p - 1) * (forward + inputs) - (min(m, p) - 1) * shortest
     else:
         return None
     return Bubble(text, idle, idle / (busy + idle) if busy + idle else 0.0)
-
-
-def _zero_bubble(p: int, m: int, weights_shortest: bool) -> str:
-    if m < p:
-        return "1 - m (F+I+W) / ((p + m-1) (F+I) + W)"
-    idle = "(p-1) (F+I-W)" if weights_shortest else "(p-1) (F+I - min(F,I,W))"
-    return f"{idle} / (m (F+I+W) + {idle})"
 
 
 def peaks(schedule: PipelineSchedule) -> tuple[int, ...]:

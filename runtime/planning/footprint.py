@@ -151,12 +151,9 @@ def _activations(
     if rank == (schedule.stages - 1) % shape["pp"]:
         rows = samples * sizes.block_size / shape["cp"]
         total += 2 * rows * sizes.n_embd / (shape["tp"] if options.sequence else 1)
-        total += head_activations(rows, sizes.vocab_size / shape["tp"], sizes.n_embd)
+        # A gradient of all logits, or a block of them and the gradients made from it (see
+        # nn.autograd.operations.linear_cross_entropy).
+        vocabulary = sizes.vocab_size / shape["tp"]
+        block = max(ROWS, LOGITS / vocabulary) * vocabulary
+        total += min(rows * vocabulary, block + (vocabulary + rows) * sizes.n_embd)
     return total
-
-
-def head_activations(rows: float, vocabulary: float, width: int) -> float:
-    """Numbers of the head and its loss: a gradient of all logits, or a block of them and the
-    gradients made from it (see nn.autograd.operations.linear_cross_entropy)."""
-    block = max(ROWS, LOGITS / vocabulary) * vocabulary
-    return min(rows * vocabulary, block + (vocabulary + rows) * width)

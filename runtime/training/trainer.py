@@ -132,7 +132,9 @@ class Trainer:
                     row["val_loss"] = val_loss = self.evaluate()
                 saving = last or self.step % self.config.checkpoint_every == 0
                 if saving:
-                    self._check_weights()
+                    self.parallel.complete()
+                    if not all_finite(self.world, self.parallel.shards, self.parallel.optimizers):
+                        raise self._non_finite(self.step, "the update is not finite")
                 self._write_metrics(row)
                 if saving:
                     self.save(row["elapsed_s"], row.get("val_loss"))
@@ -202,7 +204,9 @@ class Trainer:
         sent_before = self.mesh.bytes_sent()
         learning_rate = self._learning_rate(self.step)
         loss = self._gradients() / self._replicas
-        norm = self._clip()
+        norm, clip = None, config.clip
+        if not config.priority:  # which does not wait for all gradients
+            norm = self.parallel.clip(clip) if clip else self.parallel.norm()
         status = np.array([loss, self._stop.is_set(), not math.isfinite(norm or 0)], np.float64)
         waited = time.perf_counter()
         self._control.all_reduce(status, label="loss")
@@ -239,18 +243,6 @@ class Trainer:
             batches.append(MicroBatch(ids, targets, first))
         scale = self._replicas / (config.batch_size * config.block_size)
         return self.parallel.gradients(batches, Step(config.seed, self.step, scale))
-
-    def _clip(self) -> float | None:
-        """The norm of the gradients; None with priority, which does not wait for all of them."""
-        if self.config.priority:
-            return None
-        return self.parallel.clip(self.config.clip) if self.config.clip else self.parallel.norm()
-
-    def _check_weights(self) -> None:
-        """Raise NonFinite unless all that would be saved is finite (a collective)."""
-        self.parallel.complete()
-        if not all_finite(self.world, self.parallel.shards, self.parallel.optimizers):
-            raise self._non_finite(self.step, "the update is not finite")
 
     def _non_finite(self, step: int, what: str) -> NonFinite:
         """The error, the same on all ranks (a collective)."""
