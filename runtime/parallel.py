@@ -19,8 +19,10 @@ from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import chosen
 from ringlet.nn.flat import Flat
 from ringlet.nn.optim import Optimizer
+from ringlet.nn.optim.clipping import sums_of_squares
 from ringlet.runtime.assembly import REPLICA, Assembly
 from ringlet.runtime.checkpoint.state import (
+    SINGLE,
     Extras,
     FlatArray,
     Part,
@@ -111,7 +113,11 @@ class Parallel:
         alone = self.options.zero == 0 and self.mesh.size("tp", "pp", "ep") == 1
         for group in self.gradient_groups:
             owned = group.owned(self.mesh, sharded=self.options.zero > 0)
-            group.add_squares(total, self.numbers, group.specs if alone else owned)
+            counted, shard = set(group.specs if alone else owned), group.reducer.shard
+            slots = [slot for slot in shard.slots if slot.name in counted]
+            parts = sums_of_squares([shard.views(slot.start, slot.stop)[1] for slot in slots])
+            for slot, part in zip(slots, parts, strict=True):
+                total[self.numbers[slot.name]] += part
         if not alone:
             local = self.options.local_steps > 1
             ranks = self.mesh.group(*REPLICA) if local else self.mesh.world
@@ -158,23 +164,22 @@ class Parallel:
     def state(self) -> TrainingState:
         """What a checkpoint holds of this rank."""
         self.complete()
-        parts = []
+        mesh, parts = self.mesh, []
+        local = self.options.local_steps > 1
+        replicas = Replicas(mesh.index("dp"), mesh.size("dp")) if local else SINGLE
         for number, (group, optimizer) in enumerate(
             zip(self.gradient_groups, self.optimizers, strict=True)
         ):
-            own = frozenset(group.owned(self.mesh, sharded=self.options.zero > 0))
-            owned, arrays = own, optimizer_arrays(optimizer, own)
-            if self.outer is not None:
-                replicas = Replicas(self.mesh.index("dp"), self.mesh.size("dp"))
-                owned = own if replicas.own == 0 else frozenset()
-                arrays = optimizer_arrays(optimizer, own, replicas)
-                if self.outer.momenta:
-                    arrays["outer/momentum"] = FlatArray(self.outer.momenta[number], owned)
+            own = frozenset(group.owned(mesh, sharded=self.options.zero > 0))
+            owned = frozenset() if replicas.own else own
+            arrays = optimizer_arrays(optimizer, own, replicas)
+            if self.outer is not None and self.outer.momenta:
+                arrays["outer/momentum"] = FlatArray(self.outer.momenta[number], owned)
             reducer = group.reducer
             if isinstance(reducer, CompressedDataParallel):
-                held = group.owned(self.mesh, sharded=True)
-                replicas = Replicas(group.group.rank, group.group.size, shared=True)
-                arrays["residual"] = FlatArray(reducer.residual, frozenset(held), replicas)
+                held = frozenset(group.owned(mesh, sharded=True))
+                sums = Replicas(group.group.rank, group.group.size, shared=True)
+                arrays["residual"] = FlatArray(reducer.residual, held, sums)
             parts.append(Part(reducer.shard, optimizer, group.specs, owned, reducer.store, arrays))
         return TrainingState(parts, self.shapes, dict(self._extras()), self.shards[0].dtype)
 
@@ -201,17 +206,15 @@ class Parallel:
     def forward(self, stage: int, x: Tensor | None, batch: MicroBatch) -> Tensor:
         for group in self.gradient_groups:
             group.reducer.before_forward()
-        length = batch.targets.shape[1]
-        positions = self._positions(length)
+        length, contexts = batch.targets.shape[1], self.mesh.size("cp")
+        if contexts == 1:
+            positions, part = np.arange(length), None
+        else:
+            part = positions = zigzag(length, contexts, self.mesh.index("cp"))
         if self._step is None:
             return self._forward(stage, x, batch, positions)
-        cut = self.mesh.size("cp") > 1
-        with nn_random.scope(
-            **vars(self._step),
-            first_sample=batch.first_sample,
-            positions=positions if cut else None,
-            length=length,
-        ):
+        first = batch.first_sample
+        with nn_random.scope(**vars(self._step), first_sample=first, positions=part, length=length):
             return self._forward(stage, x, batch, positions)
 
     def end_backward(self) -> None:
@@ -233,11 +236,6 @@ class Parallel:
         if stage < len(self._stages) - 1:
             return join(state)
         return whole.end(state, batch.targets[:, positions], "sum")
-
-    def _positions(self, length: int) -> Array:
-        if self.mesh.size("cp") == 1:
-            return np.arange(length)
-        return zigzag(length, self.mesh.size("cp"), self.mesh.index("cp"))
 
     def _executor(self, micro_batches: int) -> Executor:
         if micro_batches not in self._executors:

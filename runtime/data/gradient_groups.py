@@ -1,14 +1,12 @@
 """Gradient groups: parameters whose gradients are summed over the same ranks."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from ringlet.comm import Group
 from ringlet.nn import FlatParameters, Module, Parameter
-from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import xp
-from ringlet.nn.optim.clipping import sums_of_squares
 from ringlet.runtime.compression import make_compressor
 from ringlet.runtime.data.bucket_size import bucket_bytes_for
 from ringlet.runtime.data.data_parallel import CompressedDataParallel, DataParallel
@@ -67,14 +65,6 @@ class GradientGroup:
         for name, axes in self.axes.items():
             if "tp" in axes or mesh.index("tp") == 0:
                 yield name
-
-    def add_squares(self, total: Array, numbers: Mapping[str, int], counted: Iterable[str]) -> None:
-        """Add each counted parameter's sum of squares to its element of `total` (float64)."""
-        names, shard = set(counted), self.reducer.shard
-        slots = [slot for slot in shard.slots if slot.name in names]
-        parts = sums_of_squares([shard.views(slot.start, slot.stop)[1] for slot in slots])
-        for slot, part in zip(slots, parts, strict=True):
-            total[numbers[slot.name]] += part
 
 
 def make_reducer(

@@ -118,7 +118,9 @@ class Trainer:
         Raises NonFinite on all ranks in the same step. In the main thread SIGTERM, SIGINT and
         SIGUSR2 stop the run after the current step.
         """
-        before = self._catch_signals()
+        before: dict[signal.Signals, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            before = {number: signal.signal(number, lambda *_: self.stop()) for number in STOPS}
         started = time.perf_counter() - self._elapsed_before
         try:
             if not self.step:
@@ -269,11 +271,6 @@ class Trainer:
             temporary = path.with_suffix(".tmp")
             temporary.write_text("".join(row for row in rows if _is_up_to(row, self.step)))
             temporary.replace(path)
-
-    def _catch_signals(self) -> dict[signal.Signals, Any]:
-        if threading.current_thread() is not threading.main_thread():
-            return {}
-        return {number: signal.signal(number, lambda *_: self.stop()) for number in STOPS}
 
 
 def _is_up_to(row: str, step: int) -> bool:
