@@ -62,7 +62,13 @@ class Mesh:
         """
         key = tuple(axis for axis in _ordered(axes) if self.shape[axis] > 1)
         if key not in self._groups:
-            self._groups[key] = self._make_group(key)
+            others = {axis: n for axis, n in self.coordinates.items() if axis not in key}
+            ranks = [
+                rank
+                for rank in range(self.world.size)
+                if others.items() <= _coordinates(self.shape, rank).items()
+            ]
+            self._groups[key] = self._split(ranks) if len(ranks) < self.world.size else self.world
         return self._groups[key]
 
     @property
@@ -82,16 +88,6 @@ class Mesh:
             operation["bytes_sent"]
             for group in groups.values()
             for operation in group.stats()["operations"].values()
-        )
-
-    def _make_group(self, key: tuple[str, ...]) -> Group:
-        if self.size(*key) == self.world.size:
-            return self.world
-        others = {axis: n for axis, n in self.coordinates.items() if axis not in key}
-        return self._split(
-            rank
-            for rank in range(self.world.size)
-            if others.items() <= _coordinates(self.shape, rank).items()
         )
 
     def _split(self, ranks: Iterable[int]) -> Group:

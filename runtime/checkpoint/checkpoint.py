@@ -28,7 +28,6 @@ from ringlet.runtime.checkpoint.manifest import (
     digest,
     read_manifest,
     sealed,
-    verify_files,
 )
 from ringlet.runtime.checkpoint.state import TrainingState
 
@@ -212,7 +211,16 @@ def latest_checkpoint(folder: Path, warn: Any = None) -> Checkpoint | None:
 def verify_checkpoint(path: Path) -> Checkpoint:
     """Read the manifest and check every file's size and checksum; raises CheckpointError."""
     manifest = read_manifest(path)
-    verify_files(path, manifest)
+    for name, expected in manifest["files"].items():
+        file = path / name
+        if not file.is_file():
+            raise CheckpointError(f"{file} is missing")
+        try:
+            same = digest(file) == expected
+        except OSError as error:
+            raise CheckpointError(f"{file} cannot be read: {error}") from error
+        if not same:
+            raise CheckpointError(f"{file} is damaged: its size or checksum differs")
     return Checkpoint(path, manifest)
 
 

@@ -56,20 +56,6 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def verify_files(folder: Path, manifest: Manifest) -> None:
-    """Check every file's size and checksum; raises CheckpointError."""
-    for name, expected in manifest["files"].items():
-        file = folder / name
-        if not file.is_file():
-            raise CheckpointError(f"{file} is missing")
-        try:
-            same = digest(file) == expected
-        except OSError as error:
-            raise CheckpointError(f"{file} cannot be read: {error}") from error
-        if not same:
-            raise CheckpointError(f"{file} is damaged: its size or checksum differs")
-
-
 def digest(path: Path) -> dict[str, Any]:
     """A file's size and checksum."""
     with path.open("rb") as file:

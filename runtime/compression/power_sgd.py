@@ -61,7 +61,9 @@ class PowerSGD(Compressor):
     def _phases(self, stretch: GradientStretch) -> Phases:
         grad, residual, label = stretch.grad, stretch.residual, stretch.label
         large = worthwhile(stretch.matrices, self.rank)
-        rest = _between(large, grad.size)
+        ends = [0, *(matrix.place.stop for matrix in large)]
+        starts = [*(matrix.place.start for matrix in large), grad.size]
+        rest = [slice(end, start) for end, start in zip(ends, starts, strict=True) if end < start]
         names = [str(stretch.place + matrix.place.start) for matrix in large]
         old = self._take(names, large)
         # First sum: each P, and what is not approximated.
@@ -102,22 +104,19 @@ class PowerSGD(Compressor):
                 f"the matrices at {sorted(twice)} of the flat gradient are already on their way: "
                 "give each stretch its own place"
             )
-        old = [self._old(name, matrix) for name, matrix in zip(names, large, strict=True)]
+        old = []
+        for name, matrix in zip(names, large, strict=True):
+            q, shape = self._q.get(name), (matrix.columns, matrix.rank)
+            if q is None:
+                q = generator(self._seed, "powersgd", name).standard_normal(shape, np.float32)
+            if q.shape != shape:
+                raise ValueError(
+                    f"powersgd has a Q of {q.shape} for the matrix at {name} of the flat gradient, "
+                    f"which needs {shape}: it comes from another layout or rank; load no state"
+                )
+            old.append(q)
         self._in_use.update(names)
         return old
-
-    def _old(self, name: str, matrix: Matrix) -> Array:
-        shape = matrix.columns, matrix.rank
-        q = self._q.get(name)
-        if q is None:
-            draw = generator(self._seed, "powersgd", name)
-            return draw.standard_normal(shape, dtype=np.float32)
-        if q.shape != shape:
-            raise ValueError(
-                f"powersgd has a Q of {q.shape} for the matrix at {name} of the flat gradient, "
-                f"which needs {shape}: it comes from another layout or rank; load no state"
-            )
-        return q
 
 
 def power_sgd_bytes(size: int, matrices: Matrices, rank: int, ranks: int) -> int:
@@ -139,12 +138,6 @@ def worthwhile(matrices: Matrices, rank: int) -> list[Matrix]:
         if thin * (rows + columns) < rows * columns:
             found.append(Matrix(slice(start, stop), rows, columns, thin))
     return found
-
-
-def _between(large: list[Matrix], size: int) -> list[slice]:
-    ends = [0, *(matrix.place.stop for matrix in large)]
-    starts = [*(matrix.place.start for matrix in large), size]
-    return [slice(end, start) for end, start in zip(ends, starts, strict=True) if end < start]
 
 
 def _view(flat: Array, matrix: Matrix) -> Array:

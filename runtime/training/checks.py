@@ -48,7 +48,10 @@ def check_shared(world: Group, folder: Path, state: TrainingState) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
     world.barrier()
-    blind = world.all_gather_object(mine and not _appears(probe))
+    until = time.monotonic() + SEEN_S
+    while mine and not probe.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    blind = world.all_gather_object(mine and not probe.exists())
     if world.rank == 0:
         probe.unlink(missing_ok=True)
     others = [rank for rank, each in enumerate(blind) if each]
@@ -59,15 +62,6 @@ def check_shared(world: Group, folder: Path, state: TrainingState) -> None:
             "path (--out). With plain data parallelism (dp alone, --zero 0) rank 0 writes "
             "everything, and no folder has to be shared"
         )
-
-
-def _appears(path: Path) -> bool:
-    until = time.monotonic() + SEEN_S
-    while not path.exists():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def _ranks(ranks: list[int]) -> str:

@@ -223,7 +223,14 @@ def _given(
     preset: str | None, file: Path | None, options: Mapping[str, Any] | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The values of a preset (which the file may name), and those of the file and the options."""
-    from_file = {} if file is None else _read_toml(file)
+    from_file: dict[str, Any] = {}
+    try:
+        if file is not None:
+            from_file = tomllib.loads(file.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{file} is not TOML: {error}") from error
     preset = from_file.pop("preset", preset)
     if preset is not None and preset not in PRESETS:
         raise ConfigError(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}")
@@ -264,12 +271,3 @@ def _check_value(name: str, value: Any) -> Any:
     if type(value) is not wanted:
         raise ConfigError(f"{name} is {value!r}; it must be {wanted.__name__}")
     return value
-
-
-def _read_toml(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text())
-    except OSError as error:
-        raise ConfigError(f"cannot read {file}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{file} is not TOML: {error}") from error
