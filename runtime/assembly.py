@@ -1,5 +1,4 @@
-"""Putting a model on a mesh: blocks become stages, layers become shards, and parameters are sorted
-into gradient groups."""
+"""Putting a model on a mesh: blocks become stages, layers shards, parameters gradient groups."""
 
 import copy
 from collections.abc import Sequence

@@ -101,8 +101,7 @@ def irecv(group: Group, src: int, tag: int, *, out: Array) -> Work:
 
 
 def empty(group: Group, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
-    """Memory for arrays in the group's collectives: registered with the ranks of this host, or
-    the device's."""
+    """Memory for the group's collectives: registered with this host's ranks, or the device's."""
     return xp.empty(shape, dtype) if chosen().on_device else group.empty(shape, dtype)
 
 

@@ -1,5 +1,4 @@
 """Checkpoints that any mesh can load: shards in safetensors, and a manifest that vouches for them.
 
-Knows `sharding.shard_spec`. Read manifest.py, state.py (what is saved), checkpoint.py (saving),
-restore.py (loading).
+Knows `sharding.shard_spec`. Read manifest.py, state.py, checkpoint.py (saving), restore.py.
 """

@@ -64,8 +64,7 @@ def save_checkpoint(
 
     Every rank writes what it owns. The `keep` newest checkpoints in `folder` are kept (1 or more),
     with `keep_best` also the one with the lowest `val_loss` in its `extra`. Raises CheckpointError
-    on all ranks if one of them cannot write (a full disk); earlier checkpoints are left as they
-    are.
+    on all ranks if one of them cannot write (a full disk); earlier checkpoints stay.
     """
     final = folder / f"step-{step:06d}"
     temporary = final.with_suffix(".tmp")

@@ -30,8 +30,7 @@ class ArrayPiece(NamedTuple):
 
 @dataclass(frozen=True)
 class Replicas:
-    """Which replica an array belongs to: number `own` of `count`. `shared`: each has a part of a
-    sum."""
+    """An array belongs to replica `own` of `count`. `shared`: each has a part of a sum."""
 
     own: int = 0
     count: int = 1
@@ -81,8 +80,7 @@ class Extras:
 class TrainingState:
     """All that a run needs to continue, except what follows from its config.
 
-    `shapes` are those of every parameter of the whole model; `extras` go by a prefix that says
-    what they are for.
+    `shapes` are those of all parameters of the whole model; `extras` go by a prefix.
     """
 
     parts: Sequence[Part]

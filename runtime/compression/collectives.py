@@ -56,8 +56,7 @@ class PhasedWork:
 def _collective(phases: Callable[[Group, Array, Codec, str], Phases]) -> Callable[..., Any]:
     """Make a collective: (group, x, codec, *, async_op=False, label="") -> its result.
 
-    With `async_op` the result has a `wait()`, which issues what is left: all ranks must wait in the
-    same order.
+    With `async_op` the result's `wait()` issues the rest: all ranks must wait in the same order.
     """
 
     @wraps(phases)

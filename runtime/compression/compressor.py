@@ -41,8 +41,7 @@ class GradientStretch(NamedTuple):
 
 
 class Compressor(ABC):
-    """Sums stretches of the flat gradient over a group in fewer bytes, and keeps what was lost for
-    the next step.
+    """Sums stretches of the flat gradient in fewer bytes; keeps what is lost for the next step.
 
     All ranks start the same stretches in the same order, and wait for them in that order, at the
     same points of their order of calls. Residuals begin as zeros. They are this rank's own and

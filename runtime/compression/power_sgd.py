@@ -36,8 +36,7 @@ class Matrix(NamedTuple):
 class PowerSGD(Compressor):
     """Sums approximations of rank `rank`; vectors, and matrices too small to gain, exactly.
 
-    The bits are the same on all ranks if they have the same processor and BLAS, as each multiplies
-    P and Q itself.
+    All ranks get the same bits on the same processor and BLAS, as each multiplies P and Q.
     """
 
     name = "powersgd"

@@ -23,8 +23,7 @@ MEASURED_STEPS = 4
 class PriorityDataParallel(DataParallel):
     """Sums gradients like DataParallel; the optimizer updates each block just before its use.
 
-    All ranks send in the same order. The order changes no bit, only the time at which a bucket
-    is summed.
+    All ranks send in the same order. It changes no bit, only when a bucket is summed.
     """
 
     def __init__(

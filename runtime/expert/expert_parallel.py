@@ -31,8 +31,7 @@ class Dispatcher:
 
     Every rank sends every expert the same number of slots, as many as the largest number of rows
     that any rank has for any expert; unfilled slots are padding. On n ranks, with E experts and S
-    slots, each all-to-all sends (n - 1) / n * E S C elements from each rank, and the counts before
-    it (n - 1) E numbers.
+    slots, each rank sends (n - 1) / n * E S C elements in an all-to-all, and (n - 1) E counts.
 
     `sent` (R,) is the slot of each row of this rank; `received` are the slots, as they arrive, of
     the rows for this rank's experts, sorted by expert, then by rank; `counts` are each one's rows.

@@ -109,8 +109,7 @@ class PipelineSchedule:
                 yield send
 
     def queue(self, rank: int, action: Action) -> tuple[int, int, str] | None:
-        """(sender, receiver, F or B) of a transfer; None for what is computed. See
-        comm/schedules/kernel.py."""
+        """(sender, receiver, F or B) of a transfer; None for what is computed."""
         if action.kind in COMPUTE:
             return None
         way, what = action.kind.split("_")

@@ -40,8 +40,7 @@ UNIT = Costs()
 
 
 class Interval(NamedTuple):
-    """When a rank takes an action. A send lasts until its message arrives, a receive while it
-    waits."""
+    """When an action is taken. A send lasts until its message arrives, a receive while it waits."""
 
     action: Action
     start: float
@@ -75,8 +74,7 @@ class PipelinePrice:
 def price(schedule: PipelineSchedule, costs: Costs = UNIT) -> PipelinePrice:
     """Execute the schedule with clocks; whole numbers stay exact.
 
-    Raises ValueError if the costs are not for this many stages, ScheduleError as `prove` does
-    where ranks wait for ever.
+    Raises ValueError unless costs are for this many stages, ScheduleError as `prove` does.
     """
     for name, cost in vars(costs).items():
         if isinstance(cost, Sequence) and len(cost) != schedule.stages:

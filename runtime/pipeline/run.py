@@ -30,8 +30,7 @@ HEADER = 3 * 8
 class MicroBatch(NamedTuple):
     """Ids and targets (B, T) of some samples; `first_sample` is the first one's global number.
 
-    For a model with several inputs `ids` is a tuple. `options` are other arguments of the model,
-    such as an attention_mask.
+    For a model with several inputs `ids` is a tuple; `options` are further ones (attention_mask).
     """
 
     ids: Any

@@ -32,8 +32,7 @@ from ringlet.runtime.sharding.styles import (
 class ShardingPlan:
     """The paths of a model's parts, and for each style the modules, by patterns of paths.
 
-    `blocks` are the paths of lists of blocks, in order; `all_stages` is what every stage of a
-    pipeline has.
+    `blocks` are the paths of lists of blocks, in order; `all_stages` is what every stage has.
     """
 
     embed: tuple[str, ...]

@@ -1,5 +1,4 @@
 """Tensor and sequence parallelism: the matrices of a layer are sharded over ranks.
 
-Knows `device_collectives`. Read regions.py (how activations enter and leave), tensor_parallel.py,
-vocabulary_parallel.py.
+Knows `device_collectives`. Read regions.py, tensor_parallel.py, vocabulary_parallel.py.
 """

@@ -22,8 +22,7 @@ from ringlet.runtime.device_collectives import Ready, Then
 class ParallelRegion(ABC):
     """One way of entering and leaving the layers that the ranks of `group` share.
 
-    Asynchronous calls belong to the backward pass and return a Pending. `collectives` may be those
-    of a codec.
+    Asynchronous calls, in backward, return a Pending. `collectives` may be those of a codec.
     """
 
     def __init__(self, group: Group, collectives: Any = device_collectives) -> None:

@@ -35,8 +35,7 @@ def check_same_data(world: Group, corpus: Corpus) -> None:
 
 
 def check_shared(world: Group, folder: Path, state: TrainingState) -> None:
-    """Raise CheckpointError on every rank unless all that save something see rank 0's folder (a
-    collective).
+    """Raise CheckpointError on all ranks unless all that save see rank 0's folder (a collective).
 
     With plain data parallelism only rank 0 does; otherwise all shards must go to the same folder,
     which on several hosts has to be on a network file system.

@@ -205,8 +205,7 @@ def resume_config(
 ) -> TrainConfig:
     """Merge, in rising order: a saved run's config, a TOML file, and options that are not None.
 
-    A preset may be named again, and changes nothing. Raises ConfigError if the model or the
-    optimizer would change.
+    A preset may be named, without effect. Raises ConfigError if model or optimizer would change.
     """
     sizes, given = _given(preset, file, options)
     config = check_config({**saved, **given})

@@ -11,8 +11,7 @@ from ringlet.nn.optim import Optimizer, Schedule
 from ringlet.runtime.training.config import TrainConfig
 
 INTERMEDIATE_MULTIPLE = 32
-"""A Llama's hidden layer is 8/3 of the width, rounded up to a multiple of this, so that it can be
-sharded."""
+"""A Llama's hidden layer is 8/3 of the width, rounded up to a multiple of this to be sharded."""
 
 
 def make_model(config: TrainConfig, vocab_size: int) -> LanguageModel:
