@@ -233,10 +233,7 @@ MODULE = {
         "`cp` with attention that is not causal, or has biases or dropout (BERT, T5) | "
         "ring attention is causal, without biases and dropout",
         lambda r: not r.plain,
-        lambda r: (
-            "ring attention is causal, without biases and dropout: this model's contexts "
-            f"cannot be cut; cp=1 and dp={r.dp * r.cp} would fit"
-        ),
+        "{why}: this model's contexts cannot be cut; cp=1 and dp={ranks} would fit",
     ),
     "padding": Rule(
         "`tp` with an embedding that has a `padding_idx` | sharded embeddings do not support it",

@@ -47,11 +47,6 @@ class Unit(Bucket):
     grad: UnitBuffer = field(init=False)
     data: UnitBuffer = field(init=False)
 
-    @property
-    def filled(self) -> int:
-        """Elements without padding."""
-        return self.slots[-1].stop
-
 
 def make_units(parameters: Sequence[UnitParameters], ranks: int) -> list[Unit]:
     """Lay units out one after the other, each padded to a multiple of the number of ranks."""
@@ -140,7 +135,7 @@ class ZeroGradients(Reducer):
         self._settle(buffer)
         for slot in unit.slots:
             _ = slot.parameter.grad  # zeros where backward wrote nothing
-        buffer.array[unit.filled : unit.size] = 0
+        buffer.array[unit.slots[-1].stop : unit.size] = 0  # the padding
         whole = buffer.array[: unit.size]
         buffer.owner = unit
         buffer.pending = reduce_scatter(

@@ -149,7 +149,7 @@ class HeadParallel(Style):
         groups = module.groups // parts
         if ring:
             plain = module.causal and module.scale is None and not module.dropout
-            require("causal", plain=plain, dp=mesh.size("dp"), cp=mesh.size("cp"))
+            require("causal", plain=plain, ranks=mesh.size("dp", "cp"))
             return RingHeadsAttention(mesh.group("cp"), heads, groups)
         module.heads, module.groups, module.part = heads, groups, (mesh.index("tp"), parts)
         return module
