@@ -240,9 +240,8 @@ class Parallel:
     def _executor(self, micro_batches: int) -> Executor:
         if micro_batches not in self._executors:
             mesh, options = self.mesh, self.options
-            name, chunks = options.schedule, options.chunks
-            schedule = make_schedule(name, mesh.size("pp"), micro_batches, chunks)
             rank, group = mesh.index("pp"), mesh.group("pp")
+            schedule = make_schedule(options.schedule, group.size, micro_batches, options.chunks)
             self._executors[micro_batches] = Executor(rank, schedule, group, options.codec)
         return self._executors[micro_batches]
 

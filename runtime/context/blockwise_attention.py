@@ -79,6 +79,4 @@ def attend_backward(
         _, shift, total = (array[tiles[0].rows] for array in seen)
         shifted = chosen().on_device or shift.any()
         blocks.append(AttentionBlock(tiles, 1 / total, shift if shifted else None, None))
-    arrays = q, kv[0], kv[1], out
-    every = to_q, *to_kv
-    attend_backward_to_all(blocks, arrays, grad, masks, every, more=True)
+    attend_backward_to_all(blocks, (q, *kv, out), grad, masks, (to_q, *to_kv), more=True)

@@ -89,8 +89,7 @@ class RingAttention(_Ring):
         result = xp.zeros(self.packed.shape, self.packed.dtype)
         qkv, to_qkv = self._chunks(self.packed, 3), self._chunks(result, 3)
         grads, out = self._chunks(grad, 1)[:, 0], self._chunks(self.result, 1)[:, 0]
-        gradients = to_qkv[:, 0], to_qkv[:, 1:]
-        self._attend_backward(grads, out, qkv[:, 0], qkv[:, 1:], *gradients)
+        self._attend_backward(grads, out, qkv[:, 0], qkv[:, 1:], to_qkv[:, 0], to_qkv[:, 1:])
         return (result,)
 
     def _chunks(self, packed: Array, parts: int) -> Array:
