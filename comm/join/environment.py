@@ -192,8 +192,8 @@ def is_open(address: str) -> bool:
 
 def is_loopback(address: str) -> bool:
     """Whether a tcp:// address is this host's loopback."""
-    host = urlsplit(address).hostname or ""
     try:
+        host = urlsplit(address).hostname or ""
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False

@@ -88,7 +88,9 @@ def _check(manifest: Manifest) -> None:
 def _array(entry: Mapping[str, Any]) -> list[int]:
     shape: list[int] = entry["shape"]
     _need(type(shape) is list and all(type(n) is int and n >= 0 for n in shape), "shape")
-    _need(np.dtype(entry["dtype"]).kind in "biufc", "dtype")
+    dtype = entry["dtype"]
+    # NumPy parses a dtype as Python at times, which is no place for a long text.
+    _need(type(dtype) is str and len(dtype) <= 16 and np.dtype(dtype).kind in "biufc", "dtype")
     return shape
 
 

@@ -17,7 +17,7 @@ IN_PLACE = [name for name in MOVES if name != "all_reduce_whole"]  # that one is
 
 @pytest.mark.parametrize("name", IN_PLACE)
 def test_nobody_reads_what_is_being_written_and_the_result_is_right(name):
-    for size in range(1, 34):
+    for size in (*range(1, 17), 33):
         for root in {0, size - 1}:
             assert prove_direct(name, size, root).fences == 2
 
@@ -181,12 +181,11 @@ def test_what_is_run_is_proven_in_worlds_of_1_to_8_wherever_arrays_lie(operation
     rooted = operation in ("broadcast", "reduce", "gather", "scatter")
     for size in range(1, 9):
         cut = operation in ("reduce_scatter", "all_to_all", "scatter")
-        lengths = (0, size, 9 * size) if cut else (0, 1, 5, 9 * size + 1)
+        lengths = (0, 9 * size) if cut else (0, 5, 9 * size + 1)
         for n, root in itertools.product(lengths, {0, size - 1} if rooted else [None]):
-            for block in (0, 5):
-                if operation != "all_reduce_whole":
-                    prove_lowered(operation, size, root, n, block, None)
-            for area, first in itertools.product((512 << 10, 4 * 3 * size), (0, 1)):
+            if operation != "all_reduce_whole":
+                prove_lowered(operation, size, root, n, 5, None)
+            for first, area in enumerate((512 << 10, 4 * 3 * size)):
                 monkeypatch.setattr(lower, "STAGE_BYTES", area)
                 prove_lowered(operation, size, root, n, 5, first)
 

@@ -104,11 +104,10 @@ def test_an_interrupted_job_is_not_started_again():
 def train(folder, *more):
     arguments = ["--preset", "tiny", "--steps", f"{STEPS}", "--checkpoint-every", "8"]
     arguments += ["--sample", "0"]
-    (folder / "t").mkdir(parents=True)
+    folder.mkdir(parents=True)
     return subprocess.Popen(
         [*RINGLET, "train", "--out", "o", *arguments, *more],
         cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, "TMPDIR": str(folder / "t")},
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """What may import what, and what nobody may use, read from the source with ast."""
 
 import ast
+import functools
 import os
 import subprocess
 import sys
@@ -59,7 +60,12 @@ def covered(module, allowed):
 
 def trees(*folders):
     for path in sources(*folders):
-        yield path.relative_to(ROOT), ast.parse(path.read_text(), str(path))
+        yield path.relative_to(ROOT), parsed(path)
+
+
+@functools.cache
+def parsed(path):
+    return ast.parse(path.read_text(), str(path))
 
 
 @pytest.mark.parametrize("folder", ALLOWED)
