@@ -16,7 +16,7 @@ from ringlet.comm.shared.attach import ProcessMemory, Vanished
 from ringlet.comm.shared.combine import Combiner, block_elements
 from ringlet.comm.shared.control_block import ControlBlock
 from ringlet.comm.shared.exposure import writing
-from ringlet.comm.shared.lower import Span
+from ringlet.comm.shared.lower import AREA, Span
 
 BLOCK_SHARES = 4
 """The blocks that are combined at once are so small a part of the cache that those of the peers are
@@ -26,8 +26,10 @@ still there, too, when they are written. With two ranks and 2 MiB, blocks of 96,
 Own: TypeAlias = tuple[Array, Array]
 """This rank's source and result in one call."""
 
-Operand: TypeAlias = Array | tuple[int, slice]
-"""An array, or a part of the source (0) or of the result (1)."""
+Part: TypeAlias = tuple[int, slice]
+"""A part of the source (0) or of the result (1)."""
+
+Operand: TypeAlias = Array | Part
 
 
 class Peers(NamedTuple):
@@ -62,14 +64,14 @@ class BoundCombine:
     """target = sources[0] op sources[1] op ..., and then every copy = target."""
 
     def __init__(
-        self, combine: Combiner, target: Operand, sources: list[Operand], copies: list[Array]
+        self, combine: Combiner, target: Part, sources: list[Operand], copies: list[Array]
     ) -> None:
         self._combine, self._target = combine, target
         self._sources, self._copies = sources, copies
 
     def __call__(self, own: Own, peers: Peers | None) -> None:
-        target = self._target
-        out = own[target[0]][target[1]] if isinstance(target, tuple) else target
+        memory, part = self._target
+        out = own[memory][part]
         self._combine(out, [own[s[0]][s[1]] if isinstance(s, tuple) else s for s in self._sources])
         for copy in self._copies:
             np.copyto(copy, out)
@@ -78,9 +80,7 @@ class BoundCombine:
 class BoundPair:
     """target = first op second, where one ufunc does it."""
 
-    def __init__(
-        self, ufunc: np.ufunc, target: tuple[int, slice], first: Operand, second: Operand
-    ) -> None:
+    def __init__(self, ufunc: np.ufunc, target: Part, first: Operand, second: Operand) -> None:
         self._ufunc, self._target, self._first, self._second = ufunc, target, first, second
         # NumPy need not look for overlaps where the result goes into an operand itself.
         self._in_first = isinstance(first, tuple) and first == target
@@ -101,9 +101,7 @@ class BoundPair:
 class BoundRead:
     """target = an array of a peer's, read through the kernel; `offset` is in bytes."""
 
-    def __init__(
-        self, processes: ProcessMemory, target: tuple[int, slice], peer: int, offset: int
-    ) -> None:
+    def __init__(self, processes: ProcessMemory, target: Part, peer: int, offset: int) -> None:
         self._read, self._target = processes.read, target
         self._peer, self._offset = peer, offset
 
@@ -126,8 +124,8 @@ class BoundAttached:
         control: ControlBlock,
         processes: ProcessMemory,
         combine: Combiner,
-        target: tuple[int, slice],
-        source: tuple[int, slice],
+        target: Part,
+        source: Part,
         offset: int,
         shares: bool,
     ) -> None:
@@ -190,23 +188,25 @@ class Stretch(NamedTuple):
 def bind(
     stretches: Sequence[Sequence[Move[Span]]],
     rank: int,
-    view: Callable[[Span], Operand],
+    reach: Callable[[Span], Array],
     combiner: Combiner | None,
 ) -> list[Stretch]:
-    """The steps of a rank, with what `view` finds for each span."""
+    """The steps of a rank; `reach` finds what lies still: staging areas and peers' arrays."""
+
+    def find(span: Span) -> Operand:
+        own = span.rank == rank and span.memory < AREA
+        return part_of(span) if own else reach(span)
 
     def step(move: Move[Span]) -> BoundMove:
-        sources = [view(span) for span in move.sources]
+        sources = [find(span) for span in move.sources]
         if len(sources) == 1:
-            return BoundCopy(view(move.targets[0]), sources[0])
+            return BoundCopy(find(move.targets[0]), sources[0])
         assert combiner is not None
         own = next(span for span in move.targets if span.rank == rank)
-        others = [view(span) for span in move.targets if span is not own]
-        copies = [copy for copy in others if not isinstance(copy, tuple)]
+        copies = [reach(span) for span in move.targets if span is not own]
         if combiner.is_ufunc and not copies:
-            part = own.memory, slice(own.start, own.stop)
-            return BoundPair(combiner.ufunc, part, sources[0], sources[1])
-        return BoundCombine(combiner, view(own), sources, copies)
+            return BoundPair(combiner.ufunc, part_of(own), sources[0], sources[1])
+        return BoundCombine(combiner, part_of(own), sources, copies)
 
     return _stretches([[step(move) for move in moves] for moves in stretches])
 
@@ -220,9 +220,6 @@ def bind_attached(
 ) -> list[Stretch]:
     """The same where the peers' arrays are reached through the kernel."""
 
-    def part(span: Span) -> tuple[int, slice]:
-        return span.memory, slice(span.start, span.stop)
-
     def step(move: Move[Span]) -> BoundMove:
         target = next(span for span in move.targets if span.rank == control.rank)
         source, offset = move.sources[0], move.sources[0].start * itemsize
@@ -230,13 +227,18 @@ def bind_attached(
             assert combiner is not None
             mine, shares = move.sources[control.rank], len(move.targets) > 1
             return BoundAttached(
-                control, processes, combiner, part(target), part(mine), offset, shares
+                control, processes, combiner, part_of(target), part_of(mine), offset, shares
             )
         if source.rank == control.rank:
-            return BoundCopy(part(target), part(source))
-        return BoundRead(processes, part(target), source.rank, offset)
+            return BoundCopy(part_of(target), part_of(source))
+        return BoundRead(processes, part_of(target), source.rank, offset)
 
     return _stretches([[step(move) for move in moves] for moves in stretches])
+
+
+def part_of(span: Span) -> Part:
+    """A span of this rank's source or result."""
+    return span.memory, slice(span.start, span.stop)
 
 
 def _stretches(steps: list[list[BoundMove]]) -> list[Stretch]:

@@ -29,7 +29,7 @@ from ringlet.comm.shared.lower import (
     lower_staged,
 )
 from ringlet.comm.shared.regions import UNREGISTERED, Regions
-from ringlet.comm.shared.steps import BoundMove, Operand, Peers, Stretch, bind, bind_attached
+from ringlet.comm.shared.steps import BoundMove, Peers, Stretch, bind, bind_attached
 from ringlet.comm.signature import Signature
 from ringlet.comm.stats import Traffic
 
@@ -203,27 +203,23 @@ class SharedMemory:
         return rest
 
     def _make_staged(self, prepared: Prepared, first: int, task: Task) -> Staged:
-        shape = prepared.shape
-        if shape.operation == "barrier":
-            rest = bind(lower_direct(shape), shape.rank, _own, None)[1:]
-            staged = prepared.staged[first] = Staged([], rest, first ^ 1)  # it uses none
-            return staged
-        control, dtype = self.control, task.source.dtype
+        shape, control, dtype = prepared.shape, self.control, task.source.dtype
         areas = [
             [_elements(control.staging(rank, area), dtype) for area in range(AREAS)]
             for rank in range(shape.size)
         ]
 
-        def view(span: Span) -> Operand:
-            if span.memory < AREA:
-                return _own(span)
+        def reach(span: Span) -> Array:
             return areas[span.rank][span.memory - AREA][span.start : span.stop]
 
-        moves = lower_staged(shape, first, block_elements(shape.itemsize, shape.size))
-        stretches = bind(moves, shape.rank, view, self._combiner(task))
-        # An all-reduce ends with a fence, so nobody uses either area any more: begin with the one
-        # that is in the cache. The others use a fence for each chunk.
-        last = 1 if shape.operation == "all_reduce" else (first + len(stretches)) % AREAS
+        if shape.operation == "barrier":  # it stages nothing
+            moves, last = lower_direct(shape), first ^ 1
+        else:
+            moves = lower_staged(shape, first, block_elements(shape.itemsize, shape.size))
+            # An all-reduce ends with a fence, so nobody uses either area any more: begin with the
+            # one that is in the cache. The others use a fence for each chunk.
+            last = 1 if shape.operation == "all_reduce" else (first + len(moves)) % AREAS
+        stretches = bind(moves, shape.rank, reach, self._combiner(task))
         staged = Staged(stretches[0].steps, stretches[1:], last)
         if len(stretches) <= MOST_KEPT:
             prepared.staged[first] = staged
@@ -238,12 +234,11 @@ class SharedMemory:
             for rank, (region, offset) in enumerate(places)
         ]
 
-        def view(span: Span) -> Operand:
-            own = span.rank == shape.rank
-            return _own(span) if own else arrays[span.rank][span.start : span.stop]
+        def reach(span: Span) -> Array:
+            return arrays[span.rank][span.start : span.stop]
 
         moves = lower_direct(shape, block_elements(shape.itemsize, shape.size))
-        stretches = bind(moves, shape.rank, view, self._combiner(task))[1:]
+        stretches = bind(moves, shape.rank, reach, self._combiner(task))[1:]
         if len(prepared.registered) >= MOST_PREPARED:
             prepared.registered.clear()
         prepared.registered[places] = stretches
@@ -290,10 +285,6 @@ def disagreement(call: Call) -> Program:
     CollectiveMismatch that this must bring."""
     call.tell()
     yield ErrorWait()
-
-
-def _own(span: Span) -> Operand:
-    return span.memory, slice(span.start, span.stop)
 
 
 def _elements(area: Array, dtype: np.dtype[Any]) -> Array:
