@@ -4,5 +4,6 @@ A schedule is data, as a collective is, and has the same four readers. `comm/sch
 executes it; this folder knows that one, `comm`'s groups, and `nn`, but no mesh and no model.
 
 Read actions.py (what a schedule is) and schedules.py (the schedules); then the readers prove.py,
-price.py, draw.py with picture.py, and run.py, which computes. formulas.py has the papers' bubbles.
+price.py with costs.py, draw.py with picture.py, and run.py, which computes. formulas.py has the
+papers' bubbles.
 """

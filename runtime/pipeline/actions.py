@@ -1,8 +1,10 @@
 """What the ranks of a pipeline do: a schedule is, for each rank, a list of actions.
 
-A model is cut into ranks * chunks stages. Stage s is on rank s % ranks, so with several chunks a
-micro-batch goes round the ranks more than once (Narayanan et al., "Efficient large-scale language
-model training on GPU clusters using Megatron-LM", 2021, section 2.2).
+A model is cut into ranks * chunks stages. By default stage s is on rank s % ranks, so with several
+chunks a micro-batch goes round the ranks more than once (Narayanan et al., "Efficient large-scale
+language model training on GPU clusters using Megatron-LM", 2021, section 2.2). A placement can say
+otherwise: in a V (Qi et al., 2024) the second half of the stages goes back over the ranks, so the
+first and the last stage are on one rank.
 """
 
 from collections import defaultdict, deque
@@ -60,13 +62,18 @@ Queues: TypeAlias = "defaultdict[tuple[int, int, str] | None, deque[Action]]"
 
 @dataclass(frozen=True)
 class PipelineSchedule:
-    """Which rank computes what in which order: `compute[rank]` holds F, B, I and W."""
+    """Which rank computes what in which order: `compute[rank]` holds F, B, I and W.
+
+    `placement` has the rank of every stage, `chunks` for each rank; empty: stage s is on rank
+    s % ranks.
+    """
 
     name: str
     ranks: int
     chunks: int
     micro_batches: int
     compute: tuple[tuple[Action, ...], ...]
+    placement: tuple[int, ...] = ()
 
     @property
     def stages(self) -> int:
@@ -82,12 +89,10 @@ class PipelineSchedule:
         sent: where an action needs one that is behind others, those are received first; they were
         sent earlier, so this waits no longer. Stages on one rank hand over without a transfer.
         """
-        if self.ranks == 1:
-            return self.compute
         queues: Queues = defaultdict(deque)
         for rank, actions in enumerate(self.compute):
             for action in actions:
-                if send := action.transfer("SEND", self.stages):
+                if send := self.transfer(action, "SEND"):
                     queues[self.queue(rank, send)].append(send.other_end)
         return tuple(
             tuple(self._with_transfers(rank, actions, queues))
@@ -99,14 +104,24 @@ class PipelineSchedule:
     ) -> Iterator[Action]:
         received: set[Action] = set()
         for action in actions:
-            if needed := action.transfer("RECV", self.stages):
+            if needed := self.transfer(action, "RECV"):
                 arriving = queues[self.queue(rank, needed)]
                 while arriving and needed not in received:
                     received.add(arriving[0])
                     yield arriving.popleft()
             yield action
-            if send := action.transfer("SEND", self.stages):
+            if send := self.transfer(action, "SEND"):
                 yield send
+
+    def transfer(self, action: Action, way: str) -> Action | None:
+        """The RECV of what an action needs from another rank, or the SEND of what it makes for
+        one; None if there is none."""
+        transfer = action.transfer(way, self.stages)
+        return transfer if transfer and not self.is_local(transfer) else None
+
+    def is_local(self, transfer: Action) -> bool:
+        """Whether both ends are on one rank, which hands over without a message."""
+        return self.rank_of(transfer.stage) == self.peer(transfer)
 
     def queue(self, rank: int, action: Action) -> tuple[int, int, str] | None:
         """(sender, receiver, F or B) of a transfer; None for what is computed."""
@@ -118,11 +133,17 @@ class PipelineSchedule:
 
     def rank_of(self, stage: int) -> int:
         """Where the stage is."""
-        return stage % self.ranks
+        return self.placement[stage] if self.placement else stage % self.ranks
 
     def chunk_of(self, stage: int) -> int:
         """Which of its rank's stages it is: 0 .. chunks - 1."""
-        return stage // self.ranks
+        if not self.placement:
+            return stage // self.ranks
+        return self.placement[:stage].count(self.placement[stage])
+
+    def stages_of(self, rank: int) -> list[int]:
+        """The stages on a rank, in order."""
+        return [stage for stage in range(self.stages) if self.rank_of(stage) == rank]
 
     def peer(self, transfer: Action) -> int:
         """The rank at the other end of a send or a receive."""

@@ -6,7 +6,8 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from ringlet.runtime.pipeline.actions import Action, PipelineSchedule
-from ringlet.runtime.pipeline.price import UNIT, Costs, Interval, PipelinePrice, price
+from ringlet.runtime.pipeline.costs import UNIT, Costs
+from ringlet.runtime.pipeline.price import Interval, PipelinePrice, price
 
 MARKS = {"F": "", "B": "<", "I": "<", "W": "="}
 CHUNKS = "abcdefghijklmnopqrstuvwxyz"

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from ringlet.comm.schedules import svg
 from ringlet.runtime.pipeline.actions import PipelineSchedule
+from ringlet.runtime.pipeline.costs import UNIT, Costs
 from ringlet.runtime.pipeline.draw import computed
-from ringlet.runtime.pipeline.price import UNIT, Costs, PipelinePrice, price
+from ringlet.runtime.pipeline.price import PipelinePrice, price
 from ringlet.runtime.pipeline.prove import prove
 
 COLOURS = {"F": svg.PALETTE[0], "B": svg.PALETTE[1], "I": svg.PALETTE[1], "W": svg.PALETTE[2]}
@@ -114,7 +115,7 @@ def _blocks(chart: _GanttChart) -> Iterator[str]:
 
 def _messages(chart: _GanttChart, costs: Costs) -> Iterator[str]:
     """Lines from where messages leave to where they arrive, if that takes any time."""
-    if not costs.transfer + costs.latency:
+    if not costs.has_messages:
         return
     for rank, intervals in enumerate(chart.priced.intervals):
         for action, start, end in intervals:
@@ -157,7 +158,7 @@ def _legend(chart: _GanttChart, costs: Costs) -> Iterator[str]:
         yield f'<rect {place} width="22" height="18" fill="{fill}" stroke="{svg.FAINT}"/>'
         yield svg.text(x + 30, y + 13.5, meaning, size=12, fill=svg.SOFT)
         x += 30 + 6.7 * len(meaning) + 20
-    if costs.transfer + costs.latency:
+    if costs.has_messages:
         yield f'<path d="M{svg.point(x + 2, y)}l18 18" stroke="{svg.INK}" stroke-opacity="0.55"/>'
         yield svg.text(x + 30, y + 13.5, "message", size=12, fill=svg.SOFT)
 

@@ -103,7 +103,7 @@ class _PipelineProver:
         own = {"F": [], "W": [action._replace(kind="I")]}
         needed = own.get(action.kind, [action._replace(kind="F")])
         receive = action.transfer("RECV", self._schedule.stages)
-        if receive and self._schedule.ranks == 1:
+        if receive and self._schedule.is_local(receive):
             send = receive.other_end
             return [*needed, send._replace(kind=send.kind[-1])]
         return [*needed, receive] if receive else needed
@@ -135,10 +135,10 @@ class _PipelineProver:
             return f"micro-batches are 0 to {schedule.micro_batches - 1}"
         if schedule.rank_of(action.stage) != rank:
             return f"stage {action.stage} is on rank {schedule.rank_of(action.stage)}"
-        if transfer and schedule.ranks == 1:
-            return "stages on one rank hand over without a transfer"
         if transfer and not 0 <= action.other_end.stage < schedule.stages:
             return "there is no stage at the other end"
+        if transfer and schedule.is_local(action):
+            return "stages on one rank hand over without a transfer"
         return None
 
     def _refuse(self, rank: int, action: Action, reason: str) -> NoReturn:

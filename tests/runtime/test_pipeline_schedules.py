@@ -8,10 +8,11 @@ import pytest
 
 from ringlet.comm.errors import ScheduleError
 from ringlet.runtime.pipeline.actions import Action, PipelineSchedule
+from ringlet.runtime.pipeline.costs import Costs
 from ringlet.runtime.pipeline.draw import draw_text
 from ringlet.runtime.pipeline.formulas import bubble, peaks
 from ringlet.runtime.pipeline.picture import draw_svg
-from ringlet.runtime.pipeline.price import Costs, price
+from ringlet.runtime.pipeline.price import price
 from ringlet.runtime.pipeline.prove import prove
 from ringlet.runtime.pipeline.schedules import make_schedule
 

@@ -11,10 +11,11 @@ from ringlet.launcher.commands.explain.collective import write_picture
 from ringlet.launcher.commands.options import with_options
 from ringlet.launcher.errors import UserError, user_errors
 from ringlet.launcher.options import option
+from ringlet.runtime.pipeline.costs import Costs
 from ringlet.runtime.pipeline.draw import draw_text
 from ringlet.runtime.pipeline.formulas import bubble
 from ringlet.runtime.pipeline.picture import draw_svg
-from ringlet.runtime.pipeline.price import Costs, price
+from ringlet.runtime.pipeline.price import price
 from ringlet.runtime.pipeline.prove import prove
 from ringlet.runtime.pipeline.schedules import INTERLEAVED, SCHEDULES, make_schedule
 
