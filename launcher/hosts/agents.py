@@ -1,5 +1,6 @@
 """The agent for a job, on one host or on several."""
 
+import os
 from contextlib import closing
 
 from ringlet.launcher.hosts.node import node_spec
@@ -7,14 +8,17 @@ from ringlet.launcher.hosts.options import HostOptions
 from ringlet.launcher.supervisor.agent import Agent
 from ringlet.launcher.supervisor.options import WorkerOptions
 
-LISTENING = "ringlet-agent-0-listens-at "
-"""Begins the line in which agent 0 tells the launcher that started it over ssh its address."""
+LISTENING = "RINGLET_LISTENING"
+"""Holds how the line begins in which agent 0 tells the launcher that started it over ssh its
+address. It is random, it comes before any worker is started, and no worker sees it: what users
+print is never taken for it."""
 
 
 def open_agent(hosts: HostOptions, workers: int, options: WorkerOptions) -> closing[Agent]:
     """This host's agent, which speaks with those of the job's other hosts, if there are any.
     Makes the folder for the workers' output. Raises UserError for options that are not possible."""
     options.make_folder()
+    listening = os.environ.pop(LISTENING, "")
     spec = node_spec(hosts)
     if spec is None:
         return closing(Agent(workers, options))
@@ -26,5 +30,5 @@ def open_agent(hosts: HostOptions, workers: int, options: WorkerOptions) -> clos
         return closing(NodeAgent(spec, workers, options))
     agent = Coordinator(spec, workers, options)
     if spec.over_ssh:
-        print(f"{LISTENING}{agent.address}", flush=True)
+        print(f"{listening}{agent.address}", flush=True)
     return closing(agent)

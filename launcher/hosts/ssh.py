@@ -9,6 +9,7 @@ that none outlives the connection.
 import contextlib
 import json
 import os
+import secrets
 import selectors
 import shlex
 import signal
@@ -86,6 +87,7 @@ class SshLauncher:
         self._ssh = shlex.split(os.environ.get("RINGLET_SSH", "")) or SSH
         self._screen = Screen()
         self._agents: list[subprocess.Popen[bytes]] = []
+        self._listening = f"agent 0, {secrets.token_hex(16)}, listens at "
         self._master = f"{bracketed(resolve_host(hosts[0][0].rpartition('@')[2]))}:0"
         self._selector = selectors.DefaultSelector()
         self._signals: list[signal.Signals] = []
@@ -143,7 +145,8 @@ class SshLauncher:
         own = (KEY_FILE, "RINGLET_HOST", "RINGLET_ADDRESS")
         found = {k: v for k, v in os.environ.items() if k.startswith(PASSED_ON) and k not in own}
         key = {} if self._key is None else {KEY: self._key.text}
-        self._send(agent, {"environment": found | key})
+        word = {} if node else {LISTENING: self._listening}
+        self._send(agent, {"environment": found | key | word})
         for stream, target in ((agent.stdout, sys.stdout), (agent.stderr, sys.stderr)):
             pipe = Pipe(stream, partial(self._line, target))
             self._selector.register(pipe, selectors.EVENT_READ, pipe)
@@ -155,8 +158,9 @@ class SshLauncher:
             agent.stdin.flush()
 
     def _line(self, target: TextIO, text: str) -> None:
-        if text.startswith(LISTENING):
-            self._master = text.removeprefix(LISTENING)
+        _, found, address = text.partition(self._listening)  # behind what a login may print
+        if found and len(self._agents) == 1:
+            self._master = address
             for node in range(1, len(self._hosts)):
                 self._start(node)
         else:

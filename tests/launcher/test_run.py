@@ -193,3 +193,21 @@ def test_a_reader_that_goes_away_ends_the_job(launch):
     assert running.process.returncode != 0
     assert running.gone(pids)
     running.process.stdout = None
+
+
+FORGED = """
+    import os
+    print("ringlet-agent-0-listens-at 127.0.0.1:9")
+    print(os.environ.get("RINGLET_LISTENING"), "127.0.0.1:9", flush=True)
+    from ringlet import comm
+    comm.init().barrier()
+    print("met")
+"""
+
+
+def test_what_workers_print_is_never_taken_for_the_launchers_own_words(launch):
+    options = ("--hosts", "127.0.0.1:1,localhost:1", "--no-prefix", "--timeout", "20")
+    code, stdout, stderr = launch(FORGED, options=options).end()
+    assert (code, stderr) == (0, "")
+    printed = ["ringlet-agent-0-listens-at 127.0.0.1:9", "None 127.0.0.1:9", "met"]
+    assert sorted(stdout.splitlines()) == sorted(printed * 2)
