@@ -42,24 +42,26 @@ def _function(task: dict[str, Any]) -> Any:
 
 
 def main() -> None:
-    """Run tasks until the pool closes the channel; end after the first failure."""
+    """Run tasks until the pool asks for the end; end after the first failure."""
     guard = start_guard()
     if guard is None:
         sys.exit("only a WorkerPool can start a warm worker")
     comm.show_last_operations_on_signal()
     faulthandler.register(signal.SIGUSR1, all_threads=True, chain=True)
+    call = 0
     try:
         world = comm.init()
-        guard.control.send({"result": "ready"})
-        while True:
-            task = guard.inbox.get()
+        guard.control.send({"call": call, "result": "ready"})
+        while "end" not in (task := guard.inbox.get()):
+            call = task["call"]
             comm.inject(task["faults"])
             sys.path[:] = task["search"]  # the function's file imports what its caller can
             paths = {name: Path(path) for name, path in task["paths"].items()}
             result = _function(task)(world, **task["arguments"], **paths)
-            guard.control.send({"result": result})
+            guard.control.send({"call": call, "result": result})
     except BaseException as error:
-        guard.control.send({"failed": traceback.format_exc(), "echo": is_echo(error)})
+        text = traceback.format_exc()
+        guard.control.send({"call": call, "failed": text, "echo": is_echo(error)})
         sys.exit(1)
 
 

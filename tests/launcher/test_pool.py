@@ -1,6 +1,8 @@
 """Warm ranks: results, failures with every rank's traceback, ranks that hang, a fresh start."""
 
 import os
+import signal
+import threading
 import time
 
 import numpy as np
@@ -34,6 +36,12 @@ def vanish(world):
 def sleep_on_rank_0(world):
     time.sleep(30 if world.rank == 0 else 0)
     return world.rank
+
+
+def interrupt_the_caller(world, pid):
+    if world.rank == 0:
+        os.kill(pid, signal.SIGUSR2)
+    threading.Event().wait()
 
 
 def double(world, array):
@@ -77,6 +85,35 @@ def test_a_rank_that_hangs_shows_where(pool):
         pool.run(sleep_on_rank_0, deadline=1.0)
     assert "sleep_on_rank_0" in caught.value.failures[0]
     assert caught.value.results == {1: 1}
+
+
+class Interrupted(BaseException):
+    """What Ctrl-C or a test's time limit raises in whoever waits for the ranks."""
+
+
+def test_after_an_interrupted_call_the_next_one_gets_its_own_results(pool):
+    def interrupt(number, frame):
+        raise Interrupted
+
+    before = signal.signal(signal.SIGUSR2, interrupt)
+    try:
+        with pytest.raises(Interrupted):
+            pool.run(interrupt_the_caller, pid=os.getpid())
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert [rank for rank, _ in pool.run(identity, offset=5)] == [5, 6]
+
+
+def leave_a_note(world, path):
+    import atexit
+
+    atexit.register(lambda: (path / f"{world.rank}").touch())
+
+
+def test_ranks_of_a_closed_pool_end_as_programs_do(tmp_path):
+    with WorkerPool(2) as pool:
+        pool.run(leave_a_note, path=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1"]
 
 
 def test_a_function_that_workers_cannot_find_is_refused(pool):

@@ -199,7 +199,8 @@ ORDER = {
     "launcher": [
         {"errors", "options"},
         {"units", "supervisor"},
-        {"hosts", "workers", "testing"},
+        {"hosts", "workers"},
+        {"testing"},
         {"commands"},
         {"cli"},
         {"remote"},
