@@ -17,5 +17,8 @@ setup(
         "ringlet": "src/ringlet",
         **{f"ringlet.{name}": name for name in FOLDERS},
     },
-    package_data={"ringlet": ["py.typed"]},
+    package_data={
+        "ringlet": ["py.typed"],
+        "ringlet.runtime.planning": ["clusters/*.toml"],
+    },
 )

@@ -19,6 +19,8 @@ from ringlet.nn.models import GPT, GPTConfig
 from ringlet.nn.optim import AdamW
 from ringlet.runtime import Mesh, MicroBatch, Parallelism, Step, parallelize
 from ringlet.runtime.planning.footprint import footprint
+from ringlet.runtime.planning.models import model_of
+from ringlet.runtime.planning.setting import Setting
 
 CASES = {
     "one process": ({}, {}),
@@ -88,14 +90,14 @@ def measure(name, sizes, samples, micro):
         )
     rows = []
     for place, nbytes in dict(map(tuple, found)).items():
-        wanted = footprint(
-            GPTConfig(**sizes),
+        replicas = mesh.get("dp", 1) * mesh.get("ep", 1)
+        setting = Setting(
             mesh,
-            Parallelism(**{**options, "recompute": tuple(options.get("recompute", ()))}),
-            samples=samples,
-            micro_batches=micro,
-            stage_rank=place,
+            batch=samples * micro * replicas,
+            micro_batch=samples,
+            options=Parallelism(**{**options, "recompute": tuple(options.get("recompute", ()))}),
         )
+        wanted = footprint(model_of(GPTConfig(**sizes)), setting, place)
         rows.append((nbytes, wanted.total))
     return rows
 

@@ -1,7 +1,7 @@
-"""Models on many processes: meshes and every kind of parallelism, the trainer, checkpoints.
+"""Models on many processes: meshes and every kind of parallelism, trainer, checkpoints, planning.
 
 Each part knows only those before it: mesh, device_collectives; compression; pipeline; options,
-rules; tensor, context; expert; sharding; data; checkpoint; assembly, parallel; planning, training.
+rules; tensor, context; expert; sharding; data; checkpoint; assembly, parallel; training; planning.
 To see how they work together, begin with parallel.py, then follow what interests you.
 """
 
@@ -19,6 +19,11 @@ from ringlet.runtime.mesh import Mesh, MeshError
 from ringlet.runtime.options import Parallelism
 from ringlet.runtime.parallel import Parallel, Step, parallelize
 from ringlet.runtime.pipeline.run import MicroBatch
+from ringlet.runtime.planning.cluster import Cluster, load_cluster
+from ringlet.runtime.planning.figures import ClusterError
+from ringlet.runtime.planning.models import MODELS, Model, model_of
+from ringlet.runtime.planning.setting import Setting
+from ringlet.runtime.planning.simulate import Simulation, simulate
 from ringlet.runtime.training.checks import NonFinite
 from ringlet.runtime.training.config import ConfigError, TrainConfig, make_config
 from ringlet.runtime.training.corpus import Corpus, DataError, load_corpus
@@ -26,8 +31,11 @@ from ringlet.runtime.training.fit import check_fit
 from ringlet.runtime.training.trainer import Outcome, Trainer
 
 __all__ = [
+    "MODELS",
     "Checkpoint",
     "CheckpointError",
+    "Cluster",
+    "ClusterError",
     "ConfigError",
     "Corpus",
     "DataError",
@@ -35,10 +43,13 @@ __all__ = [
     "Mesh",
     "MeshError",
     "MicroBatch",
+    "Model",
     "NonFinite",
     "Outcome",
     "Parallel",
     "Parallelism",
+    "Setting",
+    "Simulation",
     "Step",
     "TrainConfig",
     "Trainer",
@@ -46,9 +57,12 @@ __all__ = [
     "check_fit",
     "latest_checkpoint",
     "load_checkpoint",
+    "load_cluster",
     "load_corpus",
     "make_config",
+    "model_of",
     "parallelize",
     "save_checkpoint",
+    "simulate",
     "verify_checkpoint",
 ]

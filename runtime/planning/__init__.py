@@ -1,4 +1,8 @@
-"""What a run will need, by formula.
+"""What a run will take: descriptions of clusters and models, costs, a simulator, memory by formula.
 
-Knows the mesh, the options, `pipeline` and `data`.
+Knows the mesh, the options, `pipeline`, `data`, and `comm`'s schedules as data.
+
+Read cluster.py and device.py (the machine), models.py and setting.py (what runs, cut how), then
+operations.py and costs.py (seconds of each part), fabric.py and events.py (collectives),
+simulate.py (a step) and footprint.py (memory). docs/planning.md has the formulas and their sources.
 """

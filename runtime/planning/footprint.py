@@ -1,24 +1,26 @@
-"""How much memory a rank needs: the papers' formulas, for a GPT on a mesh.
+"""How much memory a rank needs: the papers' formulas, for any model on a mesh.
 
 Parameters, gradients and optimizer state: Rajbhandari et al., "ZeRO" (2020), section 5.
 Activations: Korthikanti et al., "Reducing activation recomputation in large transformer models"
 (2022), section 4, with what the operations here keep for their backward.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ringlet.nn.autograd.operations.linear_cross_entropy import LOGITS, ROWS
-from ringlet.nn.autograd.operations.tiled_attention import KEPT, rows_for
-from ringlet.nn.models import GPTConfig
+from ringlet.nn.autograd.operations.tiled_attention import rows_for
 from ringlet.runtime.data.zero_blocks import BUFFERS
-from ringlet.runtime.mesh import AXES, share
-from ringlet.runtime.options import Parallelism
-from ringlet.runtime.pipeline.prove import prove
-from ringlet.runtime.pipeline.schedules import make_schedule
-
-ITEM = 4
-"""Bytes of a float32."""
+from ringlet.runtime.pipeline.actions import PipelineSchedule
+from ringlet.runtime.planning.costs import CORE, WHOLE, repeated
+from ringlet.runtime.planning.models import (
+    Block,
+    Model,
+    dense_parameters,
+    embed_parameters,
+    expert_parameters,
+    head_parameters,
+)
+from ringlet.runtime.planning.setting import Precision, Setting
 
 
 @dataclass(frozen=True)
@@ -29,131 +31,174 @@ class Footprint:
     gradients: float
     optimizer: float
     activations: float
+    buffers: float = 0.0
+    """What is there for a moment: messages of the pipeline, inputs gathered over tensor-parallel
+    ranks, and the blocks that ZeRO's stages 2 and 3 have whole; and a compressor's memory."""
 
     @property
     def total(self) -> float:
         """All of them together."""
-        return self.parameters + self.gradients + self.optimizer + self.activations
+        return self.parameters + self.gradients + self.optimizer + self.activations + self.buffers
 
 
-def footprint(
-    sizes: GPTConfig,
-    shape: Mapping[str, int],
-    options: Parallelism,
-    *,
-    samples: int,
-    micro_batches: int = 1,
-    stage_rank: int = 0,
-    states: int = 2,
-) -> Footprint:
-    """What the pipeline's rank `stage_rank` needs for a training step.
+def states(
+    parameters: float, ranks: int, zero: int, precision: Precision
+) -> tuple[float, float, float]:
+    """Bytes of parameters, gradients and optimizer state, ZeRO's stage `zero` over so many ranks.
 
-    `samples` is the number of contexts in a micro-batch, `states` the number of the optimizer's
-    arrays (AdamW has 2, SGD without momentum none).
+    With precision.MIXED this is table 1 of the paper: (4 + 12 / N), (2 + 14 / N) and 16 / N bytes
+    for each parameter.
     """
-    shape = {axis: shape.get(axis, 1) for axis in AXES}
-    experts = expert_parameters(sizes, shape["tp"]) / shape["ep"]
-    block = dense_parameters(sizes, shape["tp"]) + experts
-    stages = shape["pp"] * options.chunks
-    mine = [stage for stage in range(stages) if stage % shape["pp"] == stage_rank]
-    blocks = sum(share(sizes.n_layer, stages, stage)[1] for stage in mine)
-    root = (embed_parameters(sizes, shape["tp"]) if 0 in mine else 0) + (
-        head_parameters(sizes, shape["tp"], tied=0 in mine) if stages - 1 in mine else 0
+    part = parameters / ranks
+    return (
+        precision.parameter * (part if zero == 3 else parameters),
+        precision.gradient * (part if zero >= 2 else parameters),
+        precision.optimizer * (part if zero else parameters),
     )
-    whole, ranks = blocks * block + root, shape["dp"] * shape["cp"]
-    here = min(BUFFERS, blocks) * block + root  # a few blocks at a time, from stage 2 on
+
+
+def footprint(model: Model, setting: Setting, stage_rank: int = 0) -> Footprint:
+    """What the pipeline's rank `stage_rank` needs for a training step."""
+    options, precision = setting.options, setting.program.precision
+    dense, experts, largest = shards(model, setting, stage_rank)
+    ranks = setting.mesh["dp"] * setting.mesh["cp"]
     # Those who differ in ep share everything but the experts.
-    part = blocks * experts / ranks + (whole - blocks * experts) / (ranks * shape["ep"])
-    return Footprint(
-        parameters=ITEM * (part + here if options.zero == 3 else whole),
-        gradients=ITEM * (part + here if options.zero >= 2 else whole),
-        optimizer=ITEM * states * (part if options.zero else whole),
-        activations=ITEM * _activations(sizes, shape, options, samples, micro_batches, stage_rank),
+    parameters, gradients, optimizer = (
+        a + b
+        for a, b in zip(
+            states(dense, ranks * setting.mesh["ep"], options.zero, precision),
+            states(experts, ranks, options.zero, precision),
+            strict=True,
+        )
     )
+    buffers = _messages(model, setting)
+    if options.zero >= 2:  # a few blocks at a time
+        whole = precision.gradient + (precision.parameter if options.zero == 3 else 0)
+        buffers += whole * largest
+    if options.compress:
+        buffers += precision.gradient * dense  # what was lost
+    activations = _activations(model, setting, stage_rank)
+    return Footprint(parameters, gradients, optimizer, activations, buffers)
 
 
-def dense_parameters(sizes: GPTConfig, tensor: int = 1) -> float:
-    """Numbers in a block without its experts, if it has any."""
-    width, bias = sizes.n_embd, sizes.bias
-    attention = (4 * width * width + 3 * width * bias) / tensor + width * bias
-    mlp = width * sizes.n_expert if sizes.n_expert else _mlp_parameters(sizes, tensor)
-    return attention + mlp + 4 * width
+def shards(model: Model, setting: Setting, rank: int) -> tuple[float, float, float]:
+    """Numbers on a rank of the pipeline, before ZeRO: outside experts, in experts, and in what ZeRO
+    has whole at once, a few blocks and all that lies outside them."""
+    tensor, expert = setting.mesh["tp"], setting.mesh["ep"]
+    schedule = setting.schedule
+    own, last = schedule.stages_of(rank), schedule.stages - 1
+    bounds = [0]
+    for count in setting.blocks_of(len(model.blocks)):
+        bounds.append(bounds[-1] + count)
+    blocks = [b for stage in own for b in model.blocks[bounds[stage] : bounds[stage + 1]]]
+    root = embed_parameters(model, tensor) if 0 in own else 0.0
+    if last in own:
+        root += head_parameters(model, tensor, shared=0 in own)
+    dense = [dense_parameters(block, tensor) for block in blocks]
+    experts = [expert_parameters(block, tensor) / expert for block in blocks]
+    together = sorted(map(sum, zip(dense, experts, strict=True)))[-BUFFERS:]
+    return sum(dense) + root, sum(experts), sum(together) + root
 
 
-def expert_parameters(sizes: GPTConfig, tensor: int = 1) -> float:
-    """Numbers in all experts of a block."""
-    return sizes.n_expert * _mlp_parameters(sizes, tensor)
+def block_activations(block: Block, model: Model, setting: Setting) -> tuple[float, float, float]:
+    """Bytes that a block keeps of one micro-batch: all, without the scores, and its input only.
 
-
-def _mlp_parameters(sizes: GPTConfig, tensor: int) -> float:
-    width, bias = sizes.n_embd, sizes.bias
-    return (8 * width * width + 4 * width * bias) / tensor + width * bias
-
-
-def embed_parameters(sizes: GPTConfig, tensor: int = 1) -> float:
-    """Numbers in the embeddings of ids, which are sharded, and of positions."""
-    return -(-sizes.vocab_size // tensor) * sizes.n_embd + sizes.block_size * sizes.n_embd
-
-
-def head_parameters(sizes: GPTConfig, tensor: int = 1, tied: bool = True) -> float:
-    """Numbers in the last norm and, if the embedding is on another rank, in its copy here."""
-    copy = 0 if tied else -(-sizes.vocab_size // tensor) * sizes.n_embd
-    return 2 * sizes.n_embd + copy
-
-
-def block_activations(
-    sizes: GPTConfig, shape: Mapping[str, int], options: Parallelism
-) -> tuple[float, float]:
-    """Numbers that a block keeps for one sample: all of them, and with recomputation.
-
-    For each position, in units of the width: 4 outside the sharded layers (two normalized inputs
-    and two inputs of linear layers), and 12 inside (queries, keys and values 3, attention 1, and
-    twice 4 in the MLP). For each of a position's top_k experts (if the load is even and none is
-    dropped) 2 more: what goes into the expert and what comes out. Attention keeps its exponentials
-    for short contexts, otherwise (and in a ring) only their sums.
+    For each position, in units of the width of a GPT: 4 outside the sharded layers (two normalized
+    inputs and two inputs of linear layers) and, with dropout, 2 masks of a byte; 12 inside
+    (queries, keys and values 3, attention 1, and twice 4 in the MLP). For each of a position's
+    top_k experts (if the load is even and none is dropped) 2 more: what goes into the expert and
+    what comes out. Attention keeps its scores for short contexts, or if the program does not tile.
     """
-    tensor, context = shape["tp"], shape["cp"]
-    row = sizes.block_size / context * sizes.n_embd
-    outside = 4 * row / (tensor if options.sequence else 1)
-    scores = sizes.n_head * sizes.block_size * _seen(sizes.block_size) if context == 1 else 0.0
-    if any("attend" in pattern for pattern in options.recompute):
-        scores = 0.0
-    mlp = 8 * row / tensor
-    if sizes.n_expert:
-        mlp = sizes.top_k * (mlp + 2 * row)
-    everything = outside + (4 * row + scores) / tensor + mlp
-    return everything, row / (tensor if options.sequence else 1)
+    program, tensor = setting.program, setting.mesh["tp"]
+    item = program.precision.activation
+    rows = setting.micro_batch * model.context / setting.mesh["cp"]
+    split = tensor if setting.options.sequence else 1
+    masks = 2 * block.width if block.dropout and not program.tiled else 0
+    outside = (2 * block.norms * block.width * item + masks) / split
+    queries, keys = block.heads * block.head, block.kv_heads * block.head
+    attention = block.attentions * (2 * queries + 2 * keys)
+    mlp = (3 if block.gated else 2) * block.inner / tensor
+    if block.experts:
+        mlp = block.top_k * (mlp + 2 * block.width)
+    without = rows * (outside + item * (attention / tensor + mlp))
+    scores = _scores(block, model, setting) * rows * block.heads / tensor
+    return without + scores, without, rows * block.width * item / split
 
 
-def _seen(length: int) -> float:
-    """Keys for which a query's exponentials are kept, on average over the blocks of queries."""
-    if length > KEPT:
+def _scores(block: Block, model: Model, setting: Setting) -> float:
+    """Bytes of scores kept for each query of a head."""
+    program, length = setting.program, model.context
+    item = program.precision.activation
+    if not program.tiled:
+        # What softmax and dropout give, and a mask of a byte.
+        return block.attentions * length * (2 * item + 1 if block.dropout else item)
+    if length > program.contexts_kept or setting.mesh["cp"] > 1:
         return 0.0
+    if not block.causal:
+        return block.attentions * length * item
     rows = rows_for(length)
     starts = range(0, length, rows)
-    return sum(min(s + rows, length) * min(rows, length - s) for s in starts) / length
+    return item * sum(min(s + rows, length) * min(rows, length - s) for s in starts) / length
 
 
-def _activations(
-    sizes: GPTConfig,
-    shape: Mapping[str, int],
-    options: Parallelism,
-    samples: int,
-    micro_batches: int,
-    rank: int,
-) -> float:
-    """Numbers kept at the peak, for all micro-batches in flight on all stages of the rank."""
-    schedule = make_schedule(options.schedule, shape["pp"], micro_batches, options.chunks)
-    blocks = share(sizes.n_layer, schedule.stages, rank)[1]  # of one stage; the first have most
-    everything, inputs = block_activations(sizes, shape, options)
-    kept, more = (inputs, everything) if "blocks" in options.recompute else (everything, 0.0)
-    total = samples * (prove(schedule).peaks[rank] * blocks * kept + more)
-    if rank == (schedule.stages - 1) % shape["pp"]:
-        rows = samples * sizes.block_size / shape["cp"]
-        total += 2 * rows * sizes.n_embd / (shape["tp"] if options.sequence else 1)
-        # A gradient of all logits, or a block of them and the gradients made from it (see
-        # nn.autograd.operations.linear_cross_entropy).
-        vocabulary = sizes.vocab_size / shape["tp"]
-        block = max(ROWS, LOGITS / vocabulary) * vocabulary
-        total += min(rows * vocabulary, block + (vocabulary + rows) * sizes.n_embd)
-    return total
+def _messages(model: Model, setting: Setting) -> float:
+    """Bytes of a message in each direction of a pipeline, and of one gathered input."""
+    rows = setting.micro_batch * model.context / setting.mesh["cp"]
+    whole = rows * model.width * setting.program.precision.activation
+    split = setting.mesh["tp"] if setting.options.sequence else 1
+    gathered = whole if split > 1 else 0.0
+    return gathered + (2 * whole / split if setting.mesh["pp"] > 1 else 0.0)
+
+
+def _activations(model: Model, setting: Setting, rank: int) -> float:
+    """Bytes kept at the peak, for all micro-batches in flight on all stages of the rank."""
+    kept: dict[int, float] = {}
+    more, first = 0.0, 0
+    known: dict[Block, tuple[float, float, float]] = {}
+    schedule = setting.schedule
+    own = set(schedule.stages_of(rank))
+    for stage, count in enumerate(setting.blocks_of(len(model.blocks))):
+        total = 0.0
+        for number in range(first, first + count) if stage in own else ():
+            block = model.blocks[number]
+            if block not in known:
+                known[block] = block_activations(block, model, setting)
+            everything, without, inputs = known[block]
+            what = repeated(setting.options, number)
+            total += {WHOLE: inputs, CORE: without}.get(what, everything)
+            # What is computed again is there while its backward runs.
+            more = max(more, everything - {WHOLE: 0.0, CORE: without}.get(what, everything))
+        kept[stage] = total
+        first += count
+    peak = more + _most_in_flight(schedule, rank, kept)
+    if schedule.stages - 1 in own:
+        peak += _head_activations(model, setting)
+    return peak
+
+
+def _most_in_flight(schedule: PipelineSchedule, rank: int, kept: dict[int, float]) -> float:
+    """The most bytes at a time; a micro-batch's live from its F to its B, or W."""
+    now = most = 0.0
+    for kind, stage, _ in schedule.compute[rank]:
+        if kind == "F":
+            now += kept[stage]
+            most = max(most, now)
+        elif kind in "BW":
+            now -= kept[stage]
+    return most
+
+
+def _head_activations(model: Model, setting: Setting) -> float:
+    """Bytes of the last normalization, and of the logits and their gradients."""
+    program, tensor = setting.program, setting.mesh["tp"]
+    item = program.precision.activation
+    rows = setting.micro_batch * model.context / setting.mesh["cp"]
+    split = tensor if setting.options.sequence else 1
+    found = 2 * rows * model.width * item / split
+    vocabulary = model.vocabulary / tensor
+    if not program.fused_loss:
+        return found + 4 * rows * vocabulary
+    # A gradient of all logits, or a block of them and the gradients made from it (see
+    # nn.autograd.operations.linear_cross_entropy).
+    block = max(ROWS, LOGITS / vocabulary) * vocabulary
+    return found + item * min(rows * vocabulary, block + (vocabulary + rows) * model.width)

@@ -14,24 +14,28 @@ INTERMEDIATE_MULTIPLE = 32
 """A Llama's hidden layer is 8/3 of the width, rounded up to a multiple of this to be sharded."""
 
 
-def make_model(config: TrainConfig, vocab_size: int) -> LanguageModel:
-    """A new model; within `nn.uninitialized()` its parameters have no values yet."""
+def model_config(config: TrainConfig, vocab_size: int) -> GPTConfig | LlamaConfig:
+    """The sizes of the model."""
     if config.model == "llama":
         multiple = INTERMEDIATE_MULTIPLE
-        return Llama(
-            LlamaConfig(
-                vocab_size=vocab_size,
-                hidden_size=config.n_embd,
-                intermediate_size=-(-8 * config.n_embd // (3 * multiple)) * multiple,
-                num_hidden_layers=config.n_layer,
-                num_attention_heads=config.n_head,
-                num_key_value_heads=config.n_kv_head,
-                max_position_embeddings=config.block_size,
-            )
+        return LlamaConfig(
+            vocab_size=vocab_size,
+            hidden_size=config.n_embd,
+            intermediate_size=-(-8 * config.n_embd // (3 * multiple)) * multiple,
+            num_hidden_layers=config.n_layer,
+            num_attention_heads=config.n_head,
+            num_key_value_heads=config.n_kv_head,
+            max_position_embeddings=config.block_size,
         )
     options = asdict(config)
     same = {field.name: options[field.name] for field in fields(GPTConfig) if field.name in options}
-    return GPT(GPTConfig(**{**same, "vocab_size": vocab_size, "n_expert": config.experts}))
+    return GPTConfig(**{**same, "vocab_size": vocab_size, "n_expert": config.experts})
+
+
+def make_model(config: TrainConfig, vocab_size: int) -> LanguageModel:
+    """A new model; within `nn.uninitialized()` its parameters have no values yet."""
+    sizes = model_config(config, vocab_size)
+    return Llama(sizes) if isinstance(sizes, LlamaConfig) else GPT(sizes)
 
 
 def _betas(config: TrainConfig) -> dict[str, Any]:

@@ -5,13 +5,10 @@ from pathlib import Path
 import pytest
 
 from ringlet.launcher.workers.warm import load
-from ringlet.nn.models import GPT, GPTConfig
-from ringlet.runtime.planning.footprint import (
-    dense_parameters,
-    embed_parameters,
-    expert_parameters,
-    head_parameters,
-)
+from ringlet.nn.models import GPT, T5, GPTConfig, Llama, LlamaConfig, T5Config
+from ringlet.runtime.planning.models import model_of
+
+KINDS = {GPTConfig: GPT, LlamaConfig: Llama, T5Config: T5}
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "memory.py"
 SIZES = {"vocab_size": 256, "block_size": 128, "n_layer": 8, "n_head": 4, "n_embd": 320}
@@ -36,12 +33,20 @@ def test_the_peak_is_the_formulas(benchmark, case):
         assert 0.85 < measured / formula < 1.15
 
 
-@pytest.mark.parametrize("experts", [0, 3])
-@pytest.mark.parametrize("bias", [True, False])
-def test_parameters_are_counted_right(bias, experts):
-    sizes = GPTConfig(30, 16, n_layer=3, n_head=2, n_embd=8, bias=bias, n_expert=experts)
-    model = GPT(sizes)
-    block = dense_parameters(sizes) + expert_parameters(sizes)
-    assert sum(p.size for p in model.blocks[0].parameters()) == block
-    ends = embed_parameters(sizes) + head_parameters(sizes)
-    assert model.num_parameters() == 3 * block + ends
+CONFIGS = [
+    GPTConfig(30, 16, n_layer=3, n_head=2, n_embd=8),
+    GPTConfig(30, 16, n_layer=3, n_head=2, n_embd=8, bias=False, n_expert=3),
+    LlamaConfig(30, 16, 24, 3, 4, 2, max_position_embeddings=16),
+    LlamaConfig(30, 16, 24, 3, 4, tie_word_embeddings=True),
+    T5Config(30, 16, 4, 24, 2, 3, 4, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: type(config).__name__)
+def test_parameters_are_counted_right(config):
+    model = KINDS[type(config)](config)
+    found = sum(parameter.size for parameter in model.parameters())
+    if isinstance(config, T5Config):  # tables of relative positions, a second last norm
+        found -= sum(p.size for name, p in model.named_parameters() if "relative" in name)
+        found -= config.d_model
+    assert model_of(config).parameters == found

@@ -194,7 +194,8 @@ ORDER = {
         {"checkpoint"},
         {"assembly"},
         {"parallel"},
-        {"planning", "training"},
+        {"training"},
+        {"planning"},
     ],
     "launcher": [
         {"errors", "options"},

@@ -132,11 +132,11 @@ def files_of(wheel):
 
 
 def expected_files():
-    """What a wheel has to hold: the tracked Python files of the four folders, and the package."""
+    """What a wheel has to hold: the tracked files of the four folders, and the package."""
     code = {
         f"ringlet/{path.as_posix()}"
         for path in tracked()
-        if path.suffix == ".py" and path.parts[0] in FOLDERS
+        if path.suffix in (".py", ".toml") and path.parts[0] in FOLDERS
     }
     return code | {"ringlet/__init__.py", "ringlet/py.typed"}
 
@@ -183,7 +183,9 @@ def test_the_sdist_gives_the_same_wheel(sdist, wheel, tmp_path, empty):
     install(sdist, target, empty)
     check_imports(target, target, empty)
     installed = {path.relative_to(target).as_posix() for path in (target / "ringlet").rglob("*")}
-    assert files_of(wheel) == {name for name in installed if name.endswith((".py", ".typed"))}
+    assert files_of(wheel) == {
+        name for name in installed if name.endswith((".py", ".typed", ".toml"))
+    }
 
 
 def test_a_zip_of_the_source_imports_through_src(source, tmp_path, empty):

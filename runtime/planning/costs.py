@@ -1,0 +1,291 @@
+"""Seconds and FLOPs of a model's parts on a device: each kind of block once, then multiplied."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cached_property, lru_cache
+from typing import NamedTuple
+
+from ringlet.runtime.options import Parallelism
+from ringlet.runtime.planning.cluster import Cluster
+from ringlet.runtime.planning.device import Operation
+from ringlet.runtime.planning.fabric import Fabric, Ranks
+from ringlet.runtime.planning.models import Block, Model, dense_parameters, expert_parameters
+from ringlet.runtime.planning.operations import (
+    Call,
+    Part,
+    block_part,
+    embedding_part,
+    head_part,
+)
+from ringlet.runtime.planning.setting import Setting
+
+BLOCK_PATHS = ("transformer.h.{}", "model.layers.{}")
+"""Where the models of `nn` have their blocks."""
+
+WHOLE, CORE = "whole", "core"
+"""What of a block is computed again in backward: everything, or attention without its products."""
+
+
+class Seconds(NamedTuple):
+    """Of one part of a model, for one micro-batch. A whole backward takes inputs + weights."""
+
+    forward: float = 0.0
+    inputs: float = 0.0
+    weights: float = 0.0
+    exposed: tuple[tuple[str, float], ...] = ()
+    """By axis, seconds of the above in which the rank only communicates."""
+
+    recomputed: float = 0.0
+    """Seconds of inputs in which forward is repeated."""
+
+    def __add__(self, other: "Seconds") -> "Seconds":  # type: ignore[override]
+        exposed = dict(self.exposed)
+        for axis, seconds in other.exposed:
+            exposed[axis] = exposed.get(axis, 0.0) + seconds
+        return Seconds(
+            self.forward + other.forward,
+            self.inputs + other.inputs,
+            self.weights + other.weights,
+            tuple(exposed.items()),
+            self.recomputed + other.recomputed,
+        )
+
+    def times(self, count: float) -> "Seconds":
+        """The same so many times."""
+        exposed = tuple((axis, count * seconds) for axis, seconds in self.exposed)
+        return Seconds(
+            count * self.forward, count * self.inputs, count * self.weights,
+            exposed, count * self.recomputed,
+        )  # fmt: skip
+
+
+def repeated(options: Parallelism, number: int) -> str:
+    """What the options recompute of the block of this number: WHOLE, CORE or nothing ("").
+
+    "blocks" are all blocks; a pattern may name some (`transformer.h.1?`), or attention within them
+    (`*.attend`). Other patterns recompute too little to count.
+    """
+    found = ""
+    for pattern in options.recompute:
+        for path in (path.format(number) for path in BLOCK_PATHS):
+            if pattern == "blocks" or fnmatchcase(path, pattern):
+                return WHOLE
+            if any(fnmatchcase(f"{path}.{name}.attend", pattern) for name in ("attn", "self_attn")):
+                found = CORE
+    return found
+
+
+def model_flops(model: Model, samples: int) -> float:
+    """FLOPs of a step for so many samples, forward and backward: all products, all of attention's
+    scores (also those that a mask hides), no recomputation.
+
+    For a GPT: 72 B s l h^2 (1 + s / (6 h) + V / (12 l h)), Narayanan et al. 2021, appendix.
+    """
+    blocks = sum(block_flops(block, model.context) for block in model.blocks)
+    return 3.0 * samples * (blocks + 2.0 * model.context * model.vocabulary * model.width)
+
+
+@lru_cache(maxsize=256)
+def block_flops(block: Block, context: int) -> float:
+    """FLOPs of a block's forward pass for one sample."""
+    queries, keys = block.heads * block.head, block.kv_heads * block.head
+    attention = 2.0 * block.width * (2 * queries + 2 * keys) + 4.0 * context * queries
+    mlp = (6.0 if block.gated else 4.0) * block.width * block.inner * max(block.top_k, 1)
+    router = 2.0 * block.width * block.experts
+    return context * (block.attentions * attention + mlp + router)
+
+
+def core_flops(block: Block, context: int) -> float:
+    """Of these, attention's without its projections."""
+    return 4.0 * context * context * block.heads * block.head * block.attentions
+
+
+def hardware_flops(model: Model, samples: int, options: Parallelism) -> float:
+    """FLOPs with what is computed again."""
+    again = 0.0
+    for number, block in enumerate(model.blocks):
+        what = repeated(options, number)
+        if what:
+            count = block_flops if what == WHOLE else core_flops
+            again += count(block, model.context)
+    return model_flops(model, samples) + samples * again
+
+
+@dataclass
+class ModelCosts:
+    """What each part and each stage of a model costs for one micro-batch.
+
+    With several workers on a host, computing takes `slowdown.neighbours` longer.
+    """
+
+    model: Model
+    cluster: Cluster
+    setting: Setting
+    fabric: Fabric = field(default=None)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        self.fabric = self.fabric or Fabric(self.cluster)
+        workers = min(self.setting.ranks, self.cluster.devices)
+        self._factor = self.cluster.slowdown.beside(workers)
+        self._dtype = self.setting.program.precision.dtype
+
+    def group(self, *axes: str) -> Ranks:
+        """The ranks along neighbouring axes of the mesh, in the order of AXES."""
+        size = 1
+        for axis in axes:
+            size *= self.setting.mesh[axis]
+        return Ranks(size, self.setting.strides[axes[-1]])
+
+    def calls(self, calls: Sequence[Call]) -> dict[str, float]:
+        """Seconds of collectives, by axis."""
+        found: dict[str, float] = {}
+        for operation, axis, nbytes in calls:
+            seconds = self.fabric.collective(operation, self.group(axis), nbytes)
+            if seconds:
+                found[axis] = found.get(axis, 0.0) + seconds
+        return found
+
+    def compute(self, operations: Sequence[Operation]) -> float:
+        """Seconds of operations one after the other on a device."""
+        return self._factor * self.cluster.device.sequence(operations, self._dtype)
+
+    def part(self, part: Part, again: str = "") -> Seconds:
+        """Seconds of one part, with what of it is computed again."""
+        forward, core = self.compute(part.forward), self.compute(part.core)
+        back = self.compute((*part.inputs, *part.weights))
+        weights = back * self._share(part)
+        inputs = back - weights
+        there, home = self.calls(part.forward_calls), self.calls(part.inputs_calls)
+        if self.setting.program.overlap_context:
+            forward += self._hide(there, "cp", core)
+            inputs += self._hide(home, "cp", inputs)
+        if self.setting.program.overlap_tensor:
+            weights += self._hide(home, "tp", weights)
+        forward += sum(there.values())
+        repeats = {WHOLE: forward, CORE: core, "": 0.0}[again]
+        every = (there, home, there if again == WHOLE else {})
+        exposed = {axis: sum(calls.get(axis, 0.0) for calls in every) for axis in {**there, **home}}
+        inputs += sum(home.values()) + repeats
+        return Seconds(forward, inputs, weights, tuple(exposed.items()), repeats)
+
+    def _hide(self, exposed: dict[str, float], axis: str, behind: float) -> float:
+        """Hide what is sent behind computing; returns the seconds by which that takes longer."""
+        hidden = min(exposed.get(axis, 0.0), behind)
+        if hidden:
+            exposed[axis] -= hidden
+        return hidden * self.cluster.slowdown.sums
+
+    def _share(self, part: Part) -> float:
+        """The weights' part of a backward pass."""
+        seconds = self.cluster.device.seconds
+        inputs, weights = (
+            sum(seconds(one, self._dtype) for one in operations)
+            for operations in (part.inputs, part.weights)
+        )
+        return weights / (inputs + weights) if weights else 0.0
+
+    @cached_property
+    def embedding(self) -> Seconds:
+        """Of the embedding, which the first stage has."""
+        return self.part(embedding_part(self.model, self.setting))
+
+    @cached_property
+    def head(self) -> Seconds:
+        """Of the head and the loss, which the last stage has."""
+        return self.part(head_part(self.model, self.setting))
+
+    @cached_property
+    def blocks(self) -> tuple[Seconds, ...]:
+        """Of each block."""
+        known: dict[tuple[Block, str], Seconds] = {}
+        found = []
+        for number, block in enumerate(self.model.blocks):
+            key = block, repeated(self.setting.options, number)
+            if key not in known:
+                part = block_part(block, self.model, self.setting)
+                known[key] = self.part(part, key[1])
+            found.append(known[key])
+        return tuple(found)
+
+    @cached_property
+    def stages(self) -> tuple[Seconds, ...]:
+        """Of each stage of the pipeline."""
+        found, first = [], 0
+        cuts = self.setting.blocks_of(len(self.model.blocks))
+        for number, count in enumerate(cuts):
+            total = Seconds()
+            for own in _runs(self.blocks[first : first + count]):
+                total += own
+            if number == 0:
+                total += self.embedding
+            if number == len(cuts) - 1:
+                total += self.head
+            found.append(self._with_transfers(number, self._with_shards(total, number, count)))
+            first += count
+        return tuple(found)
+
+    def _with_transfers(self, stage: int, own: Seconds) -> Seconds:
+        """If a rank waits for its messages: it receives and sends in forward, and in backward."""
+        if self.setting.program.overlap_transfers or self.setting.mesh["pp"] == 1:
+            return own
+        each = sum(self.transfer())
+        last = self.setting.stages - 1
+        return own + Seconds(each * (stage < last), each * (stage > 0))
+
+    def _with_shards(self, own: Seconds, stage: int, blocks: int) -> Seconds:
+        """ZeRO's stages 2 and 3 send in each pass: gradients, and before both ways parameters."""
+        zero, mesh = self.setting.options.zero, self.setting.mesh
+        group = Ranks(mesh["dp"] * mesh["ep"] * mesh["cp"], self.setting.strides["cp"])
+        if zero < 2 or group.size == 1 or not blocks:
+            return own
+        first = sum(self.setting.blocks_of(len(self.model.blocks))[:stage])
+        numbers = [
+            dense_parameters(b, mesh["tp"]) + expert_parameters(b, mesh["tp"]) / mesh["ep"]
+            for b in self.model.blocks[first : first + blocks]
+        ]
+        precision, collective = self.setting.program.precision, self.fabric.collective
+        scattered = sum(
+            collective("reduce_scatter", group, n * precision.gradient) for n in numbers
+        )
+        gathered = 0.0
+        if zero == 3:
+            gathered = sum(
+                collective("all_gather", group, n * precision.parameter) for n in numbers
+            )
+        there, home = {"dp": gathered}, {"dp": gathered + scattered}
+        if self.setting.program.overlap_parameters:
+            own += Seconds(self._hide(there, "dp", own.forward * (1 - 1 / blocks)))
+            hidden = (own.inputs + own.weights) * (1 - 1 / blocks)
+            own += Seconds(0.0, self._hide(home, "dp", hidden))
+        exposed = there["dp"] + home["dp"]
+        return own + Seconds(there["dp"], home["dp"], 0.0, (("dp", exposed),))
+
+    def transfer(self) -> tuple[float, float]:
+        """(busy, latency) of what passes from a stage to the next for one micro-batch."""
+        mesh, options = self.setting.mesh, self.setting.options
+        if mesh["pp"] == 1:
+            return 0.0, 0.0
+        rows = self.setting.micro_batch * self.model.context // mesh["cp"]
+        nbytes = float(rows * self.model.width * self.setting.program.precision.activation)
+        parts = mesh["tp"] if self.setting.program.scatter or options.sequence else 1
+        stride = self.setting.strides["pp"]
+        busy, latency = self.fabric.transfer(
+            stride, nbytes / parts, min(stride, self.cluster.devices)
+        )
+        if parts > 1 and not options.sequence:
+            latency += self.fabric.collective("all_gather", self.group("tp"), nbytes)
+        return busy, latency
+
+
+def _runs(blocks: Sequence[Seconds]) -> list[Seconds]:
+    """Equal neighbours as one, multiplied."""
+    found: list[Seconds] = []
+    first = 0
+    while first < len(blocks):
+        last = first
+        while last < len(blocks) and blocks[last] is blocks[first]:
+            last += 1
+        found.append(blocks[first].times(last - first))
+        first = last
+    return found

@@ -1,0 +1,254 @@
+"""What collectives and transfers of a mesh's groups cost on a cluster.
+
+Small groups are simulated (events.py), every distinct one once. For large ones, and for a search,
+there are closed forms: in a ring of n ranks every round takes as long as the slowest port is busy,
+or as the average hop; others take so many rounds of so much (Thakur et al., "Optimization of
+collective communication operations in MPICH", 2005). Where several ranks of a group share a unit
+of a tier there is also the hierarchical way (Cho et al., "BlueConnect", 2019).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import NamedTuple
+
+from ringlet.comm.schedules.algorithms import ALGORITHMS, schedule
+from ringlet.comm.schedules.direct import Fence, direct_steps
+from ringlet.comm.schedules.prove_direct import stretches
+from ringlet.runtime.planning.cluster import Cluster, Tier
+from ringlet.runtime.planning.events import Resource, Run, simulate_collective
+
+SIMULATED_RANKS = 64
+"""Larger groups are priced by closed forms: a ring has 2 n (n - 1) messages."""
+
+
+class Ranks(NamedTuple):
+    """A group of a mesh: `size` ranks, each `stride` after the one before it. All groups of the
+    kind are at work at the same time."""
+
+    size: int
+    stride: int
+
+    @property
+    def extent(self) -> int:
+        """Ranks from the first to the last of all groups that lie between each other."""
+        return self.size * self.stride
+
+
+class Estimate(NamedTuple):
+    """Seconds of a collective, and by which algorithm."""
+
+    seconds: float
+    algorithm: str
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """Of n ranks: rounds, and the part of the array that each rank sends in all of them."""
+
+    rounds: float
+    sent: float
+
+
+def _rounds(operation: str, algorithm: str, n: int) -> Rounds:
+    part, doublings = (n - 1) / n, math.ceil(math.log2(n))
+    both = 2 if operation == "all_reduce" else 1
+    if algorithm in ("recursive_doubling", "tree", "dissemination"):
+        return Rounds(doublings, doublings)
+    if algorithm == "bruck" and operation == "all_to_all":
+        return Rounds(doublings, doublings / 2)
+    if algorithm in ("halving_doubling", "circulant", "bruck"):
+        return Rounds(both * doublings, both * part)
+    if algorithm == "scatter_all_gather":
+        return Rounds(doublings + n - 1, 2 * part)
+    if algorithm == "chain":
+        return Rounds(n - 1, n - 1)
+    if algorithm == "bidirectional_ring":
+        return Rounds(2 * both * (n - 1), both * part)
+    return Rounds(both * (n - 1), both * part)  # ring, pairwise, direct
+
+
+class Fabric:
+    """The links of a cluster, as the groups of a mesh use them."""
+
+    def __init__(self, cluster: Cluster, simulated_ranks: int = SIMULATED_RANKS) -> None:
+        self.cluster, self._simulated = cluster, simulated_ranks
+        self.busy: dict[Resource, float] = {}
+        self.estimate = lru_cache(maxsize=None)(self._estimate)
+        self.collective = lru_cache(maxsize=None)(self._collective)
+
+    def _collective(self, operation: str, group: Ranks, nbytes: float) -> float:
+        """Seconds of a collective that all groups of the kind call at the same time."""
+        if group.size == 1 or not nbytes:
+            return 0.0
+        estimate = self.estimate(operation, group, nbytes)
+        if group.size > self._simulated or estimate.algorithm in ("memory", "rails"):
+            return estimate.seconds
+        return self.simulate(operation, estimate.algorithm, group, nbytes).seconds
+
+    def simulate(self, operation: str, algorithm: str, group: Ranks, nbytes: float) -> Run:
+        """The run of one group, or of all that share ports and uplinks with it."""
+        per_unit = self._inside(group)
+        hierarchical = algorithm == "hierarchical"
+        made = schedule(
+            operation, algorithm, group.size, per_host=per_unit if hierarchical else None
+        )
+        return simulate_collective(made, self.cluster, self._together(group), nbytes)
+
+    def _together(self, group: Ranks) -> list[list[int]]:
+        """The groups that can meet at a port or an uplink."""
+        top = self._tier(group)
+        tier = self.cluster.links[top]
+        meet = max((t.sharing for t in self.cluster.links[: top + 1]), default=1)
+        if tier.oversubscription > 1 and top:
+            meet = max(meet, self.cluster.links[top - 1].ranks)
+        count = max(1, min(group.stride, meet))
+        return [
+            [first + place * group.stride for place in range(group.size)] for first in range(count)
+        ]
+
+    def _tier(self, group: Ranks) -> int:
+        """The tier that a whole group needs."""
+        return self.cluster.tier_of(0, (group.size - 1) * group.stride)
+
+    def _inside(self, group: Ranks) -> int:
+        """Ranks of a group in each unit below its outermost tier; 1 if that is no whole number."""
+        top = self._tier(group)
+        for number in range(top - 1, -1, -1):
+            together = self.cluster.links[number].ranks // group.stride
+            if together > 1 and group.size % together == 0:
+                return together
+        return 1
+
+    def _estimate(self, operation: str, group: Ranks, nbytes: float) -> Estimate:
+        """The cheapest algorithm by closed form, or the pinned one."""
+        if group.size == 1:
+            return Estimate(0.0, "")
+        tier = self.cluster.links[self._tier(group)]
+        if tier.memory:
+            return Estimate(self._by_memory(operation, group, nbytes, tier), "memory")
+        names = [name for name, entry in ALGORITHMS[operation].items() if not entry.knows_hosts]
+        inside = self._inside(group)
+        pinned = self.cluster.policy.pins.get(operation)
+        if 1 < inside < group.size:
+            if operation == "all_reduce":
+                names.append("hierarchical")
+            elif operation in ("reduce_scatter", "all_gather"):
+                names.append("rails")
+        if pinned in names:
+            names = [pinned]
+        elif not self.cluster.policy.by_price:
+            names = names[:1]
+        found = [Estimate(self._closed(operation, name, group, nbytes), name) for name in names]
+        return min(found)
+
+    def _closed(self, operation: str, algorithm: str, group: Ranks, nbytes: float) -> float:
+        if algorithm in ("hierarchical", "rails"):
+            inside = self._inside(group)
+            within = Ranks(inside, group.stride)
+            across = Ranks(group.size // inside, group.stride * inside)
+            if algorithm == "hierarchical":
+                low = self._ring("reduce_scatter", within, nbytes) + self._ring(
+                    "all_gather", within, nbytes
+                )
+            else:
+                low = self._ring(operation, within, nbytes)
+            return low + self._ring(operation, across, nbytes / inside)
+        if algorithm == "ring":
+            return self._ring(operation, group, nbytes)
+        rounds = _rounds(operation, algorithm, group.size)
+        tier = self.cluster.links[self._tier(group)]
+        carried = self._bandwidth(group, self._tier(group))
+        if operation == "all_to_all":
+            # Most of it goes to the outermost tier.
+            inside = self._inside(group)
+            carried *= (group.size - 1) / max(group.size - inside, 1)
+        sent = rounds.sent * nbytes
+        return (
+            rounds.rounds * (tier.latency + tier.overhead)
+            + sent / carried
+            + sent * tier.combine * (operation in ("all_reduce", "reduce_scatter"))
+        )
+
+    def _ring(self, operation: str, group: Ranks, nbytes: float) -> float:
+        n = group.size
+        if n == 1:
+            return 0.0
+        slot = nbytes / n
+        hops = self._hops(group)
+        busy, whole = [], 0.0
+        for number, count in hops:
+            tier = self.cluster.links[number]
+            seconds = tier.overhead + slot / self._bandwidth(group, number)
+            combine = slot * tier.combine * (operation != "all_gather")
+            busy.append(seconds if tier.duplex else 2 * seconds + combine)
+            whole += count * (seconds + tier.latency + combine)
+        rounds = (2 if operation == "all_reduce" else 1) * (n - 1)
+        return rounds * max(*busy, whole / n)
+
+    def _hops(self, group: Ranks) -> list[tuple[int, int]]:
+        """(tier, how many of a ring's hops cross it)."""
+        counts: dict[int, int] = {}
+        members = [place * group.stride for place in range(group.size)]
+        for rank, peer in pairwise((*members, 0)):
+            number = self.cluster.tier_of(rank, peer)
+            counts[number] = counts.get(number, 0) + 1
+        return sorted(counts.items())
+
+    def _bandwidth(self, group: Ranks, number: int) -> float:
+        """What each flow of a ring over this tier gets, while all groups of the kind do the same.
+
+        Of the ranks below a port or an uplink, one of each group sends over the tier.
+        """
+        tier = self.cluster.links[number]
+        share = 1.0
+        if tier.sharing > 1:
+            members = max(1, min(group.size, tier.sharing // group.stride))
+            flows = min(tier.sharing, group.extent) / members
+            share = min(share, 1.0 / flows)
+        if number and tier.oversubscription > 1:
+            below = self.cluster.links[number - 1].ranks
+            members = max(1, min(group.size, below // group.stride))
+            flows = below / members
+            share = min(share, below / tier.sharing / tier.oversubscription / flows)
+        return tier.bandwidth * share
+
+    def _by_memory(self, operation: str, group: Ranks, nbytes: float, tier: Tier) -> float:
+        """Ranks that read each other's memory: between fences, what the busiest one moves."""
+        slots = 1 if operation in ("broadcast", "reduce") else group.size
+        stretch = [
+            list(stretches(direct_steps(operation, rank, group.size)))
+            for rank in range(min(group.size, 2))
+        ]
+        moved = max(
+            sum(
+                len(move.targets) + len(move.sources)
+                for part in own
+                for move in part
+                if not isinstance(move, Fence)
+            )
+            for own in stretch
+        )
+        fences = len(stretch[0]) - 1
+        return fences * tier.latency + tier.overhead + moved * nbytes / slots / tier.bandwidth
+
+    def transfer(self, distance: int, nbytes: float, at_once: int = 1) -> tuple[float, float]:
+        """(seconds for which a link is busy, seconds until a message has arrived besides) of a
+        message to the rank at that distance, while `at_once` neighbours send as well."""
+        number = self.cluster.tier_of(0, distance)
+        tier = self.cluster.links[number]
+        flows = min(at_once, tier.sharing)
+        share = 1.0 / flows
+        if number and tier.oversubscription > 1:
+            below = self.cluster.links[number - 1].ranks
+            carries = below / tier.sharing / tier.oversubscription
+            share = min(share, carries / min(at_once, below))
+        return tier.overhead + nbytes / (tier.bandwidth * share), tier.latency
+
+
+def group_of(strides: dict[str, int], mesh: dict[str, int], axes: Sequence[str]) -> Ranks:
+    """The group of a mesh's neighbouring axes, the fastest last."""
+    size = math.prod(mesh[axis] for axis in axes)
+    return Ranks(size, strides[axes[-1]])

@@ -1,0 +1,343 @@
+"""A training step, simulated: pipeline, collectives, update; and where its time goes.
+
+Replicas do the same, so one pipeline stands for all (and one more for each with a straggler); each
+distinct collective is simulated once, with all groups that share links with it (fabric.py). The
+pipeline is ringlet's own schedule, priced as it runs.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+from ringlet.runtime.mesh import AXES
+from ringlet.runtime.pipeline.costs import Costs
+from ringlet.runtime.pipeline.price import PipelinePrice, price
+from ringlet.runtime.planning.cluster import Cluster
+from ringlet.runtime.planning.costs import ModelCosts, hardware_flops, model_flops
+from ringlet.runtime.planning.device import Operation
+from ringlet.runtime.planning.fabric import Ranks
+from ringlet.runtime.planning.figures import ClusterError
+from ringlet.runtime.planning.footprint import Footprint, footprint, shards
+from ringlet.runtime.planning.models import Model
+from ringlet.runtime.planning.setting import Setting
+
+BUCKETS = 64
+"""The most buckets that are simulated one by one; more behave the same."""
+
+
+class Segment(NamedTuple):
+    """A part of the critical path: what kept the step from being over sooner."""
+
+    what: str
+    rank: int
+    """Of the pipeline."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What a simulated step takes, and why."""
+
+    seconds: float
+    tokens_per_second: float
+    mfu: float
+    """Model FLOPs utilisation: the model's FLOPs, nothing computed twice counted, as a part of
+    what all devices could do (Chowdhery et al., "PaLM", 2022)."""
+
+    hfu: float
+    """Hardware FLOPs utilisation: the same with what recomputation repeats."""
+
+    bubble: float
+    """The part of the pipeline's time in which its ranks wait for each other."""
+
+    exposed: Mapping[str, float]
+    """By axis (and "tied", "norm"): seconds of the slowest rank's step in which it only
+    communicates."""
+
+    links: Mapping[str, float]
+    """By tier: the part of the step in which the busiest rank's port is busy."""
+
+    memory: tuple[Footprint, ...]
+    """By rank of the pipeline."""
+
+    finished: tuple[float, ...]
+    """By rank of the pipeline: when its gradients are summed."""
+
+    _step: "_Step" = field(repr=False, compare=False)
+
+    @cached_property
+    def path(self) -> tuple[Segment, ...]:
+        """The critical path, from the beginning of the step to its end."""
+        last = max(range(len(self.finished)), key=self.finished.__getitem__)
+        return (*self._step.path(last, self.finished[last]), *self._step.tail)
+
+
+def simulate(
+    model: Model,
+    cluster: Cluster,
+    setting: Setting,
+    slow: Mapping[int, float] | None = None,
+    costs: ModelCosts | None = None,
+) -> Simulation:
+    """Simulate a step. `slow` has stragglers: rank -> by what factor it computes longer.
+
+    Raises ClusterError if the cluster is too small, MeshError if the model cannot be cut so.
+    """
+    if setting.ranks > cluster.ranks:
+        raise ClusterError(
+            f"{cluster.name or 'the cluster'} has {cluster.ranks} devices, and the mesh needs "
+            f"{setting.ranks}"
+        )
+    for rank, factor in (slow or {}).items():
+        if not 0 <= rank < setting.ranks or not 0 < factor < math.inf:
+            raise ClusterError(f"rank {rank} is {factor} times as slow; there are {setting.ranks}")
+    return _Step(costs or ModelCosts(model, cluster, setting), slow or {}).simulation()
+
+
+class _Step:
+    """The parts of a step, one after the other."""
+
+    def __init__(self, costs: ModelCosts, slow: Mapping[int, float]) -> None:
+        self.costs, self.model, self.setting = costs, costs.model, costs.setting
+        self.cluster, self.fabric = costs.cluster, costs.fabric
+        self.pipeline, self.schedule = self.setting.mesh["pp"], self.setting.schedule
+        self.shards = [shards(self.model, self.setting, rank) for rank in range(self.pipeline)]
+        self.columns = [self._price(factors) for factors in self._columns(slow)]
+        self.exposed: dict[str, float] = {}
+        self.tail: list[Segment] = []
+
+    def simulation(self) -> Simulation:
+        finished = [self._summed(rank) for rank in range(self.pipeline)]
+        last = max(range(self.pipeline), key=finished.__getitem__)
+        seconds = finished[last]
+        for what, more in (
+            ("tied", self._tied()),
+            ("norm", self._norm()),
+            ("update", self._update()),
+            ("parameters", self._published()),
+        ):
+            if more:
+                seconds += more
+                self.tail.append(Segment(what, last, more))
+                if what != "update":
+                    self.exposed[what] = more
+        micro_batches = self.setting.micro_batches
+        for stage in self.schedule.stages_of(last):
+            for axis, each in self.costs.stages[stage].exposed:
+                self.exposed[axis] = self.exposed.get(axis, 0.0) + each * micro_batches
+        samples = self.setting.batch
+        possible = seconds * self.setting.ranks
+        possible *= self.cluster.device.peak_of(self.setting.program.precision.dtype)
+        return Simulation(
+            seconds=seconds,
+            tokens_per_second=samples * self.model.context / seconds,
+            mfu=model_flops(self.model, samples) / possible,
+            hfu=hardware_flops(self.model, samples, self.setting.options) / possible,
+            bubble=self.columns[0].bubble,
+            exposed=self.exposed,
+            links=self._links(seconds),
+            memory=tuple(
+                footprint(self.model, self.setting, rank) for rank in range(self.pipeline)
+            ),
+            finished=tuple(finished),
+            _step=self,
+        )
+
+    # -- the pipeline ---------------------------------------------------------------------------
+
+    def _columns(self, slow: Mapping[int, float]) -> list[tuple[float, ...]]:
+        """By how much each rank of a pipeline is slower: of a healthy replica, and of each with
+        stragglers. A rank waits for those with which it shares layers."""
+        ranks = self.setting.ranks // self.pipeline
+        shared = self.setting.strides["ep"]
+        found: dict[int, list[float]] = {}
+        for rank, factor in slow.items():
+            stage, place = divmod(rank, ranks)
+            column = found.setdefault(place // shared, [1.0] * self.pipeline)
+            column[stage] = max(column[stage], factor)
+        healthy = [] if len(found) == ranks // shared else [(1.0,) * self.pipeline]
+        return [*healthy, *sorted({tuple(column) for column in found.values()})]
+
+    def _price(self, factors: tuple[float, ...]) -> PipelinePrice:
+        stages = self.costs.stages
+        slower = [factors[self.schedule.rank_of(stage)] for stage in range(len(stages))]
+        busy, latency = self.costs.transfer()
+        return price(
+            self.schedule,
+            Costs(
+                [s.forward * f for s, f in zip(stages, slower, strict=True)],
+                [s.inputs * f for s, f in zip(stages, slower, strict=True)],
+                [s.weights * f for s, f in zip(stages, slower, strict=True)],
+                busy,
+                latency,
+            ),
+        )
+
+    # -- the sums of gradients ------------------------------------------------------------------
+
+    def _groups(self) -> tuple[Ranks, Ranks]:
+        """The ranks over which gradients are summed: of all but the experts, and of experts."""
+        mesh, strides = self.setting.mesh, self.setting.strides
+        dense = Ranks(mesh["dp"] * mesh["ep"] * mesh["cp"], strides["cp"])
+        return dense, Ranks(mesh["dp"] * mesh["cp"], strides["cp"] * mesh["ep"])
+
+    def _summed(self, rank: int) -> float:
+        """When the gradients of a rank of the pipeline are summed."""
+        ready = max(column.finished[rank] for column in self.columns)
+        if self.setting.options.zero >= 2:
+            return ready  # each micro-batch's were: ModelCosts.stages
+        operation = "reduce_scatter" if self.setting.options.zero else "all_reduce"
+        precision = self.setting.program.precision
+        done = ready
+        for group, numbers in zip(self._groups(), self.shards[rank], strict=False):
+            nbytes = numbers * precision.gradient
+            if group.size > 1 and nbytes:
+                done = max(done, self._buckets(rank, operation, group, nbytes, done))
+        if done > ready:
+            self.exposed["dp"] = max(self.exposed.get("dp", 0.0), done - ready)
+        return done
+
+    def _buckets(
+        self, rank: int, operation: str, group: Ranks, nbytes: float, ready: float
+    ) -> float:
+        """When all buckets are summed, which become ready during the last backward passes."""
+        program, options = self.setting.program, self.setting.options
+        if not program.overlap_gradients:
+            return ready + self.fabric.collective(operation, group, nbytes)
+        count = max(1, round(nbytes / (options.bucket_bytes or program.bucket)))
+        each = count * self.fabric.collective(operation, group, nbytes / count)
+        shown = min(count, BUCKETS)
+        own = self.schedule.stages_of(rank)
+        now, hidden = 0.0, 0.0
+        for stage in reversed(own):
+            end = max(column.complete[stage] for column in self.columns)
+            costs = self.costs.stages[stage]
+            begin = end - costs.inputs - costs.weights
+            for number in range(1, shown + 1):
+                final = begin + (end - begin) * number / shown
+                start, now = max(now, final), max(now, final) + each / shown / len(own)
+                hidden += max(0.0, min(now, ready) - start)
+        return max(now, ready) + self.cluster.slowdown.sums * hidden
+
+    def _tied(self) -> float:
+        """Seconds for which the first and the last stage sum the embedding's gradient."""
+        if not self.model.tied or self.pipeline == 1:
+            return 0.0
+        first, last = self.schedule.rank_of(0), self.schedule.rank_of(self.schedule.stages - 1)
+        if first == last:
+            return 0.0
+        words = -(-self.model.vocabulary // self.setting.mesh["tp"])
+        nbytes = words * self.model.width * self.setting.program.precision.gradient
+        ends = Ranks(2, self.setting.strides["pp"] * (self.pipeline - 1))
+        return self.fabric.collective("all_reduce", ends, float(nbytes))
+
+    # -- the update -----------------------------------------------------------------------------
+
+    def _norm(self) -> float:
+        """Seconds to agree on the norm of all gradients."""
+        everybody = Ranks(self.setting.ranks, 1)
+        return self.fabric.estimate("all_reduce", everybody, 8.0).seconds
+
+    def _update(self) -> float:
+        """Seconds in which the slowest rank updates its part: state, parameters and gradients are
+        read and written, the latter also to be scaled and for the norm."""
+        precision, zero = self.setting.program.precision, self.setting.options.zero
+        each = 2 * (precision.optimizer + precision.parameter) + 4 * precision.gradient
+        most = 0.0
+        for parts in self.shards:
+            own = sum(
+                numbers / (group.size if zero else 1)
+                for group, numbers in zip(self._groups(), parts, strict=False)
+            )
+            operation = Operation("update", (max(1, round(own)),), nbytes=own * each)
+            most = max(most, self.costs.compute([operation]))
+        return most + self.setting.program.update
+
+    def _published(self) -> float:
+        """Seconds to gather the parameters that ZeRO's ranks have updated."""
+        if self.setting.options.zero not in (1, 2):
+            return 0.0
+        precision = self.setting.program.precision
+        return max(
+            sum(
+                self.fabric.collective("all_gather", group, numbers * precision.parameter)
+                for group, numbers in zip(self._groups(), parts, strict=False)
+            )
+            for parts in self.shards
+        )
+
+    # -- where the time goes --------------------------------------------------------------------
+
+    def path(self, rank: int, seconds: float) -> list[Segment]:
+        """Back from the rank that is last: what each action waited for."""
+        column = max(self.columns, key=lambda column: column.finished[rank])
+        found: list[Segment] = []
+        if seconds > column.finished[rank]:
+            found.append(Segment("gradients", rank, seconds - column.finished[rank]))
+        where = {
+            interval.action: (owner, place, interval)
+            for owner in range(self.pipeline)
+            for place, interval in enumerate(column.computed(owner))
+        }
+        order = [list(self.schedule.compute[owner]) for owner in range(self.pipeline)]
+        action = order[rank][-1]
+        while True:
+            owner, place, interval = where[action]
+            found.append(Segment(action.kind, owner, interval.end - interval.start))
+            before = where[order[owner][place - 1]][2] if place else None
+            if (before is not None and before.end >= interval.start) or interval.start <= 0:
+                if before is None:
+                    break
+                action = before.action
+                continue
+            step = -1 if action.kind == "F" else 1
+            kinds = "F" if action.kind == "F" else "BI"
+            source = (
+                next(
+                    (
+                        where[made]
+                        for kind in kinds
+                        if (made := action._replace(kind=kind, stage=action.stage + step)) in where
+                    ),
+                    None,
+                )
+                or where[action._replace(kind="F")]
+            )
+            gap = interval.start - source[2].end
+            if gap > 0:
+                found.append(Segment("transfer", owner, gap))
+            action = source[2].action
+        return _joined(found[::-1])
+
+    def _links(self, seconds: float) -> dict[str, float]:
+        """By tier, how long the busiest port carries something."""
+        found: dict[str, float] = {}
+        if not self.cluster.links:
+            return found
+        for axis in AXES:
+            busy = self.exposed.get(axis, 0.0)
+            size = self.setting.mesh[axis]
+            if size > 1 and axis != "pp":
+                stride = self.setting.strides[axis]
+                tier = self.cluster.links[self.cluster.tier_of(0, (size - 1) * stride)]
+                found[tier.name] = found.get(tier.name, 0.0) + busy / seconds
+        if self.pipeline > 1:
+            tier = self.cluster.links[self.cluster.tier_of(0, self.setting.strides["pp"])]
+            count = self.setting.micro_batches * self.setting.options.chunks
+            busy = count * self.costs.transfer()[0]
+            found[tier.name] = found.get(tier.name, 0.0) + busy / seconds
+        return found
+
+
+def _joined(segments: list[Segment]) -> list[Segment]:
+    """Neighbours of a kind on one rank as one."""
+    found: list[Segment] = []
+    for segment in segments:
+        if found and found[-1][:2] == segment[:2]:
+            found[-1] = found[-1]._replace(seconds=found[-1].seconds + segment.seconds)
+        else:
+            found.append(segment)
+    return found
