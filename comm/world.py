@@ -5,10 +5,14 @@ import logging
 import os
 import secrets
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+
+import zmq
 
 from ringlet.comm.calls.channel import Channel, Context
 from ringlet.comm.calls.progress import Progress
@@ -16,10 +20,17 @@ from ringlet.comm.calls.recorder import show_on_signal
 from ringlet.comm.errors import CommError, CommTimeout, PeerLost
 from ringlet.comm.faults import OF_MESSAGES, Faults, parse_fault
 from ringlet.comm.group import Group
-from ringlet.comm.join.environment import Environment, is_open, local_address, read_environment
-from ringlet.comm.join.folders import check_private, leave_folder, make_folder
+from ringlet.comm.join.addresses import is_open, local_address
+from ringlet.comm.join.environment import Environment, read_environment
+from ringlet.comm.join.folders import (
+    SOCKET_PATH_BYTES,
+    check_private,
+    join_folder,
+    leave_folder,
+    make_folder,
+)
 from ringlet.comm.join.meeting import numbered
-from ringlet.comm.join.rendezvous import Hello, meet
+from ringlet.comm.join.rendezvous import Hello, find_host, meet
 from ringlet.comm.schedules.choice import Policy
 from ringlet.comm.sockets.endpoint import WORLD, Endpoint, Peer
 
@@ -29,12 +40,13 @@ LINGER_S = 5.0
 FAILED_LINGER_S = 1.0
 """The same after an error: a peer that hangs takes nothing, and the job should end."""
 
-IPC_PATH_BYTES = 107
-"""The longest path of a Unix socket."""
-
 _log = logging.getLogger("ringlet.comm")
 
+JOINED = "RINGLET_JOINED"
+"""Holds which process is which rank, for the processes that it starts: they are none."""
+
 _world: "_World | None" = None
+_joining = threading.Lock()
 _when_joined: Callable[[], None] | None = None
 _lost: dict[int, str] = {}  # deaths announced before there was a world to tell
 
@@ -43,6 +55,7 @@ class _World:
     """One process's endpoint, progress thread and group of all ranks."""
 
     def __init__(self, environment: Environment) -> None:
+        policy = Policy.parse(environment.algorithm)
         self.endpoint = Endpoint(
             environment.rank,
             environment.size,
@@ -52,9 +65,7 @@ class _World:
         )
         self.endpoint.liveness.agent = environment.agent
         self.transport = environment.transport
-        self.context = Context(
-            self.endpoint, Policy.parse(environment.algorithm), environment.timeout
-        )
+        self.context = Context(self.endpoint, policy, environment.timeout)
         self.progress = Progress(self.endpoint)
         try:
             if environment.size > 1:
@@ -92,18 +103,34 @@ def init(timeout: float | None = None, algorithm: str | None = None) -> Group:
     AuthenticationError if the job key is missing or differs.
     """
     global _world
-    if _world is None:
-        environment = read_environment()
-        if timeout is not None:
-            environment = replace(environment, timeout=timeout)
-        if algorithm is not None:
-            environment = replace(environment, algorithm=algorithm)
-        _world = _World(environment)
-        atexit.register(shutdown)
-        show_last_operations_on_signal()
-        if _when_joined is not None:
-            _when_joined()
-    return _world.group
+    with _joining:  # of several threads, one joins for all
+        if _world is None:
+            environment = read_environment(timeout=timeout)
+            if algorithm is not None:
+                environment = replace(environment, algorithm=algorithm)
+            _check_not_started_by_a_rank(environment)
+            _world = _World(environment)
+            os.environ[JOINED] = f"{os.getpid()} {_place(environment)}"
+            atexit.register(shutdown)
+            show_last_operations_on_signal()
+            if _when_joined is not None:
+                _when_joined()
+        return _world.group
+
+
+def _place(environment: Environment) -> str:
+    """What one process alone can be."""
+    return f"{environment.rank} {environment.generation} {environment.rendezvous}"
+
+
+def _check_not_started_by_a_rank(environment: Environment) -> None:
+    pid, _, place = os.environ.get(JOINED, "").partition(" ")
+    if environment.size > 1 and place == _place(environment) and pid != str(os.getpid()):
+        raise CommError(
+            f"this process was started by rank {environment.rank} (process {pid}), which has "
+            "joined the world itself: call comm.init() only in the rank's own process (with "
+            "multiprocessing, under `if __name__ == '__main__':`)"
+        )
 
 
 def when_joined(tell: Callable[[], None]) -> None:
@@ -120,6 +147,7 @@ def shutdown() -> None:
     global _world
     if _world is not None:
         world, _world = _world, None
+        os.environ.pop(JOINED, None)
         _lost.clear()
         atexit.unregister(shutdown)
         world.close()
@@ -165,16 +193,37 @@ def report_lost(rank: int, cause: str) -> None:
 
 
 def _connect(endpoint: Endpoint, environment: Environment) -> dict[int, str]:
-    """Listen, meet the others, connect to them; returns what tells their hosts apart."""
+    """Listen, meet the others, connect to them; returns what tells their hosts apart. Leaves
+    nothing behind, whether it succeeds or not."""
+    try:
+        folder = _private_folder(environment)
+        try:
+            return _join_others(endpoint, environment, folder)
+        finally:
+            endpoint.hide()
+            if folder is not None and not environment.agent:
+                leave_folder(folder)
+    except (OSError, zmq.ZMQError) as error:
+        where = environment.rendezvous
+        raise CommError(f"rank {environment.rank} cannot join at {where}: {error}") from error
+
+
+def _join_others(
+    endpoint: Endpoint, environment: Environment, folder: Path | None
+) -> dict[int, str]:
     deadline = time.monotonic() + environment.timeout
     _warn(environment)
+
+    def check() -> None:
+        for rank, cause in _lost.items():
+            raise PeerLost(f"rank {environment.rank}: rendezvous lost rank {rank}: {cause}", rank)
+
+    rendezvous = find_host(environment.rendezvous, environment.rank, environment.timeout, check)
     addresses = {}
-    folder = _private_folder(environment)
     if folder is not None and environment.transport != "tcp":
         addresses["ipc"] = endpoint.bind_ipc(_socket_path(folder, environment.rank))
     if environment.transport == "tcp" or not environment.one_host:
-        host = environment.address or local_address(environment.rendezvous)
-        addresses["tcp"] = endpoint.bind_tcp(host)
+        addresses["tcp"] = endpoint.bind_tcp(environment.address or local_address(rendezvous))
     hello = {
         "job": environment.job,
         "generation": environment.generation,
@@ -188,41 +237,35 @@ def _connect(endpoint: Endpoint, environment: Environment) -> dict[int, str]:
         "algorithm": f"{environment.algorithm} {environment.links or ''}".strip(),
     }
 
-    def check() -> None:
-        for rank, cause in _lost.items():
-            raise PeerLost(f"rank {environment.rank}: rendezvous lost rank {rank}: {cause}", rank)
+    table = meet(rendezvous, hello, environment.timeout, check, environment.key)
+    # Rank 0's token is this start's own: frames of any other are strangers'.
+    endpoint.job = f"{environment.job}/{table[0]['token']}"
+    peers = {
+        rank: Peer(rank, entry["name"], entry["pid"], _choose(environment, entry))
+        for rank, entry in enumerate(table)
+        if rank != environment.rank
+    }
+    endpoint.connect(peers)
+    endpoint.form(partial(_check_greetings, endpoint, environment, check, deadline))
+    return {rank: entry["host"] for rank, entry in enumerate(table)}
 
-    try:
-        table = meet(environment.rendezvous, hello, environment.timeout, check, environment.key)
-        # Rank 0's token is this start's own: frames of any other are strangers'.
-        endpoint.job = f"{environment.job}/{table[0]['token']}"
-        peers = {
-            rank: Peer(rank, entry["name"], entry["pid"], _choose(environment, entry))
-            for rank, entry in enumerate(table)
-            if rank != environment.rank
-        }
-        endpoint.connect(peers)
 
-        def tick() -> None:
-            check()
-            gone = endpoint.liveness.missing(tuple(peers), None)
-            if gone is not None:
-                text = f"rank {environment.rank}: first greeting lost rank {gone[0]}: {gone[1]}"
-                raise PeerLost(text, gone[0])
-            if time.monotonic() > deadline:
-                missing = endpoint.missing()
-                raise CommTimeout(
-                    f"rank {environment.rank}: no greeting from {numbered('rank', missing)} within "
-                    f"{environment.timeout:.0f} s, at {[peers[rank].address for rank in missing]}",
-                    missing,
-                )
-
-        endpoint.form(tick)
-        return {rank: entry["host"] for rank, entry in enumerate(table)}
-    finally:
-        endpoint.hide()
-        if folder is not None:
-            leave_folder(folder)
+def _check_greetings(
+    endpoint: Endpoint, environment: Environment, check: Callable[[], None], deadline: float
+) -> None:
+    """Raise an error if a peer can no longer greet this rank, or has not in time."""
+    check()
+    gone = endpoint.liveness.missing(tuple(endpoint.peers), None)
+    if gone is not None:
+        text = f"rank {environment.rank}: first greeting lost rank {gone[0]}: {gone[1]}"
+        raise PeerLost(text, gone[0])
+    if time.monotonic() > deadline:
+        missing = endpoint.missing()
+        raise CommTimeout(
+            f"rank {environment.rank}: no greeting from {numbered('rank', missing)} within "
+            f"{environment.timeout:.0f} s, at {[endpoint.peers[rank].address for rank in missing]}",
+            missing,
+        )
 
 
 def _warn(environment: Environment) -> None:
@@ -256,14 +299,15 @@ def _private_folder(environment: Environment) -> Path | None:
     folder = environment.ipc_folder
     if folder is None:
         return None if environment.transport == "tcp" else make_folder()
-    if not environment.agent:  # else it is gone only if the launcher is, and this process ends
-        folder.mkdir(mode=0o700, exist_ok=True)
-    check_private(folder)
+    if environment.agent:
+        check_private(folder)
+    else:
+        join_folder(folder)
     return folder
 
 
 def _socket_path(folder: Path, rank: int) -> Path:
     path = folder / f"{rank}.inbox"
-    if len(os.fsencode(path)) > IPC_PATH_BYTES:
-        raise CommError(f"{path} is too long for a socket; set TMPDIR to a shorter folder")
+    if len(os.fsencode(path)) > SOCKET_PATH_BYTES:
+        raise CommError(f"{path} is too long for a socket's path: set TMPDIR to a shorter folder")
     return path

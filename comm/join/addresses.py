@@ -1,9 +1,18 @@
 """Addresses of sockets as text: tcp://10.0.0.1:29400, and tcp://[fd00::1]:29400 for IPv6."""
 
+import contextlib
+import ipaddress
+import re
+import socket
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:  # a launcher of one host starts without ZeroMQ
     import zmq
+
+MAX_PORT = 65535
+
+_NAME = re.compile(r"[\w-]+(\.[\w-]+)*\.?")
 
 
 def bracketed(host: str) -> str:
@@ -14,6 +23,94 @@ def bracketed(host: str) -> str:
 def tcp(host: str, port: int | str) -> str:
     """The address of a port."""
     return f"tcp://{bracketed(host)}:{port}"
+
+
+def is_host(text: str) -> bool:
+    """Whether the text is an IP address or can be a host's name."""
+    if ":" not in text:
+        return _NAME.fullmatch(text) is not None
+    try:
+        return bool(ipaddress.ip_address(text))
+    except ValueError:
+        return False
+
+
+def is_endpoint(text: str) -> bool:
+    """Whether ranks can meet there: tcp://HOST:PORT, or ipc:///PATH."""
+    if text.startswith("ipc:///"):
+        return True
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname or "", parts.port or 0
+    except ValueError:
+        return False
+    return text.startswith("tcp://") and is_host(host) and port > 0
+
+
+def is_open(address: str) -> bool:
+    """Whether other hosts can reach the address."""
+    return address.startswith("tcp://") and not is_loopback(address)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether a tcp:// address is this host's loopback."""
+    try:
+        host = urlsplit(address).hostname or ""
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def can_bind(host: str) -> bool:
+    """Whether the IP address is this host's: a socket can be bound to it."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.bind((host, 0))
+    except OSError:
+        return False
+    return True
+
+
+def loopback() -> str:
+    """This host's loopback address; some have IPv6's alone."""
+    for host in ("127.0.0.1", "::1"):
+        with contextlib.suppress(OSError):
+            return local_address(tcp(host, 1))
+    return "127.0.0.1"
+
+
+def free_port(host: str = "") -> int:
+    """A TCP port of the address, or of all, that was free a moment ago."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def resolve(address: str) -> str:
+    """The address with the host's IP address in place of its name: one of this host's own if it has
+    any, then IPv4 rather than IPv6. Raises OSError if nobody knows the name."""
+    parts = urlsplit(address)
+    if not address.startswith("tcp://"):
+        return address
+    try:
+        found = socket.getaddrinfo(parts.hostname, parts.port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:  # labels that are empty, or too long
+        raise OSError(str(error)) from error
+    hosts = [str(entry[4][0]) for entry in sorted(found, key=lambda e: e[0] != socket.AF_INET)]
+    return tcp(next((host for host in hosts if can_bind(host)), hosts[0]), parts.port or 0)
+
+
+def local_address(rendezvous: str) -> str:
+    """The address of the interface that leads to the rendezvous; loopback for ipc. Raises OSError
+    if there is none."""
+    parts = urlsplit(resolve(rendezvous if rendezvous.startswith("tcp://") else tcp(loopback(), 1)))
+    host = parts.hostname or ""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, parts.port or 1))  # sends nothing
+        address: str = probe.getsockname()[0]
+    return address
 
 
 def allow_ipv6(endpoint: "zmq.Socket[Any]", address: str) -> None:

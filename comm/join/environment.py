@@ -1,18 +1,16 @@
 """Who this process is, from the environment variables of its launcher (torchrun's names)."""
 
-import ipaddress
 import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from ringlet.comm.errors import AuthenticationError, CommError
-from ringlet.comm.join.addresses import bracketed, tcp
+from ringlet.comm.join.addresses import MAX_PORT, bracketed, is_endpoint, is_host, is_open, tcp
 from ringlet.comm.join.key import KEY, KEY_FILE, JobKey, find_key
-from ringlet.comm.join.mpi import translate
+from ringlet.comm.join.launchers import torchrun_rendezvous, translate
 
 if TYPE_CHECKING:
     from ringlet.comm.schedules.links import Links
@@ -71,13 +69,15 @@ class Environment:
         return Path(self.rendezvous.removeprefix("ipc://")).parent
 
 
-def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
+def read_environment(
+    variables: Mapping[str, str] = os.environ, timeout: float | None = None
+) -> Environment:
     """Read RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT and RINGLET_*, or the
-    variables that Open MPI's and MPICH's mpirun set.
+    variables that another launcher sets (launchers.py). `timeout` replaces RINGLET_TIMEOUT.
 
-    With neither RANK nor WORLD_SIZE set: a world of one. Raises CommError naming the variable
-    that is missing or wrong; AuthenticationError for a malformed job key, and if there is none
-    although other hosts can reach an address.
+    With none of them set: a world of one. Raises CommError naming the variable that is missing or
+    wrong; AuthenticationError for a malformed job key, and if there is none although other hosts
+    can reach an address.
     """
     values = _Variables(translate(variables))
     alone = "RANK" not in values and "WORLD_SIZE" not in values
@@ -87,11 +87,11 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
         raise CommError(f"RANK is {rank}, but WORLD_SIZE is {size}: ranks count from 0")
     local_size = values.integer("LOCAL_WORLD_SIZE", 1) if "LOCAL_WORLD_SIZE" in values else None
     rendezvous, address, key = "", None, None
+    timeout = values.seconds("RINGLET_TIMEOUT", DEFAULT_TIMEOUT_S) if timeout is None else timeout
     if size > 1:
-        rendezvous = values.get("RINGLET_RENDEZVOUS") or tcp(
-            values.text("MASTER_ADDR"), values.integer("MASTER_PORT", 1)
-        )
-        address, key = values.get("RINGLET_ADDRESS"), find_key(values)
+        rendezvous = values.rendezvous(timeout)
+        address = values.host("RINGLET_ADDRESS") if values.get("RINGLET_ADDRESS") else None
+        key = find_key(values)
     check_network([rendezvous, f"tcp://{bracketed(address)}" if address else ""], key, values)
     return Environment(
         rank=rank,
@@ -101,7 +101,7 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
         generation=values.integer("RINGLET_GENERATION", default=0),
         rendezvous=rendezvous,
         transport=values.choice("RINGLET_TRANSPORT", TRANSPORTS),
-        timeout=values.seconds("RINGLET_TIMEOUT", DEFAULT_TIMEOUT_S),
+        timeout=timeout,
         agent=values.get("RINGLET_AGENT") == "1",
         host=values.get("RINGLET_HOST") or _host_identity(),
         key=key,
@@ -116,12 +116,32 @@ class _Variables(dict[str, str]):
     """The environment, read and checked."""
 
     def text(self, name: str) -> str:
-        if name not in self:
+        if not self.get(name, "").strip():
             raise CommError(
-                f"{name} is not set: start the program with `ringlet run`, or set RANK, "
-                "WORLD_SIZE, MASTER_ADDR and MASTER_PORT"
+                f"{name} is {'empty' if name in self else 'not set'}: start the program with "
+                "`ringlet run`, or set RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT"
             )
-        return self[name]
+        return self[name].strip()
+
+    def host(self, name: str) -> str:
+        """An address or a name, without IPv6's brackets."""
+        text = self.text(name)
+        host = text[1:-1] if text[0] + text[-1] == "[]" else text
+        if not is_host(host):
+            raise CommError(f"{name} is {text!r}; it must be a host's address or name, no more")
+        return host
+
+    def rendezvous(self, timeout: float) -> str:
+        """Where the ranks meet."""
+        if text := self.get("RINGLET_RENDEZVOUS"):
+            if not is_endpoint(text):
+                raise CommError(
+                    f"RINGLET_RENDEZVOUS is {text!r}; it must be like tcp://10.0.0.1:29400, or "
+                    "ipc:///folder/name"
+                )
+            return text
+        host, port = self.host("MASTER_ADDR"), self.integer("MASTER_PORT", 1, most=MAX_PORT)
+        return torchrun_rendezvous(self, host, port, timeout) or tcp(host, port)
 
     def choice(self, name: str, choices: tuple[str, ...]) -> str:
         text = self.get(name, choices[0])
@@ -129,12 +149,16 @@ class _Variables(dict[str, str]):
             raise CommError(f"{name} is {text!r}; there are {', '.join(choices)}")
         return text
 
-    def integer(self, name: str, minimum: int = 0, default: int | None = None) -> int:
+    def integer(
+        self, name: str, minimum: int = 0, default: int | None = None, most: int = 10**MOST_DIGITS
+    ) -> int:
         if default is not None and name not in self:
             return default
         text = self.text(name)
-        if not text.isdecimal() or len(text) > MOST_DIGITS or int(text) < minimum:
-            raise CommError(f"{name} is {text!r}; it must be a whole number from {minimum} up")
+        fits = text.isdecimal() and len(text) <= MOST_DIGITS
+        if not fits or not minimum <= int(text) <= most:
+            upper = f"to {most}" if most < 10**MOST_DIGITS else "up"
+            raise CommError(f"{name} is {text!r}; it must be a whole number from {minimum} {upper}")
         return int(text)
 
     def seconds(self, name: str, default: float) -> float:
@@ -183,33 +207,6 @@ def check_network(
                 f"--out FILE`), copy it to every host and set {KEY_FILE}=FILE. If everybody on the "
                 f"network is trusted, set {INSECURE}=1 to run without a key"
             )
-
-
-def is_open(address: str) -> bool:
-    """Whether other hosts can reach the address."""
-    return address.startswith("tcp://") and not is_loopback(address)
-
-
-def is_loopback(address: str) -> bool:
-    """Whether a tcp:// address is this host's loopback."""
-    try:
-        host = urlsplit(address).hostname or ""
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def local_address(rendezvous: str) -> str:
-    """The address of the interface that leads to the rendezvous; loopback for ipc."""
-    parts = urlsplit(rendezvous)
-    if not rendezvous.startswith("tcp://") or is_loopback(rendezvous):
-        return "::1" if parts.hostname == "::1" else "127.0.0.1"
-    host = parts.hostname or ""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        probe.connect((host, parts.port or 1))  # sends nothing
-        address: str = probe.getsockname()[0]
-    return address
 
 
 def _host_identity() -> str:

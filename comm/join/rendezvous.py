@@ -14,11 +14,33 @@ import zmq
 
 from ringlet.comm.errors import CommError, CommTimeout
 from ringlet.comm.join import meeting
+from ringlet.comm.join.addresses import resolve
 from ringlet.comm.join.key import JobKey
 
 Hello = dict[str, Any]
 """{"job", "generation", "rank", "size", "host", "name", "pid", "addresses", "token",
 "algorithm"}"""
+
+
+FIND_EVERY_S = 0.5
+
+
+def find_host(address: str, rank: int, timeout: float, check: Callable[[], None]) -> str:
+    """The address, with the host's IP address in place of its name. Rank 0's host has it now;
+    others wait for the name: in clusters of containers it comes with the host. Raises CommError if
+    nobody knows it."""
+    deadline, log = time.monotonic() + timeout, meeting.MissingLog("rank", f"rank {rank}", address)
+    while True:
+        try:
+            return resolve(address)
+        except OSError as error:
+            if rank == 0 or time.monotonic() >= deadline:
+                raise CommError(
+                    f"rank {rank}: cannot find the host of {address}: {error.strerror or error}"
+                ) from error
+        check()
+        log([0])
+        time.sleep(min(FIND_EVERY_S, timeout))
 
 
 def meet(
@@ -78,10 +100,10 @@ def _gather(
                     here[hello["rank"]], routes[hello["rank"]] = hello, route
         table = [here[rank] for rank in range(size)]
         send_all({"table": table})
-        if address.startswith("ipc://"):  # nobody else will come
-            Path(address.removeprefix("ipc://")).unlink(missing_ok=True)
         return table
     finally:
+        if address.startswith("ipc://"):  # nobody else will come
+            Path(address.removeprefix("ipc://")).unlink(missing_ok=True)
         socket.close()
 
 

@@ -19,6 +19,8 @@ import zmq
 
 import ringlet
 from ringlet.comm.errors import AuthenticationError
+from ringlet.comm.join.addresses import free_port
+from ringlet.comm.join.folders import socket_place
 from ringlet.comm.join.key import JobKey, find_key
 from ringlet.launcher import spawn
 from ringlet.launcher.commands.options import with_options
@@ -29,7 +31,7 @@ from ringlet.launcher.hosts.options import HostOptions
 from ringlet.launcher.hosts.ssh import SshLauncher
 from ringlet.launcher.options import option
 from ringlet.launcher.supervisor.control import Notice
-from ringlet.launcher.supervisor.environment import THREAD_VARIABLES, cores, free_port
+from ringlet.launcher.supervisor.environment import THREAD_VARIABLES, cores
 from ringlet.launcher.supervisor.options import WorkerOptions
 from ringlet.launcher.supervisor.output import Screen
 from ringlet.launcher.supervisor.supervisor import Supervisor
@@ -37,8 +39,6 @@ from ringlet.launcher.units import fastest
 
 MIN_SHARED_BYTES = 256 << 20
 MIN_FILES = 1024
-IPC_FOLDER_BYTES = 70
-"""A longer TMPDIR leaves no room for socket names: a path has at most 107 bytes."""
 
 
 class NoteError(Exception):
@@ -81,13 +81,10 @@ def shared_memory() -> str:
 
 def sockets() -> str:
     """Loopback ports, the folder for socket files, and the limit on open files."""
-    folder = tempfile.gettempdir()
-    if len(os.fsencode(folder)) > IPC_FOLDER_BYTES:
-        raise UserError(f"{folder} is too long for socket files: set TMPDIR to a shorter one")
     with user_errors(os_error="cannot bind a loopback port"):
         port = free_port()
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    text = f"loopback port {port}, socket files in {folder}, {files} open files allowed"
+    text = f"loopback port {port}, socket files in {socket_place()}, {files} open files allowed"
     if files < MIN_FILES:
         raise NoteError(f"{text}; many ranks need more: ulimit -n {MIN_FILES}")
     return text

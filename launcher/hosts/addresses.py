@@ -6,8 +6,7 @@ import socket
 import struct
 from pathlib import Path
 
-from ringlet.comm.join.addresses import bracketed, tcp
-from ringlet.comm.join.environment import is_loopback, local_address
+from ringlet.comm.join.addresses import bracketed, can_bind, is_loopback, local_address, tcp
 from ringlet.launcher.errors import UserError, user_errors
 
 _SIOCGIFADDR = 0x8915  # netdevice(7)
@@ -97,12 +96,4 @@ def _ipv6_address(name: str) -> str:
 
 def is_own(address: str) -> bool:
     """Whether the address is this host's: a socket can be bound to it."""
-    if is_loopback(tcp(address, 0)):
-        return True
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        try:
-            probe.bind((address, 0))
-        except OSError:
-            return False
-    return True
+    return is_loopback(tcp(address, 0)) or can_bind(address)

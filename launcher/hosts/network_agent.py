@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import TypeAlias
 
-from ringlet.comm.join.addresses import tcp
+from ringlet.comm.join.addresses import free_port, tcp
 from ringlet.comm.join.meeting import LINGER_MS, Every, MeetingSocket, Notice, numbered
 from ringlet.launcher.errors import ExitCode
 from ringlet.launcher.hosts.node import NodeSpec
 from ringlet.launcher.hosts.notices import Assignment, HostInfo, parse
 from ringlet.launcher.supervisor.agent import Agent, TaskFor
-from ringlet.launcher.supervisor.environment import Job, free_port
+from ringlet.launcher.supervisor.environment import Job
 from ringlet.launcher.supervisor.failure import Failure
 from ringlet.launcher.supervisor.options import WorkerOptions
 

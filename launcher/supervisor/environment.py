@@ -2,12 +2,12 @@
 
 import os
 import secrets
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from ringlet.comm.join.addresses import free_port, loopback, tcp
 from ringlet.comm.join.folders import make_folder, remove_folder
 from ringlet.launcher.supervisor.cores import shares
 
@@ -43,7 +43,7 @@ class Job:
     transport: str = "auto"
     timeout: float | None = None
     job: str = field(default_factory=lambda: secrets.token_hex(8))
-    port: int = field(default_factory=lambda: free_port())
+    port: int = field(default_factory=free_port)
     folder: Path | None = field(default_factory=make_folder)
     variables: Mapping[str, str] = field(default_factory=dict)
     generation: int = 0
@@ -68,7 +68,7 @@ class Job:
         """The whole environment of one worker. The user's own settings of BLAS threads and of the
         allocator stay."""
         threads = str(max(1, cores() // len(self.ranks)))
-        master = urlsplit(self.rendezvous or f"tcp://127.0.0.1:{self.port}")
+        master = urlsplit(self.rendezvous or tcp(loopback(), self.port))
         chosen = any(name.startswith("MALLOC_") for name in os.environ)
         variables = {
             **dict.fromkeys(THREAD_VARIABLES, threads),
@@ -101,11 +101,3 @@ class Job:
         """Remove the folder, with whatever a killed worker left in it."""
         if self.folder is not None:
             remove_folder(self.folder)
-
-
-def free_port(address: str = "127.0.0.1") -> int:
-    """A TCP port of the address that was free a moment ago."""
-    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
-        probe.bind((address, 0))
-        port: int = probe.getsockname()[1]
-        return port

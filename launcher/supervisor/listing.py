@@ -6,14 +6,13 @@ import errno
 import logging
 import os
 import socket
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ringlet.comm.errors import AuthenticationError
-from ringlet.comm.join.folders import check_private
+from ringlet.comm.join.folders import check_private, socket_place
 
 VARIABLE = "RINGLET_ENTRY"
 """Holds the socket's path, for workers: they remove it when their launcher no longer can."""
@@ -28,7 +27,7 @@ _log = logging.getLogger("ringlet")
 
 def run_folders() -> list[Path]:
     """Where launchers of this user may be listed. A new one goes to the first."""
-    places = [os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir()]
+    places = [os.environ.get("XDG_RUNTIME_DIR", ""), str(socket_place())]
     there = [Path(place) for place in places if place and Path(place).is_dir()]
     return [place / f"ringlet-run-{os.getuid()}" for place in dict.fromkeys(there)]
 

@@ -30,7 +30,7 @@ print(world.rank, world.size, x[0], comm.init() is world)
 """
 
 
-def start(rank, size, timeout=20.0, **variables):
+def start(rank, size, timeout=20.0, program=PROGRAM, **variables):
     """One rank by hand, as without any launcher."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RINGLET_")}
     environment |= {
@@ -38,7 +38,7 @@ def start(rank, size, timeout=20.0, **variables):
         "OPENBLAS_NUM_THREADS": "1", **variables,
     }  # fmt: skip
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(timeout)],
+        [sys.executable, "-c", program, str(timeout)],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -91,6 +91,76 @@ def test_ranks_meet_over_ipv6(host, tmp_path):
     names = ["one", host]
     processes = [start(rank, 2, RINGLET_HOST=names[rank], **variables) for rank in range(2)]
     assert [code for code, _ in ended(processes)] == [0, 0]
+
+
+def test_an_ipv6_address_may_have_brackets():
+    found = read_environment({**WORLD, "MASTER_ADDR": "[::1]"})
+    assert found.rendezvous == "tcp://[::1]:29400"
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_host_that_nobody_knows_is_named(rank):
+    variables = master(MASTER_ADDR="nobody.invalid", RINGLET_INSECURE="1")
+    ((code, text),) = ended([start(rank, 2, timeout=0.2, **variables)])
+    assert code == 3
+    assert f"CommError rank {rank}: cannot find the host of tcp://nobody.invalid:" in text
+
+
+TEMPORARY = {"long": b"x" * 90, "not UTF-8": b"\xff\xfe"}
+
+
+@pytest.mark.parametrize("case", TEMPORARY)
+def test_sockets_go_elsewhere_if_tmpdir_cannot_hold_them(case, tmp_path):
+    folder = tmp_path / os.fsdecode(TEMPORARY[case])
+    folder.mkdir()
+    variables = master(TMPDIR=str(folder))
+    results = ended([start(rank, 2, **variables) for rank in range(2)])
+    assert [code for code, _ in results] == [0, 0], results
+    assert list(folder.iterdir()) == []
+
+
+WITHOUT_IPV4 = """
+ip link set lo up && ip addr del 127.0.0.1/8 dev lo || exit 9
+export RANK WORLD_SIZE=2 MASTER_ADDR=::1 MASTER_PORT=29400
+for RANK in 0 1; do "$0" -c "$1" 20 & done
+wait
+"""
+
+
+def test_a_host_without_ipv4s_loopback(tmp_path):
+    """And the ports and addresses that launchers give out there."""
+    program = (
+        "from ringlet.comm.join import addresses as a\nprint(a.loopback(), a.free_port() > 0)\n"
+    )
+    plain = {"RINGLET_TRANSPORT": "tcp", "PYTHONUNBUFFERED": ""}  # lines in one piece
+    done = subprocess.run(
+        ["unshare", "-n", "sh", "-c", WITHOUT_IPV4, sys.executable, program + PROGRAM],
+        env={**os.environ, **plain, "TMPDIR": str(tmp_path)},
+        capture_output=True, text=True, timeout=40,
+    )  # fmt: skip
+    if done.returncode:
+        pytest.skip(f"no network of its own here: {done.stderr}")
+    expected = ["0 2 2.0 True", "1 2 2.0 True", "::1 True", "::1 True"]
+    assert sorted(done.stdout.splitlines()) == expected
+
+
+CHILDREN = """
+import subprocess, sys
+from ringlet import comm
+world = comm.init(timeout=20)
+child = subprocess.run([sys.executable, "-c", "from ringlet import comm; comm.init()"],
+                       capture_output=True, text=True)
+world.barrier()
+print(world.rank, child.stderr.splitlines()[-1])
+"""
+
+
+def test_what_a_rank_starts_is_no_rank():
+    variables = master()
+    results = ended([start(rank, 2, program=CHILDREN, **variables) for rank in range(2)])
+    for rank, (code, text) in enumerate(results):
+        assert code == 0, text
+        assert f"{rank} ringlet.comm.errors.CommError: this process was started by rank" in text
 
 
 def test_a_world_of_one_needs_nothing():
@@ -166,6 +236,7 @@ def test_who_does_not_belong_is_told_why_and_the_others_go_on(case):
             process.kill()
 
 
+WORLD = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29400"}
 WRONG = {
     "no WORLD_SIZE": ({"RANK": "0"}, "WORLD_SIZE"),
     "no RANK": ({"WORLD_SIZE": "2"}, "RANK"),
@@ -174,6 +245,16 @@ WRONG = {
     "nobody": ({"RANK": "0", "WORLD_SIZE": "0"}, "WORLD_SIZE is '0'"),
     "no address": ({"RANK": "0", "WORLD_SIZE": "2"}, "MASTER_ADDR"),
     "no port": ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}, "MASTER_PORT"),
+    "empty address": ({**WORLD, "MASTER_ADDR": " "}, "MASTER_ADDR is empty"),
+    "a URL": ({**WORLD, "MASTER_ADDR": "tcp://a"}, "MASTER_ADDR is 'tcp://a'; it must be a host's"),
+    "a port, too": ({**WORLD, "MASTER_ADDR": "10.0.0.1:5"}, "MASTER_ADDR is '10.0.0.1:5'"),
+    "empty label": ({**WORLD, "MASTER_ADDR": "a..b"}, "MASTER_ADDR is 'a..b'"),
+    "not UTF-8": ({**WORLD, "MASTER_ADDR": "\udcff"}, "MASTER_ADDR is"),
+    "port too high": ({**WORLD, "MASTER_PORT": "70000"}, "from 1 to 65535"),
+    "port 0": ({**WORLD, "MASTER_PORT": "0"}, "from 1 to 65535"),
+    "rendezvous": ({**WORLD, "RINGLET_RENDEZVOUS": "tcp://a:99999"}, "RINGLET_RENDEZVOUS is"),
+    "rendezvous nowhere": ({**WORLD, "RINGLET_RENDEZVOUS": "10.0.0.1:5"}, "RINGLET_RENDEZVOUS is"),
+    "own address": ({**WORLD, "RINGLET_ADDRESS": "tcp://a"}, "RINGLET_ADDRESS is 'tcp://a'"),
     "transport": ({"RINGLET_TRANSPORT": "pigeon"}, "pigeon"),
     "timeout": ({"RINGLET_TIMEOUT": "-3"}, "RINGLET_TIMEOUT"),
     "timeout text": ({"RINGLET_TIMEOUT": "soon"}, "RINGLET_TIMEOUT"),

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 BASE = {"numpy", "msgpack", "zmq"}
 ALLOWED = {
-    "comm": BASE | {"ringlet.comm"},
+    "comm": BASE | {"ringlet.comm", "torch.distributed"},  # under torchrun
     "nn": BASE | {"ringlet.nn", "cupy", "cupyx"},
     "runtime": {
         "numpy",

