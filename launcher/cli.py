@@ -1,9 +1,11 @@
 """The command line. The module of a command is imported only when that command runs, or for the
 help of all: `ringlet run` does not wait for what only `ringlet train` needs."""
 
+import os
 import sys
 from collections.abc import Iterable
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Annotated, Any
 
 import typer
@@ -69,8 +71,16 @@ def make_app(names: Iterable[str] = COMMANDS) -> typer.Typer:
 def main(arguments: list[str] | None = None) -> Any:
     """The entry point. What the user can correct is shown as one line, with exit code 2."""
     words = sys.argv[1:] if arguments is None else arguments
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # what the terminal cannot show
     try:
         make_app(words[:1] if words and words[0] in COMMANDS else COMMANDS)(arguments)
     except (UserError, AuthenticationError) as error:
-        print(f"ringlet: {error}", file=sys.stderr)
-        sys.exit(ExitCode.USER_ERROR)
+        text = str(error)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # A name that is too long, a folder that may not be read, a disk that is full.
+        text = f"{os.fsdecode(error.filename)}: {error.strerror}"
+    print(f"ringlet: {' '.join(text.splitlines())}", file=sys.stderr)
+    sys.exit(ExitCode.USER_ERROR)

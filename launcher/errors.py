@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
+from pathlib import Path
 
 
 class ExitCode(IntEnum):
@@ -34,3 +35,16 @@ def user_errors(*kinds: type[Exception], os_error: str = "") -> Iterator[None]:
         if not os_error:
             raise
         raise UserError(f"{os_error}: {error.strerror}") from error
+
+
+def make_folder(path: Path, option: str) -> None:
+    """Make the folder that an option names, and those above it, unless it is there. Raises
+    UserError, which names what is in the way."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        each = next(each for each in (path, *path.parents) if each.is_symlink() or each.exists())
+        what = f"a link to {each.readlink()}, which is not there" if each.is_symlink() else "a file"
+        raise UserError(f"{option} {path}: {each} is {what}") from error
+    except OSError as error:
+        raise UserError(f"{option} {path}: {error.strerror}") from error

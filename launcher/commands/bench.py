@@ -33,8 +33,10 @@ class BenchOptions:
     operations: str = option(
         ",".join(OPERATIONS), f"Comma-separated, from {', '.join(OPERATIONS)}.", shown="all"
     )
-    min_bytes: int = option(4, "Size of the smallest array.", least=4, metavar="BYTES")
-    max_bytes: int = option(256 << 20, "Size of the largest array.", least=4, metavar="BYTES")
+    min_bytes: int = option(4, "Size of the smallest array.", least=4, unit="bytes")
+    max_bytes: int = option(
+        256 << 20, "Size of the largest array.", least=4, unit="bytes", shown="256MiB"
+    )
     factor: int = option(8, "Factor from one size to the next.", least=2)
     plain: bool = option(False, "Use ordinary arrays instead of registered memory.")
     algorithm: str = option(

@@ -172,7 +172,7 @@ def between_hosts(hosts: HostOptions, timeout: float) -> int:
 class DoctorOptions:
     """How long a check between hosts may take."""
 
-    timeout: float = option(20.0, "Seconds that hosts may take to meet and to answer.")
+    timeout: float = option(20.0, "How long hosts may take to meet and to answer.", unit="seconds")
     workers: int = option(1, "Set by --hosts.", hidden=True)
 
 

@@ -6,12 +6,13 @@ from pathlib import Path
 import typer
 
 from ringlet.launcher.commands.options import with_options
-from ringlet.launcher.commands.train.prepare import newest_checkpoint
-from ringlet.launcher.errors import user_errors
+from ringlet.launcher.commands.train.folder import read_newest
+from ringlet.launcher.errors import make_folder, user_errors
 from ringlet.launcher.options import option
 from ringlet.nn.models import PretrainedError
 from ringlet.runtime.checkpoint.manifest import CheckpointError
-from ringlet.runtime.training.export import export_huggingface
+from ringlet.runtime.training.config import ConfigError
+from ringlet.runtime.training.export import load_model
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,9 @@ def export(options: ExportOptions) -> None:
 
     It may have been trained on any mesh, and becomes a GPT-2 or a Llama.
     """
-    checkpoint, to = newest_checkpoint(options.folder), options.to
-    errors = (CheckpointError, FileExistsError, PretrainedError)
-    with user_errors(*errors, os_error=f"cannot write {to}"):
-        export_huggingface(checkpoint, to)
-    typer.echo(f"wrote config.json and model.safetensors of step {checkpoint.step} to {to}")
+    with user_errors(CheckpointError, ConfigError):
+        step, model = read_newest(options.folder, lambda found: (found.step, load_model(found)))
+    make_folder(options.to, "--to")
+    with user_errors(FileExistsError, PretrainedError, os_error=f"cannot write {options.to}"):
+        model.save_pretrained(options.to)
+    typer.echo(f"wrote config.json and model.safetensors of step {step} to {options.to}")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ringlet.launcher.commands.options import with_options
-from ringlet.launcher.commands.train.prepare import newest_checkpoint
+from ringlet.launcher.commands.train.folder import read_newest
 from ringlet.launcher.errors import UserError, user_errors
 from ringlet.launcher.options import option
 from ringlet.nn.backend import BackendError, use
@@ -24,6 +24,7 @@ from ringlet.nn.models import (
 )
 from ringlet.nn.models.generation.decoding import prompt_of
 from ringlet.nn.safetensors import SafetensorsError
+from ringlet.runtime.checkpoint.checkpoint import Checkpoint
 from ringlet.runtime.checkpoint.manifest import CheckpointError
 from ringlet.runtime.training.config import DEVICES
 from ringlet.runtime.training.export import load_model
@@ -66,6 +67,8 @@ def generate(options: GenerateOptions) -> None:
         raise UserError(f"--top-p is {options.top_p}; it must be above 0 and at most 1")
     if not prompt:
         raise UserError("the prompt is empty; give at least one character")
+    if any("\ud800" <= character <= "\udfff" for character in prompt):
+        raise UserError(f"the prompt {prompt!r} is not UTF-8")
     if options.device not in DEVICES:
         raise UserError(f"--device is {options.device!r}; there are {', '.join(DEVICES)}")
     if options.device == "cuda":
@@ -78,6 +81,11 @@ def generate(options: GenerateOptions) -> None:
         ids = np.array([tokenizer.encode(prompt)])
     if not ids.size:
         raise UserError(f"the tokenizer of {folder} makes no ids of the prompt {prompt!r}")
+    if ids.max() >= model.config.vocab_size:
+        raise UserError(
+            f"the tokenizer of {folder} gives id {ids.max()}, and its model knows ids from 0 to "
+            f"{model.config.vocab_size - 1}: they do not belong together"
+        )
     if not isinstance(model, T5):
         print(prompt, end="", flush=True)
     for text in as_text(tokenizer, _continuation(model, ids, options)):
@@ -107,8 +115,11 @@ def _load(folder: Path) -> tuple[LanguageModel, Tokenizer]:
         if (folder / "config.json").is_file():
             model = from_pretrained(folder)
             return model, load_tokenizer(folder, model.config.vocab_size)
-        checkpoint = newest_checkpoint(folder)
-        trained = load_model(checkpoint)
-        if checkpoint.manifest["as_bytes"]:
-            return trained, ByteTokenizer()
-        return trained, NumberTokenizer(trained.config.vocab_size)
+        return read_newest(folder, _trained)
+
+
+def _trained(checkpoint: Checkpoint) -> tuple[LanguageModel, Tokenizer]:
+    model = load_model(checkpoint)
+    if checkpoint.manifest["as_bytes"]:
+        return model, ByteTokenizer()
+    return model, NumberTokenizer(model.config.vocab_size)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ringlet.comm.join.key import JobKey
+from ringlet.launcher.commands.pasted import quoted
 from ringlet.launcher.errors import UserError, user_errors
 
 keys = typer.Typer(rich_markup_mode=None)
@@ -37,4 +38,4 @@ def new(
     error = f"cannot write {out}"
     with user_errors(os_error=error), os.fdopen(os.open(out, flags, 0o600), "w") as file:
         file.write(text + "\n")
-    typer.echo(f"wrote {out}; on every host: export RINGLET_KEY_FILE={out.resolve()}")
+    typer.echo(f"wrote {out}; on every host: export RINGLET_KEY_FILE={quoted(out.resolve())}")

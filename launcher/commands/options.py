@@ -9,7 +9,16 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
+from ringlet.launcher.errors import UserError
+from ringlet.launcher.units import parse_bytes, parse_seconds
+
 METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
+
+UNITS: dict[str, tuple[str, Callable[[str, str], Any]]] = {
+    "bytes": ("SIZE", parse_bytes),
+    "seconds": ("TIME", parse_seconds),
+}
+"""How options with a unit are shown and read."""
 
 
 def with_options(
@@ -24,10 +33,10 @@ def with_options(
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         def with_instances(**values: Any) -> None:
             for name, group in groups.items():
-                names = [each.name for each in fields(group) if each.name in values]
-                values[name] = group(**{each: values.pop(each) for each in names})
+                present = [each for each in fields(group) if each.name in values]
+                values[name] = group(**{e.name: _read(e, values.pop(e.name)) for e in present})
             if given is not None:
-                values["given"] = {each.name: values.pop(each.name) for each in fields(given)}
+                values["given"] = {e.name: _read(e, values.pop(e.name)) for e in fields(given)}
             command(**values)
 
         taken = {*groups, "given"}
@@ -46,6 +55,22 @@ def with_options(
     return decorate
 
 
+def _long_name(each: Field[Any]) -> str:
+    """As in --batch-size."""
+    return (each.metadata.get("names") or (f"--{each.name.replace('_', '-')}",))[-1]
+
+
+def _read(each: Field[Any], value: Any) -> Any:
+    """The value of an option with a unit as a number, within its bounds; any other as it is."""
+    unit, least = each.metadata.get("unit"), each.metadata.get("least")
+    if not unit or not isinstance(value, str):
+        return value
+    number = UNITS[unit][1](value, _long_name(each))
+    if least is not None and number < least:
+        raise UserError(f"{_long_name(each)} is {value}; it must be at least {least}")
+    return number
+
+
 def _parameter(each: Field[Any], heading: str | None, overrides: bool) -> inspect.Parameter:
     """The field as a typer option; with `overrides` one that is None unless given."""
     facts, default, kind = each.metadata, each.default, each.type
@@ -55,8 +80,13 @@ def _parameter(each: Field[Any], heading: str | None, overrides: bool) -> inspec
         usual = words.get(default, default) if isinstance(default, bool | str) else default
         default, kind, shown = None, type(default) | None, usual
     elif kind is bool and not default and not names:
-        names = (f"--{each.name.replace('_', '-')}",)
-    metavar = facts.get("metavar")
+        names = (_long_name(each),)
+    metavar, least = facts.get("metavar"), facts.get("least")
+    if unit := facts.get("unit"):
+        kind = str | None if default is None else str
+        metavar, least = UNITS[unit][0], None
+        if default is not None:
+            default = str(default).removesuffix(".0") + ("s" if unit == "seconds" else "")
     if metavar is None and kind not in (bool, bool | None):
         metavar = next(text for known, text in METAVARS.items() if kind in (known, known | None))
     if shown is not None:
@@ -67,7 +97,7 @@ def _parameter(each: Field[Any], heading: str | None, overrides: bool) -> inspec
         *names,
         help=text,
         metavar=metavar,
-        min=facts.get("least"),
+        min=least,
         max=facts.get("most"),
         hidden=facts.get("hidden", False),
         show_default=not hide,
@@ -101,7 +131,26 @@ HEADINGS = (
 
 
 class Command(TyperCommand):
-    """Shows options under headings, as rich's panels do, but without rich, which starts slowly."""
+    """Shows options under headings, as rich's panels do, but without rich, which starts slowly.
+    For an option that there is not, it names those that may be meant."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            if hasattr(error, "possibilities") and hasattr(error, "option_name"):
+                error.possibilities = self.similar(ctx, error.option_name)
+            raise
+
+    def similar(self, ctx: Any, name: str) -> list[str]:
+        """The options that may be meant by a name that none has."""
+        # Imported here, as this is seldom needed.
+        from ringlet.runtime.training.similar import similar
+
+        known = {
+            each.opts[-1]: each.help or "" for each in self.get_params(ctx) if hasattr(each, "help")
+        }
+        return similar(name, known)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         arguments = [each for each in self.get_params(ctx) if each.param_type_name == "argument"]

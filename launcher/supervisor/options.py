@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from ringlet.comm.join.environment import DEFAULT_TIMEOUT_S, TRANSPORTS
-from ringlet.launcher.errors import UserError, user_errors
+from ringlet.launcher.errors import UserError, make_folder
 from ringlet.launcher.options import option
 
 
@@ -19,7 +19,9 @@ class JoinOptions:
         "auto", "Transport within a host: auto (shared memory), ipc (Unix sockets), tcp (loopback)."
     )
     timeout: float = option(
-        DEFAULT_TIMEOUT_S, "Seconds that an operation may wait before it raises CommTimeout."
+        DEFAULT_TIMEOUT_S,
+        "How long an operation may wait before it raises CommTimeout.",
+        unit="seconds",
     )
 
     def check(self) -> None:
@@ -38,7 +40,7 @@ class WorkerOptions(JoinOptions):
     max_restarts: int = option(
         0, "How often to restart all workers after a worker or a host fails.", least=0
     )
-    grace: float = option(30.0, "Seconds to save and exit after SIGINT or SIGTERM.")
+    grace: float = option(30.0, "Time to save and exit after SIGINT or SIGTERM.", unit="seconds")
     pin: bool = option(False, "Pin each worker to its own cores.")
     output: Path | None = option(
         None, "Folder to write each rank's output to as well: rank-3.log.", heading="Output"
@@ -54,5 +56,4 @@ class WorkerOptions(JoinOptions):
     def make_folder(self) -> None:
         """Make the folder for the output; raises UserError."""
         if self.output is not None:
-            with user_errors(os_error=f"--output {self.output}"):
-                self.output.mkdir(parents=True, exist_ok=True)
+            make_folder(self.output, "--output")

@@ -1,6 +1,5 @@
 """The options of a training run: names, defaults, presets, and where their values come from."""
 
-import difflib
 import math
 import tomllib
 from collections.abc import Callable, Mapping
@@ -9,15 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from ringlet.runtime.rules import CONFIG, problem
+from ringlet.runtime.training.similar import similar
 
 
 class ConfigError(ValueError):
     """An option is unknown or its value is not possible; the message names it."""
 
 
-def _under(heading: str) -> Callable[[Any, str], Any]:
-    """Makes options under this heading of `ringlet train --help`: (default, help)."""
-    return lambda default, text: field(default=default, metadata={"heading": heading, "help": text})
+def _under(heading: str) -> Callable[..., Any]:
+    """Makes options under this heading of `ringlet train --help`: (default, help, unit)."""
+
+    def option(default: Any, text: str, unit: str = "") -> Any:
+        facts = {"heading": heading, "help": text, "unit": unit}
+        return field(default=default, metadata=facts)
+
+    return option
 
 
 _model, _data, _parallelism = _under("Model"), _under("Data"), _under("Parallelism")
@@ -74,8 +79,9 @@ class TrainConfig:
     )
     bucket_bytes: int = _parallelism(
         0,
-        "Gradient bucket size in bytes; 0 chooses it from the measured link where that cannot "
-        "change results.",
+        "Size of gradient buckets; 0 chooses it from the measured link where that cannot change "
+        "results.",
+        "bytes",
     )
     priority: bool = _parallelism(
         False, "Send the first layers' gradients first, for slow links. Needs --clip 0."
@@ -261,8 +267,8 @@ def check_config(values: Mapping[str, Any]) -> TrainConfig:
 
 def _check_value(name: str, value: Any) -> Any:
     if name not in _TYPES:
-        near = difflib.get_close_matches(name, _TYPES, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        near = similar(name, {each.name: each.metadata["help"] for each in fields(TrainConfig)})
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise ConfigError(f"unknown option {name!r}{hint}")
     wanted = _TYPES[name]
     if wanted is float and type(value) is int and abs(value) < 1 << 53:

@@ -1,7 +1,5 @@
 """Whole models out of checkpoints, whichever mesh saved them."""
 
-from pathlib import Path
-
 from ringlet.nn import uninitialized
 from ringlet.nn.models import LanguageModel
 from ringlet.runtime.checkpoint.checkpoint import Checkpoint
@@ -17,14 +15,3 @@ def load_model(checkpoint: Checkpoint) -> LanguageModel:
         model = make_model(config, checkpoint.manifest["vocab_size"])
     load_parameters(checkpoint, model)
     return model
-
-
-def export_huggingface(checkpoint: Checkpoint, folder: Path) -> None:
-    """Write the model as Hugging Face reads it; see LanguageModel.save_pretrained.
-
-    Raises FileExistsError if the folder holds a model already, PretrainedError for a model that
-    Hugging Face does not have.
-    """
-    if (folder / "config.json").exists():
-        raise FileExistsError(f"{folder} holds a model already")
-    load_model(checkpoint).save_pretrained(folder)

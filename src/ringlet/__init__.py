@@ -13,4 +13,4 @@ __version__ = "0.1.0"
 # the files that people edit.
 _root = Path(__file__).resolve().parents[2]
 if (_root / "pyproject.toml").is_file() and (_root / "comm").is_dir():
-    __path__[:] = [str(_root)]
+    __path__.insert(0, str(_root))

@@ -19,7 +19,7 @@ def bench(capfd, *arguments):
 
 
 def test_every_operation_is_measured_and_right(capfd):
-    code, out, _ = bench(capfd, "--json", "--max-bytes", "4096", "--factor", "1024", "-n", "3")
+    code, out, _ = bench(capfd, "--json", "--max-bytes", "4KiB", "--factor", "1024", "-n", "3")
     assert code == 0
     rows = [json.loads(line) for line in out.splitlines()]
     sizes = {name: [r["bytes"] for r in rows if r["operation"] == name] for name in OPERATIONS}

@@ -1,5 +1,6 @@
 """What `ringlet` says about itself, and to people who got the command wrong."""
 
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 import ringlet
 from ringlet.launcher.cli import main
+from ringlet.launcher.commands import pasted
 from ringlet.runtime.training.config import TrainConfig
 
 
@@ -27,12 +29,21 @@ WRONG = {
     "no module": (["-m"], "-m needs"),
     "transport": (["--transport", "pigeon", "x.py"], "'pigeon'; there are auto, ipc, tcp"),
     "timeout": (["--timeout", "0", "x.py"], "--timeout is 0"),
-}
+    "a time": (["--grace", "-1", "x.py"], "--grace is '-1'; it takes seconds, or a time as in"),
+    "a long name": (["a" * 300], "a: File name too long"),
+    "a file as folder": (["--output", "file", "file"], "--output file: file is a file"),
+    "under a file": (["--output", "file/logs", "file"], "--output file/logs: file is a file"),
+    "a broken link": (
+        ["--output", "broken/logs", "file"], "broken is a link to gone, which is not there",
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", WRONG)
 def test_what_the_user_can_mend_is_one_line(case, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "broken").symlink_to("gone")
     arguments, text = WRONG[case]
     code, stdout, stderr = outcome(capsys, "run", *arguments)
     assert (code, stdout) == (2, "")
@@ -46,6 +57,58 @@ def test_wrong_usage_says_what_and_points_to_the_help(arguments, capsys):
     assert (code, stdout) == (2, "")
     assert "--help" in stderr
     assert "Error: " in stderr
+
+
+MEANT = {
+    "--lr": "--learning-rate", "--learningrate": "--learning-rate", "--batch": "--batch-size",
+    "--layers": "--n-layer", "--heads": "--n-head", "--wd": "--weight-decay",
+    "--bs": "--batch-size",
+    "--min-lr": "--learning-rate-floor", "--lr-schedule": "--learning-rate-schedule",
+    "--context": "--block-size", "--tp": "--mesh", "--wrokers": "--workers",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("option", MEANT)
+def test_an_option_that_is_not_there_brings_up_the_one_that_is_meant(option, capsys, tmp_path):
+    code, _, stderr = outcome(capsys, "train", option, "1")
+    assert code == 2
+    assert re.search(rf"No such option: {option} .*{MEANT[option]}\b", stderr)
+    (tmp_path / "c.toml").write_text(f"{option.strip('-').replace('-', '_')} = 1\n")
+    if option != "--wrokers":  # which a file does not have
+        _, _, stderr = outcome(capsys, "train", "--config", str(tmp_path / "c.toml"))
+        assert MEANT[option].strip("-").replace("-", "_") in stderr.partition("did you mean")[2]
+
+
+QUOTED = ["plain", "two words", "it's", "$HOME", "a\nb", "\\", "caf\udce9", "--out", "", "~", "é"]
+
+
+@pytest.mark.parametrize("word", QUOTED)
+def test_what_is_printed_to_be_pasted_is_what_the_shell_reads(word):
+    script = f"printf '%s\\0' {pasted.quoted(word)}"
+    shown = subprocess.run(["bash", "-c", os.fsencode(script)], capture_output=True, timeout=30)
+    assert shown.stdout == os.fsencode(word) + b"\0"
+    assert pasted.quoted(word).isprintable()
+
+
+def test_commands_to_paste_name_the_program_as_the_shell_finds_it(tmp_path, monkeypatch):
+    for folder in ("here", "not here"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "ringlet").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "here"))
+    names = {
+        str(tmp_path / "here/ringlet"): "ringlet ps",
+        str(tmp_path / "not here/ringlet"): f"'{tmp_path}/not here/ringlet' ps",
+        "/somewhere/ringlet/__main__.py": f"{sys.executable} -m ringlet ps",
+    }
+    for own, expected in names.items():
+        monkeypatch.setattr(sys, "argv", [own])
+        assert pasted.command("ps") == expected
+
+
+def test_ringlet_is_a_module_that_runs(tmp_path):
+    command = [sys.executable, "-m", "ringlet", "--version"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=tmp_path)
+    assert shown.stdout == f"ringlet {ringlet.__version__}\n"
 
 
 def test_version(capsys):
@@ -68,8 +131,8 @@ def test_without_arguments_there_is_help(capsys):
 
 
 DEFAULTS = {
-    "run": {"--workers": "2", "--transport": "auto", "--timeout": "300", "--grace": "30"},
-    "train": {"--workers": "2", "--transport": "auto", "--timeout": "300", "--grace": "30"},
+    "run": {"--workers": "2", "--transport": "auto", "--timeout": "300s", "--grace": "30s"},
+    "train": {"--workers": "2", "--transport": "auto", "--timeout": "300s", "--grace": "30s"},
     "generate": {"--temperature": "0.8", "--top-k": "50", "--seed": "0"},
 }
 

@@ -13,6 +13,7 @@ from ringlet.launcher.units import (
     parse_bytes,
     parse_rate,
     parse_seconds,
+    parse_time,
     seconds_text,
 )
 
@@ -159,9 +160,10 @@ def test_what_the_user_can_mend_is_one_line(case, capsys, tmp_path, monkeypatch)
 
 QUANTITIES = [
     (parse_bytes, "4096", 4096), (parse_bytes, "64MiB", 64 << 20), (parse_bytes, "1.5 kB", 1500),
-    (parse_bytes, "2e3B", 2000), (parse_seconds, "20us", 20e-6), (parse_seconds, "2", 2),
-    (parse_seconds, "3ns", 3e-9), (parse_seconds, "0.5 \u00b5s", 5e-7), (parse_rate, "1GB/s", 1e9),
-    (parse_rate, "1GiB/s", 1 << 30), (parse_rate, "25Gbit/s", 25e9 / 8), (parse_rate, "7", 7),
+    (parse_bytes, "2e3B", 2000), (parse_time, "20us", 20e-6), (parse_time, "0", 0),
+    (parse_time, "3ns", 3e-9), (parse_time, "0.5 \u00b5s", 5e-7), (parse_rate, "1GB/s", 1e9),
+    (parse_rate, "1GiB/s", 1 << 30), (parse_rate, "25Gbit/s", 25e9 / 8), (parse_seconds, "2", 2),
+    (parse_seconds, ".5", 0.5), (parse_seconds, "5min", 300), (parse_seconds, "500ms", 0.5),
 ]  # fmt: skip
 
 
@@ -170,10 +172,19 @@ def test_quantities(parse, text, value):
     assert parse(text, "--option") == pytest.approx(value)
 
 
-@pytest.mark.parametrize("text", ["", "-1", "1 GB", "GB/s", "1e999", "nan", "1..2", "1Gb/s", "1 s"])
-def test_what_is_no_bandwidth(text):
-    with pytest.raises(UserError, match="--option is"):
-        parse_rate(text, "--option")
+NO_QUANTITIES = {
+    parse_bytes: ["", "-1", "4s", "1 GB/s", "1e999", "nan", "0x10", "\u0664", "64 M"],
+    parse_time: ["", "20", "-1us", "inf", "1 B", "1e9h9"],  # 20 may mean microseconds or seconds
+    parse_seconds: ["", "-1", "nan", "inf", "1e300", "5m", "1 h 5 min"],
+    parse_rate: ["", "7", "-1", "1 GB", "GB/s", "1e999", "nan", "1..2", "1Gb/s", "1 s", "0GB/s"],
+}
+
+
+@pytest.mark.parametrize("parse", NO_QUANTITIES)
+def test_what_is_no_quantity(parse):
+    for text in NO_QUANTITIES[parse]:
+        with pytest.raises(UserError, match="--option is"):
+            parse(text, "--option")
 
 
 def test_times_are_short():

@@ -1,5 +1,7 @@
 """`ringlet generate` from the folder of a Hugging Face model."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -33,7 +35,43 @@ def test_what_cannot_be_is_refused(tmp_path):
         generate(folder=FIXTURES / "gpt2", **{**HOW, "prompt": "text"})
     with pytest.raises(UserError, match="there is no checkpoint"):
         generate(folder=tmp_path, **HOW)
+    with pytest.raises(UserError, match=r"prompt 'caf.udce9' is not UTF-8"):
+        generate(folder=FIXTURES / "gpt2", **{**HOW, "prompt": "caf\udce9"})
     GPT(GPTConfig(5, 4, 1, 1, 4)).save_pretrained(tmp_path / "a")
     (tmp_path / "a" / "model.safetensors").write_bytes(b"short")
     with pytest.raises(UserError, match="has 5 bytes"):
         generate(folder=tmp_path / "a", **HOW)
+
+
+NO_VALUES = [None, [], {}, "x", -1, 0, 1.5, 3, 10**30, 1 << 40, True, float("nan")]
+"""What config.json may say where a number, a name or an object belongs."""
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "t5"])
+def test_whatever_a_config_says_gives_text_or_one_line(capsys, tmp_path, name):
+    shutil.copytree(FIXTURES / name, tmp_path / "m")
+    config = tmp_path / "m" / "config.json"
+    good = json.loads(config.read_text())
+    rope = {"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 1.0}
+    inner = [{key: value, **{k: v for k, v in rope.items() if k != key}}
+             for key in rope for value in NO_VALUES]  # fmt: skip
+    nested = {"rope_parameters": inner, "rope_scaling": inner} if name == "llama" else {}
+    refused = 0
+    for key in {*good, "rope_parameters", "rope_scaling", "n_inner", "resid_pdrop", "model_type"}:
+        for value in (*NO_VALUES, *nested.get(key, ())):
+            config.write_text(json.dumps({**good, key: value}))
+            try:
+                generate(folder=tmp_path / "m", **{**HOW, "max_new_tokens": 1})
+            except UserError as error:
+                refused += 1
+                assert len(str(error).splitlines()) == 1
+    assert refused > 50
+
+
+def test_a_tokenizer_whose_ids_the_model_does_not_know(tmp_path):
+    library = pytest.importorskip("tokenizers")
+    shutil.copytree(FIXTURES / "gpt2", tmp_path / "m")
+    made = library.Tokenizer(library.models.WordLevel({"a": 0, "b": 23}, unk_token="a"))
+    made.save(str(tmp_path / "m" / "tokenizer.json"))
+    with pytest.raises(UserError, match="gives id 23, and its model knows ids from 0 to 22"):
+        generate(folder=tmp_path / "m", **{**HOW, "prompt": "b"})

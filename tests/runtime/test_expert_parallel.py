@@ -21,7 +21,7 @@ from ringlet.runtime.expert.expert_parallel import (
     ShardedExperts,
 )
 from ringlet.runtime.training.config import ConfigError
-from ringlet.runtime.training.export import export_huggingface, load_model
+from ringlet.runtime.training.export import load_model
 from ringlet.runtime.training.fit import check_fit
 
 # -- the way there and back -------------------------------------------------------------------
@@ -163,7 +163,7 @@ def test_what_was_trained_writes_but_is_no_gpt2(ranks, tmp_path):
     checkpoint = latest_checkpoint(tmp_path / "checkpoints")
     assert generate(load_model(checkpoint), np.array([[1]]), 3).shape == (1, 4)
     with pytest.raises(PretrainedError, match="4 experts in each block, and Hugging Face's GPT-2"):
-        export_huggingface(checkpoint, tmp_path / "out")
+        load_model(checkpoint).save_pretrained(tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from ringlet.nn.models import GPT, Llama, from_pretrained
 from ringlet.runtime import Trainer, latest_checkpoint, load_corpus, make_config
-from ringlet.runtime.training.export import export_huggingface, load_model
+from ringlet.runtime.training.export import load_model
 
 TINY = {
     "block_size": 16, "n_layer": 4, "n_head": 4, "n_embd": 32, "batch_size": 8, "steps": 8,
@@ -112,7 +112,7 @@ def test_export_from_any_mesh(finished, whole, tmp_path, name):
     from safetensors.numpy import load_file
 
     checkpoint = latest_checkpoint(finished(name)[0] / "checkpoints")
-    export_huggingface(checkpoint, tmp_path / "out")
+    load_model(checkpoint).save_pretrained(tmp_path / "out")
     arrays = load_file(tmp_path / "out" / "model.safetensors")
     own = load_model(checkpoint)
     assert isinstance(own, GPT)
@@ -121,7 +121,7 @@ def test_export_from_any_mesh(finished, whole, tmp_path, name):
     np.testing.assert_array_equal(arrays[name], own.state_dict()[name].T)
     np.testing.assert_allclose(arrays[name].T, whole[1][name], atol=1e-4)
     with pytest.raises(FileExistsError, match="holds a model already"):
-        export_huggingface(checkpoint, tmp_path / "out")
+        load_model(checkpoint).save_pretrained(tmp_path / "out")
 
 
 LLAMA = {"model": "llama", "n_kv_head": 2, "dropout": 0.0}
@@ -139,7 +139,7 @@ def test_a_llama_trains_on_a_mesh_goes_on_on_another_and_is_exported(ranks, tmp_
     for key, array in weights(cut).items():
         np.testing.assert_allclose(array, expected[key], atol=1e-4, err_msg=key)
     checkpoint = latest_checkpoint(cut / "checkpoints")
-    export_huggingface(checkpoint, tmp_path / "out")
+    load_model(checkpoint).save_pretrained(tmp_path / "out")
     loaded = from_pretrained(tmp_path / "out")
     assert isinstance(loaded, Llama)
     ids = np.arange(16)[None]

@@ -44,6 +44,13 @@ def made_for(cwd):
     return tempfile.TemporaryDirectory(prefix="t-")
 
 
+def pasted(command, folder):
+    """Run a line that a run has printed, in a shell."""
+    return subprocess.run(
+        ["bash", "-c", command], cwd=folder, capture_output=True, text=True, timeout=180
+    )
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     """A short run in the default folder."""
@@ -63,7 +70,7 @@ def test_a_run_says_what_it_does_and_how_to_go_on(done):
     assert "--- a sample ---" in out
     assert "runs/pydoc-tiny/checkpoints/step-000020" in out
     assert "runs/pydoc-tiny/metrics.jsonl" in out
-    assert "ringlet train --resume --out runs/pydoc-tiny --steps 40" in out
+    assert "-m ringlet train --resume --out runs/pydoc-tiny --steps 40" in out
     assert (folder / "runs/pydoc-tiny/checkpoints/step-000020/manifest.json").is_file()
     rows = [json.loads(x) for x in (folder / "runs/pydoc-tiny/metrics.jsonl").open()]
     assert rows[-1]["step"] == 20
@@ -72,12 +79,12 @@ def test_a_run_says_what_it_does_and_how_to_go_on(done):
 
 def test_the_commands_that_it_prints_work(done):
     folder, result = done
-    go_on = re.search(r"continue +ringlet (.*)", result.stdout)[1].split()
-    resumed = ringlet(*go_on, "--workers", "3", cwd=folder)
+    go_on = re.search(r"continue +(.*)", result.stdout)[1]
+    resumed = pasted(f"{go_on} --workers 3", folder)
     assert resumed.returncode == 0, resumed.stderr
     assert "resumed after step 20" in resumed.stdout
     assert "done after step 40" in resumed.stdout
-    source = re.search(r"generate +ringlet generate --from (\S+)", result.stdout)[1]
+    source = re.search(r"generate .* generate --from (\S+)", result.stdout)[1]
     texts = [
         ringlet("generate", "--from", source, "--prompt", "The é", "--seed", seed, cwd=folder)
         for seed in (1, 1, 2)
@@ -102,6 +109,64 @@ def test_two_runs_at_once_have_a_folder_each(tmp_path):
         assert len((tmp_path / "runs" / name / "metrics.jsonl").read_text().splitlines()) == 3
 
 
+def test_the_default_folder_may_not_be_had(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for make, text in (
+        (lambda: Path("runs").symlink_to("gone"), "runs is a link to gone, which is not there"),
+        (lambda: Path("runs").touch(), "runs is a file"),
+    ):
+        make()
+        with pytest.raises(SystemExit) as ended:
+            main(["train", *QUICK])
+        assert (ended.value.code, text in capsys.readouterr().err) == (2, True)
+        Path("runs").unlink()
+
+
+def test_a_folder_belongs_to_one_run_at_a_time(tmp_path):
+    """The second start is refused; what only reads is not; after SIGKILL the folder is free."""
+    run = ["train", *QUICK, "--steps", "100000", "--checkpoint-every", "1", "--keep", "1"]
+    arguments = [
+        *RINGLET,
+        *run,
+        "--no-keep-best",
+        "--eval-every",
+        "100000",
+        "--out",
+        "o",
+        "-n",
+        "1",
+    ]
+    both = [
+        subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    try:
+        saved = tmp_path / "o" / "checkpoints"
+        deadline = time.monotonic() + 60
+        while not list(saved.glob("step-*[0-9]")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        (second,) = (process for process in both if process.poll() is not None)
+        (first,) = (process for process in both if process is not second)
+        assert second.wait() == 2
+        in_use = f"o is in use by another run (pid {first.pid} on "
+        assert in_use in second.stderr.read().decode()
+        again = ringlet("train", "--resume", "--out", "o", "--steps", "200000", cwd=tmp_path)
+        assert (again.returncode, in_use in again.stderr) == (2, True)
+        for _ in range(2):  # while checkpoints come and go
+            read = ringlet("generate", "--from", "o", "--max-new-tokens", "1", cwd=tmp_path)
+            assert (read.returncode, read.stderr) == (0, "")
+        assert ringlet("export", "--from", "o", "--to", "hf", cwd=tmp_path).returncode == 0
+        assert first.poll() is None
+    finally:
+        for process in both:
+            process.kill()
+            process.communicate()
+    last = max(int(path.name.partition("-")[2]) for path in saved.glob("step-*[0-9]"))
+    steps = ("--steps", last + 2, "--sample", "0", "-n", "1")
+    again = ringlet("train", "--resume", "--out", "o", *steps, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+
+
 def test_a_vocabulary_larger_than_the_bytes_can_write(tmp_path):
     (tmp_path / "c.toml").write_text(
         'preset = "tiny"\nvocab_size = 5000\nsteps = 1\neval_windows = 8\n'
@@ -121,23 +186,25 @@ def test_a_file_of_ids_and_a_config_file(tmp_path):
     (np.arange(4000) % 300).astype("<u2").tofile(tmp_path / "ids.bin")
     (tmp_path / "c.toml").write_text('preset = "tiny"\nsteps = 4\noptimizer = "sgd"\n')
     result = ringlet(
-        "train", "--data", "ids.bin", "--config", "c.toml", "--out", "o", "-n", "1",
+        "train", "--data", "ids.bin", "--config", "c.toml", "--out", "it's o", "-n", "1",
         "--sample", "50", cwd=tmp_path,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert "nats per token" in result.stdout
-    written = ringlet(
-        "generate", "--from", "o", "--prompt", "1 2", "--max-new-tokens", "50", cwd=tmp_path
-    )
+    written = pasted(re.search(r"generate +(.*)", result.stdout)[1], tmp_path)
+    assert len(written.stdout.split()) > 50, written.stderr
     assert all(0 <= int(word) < 300 for word in written.stdout.split())
+    go_on = re.search(r"continue +(.*)", result.stdout)[1]
+    assert "-n 1" in go_on
+    assert pasted(f"{go_on} --sample 0", tmp_path).returncode == 0
     (np.arange(4000) % 310).astype("<u2").tofile(tmp_path / "more.bin")
     for data, text in (("more.bin", "holds id 309"), ("pydoc", "pydoc holds bytes")):
         other = ringlet(
-            "train", "--resume", "--out", "o", "--steps", "9", "--data", data, cwd=tmp_path
+            "train", "--resume", "--out", "it's o", "--steps", "9", "--data", data, cwd=tmp_path
         )
         assert (other.returncode, len(other.stderr.splitlines())) == (2, 1)
         assert text in other.stderr
-    refused = ringlet("generate", "--from", "o", "--prompt", "hello", cwd=tmp_path)
+    refused = ringlet("generate", "--from", "it's o", "--prompt", "hello", cwd=tmp_path)
     assert (refused.returncode, refused.stdout) == (2, "")
 
 
@@ -156,9 +223,12 @@ BAD = {
     "config": (["--config", "none.toml"], "none.toml"),
     "optimizer": (["--optimizer", "newton"], "unknown optimizer"),
     "steps": (["--steps", "0"], "steps is 0"),
-    "timeout": (["--timeout", "-1"], "--timeout is -1"),
+    "timeout": (["--timeout", "-1"], "--timeout is '-1'"),
     "sample": (["--sample", "-1"], "--sample is -1"),
-    "no folder there": (["--out", "short/run"], "cannot make the folder short/run"),
+    "no folder there": (["--out", "short/run"], "--out short/run: short is a file"),
+    "a broken link": (["--out", "broken"], "broken is a link to gone, which is not there"),
+    "a long name": (["--out", "a" * 300], "File name too long"),
+    "long data": (["--data", "a" * 300], "File name too long"),
 }
 
 
@@ -169,6 +239,7 @@ def test_bad_input_gets_one_line_and_code_2_before_anything_starts(
     arguments, text = BAD[case]
     (tmp_path / "empty").write_bytes(b"")
     (tmp_path / "short").write_bytes(b"hello world")
+    (tmp_path / "broken").symlink_to("gone")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "metrics.jsonl").write_text("")
     monkeypatch.chdir(tmp_path)

@@ -21,7 +21,7 @@ from ringlet.comm.signature import size_text
 from ringlet.launcher.commands.options import with_options
 from ringlet.launcher.errors import UserError, user_errors
 from ringlet.launcher.options import option
-from ringlet.launcher.units import parse_bytes, parse_rate, parse_seconds, seconds_text
+from ringlet.launcher.units import parse_bytes, parse_rate, parse_time, seconds_text
 
 DRAWN, PICTURED, PROVEN, COMPARED, PRICED = 16, 64, 128, 128, 4096
 """The most ranks whose drawing fits a screen, whose picture fits a page, and so on."""
@@ -77,12 +77,12 @@ class NetworkOptions:
     def make(self, per_host: int | None, ports: int) -> Network:
         """The network; raises UserError for quantities that cannot be read."""
         between = LinkCost(
-            parse_seconds(self.latency, "--latency"),
+            parse_time(self.latency, "--latency"),
             parse_rate(self.bandwidth, "--bandwidth"),
-            parse_seconds(self.overhead, "--overhead"),
+            parse_time(self.overhead, "--overhead"),
         )
         inside = LinkCost(
-            parse_seconds(self.host_latency, "--host-latency"),
+            parse_time(self.host_latency, "--host-latency"),
             parse_rate(self.host_bandwidth, "--host-bandwidth"),
             between.overhead,
         )
@@ -109,7 +109,7 @@ def collective(
     names = [*ALGORITHMS[operation], SHARED]
     name = _named("algorithm", options.algorithm or names[0], names, f" of {_dashes(operation)}")
     priced_on = network.make(per_host, options.ports)
-    size = 0.0 if operation == "barrier" else parse_bytes(network.nbytes, "--bytes")
+    size = 0 if operation == "barrier" else parse_bytes(network.nbytes, "--bytes")
     title = f"{_dashes(operation)}: {_dashes(name)}, {counted(ranks, 'rank')}\n"
     if name == SHARED:
         _explain_shared(title, operation, ranks, options.root, options.svg)
@@ -122,7 +122,7 @@ def collective(
     _draw(title, trace(made, segments, options.ports) if shown else None, options.svg)
     _prove(made, segments, options.ports)
     hosts = "" if per_host is None else f" between hosts of {per_host}"
-    typer.echo(f"{size_text(round(size))}, {network.latency} and {network.bandwidth}{hosts}:")
+    typer.echo(f"{size_text(size)}, {network.latency} and {network.bandwidth}{hosts}:")
     entries = ALGORITHMS[operation].items() if ranks <= COMPARED else ()
     # With all ranks on one host, the hierarchical form is a ring.
     compared = dict.fromkeys(key for key, entry in entries if per_host or not entry.knows_hosts)

@@ -1,5 +1,6 @@
 """`ringlet train`: check everything first, then start the workers and show their progress."""
 
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,11 @@ def train(
     if not hosts.node_rank:
         training = prepare(options, given, hosts.range())
         workers = training.workers if workers is None else workers
-    with open_agent(hosts, DEFAULT_WORKERS if workers is None else workers, launch) as agent:
+    with ExitStack() as stack:
+        if training is not None:
+            stack.callback(training.close)
+        count = DEFAULT_WORKERS if workers is None else workers
+        agent = stack.enter_context(open_agent(hosts, count, launch))
         raise typer.Exit(_run(training, agent, options.tensorboard))
 
 
@@ -78,5 +83,5 @@ def _run(training: Training | None, agent: Agent, tensorboard: Path | None) -> i
     if events is not None:
         events.close()
     if training is not None and code in (ExitCode.OK, ExitCode.STOPPED):
-        progress.conclude(training.folder)
+        progress.conclude(training.folder, training.workers_given)
     return code

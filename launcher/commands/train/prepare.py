@@ -1,14 +1,13 @@
 """What `ringlet train` trains: checked before anything starts, then made into the workers' task."""
 
-import itertools
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ringlet.launcher.commands.train.folder import RunFolder, newest_checkpoint, warn
 from ringlet.launcher.errors import UserError, user_errors
 from ringlet.launcher.options import option
 from ringlet.nn.backend import BackendError, find_gpus
@@ -85,7 +84,7 @@ def prepare(options: TrainOptions, given: Mapping[str, Any], hosts: tuple[int, i
 class Training:
     """A run of these settings, in --out or a folder of this name, on at least and at most so many
     `hosts`, and on `workers` workers unless others are asked for. Checkpoints and metrics go to
-    `folder`, which is made together with the first task."""
+    `folder`, which is made and locked together with the first task."""
 
     settings: TrainConfig
     options: TrainOptions
@@ -93,6 +92,7 @@ class Training:
     workers: int
     hosts: tuple[int, int]
     folder: Path = field(init=False)
+    _held: RunFolder | None = None
 
     def task(self, generation: int, workers: int) -> str:
         """The task for this start of the job; raises UserError if the run does not fit the number
@@ -104,48 +104,24 @@ class Training:
         if generation:
             resume = _to_restart(self.folder)
         else:
-            self.folder, resume = self._make_folder(), self.options.resume
+            out, resume = self.options.out, self.options.resume
+            held = RunFolder(out) if out and resume else RunFolder.new(out, self.name)
+            self._held, self.folder = held, held.path
         # Other hosts may run in another working folder.
         folder = self.folder.resolve() if self.hosts[1] > 1 else self.folder
         facts = {"config": asdict(self.settings), "folder": str(folder), "resume": resume}
         return json.dumps({**facts, "sample": self.options.sample})
 
-    def _make_folder(self) -> Path:
-        """The folder that was asked for, unless it holds another run; by default the first free
-        name. It is made at once, so that commands running side by side get folders of their own."""
-        out = self.options.out
-        if out is not None:
-            if self.options.resume:
-                return out
-            if (out / METRICS).exists() or (out / CHECKPOINTS).exists():
-                raise UserError(
-                    f"{out} holds another run; continue it with --resume, or choose another --out"
-                )
-            if out.exists() and not out.is_dir():
-                raise UserError(f"{out} is a file; --out must be a folder")
-        wanted = out or Path("runs") / self.name
-        for number in itertools.count(1):
-            folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
-            try:
-                folder.mkdir(parents=True, exist_ok=folder == out)
-                return folder
-            except FileExistsError:
-                continue
-            except OSError as error:
-                raise UserError(f"cannot make the folder {folder}: {error.strerror}") from error
-        raise AssertionError("counts for ever")
+    @property
+    def workers_given(self) -> list[str]:
+        """The option for as many workers again, if they are not what the next start takes."""
+        count = self.options.workers
+        return [] if count in (None, self.workers) else ["-n", str(count)]
 
-
-def newest_checkpoint(run: Path) -> Checkpoint:
-    """The newest checkpoint of the run in this folder; raises UserError if there is none."""
-    found = latest_checkpoint(run / CHECKPOINTS, _warn)
-    if found is None:
-        raise UserError(f"there is no checkpoint in {run}")
-    return found
-
-
-def _warn(text: str) -> None:
-    print(text, file=sys.stderr)
+    def close(self) -> None:
+        """Let other runs have the folder."""
+        if self._held is not None:
+            self._held.close()
 
 
 def _check_resumed(found: Checkpoint, settings: TrainConfig, corpus: Corpus) -> None:
@@ -162,7 +138,7 @@ def _check_resumed(found: Checkpoint, settings: TrainConfig, corpus: Corpus) -> 
 
 def _to_restart(folder: Path) -> bool:
     """Whether there is a checkpoint to continue from; if not, the run begins anew."""
-    if latest_checkpoint(folder / CHECKPOINTS, _warn) is not None:
+    if latest_checkpoint(folder / CHECKPOINTS, warn) is not None:
         return True
     (folder / METRICS).unlink(missing_ok=True)
     return False

@@ -1,9 +1,11 @@
 """The progress of a training run, for the screen."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ringlet.launcher.commands.pasted import command
 from ringlet.launcher.supervisor.control import Notice
 from ringlet.launcher.supervisor.output import Screen
 from ringlet.runtime.training.config import TrainConfig
@@ -76,18 +78,27 @@ class TrainingProgress:
             f"{tokens:,.0f} tokens/s  {left // 60}:{left % 60:02d} left"
         )
 
-    def conclude(self, folder: Path) -> None:
-        """Show the result, where it is, and how to continue."""
+    def conclude(self, folder: Path, workers: Sequence[str] = ()) -> None:
+        """Show the result, where it is, and how to continue, on this number of `workers`."""
         last, steps = self._last, self._settings.steps
         ended, more = ("stopped", steps) if last["stopped"] else ("done", 2 * steps)
         unit = "byte" if last["as_bytes"] else "token"
         sample = f"\n--- a sample ---\n{last['sample']}\n---\n\n" if last["sample"] else ""
+        go_on: tuple[str | Path, ...] = (
+            "--resume",
+            "--out",
+            folder,
+            "--steps",
+            str(more),
+            *workers,
+        )
+        prompt = "The " if last["as_bytes"] else "0"
         self._screen.status("")
         self._screen.line(
             f"{ended} after step {last['step']}: validation loss {last['val_loss']:.4f} nats per "
             f"{unit}\n{sample}"
             f"checkpoint  {last['checkpoint']}\n"
             f"metrics     {folder / METRICS}\n"
-            f"continue    ringlet train --resume --out {folder} --steps {more}\n"
-            f'generate    ringlet generate --from {folder} --prompt "The "'
+            f"continue    {command('train', *go_on)}\n"
+            f"generate    {command('generate', '--from', folder, '--prompt', prompt)}"
         )

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ringlet.launcher.errors import user_errors
+from ringlet.launcher.errors import make_folder
 from ringlet.launcher.supervisor.control import Notice
 
 TAGS = {
@@ -27,8 +27,7 @@ class EventFiles:
     def __init__(self, folder: Path) -> None:
         self._folder, self._number = folder, 0
         self._writer: Any = None
-        with user_errors(os_error=f"--tensorboard {folder}"):
-            folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder, "--tensorboard")
 
     def take(self, notice: Notice) -> None:
         """Take one report."""

@@ -4,8 +4,10 @@ An adapter is a class for each model, in a file of its own, so that the models' 
 but the models.
 """
 
+import contextlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -22,6 +24,35 @@ from ringlet.nn.models.huggingface.folder import (
 from ringlet.nn.models.language_model import LanguageModel
 from ringlet.nn.module import uninitialized
 from ringlet.nn.safetensors import LazyArrays
+
+BLOCKS = ("n_layer", "num_hidden_layers", "num_layers", "num_decoder_layers")
+"""The fields of configs that count blocks."""
+
+
+@contextlib.contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    """Turn what a model raises for a config that cannot be, of whatever values, into
+    PretrainedError."""
+    try:
+        yield
+    except PretrainedError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as e:
+        kind = "" if type(e) is ValueError else f"{type(e).__name__}: "
+        raise PretrainedError(f"{path} describes no model: {kind}{e}") from e
+
+
+def _check(config: Any, arrays: int) -> None:
+    """Raise ValueError or TypeError for values that only a later use would refuse."""
+    for field in fields(config):
+        name, value = field.name, getattr(config, field.name)
+        most = 1 if "drop" in name else math.inf
+        if name in BLOCKS and value > arrays:
+            raise ValueError(f"{name} {value}, for which {arrays} arrays are too few")
+        if isinstance(field.default, float) and not 0 <= value < most:
+            raise ValueError(f"{name} {value}")
+        if name.endswith("token_id") and not 0 <= value < config.vocab_size:
+            raise ValueError(f"{name} {value} in a vocabulary of {config.vocab_size}")
 
 
 class Adapter:
@@ -74,8 +105,10 @@ class Adapter:
             )
         arrays = read_weights(folder)
         values = self.refine(values, arrays)
-        with uninitialized():
-            model = kind(self.config(values))
+        with uninitialized(), _refusals(folder / CONFIG):
+            config = self.config(values)
+            _check(config, len(arrays))
+            model = kind(config)
         model.huggingface = values
         if not strict:
             model.initialize(0)

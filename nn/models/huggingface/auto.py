@@ -29,6 +29,6 @@ def from_pretrained(folder: str | Path) -> LanguageModel:
     See LanguageModel.from_pretrained. Raises PretrainedError for an unknown kind.
     """
     kind = read_config(Path(folder)).get("model_type")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise PretrainedError(f"{folder} holds a {kind!r}; known are {', '.join(KINDS)}")
     return KINDS[kind].from_pretrained(folder)
