@@ -23,6 +23,9 @@ REDUCTIONS: dict[str, np.ufunc] = {
 CACHE_LINE = 64
 """Bytes."""
 
+REGISTERED = 2
+"""`isbuiltin` of a dtype that another package has registered with NumPy."""
+
 
 def address_of(x: Array) -> int:
     """The address of the array's memory in this process."""
@@ -30,19 +33,59 @@ def address_of(x: Array) -> int:
     return address
 
 
-def sendable(dtype: np.dtype[Any]) -> bool:
-    """Whether arrays of this dtype can travel as raw bytes."""
-    return dtype.kind in "biufcmMSU" and dtype.itemsize > 0
+_registered: dict[str, np.dtype[Any]] = {}
+"""The dtypes of other packages (as ml_dtypes' bfloat16) that have been met here, by name."""
+
+
+@lru_cache(maxsize=1024)
+def name_of(dtype: np.dtype[Any]) -> str:
+    """What the dtype is called between ranks; empty if its arrays cannot travel as raw bytes."""
+    if dtype.isbuiltin == REGISTERED:
+        return dtype.name if _registered.setdefault(dtype.name, dtype) == dtype else ""
+    try:
+        plain = dtype.kind in "biufcmMSU" and dtype.itemsize > 0 and np.dtype(dtype.str) == dtype
+    except TypeError:
+        plain = False
+    return dtype.str if plain else ""
+
+
+def dtype_named(name: str) -> np.dtype[Any]:
+    """The dtype that another rank calls so; raises TypeError if there is none here."""
+    try:
+        dtype = _registered.get(name) or np.dtype(name)
+    except (TypeError, ValueError, SyntaxError):
+        dtype = None
+    if dtype is None or name_of(dtype) != name:
+        raise TypeError(
+            f"{name!r:.80} is not a dtype known here; if a package defines it, import that first"
+        )
+    return dtype
 
 
 def check_array(x: Any, *, writable: bool = False) -> None:
     """Raise TypeError or ValueError if the array cannot be sent (or written, if `writable`)."""
-    if not isinstance(x, np.ndarray):
-        raise TypeError(f"expected a NumPy array, got {type(x).__name__}")
-    if not sendable(x.dtype):
+    kind = type(x)
+    if kind is not np.ndarray and kind is not np.memmap:
+        if not isinstance(x, np.ndarray):
+            raise TypeError(f"expected a NumPy array, got {kind.__name__}")
+        raise TypeError(
+            f"a {kind.__name__} cannot be sent, only plain memory: pass np.asarray(x), its numbers "
+            "without what the type adds to them (a mask, a unit, other rules)"
+        )
+    if not name_of(x.dtype):
         raise TypeError(f"an array of dtype {x.dtype} cannot be sent: it holds no plain numbers")
     if writable and not x.flags.writeable:
         raise ValueError(f"the array of shape {x.shape} is read-only, and the result goes into it")
+
+
+def _holds_fractions(dtype: np.dtype[Any]) -> bool:
+    """Whether quotients of its numbers are of the dtype, too."""
+    if dtype.isbuiltin != REGISTERED:
+        return dtype.kind in "fc"
+    try:
+        return bool(np.full(1, 0.5, np.float32).astype(dtype).astype(np.float32)[0] == 0.5)
+    except TypeError:
+        return False
 
 
 @lru_cache(maxsize=256)
@@ -50,7 +93,7 @@ def check_op(dtype: np.dtype[Any], op: str) -> None:
     """Raise ValueError for an unknown reduction, TypeError for one that the dtype does not have."""
     if op not in REDUCTIONS:
         raise ValueError(f"unknown reduction {op!r}; choose one of {', '.join(REDUCTIONS)}")
-    if op == "mean" and dtype.kind not in "fc":
+    if op == "mean" and not _holds_fractions(dtype):
         raise TypeError(f"the mean of {dtype} is not a {dtype}; reduce with sum and divide")
     try:
         result = REDUCTIONS[op].resolve_dtypes((dtype, dtype, None))[2]
@@ -70,9 +113,10 @@ def check_out(out: Array, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
         )
 
 
+@lru_cache(maxsize=256)
 def working_dtype(dtype: np.dtype[Any], op: str) -> np.dtype[Any]:
-    """The dtype of partial results: float16 sums would lose most of their bits."""
-    if dtype == np.float16 and op in ("sum", "mean", "prod"):
+    """The dtype of partial results: sums in float16, or less, would lose most of their bits."""
+    if dtype.itemsize <= 2 and op in ("sum", "mean", "prod") and _holds_fractions(dtype):
         return np.dtype(np.float32)
     return dtype
 

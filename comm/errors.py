@@ -1,10 +1,16 @@
 """What can go wrong between processes, by name."""
 
 from collections.abc import Iterable
+from typing import Any
 
 
 class CommError(RuntimeError):
     """Communication failed; the message names the rank, the operation and the cause."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Those who hand errors on to other processes pickle them; by default that calls the class
+        # with `args` alone, and some take more.
+        return _again, (type(self), self.args, self.__dict__)
 
 
 class PeerLost(CommError):
@@ -33,3 +39,10 @@ class AuthenticationError(CommError):
 
 class ScheduleError(CommError):
     """A schedule is wrong: it deadlocks, loses a contribution or counts one twice."""
+
+
+def _again(kind: type[CommError], args: tuple[Any, ...], state: dict[str, Any]) -> CommError:
+    """An error as it was."""
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error

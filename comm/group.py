@@ -7,7 +7,8 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from ringlet.comm.arrays import Array, check_array, check_out
+from ringlet.comm.arguments import rank_in_group, seconds
+from ringlet.comm.arrays import Array, check_array, check_out, name_of
 from ringlet.comm.calls import collectives
 from ringlet.comm.calls.active_call import ActiveCall
 from ringlet.comm.calls.channel import Channel
@@ -16,9 +17,8 @@ from ringlet.comm.calls.transfer import Transfers
 from ringlet.comm.calls.work import ProgressWork, Work
 from ringlet.comm.errors import CollectiveMismatch
 from ringlet.comm.memory import Memory
-from ringlet.comm.objects import pack, unpack
+from ringlet.comm.objects import pack_checked, unpack
 from ringlet.comm.protocols import Program
-from ringlet.comm.schedules.choice import SHARED, algorithm_named
 from ringlet.comm.schedules.links import Links, measure
 from ringlet.comm.signature import BARRIER, Signature, signature_of
 
@@ -120,7 +120,8 @@ class Group:
     ) -> Any:
         """Combine the ranks' arrays (size * k, ...) and return this rank's part (k, ...).
 
-        `out` may be a part of `x`: then what else is in `x` is lost, and no copy is made.
+        `out` may be this rank's part of `x`: then what else is in `x` is lost, and no copy is made.
+        `x` is copied where `out` is any other part of it.
         """
         check_array(x)
         signature = signature_of("reduce_scatter", x.dtype, x.shape, op)
@@ -130,7 +131,10 @@ class Group:
         return self._call(signature, collectives.reduce_scatter, (x, op, out), x.nbytes, options)
 
     def all_gather(self, x: Array, *, out: Array | None = None, **options: Unpack[Options]) -> Any:
-        """Return the ranks' arrays in the order of ranks: (size, *x.shape), or in `out`."""
+        """Return the ranks' arrays in the order of ranks: (size, *x.shape), or in `out`.
+
+        `x` may be this rank's row of `out`; it is copied where it is any other part of it.
+        """
         check_array(x)
         if out is not None:
             check_out(out, (self.size, *x.shape), x.dtype)
@@ -148,7 +152,7 @@ class Group:
 
     def broadcast(self, x: Array, root: int = 0, **options: Unpack[Options]) -> Any:
         """Copy the root's array into every rank's; in place, returns `x`."""
-        self._check_root(root)
+        root = rank_in_group(root, self.size)
         check_array(x, writable=self.rank != root)
         signature = signature_of("broadcast", x.dtype, x.shape, root=root)
         return self._call(signature, collectives.broadcast, (x, root), x.nbytes, options)
@@ -158,14 +162,14 @@ class Group:
 
         The other ranks' arrays stay as they are, and they get None.
         """
-        self._check_root(root)
+        root = rank_in_group(root, self.size)
         check_array(x, writable=self.rank == root)
         signature = signature_of("reduce", x.dtype, x.shape, op, root)
         return self._call(signature, collectives.reduce, (x, root, op), x.nbytes, options)
 
     def gather(self, x: Array, root: int = 0, **options: Unpack[Options]) -> Any:
         """Return the ranks' arrays (size, *x.shape) on the root, None elsewhere."""
-        self._check_root(root)
+        root = rank_in_group(root, self.size)
         check_array(x)
         signature = signature_of("gather", x.dtype, x.shape, root=root)
         nbytes = x.nbytes * self.size
@@ -173,14 +177,14 @@ class Group:
 
     def scatter(self, x: Array | None, root: int = 0, **options: Unpack[Options]) -> Any:
         """Return this rank's row of the root's array (size, ...); the others pass None."""
-        self._check_root(root)
+        root = rank_in_group(root, self.size)
         signature = Signature("scatter", "", (), f"root {root}")
         if self.rank == root:
             check_array(x)
             assert x is not None
             if x.ndim == 0 or x.shape[0] != self.size:
                 raise ValueError(f"scatter needs one row for each of {self.size} ranks: {x.shape}")
-            signature = signature._replace(dtype=x.dtype.str, shape=x.shape)
+            signature = signature._replace(dtype=name_of(x.dtype), shape=x.shape)
         nbytes = 0 if x is None else x.nbytes
         return self._call(signature, collectives.scatter, (x, root), nbytes, options)
 
@@ -196,22 +200,26 @@ class Group:
         Objects are what msgpack knows (None, bool, int, float, str, bytes, list, dict) and NumPy
         arrays; tuples arrive as lists. Raises TypeError for others, before anything is sent.
         """
-        data = pack(obj) if self.rank == root else np.empty(0, np.uint8)
+        root = rank_in_group(root, self.size)
+        data, value = pack_checked(obj) if self.rank == root else (np.empty(0, np.uint8), None)
         length = np.array([data.size], np.int64)
         self.broadcast(length, root, timeout=timeout, label="object's length")
         if self.rank != root:
             data = np.empty(int(length[0]), np.uint8)
         self.broadcast(data, root, timeout=timeout, label="object")
-        return unpack(data)
+        return value if self.rank == root else unpack(data)
 
     def all_gather_object(self, obj: Any, *, timeout: float | None = None) -> list[Any]:
         """Return every rank's object, in the order of ranks; see `broadcast_object`."""
-        data = pack(obj)
+        data, value = pack_checked(obj)
         lengths = self.all_gather(np.array(data.size), timeout=timeout, label="objects' lengths")
         padded = np.zeros(int(lengths.max()), np.uint8)
         padded[: data.size] = data
         rows = self.all_gather(padded, timeout=timeout, label="objects")
-        return [unpack(row[:length]) for row, length in zip(rows, lengths, strict=True)]
+        return [
+            value if rank == self.rank else unpack(row[: lengths[rank]])
+            for rank, row in enumerate(rows)
+        ]
 
     def split(self, ranks: Sequence[int], *, timeout: float | None = None) -> "Group | None":
         """A group of these ranks (of this group), in this order; None on ranks outside it.
@@ -220,8 +228,8 @@ class Group:
         list of its own new group. Raises CollectiveMismatch when two ranks of one new group
         passed different lists.
         """
-        members = tuple(int(rank) for rank in ranks)
-        if len(set(members)) != len(members) or not all(0 <= r < self.size for r in members):
+        members = tuple(rank_in_group(rank, self.size) for rank in ranks)
+        if len(set(members)) != len(members):
             raise ValueError(f"{list(members)} are not different ranks of a group of {self.size}")
         lists = self.all_gather_object(list(members), timeout=timeout)
         for rank in members:
@@ -263,10 +271,10 @@ class Group:
         memory is aligned to a cache line and stays until `shutdown()`. Ranks on several hosts
         share it with those of their host; where ranks share no memory it is ordinary.
         """
-        kind = np.dtype(dtype)
-        dims = (shape,) if isinstance(shape, int) else tuple(shape)
-        nbytes = int(np.prod(dims, dtype=np.int64)) * kind.itemsize
-        return self._memory.allocate(nbytes).view(kind).reshape(dims)
+        self._channel.context.check_open()
+        like = np.broadcast_to(np.empty((), dtype), shape)  # raises what NumPy has against it
+        check_array(like)
+        return self._memory.allocate(like.nbytes).view(like.dtype).reshape(like.shape)
 
     def stats(self) -> dict[str, Any]:
         """What this rank sent and received in this group: by operation and by peer.
@@ -275,6 +283,7 @@ class Group:
         "messages_received", "bytes_received"}}, "peers": {world rank: {the last four}}}; bytes
         are payload bytes, seconds run from a call's issue to its end.
         """
+        self._channel.context.check_open()
         return self._channel.stats.snapshot()
 
     # -- inside -------------------------------------------------------------------------------
@@ -292,37 +301,34 @@ class Group:
         count = 0 if faults is None else faults.called(signature.operation)
         timeout, label, algorithm, async_op = channel.context.timeout, "", "", False
         if options:
+            if unknown := options.keys() - Options.__annotations__.keys():
+                raise TypeError(f"{signature.operation} takes no argument {', '.join(unknown)}")
             timeout = self._timeout(options.get("timeout"))
             label, async_op = options.get("label", ""), options.get("async_op", False)
             algorithm = options.get("algorithm", "")
         if algorithm:
-            algorithm = self._asked_for(signature.operation, algorithm)
+            algorithm = channel.algorithm_named(signature.operation, str(algorithm))
             detail = ", ".join(filter(None, (signature.detail, algorithm)))
             signature = signature._replace(detail=detail)
         elif self._has_pins:
             algorithm = channel.sockets.choice.pinned(signature.operation)
-        record = channel.next_collective(signature)
-        operation = ActiveCall(channel, signature, record, timeout, label, nbytes, algorithm)
-        program = body(operation, *arguments)
-        if faults is not None:
-            program = faults.through(signature.operation, count, program)
-        if channel.pending or async_op:
-            self._progress.submit(operation, program)
-            work = ProgressWork(operation)
-            return work if async_op else work.wait()
-        return operation.drive(program)
-
-    def _asked_for(self, operation: str, text: str) -> str:
-        """The algorithm of this name; raises ValueError if this group cannot use it."""
-        name = algorithm_named(operation, text)
-        if name == SHARED and self._channel.shared is None:
-            raise ValueError(f"{name}: the ranks of {self!r} share no memory")
-        if name != SHARED and name not in self._channel.sockets.choice.candidates(operation):
-            raise ValueError(
-                f"{name}: {self!r} needs at least two ranks on each of at least two hosts, equally "
-                "many on each"
-            )
-        return name
+        # The interpreter changes threads, and takes signals, at calls: not between these lines.
+        if channel.busy:
+            raise channel.taken(signature.operation)
+        channel.busy = True
+        try:
+            record = channel.next_collective(signature)
+            operation = ActiveCall(channel, signature, record, timeout, label, nbytes, algorithm)
+            program = body(operation, *arguments)
+            if faults is not None:
+                program = faults.through(signature.operation, count, program)
+            if channel.pending or async_op:
+                self._progress.submit(operation, program)
+                work = ProgressWork(operation)
+                return work if async_op else work.wait()
+            return operation.drive(program)
+        finally:
+            channel.busy = False
 
     def _among(self, name: str, members: list[int]) -> "Group":
         """Some of the ranks, on a channel of their own."""
@@ -335,9 +341,5 @@ class Group:
             raise ValueError(f"the first axis of {x.shape} cannot be cut into {self.size} parts")
         return (x.shape[0] // self.size, *x.shape[1:])
 
-    def _check_root(self, root: int) -> None:
-        if not 0 <= root < self.size:
-            raise ValueError(f"there is no rank {root} in a group of {self.size}")
-
     def _timeout(self, timeout: float | None) -> float:
-        return self._channel.context.timeout if timeout is None else timeout
+        return self._channel.context.timeout if timeout is None else seconds(timeout)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ringlet.comm.arrays import check_op
+from ringlet.comm.arrays import check_op, dtype_named, name_of
 
 
 class Signature(NamedTuple):
@@ -27,11 +27,15 @@ class Signature(NamedTuple):
 
 
 def _dtype_name(text: str) -> str:
-    """A dtype's usual name; what comes from outside may be none."""
+    """A dtype's usual name, with its byte order; what comes from outside may be none."""
     try:
-        return np.dtype(text).name
-    except (TypeError, ValueError, SyntaxError):
+        return str(dtype_named(text))
+    except TypeError:
         return repr(text)
+
+
+COMBINING = ("all_reduce", "reduce_scatter", "reduce")
+"""The operations that reduce."""
 
 
 BARRIER = Signature("barrier", "", (), "")
@@ -42,14 +46,14 @@ def signature_of(
     operation: str,
     dtype: np.dtype[Any],
     shape: tuple[int, ...],
-    op: str | None = None,
+    op: str = "",
     root: int | None = None,
 ) -> Signature:
     """The signature of a call on an array; raises as `check_op`."""
-    if op is not None:
+    if operation in COMBINING:
         check_op(dtype, op)
     at_root = "" if root is None else f"root {root}"
-    return Signature(operation, dtype.str, shape, ", ".join(filter(None, (op, at_root))))
+    return Signature(operation, name_of(dtype), shape, ", ".join(filter(None, (op, at_root))))
 
 
 def size_text(nbytes: int) -> str:

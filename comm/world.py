@@ -14,6 +14,7 @@ from pathlib import Path
 
 import zmq
 
+from ringlet.comm.arguments import seconds
 from ringlet.comm.calls.channel import Channel, Context
 from ringlet.comm.calls.progress import Progress
 from ringlet.comm.calls.recorder import show_on_signal
@@ -49,6 +50,8 @@ _world: "_World | None" = None
 _joining = threading.Lock()
 _when_joined: Callable[[], None] | None = None
 _lost: dict[int, str] = {}  # deaths announced before there was a world to tell
+_parents: list["_World"] = []
+"""The world of the process of which this is a fork; kept, for its sockets are not ours to close."""
 
 
 class _World:
@@ -65,7 +68,7 @@ class _World:
         )
         self.endpoint.liveness.agent = environment.agent
         self.transport = environment.transport
-        self.context = Context(self.endpoint, policy, environment.timeout)
+        self.context = Context(self.endpoint, policy, seconds(environment.timeout))
         self.progress = Progress(self.endpoint)
         try:
             if environment.size > 1:
@@ -86,8 +89,20 @@ class _World:
             raise
 
     def close(self) -> None:
+        self.context.close(
+            f"rank {self.endpoint.rank} has left the world: comm.shutdown() was called"
+        )
+        self.endpoint.inbox.wake()
         self.progress.stop()
         self.endpoint.close(FAILED_LINGER_S if self.context.failed else LINGER_S)
+
+    def leave_to_parent(self) -> None:
+        """This process is a fork of the one that made the world."""
+        self.context.close(
+            f"process {os.getpid()} was forked from rank {self.endpoint.rank}, and a world belongs "
+            "to the process that made it: fork before comm.init(), or start processes anew "
+            "(multiprocessing's spawn)"
+        )
 
 
 def init(timeout: float | None = None, algorithm: str | None = None) -> Group:
@@ -103,6 +118,8 @@ def init(timeout: float | None = None, algorithm: str | None = None) -> Group:
     AuthenticationError if the job key is missing or differs.
     """
     global _world
+    if timeout is not None:
+        timeout = seconds(timeout)
     with _joining:  # of several threads, one joins for all
         if _world is None:
             environment = read_environment(timeout=timeout)
@@ -151,6 +168,19 @@ def shutdown() -> None:
         _lost.clear()
         atexit.unregister(shutdown)
         world.close()
+
+
+def _after_fork() -> None:
+    """In the child."""
+    global _world
+    if _world is not None:
+        _world.leave_to_parent()
+        _parents.append(_world)
+        _world = None
+        atexit.unregister(shutdown)
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def show_last_operations_on_signal() -> None:

@@ -1,5 +1,6 @@
 """One call in flight: drives what a transport does for it, and ends with a result or an error."""
 
+import math
 import threading
 import time
 from typing import Any
@@ -76,7 +77,7 @@ class ActiveCall:
                 wait = send(value)
                 if not wait.soon():
                     self._program, self.waiting_for = program, wait
-                    while not (self._wait(wait, None) and wait.ready()):
+                    while not (self._wait(wait, math.inf) and wait.ready()):
                         if self.error is not None:
                             raise self.error
                 value = wait.take() if wait.brings else None
@@ -108,15 +109,29 @@ class ActiveCall:
             self._advance(wait.take() if wait.brings else None)
         return self.finished
 
-    def complete(self, timeout: float | None = None) -> None:
-        """Advance to the end, waiting as needed; the result or the error is the operation's.
-
-        After `timeout` seconds CommTimeout is raised, and the operation stays in flight.
-        """
-        until = None if timeout is None else time.monotonic() + timeout
+    def complete(self, until: float) -> bool:
+        """Advance to the end, waiting as needed; False if the operation is still in flight at
+        `until`."""
         while (wait := self.waiting_for) is not None:
             if wait.soon() or self._wait(wait, until):
                 self._advance(wait.take() if wait.brings else None)
+            elif not self.finished:
+                return False
+        return True
+
+    def fails(self) -> bool:
+        """Whether it can not end well any more; then it has ended."""
+        try:
+            self.check()
+        except CommError as error:
+            self.fail(error)
+        return self.finished
+
+    def has_ended(self) -> bool:
+        """Whether it has ended; raises CommError if it cannot any more, since its world is left."""
+        if not self.finished:
+            self.channel.context.check_open()
+        return self.finished
 
     def outcome(self) -> Any:
         """The result of a finished operation, or its error."""
@@ -130,21 +145,24 @@ class ActiveCall:
             self._program.close()
         self._end(error)
 
-    def _wait(self, wait: Wait, until: float | None) -> bool:
-        """Sleep until the wait is over; False if the operation has ended meanwhile."""
+    def _wait(self, wait: Wait, until: float) -> bool:
+        """Sleep until the wait is over; False if the operation has ended, or it is `until`."""
 
         def tick() -> None:
             self.check()
-            if until is not None and time.monotonic() >= until:
+            if time.monotonic() >= until:
                 raise _CallerTimeout
 
         try:
             wait.wait(tick, self.channel.endpoint.inbox.poll)
         except _CallerTimeout:
-            raise self.timed_out() from None
-        except BaseException as error:
+            return False
+        except Exception as error:
             self.fail(error)
             return False
+        except BaseException as error:  # also where somebody else waits for this call
+            self.fail(error)
+            raise
         return True
 
     def _advance(self, value: Any) -> None:
@@ -204,6 +222,7 @@ class ActiveCall:
 
     def check(self) -> None:
         """Raise if this wait cannot end well; tell the others of it if it lasts."""
+        self.channel.context.check_open()
         check_agreement(self)
         self._diagnose().check()
 

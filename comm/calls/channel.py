@@ -1,5 +1,6 @@
 """A group's place in the traffic: its transports, its numbers, and what its calls have done."""
 
+import weakref
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -7,7 +8,7 @@ from ringlet.comm.calls.hierarchy import Hierarchy
 from ringlet.comm.calls.recorder import Record, Recorder, new_record
 from ringlet.comm.errors import CommError
 from ringlet.comm.protocols import Transport, Wait
-from ringlet.comm.schedules.choice import SHARED, Choice, Policy
+from ringlet.comm.schedules.choice import SHARED, Choice, Policy, algorithm_named
 from ringlet.comm.schedules.links import Links
 from ringlet.comm.shared.regions import Regions
 from ringlet.comm.shared.transport import SharedMemory
@@ -38,8 +39,24 @@ class Context:
     failed: bool = False
     """A collective has ended with an error."""
 
+    closed: str = ""
+    """Why no call can run any more."""
+
+    channels: "weakref.WeakSet[Channel]" = field(default_factory=weakref.WeakSet)
+
     def __post_init__(self) -> None:
         self.recorder = Recorder(self.endpoint.rank, self.names)
+
+    def close(self, why: str) -> None:
+        """Let no call run any more: each raises a CommError that says why."""
+        self.closed = why
+        for channel in list(self.channels):
+            channel.broken = CommError(why)
+
+    def check_open(self) -> None:
+        """Raise CommError if no call can run any more."""
+        if self.closed:
+            raise CommError(self.closed)
 
     def hosts_of(self, ranks: tuple[int, ...]) -> tuple[int, ...]:
         """For each rank a number for its host: 0 for that of the first, and so on."""
@@ -64,6 +81,7 @@ class Channel:
         self.shared: SharedMemory | None = None  # when all ranks are on one host
         self.hierarchy: Hierarchy | None = None  # when hosts share memory, each for itself
         self.pending = 0  # asynchronous collectives that have not ended
+        self.busy = False  # a thread is in a collective
         self.stats = Stats()
         self.broken: BaseException | None = None
         self.last_met: Record | None = None  # the last collective that ended well
@@ -74,6 +92,7 @@ class Channel:
         self._transfers: dict[tuple[str, int, int], int] = {}
         self.received: dict[tuple[int, int], int] = {}  # (peer, tag) -> arrays taken
         context.names[id] = str(list(ranks))
+        context.channels.add(self)
 
     def use_hierarchy(self, inside: SharedMemory, across: "Channel") -> None:
         """Run on shared memory what is done among the ranks of one host."""
@@ -94,6 +113,18 @@ class Channel:
         """Run on shared memory from now on: all ranks are on one host."""
         self.transport = self.shared = shared
 
+    def algorithm_named(self, operation: str, text: str) -> str:
+        """The algorithm of this name; raises ValueError if this group cannot use it."""
+        name = algorithm_named(operation, text)
+        if name == SHARED and self.shared is None:
+            raise ValueError(f"{name}: the ranks {list(self.ranks)} share no memory")
+        if name != SHARED and name not in self.sockets.choice.candidates(operation):
+            raise ValueError(
+                f"{name} needs at least two ranks on each of at least two hosts, equally many on "
+                f"each; these are {list(self.ranks)}"
+            )
+        return name
+
     def transport_of(self, algorithm: str) -> Transport:
         """What runs the algorithm."""
         return self.transport if algorithm == SHARED else self.sockets
@@ -107,8 +138,18 @@ class Channel:
         self.history.append(record)
         return record
 
+    def taken(self, operation: str) -> CommError:
+        """The error for a collective that begins while another thread is in one."""
+        return CommError(
+            f"rank {self.endpoint.rank}: {operation} was called while another thread is in a "
+            f"collective of group {self.context.names[self.id]}, whose calls need one order on all "
+            "ranks: give each thread a group of its own (group.split(range(group.size))), or let "
+            "the threads take turns in the same order everywhere"
+        )
+
     def next_transfer(self, signature: Signature, peer: int, tag: int) -> Record:
         """Count a send to, or a receive from, the peer (a world rank) with this tag."""
+        self.context.check_open()
         key = (signature.operation, peer, tag)
         sequence = self._transfers.get(key, 0)
         self._transfers[key] = sequence + 1

@@ -6,7 +6,7 @@ later than its issue if it is asynchronous.
 
 import numpy as np
 
-from ringlet.comm.arrays import Array, flat, parts, store
+from ringlet.comm.arrays import Array, address_of, flat, parts, store
 from ringlet.comm.calls.active_call import ActiveCall
 from ringlet.comm.protocols import Program, Task
 from ringlet.comm.sockets.wire import allocate
@@ -25,10 +25,12 @@ def all_reduce(call: ActiveCall, x: Array, op: str) -> Program:
 
 def reduce_scatter(call: ActiveCall, x: Array, op: str, out: Array | None) -> Program:
     """x: (size * k, ...) -> (k, ...)."""
-    size = len(call.channel.ranks)
+    size, source = len(call.channel.ranks), flat(x)
     result = np.empty((x.shape[0] // size, *x.shape[1:]), x.dtype) if out is None else out
     mine = flat(result)
-    yield from call.transport.run(call, Task("reduce_scatter", flat(x), mine, op), call.algorithm)
+    if out is not None and not _apart(mine, source, call.channel.index):
+        mine = np.empty_like(mine)  # peers read this rank's array until the end
+    yield from call.transport.run(call, Task("reduce_scatter", source, mine, op), call.algorithm)
     store(result, mine)
     return result
 
@@ -38,6 +40,8 @@ def all_gather(call: ActiveCall, x: Array, out: Array | None) -> Program:
     size, rank = len(call.channel.ranks), call.channel.index
     result = np.empty((size, *x.shape), x.dtype) if out is None else out
     source, data = flat(x), flat(result)
+    if out is not None and not _apart(source, data, rank):
+        source = source.copy()
     parts(data, size)[rank][...] = source
     yield from call.transport.run(call, Task("all_gather", source, data), call.algorithm)
     store(result, data)
@@ -106,6 +110,12 @@ def scatter(call: ActiveCall, x: Array | None, root: int) -> Program:
 def barrier(call: ActiveCall) -> Program:
     """Nothing but a fence, or messages without content."""
     return call.transport.run(call, BARRIER, call.algorithm)
+
+
+def _apart(part: Array, whole: Array, rank: int) -> bool:
+    """Whether a rank's part is where it belongs in the whole, or nowhere in it. Both are flat."""
+    own = address_of(part) == address_of(whole) + rank * part.nbytes
+    return own or not np.may_share_memory(part, whole)
 
 
 def _placeholder(row: Array, size: int) -> Array:

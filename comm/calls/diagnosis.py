@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from ringlet.comm.calls.channel import Context, Counted
-from ringlet.comm.calls.recorder import ENDED, SHOWN_WITH_ERROR
+from ringlet.comm.calls.recorder import CALL, ENDED, SHOWN_WITH_ERROR
 from ringlet.comm.errors import CommTimeout, PeerLost
 from ringlet.comm.signature import Signature
 from ringlet.comm.sockets.endpoint import WORLD
@@ -61,12 +61,20 @@ class Diagnosis:
         head = f"rank {self._endpoint.rank}: {self._call.text()} waited {seconds:.1f} s"
         awaited = self._awaited()
         if awaited is None:
-            error = CommTimeout(f"{head} for its turn")
+            error = CommTimeout(f"{head} {self._reason()}")
         else:
             chain, culprit = self._chain(awaited)
             error = CommTimeout(f"{head} for {chain}", [culprit])
         error.add_note(self._channel.context.recorder.text(SHOWN_WITH_ERROR))
         return error
+
+    def _reason(self) -> str:
+        """Of a call that waits for no rank."""
+        if self._call.waiting_for is not None:
+            return "to hear which rank is in another call"
+        earlier = (record[CALL] for record in self._channel.history)
+        first = next((call for call in earlier if call is not None), self._call)
+        return f"behind {first.text()}, which has not ended"
 
     def _awaited(self) -> int | None:
         wait = self._call.waiting_for

@@ -65,8 +65,10 @@ class Progress:
                 call.step()
             if not any(call.finished for call in self._heads):
                 self._wait()
-        for call in self._heads:
-            call.fail(CommError(f"{call.text()} was in flight at shutdown"))
+        for lane in self._lanes.values():
+            for call, _ in lane:
+                if not call.finished:
+                    call.fail(CommError(f"{call.text()} was in flight at shutdown"))
 
     def _wait(self) -> None:
         """Until something moves. What waits at a fence sleeps on the others' counters, with the
@@ -107,7 +109,4 @@ class Progress:
 
     def _check(self) -> None:
         for call in self._heads:
-            try:
-                call.check()
-            except CommError as error:
-                call.fail(error)
+            call.fails()

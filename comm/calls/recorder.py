@@ -14,8 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-import numpy as np
-
+from ringlet.comm.arrays import dtype_named
 from ringlet.comm.signature import Signature, size_text
 from ringlet.comm.sockets.wire import COLLECTIVE
 
@@ -72,7 +71,7 @@ class Recorder:
             way = "to" if signature.operation == "send" else "from"
             words.append(f"{way} rank {peer}" + (f", tag {stream}" if stream else ""))
         if signature.dtype:
-            words.append(f"of {signature.shape} {np.dtype(signature.dtype).name}")
+            words.append(f"of {signature.shape} {dtype_named(signature.dtype)}")
         if signature.detail:
             words.append(f"({signature.detail})")
         size = _nbytes(signature)
@@ -94,7 +93,7 @@ class Recorder:
 def _nbytes(signature: Signature) -> int:
     if not signature.dtype:
         return 0
-    return math.prod(signature.shape) * np.dtype(signature.dtype).itemsize
+    return math.prod(signature.shape) * dtype_named(signature.dtype).itemsize
 
 
 def find(history: deque[Record], sequence: int) -> Record | None:

@@ -1,8 +1,11 @@
 """Point to point: one rank sends an array, one receives it; tags keep streams apart."""
 
+import threading
+
 import numpy as np
 
-from ringlet.comm.arrays import Array, check_array, flat, store
+from ringlet.comm.arguments import rank_in_group, whole_number
+from ringlet.comm.arrays import Array, check_array, flat, name_of, store
 from ringlet.comm.calls.active_call import ActiveCall
 from ringlet.comm.calls.channel import Channel
 from ringlet.comm.calls.work import Lane, LaneWork
@@ -22,33 +25,38 @@ class Transfers:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._lanes: dict[tuple[int, int], Lane] = {}
+        self._lock = threading.Lock()  # the numbers and messages of transfers in the same order
 
     def isend(self, x: Array, peer: int, tag: int, timeout: float) -> LaneWork:
         """Queue the array for the peer; its memory is free again after `wait`."""
+        peer, tag = self._check(peer, tag)
         check_array(x)
-        signature = Signature("send", x.dtype.str, x.shape, "")
-        call = self._begin(signature, peer, tag, timeout, x.nbytes)
-        call.start(_send(self._messages(call), peer, flat(x)))
+        signature, data = Signature("send", name_of(x.dtype), x.shape, ""), flat(x)
+        with self._lock:
+            call = self._begin(signature, peer, tag, timeout, x.nbytes)
+            call.start(_send(self._messages(call), peer, data))
         return Lane().append(call)
 
     def irecv(self, peer: int, tag: int, out: Array | None, timeout: float) -> LaneWork:
         """Take the next array from the peer: a new one, or into `out`."""
+        peer, tag = self._check(peer, tag)
         if out is not None:
             check_array(out, writable=True)
-        call = self._begin(Signature("recv", "", (), ""), peer, tag, timeout)
-        lane = self._lanes.setdefault((peer, tag), Lane())
-        work = lane.append(call)
-        call.start(_receive(self._messages(call), call, peer, out))
-        return work
+        with self._lock:
+            call = self._begin(Signature("recv", "", (), ""), peer, tag, timeout)
+            call.start(_receive(self._messages(call), call, peer, out))
+            return self._lanes.setdefault((peer, tag), Lane()).append(call)
+
+    def _check(self, peer: int, tag: int) -> tuple[int, int]:
+        tag = whole_number(tag, "a tag")
+        if not 0 <= tag <= MAX_TAG:
+            raise ValueError(f"a tag is a number from 0 to {MAX_TAG}, not {tag}")
+        return rank_in_group(peer, len(self._channel.ranks)), tag
 
     def _begin(
         self, signature: Signature, peer: int, tag: int, timeout: float, nbytes: int = 0
     ) -> ActiveCall:
         channel = self._channel
-        if not 0 <= peer < len(channel.ranks):
-            raise ValueError(f"there is no rank {peer} in a group of {len(channel.ranks)}")
-        if not 0 <= tag <= MAX_TAG:
-            raise ValueError(f"a tag is a number from 0 to {MAX_TAG}, not {tag}")
         record = channel.next_transfer(signature, channel.ranks[peer], tag)
         return ActiveCall(channel, signature, record, timeout, nbytes=nbytes)
 
@@ -71,7 +79,7 @@ def _receive(messages: Messages, call: ActiveCall, peer: int, out: Array | None)
     call.sequence = channel.received.get((peer, tag), 0)
     call.check_header(header, 0)
     _, dtype, shape, _ = header.signature
-    if out is not None and (out.shape != shape or out.dtype.str != dtype):
+    if out is not None and (out.shape != shape or name_of(out.dtype) != dtype):
         raise CollectiveMismatch(
             f"rank {channel.endpoint.rank}: {call.text()} into an array of shape "
             f"{out.shape} and dtype {out.dtype} met {header.signature} from rank {header.source}; "

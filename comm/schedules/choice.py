@@ -16,11 +16,10 @@ from ringlet.comm.schedules.algorithms import ALGORITHMS, schedule
 from ringlet.comm.schedules.links import SHARED_MEMORY, Links
 from ringlet.comm.schedules.price import LinkCost, Network, price
 from ringlet.comm.schedules.schedule import SEGMENT_BYTES
+from ringlet.comm.signature import COMBINING
 
 SHARED = "shared_memory"
 """The algorithm without messages: ranks read each other's memory (direct.py)."""
-
-COMBINING = ("all_reduce", "reduce_scatter", "reduce")
 
 REDUCTION_S = 0.3e-9
 """Seconds to combine two bytes: about float32 additions in cache."""

@@ -18,6 +18,9 @@ from ringlet.comm.sockets.wire import HEADER_BYTES, Header, checksum
 TICK_MS = 50
 """A waiting thread looks around this often: for lost peers, deadlines and mismatches."""
 
+LEADER_S = 1.0
+"""How long, at the end, the thread that reads may take to see it."""
+
 MOST_MESSAGES = 32
 """This many unread messages of one peer are held here; then its sending socket holds them."""
 
@@ -109,7 +112,10 @@ class Inbox:
             self._arrived.notify_all()
 
     def close(self) -> None:
-        """Close the socket, with what nobody has read."""
+        """Close the socket, with what nobody has read, once no thread reads it; none will again."""
+        with self._arrived:
+            self._arrived.wait_for(lambda: not self._led, LEADER_S)
+            self._led = True
         self.socket.disable_monitor()
         self.socket.close(0)
         with self._wake_lock:

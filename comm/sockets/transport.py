@@ -14,7 +14,7 @@ import numpy as np
 from ringlet.comm.arrays import REDUCTIONS, Array, overflow_allowed, parts, working_dtype
 from ringlet.comm.protocols import Program, Task
 from ringlet.comm.schedules.algorithms import slots_of, steps_of
-from ringlet.comm.schedules.choice import COMBINING, Choice
+from ringlet.comm.schedules.choice import Choice
 from ringlet.comm.schedules.schedule import (
     SEGMENT_BYTES,
     Copy,
@@ -24,6 +24,7 @@ from ringlet.comm.schedules.schedule import (
     Step,
     segmented,
 )
+from ringlet.comm.signature import COMBINING
 from ringlet.comm.sockets.endpoint import ZERO_COPY_BYTES, Endpoint
 from ringlet.comm.sockets.messages import MessageCall, Messages, SendWait, departed
 from ringlet.comm.sockets.wire import Header
@@ -174,6 +175,8 @@ class Sockets:
     ) -> Program:
         """The algorithm on 1-D arrays that make up the slots together, each an equal share of
         them. What only passes through need not be there."""
+        if task.source.itemsize > self.segment_bytes:  # one element, a long text, is more than that
+            memory = [None if array is None else array.view(np.uint8) for array in memory]
         whole = task.result if task.operation in ("all_gather", "gather") else memory[0]
         nbytes = 0 if whole is None else whole.nbytes
         yield from self.take(

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import msgpack
 import numpy as np
 
-from ringlet.comm.arrays import Array, sendable
+from ringlet.comm.arrays import Array, dtype_named
 from ringlet.comm.schedules.schedule import SEGMENT_BYTES
 from ringlet.comm.signature import Signature
 
@@ -120,15 +120,20 @@ def checksum(payload: bytes | memoryview) -> int:
 def allocate(signature: Signature) -> Array:
     """An array as announced; raises Malformed for unknown dtypes and sizes beyond memory."""
     try:
-        dtype = np.dtype(signature.dtype)
-    except (TypeError, ValueError, SyntaxError) as error:
-        raise Malformed(f"{signature.dtype!r} is not a dtype") from error
-    if not sendable(dtype) or math.prod(signature.shape) * dtype.itemsize > MEMORY_BYTES:
+        dtype = dtype_named(signature.dtype)
+    except TypeError as error:
+        raise Malformed(str(error)) from error
+    if math.prod(signature.shape) * dtype.itemsize > MEMORY_BYTES:
         raise Malformed(f"cannot hold {signature.shape} of {signature.dtype!r}")
     return np.empty(signature.shape, dtype)
 
 
 def segments(array: Array) -> list[Array]:
-    """The contiguous 1-D array in views of at most SEGMENT_BYTES; at least one, even if empty."""
+    """The contiguous 1-D array in views of at most SEGMENT_BYTES; at least one, even if empty.
+
+    They are of bytes where one element, a long text, is more.
+    """
+    if array.itemsize > SEGMENT_BYTES:
+        array = array.view(np.uint8)
     step = max(1, SEGMENT_BYTES // max(1, array.itemsize))
     return [array[start : start + step] for start in range(0, max(1, array.size), step)]

@@ -28,9 +28,13 @@ class RanksFailed(AssertionError):
     texts, `results` the other ranks to what they returned."""
 
     def __init__(self, name: str, failures: dict[int, str], results: dict[int, Any]) -> None:
+        self._made_of = (name, failures, results)
         self.failures, self.results = failures, results
         parts = [f"--- rank {rank} ---\n{text.rstrip()}" for rank, text in failures.items()]
         super().__init__(f"{name} failed on {len(failures)} ranks\n" + "\n".join(parts))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._made_of, self.__dict__  # for those who hand it on: see CommError
 
 
 class Rank(Protocol):

@@ -5,6 +5,7 @@ Inputs are small whole numbers, so that sums are exact in every dtype and order.
 
 import functools
 
+import msgpack
 import numpy as np
 import pytest
 
@@ -292,13 +293,78 @@ def objects(world):
         text = world.broadcast_object({"from": root, "x" * root: root}, root)
         assert text == {"from": root, "x" * root: root}
     assert world.broadcast_object(None) is None
-    with pytest.raises(TypeError, match="set"):
-        world.all_gather_object({1, 2})
+    for keys in ({1: "one", b"two": 2, None: 3, 2.5: 4, False: 5}, {np.float64(0.5): [[]]}):
+        assert world.broadcast_object(keys) == keys
 
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_objects(ranks, size):
     ranks(size).run(objects)
+
+
+class WithUnit(np.ndarray):
+    """Somebody's array with a unit."""
+
+
+CYCLE = []
+CYCLE.append([CYCLE])
+DEEP = functools.reduce(lambda inner, _: [inner], range(3000), 0)
+NOT_SENT = [
+    ({1, 2}, "set"), (WithUnit(2), "WithUnit"), (np.ma.ones(2), "MaskedArray"), (1j, "complex"),
+    ({(0, 1): 2}, "[Kk]eys of dicts"), ({np.int64(1): 2}, "[Kk]eys"), ([{"x": {(): 1}}], "[Kk]eys"),
+    (2**64, "int"), (-(2**63) - 1, "int"), (CYCLE, "recursion"), (DEEP, "recursion"),
+    (np.array([None]), "object"), (np.zeros(2, "i4,f4"), "dtype"), (WithUnit, "type"),
+    ("\ud800", "surrogate"), (lambda: 0, "function"), (ValueError("no"), "ValueError"),
+    (msgpack.ExtType(1, b"no"), "read"), (msgpack.ExtType(9, b""), "read"), (range(3), "range"),
+]  # fmt: skip
+
+
+def unsent_objects(world):
+    for value, text in NOT_SENT:
+        with pytest.raises(TypeError, match=f"cannot send.*{text}"):
+            world.all_gather_object([value])
+        if world.rank == 0:
+            with pytest.raises(TypeError, match=f"cannot send.*{text}"):
+                world.broadcast_object({"inside": value})
+        assert world.broadcast_object({"inside": world.rank}) == {"inside": 0}
+
+
+def test_an_object_that_could_not_arrive_is_refused_before_anything_is_sent(ranks):
+    ranks(2).run(unsent_objects)
+
+
+def mapped_files(world, path):
+    file = np.memmap(path / str(world.rank), np.float32, "w+", shape=(3, 4))
+    file[:] = world.rank + 1
+    assert world.all_reduce(file) is file
+    same(world.all_gather(file)[0], np.full((3, 4), 3, np.float32))
+    same(np.asarray(world.broadcast(file[1:], 1)), np.full((2, 4), 3, np.float32))
+    same(world.all_gather_object(file)[1], np.full((3, 4), 3, np.float32))
+
+
+def test_a_mapped_file_is_an_array(ranks, tmp_path):
+    ranks(2).run(mapped_files, path=tmp_path)
+
+
+def long_texts(world):
+    """One element is longer than what travels at once."""
+    n, rank = world.size, world.rank
+    everybodys = np.array([["x" * 600_000 + str(r), "y" * r] for r in range(n)])
+    mine = everybodys[rank]
+    world.send(mine, (rank + 1) % n)
+    same(world.recv((rank - 1) % n), everybodys[rank - 1])
+    same(world.all_gather(mine), everybodys)
+    same(world.broadcast(mine.copy(), 1), everybodys[1])
+    same(world.all_to_all(everybodys[:, 0]), np.repeat(everybodys[rank : rank + 1, 0], n))
+    same(world.scatter(everybodys if rank == 1 else None, 1), mine)
+    gathered = world.gather(mine)
+    assert gathered is None or (gathered == everybodys).all()
+    same(world.all_gather_object(mine)[1], everybodys[1])
+
+
+@pytest.mark.parametrize("transport", ["auto", "tcp"])
+def test_elements_longer_than_a_segment(ranks, transport):
+    ranks(2, transport).run(long_texts)
 
 
 def scribble(world, attach_from=None):
@@ -404,6 +470,23 @@ REFUSED = [
     ("scatter rows", ValueError,
      lambda w: w.scatter(np.ones((w.size + 1, 2)), root=w.rank), "one row"),
     ("group twice", ValueError, lambda w: w.split([0, 0]), "different ranks"),
+    ("no such rank", ValueError, lambda w: w.split([0, w.size]), "no rank"),
+    ("no op", ValueError, lambda w: w.all_reduce(np.ones(3), None), "unknown reduction None"),
+    ("empty op", ValueError, lambda w: w.reduce(np.ones(3), 0, ""), "unknown reduction ''"),
+    ("ufunc as op", ValueError, lambda w: w.reduce_scatter(np.ones(w.size), np.add), "choose one"),
+    ("unknown option", TypeError, lambda w: w.barrier(asynchronous=True), "no arg.*asynchronous"),
+    ("no such algorithm", ValueError, lambda w: w.barrier(algorithm=5), "no algorithm '5'"),
+    ("matrix", TypeError, lambda w: w.all_reduce(np.matrix([[1.0]])), "a matrix.*np.asarray"),
+    ("long matrix", TypeError,
+     lambda w: w.all_reduce(np.matrix(np.ones((300_000, 3)))), "a matrix.*np.asarray"),
+    ("masked", TypeError, lambda w: w.all_gather(np.ma.ones(3)), "a MaskedArray.*np.asarray"),
+    ("masked send", TypeError, lambda w: w.send(np.ma.ones(3), 0), "a MaskedArray.*mask"),
+    ("masked out", TypeError, lambda w: w.recv(0, out=np.ma.ones(3)), "a MaskedArray"),
+    ("matrix as out", TypeError,
+     lambda w: w.all_gather(np.ones(2), out=np.matrix(np.ones((w.size, 2)))), "a matrix"),
+    ("records", TypeError, lambda w: w.broadcast(np.rec.array([(1, 2.0)])), "a recarray"),
+    ("unit", TypeError, lambda w: w.gather(np.ones(3).view(WithUnit)), "a WithUnit.*unit"),
+    ("scalar", TypeError, lambda w: w.all_reduce(np.float32(1)), "expected a NumPy array"),
 ]  # fmt: skip
 
 

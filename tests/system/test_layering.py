@@ -164,7 +164,7 @@ def test_importing_a_folder_loads_nothing_of_those_above(folder):
 
 ORDER = {
     "comm": [
-        {"errors", "arrays", "stats", "faults"},
+        {"errors", "arguments", "arrays", "stats", "faults"},
         {"signature", "objects", "task"},
         {"protocols"},
         {"schedules"},
