@@ -68,15 +68,19 @@ class Worker:
 
     def exit_reason(self) -> str:
         """How it ended: process 4711 on host a was killed by signal 9 (SIGKILL)."""
-        code = self.process.wait()
-        head = f"process {self.pid} on host {socket.gethostname()}"
-        if code >= 0:
-            return f"{head} exited with code {code}"
-        try:
-            name = f" ({signal.Signals(-code).name})"
-        except ValueError:
-            name = ""
-        return f"{head} was killed by signal {-code}{name}"
+        return exit_text(self.pid, self.process.wait())
+
+
+def exit_text(pid: int, code: int) -> str:
+    """How a process of this host ended, from its code: negative for a signal."""
+    head = f"process {pid} on host {socket.gethostname()}"
+    if code >= 0:
+        return f"{head} exited with code {code}"
+    try:
+        name = f" ({signal.Signals(-code).name})"
+    except ValueError:
+        name = ""
+    return f"{head} was killed by signal {-code}{name}"
 
 
 @contextlib.contextmanager

@@ -121,10 +121,13 @@ class Ranks(ABC):
 
     def _start(self) -> None:
         self._job, self._call = self._make_job(), 0
+        self._start_ranks(self._job)
+        self._results("starting the ranks", self._outcomes(STARTUP_S))
+
+    def _start_ranks(self, job: Job) -> None:
         for rank in range(self.size):
             self._output.append(tempfile.TemporaryFile())  # noqa: SIM115 - closed with the ranks
-            self._ranks.append(self._start_rank(self._job, rank, self._output[rank]))
-        self._results("starting the ranks", self._outcomes(STARTUP_S))
+            self._ranks.append(self._start_rank(job, rank, self._output[rank]))
 
     @staticmethod
     def _results(name: str, outcomes: dict[int, Notice]) -> list[Any]:
@@ -138,10 +141,17 @@ class Ranks(ABC):
 
     def _outcomes(self, deadline: float) -> dict[int, Notice]:
         """Wait until the call has ended on every rank, or until the deadline."""
-        outcomes = self._collect(time.monotonic() + deadline)
+        try:
+            outcomes = self._collect(time.monotonic() + deadline)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # somebody's time limit
+            for rank, stacks in self._stacks([*range(self.size)]).items():
+                error.add_note(f"--- rank {rank} was here ---\n{stacks}")
+            raise
         late = [rank for rank in range(self.size) if rank not in outcomes]
         for rank, stacks in self._stacks(late).items():
-            text = f"has not returned within {deadline:.0f} s\n{stacks}"
+            text = f"has not returned within {deadline:g} s\n{stacks}"
             outcomes[rank] = {"failed": text, "echo": False}
         return outcomes
 
