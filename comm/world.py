@@ -231,7 +231,7 @@ def _connect(endpoint: Endpoint, environment: Environment) -> dict[int, str]:
             return _join_others(endpoint, environment, folder)
         finally:
             endpoint.hide()
-            if folder is not None and not environment.agent:
+            if folder is not None:
                 leave_folder(folder)
     except (OSError, zmq.ZMQError) as error:
         where = environment.rendezvous

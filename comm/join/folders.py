@@ -94,10 +94,12 @@ def remove_folder(folder: Path) -> None:
 
 
 def leave_folder(folder: Path) -> None:
-    """Remove the folder if it is empty and nobody else has joined it."""
+    """Remove the folder that this process has made or joined, if it is empty and nobody else has
+    joined it; another's stays."""
+    if folder not in _held:
+        return
     try:
-        if folder in _held:
-            fcntl.flock(_held[folder], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(_held[folder], fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         _release(folder)
         return

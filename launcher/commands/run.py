@@ -37,7 +37,7 @@ def run(
     --hostfile.
     """
     options.check()
-    if program[0] != "-m" and not Path(program[0]).is_file():
+    if program[0] != "-m" and not Path(program[0]).exists():
         raise UserError(f"there is no script {program[0]}")
     if program == ["-m"]:
         raise UserError("-m needs the name of a module")

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from types import FrameType
 from typing import IO
 
@@ -18,7 +19,7 @@ from ringlet.launcher.supervisor.environment import Job
 class Worker:
     """A process in a session of its own, with the launcher's end of its control channel.
 
-    It runs `python -m module arguments...`, with `prefix` in front of the command; `output` is
+    It runs the module with the arguments, with `prefix` in front of the command; `output` is
     both stdout and stderr of subprocess.Popen.
     """
 
@@ -34,11 +35,15 @@ class Worker:
     ) -> None:
         self.rank = rank
         ours, theirs = socket.socketpair()
+        # By its file: with -m, what is in the current folder could replace what it imports.
+        program = find_spec(module)
+        assert program is not None
+        assert program.origin is not None
         environment = {**job.environment(rank), VARIABLE: str(theirs.fileno())}
         try:
             with running_on(job.cores(rank)):
                 self.process = subprocess.Popen(
-                    [*prefix, sys.executable, "-m", module, *arguments],
+                    [*prefix, sys.executable, program.origin, *arguments],
                     env=environment,
                     stdin=subprocess.DEVNULL,
                     stdout=output,

@@ -1,14 +1,13 @@
 """Inside a worker: the guard that listens to the launcher, and the start of a program.
 
-python -m ringlet.launcher.workers.worker script.py arguments...
-python -m ringlet.launcher.workers.worker -m module arguments...
+python worker.py script.py arguments...
+python worker.py -m module arguments...
 """
 
 import faulthandler
 import json
 import os
 import queue
-import runpy
 import signal
 import sys
 import threading
@@ -22,6 +21,7 @@ from ringlet.comm.join.folders import PREFIX, remove_folder
 from ringlet.launcher.errors import ExitCode
 from ringlet.launcher.supervisor.control import Control, Notice
 from ringlet.launcher.supervisor.listing import VARIABLE, remove
+from ringlet.launcher.workers import program
 
 
 class Guard:
@@ -78,18 +78,6 @@ def is_echo(error: BaseException | None) -> bool:
     return False
 
 
-def run_program(arguments: list[str]) -> None:
-    """Run the script or module as __main__, as plain python would."""
-    if arguments[0] == "-m":
-        sys.argv = arguments[1:]
-        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
-    else:
-        sys.argv = arguments
-        if not sys.flags.safe_path:
-            sys.path[0] = str(Path(arguments[0]).resolve().parent)
-        runpy.run_path(arguments[0], run_name="__main__")
-
-
 def run_task(work: Callable[[dict[str, Any], Callable[[Notice], None]], None]) -> None:
     """The main of a worker of ringlet's own: `work(task, report)` with the task that its argument
     holds as JSON. Only what rank 0 reports goes to the launcher."""
@@ -102,11 +90,11 @@ def run_task(work: Callable[[dict[str, Any], Callable[[Notice], None]], None]) -
     _supervise(guard, lambda: work(json.loads(sys.argv[1]), report))
 
 
-def _supervise(guard: Guard | None, program: Callable[[], None]) -> None:
-    """Run the program. The launcher is told of an exception, and shows it; this process ends with
+def _supervise(guard: Guard | None, run: Callable[[], None]) -> None:
+    """Run a program. The launcher is told of an exception, and shows it; this process ends with
     the exit code for it."""
     try:
-        program()
+        run()
     except Exception as error:
         if guard is None:
             raise
@@ -115,19 +103,21 @@ def _supervise(guard: Guard | None, program: Callable[[], None]) -> None:
         line = traceback.format_exception_only(error)[0].strip()
         text = _own_traceback(error)
         guard.control.send({"failed": text, "line": line, "echo": is_echo(error)})
+        if sys.excepthook is not sys.__excepthook__:  # the program's own wants to know, too
+            sys.excepthook(type(error), error, error.__traceback__)
         sys.exit(ExitCode.TIMEOUT if isinstance(error, comm.CommTimeout) else ExitCode.FAILED)
 
 
 def _own_traceback(error: Exception) -> str:
-    """The traceback without the frames of this file and of runpy, which started the program."""
+    """The traceback without the frames that started the program."""
     trace = error.__traceback__
     while trace is not None:
         name = trace.tb_frame.f_code.co_filename
-        if name != __file__ and "runpy" not in name:
+        if name not in (__file__, program.__file__) and "importlib._bootstrap" not in name:
             break
         trace = trace.tb_next
     return "".join(traceback.format_exception(type(error), error, trace))
 
 
 if __name__ == "__main__":
-    _supervise(start_guard(), lambda: run_program(sys.argv[1:]))
+    _supervise(start_guard(), lambda: program.run_program(sys.argv[1:]))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from waiting import DEADLINE_S, alive, until
 
-RINGLET = [sys.executable, "-c", "from ringlet.launcher.cli import main; main()"]
+RINGLET = [sys.executable, "-P", "-c", "from ringlet.launcher.cli import main; main()"]
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -81,13 +81,14 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., Launch]]:
     before, started = leaked_segments(), []
 
     def start(
-        text: str,
+        text: str | None,
         *arguments: str,
         options: tuple[str, ...] = ("-n", "2"),
         program: tuple[str, ...] = ("script.py",),
         variables: dict[str, str] | None = None,
     ) -> Launch:
-        (folder / program[-1]).with_suffix(".py").write_text(textwrap.dedent(text))
+        if text is not None:
+            (folder / program[-1]).with_suffix(".py").write_text(textwrap.dedent(text))
         environment = {key: value for key, value in os.environ.items() if key not in THREADS}
         environment |= {"TMPDIR": str(temporary), **(variables or {})}
         command = [*RINGLET, "run", *options, *program, *arguments]

@@ -3,6 +3,8 @@
 import json
 import os
 import socket
+import textwrap
+import zipfile
 
 import pytest
 
@@ -23,7 +25,8 @@ def test_a_script_gets_its_arguments_and_its_folder(launch):
     code, stdout, stderr = running.end()
     assert (code, stderr) == (0, "")
     folder = str(running.folder.resolve())
-    assert json.loads(stdout) == [["script.py", *given], folder, "__main__", "script.py", ""]
+    script = f"{running.folder}/script.py"
+    assert json.loads(stdout) == [["script.py", *given], folder, "__main__", script, ""]
 
 
 def test_a_module_gets_its_arguments(launch):
@@ -33,6 +36,79 @@ def test_a_module_gets_its_arguments(launch):
     arguments, path, name, _, _ = json.loads(stdout)
     assert arguments == [str(running.folder.resolve() / "module.py"), "-n", "7", "--version"]
     assert (path, name) == (str(running.folder.resolve()), "__main__")
+
+
+MAIN = """
+    import atexit, os, pickle, sys, threading
+
+    class Thing:
+        pass
+
+    def last(number):
+        print(number, type(pickle.loads(pickle.dumps(Thing()))) is Thing, flush=True)
+
+    def later():
+        threading.main_thread().join()
+        last(2)
+
+    if __name__ == "__main__":
+        os.chdir("/")
+        print(1, os.path.exists(__file__), sys.modules["__main__"].Thing is Thing, flush=True)
+        threading.Thread(target=later).start()
+        atexit.register(last, 3)
+"""
+
+PROGRAMS = {
+    "script": ["deep/program.py"], "link": ["link.py"], "module": ["-m", "deep.program"],
+    "package": ["-m", "deep"], "folder": ["deep"], "archive": ["deep.pyz"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", PROGRAMS)
+def test_main_stays_until_the_interpreter_has_ended(launch, tmp_path, kind):
+    work = tmp_path / "work"
+    deep = work / "deep"
+    deep.mkdir()
+    for path in (deep / "program.py", deep / "__main__.py"):
+        path.write_text(textwrap.dedent(MAIN))
+    (work / "link.py").symlink_to("deep/program.py")
+    with zipfile.ZipFile(work / "deep.pyz", "w") as archive:
+        archive.write(deep / "__main__.py", "__main__.py")
+    *more, last = PROGRAMS[kind]
+    code, stdout, stderr = launch(None, options=("-n", "1"), program=(*more, last)).end()
+    assert (code, stderr) == (0, "")
+    exists = str(kind != "archive")
+    assert stdout == f"1 {exists} True\n2 True\n3 True\n"
+
+
+def test_the_current_folder_replaces_nothing(launch, tmp_path):
+    """Only the script's folder is searched: with `python sub/script.py` the current one is not."""
+    (tmp_path / "work/sub").mkdir()
+    for name in ("queue", "json", "numpy", "beside"):
+        (tmp_path / f"work/{name}.py").write_text("raise SystemExit('the wrong one')")
+    (tmp_path / "work/sub/beside.py").write_text("")
+    text = "import queue, json, numpy, beside, sys; print(numpy.ones(1), sys.flags.safe_path)"
+    code, stdout, stderr = launch(text, options=("-n", "1"), program=("sub/script.py",)).end()
+    assert (code, stdout, stderr) == (0, "[1.] False\n", "")
+
+
+def test_a_module_that_is_not_there_is_named_in_one_line(launch):
+    for name in ("nowhere", "os.nowhere", "json"):
+        code, _, stderr = launch(None, options=("-n", "1"), program=("-m", name)).end()
+        assert code == 1
+        assert f"module '{name}'" in stderr
+        assert "Traceback" not in stderr
+
+
+def test_the_programs_own_excepthook_hears_of_the_error(launch):
+    text = """
+        import sys
+        sys.excepthook = lambda kind, error, trace: print("mine", error, flush=True)
+        raise ValueError("over the step")
+    """
+    code, stdout, stderr = launch(text, options=("-n", "1")).end()
+    assert (code, stdout) == (1, "mine over the step\n")
+    assert "ValueError: over the step" in stderr
 
 
 def test_safe_path_stays_safe(launch):
