@@ -12,6 +12,7 @@ from ringlet.runtime.compression.collectives import EncodedCollectives
 from ringlet.runtime.data.gradient_groups import GradientGroup, make_reducer
 from ringlet.runtime.mesh import Mesh, share
 from ringlet.runtime.options import Parallelism
+from ringlet.runtime.pipeline.schedules import placement_of
 from ringlet.runtime.rules import require
 from ringlet.runtime.sharding.sharding_plans import sharding_plan_of
 from ringlet.runtime.sharding.styles import Sharder
@@ -25,6 +26,9 @@ EXPERT = ("dp", "cp")
 
 REPLICA = ("pp", "ep", "cp", "tp")
 """Ranks that differ in these axes have one whole model together."""
+
+TWIN = "tied head"
+"""The kind of tied parameters in the head, where the embedding has its own on the same rank."""
 
 GROUPS = (("tp",), ("pp",), ("cp",), ("ep",), ("dp",), REPLICA)
 """Other combinations that are needed, made on all ranks in the same order."""
@@ -51,9 +55,11 @@ class Assembly:
         self.paths = self.plan.block_paths(model)
         blocks, ranks, chunks = len(self.paths), mesh.size("pp"), options.chunks
         require("stages", n_layer=blocks, pp=ranks, chunks=chunks)
+        self._ranks = placement_of(options.schedule, ranks, chunks)
         shares = (share(blocks, ranks * chunks, stage) for stage in range(ranks * chunks))
         self.stages = [range(first, first + count) for first, count in shares]
         tied = self._tied_names()
+        self._twins = self._untie(tied)
         self._prune()
         self.gradient_groups = self._make_groups(tied)
         self._fill(whole, seed)
@@ -68,8 +74,7 @@ class Assembly:
     @property
     def _mine(self) -> list[int]:
         """The stages on this rank."""
-        ranks = self.mesh.size("pp")
-        return [s for s in range(len(self.stages)) if s % ranks == self.mesh.index("pp")]
+        return [s for s, rank in enumerate(self._ranks) if rank == self.mesh.index("pp")]
 
     def _tied_names(self) -> dict[str, str]:
         """The parameters that several ranks of a pipeline have: both ends, or all."""
@@ -83,6 +88,24 @@ class Assembly:
         named = self.model.named_parameters()
         return {name: kinds[id(p)] for name, p in named if id(p) in kinds}
 
+    def _untie(self, tied: dict[str, str]) -> dict[Parameter, Parameter]:
+        """Where a pipeline has both of its ends on this rank (a V), give the head parameters of its
+        own, as if it were on another rank: gradients add up in the same order then.
+
+        Returns the original of each.
+        """
+        twins: dict[Parameter, Parameter] = {}
+        if not {0, len(self.stages) - 1} <= set(self._mine):
+            return twins
+        shared = [p for name, p in self.model.named_parameters() if tied.get(name) == "tied"]
+        for module in (m for path in self.plan.head for m in self.model.submodule(path).modules()):
+            for name, parameter in list(module.own_parameters()):
+                if any(parameter is each for each in shared):
+                    twin = Parameter(parameter.data)
+                    setattr(module, name, twin)
+                    twins[twin] = parameter
+        return twins
+
     def _prune(self) -> None:
         model, plan, mesh, options = self.model, self.plan, self.mesh, self.options
         kind = SequenceParallelRegion if options.sequence else TensorParallelRegion
@@ -90,6 +113,8 @@ class Assembly:
         collectives = device_collectives if codec is None else EncodedCollectives(codec)
         region = kind(mesh.group("tp"), collectives)
         self._sharder = Sharder(model, mesh, region, options.sequence)
+        for twin, original in self._twins.items():
+            self._sharder.names[id(twin)] = self._sharder.names[id(original)]
         kept = {number for stage in self._mine for number in self.stages[stage]}
         _remove(model, [path for number, path in enumerate(self.paths) if number not in kept])
         if 0 not in self._mine:
@@ -104,14 +129,15 @@ class Assembly:
     def _make_groups(self, tied: dict[str, str]) -> list[GradientGroup]:
         """The parameters by the ranks over which their gradients are summed."""
         mesh, sharder = self.mesh, self._sharder
-        pipeline = mesh.group("pp")
-        ends = pipeline.split([0, pipeline.size - 1]) if pipeline.size > 1 else None
+        pipeline, both = mesh.group("pp"), {self._ranks[0], self._ranks[-1]}
+        ends = pipeline.split(sorted(both)) if len(both) > 1 else None
         apart = {"dp"} if self.options.local_steps > 1 else set()
         dense, expert = (mesh.group(*(set(axes) - apart)) for axes in (DATA, EXPERT))
         ranks = {
             "dense": (dense, None),
             "shared": (dense, None),
             "tied": (dense, ends),
+            TWIN: (dense, None),
             "replicated": (dense, pipeline),
             "expert": (expert, None),
         }
@@ -119,17 +145,20 @@ class Assembly:
         for _, parameter in self.model.named_parameters():
             name = sharder.names[id(parameter)]
             kinds.setdefault(self._kind_of(name, parameter, tied), []).append((name, parameter))
-        groups = []
+        groups: list[GradientGroup] = []
         for kind in sorted(kinds):
             group, others = ranks[kind]
             named = sorted(kinds[kind], key=lambda entry: self.numbers[entry[0]])
             # A rank of a pipeline has only a part of a tied gradient: it is not compressed.
-            options = replace(self.options, compress="") if others is not None else self.options
+            whole = kind in ("dense", "shared", "expert")
+            options = self.options if whole else replace(self.options, compress="")
             reducer = make_reducer(options, named, self._blocks, group)
             specs = {name: sharder.spec(parameter) for name, parameter in named}
             axes = {name: sharder.axes(parameter) for name, parameter in named}
             partial = {name for name, p in named if id(p) in sharder.partial}
-            groups.append(GradientGroup(kind, reducer, group, specs, axes, partial, others))
+            twin = next((g for g in groups if g.kind == "tied"), None) if kind == TWIN else None
+            made = GradientGroup(kind, reducer, group, specs, axes, partial, others, twin)
+            groups.append(made)
         return groups
 
     def _kind_of(self, name: str, parameter: Parameter, tied: dict[str, str]) -> str:
@@ -137,7 +166,9 @@ class Assembly:
         if "ep" in axes:
             return "expert"
         if name in tied:
-            return tied[name]
+            heads = (self.model.submodule(path) for path in self.plan.head if self._twins)
+            in_head = any(parameter is p for head in heads for p in head.parameters())
+            return TWIN if in_head else tied[name]
         # A compressor looks at many parameters together. On all tensor-parallel ranks it must see
         # the same, or the parameters that they share would drift apart.
         whole = self.options.compress and "tp" not in axes and self.mesh.size("tp") > 1

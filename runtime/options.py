@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from ringlet.runtime.compression.codecs import Codec, make_codec
 from ringlet.runtime.compression.schemes import parse
 from ringlet.runtime.mesh import MeshError
-from ringlet.runtime.pipeline.schedules import SCHEDULES
+from ringlet.runtime.pipeline.schedules import recipe_of
 
 
 @dataclass(frozen=True)
 class Parallelism:
     """Options of `parallelize` besides the mesh. Raises MeshError for a value that cannot be.
 
-    `zero` is the stage of ZeRO, `schedule` and `chunks` (stages on each rank) are the pipeline's.
+    `zero` is the stage of ZeRO, `schedule` and `chunks` (stages on each rank; 0: as few as the
+    schedule needs) are the pipeline's.
     `sequence` shards activations between tensor-parallel layers along the sequence. `recompute`
     names modules whose forward pass is repeated in backward: "blocks", or patterns of paths.
     `bucket_bytes` is the size of gradient buckets; 0 chooses it from the measured link where that
@@ -28,7 +29,7 @@ class Parallelism:
 
     zero: int = 0
     schedule: str = "1f1b"
-    chunks: int = 1
+    chunks: int = 0
     sequence: bool = False
     recompute: tuple[str, ...] = ()
     bucket_bytes: int = 0
@@ -42,14 +43,14 @@ class Parallelism:
     def __post_init__(self) -> None:
         if self.zero not in (0, 1, 2, 3):
             raise MeshError(f"there is no stage {self.zero} of ZeRO; there are 0 (none), 1, 2, 3")
-        if self.schedule not in SCHEDULES:
-            raise MeshError(f"unknown schedule {self.schedule!r}; there are {', '.join(SCHEDULES)}")
         if self.bucket_bytes < 0:
             raise MeshError(f"bucket_bytes is {self.bucket_bytes}; it must be 0 (measured) or more")
-        for name in ("chunks", "local_steps"):
-            if getattr(self, name) < 1:
-                raise MeshError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name, least in (("chunks", 0), ("local_steps", 1)):
+            if getattr(self, name) < least:
+                raise MeshError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         try:
+            needed = recipe_of(self.schedule).chunks[0]
+            object.__setattr__(self, "chunks", self.chunks or needed)
             if self.compress:
                 parse(self.compress)
             _ = self.codec

@@ -36,7 +36,7 @@ from ringlet.runtime.data.local_steps import OuterOptimizer
 from ringlet.runtime.mesh import Mesh, MeshError
 from ringlet.runtime.options import Parallelism
 from ringlet.runtime.pipeline.run import Executor, MicroBatch, divide, join
-from ringlet.runtime.pipeline.schedules import make_schedule
+from ringlet.runtime.pipeline.schedules import make_forward, make_schedule
 from ringlet.runtime.rules import OPTIONS, problem
 
 
@@ -69,7 +69,7 @@ class Parallel:
         if options.local_steps > 1:
             rates = options.outer_learning_rate, options.outer_momentum
             self.outer = OuterOptimizer(self.shards, mesh.group("dp"), *rates)
-        self._executors: dict[int, Executor] = {}
+        self._executors: dict[tuple[int, bool], Executor] = {}
         self._step: Step | None = None
         self.optimizers: list[Optimizer] = []
         self.waited = 0.0
@@ -82,7 +82,9 @@ class Parallel:
         """
         self._step = step
         for group in self.gradient_groups:
-            group.reducer.begin(len(batches))
+            # What all stages have gets a gradient from each of this rank's.
+            uses = self.options.chunks if group.kind == "replicated" else 1
+            group.reducer.begin(uses * len(batches))
         executor = self._executor(len(batches))
         executor.waited = 0.0
         loss = executor.train(self, batches, step.loss_scale) * step.loss_scale
@@ -98,7 +100,9 @@ class Parallel:
         """This rank's part of the summed loss of its samples; all ranks make the same calls."""
         self.complete()
         self.model.eval()
-        loss = self._executor(len(batches)).evaluate(self, batches) if batches else 0.0
+        loss = 0.0
+        if batches:
+            loss = self._executor(len(batches), training=False).evaluate(self, batches)
         self.model.train()
         return 0.0 if self.mesh.index("tp") else loss  # one of the ranks that have it counts it
 
@@ -237,13 +241,15 @@ class Parallel:
             return join(state)
         return whole.end(state, batch.targets[:, positions], "sum")
 
-    def _executor(self, micro_batches: int) -> Executor:
-        if micro_batches not in self._executors:
+    def _executor(self, micro_batches: int, training: bool = True) -> Executor:
+        key = micro_batches, training
+        if key not in self._executors:
             mesh, options = self.mesh, self.options
             rank, group = mesh.index("pp"), mesh.group("pp")
-            schedule = make_schedule(options.schedule, group.size, micro_batches, options.chunks)
-            self._executors[micro_batches] = Executor(rank, schedule, group, options.codec)
-        return self._executors[micro_batches]
+            make = make_schedule if training else make_forward
+            schedule = make(options.schedule, group.size, micro_batches, options.chunks)
+            self._executors[key] = Executor(rank, schedule, group, options.codec)
+        return self._executors[key]
 
 
 def parallelize(

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from ringlet.runtime.mesh import MeshError, divisors, misfit
-from ringlet.runtime.pipeline.schedules import INTERLEAVED
+from ringlet.runtime.pipeline.schedules import chunks_problem, recipe_of
 
 
 class Rule(NamedTuple):
@@ -66,12 +66,10 @@ def _divides(things: str, count: str, axis: str, why: str) -> Rule:
 
 OPTIONS = {
     "chunks": Rule(
-        "`--chunks` above 1 without `--schedule interleaved`, or 1 with it | "
-        "only an interleaved pipeline has several stages on each rank",
-        lambda r: (r.chunks > 1) != (r.schedule in INTERLEAVED),
-        lambda r: (
-            f"{r.schedule} with {r.chunks} chunks; {'1' if r.chunks > 1 else '2 or more'} would fit"
-        ),
+        "`--chunks` that `--schedule` does not have: `interleaved` 2 or more, `zb-v` 2, others 1 | "
+        "the schedule decides how many stages are on each rank",
+        lambda r: chunks_problem(r.schedule, r.chunks),
+        lambda r: chunks_problem(r.schedule, r.chunks),
     ),
     "pipeline": Rule(
         "`--schedule` with `pp=1` | without a pipeline there is nothing to schedule",
@@ -79,9 +77,9 @@ OPTIONS = {
         "{schedule} is a pipeline schedule, and the mesh has pp=1",
     ),
     "zero-bubble": Rule(
-        "`--schedule zero-bubble` with `--zero 2` or 3 | "
+        "`--schedule zero-bubble` or `zb-...` with `--zero 2` or 3 | "
         "zero-bubble postpones weight gradients, and ZeRO from stage 2 on has no memory for them",
-        lambda r: r.zero >= 2 and r.schedule == "zero-bubble",
+        lambda r: r.zero >= 2 and recipe_of(r.schedule).splits,
         "{why}; zero=1, or the schedule 1f1b, would fit",
     ),
     "replicas": Rule(

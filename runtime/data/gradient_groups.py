@@ -26,8 +26,9 @@ class GradientGroup:
 
     `group` are the ranks with copies of the same shards, over which the reducer sums. `partial`
     gradients are then summed over the tensor-parallel ranks too, and those of a parameter that
-    several ranks of a pipeline have over these (`ends`). `axes` has the axes of the mesh along
-    which each parameter is sharded.
+    several ranks of a pipeline have over these (`ends`). Where both ends of a pipeline are on one
+    rank, the head's group has that of the embedding as `twin`, with the same parameters. `axes` has
+    the axes of the mesh along which each parameter is sharded.
     """
 
     kind: str
@@ -37,12 +38,13 @@ class GradientGroup:
     axes: Mapping[str, tuple[str, ...]]
     partial: set[str]
     ends: Group | None
+    twin: "GradientGroup | None" = None
 
     def complete(self, mesh: Mesh) -> None:
         """Sum what the reducer does not sum."""
         shard = self.reducer.shard
         shard.settle()
-        if self.partial or self.ends is not None:
+        if self.partial or self.ends is not None or self.twin is not None:
             self.reducer.wait()
         partial = [slot for slot in shard.slots if slot.name in self.partial]
         parts = [shard.views(slot.start, slot.stop)[1] for slot in partial]
@@ -55,12 +57,20 @@ class GradientGroup:
             for start, stop in shard.segments:
                 _, grad = shard.views(start, stop)
                 all_reduce(self.ends, grad, label="gradients of tied parameters")
+        if self.twin is not None:
+            self.twin.reducer.wait()
+            for start, stop in shard.segments:
+                (_, grad), (_, other) = (
+                    s.views(start, stop) for s in (self.twin.reducer.shard, shard)
+                )
+                grad += other
+                other[...] = grad
 
     def owned(self, mesh: Mesh, sharded: bool) -> Iterator[str]:
         """The parameters of which this rank's part counts: each element counts on one rank."""
         if self.group.rank and not sharded:
             return
-        if self.ends is not None and self.ends.rank:
+        if self.twin is not None or (self.ends is not None and self.ends.rank):
             return
         for name, axes in self.axes.items():
             if "tp" in axes or mesh.index("tp") == 0:

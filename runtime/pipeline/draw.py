@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from textwrap import fill
 from typing import NamedTuple
 
 from ringlet.runtime.pipeline.actions import Action, PipelineSchedule
@@ -106,4 +107,4 @@ def _legend(schedule: PipelineSchedule) -> str:
         words.append(f"={example}: to the weights")
     if schedule.chunks > 1:
         words.append(f"a to {CHUNKS[min(schedule.chunks, len(CHUNKS)) - 1]}: chunks")
-    return ", ".join([*words, "dots: idle."])
+    return fill(", ".join([*words, "dots: idle."]), 96)

@@ -4,12 +4,22 @@ p ranks, m micro-batches, v chunks; F, I and W are the seconds of one stage (tha
 the same for all stages; transfers take none. Then all ranks are idle equally long.
 
 The papers give the bubbles for m >= p, and Qi et al. theirs for F = I = W. The formulas for the
-other cases are our own, and as exact.
+other cases are our own, and as exact. Their ZB-H2 and ZB-V have no bubble within a rank; here the
+time counts until the last rank has finished, since a step ends with a norm over all ranks.
 """
 
 from typing import NamedTuple
 
 from ringlet.runtime.pipeline.actions import PipelineSchedule
+
+NO_FORMULA = {
+    "zero-bubble": "for fewer micro-batches than stages where W > F or W > I",
+    "zb-h2": "for fewer than 2 p - 1 micro-batches, or where W > F or W > I",
+    "zb-v": "for fewer than 2 p - 1 micro-batches, or where W > F or F > I",
+    "zb-1p": "as the schedule is searched for",
+    "zb-2p": "as the schedule is searched for",
+}
+"""When a schedule has no closed form."""
 
 
 class Bubble(NamedTuple):
@@ -30,8 +40,7 @@ def bubble(
 ) -> Bubble | None:
     """The bubble of a schedule whose stages all take these seconds; None: no closed form.
 
-    Schedules that are not in SCHEDULES have none, nor has zero-bubble with m < p if W takes longer
-    than F or I.
+    NO_FORMULA says which schedules have none, or none for some numbers and times.
     """
     p, m, v = schedule.ranks, schedule.micro_batches, schedule.chunks
     busy = m * v * (forward + inputs + weights)
@@ -51,6 +60,14 @@ def bubble(
         if m < p:
             text = "1 - m (F+I+W) / ((p + m-1) (F+I) + W)"
         idle = (p - 1) * (forward + inputs) - (min(m, p) - 1) * shortest
+    elif schedule.name == "zb-h2" and m >= 2 * p - 1 and weights <= min(forward, inputs):
+        gap = "(p-1) max(F, F+I-2 W)"
+        text = f"{gap} / (m (F+I+W) + {gap})"
+        idle = (p - 1) * max(forward, forward + inputs - 2 * weights)
+    elif schedule.name == "zb-v" and m >= 2 * p - 1 and weights <= forward <= inputs:
+        gap = "(p-1) max(I, 2 (I-W))"
+        text = f"{gap} / (v m (F+I+W) + {gap})"
+        idle = (p - 1) * max(inputs, 2 * (inputs - weights))
     else:
         return None
     return Bubble(text, idle, idle / (busy + idle) if busy + idle else 0.0)
@@ -59,8 +76,8 @@ def bubble(
 def peaks(schedule: PipelineSchedule) -> tuple[int, ...]:
     """By rank: the bound of activations in flight, each of one micro-batch in one stage.
 
-    Exact, but interleaved may stay below it if m is not a multiple of p. Raises KeyError for
-    schedules that are not in SCHEDULES.
+    Exact, but interleaved may stay below it if m is not a multiple of p, zb-v if m < 2 p - 1, and
+    those that are searched for always. Raises KeyError for schedules that are not in SCHEDULES.
     """
     p, m, v = schedule.ranks, schedule.micro_batches, schedule.chunks
     group = max(p, -(-m // max(1, m // p)))
@@ -69,5 +86,9 @@ def peaks(schedule: PipelineSchedule) -> tuple[int, ...]:
         "1f1b": lambda rank: min(m, p - rank),
         "interleaved": lambda rank: min(v * m, 2 * (p - 1 - rank) + (v - 1) * group + 1),
         "zero-bubble": lambda rank: min(m, p),
+        "zb-h2": lambda rank: min(m, 2 * p - 1),
+        "zb-v": lambda rank: 2 * min(m, p),
+        "zb-1p": lambda rank: min(m, p),
+        "zb-2p": lambda rank: min(m, 2 * p),
     }
     return tuple(map(bounds[schedule.name], range(p)))

@@ -71,10 +71,9 @@ class Executor:
         return _Run(self, stages, batches, scale).run(self._program)
 
     def evaluate(self, stages: Stages, batches: Sequence[MicroBatch]) -> float:
-        """Run only forward of every micro-batch; return the sum of the last stage's losses."""
-        forward = [action for action in self._program if action.kind in FORWARD]
+        """Run a schedule of forwards; return the sum of the last stage's losses."""
         with no_grad():
-            return _Run(self, stages, batches, 0.0).run(forward)
+            return _Run(self, stages, batches, 0.0).run(self._program)
 
     def send(self, action: Action, x: Array) -> Work:
         """Start the transfer of a send action; x must not change before the Work is waited for."""
@@ -101,16 +100,14 @@ class Executor:
         return 2 * number + (receive.kind == "RECV_B")
 
 
-FORWARD = ("F", "SEND_F", "RECV_F")
-
-
 class _Run:
     """The memory of one step: what has arrived, awaits its backward, or is being sent."""
 
     def __init__(
         self, executor: Executor, stages: Stages, batches: Sequence[MicroBatch], scale: float
     ) -> None:
-        self._executor, self._last = executor, executor.schedule.stages - 1
+        self._executor, self._schedule = executor, executor.schedule
+        self._last = executor.schedule.stages - 1
         self._stages, self._batches, self._scale = stages, batches, scale
         self._arrived: dict[StageBatch, Array] = {}
         self._leaving: dict[StageBatch, Array] = {}
@@ -144,7 +141,7 @@ class _Run:
         if action.stage == self._last:
             self._losses[action.micro_batch] = float(result.item())
         else:
-            self._leaving[place] = result.data
+            self._pass_on(action, result.data)
         if self._scale:
             self._results[place] = result
 
@@ -159,11 +156,19 @@ class _Run:
         if action.stage:
             grad = self._inputs.pop(place).grad
             assert grad is not None, "a stage's result depends on its input"
-            self._leaving[place] = grad
+            self._pass_on(action, grad)
         if weights is None:
             self._stages.end_backward()
         else:
             self._weights[place] = weights
+
+    def _pass_on(self, action: Action, x: Array) -> None:
+        """Keep what an action has made: for its send, or for the next stage if that is here."""
+        if self._schedule.transfer(action, "SEND"):
+            self._leaving[action[1:]] = x
+        else:
+            step = 1 if action.kind == "F" else -1
+            self._arrived[action.stage + step, action.micro_batch] = x
 
     def _weights_only(self, action: Action) -> None:
         self._weights.pop(action[1:]).run()

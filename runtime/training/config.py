@@ -59,9 +59,12 @@ class TrainConfig:
         1, "Micro-batches that each worker splits its share of the batch into."
     )
     schedule: str = _parallelism(
-        "1f1b", "Pipeline schedule: gpipe, 1f1b, interleaved or zero-bubble."
+        "1f1b",
+        "Pipeline schedule: gpipe, 1f1b, interleaved, zero-bubble, zb-h2, zb-v, zb-1p or zb-2p.",
     )
-    chunks: int = _parallelism(1, "Stages on each rank of an interleaved pipeline.")
+    chunks: int = _parallelism(
+        0, "Stages on each rank, for an interleaved pipeline; 0: as few as the schedule needs."
+    )
     sequence: bool = _parallelism(
         False, "Shard activations between tensor-parallel layers by sequence."
     )
@@ -179,13 +182,13 @@ _CHOICES = {
 
 _TYPES = {field.name: type(field.default) for field in fields(TrainConfig)}
 _POSITIVE = (
-    "steps", "batch_size", "accumulate", "chunks", "local_steps", "block_size", "n_layer",
+    "steps", "batch_size", "accumulate", "local_steps", "block_size", "n_layer",
     "n_head", "n_embd", "top_k", "eval_every", "eval_windows", "checkpoint_every", "keep",
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "learning_rate", "learning_rate_floor", "outer_learning_rate", "weight_decay", "clip",
-    "warmup_steps", "vocab_size", "n_kv_head", "bucket_bytes", "experts", "capacity_factor",
-    "balance",
+    "warmup_steps", "vocab_size", "n_kv_head", "chunks", "bucket_bytes", "experts",
+    "capacity_factor", "balance",
 )  # fmt: skip
 _BELOW_ONE = ("dropout", "beta1", "beta2", "momentum", "outer_momentum")
 

@@ -56,9 +56,9 @@ def check_fit(config: TrainConfig, workers: int) -> None:
         raise ConfigError(f"{workers} workers; there must be at least 1")
     try:
         shape = mesh_shape(config, workers)
-        parallelism(config)
+        options = parallelism(config)
     except MeshError as error:
         raise ConfigError(str(error)) from error
-    facts = {**asdict(config), **shape, "shape": shape, "workers": workers}
+    facts = {**asdict(config), **vars(options), **shape, "shape": shape, "workers": workers}
     if text := problem(facts, OPTIONS, RUN, MODEL):
         raise ConfigError(text)

@@ -116,11 +116,14 @@ TWO = [
     ({"pp": 2}, {}),
     ({"pp": 2}, {"schedule": "zero-bubble", "recompute": ["blocks"]}),
     ({"pp": 2}, {"schedule": "interleaved", "chunks": 2}),
+    ({"pp": 2}, {"schedule": "zb-v"}),
 ]
 FOUR = [
     ({"dp": 2, "pp": 2}, {"zero": 2}),
     ({"dp": 2, "tp": 2}, {"zero": 1}),
     ({"tp": 2, "pp": 2}, {"sequence": True}),
+    ({"dp": 2, "pp": 2}, {"schedule": "interleaved"}),
+    ({"dp": 2, "pp": 2}, {"schedule": "zb-v", "zero": 1}),
     ({"pp": 4}, {}),
 ]
 

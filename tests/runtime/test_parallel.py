@@ -11,6 +11,7 @@ from ringlet.nn.models import GPT, GPTConfig
 from ringlet.nn.optim import SGD, AdamW
 from ringlet.runtime import Mesh, MeshError, MicroBatch, Parallelism, Step, parallelize
 from ringlet.runtime.mesh import share
+from ringlet.runtime.pipeline.schedules import recipe_of
 from ringlet.runtime.rules import OPTIONS, problem
 from ringlet.runtime.sharding.shard_spec import ShardSpec
 
@@ -199,7 +200,7 @@ def test_all_of_eight_ranks(ranks, alone, mesh, zero, recompute):
     """Every combination, with every schedule that it allows."""
     layers = 2 * mesh["pp"] + 1
     for name, schedule in SCHEDULES.items():
-        possible = mesh["pp"] > 1 and (name != "zero-bubble" or zero < 2)
+        possible = mesh["pp"] > 1 and (not recipe_of(name).splits or zero < 2)
         if possible or name == "1f1b":
             options = {**schedule, "zero": zero, "recompute": recompute}
             for optimizer, clip in (("sgd", 0.0), ("adamw", 0.5)):
@@ -221,6 +222,10 @@ SCHEDULES = {
     "1f1b": {"schedule": "1f1b"},
     "interleaved": {"schedule": "interleaved", "chunks": 2},
     "zero-bubble": {"schedule": "zero-bubble"},
+    "zb-h2": {"schedule": "zb-h2"},
+    "zb-v": {"schedule": "zb-v", "chunks": 2},
+    "zb-1p": {"schedule": "zb-1p"},
+    "zb-2p": {"schedule": "zb-2p"},
 }
 
 
@@ -256,6 +261,8 @@ CONTEXTS = [
     ({"cp": 2, "tp": 2}, {"sequence": True}),
     ({"cp": 2, "pp": 2}, {"zero": 3, "recompute": ["blocks"]}),
     ({"cp": 2, "pp": 2}, {"schedule": "zero-bubble"}),
+    ({"cp": 2, "pp": 2}, {"schedule": "zb-v", "recompute": ["*.attend"]}),
+    ({"dp": 2, "pp": 2, "tp": 2}, {"schedule": "zb-v", "zero": 1, "sequence": True}),
     ({"cp": 2, "pp": 2, "tp": 2}, {"zero": 1, "sequence": True}),
 ]
 
@@ -377,10 +384,17 @@ REFUSED = {
     "stages": ({"pp": 2}, {"schedule": "interleaved", "chunks": 2}, "at most 2 stages"),
     "a stage of ZeRO": ({"dp": 2}, {"zero": 4}, "there are 0 (none), 1, 2, 3"),
     "a schedule": ({"pp": 2}, {"schedule": "2f2b"}, "there are gpipe, 1f1b"),
-    "chunks": ({"pp": 2}, {"chunks": 2}, "1 would fit"),
-    "one chunk": ({"pp": 2}, {"schedule": "interleaved"}, "2 or more would fit"),
+    "chunks": ({"pp": 2}, {"chunks": 2}, "1f1b has 1 chunk on each rank, not 2; for several: i"),
+    "one chunk": (
+        {"pp": 2},
+        {"schedule": "interleaved", "chunks": 1},
+        "interleaved needs at least 2 chunks on each rank, not 1",
+    ),
+    "three chunks": ({"pp": 2}, {"schedule": "zb-v", "chunks": 3}, "zb-v needs exactly 2 chunks"),
+    "no chunks": ({"pp": 2}, {"chunks": -1}, "chunks is -1; it must be at least 0"),
     "a schedule without a pipeline": ({"dp": 2}, {"schedule": "gpipe"}, "the mesh has pp=1"),
     "zero-bubble": ({"pp": 2}, {"schedule": "zero-bubble", "zero": 2}, "zero=1"),
+    "a v": ({"pp": 2}, {"schedule": "zb-v", "zero": 3}, "zero=1, or the schedule 1f1b, would fit"),
     "sequence": ({"dp": 2}, {"sequence": True}, "needs tensor parallelism"),
     "no experts": (
         {"ep": 2},

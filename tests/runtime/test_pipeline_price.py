@@ -8,7 +8,7 @@ from ringlet.comm.schedules.kernel import execute
 from ringlet.runtime.pipeline.actions import Action, PipelineSchedule
 from ringlet.runtime.pipeline.costs import Costs
 from ringlet.runtime.pipeline.price import Interval, price
-from ringlet.runtime.pipeline.schedules import make_schedule
+from ringlet.runtime.pipeline.schedules import SCHEDULES, make_schedule
 
 
 class KernelPricer:
@@ -67,11 +67,11 @@ def assert_priced_as_by_the_kernel(schedule, costs):
             assert priced.complete[stage] == ends[-1]
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(80))
 def test_prices_are_the_kernels(seed):
     draw = random.Random(seed)
-    name, chunks = draw.choice([("gpipe", 1), ("1f1b", 1), ("interleaved", 2), ("zero-bubble", 1)])
-    schedule = make_schedule(name, draw.randint(1, 5), draw.randint(1, 9), chunks)
+    name = draw.choice(list(SCHEDULES))
+    schedule = make_schedule(name, draw.randint(1, 5), draw.randint(1, 9))
     assert_priced_as_by_the_kernel(schedule, drawn_costs(draw, schedule.stages))
 
 

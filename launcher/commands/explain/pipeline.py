@@ -11,20 +11,21 @@ from ringlet.launcher.commands.explain.collective import write_picture
 from ringlet.launcher.commands.options import with_options
 from ringlet.launcher.errors import UserError, user_errors
 from ringlet.launcher.options import option
+from ringlet.runtime.pipeline.activations import peak_activations
 from ringlet.runtime.pipeline.costs import Costs
 from ringlet.runtime.pipeline.draw import draw_text
-from ringlet.runtime.pipeline.formulas import bubble
+from ringlet.runtime.pipeline.formulas import NO_FORMULA, bubble
 from ringlet.runtime.pipeline.picture import draw_svg
 from ringlet.runtime.pipeline.price import price
 from ringlet.runtime.pipeline.prove import prove
-from ringlet.runtime.pipeline.schedules import INTERLEAVED, SCHEDULES, make_schedule
+from ringlet.runtime.pipeline.schedules import SCHEDULES, make_schedule, recipe_of
 
 DRAWN, PICTURED, EXPLAINED = 1_000, 4_000, 20_000
 """The most forwards of all stages whose drawing fits a screen, whose picture fits a page, ..."""
 
 
 class Explained:
-    """A schedule with its price and its proof, at these times: of the forward of all layers of a
+    """A schedule with its price, at these times: of the forward of all layers of a
     rank, their backward for inputs and for weights, and a message between stages. Raises
     UserError, with what would fit, if the schedule cannot be made."""
 
@@ -36,16 +37,15 @@ class Explained:
         chunks: int,
         times: tuple[float, float, float, float],
     ) -> None:
-        with user_errors(ValueError):
-            self.schedule = make_schedule(name, stages, micro_batches, chunks)
         forward, inputs, weights = (time / chunks for time in times[:3])
         self.costs = Costs(forward, inputs, weights, transfer=times[3])
+        with user_errors(ValueError):
+            self.schedule = make_schedule(name, stages, micro_batches, chunks, self.costs)
         self.priced = price(self.schedule, self.costs)
         self.formula = bubble(self.schedule, forward, inputs, weights)
         self.forwards = self.schedule.stages * micro_batches
-        self.proof = prove(self.schedule)
         # In micro-batches of all layers of a rank: a chunk has 1/chunks of them.
-        self.peaks = [f"{peak / chunks:g}" for peak in self.proof.peaks]
+        self.peaks = [f"{peak / chunks:g}" for peak in peak_activations(self.schedule)]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class PipelineOptions:
     stages: int = option(4, "Number of ranks that the layers are divided among.")
     micro_batches: int = option(8, "Number of micro-batches in a step.")
     chunks: int | None = option(
-        None, "Chunks of layers on each rank.", shown="2 if the schedule interleaves, else 1"
+        None, "Chunks of layers on each rank.", shown="as few as the schedule needs"
     )
     forward: str = option("1", "Forward time of a rank's layers, in any unit.", metavar="TIME")
     backward: str = option("2", "Backward time, for inputs and weights together.", metavar="TIME")
@@ -97,8 +97,11 @@ def pipeline(options: PipelineOptions) -> None:
     States its bubble and its activations, and compares it with the other schedules.
     """
     schedule, chunks = options.schedule, options.chunks
-    if chunks is None:
-        chunks = 2 if schedule in INTERLEAVED else 1
+    with user_errors(ValueError):
+        least = recipe_of(schedule).chunks[0]
+    chunks = least if chunks is None else chunks
+    if chunks < 1:
+        raise UserError(f"--chunks is {chunks}; it must be at least 1")
     options.check(max(chunks, 2))
     sizes, times = (options.stages, options.micro_batches), options.times()
     chosen = Explained(schedule, *sizes, chunks, times)
@@ -113,11 +116,11 @@ def pipeline(options: PipelineOptions) -> None:
         typer.echo(draw_text(chosen.schedule, chosen.costs))
     _state(chosen)
     typer.echo(f"  {'schedule':<18}{'time':>8}{'bubble':>10}{'formula':>10}{'activations':>14}")
-    for name in SCHEDULES:
+    for name, recipe in SCHEDULES.items():
         if name == schedule:
             _row(chosen, ">")
         else:
-            several = max(2, chunks) if name in INTERLEAVED else 1
+            several = int(min(max(recipe.chunks[0], chunks), recipe.chunks[1]))
             _row(Explained(name, *sizes, several, times), " ")
     typer.echo(
         "\np stages, m micro-batches, v chunks of layers on each; F forward, I backward to the"
@@ -134,12 +137,16 @@ def _time(text: str, option: str) -> float:
 def _state(explained: Explained) -> None:
     """What is proven, the bubble, and the peaks."""
     schedule, formula, priced = explained.schedule, explained.formula, explained.priced
+    proof = prove(schedule)
     typer.echo("Proven: no rank waits for ever, no message is left over, every stage takes each")
     typer.echo("forward and each backward once, backwards in the order of the micro-batches.")
-    typer.echo(f"A rank sends up to {max(explained.proof.sent)} messages.\n")
+    typer.echo(f"A rank sends up to {max(proof.sent)} messages.\n")
     typer.echo(f"Bubble: {_percent(priced.bubbles[0])} of {priced.makespan:g} units of time")
+    if max(priced.spans) < priced.makespan * (1 - 1e-9):
+        part, span = 1 - max(priced.busy) / max(priced.spans), max(priced.spans)
+        typer.echo(f"  {_percent(part)} of {span:g} from a rank's own first action to its last")
     if formula is None:
-        typer.echo("  formula: none for fewer micro-batches than stages where W > F or W > I")
+        typer.echo(f"  formula: none {NO_FORMULA[schedule.name]}")
     else:
         free = " without transfers" if explained.costs.transfer else ""
         typer.echo(f"  formula{free}: {formula.text} = {_percent(formula.part)}")
