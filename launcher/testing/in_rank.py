@@ -44,10 +44,9 @@ def run_test(
         sys.stdout.flush()
         sys.stderr.flush()
         outcome["coverage"] = measured.taken(measurement)
-        control.send({"call": call, **outcome})
     except BaseException as error:
-        text = traceback.format_exc()
-        control.send({"call": call, "failed": text, "echo": is_echo(error)})
+        outcome = {"failed": traceback.format_exc(), "echo": is_echo(error)}
+    control.send({"call": call, **_encodable(outcome)})
     comm.shutdown()
     guard.inbox.get()  # killed here: whoever ended first would look lost to the others
 
@@ -78,6 +77,15 @@ def _outcome(item: pytest.Function) -> Notice:
     line = call.excinfo.exconly(tryshort=True).partition("\n")[0]
     echo = is_echo(call.excinfo.value)
     return {**outcome, "failed": report.longreprtext, "reason": line, "echo": echo}
+
+
+def _encodable(value: Any) -> Any:
+    """The same with texts that UTF-8 can hold."""
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, dict):
+        return {name: _encodable(each) for name, each in value.items()}
+    return [_encodable(each) for each in value] if isinstance(value, list) else value
 
 
 def _warning(message: warnings.WarningMessage) -> list[Any]:

@@ -71,11 +71,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", HELP)
 
 
-@pytest.fixture
-def world(request: pytest.FixtureRequest) -> Elsewhere:
+@pytest.fixture(scope="session")
+def world() -> Elsewhere:
     """The rank's world, which only exists on the ranks."""
-    if request.node.get_closest_marker("world") is None:
-        pytest.fail("the fixture `world` needs @pytest.mark.world(size)", pytrace=False)
     return Elsewhere()
 
 
@@ -154,6 +152,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     __tracebackhide__ = True
     layout = pyfuncitem.stash.get(_LAYOUT, None)
     if layout is None:
+        _check_no_world(pyfuncitem)
         return None
     with ExitStack() as stack:
         files = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(2 * layout.size)]
@@ -163,6 +162,11 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
             _take(pyfuncitem, rank, outcome, streams[rank])
     _judge(layout, outcomes)
     return True
+
+
+def _check_no_world(item: pytest.Function) -> None:
+    if isinstance(item.funcargs.get("world"), Elsewhere):
+        pytest.fail("the fixture `world` needs @pytest.mark.world(size)", pytrace=False)
 
 
 def _run(

@@ -53,6 +53,7 @@ FILES = {
         """,
     "tests/test_verdicts.py": """
         import logging, os, sys, threading, unittest, warnings
+        import hypothesis, hypothesis.strategies
         import numpy as np, pytest
         from from_lib import three
         from helpers import two
@@ -109,6 +110,20 @@ FILES = {
         @pytest.mark.world(2)
         @pytest.mark.filterwarnings("error")
         def test_fails_by_warning(world): warnings.warn("an error")
+
+        @pytest.mark.world(2)
+        def test_fails_with_odd_texts(world):
+            print("\\udc80")
+            os.write(1, b"\\xff")
+            raise ValueError("odd \\udc80")
+
+        @pytest.mark.world(2)
+        @hypothesis.given(size=hypothesis.strategies.integers(1, 5))
+        @hypothesis.settings(
+            max_examples=5, deadline=None, derandomize=True,
+            suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],  # everywhere
+        )
+        def test_examples(world, size): assert world.all_reduce(np.ones(size)).sum() == 2 * size
 
         @pytest.mark.world(2)
         def test_skips(world): pytest.skip("for a reason")
@@ -198,7 +213,7 @@ FILES = {
         @pytest.mark.world(2)
         def test_refused_world_in_a_fixture(world, of_the_world): pass
 
-        def test_refused_without_a_mark(world): pass
+        def test_fails_without_a_mark(world): pass
 
         def test_of_its_own(): assert True
         """,
@@ -276,6 +291,7 @@ VERDICTS = {"fails": "FAILED", "refused": "ERROR", "skips": "SKIPPED", "xfails":
 SHOWN = {
     "skips": ["for a reason"],
     "skips_on_one": ["rank 1: only rank 0"],
+    "fails_with_odd_texts": ["ValueError: odd \\udc80"],
     "fails_by_warning": ["UserWarning: an error (ranks 0 and 1 of 2)"],
     "fails_beside_a_skip": ["ValueError: on rank 0 (rank 0 of 2)"],
     "fails_as_not_expected": ["KeyError: 'other'"],
@@ -307,7 +323,7 @@ SHOWN = {
     "refused_async": ["test_refused_async is async"],
     "refused_subtests": ["the fixture subtests"],
     "refused_world_in_a_fixture": ["world.size: the world exists on the ranks only"],
-    "refused_without_a_mark": ["needs @pytest.mark.world(size)"],
+    "fails_without_a_mark": ["needs @pytest.mark.world(size)"],
     "refused_nothing": ["missing 1 required positional argument: 'size'; write world(size, "],
     "refused_0": ["size is 0: a test needs at least one rank"],
     "refused_negative": ["size is -1"],
