@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from ringlet.nn.backend import Array, to_host
+from ringlet.nn.files import SHOWN, open_file, parse_object, short
 
 DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4",
@@ -23,6 +24,9 @@ DTYPES = {
 NAMES = {np.dtype(code): name for name, code in DTYPES.items() if name != "BF16"}
 LARGEST_HEADER = 100_000_000
 """Bytes; the same limit as the library's."""
+
+MOST_DIMENSIONS = 32
+"""As many as an array can have with any version of NumPy."""
 
 
 class SafetensorsError(ValueError):
@@ -53,13 +57,18 @@ class LazyArrays(Mapping[str, Array]):
 class SafetensorsFile(LazyArrays):
     """The arrays of a file by name, each read when it is used. bfloat16 becomes float32.
 
-    Arrays are read-only views of the mapped file. Raises SafetensorsError.
+    Arrays are read-only views of the mapped file. Raises FileNotFoundError, SafetensorsError.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._bytes = np.memmap(path, np.uint8, "r")
+            with open_file(path) as file:
+                self._bytes = np.memmap(file, np.uint8, "r")
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise SafetensorsError(f"{path} cannot be read: {error.strerror}") from error
         except ValueError as error:  # an empty file cannot be mapped
             raise SafetensorsError(f"{path} is empty") from error
         self.entries, self.metadata = _read_header(path, self._bytes)
@@ -80,24 +89,19 @@ def _read_header(path: Path, data: Array) -> tuple[dict[str, ArrayEntry], dict[s
     if length > min(LARGEST_HEADER, len(data) - 8):
         raise SafetensorsError(f"{path}: a header of {length:,} bytes in a file of {len(data):,}")
     try:
-        header = json.loads(data[8 : 8 + length].tobytes(), object_pairs_hook=_without_doubles)
-        if not isinstance(header, dict):
-            raise ValueError("not an object")
-    except (ValueError, RecursionError) as error:
-        raise SafetensorsError(f"{path}: the header is not JSON: {error}") from error
-    metadata = header.pop("__metadata__", {})
+        header = parse_object(data[8 : 8 + length].tobytes().decode())
+    except ValueError as error:
+        raise SafetensorsError(f"{path}: the header is not a JSON object: {error}") from error
+    metadata = header.pop("__metadata__", None)
+    metadata = {} if metadata is None else metadata
+    if not isinstance(metadata, dict) or not all(isinstance(x, str) for x in metadata.values()):
+        raise SafetensorsError(f"{path}: __metadata__ is {short(metadata)}, not texts by name")
     entries = {
-        name: _entry(f"{path}: {name}", fields, 8 + length) for name, fields in header.items()
+        name: _entry(f"{path}: {name[:SHOWN]}", fields, 8 + length)
+        for name, fields in header.items()
     }
     _check_places(path, entries, 8 + length, len(data))
     return entries, metadata
-
-
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a name appears twice")
-    return found
 
 
 def _entry(what: str, fields: Any, base: int) -> ArrayEntry:
@@ -107,15 +111,21 @@ def _entry(what: str, fields: Any, base: int) -> ArrayEntry:
     except (TypeError, KeyError, ValueError) as error:
         raise SafetensorsError(f"{what} needs a dtype, a shape and two offsets") from error
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise SafetensorsError(f"{what} has dtype {dtype!r}; known are {', '.join(DTYPES)}")
-    if not isinstance(shape, list) or not all(_is_size(length) for length in (*shape, start, stop)):
-        raise SafetensorsError(f"{what}: shape {shape!r} and offsets {start!r} to {stop!r}")
+        raise SafetensorsError(f"{what} has dtype {short(dtype)}; known are {', '.join(DTYPES)}")
+    if (
+        not isinstance(shape, list)
+        or len(shape) > MOST_DIMENSIONS
+        or not all(_is_size(length) for length in (*shape, start, stop))
+    ):
+        raise SafetensorsError(f"{what}: shape {short(shape)}, offsets {short([start, stop])}")
     size = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
     if stop - start != size:
         raise SafetensorsError(
             f"{what}: {dtype} of shape {tuple(shape)} takes {size:,} bytes; its offsets span "
             f"{stop - start:,}"
         )
+    if not _is_size(math.prod(filter(None, shape)) * np.dtype(DTYPES[dtype]).itemsize):
+        raise SafetensorsError(f"{what}: no array of shape {tuple(shape)} can be made")
     return ArrayEntry(dtype, tuple(shape), base + start, base + stop)
 
 
@@ -129,7 +139,7 @@ def _check_places(path: Path, entries: Mapping[str, ArrayEntry], base: int, size
     for name, entry in sorted(entries.items(), key=lambda item: item[1][2:]):
         if entry.start != end:
             how = "overlaps" if entry.start < end else "leaves a gap after"
-            raise SafetensorsError(f"{path}: {name} {how} {before}")
+            raise SafetensorsError(f"{path}: {name[:SHOWN]} {how} {before[:SHOWN]}")
         end, before = entry.stop, name
     if end != size:
         raise SafetensorsError(f"{path} has {size:,} bytes; its header describes {end:,}")

@@ -11,7 +11,6 @@ from ringlet.launcher.errors import make_folder, user_errors
 from ringlet.launcher.options import option
 from ringlet.nn.models import PretrainedError
 from ringlet.runtime.checkpoint.manifest import CheckpointError
-from ringlet.runtime.training.config import ConfigError
 from ringlet.runtime.training.export import load_model
 
 
@@ -31,7 +30,7 @@ def export(options: ExportOptions) -> None:
 
     It may have been trained on any mesh, and becomes a GPT-2 or a Llama.
     """
-    with user_errors(CheckpointError, ConfigError):
+    with user_errors(CheckpointError):
         step, model = read_newest(options.folder, lambda found: (found.step, load_model(found)))
     make_folder(options.to, "--to")
     with user_errors(FileExistsError, PretrainedError, os_error=f"cannot write {options.to}"):

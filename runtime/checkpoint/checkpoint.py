@@ -29,6 +29,7 @@ from ringlet.runtime.checkpoint.manifest import (
     read_manifest,
     sealed,
 )
+from ringlet.runtime.checkpoint.pieces import check_pieces
 from ringlet.runtime.checkpoint.state import TrainingState
 
 EXTRAS = "extras:"
@@ -196,11 +197,17 @@ def _step(path: Path) -> int:
     return int(path.stem.removeprefix("step-"))
 
 
-def latest_checkpoint(folder: Path, warn: Any = None) -> Checkpoint | None:
-    """The newest checkpoint that verifies; `warn(text)` is called for each that does not."""
+def latest_checkpoint(
+    folder: Path, warn: Any = None, check: Callable[[Checkpoint], Any] | None = None
+) -> Checkpoint | None:
+    """The newest checkpoint that verifies, and for which `check` raises no CheckpointError;
+    `warn(text)` is called for each that is passed over."""
     for path in reversed(checkpoints(folder)):
         try:
-            return verify_checkpoint(path)
+            found = verify_checkpoint(path)
+            if check is not None:
+                check(found)
+            return found
         except CheckpointError as error:
             if warn is not None:
                 warn(f"skipping a damaged checkpoint: {error}")
@@ -208,18 +215,20 @@ def latest_checkpoint(folder: Path, warn: Any = None) -> Checkpoint | None:
 
 
 def verify_checkpoint(path: Path) -> Checkpoint:
-    """Read the manifest and check every file's size and checksum; raises CheckpointError."""
+    """Read the manifest, check every file's size and checksum, and that the files hold every array
+    whole; raises CheckpointError."""
     manifest = read_manifest(path)
     for name, expected in manifest["files"].items():
         file = path / name
-        if not file.is_file():
-            raise CheckpointError(f"{file} is missing")
         try:
             same = digest(file) == expected
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{file} is missing") from error
         except OSError as error:
-            raise CheckpointError(f"{file} cannot be read: {error}") from error
+            raise CheckpointError(f"{file} cannot be read: {error.strerror}") from error
         if not same:
             raise CheckpointError(f"{file} is damaged: its size or checksum differs")
+    check_pieces(path, manifest)
     return Checkpoint(path, manifest)
 
 

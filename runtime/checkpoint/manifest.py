@@ -5,23 +5,25 @@ Checkpoints are copied and downloaded, so a manifest is checked like all bytes f
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
-
+from ringlet.nn.files import open_file, read_object, short
+from ringlet.nn.safetensors import DTYPES, MOST_DIMENSIONS
 from ringlet.runtime.sharding.shard_spec import ShardSpec
 
 Manifest: TypeAlias = dict[str, Any]
 
 FORMAT = 2
 NAME = "manifest.json"
-MOST_BYTES = 256 << 20
-"""Larger manifests are refused; this is enough for a million pieces."""
 
-_SHARD = re.compile(r"shard-\d+\.safetensors")
+FLOATS = ("<f8", "<f4", "<f2")
+"""The dtypes of parameters, and of what has an element for each of theirs."""
+
+_SHARD = re.compile(r"shard-[0-9]+\.safetensors")
 
 
 class CheckpointError(RuntimeError):
@@ -37,30 +39,24 @@ def sealed(manifest: Manifest) -> bytes:
 def read_manifest(folder: Path) -> Manifest:
     """Read and check a folder's manifest; raises CheckpointError."""
     path = folder / NAME
+    manifest = read_object(path, CheckpointError)
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise CheckpointError(f"{path} is longer than any manifest")
-        manifest: Manifest = json.loads(path.read_bytes())
         if manifest["format"] != FORMAT:
-            raise CheckpointError(f"{folder} has format {manifest['format']}, not {FORMAT}")
+            raise CheckpointError(f"{folder} has format {short(manifest['format'])}, not {FORMAT}")
         seal = manifest.pop("sha256")
         if seal != _seal(manifest):
             raise CheckpointError(f"{path} is damaged: its checksum differs")
         _check(manifest)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{folder} has no {NAME}") from error
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: {error!r}") from error
     return manifest
 
 
 def digest(path: Path) -> dict[str, Any]:
-    """A file's size and checksum."""
-    with path.open("rb") as file:
+    """A file's size and checksum; raises OSError."""
+    with open_file(path) as file:
         checksum = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": checksum}
+        return {"bytes": os.fstat(file.fileno()).st_size, "sha256": checksum}
 
 
 def _seal(manifest: Mapping[str, Any]) -> str:
@@ -71,27 +67,32 @@ def _seal(manifest: Mapping[str, Any]) -> str:
 def _check(manifest: Manifest) -> None:
     """Raise ValueError, TypeError or KeyError for content that is not as it must be."""
     files, optimizer = manifest["files"], manifest["optimizer"]
-    _need(type(manifest["step"]) is int and manifest["step"] >= 0, "step")
+    _need(_is_number(manifest["step"]), "step")
     _need(type(manifest["config"]) is dict, "config")
-    _need(type(optimizer["name"]) is str and type(optimizer["steps"]) is int, "optimizer")
-    _need(all(_SHARD.fullmatch(name) for name in files), "files")
+    _need(type(optimizer["name"]) is str and _is_number(optimizer["steps"]), "optimizer")
+    _need(type(files) is dict and all(_SHARD.fullmatch(name) for name in files), "files")
     for entry in manifest["arrays"].values():
-        shape = _array(entry)
+        shape = _array(entry, FLOATS)
         for piece in entry["pieces"]:
             _need(piece["file"] in files and type(piece["key"]) is str, "pieces")
-            _need(0 <= int(piece["first"]) <= ShardSpec.from_json(shape, piece).size, "pieces")
+            _need(_is_number(piece["first"]), "pieces")
+            ShardSpec.from_json(shape, piece)
     for entry in manifest["extras"].values():
-        _array(entry)
+        _array(entry, DTYPES.values())
         _need(entry["file"] in files, "extras")
 
 
-def _array(entry: Mapping[str, Any]) -> list[int]:
+def _array(entry: Mapping[str, Any], dtypes: Collection[str]) -> list[int]:
+    """The shape of an array of one of the dtypes."""
     shape: list[int] = entry["shape"]
-    _need(type(shape) is list and all(type(n) is int and n >= 0 for n in shape), "shape")
-    dtype = entry["dtype"]
-    # NumPy parses a dtype as Python at times, which is no place for a long text.
-    _need(type(dtype) is str and len(dtype) <= 16 and np.dtype(dtype).kind in "biufc", "dtype")
+    _need(type(shape) is list and len(shape) <= MOST_DIMENSIONS, "shape")
+    _need(all(map(_is_number, shape)), "shape")
+    _need(entry["dtype"] in dtypes, "dtype")
     return shape
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
 
 
 def _need(fits: bool, what: str) -> None:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ringlet.nn.autograd.tensor import Array
+from ringlet.nn.files import short
+from ringlet.nn.safetensors import MOST_DIMENSIONS
 
 
 class AxisSlice(NamedTuple):
@@ -104,11 +106,15 @@ class ShardSpec:
         return {"view": list(self.view), "cuts": list(map(list, self.slices))}
 
     @classmethod
-    def from_json(cls, shape: Sequence[int], entry: dict[str, Any]) -> "ShardSpec":
+    def from_json(cls, shape: Sequence[int], entry: Mapping[str, Any]) -> "ShardSpec":
         """What `to_json` gave; raises ValueError, TypeError or KeyError for anything else."""
         view, slices = tuple(entry["view"]), tuple(AxisSlice(*cut) for cut in entry["cuts"])
-        if not all(type(n) is int and n >= 0 for n in view) or math.prod(view) != math.prod(shape):
-            raise ValueError(f"{view} is not a view of {tuple(shape)}")
+        if (
+            len(view) > MOST_DIMENSIONS
+            or not all(type(n) is int and 0 <= n < 1 << 63 for n in view)
+            or math.prod(view) != math.prod(shape)
+        ):
+            raise ValueError(f"{short(view)} is not a view of {tuple(shape)}")
         for part in slices:
             if (
                 not all(type(n) is int for n in part)
@@ -116,5 +122,7 @@ class ShardSpec:
                 or not 0 <= part.start <= part.stop <= view[part.axis]
                 or not part.stop - part.start <= part.length <= view[part.axis]
             ):
-                raise ValueError(f"{part} does not fit {view}")
+                raise ValueError(f"{short(part)} does not fit {view}")
+        if len({part.axis for part in slices}) < len(slices):
+            raise ValueError(f"{short(slices)} cuts an axis twice")
         return cls(tuple(shape), view, slices)

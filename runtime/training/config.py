@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ringlet.nn.files import SHOWN, read_text, short
 from ringlet.runtime.rules import CONFIG, problem
 from ringlet.runtime.training.similar import similar
 
@@ -234,14 +235,14 @@ def _given(
     from_file: dict[str, Any] = {}
     try:
         if file is not None:
-            from_file = tomllib.loads(file.read_text())
+            from_file = tomllib.loads(read_text(file))
     except OSError as error:
         raise ConfigError(f"cannot read {file}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{file} is not TOML: {error}") from error
     preset = from_file.pop("preset", preset)
-    if preset is not None and preset not in PRESETS:
-        raise ConfigError(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}")
+    if preset is not None and preset not in list(PRESETS):
+        raise ConfigError(f"unknown preset {short(preset)}; there are {', '.join(PRESETS)}")
     given = {name: value for name, value in (options or {}).items() if value is not None}
     return (PRESETS[preset] if preset else {}), {**from_file, **given}
 
@@ -253,7 +254,7 @@ def check_config(values: Mapping[str, Any]) -> TrainConfig:
     for name, choices in _CHOICES.items():
         if getattr(config, name) not in choices:
             raise ConfigError(
-                f"unknown {name} {getattr(config, name)!r}; there are {', '.join(choices)}"
+                f"unknown {name} {short(getattr(config, name))}; there are {', '.join(choices)}"
             )
     for names, low, high, text in (
         (_POSITIVE, 1, math.inf, "at least 1"),
@@ -270,12 +271,16 @@ def check_config(values: Mapping[str, Any]) -> TrainConfig:
 
 def _check_value(name: str, value: Any) -> Any:
     if name not in _TYPES:
-        near = similar(name, {each.name: each.metadata["help"] for each in fields(TrainConfig)})
+        near = similar(
+            name[:SHOWN], {each.name: each.metadata["help"] for each in fields(TrainConfig)}
+        )
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise ConfigError(f"unknown option {name!r}{hint}")
+        raise ConfigError(f"unknown option {short(name)}{hint}")
     wanted = _TYPES[name]
     if wanted is float and type(value) is int and abs(value) < 1 << 53:
         value = float(value)
     if type(value) is not wanted:
-        raise ConfigError(f"{name} is {value!r}; it must be {wanted.__name__}")
+        raise ConfigError(f"{name} is {short(value)}; it must be {wanted.__name__}")
+    if type(value) is int and abs(value) >= 1 << 63:
+        raise ConfigError(f"{name} is {short(value)}, a number that is too large")
     return value

@@ -29,6 +29,7 @@ from ringlet.runtime.training.corpus import (
     validation_offsets,
     windows,
 )
+from ringlet.runtime.training.export import check_run
 from ringlet.runtime.training.factories import make_model, make_optimizer, make_schedule
 from ringlet.runtime.training.fit import mesh_shape, parallelism
 
@@ -97,7 +98,7 @@ class Trainer:
         """Continue from the folder's newest checkpoint that verifies; return its step."""
         found = None
         if self.world.rank == 0 and self.folder is not None:
-            found = latest_checkpoint(self.folder / CHECKPOINTS, warn)
+            found = latest_checkpoint(self.folder / CHECKPOINTS, warn, check_run)
         if not self.world.broadcast_object(found is not None):
             raise CheckpointError(f"there is no checkpoint that verifies in {self.folder}")
         self.step = load_checkpoint(found, self.world, self.parallel.state())

@@ -65,10 +65,10 @@ WRONG = {
     "half a length": (b"\1\0\0", "has 3 bytes"),
     "a header longer than the file": (raw({}, length=1 << 20), "header of 1,048,576 bytes in"),
     "a negative length": (raw({}, length=(1 << 64) - 1), "header of 18,446,744"),
-    "no JSON": (raw(b"{"), "not JSON"),
-    "bytes": (raw(b"\xff\xfe"), "not JSON"),
-    "a list": (raw([]), "not an object"),
-    "depth": (raw(b'{"x":' * 100_000), "not JSON"),
+    "no JSON": (raw(b"{"), "not a JSON object"),
+    "bytes": (raw(b"\xff\xfe"), "not a JSON object"),
+    "a list": (raw([]), r"not a JSON object: it is \[\]"),
+    "depth": (raw(b'{"x":' * 100_000), "not a JSON object"),
     "a name twice": (raw(b'{"x": 1, "x": 2}'), "twice"),
     "no shape": (raw({"x": {"dtype": "U8"}}), "x needs a dtype, a shape"),
     "one offset": (raw({"x": {**entry(), "data_offsets": [0]}}), "x needs"),
@@ -80,6 +80,21 @@ WRONG = {
     "a shape of another size": (raw({"x": entry(shape=(3,))}, b"ab"), "takes 3 bytes; its offsets"),
     "offsets backwards": (raw({"x": entry(shape=(0,), place=(2, 0))}, b"ab"), "takes 0 bytes"),
     "an overflow": (raw({"x": entry(shape=(1 << 62, 4))}, b"ab"), "takes 18,446,744"),
+    "many lengths": (raw({"x": entry(shape=[(1 << 63) - 1] * 40_000)}, b"ab"), "shape"),
+    "lengths of 1": (raw({"x": entry(shape=[1] * 99, place=(0, 1))}, b"a"), "shape"),
+    "no numbers of a long row": (
+        raw(
+            {
+                "x": entry(shape=(0, 1 << 62), place=(0, 0)),
+                "y": {**entry("F64"), "shape": [0, 1 << 62], "data_offsets": [0, 0]},
+            }
+        ),
+        "y: no array of",
+    ),
+    "a long name": (raw({"x" * 9999: entry("?")}), "x has dtype '?'"),
+    "a number of many digits": (raw(b'{"x":{"shape":[' + b"9" * 5000), "not a JSON object"),
+    "metadata that are none": (raw({"__metadata__": [1]}), "__metadata__ is"),
+    "metadata that are numbers": (raw({"__metadata__": {"a": 1}}), "__metadata__ is"),
     "an overlap": (raw({"x": entry(), "y": entry(place=(1, 3))}, b"abc"), "y overlaps x"),
     "a gap": (raw({"x": entry(), "y": entry(place=(3, 5))}, b"abcde"), "y leaves a gap after x"),
     "a gap at the front": (raw({"x": entry(place=(1, 3))}, b"abc"), "a gap after the header"),
@@ -95,6 +110,7 @@ def test_a_wrong_file_is_refused(tmp_path, case):
     with pytest.raises(SafetensorsError, match=words) as error:
         SafetensorsFile(tmp_path / "bad.safetensors")
     assert "bad.safetensors" in str(error.value)
+    assert len(str(error.value)) < 500
 
 
 def test_what_cannot_be_written_is_refused_before_anything_is(tmp_path):

@@ -123,7 +123,7 @@ DAMAGE = {
     "a flipped byte": (flip_a_byte, "checksum"),
     "a truncated shard": (truncate, "size"),
     "no shard": (lambda path: (path / SHARD).unlink(), "missing"),
-    "no manifest": (lambda path: (path / MANIFEST).unlink(), "no manifest"),
+    "no manifest": (lambda path: (path / MANIFEST).unlink(), "manifest.json does not exist"),
     "half a manifest": (
         lambda path: (path / MANIFEST).write_text((path / MANIFEST).read_text()[:50]),
         "damaged",

@@ -170,6 +170,12 @@ BAD_CONFIG = {
     "beta": ("beta2 = 1.0", "beta2 is 1.0"),
     "vocabulary": ("vocab_size = -1", "vocab_size is -1"),
     "no toml": ("steps 3", "not TOML"),
+    "not UTF-8": ("steps = '\udcff'", "not TOML"),
+    "too large": (f"seed = 0x{'f' * 5000}", "seed is a very long int, a number that is too large"),
+    "a very large number of another type": (f"data = 0x{'f' * 5000}", "data is a very long int"),
+    "too small": (f"seed = -{1 << 64}", "seed is -18446744073709551616, a number that"),
+    "much nesting": ("seed." + "a." * 5000 + "b = 1", "seed is a very long dict"),
+    "a preset that is a list": ("preset = []", r"unknown preset \[\]"),
 }
 
 
@@ -177,7 +183,7 @@ BAD_CONFIG = {
 def test_a_bad_config_names_the_option(tmp_path, case):
     text, message = BAD_CONFIG[case]
     file = tmp_path / "c.toml"
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(ConfigError, match=message):
         make_config(file=file)
 

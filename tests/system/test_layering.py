@@ -176,7 +176,7 @@ ORDER = {
         {"world"},
     ],
     "nn": [
-        {"backend", "random", "memory"},
+        {"backend", "random", "memory", "files"},
         {"autograd", "safetensors"},
         {"module", "init", "functional"},
         {"methods", "watch", "flat", "layers"},

@@ -8,6 +8,7 @@ examples with something in them replaced, removed, flipped or cut, and plain rub
 import contextlib
 import copy
 import json
+import os
 import socket
 import struct
 import tempfile
@@ -236,10 +237,12 @@ def with_header(entries, data=bytes(24)):
     return struct.pack("<Q", len(header)) + header + data
 
 
-ARRAYS = {"a": np.arange(6, dtype="f4").reshape(2, 3), "extras:x": np.ones(2, "f4")}
+ARRAYS = {name: np.arange(6, dtype="f4").reshape(2, 3) for name in "ab"} | {
+    "extras:x": np.ones(2, "f4")
+}
 SHARD = safetensors(ARRAYS)
 PIECE = {"file": "shard-0.safetensors", "key": "a", "first": 0, "view": [2, 3], "cuts": []}
-CUT = {**PIECE, "cuts": [[0, 0, 2, 2]]}
+CUT = {**PIECE, "key": "b", "cuts": [[0, 0, 2, 2]]}
 
 
 def manifest():
@@ -512,5 +515,33 @@ def test_a_damaged_manifest_is_found_without_much_memory(tmp_path):
     path.mkdir()
     with (path / NAME).open("wb") as file:
         file.truncate(1 << 40)
-    with pytest.raises(CheckpointError, match="longer than any"):
+    with pytest.raises(CheckpointError, match="bytes are too many"):
         read_manifest(path)
+
+
+FILES = {
+    "model.safetensors": (SafetensorsFile, SafetensorsError),
+    "config.json": (lambda path: read_config(path.parent), PretrainedError),
+    NAME: (lambda path: read_manifest(path.parent), CheckpointError),
+    "shard-0.safetensors": (lambda path: verify_checkpoint(path.parent), CheckpointError),
+    "options.toml": (read_toml, ConfigError),
+    "ids.bin": (lambda path: load_corpus(str(path), 4), DataError),
+}
+SPECIAL = {
+    "a pipe": os.mkfifo,
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+    "a folder": Path.mkdir,
+    "a link to itself": lambda path: path.symlink_to(path),
+}
+
+
+@pytest.mark.parametrize("special", SPECIAL)
+@pytest.mark.parametrize("name", FILES)
+def test_only_regular_files_are_opened(tmp_path, name, special):
+    """A pipe would be waited for without end, a device read without end."""
+    read, error = FILES[name]
+    if name.startswith("shard"):
+        (tmp_path / NAME).write_bytes(sealed(manifest()))
+    SPECIAL[special](tmp_path / name)
+    with pytest.raises(error, match=name):
+        read(tmp_path / name)

@@ -13,6 +13,7 @@ from typing import TypeVar
 from ringlet.launcher.errors import UserError, make_folder
 from ringlet.runtime.checkpoint.checkpoint import Checkpoint, checkpoints, latest_checkpoint
 from ringlet.runtime.checkpoint.manifest import CheckpointError
+from ringlet.runtime.training.export import check_run
 from ringlet.runtime.training.trainer import CHECKPOINTS, METRICS
 
 LOCK = ".lock"
@@ -80,7 +81,7 @@ def newest_checkpoint(run: Path) -> Checkpoint:
     """The newest checkpoint of the run in this folder; raises UserError if there is none."""
     folder, seen = run / CHECKPOINTS, None
     while seen != (present := checkpoints(folder)):  # a run may be replacing them
-        found, seen = latest_checkpoint(folder, warn), present
+        found, seen = latest_checkpoint(folder, warn, check_run), present
         if found is not None:
             return found
     raise UserError(f"there is no checkpoint in {run}")

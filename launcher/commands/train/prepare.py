@@ -21,6 +21,7 @@ from ringlet.runtime.training.config import (
     resume_config,
 )
 from ringlet.runtime.training.corpus import Corpus, DataError, load_corpus
+from ringlet.runtime.training.export import check_run
 from ringlet.runtime.training.fit import DEFAULT_WORKERS, check_fit, default_workers, resized
 from ringlet.runtime.training.trainer import CHECKPOINTS, METRICS
 
@@ -138,7 +139,7 @@ def _check_resumed(found: Checkpoint, settings: TrainConfig, corpus: Corpus) -> 
 
 def _to_restart(folder: Path) -> bool:
     """Whether there is a checkpoint to continue from; if not, the run begins anew."""
-    if latest_checkpoint(folder / CHECKPOINTS, warn) is not None:
+    if latest_checkpoint(folder / CHECKPOINTS, warn, check_run) is not None:
         return True
     (folder / METRICS).unlink(missing_ok=True)
     return False

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ringlet.nn.backend import Array
+from ringlet.nn.files import read_object
 from ringlet.nn.safetensors import LazyArrays, SafetensorsFile, write_safetensors
 
 __all__ = ["PretrainedError"]
@@ -21,7 +22,7 @@ class PretrainedError(ValueError):
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The values of a folder's config.json; raises PretrainedError."""
-    return _read_json(folder / CONFIG)
+    return read_object(folder / CONFIG, PretrainedError)
 
 
 def read_weights(folder: Path) -> Mapping[str, Array]:
@@ -63,7 +64,7 @@ class Shards(LazyArrays):
     """The arrays of several files; an index says which file holds which."""
 
     def __init__(self, folder: Path) -> None:
-        places = _read_json(folder / INDEX).get("weight_map")
+        places = read_object(folder / INDEX, PretrainedError).get("weight_map")
         if not isinstance(places, dict) or not all(
             isinstance(file, str) and Path(file).name == file for file in places.values()
         ):
@@ -79,15 +80,3 @@ class Shards(LazyArrays):
 
     def __getitem__(self, name: str) -> Array:
         return self._files[self.entries[name]][name]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise PretrainedError(f"{path} does not exist") from error
-    except (ValueError, RecursionError) as error:
-        raise PretrainedError(f"{path} is not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise PretrainedError(f"{path} is not a JSON object")
-    return values

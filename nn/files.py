@@ -1,0 +1,79 @@
+"""Files that others wrote: only regular ones are opened, and no more is read than they announce.
+
+A device may never end, and a pipe may never begin. What is read is text or JSON in UTF-8.
+"""
+
+import errno
+import json
+import os
+import stat
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+MOST_BYTES = 256 << 20
+"""Larger files of text are refused; no config, index, manifest or tokenizer comes near."""
+
+SHOWN = 80
+
+
+def open_file(path: Path) -> BufferedReader:
+    """Open a file to read; raises OSError, also for what is no regular file."""
+    return open(path, "rb", opener=_regular)
+
+
+def _regular(path: str, flags: int) -> int:
+    """Opens without waiting, as whoever opens a pipe waits for its other end."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return descriptor
+
+
+def read_text(path: Path) -> str:
+    """A whole file; raises OSError, and ValueError if it is not UTF-8 or too long."""
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MOST_BYTES:
+            raise ValueError(f"{size:,} bytes are too many")
+        return file.read(size).decode("utf-8-sig")
+
+
+def read_object(path: Path, error: type[Exception]) -> dict[str, Any]:
+    """The object in a JSON file; raises `error`, naming the file and the reason."""
+    try:
+        return parse_object(read_text(path))
+    except FileNotFoundError as reason:
+        raise error(f"{path} does not exist") from reason
+    except OSError as reason:
+        raise error(f"{path} cannot be read: {reason.strerror}") from reason
+    except ValueError as reason:
+        raise error(f"{path} is not a JSON object: {reason}") from reason
+
+
+def parse_object(text: str) -> dict[str, Any]:
+    """The object of a JSON text; raises ValueError, also where a name appears twice."""
+    try:
+        values = json.loads(text, object_pairs_hook=_without_doubles)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"it is {short(values)}")
+    return values
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name appears twice")
+    return found
+
+
+def short(value: Any) -> str:
+    """A value from outside as a message shows it: cut, if it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of many digits, or much nesting
+        text = f"a very long {type(value).__name__}"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
