@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
@@ -56,7 +57,7 @@ class Group:
         self._has_pins = bool(channel.context.policy.pins)
         self._transfers = Transfers(channel)
         self._splits: dict[tuple[int, ...], int] = {}
-        self._memory = Memory(channel, self._among)
+        self._memory = Memory(channel, partial(_among, channel, progress))
         self.rank: int = channel.index
         self.size: int = len(channel.ranks)
 
@@ -268,8 +269,8 @@ class Group:
 
         A collective: every rank of the group calls it with the same shape and dtype. The array,
         and any contiguous part of it, can be used in this group and in groups split from it. The
-        memory is aligned to a cache line and stays until `shutdown()`. Ranks on several hosts
-        share it with those of their host; where ranks share no memory it is ordinary.
+        memory is aligned to a cache line and stays while a rank has an array in it. Ranks on
+        several hosts share it with those of their host; where ranks share no memory it is ordinary.
         """
         self._channel.context.check_open()
         like = np.broadcast_to(np.empty((), dtype), shape)  # raises what NumPy has against it
@@ -330,12 +331,6 @@ class Group:
         finally:
             channel.busy = False
 
-    def _among(self, name: str, members: list[int]) -> "Group":
-        """Some of the ranks, on a channel of their own."""
-        ranks = tuple(self.ranks[rank] for rank in members)
-        channel = Channel(self._channel.context, f"{self._channel.id}/{name}", ranks)
-        return Group(channel, self._progress)
-
     def _share(self, x: Array) -> tuple[int, ...]:
         if x.ndim == 0 or x.shape[0] % self.size:
             raise ValueError(f"the first axis of {x.shape} cannot be cut into {self.size} parts")
@@ -343,3 +338,9 @@ class Group:
 
     def _timeout(self, timeout: float | None) -> float:
         return self._channel.context.timeout if timeout is None else seconds(timeout)
+
+
+def _among(channel: Channel, progress: Progress, name: str, members: list[int]) -> Group:
+    """Some of the ranks, on a channel of their own."""
+    ranks = tuple(channel.ranks[rank] for rank in members)
+    return Group(Channel(channel.context, f"{channel.id}/{name}", ranks), progress)

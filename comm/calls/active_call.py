@@ -190,6 +190,7 @@ class ActiveCall:
         record[ENDED], record[CALL] = now, None
         if self._diagnosis is not None:
             self._diagnosis.ended()
+            self._diagnosis = None  # each refers to the other
         if self.stream == COLLECTIVE:
             channel.last_met = record
         channel.stats.count(self.signature.operation, now - self.started, self.traffic)

@@ -61,14 +61,17 @@ class Progress:
 
     def _run(self) -> None:
         while self._next_round():
-            for call in self._heads:
-                call.step()
+            self._step()
             if not any(call.finished for call in self._heads):
                 self._wait()
         for lane in self._lanes.values():
             for call, _ in lane:
                 if not call.finished:
                     call.fail(CommError(f"{call.text()} was in flight at shutdown"))
+
+    def _step(self) -> None:
+        for call in self._heads:
+            call.step()
 
     def _wait(self) -> None:
         """Until something moves. What waits at a fence sleeps on the others' counters, with the
@@ -89,20 +92,25 @@ class Progress:
     def _next_round(self) -> bool:
         """Take ended operations off their lanes and start the next ones; False at the end."""
         with self._changed:
+            self._let_go()
             self._changed.wait_for(lambda: bool(self._lanes) or self._stopping)
             self._fresh = False
-            for channel, lane in list(self._lanes.items()):
-                while lane and lane[0][0].finished:
-                    lane.popleft()
-                    channel.pending -= 1
-                if not lane:
-                    del self._lanes[channel]
             first = sorted((lane[0] for lane in self._lanes.values()), key=lambda it: it[0].nbytes)
             started = [(op, program) for op, program in first if op not in self._heads]
             self._heads = [call for call, _ in first]
         for call, program in started:
             call.start(program)
         return not self._stopping
+
+    def _let_go(self) -> None:
+        """Of what has ended, before this may sleep: it keeps its group, and that its memory."""
+        self._heads = [call for call in self._heads if not call.finished]
+        for channel, lane in list(self._lanes.items()):
+            while lane and lane[0][0].finished:
+                lane.popleft()
+                channel.pending -= 1
+            if not lane:
+                del self._lanes[channel]
 
     def _moved(self) -> bool:
         return self._fresh or any(call.finished or call.ready() for call in self._heads)

@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -40,12 +41,14 @@ class Recorder:
 
     def __init__(self, rank: int, groups: dict[str, str]) -> None:
         self._rank, self._groups = rank, groups
-        self._histories: list[deque[Record]] = []
+        self._histories: list[weakref.ref[deque[Record]]] = []  # each group keeps its own
 
     def history(self) -> deque[Record]:
         """A new history."""
-        self._histories.append(deque(maxlen=HISTORY))
-        return self._histories[-1]
+        new: deque[Record] = deque(maxlen=HISTORY)
+        self._histories = [kept for kept in self._histories if kept() is not None]
+        self._histories.append(weakref.ref(new))
+        return new
 
     def text(self, most: int = SHOWN) -> str:
         """The last operations, one on each line, the newest last."""
@@ -61,7 +64,7 @@ class Recorder:
 
     def _records(self) -> list[Record]:
         """What is remembered, in the order of beginning."""
-        records = [record for kept in self._histories for record in list(kept)]
+        records = [record for kept in self._histories for record in list(kept() or ())]
         return sorted(records, key=lambda record: record[ISSUED])
 
     def _line(self, record: Record, now: float) -> str:

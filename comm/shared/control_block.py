@@ -15,6 +15,8 @@ import platform
 import time
 from typing import Any
 
+import numpy as np
+
 from ringlet.comm.arrays import Array
 from ringlet.comm.protocols import Callback, Wait
 from ringlet.comm.schedules.direct import AREAS
@@ -41,16 +43,20 @@ POLL_S = 0.02
 """A rank that waits at a fence reads its messages this often: they tell of ranks that ended."""
 
 
-class ControlBlock:
-    """One group's shared memory. Ranks in arguments count within the group."""
+class ControlBlock(Wait):
+    """One group's shared memory. Ranks in arguments count within the group.
+
+    As a wait it is over when every rank has come to the fence.
+    """
+
+    poll_ms = 0
 
     def __init__(self, segments: list[Segment], rank: int, world_ranks: tuple[int, ...]) -> None:
         self.rank, self.size, self.world_ranks = rank, len(segments), world_ranks
         self.processes: ProcessMemory | None = None  # where ranks reach each other's whole memory
-        self.fence = FenceWait(self)
         self.area = 1  # the staging area that was used last
         self._segments = segments
-        self._words = [memoryview(segment.memory).cast("Q") for segment in segments]
+        self._words = [segment.bytes.data.cast("Q") for segment in segments]
         self._others = [words for r, words in enumerate(self._words) if r != rank]
         self._mine = self._words[rank]
         self._address = segments[rank].address
@@ -64,8 +70,7 @@ class ControlBlock:
     # -- fences -------------------------------------------------------------------------------
 
     def arrive(self) -> None:
-        """Come to the next fence, which publishes what this rank wrote before; `fence` is what to
-        wait for then."""
+        """Come to the next fence, which publishes what this rank wrote before."""
         self._phase = phase = self._phase + 1
         self._mine[_PHASE] = phase
         for words in self._others:
@@ -73,7 +78,7 @@ class ControlBlock:
                 futex.wake(self._address)
                 break
 
-    def complete(self) -> bool:
+    def ready(self) -> bool:
         """Whether every rank has come to this rank's fence."""
         phase = self._phase
         for words in self._others:  # noqa: SIM110
@@ -81,7 +86,7 @@ class ControlBlock:
                 return False
         return True
 
-    def watch(self) -> bool:
+    def soon(self) -> bool:
         """Wait for the others without sleeping, for a very short time; whether all came."""
         phase, others = self._phase, self._others
         if self._spin:
@@ -94,12 +99,30 @@ class ControlBlock:
                     return True
         until = time.perf_counter() + self._yield
         while time.perf_counter() < until:
-            if self.complete():
+            if self.ready():
                 return True
             os.sched_yield()
-        return self.complete()
+        return self.ready()
 
-    def behind(self) -> int | None:
+    def wait(self, tick: Callback, poll: Callback) -> None:
+        """Watch, then sleep; now and then read messages, which tell of ranks that ended."""
+        if self.soon():
+            return
+        poll_at = time.monotonic() + POLL_S
+        while not self.ready():
+            self.sleep(POLL_S)
+            if time.monotonic() >= poll_at:
+                poll_at = time.monotonic() + POLL_S
+                poll()
+                tick()
+
+    def nap(self, seconds: float) -> bool:
+        """Sleep on the counters, with the interpreter free for other threads."""
+        self.sleep(seconds)
+        return True
+
+    @property
+    def awaited(self) -> int | None:  # type: ignore[override]
         """The world rank of the first that has not come to this rank's fence."""
         for rank, words in enumerate(self._words):
             if words[_PHASE] < self._phase:
@@ -138,13 +161,13 @@ class ControlBlock:
         buffer = self._buffer ^ 1
         start = _NOTE_AT + buffer * NOTE_BYTES
         self._mine[_CALL + buffer * _CALL_WORDS + 3] = len(text)
-        self._segments[self.rank].memory[start : start + len(text)] = text
+        self._segments[self.rank].bytes[start : start + len(text)] = np.frombuffer(text, np.uint8)
 
     def read_note(self, rank: int, buffer: int) -> bytes:
         """A rank's note."""
         start = _NOTE_AT + buffer * NOTE_BYTES
         length = self._words[rank][_CALL + buffer * _CALL_WORDS + 3]
-        return bytes(self._segments[rank].memory[start : start + min(length, NOTE_BYTES)])
+        return self._segments[rank].bytes[start : start + min(length, NOTE_BYTES)].tobytes()
 
     def agree(self, call: int, buffer: int) -> bool:
         """Whether every rank is in this call."""
@@ -188,39 +211,6 @@ class ControlBlock:
         """One of a rank's staging areas."""
         start = _STAGE_AT + area * STAGE_BYTES
         return self._segments[rank].bytes[start : start + STAGE_BYTES]
-
-
-class FenceWait(Wait):
-    """Wait until every rank has come to the fence."""
-
-    poll_ms = 0
-
-    def __init__(self, control: ControlBlock) -> None:
-        self._control = control
-        self.soon, self.ready = control.watch, control.complete  # type: ignore[method-assign]
-
-    def wait(self, tick: Callback, poll: Callback) -> None:
-        """Watch, then sleep; now and then read messages, which tell of ranks that ended."""
-        control = self._control
-        if control.watch():
-            return
-        poll_at = time.monotonic() + POLL_S
-        while not control.complete():
-            control.sleep(POLL_S)
-            if time.monotonic() >= poll_at:
-                poll_at = time.monotonic() + POLL_S
-                poll()
-                tick()
-
-    def nap(self, seconds: float) -> bool:
-        """Sleep on the counters, with the interpreter free for other threads."""
-        self._control.sleep(seconds)
-        return True
-
-    @property
-    def awaited(self) -> int | None:  # type: ignore[override]
-        """The first rank that is behind."""
-        return self._control.behind()
 
 
 def open_control_block(group: Any, parent: ControlBlock | None = None) -> ControlBlock | None:

@@ -2,11 +2,14 @@
 
 A segment is a file in /dev/shm that never has a name, so it is gone when its last process ends,
 however that ends. Other processes reach it through /proc/PID/fd of the one that made it, which only
-its user can open.
+its user can open. Once all have mapped it, nobody keeps a descriptor (Python's mmap would, for as
+long as it lives).
 """
 
+import ctypes
 import mmap
 import os
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +19,34 @@ from ringlet.comm.arrays import Array
 
 FOLDER = Path("/dev/shm")
 
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (
+    ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long,
+)  # fmt: skip
+_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_FAILED = ctypes.c_void_p(-1).value
+
 
 class Segment:
-    """`size` bytes, mapped into this process. Make one with `create`, or `attach` to another's."""
+    """`size` bytes, mapped into this process while a segment or an array refers to them. Make one
+    with `create`, or `attach` to another's."""
 
     def __init__(self, descriptor: int, size: int) -> None:
         self.size, self._descriptor = size, -1
-        self.memory = mmap.mmap(descriptor, size)
-        self.bytes: Array = np.frombuffer(self.memory, np.uint8)
+        self.address: int = _libc.mmap(
+            None, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, descriptor, 0
+        )
+        if self.address == _FAILED:
+            raise OSError(ctypes.get_errno(), f"cannot map {size} bytes of shared memory")
+        self._mapping = (ctypes.c_ubyte * size).from_address(self.address)
+        unmap = weakref.finalize(self._mapping, _libc.munmap, self.address, size)
+        unmap.atexit = False
+
+    @property
+    def bytes(self) -> Array:
+        """All of it, as an array."""
+        return np.frombuffer(memoryview(self._mapping), np.uint8)
 
     @classmethod
     def create(cls, size: int) -> "Segment":
@@ -67,12 +90,6 @@ class Segment:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
-
-    @property
-    def address(self) -> int:
-        """Where the memory begins in this process."""
-        address: int = self.bytes.ctypes.data
-        return address
 
 
 def share(group: Any, size: int) -> list[Segment] | None:

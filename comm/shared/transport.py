@@ -80,6 +80,7 @@ class SharedMemory:
         self.control, self._regions, self._otherwise = control, regions, otherwise
         self._run = quiet_runner()
         self._prepared: dict[tuple[Any, ...], Prepared] = {}
+        regions.tell(self._forget)
         self._combiners: dict[tuple[str, np.dtype[Any]], Combiner] = {}
         self.attach_from = ATTACH_BYTES
 
@@ -117,7 +118,7 @@ class SharedMemory:
             stretches = self._stage(prepared, task) if early else None
             address = address_of(source) if prepared.exposed else 0
             buffer = control.announce(number, place[0], place[1], address)
-            yield control.fence
+            yield control
             if not control.agree(number, buffer):
                 yield from disagreement(call)
             peers, run = None, self._run
@@ -131,7 +132,7 @@ class SharedMemory:
                     run(step, own, peers)
                 if not last:
                     control.arrive()
-                    yield control.fence
+                    yield control
         except BaseException as error:  # the call ends early
             try:
                 if not isinstance(error, Vanished):
@@ -156,7 +157,7 @@ class SharedMemory:
         if len(regions) > 1:  # some arrays are registered and some are not: stage them all
             staged = staged or self._stage(prepared, task)
             control.arrive()
-            yield control.fence
+            yield control
         return staged
 
     def learn(self, call: Call, root: int, algorithm: str = "") -> Program:
@@ -166,7 +167,7 @@ class SharedMemory:
             control.write_note(msgpack.packb(call.signature))
         number = ~_hash(call.signature) % 2**64 ^ call.sequence
         buffer = control.announce(number, *UNREGISTERED)
-        yield control.fence
+        yield control
         if not control.agree(number, buffer):
             yield from disagreement(call)
         operation, dtype, shape, detail = msgpack.unpackb(control.read_note(root, buffer))
@@ -190,6 +191,12 @@ class SharedMemory:
         prepared.traffic = self._traffic(shape)
         self._prepared[key] = prepared
         return prepared
+
+    def _forget(self, region: int) -> None:
+        """Let go of what is bound to a region that has gone."""
+        for key in list(self._prepared):
+            if key[2][0] == region:
+                self._prepared.pop(key, None)
 
     def _stage(self, prepared: Prepared, task: Task) -> list[Stretch]:
         """Stage the first chunk; returns what is left to do after the next fence."""

@@ -189,7 +189,7 @@ def interrupted_at_a_fence(world):
     def interrupt():
         raise KeyboardInterrupt
 
-    control.fence.soon = interrupt
+    control.soon = interrupt
     with pytest.raises(KeyboardInterrupt):
         world.all_reduce(np.ones(COUNT, np.float32))
     return control._mine[48] == 0  # exposed in no call
