@@ -10,7 +10,7 @@ from ringlet.nn import Module, Parameter
 from ringlet.nn.backend import to_host
 from ringlet.runtime.compression.collectives import EncodedCollectives
 from ringlet.runtime.data.gradient_groups import GradientGroup, make_reducer
-from ringlet.runtime.mesh import Mesh, share
+from ringlet.runtime.mesh import Mesh
 from ringlet.runtime.options import Parallelism
 from ringlet.runtime.pipeline.schedules import placement_of
 from ringlet.runtime.rules import require
@@ -37,8 +37,7 @@ GROUPS = (("tp",), ("pp",), ("cp",), ("ep",), ("dp",), REPLICA)
 class Assembly:
     """Cuts a model in place and keeps what became of it.
 
-    `stages` has the numbers of each stage's blocks (where they do not divide evenly, stages differ
-    by one block), `paths` has the paths of the blocks,
+    `stages` has the numbers of each stage's blocks, `paths` the paths of the blocks,
     `gradient_groups` this rank's parameters. `shapes` and `numbers` are the shapes and the
     positions of all parameters of the whole model.
     """
@@ -54,10 +53,11 @@ class Assembly:
         self.numbers = {name: number for number, name in enumerate(self.shapes)}
         self.paths = self.plan.block_paths(model)
         blocks, ranks, chunks = len(self.paths), mesh.size("pp"), options.chunks
-        require("stages", n_layer=blocks, pp=ranks, chunks=chunks)
+        cut = {"pp": ranks, "chunks": chunks, "layers_per_stage": options.layers_per_stage}
+        require("stages", n_layer=blocks, **cut)
+        require("layers per stage", n_layer=blocks, **cut)
         self._ranks = placement_of(options.schedule, ranks, chunks)
-        shares = (share(blocks, ranks * chunks, stage) for stage in range(ranks * chunks))
-        self.stages = [range(first, first + count) for first, count in shares]
+        self.stages = options.stages(blocks, ranks)
         tied = self._tied_names()
         self._twins = self._untie(tied)
         self._prune()

@@ -1,10 +1,11 @@
 """The options of `parallelize`: how a model is spread over a mesh."""
 
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 from ringlet.runtime.compression.codecs import Codec, make_codec
 from ringlet.runtime.compression.schemes import parse
-from ringlet.runtime.mesh import MeshError
+from ringlet.runtime.mesh import MeshError, share
 from ringlet.runtime.pipeline.schedules import recipe_of
 
 
@@ -13,7 +14,8 @@ class Parallelism:
     """Options of `parallelize` besides the mesh. Raises MeshError for a value that cannot be.
 
     `zero` is the stage of ZeRO, `schedule` and `chunks` (stages on each rank; 0: as few as the
-    schedule needs) are the pipeline's.
+    schedule needs) are the pipeline's, and `layers_per_stage` the number of blocks in each stage,
+    in the order of the model (none: nearly equally many).
     `sequence` shards activations between tensor-parallel layers along the sequence. `recompute`
     names modules whose forward pass is repeated in backward: "blocks", or patterns of paths.
     `bucket_bytes` is the size of gradient buckets; 0 chooses it from the measured link where that
@@ -30,6 +32,7 @@ class Parallelism:
     zero: int = 0
     schedule: str = "1f1b"
     chunks: int = 0
+    layers_per_stage: tuple[int, ...] = ()
     sequence: bool = False
     recompute: tuple[str, ...] = ()
     bucket_bytes: int = 0
@@ -48,6 +51,10 @@ class Parallelism:
         for name, least in (("chunks", 0), ("local_steps", 1)):
             if getattr(self, name) < least:
                 raise MeshError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if min(self.layers_per_stage, default=1) < 1:
+            raise MeshError(
+                f"layers_per_stage has {min(self.layers_per_stage)}; a stage has at least one block"
+            )
         try:
             needed = recipe_of(self.schedule).chunks[0]
             object.__setattr__(self, "chunks", self.chunks or needed)
@@ -57,7 +64,23 @@ class Parallelism:
         except ValueError as error:
             raise MeshError(str(error)) from error
 
+    def stages(self, blocks: int, ranks: int) -> list[range]:
+        """The numbers of the blocks in each stage of a pipeline over so many ranks."""
+        count = ranks * self.chunks
+        sizes = self.layers_per_stage or [share(blocks, count, stage)[1] for stage in range(count)]
+        return [range(first, stop) for first, stop in pairwise(accumulate(sizes, initial=0))]
+
     @property
     def codec(self) -> Codec | None:
         """The codec that `compress_activations` names, if any."""
         return make_codec(self.compress_activations) if self.compress_activations else None
+
+
+def parse_layers(text: str) -> tuple[int, ...]:
+    """The blocks of each stage from `3,5,4`; raises MeshError."""
+    parts = [part.strip() for part in text.split(",")] if text.strip() else []
+    if not all(part.isascii() and part.isdecimal() and len(part) < 10 for part in parts):
+        raise MeshError(
+            f"layers_per_stage is {text!r}; it takes each stage's number of blocks, as in 3,5,4"
+        )
+    return tuple(map(int, parts))

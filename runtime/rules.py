@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from ringlet.runtime.mesh import MeshError, divisors, misfit
+from ringlet.runtime.mesh import MeshError, divisors, misfit, share
 from ringlet.runtime.pipeline.schedules import chunks_problem, recipe_of
 
 
@@ -50,6 +50,18 @@ def _uneven_rounds(r: Any) -> str:
     """An interval that ends where replicas do not agree, and its length."""
     names = [n for n in ("steps", "checkpoint_every") if getattr(r, n) % r.local_steps]
     return f"{names[0]} is {getattr(r, names[0])}" if names else ""
+
+
+def _other_stages(r: Any) -> str:
+    """What is wrong with the blocks that stages are given, with what would fit."""
+    sizes, stages = r.layers_per_stage, r.pp * r.chunks
+    if not sizes or (len(sizes) == stages and sum(sizes) == r.n_layer):
+        return ""
+    equal = ",".join(str(share(r.n_layer, stages, stage)[1]) for stage in range(stages))
+    return (
+        f"these are {len(sizes)} stages with {sum(sizes)} blocks, and there are {stages} "
+        f"(pp={r.pp}, chunks {r.chunks}) with {r.n_layer}; {equal} would fit"
+    )
 
 
 def _divides(things: str, count: str, axis: str, why: str) -> Rule:
@@ -221,6 +233,14 @@ MODEL = {
         lambda r: (
             f"{r.n_layer} blocks are too few for {r.pp * r.chunks} stages (pp={r.pp}, "
             f"{r.chunks} chunks); at most {r.n_layer} stages would fit"
+        ),
+    ),
+    "layers per stage": Rule(
+        "`--layers-per-stage` that is not a number for each stage (`pp` x chunks), or whose sum is "
+        "not the number of blocks | every block is in one stage",
+        _other_stages,
+        lambda r: (
+            f"layers_per_stage is {','.join(map(str, r.layers_per_stage))}: {_other_stages(r)}"
         ),
     ),
 }

@@ -93,7 +93,7 @@ def shards(model: Model, setting: Setting, rank: int) -> tuple[float, float, flo
     blocks = [b for stage in own for b in model.blocks[bounds[stage] : bounds[stage + 1]]]
     root = embed_parameters(model, tensor) if 0 in own else 0.0
     if last in own:
-        root += head_parameters(model, tensor, shared=0 in own)
+        root += head_parameters(model, tensor, shared=setting.mesh["pp"] == 1)
     dense = [dense_parameters(block, tensor) for block in blocks]
     experts = [expert_parameters(block, tensor) / expert for block in blocks]
     together = sorted(map(sum, zip(dense, experts, strict=True)))[-BUFFERS:]

@@ -144,7 +144,8 @@ class Setting:
 
     def blocks_of(self, layers: int) -> tuple[int, ...]:
         """How many blocks each stage has; raises MeshError unless they are the model's."""
-        cuts = self.cuts or tuple(share(layers, self.stages, n)[1] for n in range(self.stages))
+        given = self.cuts or self.options.layers_per_stage
+        cuts = given or tuple(share(layers, self.stages, n)[1] for n in range(self.stages))
         if sum(cuts) != layers:
             raise MeshError(f"the stages have {sum(cuts)} blocks, and the model {layers}")
         return cuts

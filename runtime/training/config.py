@@ -66,6 +66,11 @@ class TrainConfig:
     chunks: int = _parallelism(
         0, "Stages on each rank, for an interleaved pipeline; 0: as few as the schedule needs."
     )
+    layers_per_stage: str = _parallelism(
+        "",
+        "Blocks in each pipeline stage, in the model's order, as in 3,5,4; by default nearly "
+        "equally many.",
+    )
     sequence: bool = _parallelism(
         False, "Shard activations between tensor-parallel layers by sequence."
     )

@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict, fields, replace
 
 from ringlet.runtime.mesh import AXES, MeshError, parse_mesh
-from ringlet.runtime.options import Parallelism
+from ringlet.runtime.options import Parallelism, parse_layers
 from ringlet.runtime.rules import MODEL, OPTIONS, RUN, problem
 from ringlet.runtime.training.config import ConfigError, TrainConfig
 
@@ -47,7 +47,9 @@ def parallelism(config: TrainConfig) -> Parallelism:
     """The options of `parallelize` that a config has."""
     values = {field.name: getattr(config, field.name) for field in fields(Parallelism)}
     patterns = (part.strip() for part in config.recompute.split(","))
-    return Parallelism(**{**values, "recompute": tuple(filter(None, patterns))})
+    values["recompute"] = tuple(filter(None, patterns))
+    values["layers_per_stage"] = parse_layers(config.layers_per_stage)
+    return Parallelism(**values)
 
 
 def check_fit(config: TrainConfig, workers: int) -> None:

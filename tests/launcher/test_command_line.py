@@ -191,6 +191,17 @@ WRONG_MESHES = {
         "zero=1, or the schedule 1f1b, would fit",
     ),
     "schedule": (["--mesh", "pp=2", "--schedule", "fast"], "there are gpipe, 1f1b"),
+    "chunks": (["--mesh", "pp=2", "--schedule", "zb-v", "--chunks", "3"], "needs exactly 2 chunks"),
+    "no cut": (
+        ["--mesh", "pp=2", "--layers-per-stage", "2,x"],
+        "each stage's number of blocks, as",
+    ),
+    "an empty stage": (["--mesh", "pp=2", "--layers-per-stage", "0,4"], "at least one block"),
+    "other stages": (["--mesh", "pp=2", "--layers-per-stage", "1,2,1"], "2,2 would fit"),
+    "other blocks": (
+        ["--mesh", "pp=2", "--layers-per-stage", "1,2"],
+        "3 blocks, and there are 2 (p",
+    ),
     "sequence": (["--sequence"], "needs tensor parallelism"),
     "rounds": (["--local-steps", "3"], "steps is 2000; with local_steps 3"),
 }

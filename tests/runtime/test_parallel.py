@@ -254,6 +254,25 @@ def test_a_schedule_or_recomputation_changes_no_bit(ranks, alone, mesh, micro, e
         assert_same_bits(result, results["1f1b",])
 
 
+CUTS = [
+    ({"pp": 2}, {}, (1, 5)),
+    ({"pp": 2}, {"schedule": "zero-bubble", "recompute": ["blocks"]}, (5, 1)),
+    ({"pp": 2}, {"schedule": "interleaved"}, (1, 2, 1, 2)),
+    ({"pp": 2}, {"schedule": "zb-v"}, (1, 1, 3, 1)),
+    ({"pp": 4}, {"schedule": "gpipe"}, (1, 3, 1, 1)),
+    ({"pp": 2, "dp": 2}, {"zero": 3}, (4, 2)),
+    ({"pp": 2, "tp": 2}, {"schedule": "zb-2p", "sequence": True}, (2, 4)),
+]
+
+
+@pytest.mark.parametrize(("mesh", "options", "layers_per_stage"), CUTS, ids=str)
+def test_unequal_stages_change_no_bit(ranks, mesh, options, layers_per_stage):
+    how = {"layers": 6, "micro": 3 if mesh.get("dp", 1) == 1 else 2, "clip": 0.5}
+    equal = run(ranks, mesh, options=options, **how)
+    unequal = run(ranks, mesh, options={**options, "layers_per_stage": layers_per_stage}, **how)
+    assert_same_bits(unequal, equal)
+
+
 CONTEXTS = [
     ({"cp": 2}, {"recompute": ["*.attend"]}),
     ({"cp": 4}, {"zero": 2}),
@@ -382,6 +401,21 @@ REFUSED = {
     "no axis": ({"dp": 0, "tp": 2}, {}, "dp is 0"),
     "heads": ({"tp": 2}, {}, "3 heads cannot be cut into tp=2"),
     "stages": ({"pp": 2}, {"schedule": "interleaved", "chunks": 2}, "at most 2 stages"),
+    "too few stages": (
+        {"pp": 2},
+        {"layers_per_stage": (2,)},
+        "is 2: these are 1 stages with 2 blocks, and there are 2 (pp=2, chunks 1) with 2; 1,1 woul",
+    ),
+    "other blocks": (
+        {"pp": 2},
+        {"layers_per_stage": (1, 2)},
+        "with 3 blocks, and there are 2 (pp=",
+    ),
+    "an empty stage": (
+        {"pp": 2},
+        {"layers_per_stage": (2, 0)},
+        "layers_per_stage has 0; a stage has at least one block",
+    ),
     "a stage of ZeRO": ({"dp": 2}, {"zero": 4}, "there are 0 (none), 1, 2, 3"),
     "a schedule": ({"pp": 2}, {"schedule": "2f2b"}, "there are gpipe, 1f1b"),
     "chunks": ({"pp": 2}, {"chunks": 2}, "1f1b has 1 chunk on each rank, not 2; for several: i"),

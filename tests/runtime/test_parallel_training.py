@@ -50,6 +50,7 @@ MESHES = {
     "pipeline": (4, {"mesh": "pp=4"}),
     "context": (2, {"mesh": "cp=2", "zero": 1}),
     "interleaved": (2, {"mesh": "pp=2", "schedule": "interleaved", "chunks": 2}),
+    "unequal": (3, {"mesh": "pp=3", "layers_per_stage": "1,1,2"}),
     "a v": (2, {"mesh": "pp=2", "schedule": "zb-v"}),
     "all": (8, {"mesh": "dp=2,tp=2,pp=2", "zero": 3, "recompute": "*.attend"}),
 }
