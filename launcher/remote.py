@@ -1,7 +1,8 @@
 """A `ringlet` that another host's launcher has started over ssh (hosts/ssh.py).
 
-Its standard input brings the environment in the first line and then signals, one a line. When the
-input ends, the connection or the launcher is gone, and this process ends with its workers.
+Its standard input brings the environment in the first line and then, one a line, signals and which
+hosts are gone. When the input ends, the connection or the launcher is gone, and this process ends
+with its workers.
 """
 
 import json
@@ -12,11 +13,16 @@ import threading
 from typing import IO
 
 from ringlet.launcher import cli
+from ringlet.launcher.hosts.node import gone
 
 
-def _pass_signals_on(lines: IO[bytes]) -> None:
+def _listen(lines: IO[bytes]) -> None:
     for line in lines:
-        os.kill(os.getpid(), int(json.loads(line)["signal"]))
+        notice = json.loads(line)
+        if "gone" in notice:
+            gone.add(notice["gone"])
+        else:
+            os.kill(os.getpid(), int(notice["signal"]))
     os.kill(os.getpid(), signal.SIGKILL)  # the workers' guards see it, and end too
 
 
@@ -24,9 +30,7 @@ def main() -> None:
     """Run the command line `ringlet ARGUMENTS...` for the launcher on the other host."""
     lines = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115 - open to the end
     os.environ.update(json.loads(lines.readline())["environment"])
-    threading.Thread(
-        target=_pass_signals_on, args=[lines], name="ringlet-signals", daemon=True
-    ).start()
+    threading.Thread(target=_listen, args=[lines], name="ringlet-remote", daemon=True).start()
     cli.main([*sys.argv[1:2], "--announce", *sys.argv[2:]])
 
 

@@ -5,6 +5,8 @@ sides prove that they hold the job's key, exchange small msgpack maps, and learn
 
 import contextlib
 import logging
+import select
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -33,6 +35,7 @@ class MeetingSocket:
     """One end of a meeting: bound by the process that gathers the others, or connected to it.
 
     `who` names this process in errors ("rank 3"). Only notices that pass `check` are received.
+    Any thread may send; one receives.
     """
 
     def __init__(self, kind: int, address: str, who: str, check: Check) -> None:
@@ -40,6 +43,7 @@ class MeetingSocket:
         self._context: zmq.Context[Any] = zmq.Context()
         self._handshakes: Handshakes | None = None
         self._socket = self._context.socket(kind)
+        self._lock = threading.Lock()  # a socket of ZeroMQ is for one thread at a time
         self._socket.set(zmq.MAXMSGSIZE, MAX_BYTES)
         self._socket.set(zmq.LINGER, LINGER_MS)
         allow_ipv6(self._socket, address)
@@ -75,13 +79,22 @@ class MeetingSocket:
         """Wait a moment for a message; raises AuthenticationError if this key was refused."""
         if self._handshakes is not None:
             self._handshakes.check()
-        return bool(self._socket.poll(POLL_MS))
+        if not self._readable():
+            ready = select.poll()
+            ready.register(self._socket.fileno(), select.POLLIN)
+            ready.poll(POLL_MS)
+        return self._readable()
+
+    def _readable(self) -> bool:
+        with self._lock:
+            return bool(int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN)
 
     def receive(self, strict: bool = False) -> Iterator[tuple[bytes, Notice]]:
         """The notices that have arrived, each with the route back to its sender (empty on the
         connected side). Malformed ones are dropped; if `strict`, they raise ValueError."""
-        while int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
-            *route, data = self._socket.recv_multipart()
+        while self._readable():
+            with self._lock:
+                *route, data = self._socket.recv_multipart()
             try:
                 notice = unpack_notice(data, self._check)
             except ValueError:
@@ -94,7 +107,7 @@ class MeetingSocket:
     def send(self, notice: Notice, route: bytes = b"") -> None:
         """Send without waiting. A receiver that has long read nothing misses the notice."""
         frames = [route, msgpack.packb(notice)] if route else [msgpack.packb(notice)]
-        with contextlib.suppress(zmq.Again):
+        with contextlib.suppress(zmq.Again), self._lock:
             self._socket.send_multipart(frames, zmq.NOBLOCK)
 
     def close(self, linger_ms: int = LINGER_MS) -> None:

@@ -37,8 +37,11 @@ def run(
     --hostfile.
     """
     options.check()
-    if program[0] != "-m" and not Path(program[0]).exists():
-        raise UserError(f"there is no script {program[0]}")
+    script = Path(program[0])
+    if script.is_dir():
+        script /= "__main__.py"
+    if program[0] != "-m" and not script.is_file():
+        raise UserError(f"there is no script {script}")
     if program == ["-m"]:
         raise UserError("-m needs the name of a module")
     if hosts.over_ssh:

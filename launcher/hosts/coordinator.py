@@ -3,14 +3,16 @@
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from typing import NoReturn
 
 import zmq
 
 import ringlet
 from ringlet.comm.join import meeting
+from ringlet.comm.join.meeting import numbered
 from ringlet.launcher.errors import UserError
-from ringlet.launcher.hosts.network_agent import AgentState, Assign, NetworkAgent
-from ringlet.launcher.hosts.node import NodeSpec
+from ringlet.launcher.hosts.network_agent import ENDED, AgentState, Assign, NetworkAgent
+from ringlet.launcher.hosts.node import NodeSpec, gone
 from ringlet.launcher.hosts.notices import Assignment, HostInfo, check_notice, parse
 from ringlet.launcher.supervisor.failure import Failure
 from ringlet.launcher.supervisor.options import WorkerOptions
@@ -43,8 +45,7 @@ class Coordinator(NetworkAgent):
         try:
             assignment = assign(hosts)
         except UserError as error:
-            self._send_all({"refused": str(error)})
-            raise
+            self._refuse(str(error))
         self._send_all({"assignment": asdict(assignment)})
         return self._begin(assignment)
 
@@ -60,10 +61,15 @@ class Coordinator(NetworkAgent):
         deadline, enough_since = time.monotonic() + timeout, float("inf")
         tell = meeting.Every(meeting.TELL_EVERY_S)
         log = meeting.MissingLog("host", "host 0", self.address)
+        lost = gone if not self.assignment.hosts else set[int]()  # later, others may replace them
         while missing := [node for node in range(self.spec.nodes) if node not in here]:
+            if len(here) + len({*missing} - lost) < self.spec.least:
+                self._refuse(f"{numbered('host', sorted({*missing} & lost))} cannot come: {ENDED}")
             now, names = time.monotonic(), [str(here[node]) for node in sorted(here)]
             if len(here) >= self.spec.least:
                 enough_since = min(enough_since, now)
+            if {*missing} <= lost:
+                break
             awaited = any(before[node].expected for node in missing if node in before)
             if not awaited and now - enough_since >= last_call:
                 break
@@ -71,18 +77,20 @@ class Coordinator(NetworkAgent):
                 self._send_all({"missing": missing, "here": names})
             log(missing, names)
             if now >= deadline:
-                reason = self._lateness(missing, timeout)
-                self._send_all({"refused": reason})
-                raise UserError(reason)
+                self._refuse(self._lateness(missing, timeout))
             self._socket.poll()
             self._admit(here)
         return [here[node] for node in sorted(here)]
+
+    def _refuse(self, reason: str) -> NoReturn:
+        self._send_all({"refused": reason})
+        raise UserError(reason)
 
     def _admit(self, here: dict[int, HostInfo]) -> None:
         for route, notice in self._socket.receive():
             if "join" in notice and (host := self._welcome(route, notice, here)):
                 here[host.node] = host
-                self._others[host.node] = AgentState(route)
+                self._others[host.node] = self._state(route)
 
     def _welcome(
         self, route: bytes, notice: meeting.Notice, here: dict[int, HostInfo], refusal: str = ""
@@ -125,7 +133,7 @@ class Coordinator(NetworkAgent):
         restarts = self.options.max_restarts or self.elastic
         host = self._welcome(route, notice, here, "" if restarts else refusal)
         if host is not None:
-            self._waiting[host.node] = host, AgentState(route)
+            self._waiting[host.node] = host, self._state(route)
             self._socket.send({"wait": True}, route)
 
     def _mark_lost(self, node: int, state: AgentState) -> Iterator[Failure]:

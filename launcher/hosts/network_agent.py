@@ -4,11 +4,13 @@ Agent 0, the coordinator, listens where --master says; the others connect. When 
 ranks are given out in the order of the hosts. From then on each agent tells the others which of
 its workers have failed. When all workers have ended, the coordinator decides how the job has
 ended, so that all agents exit alike, and whether it starts again: then they meet again. An agent
-that has not been heard for SILENCE_S counts as dead, and its host as lost.
+that has not been heard for a while (--host-timeout) counts as dead, and its host as lost. Agents
+say that they live from a thread of their own, whatever else they are doing.
 """
 
 import secrets
 import socket
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -16,7 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TypeAlias
 
 from ringlet.comm.join.addresses import free_port, tcp
-from ringlet.comm.join.meeting import LINGER_MS, Every, MeetingSocket, Notice, numbered
+from ringlet.comm.join.meeting import LINGER_MS, MeetingSocket, Notice, numbered
 from ringlet.launcher.errors import ExitCode
 from ringlet.launcher.hosts.node import NodeSpec
 from ringlet.launcher.hosts.notices import Assignment, HostInfo, parse
@@ -25,8 +27,9 @@ from ringlet.launcher.supervisor.environment import Job
 from ringlet.launcher.supervisor.failure import Failure
 from ringlet.launcher.supervisor.options import WorkerOptions
 
-HEARTBEAT_S = 0.5
-SILENCE_S = 4.5
+HEARTBEAT_S = 0.25
+
+ENDED = "what was started there over ssh has ended"
 
 Assign: TypeAlias = Callable[[list[HostInfo]], Assignment]
 """The coordinator's assignment for these hosts; raises UserError if they do not suit the job."""
@@ -37,7 +40,8 @@ class AgentState:
     """What one agent knows of another: the route to it, when it was last heard, whether its
     workers have `ended`, whether it is `leaving` the job, and whether it is `lost`."""
 
-    route: bytes = b""
+    route: bytes
+    silence_s: float
     last: float = field(default_factory=time.monotonic)
     ended: bool = False
     leaving: bool = False
@@ -46,7 +50,7 @@ class AgentState:
     @property
     def silent(self) -> bool:
         """Whether it has not been heard for too long."""
-        return time.monotonic() - self.last > SILENCE_S
+        return time.monotonic() - self.last > self.silence_s
 
     @property
     def expected(self) -> bool:
@@ -67,9 +71,18 @@ class NetworkAgent(Agent, ABC):
         self.assignment = Assignment([], "", "")
         self._name = secrets.token_hex(8)
         self._others: dict[int, AgentState] = {}
-        self._heartbeat = Every(HEARTBEAT_S)
         self._socket = channel
         self.address = self._socket.address.removeprefix("tcp://")
+        self._closing = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name="ringlet-heart", daemon=True)
+        self._heart.start()
+
+    def _beat(self) -> None:
+        while not self._closing.wait(HEARTBEAT_S):
+            self._send_all({"alive": self.node})
+
+    def _state(self, route: bytes = b"") -> AgentState:
+        return AgentState(route, self.spec.silence_s)
 
     @abstractmethod
     def meet(self, timeout: float, assign: Assign) -> Assignment:
@@ -126,8 +139,6 @@ class NetworkAgent(Agent, ABC):
         news: list[Failure] = []
         for route, notice in self._socket.receive():
             news += self._handle(route, notice)
-        if self._heartbeat.due():
-            self._send_all({"alive": self.node})
         for node, state in self._others.items():
             if state.silent and not state.lost and not state.ended:
                 news += self._mark_lost(node, state)
@@ -153,7 +164,7 @@ class NetworkAgent(Agent, ABC):
         coordinator hears nothing any more, the coordinator is what it has lost.)"""
         state.lost = True
         host = self.assignment.host(node)
-        reason = f"the agent of {host} has not been heard for {SILENCE_S:g} s"
+        reason = f"the agent of {host} has not been heard for {state.silence_s:g} s"
         for rank in self.assignment.ranks(node):
             yield Failure(rank, reason, ExitCode.PEER_LOST, host=host.name)
 
@@ -165,10 +176,12 @@ class NetworkAgent(Agent, ABC):
 
     def close(self, linger_ms: int = LINGER_MS) -> None:
         """Close the channel, once what was sent has been delivered."""
+        self._closing.set()
+        self._heart.join()
         self._socket.close(linger_ms)
 
     def _send_all(self, notice: Notice, but: bytes | None = None) -> None:
         """Send to every agent this one is connected to, except the one at the route `but`."""
-        for state in self._others.values():
+        for state in list(self._others.values()):
             if not state.lost and (but is None or state.route != but):
                 self._socket.send(notice, state.route)

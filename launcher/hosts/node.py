@@ -11,11 +11,15 @@ from ringlet.launcher.errors import UserError, user_errors
 from ringlet.launcher.hosts.addresses import host_of, is_own, own_address, resolve
 from ringlet.launcher.hosts.options import HostOptions
 
+gone: set[int] = set()
+"""The hosts whose agents have failed, as far as the launcher that started all over ssh tells."""
+
 
 @dataclass(frozen=True)
 class NodeSpec:
     """What one agent is told to be: host `node` of `nodes`, reached by other hosts at `address`;
-    agent 0 listens at `master`. The job can start with as few as `least` hosts."""
+    agent 0 listens at `master`. The job can start with as few as `least` hosts, and one that is not
+    heard for `silence_s` seconds is lost."""
 
     node: int
     nodes: int
@@ -23,6 +27,7 @@ class NodeSpec:
     master: str
     key: JobKey | None
     least: int
+    silence_s: float = 4.5
     over_ssh: bool = False
 
     @property
@@ -73,4 +78,13 @@ def node_spec(options: HostOptions) -> NodeSpec | None:
     address = own_address(master, options.interface, options.address)
     with user_errors(AuthenticationError):
         check_network([f"tcp://{master}", f"tcp://{bracketed(address)}"], key)
-    return NodeSpec(options.node_rank, most, address, master, key, least, options.announce)
+    return NodeSpec(
+        options.node_rank,
+        most,
+        address,
+        master,
+        key,
+        least,
+        options.host_timeout,
+        options.announce,
+    )

@@ -8,8 +8,8 @@ from dataclasses import asdict
 import ringlet
 from ringlet.comm.join import meeting
 from ringlet.launcher.errors import ExitCode, UserError
-from ringlet.launcher.hosts.network_agent import AgentState, Assign, NetworkAgent
-from ringlet.launcher.hosts.node import NodeSpec
+from ringlet.launcher.hosts.network_agent import ENDED, Assign, NetworkAgent
+from ringlet.launcher.hosts.node import NodeSpec, gone
 from ringlet.launcher.hosts.notices import Assignment, check_notice, parse
 from ringlet.launcher.supervisor.failure import Failure, first_cause
 from ringlet.launcher.supervisor.options import WorkerOptions
@@ -26,7 +26,7 @@ class NodeAgent(NetworkAgent):
         address, who = f"tcp://{spec.master}", f"host {spec.node}"
         channel = meeting.MeetingSocket.connect(address, spec.key, who, check_notice)
         super().__init__(spec, workers, options, channel)
-        self._others[0] = AgentState()
+        self._others[0] = self._state()
 
     def meet(self, timeout: float, assign: Assign) -> Assignment:
         """See NetworkAgent. A host that comes while the job is running waits for its next start,
@@ -36,7 +36,9 @@ class NodeAgent(NetworkAgent):
         tell = meeting.Every(meeting.TELL_EVERY_S)
         own, version = asdict(self._own()), ringlet.__version__
         until = time.monotonic() + timeout
-        while time.monotonic() < until and not (rejoins and self._others[0].silent):
+        while (
+            0 not in gone and time.monotonic() < until and not (rejoins and self._others[0].silent)
+        ):
             if tell.due():
                 self._socket.send({"join": own, "nodes": self.spec.nodes, "version": version})
             self._socket.poll()
@@ -56,6 +58,8 @@ class NodeAgent(NetworkAgent):
                 missing = notice.get("missing", missing)
             if not waiting:
                 log(missing)
+        if 0 in gone:
+            raise UserError(f"host 0 cannot come: {ENDED}")
         raise UserError(self._lateness(missing, timeout))
 
     def _handle(self, route: bytes, notice: meeting.Notice) -> Iterator[Failure]:

@@ -29,7 +29,7 @@ class HostOptions:
         None, "Start this many workers on each of these hosts, over ssh: a:2,b:4.", metavar="HOSTS"
     )
     hostfile: Path | None = option(
-        None, "Like --hosts, from a file with a:2, or Open MPI's a slots=2, on each line."
+        None, "Like --hosts, from a file with a:2 on each line, or Open MPI's: a slots=2."
     )
     interface: str | None = option(
         None,
@@ -49,6 +49,9 @@ class HostOptions:
         "What the key encrypts: all, or control, which sends arrays in the clear (SECURITY.md).",
         metavar="all|control",
         shown="all",
+    )
+    host_timeout: float = option(
+        4.5, "Seconds after which a host that is not heard counts as lost.", least=1
     )
     announce: bool = option(False, "Print where host 0 listens.", hidden=True)
 

@@ -26,6 +26,7 @@ from ringlet.comm.join.key import KEY, KEY_FILE, JobKey
 from ringlet.launcher.errors import ExitCode, UserError
 from ringlet.launcher.hosts.addresses import is_own, resolve_host
 from ringlet.launcher.hosts.agents import LISTENING
+from ringlet.launcher.hosts.hostfile import parse_hosts
 from ringlet.launcher.hosts.node import apply_security
 from ringlet.launcher.hosts.options import HostOptions
 from ringlet.launcher.supervisor.output import Pipe, Screen
@@ -33,38 +34,6 @@ from ringlet.launcher.supervisor.process import noted_signals
 
 SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3")
 PASSED_ON = ("RINGLET_", "OMP_", "OPENBLAS_", "MKL_", "PYTHON")
-
-
-def parse_hosts(text: str | None, file: Path | None, workers: int) -> list[tuple[str, int]]:
-    """The (host, workers) of `a:2,b:4`, or of a file with `a:2` or Open MPI's `a slots=2` on each
-    line, where # begins a comment. A host without a number gets `workers`."""
-    if text is not None and file is not None:
-        raise UserError("--hosts and --hostfile both name the hosts: give one")
-    if file is not None:
-        try:
-            lines = file.read_text().splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read the hostfile {file}: {error}") from error
-        words = [line.partition("#")[0].replace(" slots=", ":").strip() for line in lines]
-    else:
-        words = [word.strip() for word in (text or "").split(",")]
-    hosts = [_parse_host(word, workers) for word in words if word]
-    if not hosts:
-        raise UserError("no hosts are given; name them as in --hosts a:2,b:4")
-    return hosts
-
-
-def _parse_host(word: str, workers: int) -> tuple[str, int]:
-    name, colon, count = word.partition(":")
-    if "[" in word:  # an IPv6 address: [fd00::1]:2, me@[fd00::1]
-        name, _, count = word.replace("[", "").partition("]")
-        colon, count = count[:1], count[1:]
-    # A name that begins with a dash would be an option of ssh.
-    if not name or name.startswith("-") or any(c.isspace() for c in word):
-        raise UserError(f"{word!r} is not a host; write a:2 or user@a:2")
-    if colon and not (count.isdecimal() and len(count) < 10 and int(count)):
-        raise UserError(f"{word!r}: the number of workers must be a whole number from 1 up")
-    return name, int(count) if colon else workers
 
 
 class SshLauncher:
@@ -87,6 +56,7 @@ class SshLauncher:
         self._ssh = shlex.split(os.environ.get("RINGLET_SSH", "")) or SSH
         self._screen = Screen()
         self._agents: list[subprocess.Popen[bytes]] = []
+        self._gone: set[int] = set()
         self._listening = f"agent 0, {secrets.token_hex(16)}, listens at "
         self._master = f"{bracketed(resolve_host(hosts[0][0].rpartition('@')[2]))}:0"
         self._selector = selectors.DefaultSelector()
@@ -102,6 +72,7 @@ class SshLauncher:
                     for key, _ in self._selector.select(0.2):
                         if key.data.read() == b"":
                             self._selector.unregister(key.data)
+                    self._tell_who_is_gone()
                     while self._signals:
                         number = self._signals.pop(0)
                         for agent in self._agents:
@@ -109,6 +80,14 @@ class SshLauncher:
                 return self._code()
             finally:
                 self._clean_up()
+
+    def _tell_who_is_gone(self) -> None:
+        """Tell the agents whose have failed: they need not wait for those that have not come."""
+        for node, agent in enumerate(self._agents):
+            if node not in self._gone and agent.poll():
+                self._gone.add(node)
+                for other in self._agents[1:] if node == 0 else self._agents[:1]:
+                    self._send(other, {"gone": node})
 
     def _clean_up(self) -> None:
         for agent in self._agents:
@@ -128,6 +107,7 @@ class SshLauncher:
         least = self._options.range()[0] if ":" in self._options.nnodes else len(self._hosts)
         words += ["--nnodes", f"{least}:{len(self._hosts)}", "--node-rank", str(node)]
         words += ["--master", self._master, "--workers", str(workers)]
+        words += ["--host-timeout", str(self._options.host_timeout)]
         if self._options.interface is not None:
             words += ["--interface", self._options.interface]
         words += self._command[1:]
@@ -170,11 +150,11 @@ class SshLauncher:
         """Host 0's exit code, which the others share; if host 0 was lost, that of the first host
         that failed by itself."""
         codes = [agent.wait() for agent in self._agents]
-        if len(codes) < len(self._hosts):
-            return codes[0] or ExitCode.FAILED
-        for (name, _), code in zip(self._hosts, codes, strict=True):
+        for (name, _), code in zip(self._hosts, codes, strict=False):
             if code == 255:
                 self._screen.say(f"ssh to {name} failed")
+        if len(codes) < len(self._hosts):
+            return ExitCode.PEER_LOST if codes[0] == 255 else codes[0] or ExitCode.FAILED
         agreed = [code for code in codes if code not in (0, 255)]
         if codes[0] and agreed:
             return ExitCode.SIGNAL - agreed[0] if agreed[0] < 0 else agreed[0]

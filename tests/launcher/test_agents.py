@@ -10,20 +10,22 @@ import pytest
 from ringlet.comm import AuthenticationError
 from ringlet.comm.join.key import JobKey
 from ringlet.launcher.errors import UserError
-from ringlet.launcher.hosts import coordinator
+from ringlet.launcher.hosts import coordinator, node_agent
 from ringlet.launcher.hosts.addresses import is_own, resolve
 from ringlet.launcher.hosts.coordinator import Coordinator
+from ringlet.launcher.hosts.hostfile import parse_hosts
 from ringlet.launcher.hosts.node import NodeSpec, node_spec
 from ringlet.launcher.hosts.node_agent import NodeAgent
 from ringlet.launcher.hosts.notices import Assignment
 from ringlet.launcher.hosts.options import HostOptions
-from ringlet.launcher.hosts.ssh import parse_hosts
 from ringlet.launcher.supervisor.failure import Failure
 from ringlet.launcher.supervisor.options import WorkerOptions
 
 
-def agent_of(node, nodes=2, master="127.0.0.1:0", key=None, workers=2, restarts=0, least=None):
-    spec = NodeSpec(node, nodes, "127.0.0.1", master, key, least or nodes)
+def agent_of(
+    node, nodes=2, master="127.0.0.1:0", key=None, workers=2, restarts=0, least=None, silence=4.5
+):
+    spec = NodeSpec(node, nodes, "127.0.0.1", master, key, least or nodes, silence)
     return (NodeAgent if node else Coordinator)(spec, workers, WorkerOptions(max_restarts=restarts))
 
 
@@ -112,6 +114,30 @@ def test_hosts_that_do_not_meet_are_told_why(case):
     others, nodes, text = MEETINGS[case]
     with crew(*others, nodes=nodes, key=JobKey.new()) as agents:
         assert any(text in str(outcome) for outcome in meeting(agents, timeout=1.0))
+
+
+def test_a_host_whose_ssh_has_failed_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(coordinator, "gone", {1})
+    with crew(nodes=3) as agents:
+        (outcome,) = meeting(agents, timeout=30.0)
+        assert str(outcome) == "host 1 cannot come: what was started there over ssh has ended"
+    with crew({"node": 2}, nodes=3, least=2) as agents:  # they can do without it
+        assert [numbers(each) for each in meeting(agents, timeout=30.0)] == [[0, 2], [0, 2]]
+        monkeypatch.setattr(node_agent, "gone", {0})
+        (outcome,) = meeting(agents[1:], timeout=30.0)
+        assert "host 0 cannot come: what was started" in str(outcome)
+
+
+def test_an_agent_that_is_held_up_is_heard_and_one_that_ends_is_not():
+    """The first does nothing at all meanwhile, as in a long import; the limit is an option."""
+    with crew({}, silence=1.0) as agents:
+        meeting(agents)
+        assert polled(agents[0], 1.5) == []
+        agents[1].close(0)
+        news = polled(agents[0], 10.0)
+        assert [failure.rank for failure in news] == [2, 3]
+        assert "has not been heard for 1 s" in news[0].exit_reason
+        agents.pop()
 
 
 def numbers(assignment):
@@ -239,14 +265,62 @@ def test_addresses():
     assert (spec.node, spec.address) == (1, "127.0.0.1")
 
 
-def test_lists_of_hosts(tmp_path):
+def test_lists_of_hosts():
     assert parse_hosts("a:2,b", None, 4) == [("a", 2), ("b", 4)]
     assert parse_hosts("[fd00::1]:2,me@[fd00::2]", None, 4) == [("fd00::1", 2), ("me@fd00::2", 4)]
-    file = tmp_path / "hosts"
-    file.write_text("# ours\na slots=2\n\nme@b:3 # the new one\nc\n")
-    assert parse_hosts(None, file, 1) == [("a", 2), ("me@b", 3), ("c", 1)]
-    for text in ("", "a:0", "a:x", "-oProxyCommand=x:1", ":2", "a b:1"):
+    assert parse_hosts("fd00::1,me@fd00::2", None, 4) == [("fd00::1", 4), ("me@fd00::2", 4)]
+    for text in ("", "a:0", "a:x", ":2", "a b", "-oProxyCommand=x", "a:1234567890", "^a"):
         with pytest.raises(UserError):
             parse_hosts(text, None, 1)
-    with pytest.raises(UserError, match="cannot read"):
-        parse_hosts(None, tmp_path / "none", 1)
+
+
+HOSTFILES = {
+    "ours": ("a:2\nme@b:3\n\nc\n", [("a", 2), ("me@b", 3), ("c", 7)]),
+    "comments": ("# all\na slots=2 # big\nb // no\n/* c\nd */ e:3\n",
+                 [("a", 2), ("b", 7), ("e", 3)]),
+    "blanks and tabs": ("  a\tslots = 2 \n\tb\t slots= 3\r\n", [("a", 2), ("b", 3)]),
+    "limits": ("a max_slots=8 slots=2\nb slots=1 max-slots=4\nc slots_max=9\n",
+               [("a", 2), ("b", 1), ("c", 7)]),
+    "other words": ("a cpu=2\nb count=3 cpu-max=4\n", [("a", 2), ("b", 3)]),
+    "users": ("a slots=2 username=me\nyou@b\n", [("me@a", 2), ("you@b", 7)]),
+    "addresses": ("10.0.0.1 slots=2\nfd00::1 slots=3\n[fd00::2]:4\n",
+                  [("10.0.0.1", 2), ("fd00::1", 3), ("fd00::2", 4)]),
+    "a line for each slot": ("a\nb\na\na\n", [("a", 3), ("b", 7)]),
+    "byte order mark": ("\ufeffa slots=2\n", [("a", 2)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HOSTFILES)
+def test_hostfiles(case, tmp_path):
+    text, expected = HOSTFILES[case]
+    (tmp_path / "hosts").write_text(text, newline="")
+    assert parse_hosts(None, tmp_path / "hosts", 7) == expected
+
+
+BAD_HOSTFILES = {
+    "no number": ("a\nb slots=many\n", "line 2: 'slots=many': the number of workers"),
+    "no slots": ("a slots=0\n", "line 1: 'slots=0'"),
+    "no value": ("a slots\n", "line 1: 'slots' is not known"),
+    "two names": ("a b\n", "line 1: 'b' is not known"),
+    "unknown": ("/* x\n */a port=22\n", "line 2: 'port=22' is not known; there are slots"),
+    "excluded": ("^a\n", "'^a' is not a host"),
+    "relative": ("+n0\n", "'+n0' is not a host"),
+    "twice": ("a slots=2\nb\na slots=3\n", "a is there twice"),
+    "nothing": ("# nobody\n", "no hosts are given"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_HOSTFILES)
+def test_a_bad_hostfile_is_told_with_its_line(case, tmp_path):
+    text, message = BAD_HOSTFILES[case]
+    (tmp_path / "hosts").write_text(text)
+    with pytest.raises(UserError, match=re.escape(message)):
+        parse_hosts(None, tmp_path / "hosts", 7)
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe", None])
+def test_a_hostfile_that_cannot_be_read(data, tmp_path):
+    if data:
+        (tmp_path / "hosts").write_bytes(data)
+    with pytest.raises(UserError, match="cannot read the hostfile"):
+        parse_hosts(None, tmp_path / "hosts", 7)

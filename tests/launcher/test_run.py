@@ -8,6 +8,7 @@ import zipfile
 
 import pytest
 
+from ringlet.launcher.errors import ExitCode
 from ringlet.launcher.supervisor.environment import ALLOCATOR, THREAD_VARIABLES, Job, cores
 
 HOST = socket.gethostname()
@@ -109,6 +110,16 @@ def test_the_programs_own_excepthook_hears_of_the_error(launch):
     code, stdout, stderr = launch(text, options=("-n", "1")).end()
     assert (code, stdout) == (1, "mine over the step\n")
     assert "ValueError: over the step" in stderr
+
+
+def test_an_ssh_that_fails_ends_the_job_at_once(launch):
+    """And not after --timeout, 300 s."""
+    ssh = "sh -c 'echo no route >&2; exit 255' ssh"
+    hosts = ("--hosts", "127.0.0.1:1,192.0.2.1:1")
+    code, stdout, stderr = launch("", options=hosts, variables={"RINGLET_SSH": ssh}).end()
+    assert (code, stdout) == (ExitCode.USER_ERROR, "")
+    for text in ("no route", "host 1 cannot come", "ssh to 192.0.2.1 failed"):
+        assert text in stderr
 
 
 def test_safe_path_stays_safe(launch):

@@ -47,9 +47,9 @@ from ringlet.comm.sockets.wire import (
     encode,
 )
 from ringlet.launcher.errors import UserError
+from ringlet.launcher.hosts.hostfile import parse_hosts
 from ringlet.launcher.hosts.notices import Assignment, HostInfo
 from ringlet.launcher.hosts.notices import check_notice as check_agents
-from ringlet.launcher.hosts.ssh import parse_hosts
 from ringlet.launcher.supervisor.control import Control
 from ringlet.launcher.supervisor.failure import Failure
 from ringlet.nn.models.huggingface.folder import PretrainedError, read_config

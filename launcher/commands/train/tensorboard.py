@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ringlet.launcher.errors import make_folder
+from ringlet.launcher.errors import make_folder, user_errors
 from ringlet.launcher.supervisor.control import Notice
 
 TAGS = {
@@ -25,6 +25,10 @@ class EventFiles:
     on earlier ones are obsolete. Raises UserError if the folder cannot be made."""
 
     def __init__(self, folder: Path) -> None:
+        with user_errors(ImportError):  # now: it may take longer than other hosts wait for this one
+            from tensorboardX import SummaryWriter
+
+        self._make: Any = SummaryWriter
         self._folder, self._number = folder, 0
         self._writer: Any = None
         make_folder(folder, "--tensorboard")
@@ -47,11 +51,9 @@ class EventFiles:
             self._writer.close()
 
     def _begin(self, step: int) -> None:
-        from tensorboardX import SummaryWriter
-
         self.close()
         self._number += 1
-        self._writer = SummaryWriter(
+        self._writer = self._make(
             str(self._folder),
             purge_step=step,
             flush_secs=5,
