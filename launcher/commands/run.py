@@ -41,7 +41,7 @@ def run(
     if script.is_dir():
         script /= "__main__.py"
     if program[0] != "-m" and not script.is_file():
-        raise UserError(f"there is no script {script}")
+        raise UserError(f"there is no script {program[0]}")
     if program == ["-m"]:
         raise UserError("-m needs the name of a module")
     if hosts.over_ssh:
