@@ -108,7 +108,13 @@ class Failures:
     """How often devices fail, and what it takes to go on."""
 
     device_hours: float = figure(above=0.0)
-    """Hours of one device between failures, whatever the cause."""
+    """Hours of one device between failures."""
+
+    host_hours: float = figure(default=0.0)
+    """Hours of one host between failures of its own; 0: counted with the devices'."""
+
+    link_hours: float = figure(default=0.0)
+    """The same of the links of one device."""
 
     restart: float = figure(default=600.0)
     """Seconds from a failure until the job computes again, without what is repeated."""

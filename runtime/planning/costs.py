@@ -1,10 +1,11 @@
 """Seconds and FLOPs of a model's parts on a device: each kind of block once, then multiplied."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property, lru_cache
-from typing import NamedTuple
+from itertools import chain, starmap
+from typing import NamedTuple, TypeAlias
 
 from ringlet.runtime.options import Parallelism
 from ringlet.runtime.planning.cluster import Cluster
@@ -36,28 +37,39 @@ class Seconds(NamedTuple):
     exposed: tuple[tuple[str, float], ...] = ()
     """By axis, seconds of the above in which the rank only communicates."""
 
-    recomputed: float = 0.0
-    """Seconds of inputs in which forward is repeated."""
+    carried: tuple[tuple[str, float], ...] = ()
+    """By tier, seconds for which a rank's port is busy."""
 
     def __add__(self, other: "Seconds") -> "Seconds":  # type: ignore[override]
-        exposed = dict(self.exposed)
-        for axis, seconds in other.exposed:
-            exposed[axis] = exposed.get(axis, 0.0) + seconds
         return Seconds(
             self.forward + other.forward,
             self.inputs + other.inputs,
             self.weights + other.weights,
-            tuple(exposed.items()),
-            self.recomputed + other.recomputed,
+            merged(self.exposed, other.exposed),
+            merged(self.carried, other.carried),
         )
 
     def times(self, count: float) -> "Seconds":
         """The same so many times."""
-        exposed = tuple((axis, count * seconds) for axis, seconds in self.exposed)
+        exposed, carried = (
+            tuple((name, count * seconds) for name, seconds in parts)
+            for parts in (self.exposed, self.carried)
+        )
         return Seconds(
-            count * self.forward, count * self.inputs, count * self.weights,
-            exposed, count * self.recomputed,
-        )  # fmt: skip
+            count * self.forward, count * self.inputs, count * self.weights, exposed, carried
+        )
+
+
+Parts: TypeAlias = Iterable[tuple[str, float]]
+"""Seconds by name."""
+
+
+def merged(*parts: Parts) -> tuple[tuple[str, float], ...]:
+    """The sums by name."""
+    found: dict[str, float] = {}
+    for name, seconds in chain(*parts):
+        found[name] = found.get(name, 0.0) + seconds
+    return tuple(found.items())
 
 
 def repeated(options: Parallelism, number: int) -> str:
@@ -76,13 +88,15 @@ def repeated(options: Parallelism, number: int) -> str:
     return found
 
 
-def model_flops(model: Model, samples: int) -> float:
-    """FLOPs of a step for so many samples, forward and backward: all products, all of attention's
-    scores (also those that a mask hides), no recomputation.
+def model_flops(model: Model, samples: int, masked: bool = True) -> float:
+    """FLOPs of a step for so many samples, forward and backward, without recomputation: all
+    products and, if `masked`, also those scores that a causal mask hides, half of them.
 
     For a GPT: 72 B s l h^2 (1 + s / (6 h) + V / (12 l h)), Narayanan et al. 2021, appendix.
     """
     blocks = sum(block_flops(block, model.context) for block in model.blocks)
+    if not masked:
+        blocks -= sum(core_flops(b, model.context) / 2 for b in model.blocks if b.causal)
     return 3.0 * samples * (blocks + 2.0 * model.context * model.vocabulary * model.width)
 
 
@@ -116,16 +130,16 @@ def hardware_flops(model: Model, samples: int, options: Parallelism) -> float:
 class ModelCosts:
     """What each part and each stage of a model costs for one micro-batch.
 
-    With several workers on a host, computing takes `slowdown.neighbours` longer.
+    With several workers on a host, computing takes `slowdown.neighbours` longer. Settings of one
+    cluster share a `fabric`, which remembers what collectives cost.
     """
 
     model: Model
     cluster: Cluster
     setting: Setting
-    fabric: Fabric = field(default=None)  # type: ignore[assignment]
+    fabric: Fabric = field(kw_only=True)
 
     def __post_init__(self) -> None:
-        self.fabric = self.fabric or Fabric(self.cluster)
         workers = min(self.setting.ranks, self.cluster.devices)
         self._factor = self.cluster.slowdown.beside(workers)
         self._dtype = self.setting.program.precision.dtype
@@ -140,11 +154,13 @@ class ModelCosts:
     def calls(self, calls: Sequence[Call]) -> dict[str, float]:
         """Seconds of collectives, by axis."""
         found: dict[str, float] = {}
-        for operation, axis, nbytes in calls:
-            seconds = self.fabric.collective(operation, self.group(axis), nbytes)
-            if seconds:
-                found[axis] = found.get(axis, 0.0) + seconds
+        for call in calls:
+            if seconds := self.fabric.collective(*self._call(call)):
+                found[call.axis] = found.get(call.axis, 0.0) + seconds
         return found
+
+    def _call(self, call: Call) -> tuple[str, Ranks, float]:
+        return call.operation, self.group(call.axis), call.nbytes
 
     def compute(self, operations: Sequence[Operation]) -> float:
         """Seconds of operations one after the other on a device."""
@@ -164,10 +180,12 @@ class ModelCosts:
             weights += self._hide(home, "tp", weights)
         forward += sum(there.values())
         repeats = {WHOLE: forward, CORE: core, "": 0.0}[again]
-        every = (there, home, there if again == WHOLE else {})
-        exposed = {axis: sum(calls.get(axis, 0.0) for calls in every) for axis in {**there, **home}}
+        twice = again == WHOLE
+        every = (there.items(), home.items(), there.items() if twice else ())
         inputs += sum(home.values()) + repeats
-        return Seconds(forward, inputs, weights, tuple(exposed.items()), repeats)
+        calls = part.forward_calls * (2 if twice else 1) + part.inputs_calls
+        carried = merged(*(self.fabric.carried(*self._call(call)) for call in calls))
+        return Seconds(forward, inputs, weights, merged(*every), carried)
 
     def _hide(self, exposed: dict[str, float], axis: str, behind: float) -> float:
         """Hide what is sent behind computing; returns the seconds by which that takes longer."""
@@ -244,22 +262,19 @@ class ModelCosts:
             dense_parameters(b, mesh["tp"]) + expert_parameters(b, mesh["tp"]) / mesh["ep"]
             for b in self.model.blocks[first : first + blocks]
         ]
-        precision, collective = self.setting.program.precision, self.fabric.collective
-        scattered = sum(
-            collective("reduce_scatter", group, n * precision.gradient) for n in numbers
-        )
-        gathered = 0.0
+        precision = self.setting.program.precision
+        sends = [[("reduce_scatter", group, n * precision.gradient) for n in numbers], []]
         if zero == 3:
-            gathered = sum(
-                collective("all_gather", group, n * precision.parameter) for n in numbers
-            )
+            sends[1] = [("all_gather", group, n * precision.parameter) for n in numbers]
+        scattered, gathered = (sum(starmap(self.fabric.collective, part)) for part in sends)
+        carried = merged(*starmap(self.fabric.carried, sends[0] + 2 * sends[1]))
         there, home = {"dp": gathered}, {"dp": gathered + scattered}
         if self.setting.program.overlap_parameters:
             own += Seconds(self._hide(there, "dp", own.forward * (1 - 1 / blocks)))
             hidden = (own.inputs + own.weights) * (1 - 1 / blocks)
             own += Seconds(0.0, self._hide(home, "dp", hidden))
-        exposed = there["dp"] + home["dp"]
-        return own + Seconds(there["dp"], home["dp"], 0.0, (("dp", exposed),))
+        exposed = (("dp", there["dp"] + home["dp"]),)
+        return own + Seconds(there["dp"], home["dp"], 0.0, exposed, carried)
 
     def transfer(self) -> tuple[float, float]:
         """(busy, latency) of what passes from a stage to the next for one micro-batch."""

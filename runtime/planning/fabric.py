@@ -24,6 +24,10 @@ SIMULATED_RANKS = 64
 """Larger groups are priced by closed forms: a ring has 2 n (n - 1) messages."""
 
 
+COMBINED = {"all_reduce": 0.5, "reduce_scatter": 1.0, "reduce": 1.0}
+"""Of what each rank receives, the part that it combines with its own."""
+
+
 class Ranks(NamedTuple):
     """A group of a mesh: `size` ranks, each `stride` after the one before it. All groups of the
     kind are at work at the same time."""
@@ -169,7 +173,7 @@ class Fabric:
         return (
             rounds.rounds * (tier.latency + tier.overhead)
             + sent / carried
-            + sent * tier.combine * (operation in ("all_reduce", "reduce_scatter"))
+            + sent * tier.combine * COMBINED.get(operation, 0.0)
         )
 
     def _ring(self, operation: str, group: Ranks, nbytes: float) -> float:
@@ -182,11 +186,32 @@ class Fabric:
         for number, count in hops:
             tier = self.cluster.links[number]
             seconds = tier.overhead + slot / self._bandwidth(group, number)
-            combine = slot * tier.combine * (operation != "all_gather")
+            combine = slot * tier.combine * COMBINED.get(operation, 0.0)
             busy.append(seconds if tier.duplex else 2 * seconds + combine)
             whole += count * (seconds + tier.latency + combine)
         rounds = (2 if operation == "all_reduce" else 1) * (n - 1)
         return rounds * max(*busy, whole / n)
+
+    def carried(self, operation: str, group: Ranks, nbytes: float) -> tuple[tuple[str, float], ...]:
+        """By tier, seconds for which the busiest port of a rank is busy with a collective."""
+        if group.size == 1 or not nbytes:
+            return ()
+        algorithm = self.estimate(operation, group, nbytes).algorithm
+        if algorithm in ("hierarchical", "rails"):
+            inside = self._inside(group)
+            both = 2 if algorithm == "hierarchical" else 1
+            within = Ranks(inside, group.stride), both * (inside - 1) / inside * nbytes
+            hosts = group.size // inside
+            sent = (2 if operation == "all_reduce" else 1) * (hosts - 1) / hosts
+            levels = [within, (Ranks(hosts, group.stride * inside), sent * nbytes / inside)]
+        else:
+            levels = [(group, _rounds(operation, algorithm, group.size).sent * nbytes)]
+        found = []
+        for ranks, sent in levels:
+            tier = self.cluster.links[self._tier(ranks)]
+            flows = min(tier.sharing, ranks.stride)  # one of each group sends over the tier
+            found.append((tier.name, sent * flows / tier.bandwidth))
+        return tuple(found)
 
     def _hops(self, group: Ranks) -> list[tuple[int, int]]:
         """(tier, how many of a ring's hops cross it)."""

@@ -189,6 +189,8 @@ class _Maker:
         if self.setting.options.sequence:
             self.forward_calls.append(Call(there, "tp", nbytes))
             self.inputs_calls.append(Call(back, "tp", nbytes))
+            if not here:  # what was gathered is not kept: the weights' gradients need it again
+                self.inputs_calls.append(Call(there, "tp", nbytes))
         elif here:  # what comes out is summed in forward, what goes in in backward
             self.forward_calls.append(Call("all_reduce", "tp", nbytes))
         else:

@@ -9,15 +9,20 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
 
-from ringlet.runtime.mesh import AXES
 from ringlet.runtime.pipeline.costs import Costs
 from ringlet.runtime.pipeline.price import PipelinePrice, price
 from ringlet.runtime.planning.cluster import Cluster
-from ringlet.runtime.planning.costs import ModelCosts, hardware_flops, model_flops
+from ringlet.runtime.planning.costs import (
+    ModelCosts,
+    Seconds,
+    hardware_flops,
+    merged,
+    model_flops,
+)
+from ringlet.runtime.planning.critical import Segment, critical_path
 from ringlet.runtime.planning.device import Operation
-from ringlet.runtime.planning.fabric import Ranks
+from ringlet.runtime.planning.fabric import Fabric, Ranks
 from ringlet.runtime.planning.figures import ClusterError
 from ringlet.runtime.planning.footprint import Footprint, footprint, shards
 from ringlet.runtime.planning.models import Model
@@ -25,16 +30,6 @@ from ringlet.runtime.planning.setting import Setting
 
 BUCKETS = 64
 """The most buckets that are simulated one by one; more behave the same."""
-
-
-class Segment(NamedTuple):
-    """A part of the critical path: what kept the step from being over sooner."""
-
-    what: str
-    rank: int
-    """Of the pipeline."""
-
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -58,7 +53,7 @@ class Simulation:
     communicates."""
 
     links: Mapping[str, float]
-    """By tier: the part of the step in which the busiest rank's port is busy."""
+    """By tier: the part of the step in which the busiest port is busy."""
 
     memory: tuple[Footprint, ...]
     """By rank of the pipeline."""
@@ -74,15 +69,21 @@ class Simulation:
         last = max(range(len(self.finished)), key=self.finished.__getitem__)
         return (*self._step.path(last, self.finished[last]), *self._step.tail)
 
+    @property
+    def where(self) -> dict[str, float]:
+        """Seconds of the critical path by what they are spent on."""
+        return dict(merged((segment.what, segment.seconds) for segment in self.path))
+
 
 def simulate(
     model: Model,
     cluster: Cluster,
     setting: Setting,
     slow: Mapping[int, float] | None = None,
-    costs: ModelCosts | None = None,
+    fabric: Fabric | None = None,
 ) -> Simulation:
-    """Simulate a step. `slow` has stragglers: rank -> by what factor it computes longer.
+    """Simulate a step. `slow` has stragglers: rank -> by what factor it computes longer. Several
+    simulations on a cluster can share a `fabric`; Fabric(cluster, 0) has closed forms alone.
 
     Raises ClusterError if the cluster is too small, MeshError if the model cannot be cut so.
     """
@@ -94,7 +95,8 @@ def simulate(
     for rank, factor in (slow or {}).items():
         if not 0 <= rank < setting.ranks or not 0 < factor < math.inf:
             raise ClusterError(f"rank {rank} is {factor} times as slow; there are {setting.ranks}")
-    return _Step(costs or ModelCosts(model, cluster, setting), slow or {}).simulation()
+    costs = ModelCosts(model, cluster, setting, fabric=fabric or Fabric(cluster))
+    return _Step(costs, slow or {}).simulation()
 
 
 class _Step:
@@ -272,72 +274,35 @@ class _Step:
     # -- where the time goes --------------------------------------------------------------------
 
     def path(self, rank: int, seconds: float) -> list[Segment]:
-        """Back from the rank that is last: what each action waited for."""
+        """The critical path to the end of a rank's sums of gradients."""
         column = max(self.columns, key=lambda column: column.finished[rank])
-        found: list[Segment] = []
+        path = critical_path(column, rank)
         if seconds > column.finished[rank]:
-            found.append(Segment("gradients", rank, seconds - column.finished[rank]))
-        where = {
-            interval.action: (owner, place, interval)
-            for owner in range(self.pipeline)
-            for place, interval in enumerate(column.computed(owner))
-        }
-        order = [list(self.schedule.compute[owner]) for owner in range(self.pipeline)]
-        action = order[rank][-1]
-        while True:
-            owner, place, interval = where[action]
-            found.append(Segment(action.kind, owner, interval.end - interval.start))
-            before = where[order[owner][place - 1]][2] if place else None
-            if (before is not None and before.end >= interval.start) or interval.start <= 0:
-                if before is None:
-                    break
-                action = before.action
-                continue
-            step = -1 if action.kind == "F" else 1
-            kinds = "F" if action.kind == "F" else "BI"
-            source = (
-                next(
-                    (
-                        where[made]
-                        for kind in kinds
-                        if (made := action._replace(kind=kind, stage=action.stage + step)) in where
-                    ),
-                    None,
-                )
-                or where[action._replace(kind="F")]
-            )
-            gap = interval.start - source[2].end
-            if gap > 0:
-                found.append(Segment("transfer", owner, gap))
-            action = source[2].action
-        return _joined(found[::-1])
+            path.append(Segment("gradients", rank, seconds - column.finished[rank]))
+        return path
 
     def _links(self, seconds: float) -> dict[str, float]:
-        """By tier, how long the busiest port carries something."""
-        found: dict[str, float] = {}
-        if not self.cluster.links:
-            return found
-        for axis in AXES:
-            busy = self.exposed.get(axis, 0.0)
-            size = self.setting.mesh[axis]
-            if size > 1 and axis != "pp":
-                stride = self.setting.strides[axis]
-                tier = self.cluster.links[self.cluster.tier_of(0, (size - 1) * stride)]
-                found[tier.name] = found.get(tier.name, 0.0) + busy / seconds
-        if self.pipeline > 1:
-            tier = self.cluster.links[self.cluster.tier_of(0, self.setting.strides["pp"])]
-            count = self.setting.micro_batches * self.setting.options.chunks
-            busy = count * self.costs.transfer()[0]
-            found[tier.name] = found.get(tier.name, 0.0) + busy / seconds
-        return found
+        """By tier, the part of the step in which the busiest port carries something."""
+        busiest: dict[str, float] = {}
+        for rank, numbers in enumerate(self.shards):
+            own = [self.costs.stages[stage] for stage in self.schedule.stages_of(rank)]
+            total = sum(own, Seconds()).times(self.setting.micro_batches).carried
+            calls = [
+                self.fabric.carried(operation, group, part * nbytes)
+                for operation, nbytes in self._sums()
+                for group, part in zip(self._groups(), numbers, strict=False)
+            ]
+            if self.pipeline > 1:
+                number = self.cluster.tier_of(0, self.setting.strides["pp"])
+                each = self.setting.micro_batches * len(own) * self.costs.transfer()[0]
+                calls.append(((self.cluster.links[number].name, each),))
+            for name, busy in merged(total, *calls):
+                busiest[name] = max(busiest.get(name, 0.0), busy / seconds)
+        return busiest
 
-
-def _joined(segments: list[Segment]) -> list[Segment]:
-    """Neighbours of a kind on one rank as one."""
-    found: list[Segment] = []
-    for segment in segments:
-        if found and found[-1][:2] == segment[:2]:
-            found[-1] = found[-1]._replace(seconds=found[-1].seconds + segment.seconds)
-        else:
-            found.append(segment)
-    return found
+    def _sums(self) -> list[tuple[str, int]]:
+        """(collective, bytes of each number) of gradients and parameters, once in each step."""
+        precision, zero = self.setting.program.precision, self.setting.options.zero
+        summed = [("reduce_scatter" if zero else "all_reduce", precision.gradient)]
+        gathered = [("all_gather", precision.parameter)]
+        return [*(summed if zero < 2 else []), *(gathered if zero in (1, 2) else [])]
