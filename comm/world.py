@@ -7,6 +7,7 @@ import secrets
 import socket
 import threading
 import time
+from collections import ChainMap
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
@@ -21,6 +22,7 @@ from ringlet.comm.calls.recorder import show_on_signal
 from ringlet.comm.errors import CommError, CommTimeout, PeerLost
 from ringlet.comm.faults import OF_MESSAGES, Faults, parse_fault
 from ringlet.comm.group import Group
+from ringlet.comm.join import absent
 from ringlet.comm.join.addresses import is_open, local_address
 from ringlet.comm.join.environment import Environment, read_environment
 from ringlet.comm.join.folders import (
@@ -49,7 +51,6 @@ JOINED = "RINGLET_JOINED"
 _world: "_World | None" = None
 _joining = threading.Lock()
 _when_joined: Callable[[], None] | None = None
-_lost: dict[int, str] = {}  # deaths announced before there was a world to tell
 _parents: list["_World"] = []
 """The world of the process of which this is a fork; kept, for its sockets are not ours to close."""
 
@@ -165,14 +166,15 @@ def shutdown() -> None:
     if _world is not None:
         world, _world = _world, None
         os.environ.pop(JOINED, None)
-        _lost.clear()
+        absent.lost.clear()
         atexit.unregister(shutdown)
         world.close()
 
 
 def _after_fork() -> None:
     """In the child."""
-    global _world
+    global _world, _joining
+    _joining = threading.Lock()  # another thread of the parent may have held it
     if _world is not None:
         _world.leave_to_parent()
         _parents.append(_world)
@@ -216,7 +218,7 @@ def report_lost(rank: int, cause: str) -> None:
     For launchers, which see a process end before its peers do. For any thread.
     """
     if _world is None:
-        _lost[rank] = cause
+        absent.lost[rank] = cause
     else:
         _world.endpoint.liveness.announce(rank, cause)
         _world.endpoint.inbox.wake()
@@ -244,11 +246,13 @@ def _join_others(
     deadline = time.monotonic() + environment.timeout
     _warn(environment)
 
-    def check() -> None:
-        for rank, cause in _lost.items():
+    def check(*more: dict[int, str]) -> None:
+        for rank, cause in ChainMap(absent.lost, *more).items():
             raise PeerLost(f"rank {environment.rank}: rendezvous lost rank {rank}: {cause}", rank)
 
-    rendezvous = find_host(environment.rendezvous, environment.rank, environment.timeout, check)
+    check_all = partial(check, absent.ended)  # until the meeting is over
+
+    rendezvous = find_host(environment.rendezvous, environment.rank, environment.timeout, check_all)
     addresses = {}
     if folder is not None and environment.transport != "tcp":
         addresses["ipc"] = endpoint.bind_ipc(_socket_path(folder, environment.rank))
@@ -267,7 +271,7 @@ def _join_others(
         "algorithm": f"{environment.algorithm} {environment.links or ''}".strip(),
     }
 
-    table = meet(rendezvous, hello, environment.timeout, check, environment.key)
+    table = meet(rendezvous, hello, environment.timeout, check_all, environment.key)
     # Rank 0's token is this start's own: frames of any other are strangers'.
     endpoint.job = f"{environment.job}/{table[0]['token']}"
     peers = {

@@ -31,6 +31,9 @@ TERMINATE_S = 1.0
 END_S = 0.1
 """How long to wait for a process whose control channel has closed."""
 
+END_TOLD_S = 0.2
+"""How long after a worker's end without a failure the others are told."""
+
 
 @dataclass
 class _Watched:
@@ -74,6 +77,7 @@ class Supervisor:
             entry = {VARIABLE: str(self._listing.path)}
             self._job = replace(job, variables={**job.variables, **entry})
             self._selector.register(self._listing, selectors.EVENT_READ, self._ask_workers)
+        self._ends: list[tuple[float, Failure]] = []
         self.interrupted = False
         self._signals: list[signal.Signals] = []
         self._deadlines: list[tuple[float, signal.Signals]] = []
@@ -87,6 +91,7 @@ class Supervisor:
                     self._start(rank)
                 while self._running:
                     self._handle_events()
+                self._tell_ends()
                 self._drain()
                 self._listing.close()
                 return self._conclude(*self._outcome())
@@ -143,6 +148,7 @@ class Supervisor:
                 self._ended(watched)
         for failure in self._agent.poll():
             self._announce(failure)
+        self._tell_ends(END_TOLD_S)
         self._pass_signals_on()
         self._enforce_deadlines()
         self._listing.answer({each.worker.rank: each.worker.pid for each in self._running})
@@ -195,18 +201,28 @@ class Supervisor:
         while worker.control.fill(wait=False):
             pass
         self._take_notices(watched)
-        if code in (ExitCode.OK, ExitCode.STOPPED):
-            return
         text, echo = watched.report["failed"], watched.report["echo"]
         failure = Failure(worker.rank, worker.exit_reason(), code, text, echo, self._host)
-        self._announce(failure)
-        self._agent.report(failure)
+        if failure.fatal:
+            self._announce(failure)
+            self._agent.report(failure)
+        else:
+            self._ends.append((time.monotonic(), failure))
+
+    def _tell_ends(self, after: float = 0.0) -> None:
+        """Tell the others which workers have ended as they should, since they may wait for them at
+        the rendezvous: a moment later, when most have ended, too."""
+        while self._ends and time.monotonic() >= self._ends[0][0] + after:
+            _, end = self._ends.pop(0)
+            self._announce(end)
+            self._agent.report(end)
 
     def _announce(self, failure: Failure) -> None:
         """Tell the workers that a rank is lost, and give them a little time to end."""
+        kind = "lost" if failure.fatal else "ended"
         for other in self._running:
-            other.worker.control.send({"lost": failure.rank, "cause": failure.exit_reason})
-        if not self._deadlines:
+            other.worker.control.send({kind: failure.rank, "cause": failure.exit_reason})
+        if failure.fatal and not self._deadlines:
             now = time.monotonic()
             self._deadlines = [
                 (now + SURVIVORS_S, signal.SIGTERM),

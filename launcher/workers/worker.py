@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ringlet import comm
+from ringlet.comm.join import absent
 from ringlet.comm.join.folders import PREFIX, remove_folder
 from ringlet.launcher.errors import ExitCode
 from ringlet.launcher.supervisor.control import Control, Notice
@@ -27,9 +28,10 @@ from ringlet.launcher.workers import program
 class Guard:
     """Listens to the launcher on a thread of its own.
 
-    News of lost ranks go to `comm`, questions about what this rank is doing are answered, and other
-    notices wait in `inbox`. When the launcher is gone, however it ended, the guard removes the
-    socket files that the launcher no longer can, and kills this process and all that it started.
+    News of ranks that have ended go to `comm`, questions about what this rank is doing are
+    answered, and other notices wait in `inbox`. When the launcher is gone, however it ended, the
+    guard removes the socket files that the launcher no longer can, and kills this process and all
+    that it started.
     """
 
     def __init__(self, control: Control) -> None:
@@ -45,6 +47,8 @@ class Guard:
         while (notice := self.control.receive()) is not None:
             if "lost" in notice:
                 comm.report_lost(notice["lost"], notice["cause"])
+            elif "ended" in notice:
+                absent.ended[notice["ended"]] = notice["cause"]
             elif "doing" in notice:
                 joined = "ringlet.comm.world" in sys.modules
                 doing = joined and comm.last_operation()

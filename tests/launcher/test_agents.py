@@ -9,7 +9,7 @@ import pytest
 
 from ringlet.comm import AuthenticationError
 from ringlet.comm.join.key import JobKey
-from ringlet.launcher.errors import UserError
+from ringlet.launcher.errors import ExitCode, UserError
 from ringlet.launcher.hosts import coordinator, node_agent
 from ringlet.launcher.hosts.addresses import is_own, resolve
 from ringlet.launcher.hosts.coordinator import Coordinator
@@ -18,7 +18,7 @@ from ringlet.launcher.hosts.node import NodeSpec, node_spec
 from ringlet.launcher.hosts.node_agent import NodeAgent
 from ringlet.launcher.hosts.notices import Assignment
 from ringlet.launcher.hosts.options import HostOptions
-from ringlet.launcher.supervisor.failure import Failure
+from ringlet.launcher.supervisor.failure import Failure, first_cause
 from ringlet.launcher.supervisor.options import WorkerOptions
 
 
@@ -89,6 +89,9 @@ def test_agents_meet_tell_failures_and_agree():
         assert polled(agents[0]) == polled(agents[1]) == [echo]
         agents[1].report(cause)
         assert polled(agents[0]) == polled(agents[2]) == [cause]
+        end = Failure(2, "exited with code 0", 0, host="b")  # others may wait for it
+        agents[1].report(end)
+        assert polled(agents[0]) == polled(agents[2]) == [end]
         assert not agents[0].concluded()
         for agent in agents:
             agent.ended(leaving=False)
@@ -164,6 +167,13 @@ def test_an_elastic_job_starts_with_the_hosts_that_are_there(monkeypatch):
             assert numbers(first.meet(5.0, assign)) == [0, 1]
             thread.join(5)
             assert numbers(found[0]) == [0, 1]
+
+
+def test_an_end_without_a_failure_is_no_cause():
+    end, stopped = Failure(0, "exited", 0), Failure(1, "exited", ExitCode.STOPPED)
+    echo = Failure(2, "exited", 1, echo=True)
+    assert first_cause([end, stopped]) is None
+    assert first_cause([end, echo]) is echo
 
 
 def test_agents_that_start_again_wait_for_each_other():

@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+from ringlet.launcher.errors import ExitCode
+
 HOST = socket.gethostname()
 EXITED = r"ringlet: rank {} failed: process \d+ on host {} exited with code {}\n"
 
@@ -147,3 +149,32 @@ def test_a_rank_killed_before_the_others_have_joined_is_announced(launch):
     lines = stderr.splitlines()
     assert lines[-1].endswith("was killed by signal 11 (SIGSEGV)")
     assert any(line.startswith(f"{HOST}:0: ") and "PeerLost" in line for line in lines)
+
+
+EARLY = """
+    import os, sys, time
+    if os.environ["RANK"] == "1":
+        sys.exit(int(sys.argv[1]))
+    from ringlet import comm
+    comm.init().barrier()
+"""
+
+
+@pytest.mark.parametrize("code", [0, ExitCode.STOPPED])
+def test_a_rank_that_ends_well_before_the_meeting_is_not_waited_for(launch, code):
+    """And not until --timeout, 300 s."""
+    code, _, stderr = launch(EARLY, str(int(code))).end()
+    assert code == 1
+    assert re.search(r"PeerLost: rank 0: rendezvous lost rank 1: process \d+ on host", stderr)
+
+
+def test_a_rank_that_ends_well_stops_nobody_who_does_not_wait_for_it(launch):
+    text = """
+        import os, time
+        if os.environ["RANK"] == "0":
+            time.sleep(0.6)  # until the launcher has told it
+            print("done")
+    """
+    code, stdout, stderr = launch(text).end()
+    assert (code, stderr) == (0, "")
+    assert "done" in stdout
