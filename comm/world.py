@@ -3,7 +3,6 @@
 import atexit
 import logging
 import os
-import secrets
 import socket
 import threading
 import time
@@ -267,7 +266,7 @@ def _join_others(
         "name": socket.gethostname(),
         "pid": os.getpid(),
         "addresses": addresses,
-        "token": secrets.token_urlsafe(12),
+        "token": endpoint.token,
         "algorithm": f"{environment.algorithm} {environment.links or ''}".strip(),
     }
 
@@ -275,7 +274,7 @@ def _join_others(
     # Rank 0's token is this start's own: frames of any other are strangers'.
     endpoint.job = f"{environment.job}/{table[0]['token']}"
     peers = {
-        rank: Peer(rank, entry["name"], entry["pid"], _choose(environment, entry))
+        rank: Peer(rank, entry["name"], entry["pid"], _choose(environment, entry), entry["token"])
         for rank, entry in enumerate(table)
         if rank != environment.rank
     }

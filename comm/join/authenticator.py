@@ -1,10 +1,11 @@
-"""Authenticate connections to a listening socket by the job's key, and log the refused ones.
+"""Authenticate connections to a listening socket by the job's key or a token, and log the others.
 
 ZeroMQ asks a ZAP handler (https://rfc.zeromq.org/spec/27) about every connection that completes
 CURVE's handshake. Earlier failures (raw bytes, no key, another key) show on the socket's monitor.
 """
 
 import contextlib
+import hmac
 import logging
 import os
 import socket
@@ -13,10 +14,9 @@ import threading
 from typing import Any
 
 import zmq
-from zmq.utils import z85
 
 from ringlet.comm.errors import AuthenticationError
-from ringlet.comm.join.key import DOMAIN, JobKey
+from ringlet.comm.join.key import DOMAIN, JobKey, Token
 
 HANDSHAKE_MS = 10_000
 """Connections that have not completed the handshake by then are dropped."""
@@ -29,6 +29,8 @@ LOGGED_ADDRESSES = 64
 
 UNKNOWN = "an unknown address"
 """Stands for a connection that ZeroMQ closed before its address could be read."""
+
+NO_KEY, ONE_KEY = "it does not hold the job's key", "only one of the two sides has a key"
 
 _ZAP = "inproc://zeromq.zap.01"
 _FAILURES = (
@@ -45,13 +47,12 @@ _refused: set[str] = set()
 class Authenticator:
     """Guards whatever a socket binds from now on, on a thread that ends with the socket's context.
 
-    Without a key it accepts every client that speaks ZeroMQ, and still logs those that do not.
-    `who` begins its log lines: "rank 3".
+    Without a key or a token it accepts every client that speaks ZeroMQ, and still logs those that
+    do not. `who` begins its log lines: "rank 3".
     """
 
-    def __init__(self, listener: "zmq.Socket[Any]", key: JobKey | None, who: str) -> None:
-        self._who = who
-        self._public = b"" if key is None else z85.decode(key.curve_public)
+    def __init__(self, listener: "zmq.Socket[Any]", key: JobKey | Token | None, who: str) -> None:
+        self._who, self._key = who, key
         self._zap = listener.context.socket(zmq.REP)
         self._zap.bind(_ZAP)
         self._poller = zmq.Poller()
@@ -82,8 +83,9 @@ class Authenticator:
         """The ZAP reply: version, id, status, text, user, metadata."""
         version, number, domain, _, _, mechanism, *credentials = request
         # Without a key no domain is set, and ZeroMQ does not ask.
-        known = (domain, mechanism, credentials) == (DOMAIN, b"CURVE", [self._public])
-        status = (b"200", b"OK") if known and self._public else (b"400", b"unknown key")
+        right = () if self._key is None else (DOMAIN, *self._key.shown)
+        known = hmac.compare_digest(repr((domain, mechanism, *credentials)), repr(right))
+        status = (b"200", b"OK") if known else (b"400", b"unknown key")
         return [version, number, *status, b"", b""]
 
     def _watch(self, kind: int, value: int) -> None:
@@ -98,6 +100,8 @@ class Authenticator:
             self._inside += 1
         elif kind & _FAILURES:
             self._reason = _text(kind, value)
+            if isinstance(self._key, Token) and self._reason in (NO_KEY, ONE_KEY):
+                self._reason = "it has not met the ranks of this job"
         elif kind == zmq.EVENT_DISCONNECTED:
             address = self._open.pop(value, "")
             refused = self._reason or len(self._open) >= self._inside
@@ -165,13 +169,13 @@ def read_event(monitor: "zmq.Socket[Any]") -> tuple[int, int]:
 
 def _text(kind: int, value: int) -> str:
     if kind == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-        return "it does not hold the job's key"
+        return NO_KEY
     if kind == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
         return "it disconnected or fell silent during the handshake"
     if value == zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC:
         return "it holds another key"
     if value == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
-        return "only one of the two sides has a key"
+        return ONE_KEY
     return "it does not speak this job's protocol"
 
 

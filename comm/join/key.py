@@ -71,6 +71,13 @@ class JobKey:
         """For files and the environment."""
         return self.secret.hex()
 
+    @property
+    def shown(self) -> tuple[bytes, ...]:
+        """The mechanism, and what who connects shows to the authenticator: see ZAP."""
+        from zmq.utils import z85
+
+        return b"CURVE", z85.decode(self.curve_public)
+
     def serve(self, socket: "zmq.Socket[Any]") -> None:
         """Require the key on whatever the socket binds next. Needs a running Authenticator."""
         socket.curve_secretkey = self.curve_secret
@@ -82,6 +89,32 @@ class JobKey:
         socket.curve_serverkey = self.curve_public
         socket.curve_publickey = self.curve_public
         socket.curve_secretkey = self.curve_secret
+
+
+@dataclass(frozen=True)
+class Token:
+    """A random word that a rank tells those whom it meets, and asks for where there is no key.
+
+    It travels in the clear (PLAIN: https://rfc.zeromq.org/spec/24): it keeps out who has met
+    nobody, not who reads the traffic. Nobody can send a message before it is shown; afterwards it
+    costs nothing.
+    """
+
+    text: str = field(repr=False)
+
+    @property
+    def shown(self) -> tuple[bytes, ...]:
+        """As JobKey's."""
+        return b"PLAIN", DOMAIN, self.text.encode()
+
+    def serve(self, socket: "zmq.Socket[Any]") -> None:
+        """Require the token on whatever the socket binds next. Needs a running Authenticator."""
+        socket.plain_server = 1
+        socket.zap_domain = DOMAIN
+
+    def show(self, socket: "zmq.Socket[Any]") -> None:
+        """Present the token to whatever the socket connects to next."""
+        _, socket.plain_username, socket.plain_password = self.shown
 
 
 def find_key(variables: Mapping[str, str]) -> JobKey | None:

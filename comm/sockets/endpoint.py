@@ -6,6 +6,7 @@ each process, and a connection that closes names the peer that is gone.
 """
 
 import contextlib
+import secrets
 import threading
 import time
 from collections import Counter, deque
@@ -20,7 +21,7 @@ from ringlet.comm.arrays import Array
 from ringlet.comm.faults import Faults
 from ringlet.comm.join.addresses import allow_ipv6, tcp
 from ringlet.comm.join.authenticator import Authenticator, report_refused
-from ringlet.comm.join.key import JobKey
+from ringlet.comm.join.key import JobKey, Token
 from ringlet.comm.signature import Signature
 from ringlet.comm.sockets.credits import Credits, Parked
 from ringlet.comm.sockets.inbox import TICK_MS, Inbox, Key, Message
@@ -64,12 +65,14 @@ NOT_OF_THIS_JOB = (
 
 
 class Peer(NamedTuple):
-    """Where a rank is: the name of its host, its process id, and its inbox."""
+    """Where a rank is: the name of its host, its process id, its inbox, and what that asks for
+    where there is no key."""
 
     rank: int
     host: str
     pid: int
     address: str
+    token: str
 
 
 class Endpoint:
@@ -80,6 +83,7 @@ class Endpoint:
     ) -> None:
         self.rank, self.size, self.job, self.generation = rank, size, job, generation
         self._key = key
+        self.token = secrets.token_urlsafe(12)
         self.faults: Faults | None = None
         self.peers: dict[int, Peer] = {}
         self.dropped: Counter[str] = Counter()
@@ -108,8 +112,9 @@ class Endpoint:
 
     def bind_tcp(self, host: str) -> str:
         """Listen on a free port of the host's address; returns the address. To be called after
-        `bind_ipc`: what is bound from here on asks for the key."""
-        Authenticator(self.inbox.socket, self._key, f"rank {self.rank}")
+        `bind_ipc`: what is bound from here on asks for the key, or the token. For ZeroMQ holds the
+        parts of a message, however many, until the last: nobody may send who is not known."""
+        Authenticator(self.inbox.socket, self._key or Token(self.token), f"rank {self.rank}")
         allow_ipv6(self.inbox.socket, tcp(host, "*"))
         self.inbox.socket.bind(tcp(host, "*"))
         address = self.inbox.socket.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
@@ -123,8 +128,8 @@ class Endpoint:
             outbox.set(zmq.SNDHWM, 0)  # payloads are references to the callers' arrays
             outbox.set(zmq.LINGER, 0)
             outbox.set(zmq.MAXMSGSIZE, HEADER_BYTES)  # nothing is expected but a handshake
-            if self._key is not None and peer.address.startswith("tcp://"):
-                self._key.show(outbox)
+            if peer.address.startswith("tcp://"):
+                (self._key or Token(peer.token)).show(outbox)
             allow_ipv6(outbox, peer.address)
             outbox.copy_threshold = 0  # what is to be copied says so
             # What was on its way when a connection broke is lost, and another process may

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import zmq
 
-from ringlet.comm.join.key import JobKey
+from ringlet.comm.join.key import JobKey, Token
 from ringlet.launcher.supervisor.environment import Job
 from ringlet.launcher.testing.pool import WorkerPool
 
@@ -56,7 +56,7 @@ def record(world):
 
 def listens_at(world):
     (address,) = world._endpoint.addresses - {p.address for p in world._endpoint.peers.values()}
-    return address
+    return address, world._endpoint.token
 
 
 def work_until(world, count):
@@ -116,12 +116,11 @@ def test_recorded_messages_are_refused_and_counted(key, recorded, generation, wh
             dropped = job.run(replay, frames=recorded)
             expected = 2 * len(recorded)
         else:
-            addresses = job.run(listens_at)
+            address, token = job.run(listens_at)[0]
             with context.socket(zmq.PUSH) as push:
                 push.set(zmq.LINGER, 5000)
-                if key is not None:
-                    key.show(push)  # whoever has recorded them from inside
-                push.connect(addresses[0])
+                (key or Token(token)).show(push)  # whoever listens, and was inside before
+                push.connect(address)
                 for frame in recorded:
                     push.send_multipart(frame)
             expected = len(recorded)

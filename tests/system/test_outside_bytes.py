@@ -66,7 +66,7 @@ ENDPOINT_JOB = ("job", 2)
 def endpoint():
     """A rank of a world of three without connections."""
     made = Endpoint(0, 3, *ENDPOINT_JOB)
-    made.peers = {rank: Peer(rank, "host", 1, "") for rank in (1, 2)}
+    made.peers = {rank: Peer(rank, "host", 1, "", "") for rank in (1, 2)}
     return made
 
 
