@@ -6,16 +6,16 @@ from itertools import accumulate, pairwise
 from ringlet.runtime.compression.codecs import Codec, make_codec
 from ringlet.runtime.compression.schemes import parse
 from ringlet.runtime.mesh import MeshError, share
-from ringlet.runtime.pipeline.schedules import recipe_of
+from ringlet.runtime.pipeline.schedules import named, recipe_of
 
 
 @dataclass(frozen=True)
 class Parallelism:
     """Options of `parallelize` besides the mesh. Raises MeshError for a value that cannot be.
 
-    `zero` is the stage of ZeRO, `schedule` and `chunks` (stages on each rank; 0: as few as the
-    schedule needs) are the pipeline's, and `layers_per_stage` the number of blocks in each stage,
-    in the order of the model (none: nearly equally many).
+    `zero` is the stage of ZeRO; `schedule` (a name, or a file NAME.csv) and `chunks` (stages on
+    each rank; 0: as few as the schedule needs) are the pipeline's, and `layers_per_stage` are the
+    numbers of blocks in its stages, in the order of the model (none: nearly equally many).
     `sequence` shards activations between tensor-parallel layers along the sequence. `recompute`
     names modules whose forward pass is repeated in backward: "blocks", or patterns of paths.
     `bucket_bytes` is the size of gradient buckets; 0 chooses it from the measured link where that
@@ -56,6 +56,7 @@ class Parallelism:
                 f"layers_per_stage has {min(self.layers_per_stage)}; a stage has at least one block"
             )
         try:
+            object.__setattr__(self, "schedule", named(self.schedule))
             needed = recipe_of(self.schedule).chunks[0]
             object.__setattr__(self, "chunks", self.chunks or needed)
             if self.compress:

@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+from ringlet.comm.schedules.svg import counted
 from ringlet.runtime.mesh import MeshError, divisors, misfit, share
-from ringlet.runtime.pipeline.schedules import chunks_problem, recipe_of
+from ringlet.runtime.pipeline.schedules import chunks_problem, fit_problem, recipe_of, title_of
 
 
 class Rule(NamedTuple):
@@ -59,8 +60,8 @@ def _other_stages(r: Any) -> str:
         return ""
     equal = ",".join(str(share(r.n_layer, stages, stage)[1]) for stage in range(stages))
     return (
-        f"these are {len(sizes)} stages with {sum(sizes)} blocks, and there are {stages} "
-        f"(pp={r.pp}, chunks {r.chunks}) with {r.n_layer}; {equal} would fit"
+        f"{counted(len(sizes), 'stage')} with {counted(sum(sizes), 'block')}, and there are "
+        f"{stages} (pp={r.pp}, chunks {r.chunks}) with {r.n_layer}; {equal} would fit"
     )
 
 
@@ -86,7 +87,12 @@ OPTIONS = {
     "pipeline": Rule(
         "`--schedule` with `pp=1` | without a pipeline there is nothing to schedule",
         lambda r: r.schedule != "1f1b" and r.pp == 1,
-        "{schedule} is a pipeline schedule, and the mesh has pp=1",
+        lambda r: f"{title_of(r.schedule)} is a pipeline schedule, and the mesh has pp=1",
+    ),
+    "schedule file": Rule(
+        "`--schedule FILE.csv` that has not `pp` rows | it says what each rank computes",
+        lambda r: fit_problem(r.schedule, ranks=r.pp),
+        lambda r: f"{fit_problem(r.schedule, ranks=r.pp)}; the mesh has pp={r.pp}",
     ),
     "zero-bubble": Rule(
         "`--schedule zero-bubble` or `zb-...` with `--zero 2` or 3 | "
@@ -167,6 +173,12 @@ RUN = {
             "steps would differ from one process's; zero 0 and a mesh of dp, pp and cp, or another "
             "optimizer, such as adamw, would fit"
         ),
+    ),
+    "micro-batches": Rule(
+        "`--schedule FILE.csv` for other micro-batches than `--accumulate` says | "
+        "it says what is done with each",
+        lambda r: fit_problem(r.schedule, micro_batches=r.accumulate),
+        lambda r: f"{fit_problem(r.schedule, micro_batches=r.accumulate)}, not {r.accumulate}",
     ),
     "batch": Rule(
         "`--batch-size` below `dp` x `ep` x `--accumulate` | "

@@ -9,6 +9,14 @@ from ringlet.comm.schedules.kernel import execute
 from ringlet.runtime.pipeline.actions import COMPUTE, TRANSFERS, Action, PipelineSchedule
 
 
+class Refused(ScheduleError):
+    """An action that the rank cannot take, or does not have."""
+
+    def __init__(self, schedule: PipelineSchedule, rank: int, action: Action, reason: str) -> None:
+        super().__init__(f"{schedule}: rank {rank}, {action}: {reason}")
+        self.rank, self.action, self.reason = rank, action, reason
+
+
 @dataclass(frozen=True)
 class PipelineProof:
     """The counts of an execution."""
@@ -142,4 +150,4 @@ class _PipelineProver:
         return None
 
     def _refuse(self, rank: int, action: Action, reason: str) -> NoReturn:
-        raise ScheduleError(f"{self._schedule}: rank {rank}, {action}: {reason}")
+        raise Refused(self._schedule, rank, action, reason)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ringlet.nn.files import SHOWN, read_text, short
+from ringlet.runtime.pipeline.schedules import named
 from ringlet.runtime.rules import CONFIG, problem
 from ringlet.runtime.training.similar import similar
 
@@ -61,7 +62,8 @@ class TrainConfig:
     )
     schedule: str = _parallelism(
         "1f1b",
-        "Pipeline schedule: gpipe, 1f1b, interleaved, zero-bubble, zb-h2, zb-v, zb-1p or zb-2p.",
+        "Pipeline schedule: gpipe, 1f1b, interleaved, zero-bubble, zb-h2, zb-v, zb-1p, zb-2p, or a "
+        "file NAME.csv as PyTorch's.",
     )
     chunks: int = _parallelism(
         0, "Stages on each rank, for an interleaved pipeline; 0: as few as the schedule needs."
@@ -255,7 +257,12 @@ def _given(
 def check_config(values: Mapping[str, Any]) -> TrainConfig:
     """A config of these values; raises ConfigError naming what is unknown or impossible."""
     values = {RENAMED.get(name, name): value for name, value in values.items()}
-    config = TrainConfig(**{name: _check_value(name, value) for name, value in values.items()})
+    checked = {name: _check_value(name, value) for name, value in values.items()}
+    try:
+        checked["schedule"] = named(checked.get("schedule", TrainConfig.schedule))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    config = TrainConfig(**checked)
     for name, choices in _CHOICES.items():
         if getattr(config, name) not in choices:
             raise ConfigError(

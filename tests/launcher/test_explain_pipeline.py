@@ -121,6 +121,22 @@ WRONG = {
     "transfer": (["--transfer", "inf"], "--transfer is 'inf'; it takes a time"),
     "no time": (["--forward", "0", "--backward", "0"], "one of them must take time"),
     "too large": (["--stages", "99", "--micro-batches", "50", "--svg", "x"], "is too large; leave"),
+    "layers": (["--layers-per-stage", "3,5,4"], "is 3,5,4; it takes 4 numbers of at least 1"),
+    "no layers": (
+        ["--stages", "2", "--layers-per-stage", "0,1"],
+        "it takes 2 numbers of at least 1",
+    ),
+    "a cut": (["--layers-per-stage", "3;4"], "each stage's number of blocks, as in 3,5,4"),
+    "no file": (["--schedule", "gone.csv"], "cannot read gone.csv: No such file"),
+    "a file": (
+        ["--schedule", "wrong.csv"],
+        "wrong.csv: row 2, column 1: 1B0: 1F0 must come before",
+    ),
+    "a file's ranks": (
+        ["--schedule", "right.csv", "--stages", "3"],
+        "the schedule file has 2 rows",
+    ),
+    "no room": (["--csv", "nowhere/x.csv"], "cannot write nowhere/x.csv: No such"),
     "no folder": (["--svg", "nowhere/x.svg"], "cannot write nowhere/x.svg: No such"),
 }
 
@@ -128,12 +144,35 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_what_the_user_can_mend_is_one_line(case, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    Path("right.csv").write_text("0F0,0B0\n1F0,1B0\n")
+    Path("wrong.csv").write_text("0F0,0B0\n1B0,1F0\n")
     arguments, text = WRONG[case]
     code, stdout, stderr = explain(capsys, "pipeline", *arguments)
     assert (code, stdout) == (2, "")
     assert stderr.startswith("ringlet: ")
     assert stderr.count("\n") == 1
     assert text in stderr
+
+
+def test_a_schedule_goes_through_a_file(capsys, tmp_path):
+    path = str(tmp_path / "zb-v.csv")
+    _, made, _ = explain(capsys, "pipeline", "--schedule", "zb-v", "--stages", "3", "--csv", path)
+    code, read, _ = explain(capsys, "pipeline", "--schedule", path)
+    assert code == 0
+    title, lines = read.split("\n", 1)
+    assert title == "csv of 3 ranks x 2 chunks, 8 micro-batches"
+    assert lines.split("  formula")[0] == made.split("\n", 1)[1].split("  formula")[0]
+    assert rows(read)[True, "csv x 2"][0] == rows(made)[True, "zb-v x 2"][0]
+
+
+def test_stages_may_differ(capsys):
+    code, out, _ = explain(
+        capsys, "pipeline", "--stages", "3", "--micro-batches", "4", "--layers-per-stage", "1,4,1"
+    )
+    assert code == 0
+    assert "Bubble: 5.9 % to 76.5 % of 25.5 units of time\n  formula: none for stages that d" in out
+    assert "from rank 0: 1.5, 4, 0.5\n" in out
+    assert {name for _, name in rows(out)} == {*SCHEDULES} - {"interleaved", "zb-v"}
 
 
 def test_help_is_clear_about_both(capsys):

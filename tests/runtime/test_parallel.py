@@ -254,6 +254,27 @@ def test_a_schedule_or_recomputation_changes_no_bit(ranks, alone, mesh, micro, e
         assert_same_bits(result, results["1f1b",])
 
 
+FILES = {
+    "backwards": "1F0,1B0,1F1,1B1,1F2,1B2\n0F0,0F1,0B0,0F2,0B1,0B2\n",
+    "a V upside down": (
+        "1F0,2F0,1F1,2F1,1F2,2F2,2B0,1B0,2I1,1I1,1W1,2W1,2B2,1B2\n"
+        "0F0,0F1,0F2,3F0,3I0,3F1,3I1,3W0,3W1,3F2,3B2,0B0,(0B1;0B2)OVERLAP_F_B\n"
+    ),
+    "in turn": (
+        "1F0,1F1,3F0,3F1,3B0,3B1,1F2,3F2,3B2,1B0,1B1,1B2\n"
+        "0F0,0F1,2F0,2F1,0F2,2B0,2B1,2F2,2B2,0B0,0B1,0B2\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_a_schedule_from_a_file_changes_no_bit(ranks, case):
+    """Also where the first stage is not on the first rank."""
+    how = {"layers": 4, "micro": 3, "clip": 0.5}
+    expected = run(ranks, {"pp": 2}, options={}, **how)
+    assert_same_bits(run(ranks, {"pp": 2}, options={"schedule": FILES[case]}, **how), expected)
+
+
 CUTS = [
     ({"pp": 2}, {}, (1, 5)),
     ({"pp": 2}, {"schedule": "zero-bubble", "recompute": ["blocks"]}, (5, 1)),
@@ -404,7 +425,7 @@ REFUSED = {
     "too few stages": (
         {"pp": 2},
         {"layers_per_stage": (2,)},
-        "is 2: these are 1 stages with 2 blocks, and there are 2 (pp=2, chunks 1) with 2; 1,1 woul",
+        "is 2: 1 stage with 2 blocks, and there are 2 (pp=2, chunks 1) with 2; 1,1 would fit",
     ),
     "other blocks": (
         {"pp": 2},
@@ -428,6 +449,18 @@ REFUSED = {
     "no chunks": ({"pp": 2}, {"chunks": -1}, "chunks is -1; it must be at least 0"),
     "a schedule without a pipeline": ({"dp": 2}, {"schedule": "gpipe"}, "the mesh has pp=1"),
     "zero-bubble": ({"pp": 2}, {"schedule": "zero-bubble", "zero": 2}, "zero=1"),
+    "a file": (
+        {"pp": 2},
+        {"schedule": "0F0,0B0"},
+        "the schedule file has 1 row, one for each rank, ",
+    ),
+    "a file's chunks": ({"pp": 2}, {"schedule": FILES["in turn"], "chunks": 3}, "exactly 2 chunks"),
+    "a file's weights": (
+        {"pp": 2},
+        {"schedule": FILES["a V upside down"], "zero": 2},
+        "zero-bubble postpones weight gradients",
+    ),
+    "no file": ({"pp": 2}, {"schedule": "gone.csv"}, "cannot read gone.csv: No such file"),
     "a v": ({"pp": 2}, {"schedule": "zb-v", "zero": 3}, "zero=1, or the schedule 1f1b, would fit"),
     "sequence": ({"dp": 2}, {"sequence": True}, "needs tensor parallelism"),
     "no experts": (

@@ -130,10 +130,10 @@ def collective(
     _price(name, {key: price(make(key), priced_on, size, segments) for key in compared})
 
 
-def write_picture(picture: str, path: Path) -> None:
-    """Write the SVG file; raises UserError if that fails."""
+def write_file(text: str, path: Path) -> None:
+    """Write a file that was asked for; raises UserError if that fails."""
     with user_errors(os_error=f"cannot write {path}"):
-        path.write_text(picture, encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
 
 
 def _named(what: str, text: str, names: list[str], where: str = "") -> str:
@@ -146,7 +146,7 @@ def _named(what: str, text: str, names: list[str], where: str = "") -> str:
 
 def _draw(title: str, traced: Trace | None, svg: Path | None) -> None:
     if svg is not None and traced is not None:
-        write_picture(draw_svg(traced), svg)
+        write_file(draw_svg(traced), svg)
     typer.echo(title)
     if traced is not None and traced.schedule.size <= DRAWN:
         typer.echo(draw_text(traced))
