@@ -72,6 +72,7 @@ class Channel:
     """The collectives and transfers among `ranks` (of the world); `index` is this rank's place."""
 
     def __init__(self, context: Context, id: str, ranks: tuple[int, ...]) -> None:
+        context.check_open()
         self.context, self.endpoint = context, context.endpoint
         self.id, self.ranks, self.index = id, ranks, ranks.index(context.endpoint.rank)
         self.hosts = self.context.hosts_of(ranks)
