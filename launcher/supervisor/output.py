@@ -78,12 +78,22 @@ class RankFile:
         self._file.close()
 
 
+def _in_the_locale(error: UnicodeError) -> tuple[str, int]:
+    """What is not UTF-8 may be text of a locale that is another, which workers share with us."""
+    assert isinstance(error, UnicodeDecodeError)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return error.object[error.start : error.end].decode(encoding, "replace"), error.end
+
+
+codecs.register_error("ringlet-locale", _in_the_locale)
+
+
 class Lines:
     """Splits a stream of bytes into lines; a character that arrives in two parts stays whole."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._decoder = codecs.getincrementaldecoder("utf-8")("ringlet-locale")
         self._parts: list[str] = []
 
     def feed(self, data: bytes) -> None:

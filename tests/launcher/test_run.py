@@ -264,6 +264,28 @@ def test_partial_lines_and_characters(launch, size, head):
     ]
 
 
+LOCALES = {
+    "UTF-8": ({"PYTHONIOENCODING": "utf-8"}, "café ↓ \ufffd".encode()),
+    "Latin-1": ({"PYTHONIOENCODING": "latin-1"}, "café \\u2193 ÿ".encode("latin-1")),
+    "ASCII": ({"PYTHONIOENCODING": "ascii"}, b"caf\\xe9 \\u2193 \\ufffd"),
+    "C": ({"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+          b"caf\\xe9 \\u2193 \\ufffd"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LOCALES)
+def test_whatever_workers_print_the_launcher_survives(launch, case):
+    variables, expected = LOCALES[case]
+    text = """
+        import os
+        os.write(1, "café ↓ ".encode() + b"\\xff\\n")  # whatever the locale
+    """
+    running = launch(text, options=("-n", "1"), variables=variables)
+    stdout = running.process.stdout.buffer.read()
+    assert running.end()[0] == 0
+    assert stdout == expected + b"\n"
+
+
 def test_a_reader_that_goes_away_ends_the_job(launch):
     text = """
         import os
