@@ -7,11 +7,10 @@ Three choices are open; all eight schedules are made, and the fastest is taken.
 """
 
 from collections.abc import Sequence
-from itertools import product
+from itertools import count, product
 
 from ringlet.runtime.pipeline.actions import Action, PipelineSchedule
 from ringlet.runtime.pipeline.costs import Costs, Seconds, at
-from ringlet.runtime.pipeline.price import PipelinePrice, price
 
 ROUNDING = 1e-9
 """The part by which sums may differ that are the same but for rounding."""
@@ -40,17 +39,14 @@ def automatic(
         raise ValueError(f"a limit of {min(limits):g} and a kept part of {kept:g}; they must be at "
                          "least 1, and from 0 to 1")  # fmt: skip
     costs.check(ranks)
-    made: list[tuple[PipelineSchedule, PipelinePrice]] = []
+    best: _Search | None = None
     for choices in product((False, True), repeat=3):
-        compute = _Search(ranks, micro_batches, costs, limits, kept, *choices).run()
-        schedule = PipelineSchedule(name, ranks, 1, micro_batches, compute)
-        made.append((schedule, price(schedule, costs)))
-
-    def slowness(candidate: tuple[PipelineSchedule, PipelinePrice]) -> tuple[float, float]:
-        makespan, span = candidate[1].makespan, max(candidate[1].spans)
-        return (makespan, span) if waits else (span, makespan)
-
-    return min(made, key=slowness)[0]
+        search = _Search(ranks, micro_batches, costs, limits, kept, *choices)
+        search.run()
+        if best is None or search.seconds(waits) < best.seconds(waits):
+            best = search
+    assert best is not None, "there are eight"
+    return PipelineSchedule(name, ranks, 1, micro_batches, best.compute)
 
 
 class _Search:
@@ -82,10 +78,25 @@ class _Search:
         self._clock, self._waited, self._held = ([0.0] * ranks for _ in range(3))
         self._longest = 0.0  # of all waits
         self._ends: dict[str, list[list[float]]] = {k: [[] for _ in range(ranks)] for k in "FIW"}
-        self._actions: list[list[Action]] = [[] for _ in range(ranks)]
+        self._kinds: list[list[str]] = [[] for _ in range(ranks)]
 
-    def run(self) -> tuple[tuple[Action, ...], ...]:
+    def seconds(self, waits: bool) -> tuple[float, float]:
+        """The makespan and the longest span, what counts first."""
+        firsts = (e[0] - s for e, s in zip(self._ends["F"], self._seconds["F"], strict=True))
+        span = max(end - first for end, first in zip(self._clock, firsts, strict=True))
+        return (max(self._clock), span) if waits else (span, max(self._clock))
+
+    @property
+    def compute(self) -> tuple[tuple[Action, ...], ...]:
         """What each rank computes."""
+        numbers = [{kind: count() for kind in "FIW"} for _ in range(self._ranks)]
+        return tuple(
+            tuple(Action(kind, stage, next(numbers[stage][kind])) for kind in kinds)
+            for stage, kinds in enumerate(self._kinds)
+        )
+
+    def run(self) -> None:
+        """Take all actions."""
         stages = range(self._ranks)
         self._warm_up()
         for _ in range(1, self._count):
@@ -100,7 +111,6 @@ class _Search:
         for stage in stages:
             while self._has_weights(stage):
                 self._take("W", stage)
-        return tuple(map(tuple, self._actions))
 
     def _warm_up(self) -> None:
         """The first micro-batch goes there and back; other forwards fill the wait for it.
@@ -191,7 +201,7 @@ class _Search:
         return 0.0
 
     def _take(self, kind: str, stage: int) -> None:
-        clock, number = self._clock[stage], len(self._ends[kind][stage])
+        clock = self._clock[stage]
         start = clock if kind == "W" else max(clock, self._arrival(kind, stage))
         if self._ends["F"][stage]:
             self._waited[stage] += start - clock
@@ -199,7 +209,7 @@ class _Search:
         self._clock[stage] = start + self._seconds[kind][stage]
         self._held[stage] += self._memory[kind]
         self._ends[kind][stage].append(self._clock[stage])
-        self._actions[stage].append(Action(kind, stage, number))
+        self._kinds[stage].append(kind)
 
 
 def _by(number: float, limit: float) -> bool:

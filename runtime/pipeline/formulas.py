@@ -11,6 +11,8 @@ time counts until the last rank has finished, since a step ends with a norm over
 from typing import NamedTuple
 
 from ringlet.runtime.pipeline.actions import PipelineSchedule
+from ringlet.runtime.pipeline.costs import Costs, at
+from ringlet.runtime.pipeline.schedules import placement_of, recipe_of
 
 NO_FORMULA = {
     "zero-bubble": "for fewer micro-batches than stages where W > F or W > I",
@@ -20,6 +22,15 @@ NO_FORMULA = {
     "zb-2p": "as the schedule is searched for",
 }
 """When a schedule has no closed form."""
+
+
+class Shape(NamedTuple):
+    """What a formula needs to know of a schedule, which need not be made."""
+
+    name: str
+    ranks: int
+    micro_batches: int
+    chunks: int
 
 
 class Bubble(NamedTuple):
@@ -36,7 +47,7 @@ class Bubble(NamedTuple):
 
 
 def bubble(
-    schedule: PipelineSchedule, forward: float = 1, inputs: float = 1, weights: float = 1
+    schedule: PipelineSchedule | Shape, forward: float = 1, inputs: float = 1, weights: float = 1
 ) -> Bubble | None:
     """The bubble of a schedule whose stages all take these seconds; None: no closed form.
 
@@ -73,7 +84,7 @@ def bubble(
     return Bubble(text, idle, idle / (busy + idle) if busy + idle else 0.0)
 
 
-def peaks(schedule: PipelineSchedule) -> tuple[int, ...]:
+def peaks(schedule: PipelineSchedule | Shape) -> tuple[int, ...]:
     """By rank: the bound of activations in flight, each of one micro-batch in one stage.
 
     Exact, but interleaved may stay below it if m is not a multiple of p, zb-v if m < 2 p - 1, and
@@ -92,3 +103,33 @@ def peaks(schedule: PipelineSchedule) -> tuple[int, ...]:
         "zb-2p": lambda rank: min(m, 2 * p),
     }
     return tuple(map(bounds[schedule.name], range(p)))
+
+
+def least_seconds(shape: Shape, costs: Costs) -> float:
+    """What the schedule takes at least, whatever the order, with stages and links that differ.
+
+    A rank cannot begin before a first micro-batch has come to it, has all its work to do, and then
+    a last gradient has to go back to the first stage. Exact for gpipe and 1f1b with equal stages
+    and free messages; a search can drop what is slower than the best so far.
+    """
+    ranks = placement_of(shape.name, shape.ranks, shape.chunks)
+    splits, count = recipe_of(shape.name).splits, shape.micro_batches
+    stages = range(len(ranks))
+    forward, inputs, weights = (
+        [at(cost, stage) for stage in stages]
+        for cost in (costs.forward, costs.inputs, costs.weights)
+    )
+    ways = [
+        sum(costs.message(stage)) if ranks[stage] != ranks[stage + 1] else 0
+        for stage in stages[:-1]
+    ]
+    back = inputs if splits else [i + w for i, w in zip(inputs, weights, strict=True)]
+    longest = sum(forward) + sum(back) + 2 * sum(ways) + (weights[0] if splits else 0)
+    for rank in range(shape.ranks):
+        own = [stage for stage in stages if ranks[stage] == rank]
+        comes = sum(forward[: own[0]]) + sum(ways[: own[0]])
+        goes = sum(back[: own[0]]) + sum(ways[: own[0]])
+        urgent = count * sum(forward[stage] + back[stage] for stage in own)
+        work = count * sum(forward[stage] + inputs[stage] + weights[stage] for stage in own)
+        longest = max(longest, comes + work, comes + urgent + goes + (weights[0] if splits else 0))
+    return longest

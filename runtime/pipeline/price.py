@@ -137,7 +137,9 @@ def price(schedule: PipelineSchedule, costs: Costs = UNIT) -> PipelinePrice:
     while ready:
         rank = ready.popleft()
         clock, work, started = now[rank], busy[rank], starts[rank]
-        for kind, stage, number in schedule.compute[rank][len(started) :]:
+        actions = schedule.compute[rank]
+        for place in range(len(started), len(actions)):
+            kind, stage, number = actions[place]
             needs, makes, seconds, delay, link, sent = steps[kind, stage]
             if needs is not None:
                 arrival = arrivals[needs + number]

@@ -7,6 +7,7 @@ import pytest
 from ringlet.comm.schedules.kernel import execute
 from ringlet.runtime.pipeline.actions import Action, PipelineSchedule
 from ringlet.runtime.pipeline.costs import Costs
+from ringlet.runtime.pipeline.formulas import Shape, bubble, least_seconds, peaks
 from ringlet.runtime.pipeline.price import Interval, price
 from ringlet.runtime.pipeline.schedules import SCHEDULES, make_schedule
 
@@ -90,6 +91,21 @@ def test_a_large_schedule():
     """What a planner prices by the hundred; with clocks of whole numbers, so that it is exact."""
     priced = price(make_schedule("1f1b", 64, 512), Costs(1, 1, 1, latency=0))
     assert priced.makespan == 3 * (512 + 63)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_no_schedule_is_faster_than_the_formula_allows(name):
+    draw = random.Random(name)
+    for _ in range(40):
+        made = make_schedule(name, draw.randint(1, 5), draw.randint(1, 9))
+        costs = drawn_costs(draw, made.stages)
+        shape = Shape(name, made.ranks, made.micro_batches, made.chunks)
+        assert least_seconds(shape, costs) <= price(made, costs).makespan
+        equal = Costs(*(draw.randint(0, 9) for _ in range(3)))
+        if name in ("gpipe", "1f1b"):
+            assert least_seconds(shape, equal) == price(made, equal).makespan
+        assert bubble(shape, 3, 4, 2) == bubble(made, 3, 4, 2)
+        assert peaks(shape) == peaks(made)
 
 
 WRONG = {
