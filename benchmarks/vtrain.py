@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from ringlet.runtime import Parallelism, Setting, load_cluster, simulate
+from ringlet.runtime.planning.fabric import Fabric
 from ringlet.runtime.planning.models import gpt
 from ringlet.runtime.planning.setting import MEGATRON
 
@@ -35,7 +36,7 @@ def rows_of(path):
             }
 
 
-def predicted(row, cluster, program=MEGATRON):
+def predicted(row, fabric):
     """Seconds of a row's step."""
     model = gpt(
         "vtrain", row["layers"], row["width"], row["heads"],
@@ -47,16 +48,15 @@ def predicted(row, cluster, program=MEGATRON):
         batch=row["batch"],
         micro_batch=row["micro_batch"],
         options=Parallelism(recompute=("blocks",)),
-        program=program,
+        program=MEGATRON,
     )
-    return simulate(model, cluster, setting).seconds
+    return simulate(model, fabric.cluster, setting, fabric=fabric).seconds
 
 
-def errors(path, cluster, program=MEGATRON):
+def errors(path, fabric):
     """(relative error, row) of every row of a file."""
     return [
-        (predicted(row, cluster, program) / (row["milliseconds"] / 1e3) - 1, row)
-        for row in rows_of(path)
+        (predicted(row, fabric) / (row["milliseconds"] / 1e3) - 1, row) for row in rows_of(path)
     ]
 
 
@@ -77,10 +77,10 @@ def main():
     parser.add_argument("--cluster", default="a100")
     parser.add_argument("--rows", action="store_true", help="print every row")
     given = parser.parse_args()
-    cluster = load_cluster(given.cluster)
+    fabric = Fabric(load_cluster(given.cluster))
     for path in given.path:
         started = time.perf_counter()
-        found = errors(path, cluster)
+        found = errors(path, fabric)
         print(f"{path} ({time.perf_counter() - started:.0f} s)")
         for width in sorted({row["width"] for _, row in found}):
             print(f"  width {width:6}", summary([one for one in found if one[1]["width"] == width]))

@@ -184,7 +184,7 @@ class ModelCosts:
         every = (there.items(), home.items(), there.items() if twice else ())
         inputs += sum(home.values()) + repeats
         calls = part.forward_calls * (2 if twice else 1) + part.inputs_calls
-        carried = merged(*(self.fabric.carried(*self._call(call)) for call in calls))
+        carried = merged(*(self.fabric.cost(*self._call(call)).carried for call in calls))
         return Seconds(forward, inputs, weights, merged(*every), carried)
 
     def _hide(self, exposed: dict[str, float], axis: str, behind: float) -> float:
@@ -247,9 +247,9 @@ class ModelCosts:
         """If a rank waits for its messages: it receives and sends in forward, and in backward."""
         if self.setting.program.overlap_transfers or self.setting.mesh["pp"] == 1:
             return own
-        each = sum(self.transfer())
-        last = self.setting.stages - 1
-        return own + Seconds(each * (stage < last), each * (stage > 0))
+        ahead = self.transfer(stage) if stage < self.setting.stages - 1 else ()
+        back = self.transfer(stage - 1) if stage else ()
+        return own + Seconds(sum(ahead), sum(back))
 
     def _with_shards(self, own: Seconds, stage: int, blocks: int) -> Seconds:
         """ZeRO's stages 2 and 3 send in each pass: gradients, and before both ways parameters."""
@@ -267,7 +267,7 @@ class ModelCosts:
         if zero == 3:
             sends[1] = [("all_gather", group, n * precision.parameter) for n in numbers]
         scattered, gathered = (sum(starmap(self.fabric.collective, part)) for part in sends)
-        carried = merged(*starmap(self.fabric.carried, sends[0] + 2 * sends[1]))
+        carried = merged(*(self.fabric.cost(*call).carried for call in sends[0] + 2 * sends[1]))
         there, home = {"dp": gathered}, {"dp": gathered + scattered}
         if self.setting.program.overlap_parameters:
             own += Seconds(self._hide(there, "dp", own.forward * (1 - 1 / blocks)))
@@ -276,19 +276,26 @@ class ModelCosts:
         exposed = (("dp", there["dp"] + home["dp"]),)
         return own + Seconds(there["dp"], home["dp"], 0.0, exposed, carried)
 
-    def transfer(self) -> tuple[float, float]:
-        """(busy, latency) of what passes from a stage to the next for one micro-batch."""
-        mesh, options = self.setting.mesh, self.setting.options
-        if mesh["pp"] == 1:
+    def ends(self, border: int) -> tuple[int, int] | None:
+        """The ranks of the first replica that have the stages before and after a border; None if
+        they are one."""
+        stride, schedule = self.setting.strides["pp"], self.setting.schedule
+        before, after = (schedule.rank_of(stage) * stride for stage in (border, border + 1))
+        return None if before == after else (before, after)
+
+    def transfer(self, border: int) -> tuple[float, float]:
+        """(busy, latency) of what passes over a border of stages for one micro-batch, either way,
+        while the neighbours of the same stage send as well."""
+        if not (ends := self.ends(border)):
             return 0.0, 0.0
+        mesh, program = self.setting.mesh, self.setting.program
         rows = self.setting.micro_batch * self.model.context // mesh["cp"]
-        nbytes = float(rows * self.model.width * self.setting.program.precision.activation)
-        parts = mesh["tp"] if self.setting.program.scatter or options.sequence else 1
-        stride = self.setting.strides["pp"]
-        busy, latency = self.fabric.transfer(
-            stride, nbytes / parts, min(stride, self.cluster.devices)
-        )
-        if parts > 1 and not options.sequence:
+        nbytes = float(rows * self.model.width * program.precision.activation)
+        sequence = self.setting.options.sequence
+        parts = mesh["tp"] if program.scatter or sequence else 1
+        at_once = min(self.setting.strides["pp"], self.cluster.devices)
+        busy, latency = self.fabric.transfer(*ends, nbytes / parts, at_once)
+        if parts > 1 and not sequence:
             latency += self.fabric.collective("all_gather", self.group("tp"), nbytes)
         return busy, latency
 

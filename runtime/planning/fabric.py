@@ -17,12 +17,22 @@ from typing import NamedTuple
 from ringlet.comm.schedules.algorithms import ALGORITHMS, schedule
 from ringlet.comm.schedules.direct import Fence, direct_steps
 from ringlet.comm.schedules.prove_direct import stretches
-from ringlet.runtime.planning.cluster import Cluster, Tier
-from ringlet.runtime.planning.events import Resource, Run, simulate_collective
+from ringlet.runtime.planning.cluster import Cluster
+from ringlet.runtime.planning.events import Run, simulate_collective
 
-SIMULATED_RANKS = 64
-"""Larger groups are priced by closed forms: a ring has 2 n (n - 1) messages."""
+SIMULATED_RANKS = 16
+"""Larger groups are priced by closed forms: a ring of n has 2 n (n - 1) messages."""
 
+MEMORY, RAILS = "memory", "rails"
+"""Ways that are no schedule of messages of one group: ranks read each other's memory (comm's direct
+schedules); a ring inside each host, and one across hosts for each rank of a host."""
+
+
+CLOSED = (
+    "ring", "hierarchical", RAILS, "recursive_doubling", "halving_doubling", "circulant", "bruck",
+    "pairwise", "tree", "dissemination",
+)  # fmt: skip
+"""Those with closed forms, which take all but a ring's rounds for rounds over the outermost tier."""
 
 COMBINED = {"all_reduce": 0.5, "reduce_scatter": 1.0, "reduce": 1.0}
 """Of what each rank receives, the part that it combines with its own."""
@@ -35,17 +45,13 @@ class Ranks(NamedTuple):
     size: int
     stride: int
 
-    @property
-    def extent(self) -> int:
-        """Ranks from the first to the last of all groups that lie between each other."""
-        return self.size * self.stride
 
+class CollectiveCost(NamedTuple):
+    """Seconds of a collective by its fastest algorithm, and by tier those of its busiest port."""
 
-class Estimate(NamedTuple):
-    """Seconds of a collective, and by which algorithm."""
-
-    seconds: float
-    algorithm: str
+    seconds: float = 0.0
+    algorithm: str = ""
+    carried: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,18 +85,29 @@ class Fabric:
 
     def __init__(self, cluster: Cluster, simulated_ranks: int = SIMULATED_RANKS) -> None:
         self.cluster, self._simulated = cluster, simulated_ranks
-        self.busy: dict[Resource, float] = {}
-        self.estimate = lru_cache(maxsize=None)(self._estimate)
-        self.collective = lru_cache(maxsize=None)(self._collective)
+        self.cost = lru_cache(maxsize=None)(self._cost)
 
-    def _collective(self, operation: str, group: Ranks, nbytes: float) -> float:
+    def collective(self, operation: str, group: Ranks, nbytes: float) -> float:
         """Seconds of a collective that all groups of the kind call at the same time."""
+        return self.cost(operation, group, nbytes).seconds
+
+    def _cost(self, operation: str, group: Ranks, nbytes: float) -> CollectiveCost:
+        """By the fastest algorithm: if none is ever faster on a slower link, nor is the fastest."""
         if group.size == 1 or not nbytes:
-            return 0.0
-        estimate = self.estimate(operation, group, nbytes)
-        if group.size > self._simulated or estimate.algorithm in ("memory", "rails"):
-            return estimate.seconds
-        return self.simulate(operation, estimate.algorithm, group, nbytes).seconds
+            return CollectiveCost()
+        names = self._algorithms(operation, group)
+        return min(self._by(operation, name, group, nbytes) for name in names)
+
+    def _by(self, operation: str, name: str, group: Ranks, nbytes: float) -> CollectiveCost:
+        if group.size > self._simulated or name in (MEMORY, RAILS):
+            carried = self._carried(operation, name, group, nbytes)
+            return CollectiveCost(self._closed(operation, name, group, nbytes), name, carried)
+        run = self.simulate(operation, name, group, nbytes)
+        busiest: dict[str, float] = {}
+        for (_, number, _), busy in run.busy.items():
+            tier = self.cluster.links[number].name
+            busiest[tier] = max(busiest.get(tier, 0.0), busy)
+        return CollectiveCost(run.seconds, name, tuple(busiest.items()))
 
     def simulate(self, operation: str, algorithm: str, group: Ranks, nbytes: float) -> Run:
         """The run of one group, or of all that share ports and uplinks with it."""
@@ -108,10 +125,9 @@ class Fabric:
         meet = max((t.sharing for t in self.cluster.links[: top + 1]), default=1)
         if tier.oversubscription > 1 and top:
             meet = max(meet, self.cluster.links[top - 1].ranks)
-        count = max(1, min(group.stride, meet))
-        return [
-            [first + place * group.stride for place in range(group.size)] for first in range(count)
-        ]
+        last = (group.size - 1) * group.stride
+        count = max(1, min(group.stride, meet, self.cluster.ranks - last))
+        return [list(range(first, first + last + 1, group.stride)) for first in range(count)]
 
     def _tier(self, group: Ranks) -> int:
         """The tier that a whole group needs."""
@@ -126,30 +142,26 @@ class Fabric:
                 return together
         return 1
 
-    def _estimate(self, operation: str, group: Ranks, nbytes: float) -> Estimate:
-        """The cheapest algorithm by closed form, or the pinned one."""
-        if group.size == 1:
-            return Estimate(0.0, "")
-        tier = self.cluster.links[self._tier(group)]
-        if tier.memory:
-            return Estimate(self._by_memory(operation, group, nbytes, tier), "memory")
+    def _algorithms(self, operation: str, group: Ranks) -> list[str]:
+        """Those that come into question: ALGORITHMS, MEMORY or RAILS; only the pinned one, if one
+        is."""
+        if self.cluster.links[self._tier(group)].memory:
+            return [MEMORY]
         names = [name for name, entry in ALGORITHMS[operation].items() if not entry.knows_hosts]
-        inside = self._inside(group)
+        if 1 < self._inside(group) < group.size:
+            names += {"all_reduce": ["hierarchical"], "reduce_scatter": [RAILS],
+                      "all_gather": [RAILS]}.get(operation, [])  # fmt: skip
         pinned = self.cluster.policy.pins.get(operation)
-        if 1 < inside < group.size:
-            if operation == "all_reduce":
-                names.append("hierarchical")
-            elif operation in ("reduce_scatter", "all_gather"):
-                names.append("rails")
         if pinned in names:
-            names = [pinned]
-        elif not self.cluster.policy.by_price:
-            names = names[:1]
-        found = [Estimate(self._closed(operation, name, group, nbytes), name) for name in names]
-        return min(found)
+            return [pinned]
+        if not self.cluster.policy.by_price:
+            return names[:1]
+        return [n for n in names if group.size <= self._simulated or n in CLOSED] or names[:1]
 
     def _closed(self, operation: str, algorithm: str, group: Ranks, nbytes: float) -> float:
-        if algorithm in ("hierarchical", "rails"):
+        if algorithm == MEMORY:
+            return self._by_memory(operation, group, nbytes)
+        if algorithm in ("hierarchical", RAILS):
             inside = self._inside(group)
             within = Ranks(inside, group.stride)
             across = Ranks(group.size // inside, group.stride * inside)
@@ -164,7 +176,8 @@ class Fabric:
             return self._ring(operation, group, nbytes)
         rounds = _rounds(operation, algorithm, group.size)
         tier = self.cluster.links[self._tier(group)]
-        carried = self._bandwidth(group, self._tier(group))
+        carried = self._bandwidth(group, self._tier(group), everybody=True)
+        carried *= 1.0 if tier.duplex else 0.5
         if operation == "all_to_all":
             # Most of it goes to the outermost tier.
             inside = self._inside(group)
@@ -192,18 +205,18 @@ class Fabric:
         rounds = (2 if operation == "all_reduce" else 1) * (n - 1)
         return rounds * max(*busy, whole / n)
 
-    def carried(self, operation: str, group: Ranks, nbytes: float) -> tuple[tuple[str, float], ...]:
-        """By tier, seconds for which the busiest port of a rank is busy with a collective."""
-        if group.size == 1 or not nbytes:
-            return ()
-        algorithm = self.estimate(operation, group, nbytes).algorithm
-        if algorithm in ("hierarchical", "rails"):
+    def _carried(
+        self, operation: str, algorithm: str, group: Ranks, nbytes: float
+    ) -> tuple[tuple[str, float], ...]:
+        """By tier, seconds for which the busiest port is busy, by closed form."""
+        if algorithm in ("hierarchical", RAILS):
             inside = self._inside(group)
-            both = 2 if algorithm == "hierarchical" else 1
-            within = Ranks(inside, group.stride), both * (inside - 1) / inside * nbytes
+            both = 2 if operation == "all_reduce" else 1
             hosts = group.size // inside
-            sent = (2 if operation == "all_reduce" else 1) * (hosts - 1) / hosts
-            levels = [within, (Ranks(hosts, group.stride * inside), sent * nbytes / inside)]
+            levels = [
+                (Ranks(inside, group.stride), both * (inside - 1) / inside * nbytes),
+                (Ranks(hosts, group.stride * inside), both * (hosts - 1) / hosts * nbytes / inside),
+            ]
         else:
             levels = [(group, _rounds(operation, algorithm, group.size).sent * nbytes)]
         found = []
@@ -222,26 +235,27 @@ class Fabric:
             counts[number] = counts.get(number, 0) + 1
         return sorted(counts.items())
 
-    def _bandwidth(self, group: Ranks, number: int) -> float:
-        """What each flow of a ring over this tier gets, while all groups of the kind do the same.
+    def _bandwidth(self, group: Ranks, number: int, everybody: bool = False) -> float:
+        """What each flow over this tier gets, while all groups of the kind do the same.
 
-        Of the ranks below a port or an uplink, one of each group sends over the tier.
+        Of the ranks below a port or an uplink, one of each group sends over the tier, as in a ring,
+        or `everybody` does.
         """
         tier = self.cluster.links[number]
-        share = 1.0
-        if tier.sharing > 1:
-            members = max(1, min(group.size, tier.sharing // group.stride))
-            flows = min(tier.sharing, group.extent) / members
-            share = min(share, 1.0 / flows)
+
+        def flows(ranks: int) -> float:
+            found = min(ranks, group.size * group.stride)
+            return found if everybody else max(1.0, found / max(1, found // group.stride))
+
+        share = 1.0 / flows(tier.sharing)
         if number and tier.oversubscription > 1:
             below = self.cluster.links[number - 1].ranks
-            members = max(1, min(group.size, below // group.stride))
-            flows = below / members
-            share = min(share, below / tier.sharing / tier.oversubscription / flows)
+            share = min(share, below / tier.sharing / tier.oversubscription / flows(below))
         return tier.bandwidth * share
 
-    def _by_memory(self, operation: str, group: Ranks, nbytes: float, tier: Tier) -> float:
+    def _by_memory(self, operation: str, group: Ranks, nbytes: float) -> float:
         """Ranks that read each other's memory: between fences, what the busiest one moves."""
+        tier = self.cluster.links[self._tier(group)]
         slots = 1 if operation in ("broadcast", "reduce") else group.size
         stretch = [
             list(stretches(direct_steps(operation, rank, group.size)))
@@ -259,10 +273,12 @@ class Fabric:
         fences = len(stretch[0]) - 1
         return fences * tier.latency + tier.overhead + moved * nbytes / slots / tier.bandwidth
 
-    def transfer(self, distance: int, nbytes: float, at_once: int = 1) -> tuple[float, float]:
+    def transfer(
+        self, sender: int, receiver: int, nbytes: float, at_once: int = 1
+    ) -> tuple[float, float]:
         """(seconds for which a link is busy, seconds until a message has arrived besides) of a
-        message to the rank at that distance, while `at_once` neighbours send as well."""
-        number = self.cluster.tier_of(0, distance)
+        message between two ranks, while `at_once` neighbours send as well."""
+        number = self.cluster.tier_of(sender, receiver)
         tier = self.cluster.links[number]
         flows = min(at_once, tier.sharing)
         share = 1.0 / flows

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ringlet.nn.autograd.operations.linear_cross_entropy import LOGITS, ROWS
 from ringlet.nn.autograd.operations.tiled_attention import rows_for
 from ringlet.runtime.data.zero_blocks import BUFFERS
-from ringlet.runtime.pipeline.actions import PipelineSchedule
+from ringlet.runtime.pipeline.activations import peak_activations
 from ringlet.runtime.planning.costs import CORE, WHOLE, repeated
 from ringlet.runtime.planning.models import (
     Block,
@@ -59,26 +59,36 @@ def states(
 
 def footprint(model: Model, setting: Setting, stage_rank: int = 0) -> Footprint:
     """What the pipeline's rank `stage_rank` needs for a training step."""
-    options, precision = setting.options, setting.program.precision
-    dense, experts, largest = shards(model, setting, stage_rank)
-    ranks = setting.mesh["dp"] * setting.mesh["cp"]
-    # Those who differ in ep share everything but the experts.
-    parameters, gradients, optimizer = (
-        a + b
-        for a, b in zip(
-            states(dense, ranks * setting.mesh["ep"], options.zero, precision),
+    return footprints(model, setting)[stage_rank]
+
+
+def footprints(model: Model, setting: Setting) -> tuple[Footprint, ...]:
+    """The same of every rank of the pipeline."""
+    options, precision, mesh = setting.options, setting.program.precision, setting.mesh
+    schedule, ranks = setting.schedule, mesh["dp"] * mesh["cp"]
+    messages, found = _messages(model, setting), []
+    kept, again = _by_stage(model, setting)
+    for rank, activations in enumerate(peak_activations(schedule, kept)):
+        own = schedule.stages_of(rank)
+        dense, experts, largest = shards(model, setting, rank)
+        # Those who differ in ep share everything but the experts.
+        state = zip(
+            states(dense, ranks * mesh["ep"], options.zero, precision),
             states(experts, ranks, options.zero, precision),
             strict=True,
         )
-    )
-    buffers = _messages(model, setting)
-    if options.zero >= 2:  # a few blocks at a time
-        whole = precision.gradient + (precision.parameter if options.zero == 3 else 0)
-        buffers += whole * largest
-    if options.compress:
-        buffers += precision.gradient * dense  # what was lost
-    activations = _activations(model, setting, stage_rank)
-    return Footprint(parameters, gradients, optimizer, activations, buffers)
+        activations += max(again[stage] for stage in own)
+        if schedule.stages - 1 in own:
+            activations += _head_activations(model, setting)
+        buffers = messages
+        if options.zero >= 2:  # a few blocks at a time
+            whole = precision.gradient + (precision.parameter if options.zero == 3 else 0)
+            buffers += whole * largest
+        if options.compress:
+            buffers += precision.gradient * dense  # what was lost
+        parameters, gradients, optimizer = map(sum, state)
+        found.append(Footprint(parameters, gradients, optimizer, activations, buffers))
+    return tuple(found)
 
 
 def shards(model: Model, setting: Setting, rank: int) -> tuple[float, float, float]:
@@ -150,42 +160,25 @@ def _messages(model: Model, setting: Setting) -> float:
     return gathered + (2 * whole / split if setting.mesh["pp"] > 1 else 0.0)
 
 
-def _activations(model: Model, setting: Setting, rank: int) -> float:
-    """Bytes kept at the peak, for all micro-batches in flight on all stages of the rank."""
-    kept: dict[int, float] = {}
-    more, first = 0.0, 0
+def _by_stage(model: Model, setting: Setting) -> tuple[list[float], list[float]]:
+    """By stage, the bytes that it keeps of one micro-batch, and those that are there besides while
+    backward computes a block again."""
+    kept, again, first = [], [], 0
     known: dict[Block, tuple[float, float, float]] = {}
-    schedule = setting.schedule
-    own = set(schedule.stages_of(rank))
-    for stage, count in enumerate(setting.blocks_of(len(model.blocks))):
-        total = 0.0
-        for number in range(first, first + count) if stage in own else ():
+    for count in setting.blocks_of(len(model.blocks)):
+        total = most = 0.0
+        for number in range(first, first + count):
             block = model.blocks[number]
             if block not in known:
                 known[block] = block_activations(block, model, setting)
             everything, without, inputs = known[block]
-            what = repeated(setting.options, number)
-            total += {WHOLE: inputs, CORE: without}.get(what, everything)
-            # What is computed again is there while its backward runs.
-            more = max(more, everything - {WHOLE: 0.0, CORE: without}.get(what, everything))
-        kept[stage] = total
+            own = {WHOLE: inputs, CORE: without}.get(repeated(setting.options, number), everything)
+            total += own
+            most = max(most, everything - own)
+        kept.append(total)
+        again.append(most)
         first += count
-    peak = more + _most_in_flight(schedule, rank, kept)
-    if schedule.stages - 1 in own:
-        peak += _head_activations(model, setting)
-    return peak
-
-
-def _most_in_flight(schedule: PipelineSchedule, rank: int, kept: dict[int, float]) -> float:
-    """The most bytes at a time; a micro-batch's live from its F to its B, or W."""
-    now = most = 0.0
-    for kind, stage, _ in schedule.compute[rank]:
-        if kind == "F":
-            now += kept[stage]
-            most = max(most, now)
-        elif kind in "BW":
-            now -= kept[stage]
-    return most
+    return kept, again
 
 
 def _head_activations(model: Model, setting: Setting) -> float:

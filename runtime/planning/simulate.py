@@ -24,7 +24,7 @@ from ringlet.runtime.planning.critical import Segment, critical_path
 from ringlet.runtime.planning.device import Operation
 from ringlet.runtime.planning.fabric import Fabric, Ranks
 from ringlet.runtime.planning.figures import ClusterError
-from ringlet.runtime.planning.footprint import Footprint, footprint, shards
+from ringlet.runtime.planning.footprint import Footprint, footprints, shards
 from ringlet.runtime.planning.models import Model
 from ringlet.runtime.planning.setting import Setting
 
@@ -141,9 +141,7 @@ class _Step:
             bubble=self.columns[0].bubble,
             exposed=self.exposed,
             links=self._links(seconds),
-            memory=tuple(
-                footprint(self.model, self.setting, rank) for rank in range(self.pipeline)
-            ),
+            memory=footprints(self.model, self.setting),
             finished=tuple(finished),
             _step=self,
         )
@@ -154,7 +152,7 @@ class _Step:
         """By how much each rank of a pipeline is slower: of a healthy replica, and of each with
         stragglers. A rank waits for those with which it shares layers."""
         ranks = self.setting.ranks // self.pipeline
-        shared = self.setting.strides["ep"]
+        shared = self.setting.strides["dp"]
         found: dict[int, list[float]] = {}
         for rank, factor in slow.items():
             stage, place = divmod(rank, ranks)
@@ -166,15 +164,15 @@ class _Step:
     def _price(self, factors: tuple[float, ...]) -> PipelinePrice:
         stages = self.costs.stages
         slower = [factors[self.schedule.rank_of(stage)] for stage in range(len(stages))]
-        busy, latency = self.costs.transfer()
+        messages = [self.costs.transfer(border) for border in range(len(stages) - 1)]
         return price(
             self.schedule,
             Costs(
                 [s.forward * f for s, f in zip(stages, slower, strict=True)],
                 [s.inputs * f for s, f in zip(stages, slower, strict=True)],
                 [s.weights * f for s, f in zip(stages, slower, strict=True)],
-                busy,
-                latency,
+                [busy for busy, _ in messages],
+                [latency for _, latency in messages],
             ),
         )
 
@@ -241,7 +239,7 @@ class _Step:
     def _norm(self) -> float:
         """Seconds to agree on the norm of all gradients."""
         everybody = Ranks(self.setting.ranks, 1)
-        return self.fabric.estimate("all_reduce", everybody, 8.0).seconds
+        return self.fabric.collective("all_reduce", everybody, 8.0)
 
     def _update(self) -> float:
         """Seconds in which the slowest rank updates its part: state, parameters and gradients are
@@ -288,14 +286,15 @@ class _Step:
             own = [self.costs.stages[stage] for stage in self.schedule.stages_of(rank)]
             total = sum(own, Seconds()).times(self.setting.micro_batches).carried
             calls = [
-                self.fabric.carried(operation, group, part * nbytes)
+                self.fabric.cost(operation, group, part * nbytes).carried
                 for operation, nbytes in self._sums()
                 for group, part in zip(self._groups(), numbers, strict=False)
             ]
-            if self.pipeline > 1:
-                number = self.cluster.tier_of(0, self.setting.strides["pp"])
-                each = self.setting.micro_batches * len(own) * self.costs.transfer()[0]
-                calls.append(((self.cluster.links[number].name, each),))
+            for border in self.schedule.stages_of(rank):
+                if border < len(self.costs.stages) - 1 and (ends := self.costs.ends(border)):
+                    tier = self.cluster.links[self.cluster.tier_of(*ends)]
+                    busy = self.setting.micro_batches * self.costs.transfer(border)[0]
+                    calls.append(((tier.name, busy),))
             for name, busy in merged(total, *calls):
                 busiest[name] = max(busiest.get(name, 0.0), busy / seconds)
         return busiest

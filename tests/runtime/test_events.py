@@ -149,9 +149,11 @@ def test_closed_forms_are_near_the_simulation(operation, sharing, group):
         assert closed.collective(operation, group, nbytes) == pytest.approx(found, rel=0.15)
 
 
-def test_the_cheapest_algorithm_crosses_the_slow_tier_least():
-    fabric = Fabric(cluster(4, 4))
-    assert fabric.estimate("all_reduce", Ranks(16, 1), 1e8).algorithm == "hierarchical"
-    assert fabric.estimate("all_gather", Ranks(16, 1), 1e8).algorithm == "rails"
-    assert fabric.estimate("all_reduce", Ranks(4, 4), 1e8).algorithm != "hierarchical"
-    assert fabric.estimate("all_reduce", Ranks(16, 1), 8.0).algorithm != "ring"
+@pytest.mark.parametrize("simulated", [0, 16])
+def test_the_fastest_algorithm_crosses_the_slow_tier_least(simulated):
+    fabric = Fabric(cluster(4, 4), simulated)
+    assert fabric.cost("all_reduce", Ranks(4, 4), 1e8).algorithm != "hierarchical"
+    assert fabric.cost("all_reduce", Ranks(16, 1), 8.0).algorithm != "ring"
+    hosts = Fabric(cluster(4, 32), simulated)
+    assert hosts.cost("all_reduce", Ranks(128, 1), 1e8).algorithm == "hierarchical"
+    assert hosts.cost("all_gather", Ranks(128, 1), 1e8).algorithm == "rails"

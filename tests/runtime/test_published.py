@@ -17,7 +17,8 @@ from ringlet.runtime.pipeline.costs import Costs
 from ringlet.runtime.pipeline.price import price
 from ringlet.runtime.pipeline.schedules import make_schedule
 from ringlet.runtime.planning.costs import hardware_flops, model_flops
-from ringlet.runtime.planning.footprint import footprint, states
+from ringlet.runtime.planning.fabric import Fabric
+from ringlet.runtime.planning.footprint import footprints, states
 from ringlet.runtime.planning.models import gpt
 from ringlet.runtime.planning.setting import (
     MEGATRON,
@@ -26,7 +27,7 @@ from ringlet.runtime.planning.setting import (
     Program,
 )
 
-SELENE, A100 = load_cluster("selene"), load_cluster("a100")
+SELENE, A100 = (Fabric(load_cluster(name)) for name in ("selene", "a100"))
 PEAK = 312e12
 GIB = 2**30
 
@@ -60,7 +61,11 @@ def step(model, mesh, batch, micro_batch=1, chunks=1, program=MEGATRON, recomput
         chunks=chunks,
         **more,
     )
-    return simulate(model, SELENE, Setting(mesh, batch, micro_batch, options, program))
+    return on_selene(model, Setting(mesh, batch, micro_batch, options, program))
+
+
+def on_selene(model, setting):
+    return simulate(model, SELENE.cluster, setting, fabric=SELENE)
 
 
 def megatron(name, tp, pp, ranks, batch, micro_batch, chunks, ddp):
@@ -106,7 +111,7 @@ ZERO_3 = [
 @pytest.mark.parametrize(("name", "ranks", "batch", "micro_batch", "measured"), ZERO_3)
 def test_megatrons_table_2_with_zero_3(name, ranks, batch, micro_batch, measured):
     # Rings over all ranks leave each host by one of its eight cards: as if DeepSpeed had had one.
-    rings = replace(SELENE, algorithms="all_gather=ring,reduce_scatter=ring")
+    rings = replace(SELENE.cluster, algorithms="all_gather=ring,reduce_scatter=ring")
     options = Parallelism(recompute=("blocks",), zero=3)
     setting = Setting({"dp": ranks}, batch, micro_batch, options, MEGATRON)
     found = simulate(MODELS[name], rings, setting).hfu * PEAK / 1e12
@@ -178,9 +183,8 @@ def test_korthikantis_memory(name, pp, micro_batch, batch, chunks, kept, plain, 
             chunks=chunks,
         )
         setting = Setting({"tp": 8, "pp": pp}, batch, micro_batch, options, program)
-        found = footprint(MODELS[name], setting)
-        assert found.activations / GIB == pytest.approx(activations, rel=0.10)
-        ranks = [footprint(MODELS[name], setting, rank) for rank in range(pp)]
+        ranks = footprints(MODELS[name], setting)
+        assert ranks[0].activations / GIB == pytest.approx(activations, rel=0.10)
         state = statistics.median(f.parameters + f.gradients + f.optimizer for f in ranks)
         assert state / GIB == pytest.approx(kept, rel=0.03)
 
@@ -227,7 +231,11 @@ cannot be: 8 x 16 x 16 x 4 are 8,192 GPUs and not 16,384, and 4 x 16 x 131,072 a
 16M."""
 
 LLAMA = Program(
-    MIXED_FLOAT32_GRADIENTS, overlap_context=False, fused_loss=False, update=MEGATRON.update
+    MIXED_FLOAT32_GRADIENTS,
+    overlap_context=False,
+    fused_loss=False,
+    bucket=160_000_000,  # Megatron Core's: 40M numbers
+    update=MEGATRON.update,
 )
 
 
@@ -363,8 +371,7 @@ def test_figure_17_recomputation_costs_up_to_a_third_and_fits_where_all_else_doe
     )
     for batch in again:
         assert 1.2 < again[batch].seconds / kept[batch].seconds < 1.4
-        fits = max(memory.total for memory in again[batch].memory) < SELENE.device.memory / 2
-        assert fits
+        assert max(memory.total for memory in again[batch].memory) < 40e9
     peaks = [max(memory.total for memory in kept[batch].memory) for batch in again]
     assert peaks == sorted(peaks)
     assert peaks[-1] > 2.5 * max(memory.total for memory in again[64].memory)
