@@ -32,7 +32,8 @@ CLOSED = (
     "ring", "hierarchical", RAILS, "recursive_doubling", "halving_doubling", "circulant", "bruck",
     "pairwise", "tree", "dissemination",
 )  # fmt: skip
-"""Those with closed forms, which take all but a ring's rounds for rounds over the outermost tier."""
+"""Those with closed forms. These take a ring's rounds alone as they are, others as if all went over
+the outermost tier."""
 
 COMBINED = {"all_reduce": 0.5, "reduce_scatter": 1.0, "reduce": 1.0}
 """Of what each rank receives, the part that it combines with its own."""
