@@ -1,0 +1,74 @@
+"""What of a model's blocks is computed again so that a step fits into memory, in the least time."""
+
+from dataclasses import replace
+from itertools import accumulate, pairwise
+
+from ringlet.runtime.pipeline.activations import peak_micro_batches
+from ringlet.runtime.planning.costs import BLOCK_PATHS, CORE, WHOLE, ModelCosts
+from ringlet.runtime.planning.footprint import block_activations, footprint
+from ringlet.runtime.planning.models import Block, Model
+from ringlet.runtime.planning.operations import block_part
+from ringlet.runtime.planning.setting import Setting
+from ringlet.runtime.planning.stages import Kept, knapsack
+
+WAYS = ("", CORE, WHOLE)
+"""What of a block is computed again: nothing, attention without its products, or everything."""
+
+ATTENTIONS = ("attn", "self_attn")
+"""Attention in the blocks of BLOCK_PATHS."""
+
+
+def needed(model: Model, setting: Setting) -> float:
+    """The most bytes that a rank needs."""
+    return max(footprint(model, setting, rank).total for rank in range(setting.mesh["pp"]))
+
+
+def fitted(setting: Setting, costs: ModelCosts, limit: float) -> Setting | None:
+    """The setting with as little computed again as lets every rank do with `limit` bytes: a
+    knapsack over the blocks of each rank. None if not even recomputing all of them is enough."""
+    model, schedule = costs.model, setting.schedule
+    everything = replace(setting, options=replace(setting.options, recompute=("blocks",)))
+    flights, stages = peak_micro_batches(schedule), _numbers(setting, model)
+    ways = {block: _ways(block, setting, costs) for block in dict.fromkeys(model.blocks)}
+    chosen = [""] * len(model.blocks)
+    for rank in range(setting.mesh["pp"]):
+        if footprint(model, setting, rank).total <= limit:
+            continue
+        own = [(flights[stage], n) for stage in schedule.stages_of(rank) for n in stages[stage]]
+        kept = [
+            [Kept(count * way.nbytes, way.seconds) for way in ways[model.blocks[n]]]
+            for count, n in own
+        ]
+        least = sum(one[-1].nbytes for one in kept)
+        found = knapsack(kept, limit - (footprint(model, everything, rank).total - least))
+        if found is None:
+            return None
+        for (_, n), way in zip(own, found, strict=True):
+            chosen[n] = WAYS[way]
+    patterns = _patterns(model, chosen)
+    return replace(setting, options=replace(setting.options, recompute=patterns))
+
+
+def _numbers(setting: Setting, model: Model) -> list[range]:
+    """The numbers of the blocks in each stage."""
+    bounds = accumulate(setting.blocks_of(len(model.blocks)), initial=0)
+    return [range(first, stop) for first, stop in pairwise(bounds)]
+
+
+def _ways(block: Block, setting: Setting, costs: ModelCosts) -> list[Kept]:
+    """What a block keeps of one micro-batch in each of WAYS, and how much longer that takes."""
+    part = block_part(block, costs.model, setting)
+    seconds = [costs.part(part, again).inputs for again in WAYS]
+    kept = block_activations(block, costs.model, setting)
+    return [Kept(n, each - seconds[0]) for n, each in zip(kept, seconds, strict=True)]
+
+
+def _patterns(model: Model, chosen: list[str]) -> tuple[str, ...]:
+    """The patterns of module paths that name these blocks."""
+    if all(what == WHOLE for what in chosen):
+        return ("blocks",)
+    family = 0 if model.positions else 1
+    ends = {WHOLE: "", CORE: f".{ATTENTIONS[family]}.attend"}
+    return tuple(
+        f"{BLOCK_PATHS[family].format(n)}{ends[what]}" for n, what in enumerate(chosen) if what
+    )

@@ -1,0 +1,219 @@
+"""The search for the best way to train a model on a cluster.
+
+All settings that the rules allow are listed (settings.py), bounded from below by what their busiest
+rank computes at least, and simulated in the order of an estimate. A setting whose bound is above
+the best ones found needs no simulation, so the answer is that of simulating all of them.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from ringlet.runtime.mesh import mesh_text
+from ringlet.runtime.pipeline.costs import Costs
+from ringlet.runtime.pipeline.formulas import Shape, least_seconds
+from ringlet.runtime.planning.fabric import SIMULATED_RANKS, Fabric
+from ringlet.runtime.planning.recompute import fitted, needed
+from ringlet.runtime.planning.setting import Setting
+from ringlet.runtime.planning.settings import Bounds, Request, meshes, settings
+from ringlet.runtime.planning.simulate import Simulation, simulate
+from ringlet.runtime.planning.stages import balanced
+
+BEST = 10
+"""How many of the best settings are kept."""
+
+SIMULATED = 1000
+"""On more than SMALL_RANKS, the most settings that are simulated: those of the best estimates."""
+
+SMALL_RANKS = 16
+"""Up to so many ranks a search is exact, its collectives are simulated; beyond, it takes their
+closed forms, and simulates those of the best settings."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A setting, and what it takes."""
+
+    setting: Setting
+    simulation: Simulation
+
+    @property
+    def memory(self) -> float:
+        """The most bytes that a rank needs."""
+        return max(each.total for each in self.simulation.memory)
+
+
+OBJECTIVES: dict[str, Callable[[Candidate], tuple[float, float]]] = {
+    "time": lambda found: (found.simulation.seconds, found.memory),
+    "memory": lambda found: (found.memory, found.simulation.seconds),
+}
+"""What a search minimizes, and what decides between equals."""
+
+
+@dataclass
+class Search:
+    """What was found."""
+
+    request: Request
+    best: list[Candidate] = field(default_factory=list)
+    """The best settings, the first one first; empty if nothing fits."""
+
+    lost: dict[str, str] = field(default_factory=dict)
+    """By mesh: why none of its settings is the best."""
+
+    nearest: tuple[Setting, float] | None = None
+    """If nothing fits: the setting that needs the least memory, and how many bytes."""
+
+    listed: int = 0
+    """How many settings the rules allow."""
+
+    simulated: int = 0
+    complete: bool = True
+    """Whether the rest is known to be worse; else the best estimates were simulated."""
+
+
+def search(
+    request: Request,
+    objective: str = "time",
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> Search:
+    """The best settings for a request; `progress` is told how many settings are done, of how many.
+
+    Raises ClusterError if the cluster is too small.
+    """
+    cluster = request.cluster.of(request.workers)
+    request = replace(request, cluster=cluster)
+    small = request.workers <= SMALL_RANKS
+    fabric = Fabric(cluster, SIMULATED_RANKS if small else 0)
+    return _Searching(request, objective, fabric).run(progress, exact=small)
+
+
+class _Searching:
+    """A search while it runs."""
+
+    def __init__(self, request: Request, objective: str, fabric: Fabric) -> None:
+        self.request, self.fabric = request, fabric
+        self.key, self.by_time = OBJECTIVES[objective], objective == "time"
+        self.bounds = Bounds(request, fabric)
+        self.found = Search(request)
+        self.least: dict[str, tuple[float, str]] = {}
+
+    def run(self, progress: Callable[[int, int], None], exact: bool) -> Search:
+        found, ordered = self.found, self._listed()
+        found.listed = len(ordered)
+        for number, (_, bound, setting) in enumerate(ordered):
+            if bound > self._enough():
+                self._slower(setting, bound)
+            elif found.simulated >= SIMULATED and not exact:
+                found.complete = False
+                self._slower(setting, bound)
+            else:
+                self._try(setting)
+            progress(number + 1, len(ordered))
+        if not exact:
+            self._simulate_again()
+        best = {mesh_text(candidate.setting.mesh) for candidate in found.best}
+        reasons = {mesh: reason for mesh, (_, reason) in self.least.items() if mesh not in best}
+        found.lost.update(reasons)
+        return found
+
+    def _listed(self) -> list[tuple[float, float, Setting]]:
+        """(estimate, bound, setting) of all settings, the best estimates first."""
+        listed: list[tuple[float, float, Setting]] = []
+        for mesh, problem in meshes(self.request):
+            if problem:
+                self.found.lost[mesh_text(mesh)] = problem
+                continue
+            for setting in settings(self.request, mesh):
+                listed.append((self.bounds.estimate(setting), self.bounds.least(setting), setting))
+        return sorted(listed, key=lambda one: one[:2])
+
+    def _try(self, setting: Setting) -> None:
+        """Simulate a setting with equal stages, and with balanced ones."""
+        request = self.request
+        costs = self.bounds.costs(setting)
+        other = self._balanced(setting)
+        for cut in [setting] if other is setting else [setting, other]:
+            if (bound := self._least(cut)) > self._enough():
+                self._slower(cut, bound)
+                continue
+            fits: Setting | None = cut
+            if (memory := needed(request.model, cut)) > request.limit:
+                fits = None if "recompute" in request.fixed else fitted(cut, costs, request.limit)
+            if fits is None:
+                self._too_large(cut, memory)
+                continue
+            self.found.simulated += 1
+            made = simulate(request.model, request.cluster, fits, fabric=self.fabric)
+            self._keep(Candidate(fits, made))
+
+    def _least(self, setting: Setting) -> float:
+        """Seconds of the pipeline at least, with these stages and free messages."""
+        forward, inputs, weights, *_ = zip(*self.bounds.costs(setting).stages, strict=True)
+        options, p = setting.options, setting.mesh["pp"]
+        shape = Shape(options.schedule, p, setting.micro_batches, options.chunks)
+        return least_seconds(shape, Costs(forward, inputs, weights))
+
+    def _enough(self) -> float:
+        """Seconds beyond which a setting is not among the best."""
+        best = self.found.best
+        return best[-1].simulation.seconds if self.by_time and len(best) == BEST else math.inf
+
+    def _balanced(self, setting: Setting) -> Setting:
+        if setting.stages == 1 or setting.options.layers_per_stage:
+            return setting
+        costs = self.bounds.costs(setting)
+        times = [sum(block[:3]) for block in costs.blocks]
+        first, last = sum(costs.embedding[:3]), sum(costs.head[:3])
+        sizes = balanced(times, setting.stages, first, last)
+        if sizes == setting.blocks_of(len(times)):
+            return setting
+        return replace(setting, options=replace(setting.options, layers_per_stage=sizes))
+
+    def _keep(self, candidate: Candidate) -> None:
+        best, seconds = self.found.best, candidate.simulation.seconds
+        best.append(candidate)
+        best.sort(key=self.key)
+        del best[BEST:]
+        self._reason(candidate.setting, seconds, f"{seconds:.4g} s {_where(candidate)}")
+
+    def _slower(self, setting: Setting, bound: float) -> None:
+        self._reason(setting, bound, f"at least {bound:.4g} s")
+
+    def _too_large(self, setting: Setting, nbytes: float) -> None:
+        """Nothing or too little can be recomputed."""
+        everything = replace(setting, options=replace(setting.options, recompute=("blocks",)))
+        if "recompute" not in self.request.fixed:
+            nbytes = min(nbytes, needed(self.request.model, everything))
+            setting = everything
+        if self.found.nearest is None or nbytes < self.found.nearest[1]:
+            self.found.nearest = setting, nbytes
+        text = f"needs {nbytes / 1e9:.4g} GB on a rank, of {self.request.limit / 1e9:.4g}"
+        self._reason(setting, math.inf, text)
+
+    def _reason(self, setting: Setting, seconds: float, text: str) -> None:
+        """Remember what the best setting of a mesh takes."""
+        mesh = mesh_text(setting.mesh)
+        if mesh not in self.least or seconds < self.least[mesh][0]:
+            self.least[mesh] = seconds, text
+
+    def _simulate_again(self) -> None:
+        """Simulate the best settings with their collectives."""
+        request, fabric = self.request, Fabric(self.request.cluster)
+        best = [
+            replace(one, simulation=simulate(
+                request.model, request.cluster, one.setting, fabric=fabric
+            ))
+            for one in self.found.best
+        ]  # fmt: skip
+        self.found.best = sorted(best, key=self.key)
+
+
+def _where(candidate: Candidate) -> str:
+    """On what the time is lost."""
+    simulation = candidate.simulation
+    parts = [f"bubble {simulation.bubble:.0%}"] if simulation.bubble > 0.005 else []
+    for axis, seconds in sorted(simulation.exposed.items(), key=lambda one: -one[1])[:2]:
+        if seconds > 0.005 * simulation.seconds:
+            parts.append(f"{axis} {seconds / simulation.seconds:.0%}")
+    return f"({', '.join(parts)})" if parts else ""

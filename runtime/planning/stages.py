@@ -1,0 +1,123 @@
+"""Where a pipeline cuts a model, and what of its blocks is computed again.
+
+Both are searches of their own with exact answers, made for one setting at a time.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, product
+from typing import NamedTuple
+
+
+def balanced(times: Sequence[float], stages: int, first: float, last: float) -> tuple[int, ...]:
+    """How many blocks each of `stages` takes so that the slowest stage is as fast as can be.
+
+    `times` are those of the blocks, in seconds; the first stage takes `first` more and the last
+    one `last`. Alpa's objective (Zheng et al., OSDI 2022, section 5: the sum of all stages plus
+    m - 1 times the slowest) comes to this where a block costs the same in any stage. Of several
+    answers this is the most even one, with what is left over in the last stages, which keep the
+    fewest micro-batches.
+    Raises ValueError if there are more stages than blocks.
+    """
+    blocks = len(times)
+    if stages > blocks:
+        raise ValueError(f"{stages} stages need as many blocks; there are {blocks}")
+    sums = list(accumulate(times, initial=0.0))
+
+    def begin(stop: int, stage: int, limit: float) -> int:
+        """The first block that a stage can have which ends before `stop`; `stop` if none."""
+        room = limit * (1 + 1e-9) - (stage == stages - 1) * last - (stage == 0) * first
+        return min(stop, max(bisect_left(sums, sums[stop] - room), stage))
+
+    def fits(stop: int, stage: int, limit: float) -> bool:
+        """Whether this stage and those before can have all blocks before `stop`."""
+        for each in range(stage, -1, -1):
+            start = begin(stop, each, limit)
+            if start == stop:
+                return False
+            stop = start
+        return stop == 0
+
+    # The slowest stage is a run of blocks, maybe with an end.
+    limits = sorted({
+        sums[stop] - sums[start] + (start == 0) * first + (stop == blocks) * last
+        for start in range(blocks)
+        for stop in range(start + 1, blocks + 1)
+    })  # fmt: skip
+    slowest = limits[bisect_left(limits, True, key=lambda limit: fits(blocks, stages - 1, limit))]
+    found, stop = [], blocks
+    for stage in range(stages - 1, -1, -1):
+        least = begin(stop, stage, slowest)
+        start = max(least, stop - -(-stop // (stage + 1)))
+        while start > least and not fits(start, stage - 1, slowest):
+            start -= 1
+        found.append(stop - start)
+        stop = start
+    return tuple(reversed(found))
+
+
+class Kept(NamedTuple):
+    """One way to treat a block: what it keeps in memory, in bytes, and what that costs, in
+    seconds of computing again."""
+
+    nbytes: float
+    seconds: float
+
+
+def knapsack(blocks: Sequence[Sequence[Kept]], room: float) -> tuple[int, ...] | None:
+    """Which of its ways each block takes so that all fit into `room` bytes in the least time.
+
+    A multiple-choice knapsack (Kellerer et al., "Knapsack Problems", 2004, chapter 11), solved
+    exactly by its Pareto front: of several choices for the blocks so far, one that needs more of
+    both than another is forgotten. Equal blocks are treated as one with several numbers of each
+    way. None if nothing fits.
+    """
+    groups: dict[tuple[Kept, ...], list[int]] = {}
+    for number, ways in enumerate(blocks):
+        groups.setdefault(tuple(ways), []).append(number)
+    fits = [_Way(0.0, 0.0, ())]
+    for ways, members in groups.items():
+        counted = _front(_counted(ways, len(members)))
+        fits = _front(
+            _Way(a.nbytes + b.nbytes, a.seconds + b.seconds, a.counts + b.counts)
+            for a in fits
+            for b in counted
+            if a.nbytes + b.nbytes <= room
+        )
+    if not fits:
+        return None
+    best = min(fits, key=lambda way: way.seconds)
+    found = [0] * len(blocks)
+    for members, numbers in zip(groups.values(), best.counts, strict=True):
+        chosen = (way for way, count in enumerate(numbers) for _ in range(count))
+        for member, way in zip(members, chosen, strict=True):
+            found[member] = way
+    return tuple(found)
+
+
+class _Way(NamedTuple):
+    """A choice for some groups of blocks, and how many of each group take each way."""
+
+    nbytes: float
+    seconds: float
+    counts: tuple[tuple[int, ...], ...]
+
+
+def _counted(ways: Sequence[Kept], count: int) -> Iterator[_Way]:
+    """All choices for so many equal blocks."""
+    for counts in product(range(count + 1), repeat=len(ways) - 1):
+        rest = count - sum(counts)
+        if rest >= 0:
+            numbers = (rest, *counts)
+            nbytes = sum(n * way.nbytes for n, way in zip(numbers, ways, strict=True))
+            seconds = sum(n * way.seconds for n, way in zip(numbers, ways, strict=True))
+            yield _Way(nbytes, seconds, (numbers,))
+
+
+def _front(choices: Iterable[_Way]) -> list[_Way]:
+    """Those than which no other needs less memory and less time."""
+    front: list[_Way] = []
+    for way in sorted(choices):
+        if not front or way.seconds < front[-1].seconds:
+            front.append(way)
+    return front

@@ -1,0 +1,154 @@
+"""The planner's searches against trying everything."""
+
+import itertools
+import random
+from dataclasses import replace
+
+import pytest
+
+from ringlet.runtime.mesh import mesh_text
+from ringlet.runtime.planning.cluster import load_cluster
+from ringlet.runtime.planning.models import gpt, llama
+from ringlet.runtime.planning.recompute import needed
+from ringlet.runtime.planning.search import OBJECTIVES, Candidate, search
+from ringlet.runtime.planning.settings import Request, meshes, settings
+from ringlet.runtime.planning.simulate import simulate
+from ringlet.runtime.planning.stages import Kept, balanced, knapsack
+
+LAPTOP = load_cluster("laptop")
+SMALL = gpt("small", 4, 64, 4, vocabulary=512, context=64, dropout=False)
+EXPERTS = gpt("experts", 2, 64, 4, vocabulary=512, context=64, dropout=False, experts=4)
+GROUPED = llama("grouped", 3, 64, 4, 128, kv_heads=2, vocabulary=512, context=64)
+
+
+def slowest(times, sizes, first, last):
+    stops = list(itertools.accumulate(sizes))
+    stages = [sum(times[stop - size : stop]) for size, stop in zip(sizes, stops, strict=True)]
+    stages[0] += first
+    stages[-1] += last
+    return max(stages)
+
+
+def cuts(blocks, stages):
+    for inner in itertools.combinations(range(1, blocks), stages - 1):
+        yield [stop - start for start, stop in itertools.pairwise((0, *inner, blocks))]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_stages_are_cut_as_well_as_any_cut(seed):
+    draw = random.Random(seed)
+    for _ in range(20):
+        blocks = draw.randint(1, 8)
+        stages = draw.randint(1, blocks)
+        times = [draw.choice([1, 1, 2, 3.3]) for _ in range(blocks)]
+        first, last = draw.choice([0, 1, 2.5]), draw.choice([0, 1, 4.5])
+        found = balanced(times, stages, first, last)
+        assert min(found) >= 1
+        assert (sum(found), len(found)) == (blocks, stages)
+        best = min(slowest(times, sizes, first, last) for sizes in cuts(blocks, stages))
+        assert slowest(times, found, first, last) == pytest.approx(best)
+
+
+def test_equal_blocks_are_cut_evenly_and_what_is_left_over_comes_last():
+    assert balanced([1.0] * 8, 4, 0, 0) == (2, 2, 2, 2)
+    assert balanced([1.0] * 10, 4, 0, 0) == (2, 2, 3, 3)
+    assert balanced([1.0] * 8, 2, 0, 2) == (5, 3)
+    with pytest.raises(ValueError, match="3 stages need as many blocks; there are 2"):
+        balanced([1.0, 1.0], 3, 0, 0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_blocks_are_recomputed_as_well_as_by_any_choice(seed):
+    draw = random.Random(seed)
+    for _ in range(10):
+        kinds = [
+            [Kept(10, 0), Kept(6, 1), Kept(1, draw.choice([2, 5]))],
+            [Kept(7, 0), Kept(2, 3), Kept(1, 4)],
+        ]
+        blocks = [draw.choice(kinds) for _ in range(draw.randint(1, 5))]
+        room = draw.uniform(0, 60)
+
+        def totals(choice, blocks=blocks):
+            ways = [block[way] for block, way in zip(blocks, choice, strict=True)]
+            return sum(way.nbytes for way in ways), sum(way.seconds for way in ways)
+
+        every = map(totals, itertools.product(range(3), repeat=len(blocks)))
+        fitting = [seconds for nbytes, seconds in every if nbytes <= room]
+        found = knapsack(blocks, room)
+        if found is None:
+            assert not fitting
+        else:
+            assert totals(found)[0] <= room
+            assert totals(found)[1] == min(fitting)
+
+
+def everything(request):
+    """All settings that the rules allow, with equal and with balanced stages, simulated."""
+    for mesh, problem in meshes(request):
+        for setting in () if problem else settings(request, mesh):
+            blocks = len(request.model.blocks)
+            for sizes in cuts(blocks, setting.stages) if setting.stages > 1 else [()]:
+                options = replace(setting.options, layers_per_stage=tuple(sizes))
+                cut = replace(setting, options=options)
+                if needed(request.model, cut) <= request.limit:
+                    yield Candidate(cut, simulate(request.model, request.cluster, cut))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize(
+    ("model", "ranks", "batch"),
+    [(SMALL, 2, 4), (SMALL, 4, 8), (EXPERTS, 4, 4), (GROUPED, 2, 6), (GROUPED, 4, 4)],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_the_search_finds_what_trying_everything_finds(model, ranks, batch, objective):
+    request = Request(model, LAPTOP.of(ranks), batch, ranks)
+    key = OBJECTIVES[objective]
+    best = min(map(key, everything(request)))
+    found = search(request, objective)
+    assert found.complete
+    assert key(found.best[0])[0] == pytest.approx(best[0])
+
+
+def test_a_limit_of_memory_is_kept_by_recomputing_no_more_than_it_takes():
+    request = Request(SMALL, LAPTOP.of(1), 8, 1, fixed={"micro_batch": 8})
+    free = search(request).best[0]
+    assert free.setting.options.recompute == ()
+    times = [free.simulation.seconds]
+    for part in (0.9, 0.8, 0.7):
+        limit = part * free.memory
+        found = search(replace(request, memory=limit)).best[0]
+        assert found.memory <= limit
+        assert found.setting.options.recompute
+        times.append(found.simulation.seconds)
+    assert times == sorted(times)
+
+
+def test_where_nothing_fits_the_nearest_setting_is_told():
+    found = search(Request(SMALL, LAPTOP.of(2), 4, 2, memory=1e5))
+    assert found.best == []
+    setting, nbytes = found.nearest
+    assert nbytes > 1e5
+    assert search(Request(SMALL, LAPTOP.of(2), 4, 2, memory=nbytes)).best
+    assert not search(Request(SMALL, LAPTOP.of(2), 4, 2, memory=0.99 * nbytes)).best
+    assert setting.options.recompute == ("blocks",)
+
+
+@pytest.mark.parametrize(
+    "fixed",
+    [{"pp": 2}, {"zero": 1}, {"tp": 2, "sequence": True}, {"micro_batch": 1, "dp": 4}],
+    ids=str,
+)
+def test_what_the_user_has_chosen_stays(fixed):
+    for candidate in search(Request(SMALL, LAPTOP, 8, 4, fixed=fixed)).best:
+        setting = candidate.setting
+        known = {**setting.mesh, **vars(setting.options), "micro_batch": setting.micro_batch}
+        assert {name: known[name] for name in fixed} == fixed
+
+
+def test_every_mesh_that_lost_has_its_reason():
+    found = search(Request(SMALL, LAPTOP, 8, 4))
+    kept = {mesh_text(candidate.setting.mesh) for candidate in found.best}
+    made = {mesh_text(mesh) for mesh, _ in meshes(found.request)}
+    assert kept | set(found.lost) == made
+    assert "ep=4 shards experts, and the model has none" in found.lost["ep=4"]
+    assert all(found.lost.values())
