@@ -1,12 +1,12 @@
 """The command line. The module of a command is imported only when that command runs, or for the
 help of all: `ringlet run` does not wait for what only `ringlet train` needs."""
 
+import errno
 import os
 import sys
 from collections.abc import Iterable
 from importlib import import_module
-from io import TextIOWrapper
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -14,6 +14,9 @@ import ringlet
 from ringlet.comm.errors import AuthenticationError
 from ringlet.launcher.commands.options import Command
 from ringlet.launcher.errors import ExitCode, UserError
+from ringlet.launcher.supervisor.output import Screen
+from ringlet.launcher.supervisor.signals import reset_signals
+from ringlet.launcher.supervisor.writer import finish, prepare_streams
 
 COMMANDS = {
     "run": "run:run",
@@ -27,6 +30,9 @@ COMMANDS = {
     "ps": "ps:ps",
 }
 """name -> module:what, a function or a group of commands."""
+
+LIMITS = {errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""Errors of what this process may use, which no command can foresee."""
 
 # Everything after the script belongs to the script.
 SETTINGS = {"run": {"allow_interspersed_args": False, "ignore_unknown_options": True}}
@@ -68,19 +74,26 @@ def make_app(names: Iterable[str] = COMMANDS) -> typer.Typer:
     return app
 
 
-def main(arguments: list[str] | None = None) -> Any:
+def main(arguments: list[str] | None = None) -> None:
     """The entry point. What the user can correct is shown as one line, with exit code 2."""
-    words = sys.argv[1:] if arguments is None else arguments
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # what the terminal cannot show
+    reset_signals()
+    prepare_streams()
     try:
-        make_app(words[:1] if words and words[0] in COMMANDS else COMMANDS)(arguments)
+        _run(sys.argv[1:] if arguments is None else arguments)
+    finally:
+        finish()
+
+
+def _run(words: list[str]) -> None:
+    try:
+        make_app(words[:1] if words and words[0] in COMMANDS else COMMANDS)(words)
     except (UserError, AuthenticationError) as error:
         text = str(error)
     except OSError as error:
-        if error.filename is None:
-            raise
         # A name that is too long, a folder that may not be read, a disk that is full.
-        text = f"{os.fsdecode(error.filename)}: {error.strerror}"
-    print(f"ringlet: {' '.join(text.splitlines())}", file=sys.stderr)
+        if error.filename is None and error.errno not in LIMITS:
+            raise
+        where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        text = f"{where}{error.strerror}"
+    Screen().say(" ".join(text.splitlines()))
     sys.exit(ExitCode.USER_ERROR)

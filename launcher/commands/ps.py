@@ -1,6 +1,8 @@
 """`ringlet ps`: this user's jobs on this host, and what each rank is doing now."""
 
+import contextlib
 import json
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -11,7 +13,14 @@ import typer
 
 from ringlet.comm.errors import AuthenticationError
 from ringlet.comm.join.folders import check_private
-from ringlet.launcher.supervisor.listing import ANSWER_S, SUFFIX, remove, run_folders
+from ringlet.launcher.supervisor.listing import (
+    ANSWER_S,
+    has_ended,
+    pid_of,
+    remove,
+    run_folders,
+    run_name,
+)
 
 TIMEOUT_S = ANSWER_S + 2.0
 MAX_BYTES = 16 << 20
@@ -24,54 +33,67 @@ def ps() -> None:
     """Show your jobs on this host, and what each rank is doing."""
     empty = True
     for path in entries():
-        found = ask(path)
-        if found is None:
+        if has_ended(path):
             remove(path)
-            continue
-        empty = False
-        for line in lines(found):
-            typer.echo(line)
+        elif (found := ask(path)) is not None:
+            empty = False
+            for line in lines(found):
+                typer.echo(line)
     if empty:
         typer.echo("no job of yours runs on this host")
 
 
 def entries() -> list[Path]:
-    """The sockets of this user's launchers, the newest last."""
-    paths = []
-    for folder in run_folders():
+    """The sockets of this user's launchers, the newest last: those where a launcher started from
+    here would be listed, and, since others have had another TMPDIR, those that the kernel knows."""
+    folders = {*run_folders(), *(path.parent for path in _bound())}
+    found = {}
+    for folder in folders:
         try:
             check_private(folder)
-        except FileNotFoundError:
-            continue
+            for path in folder.iterdir():
+                if pid_of(path) is not None and path.is_socket():
+                    status = path.lstat()
+                    found[status.st_dev, status.st_ino] = (status.st_mtime, path)
         except AuthenticationError as error:
             typer.echo(f"ringlet: {error}", err=True)
+        except OSError:  # it has gone in the meantime, or is not for us
             continue
-        paths += [path for path in folder.iterdir() if path.suffix == SUFFIX]
-    return sorted(paths, key=lambda path: path.stat().st_mtime)
+    return [path for _, path in sorted(found.values())]
+
+
+def _bound() -> Iterator[Path]:
+    """Sockets that are open on this host and have such names (proc(5), /proc/net/unix)."""
+    try:
+        lines = Path("/proc/net/unix").read_bytes().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        path = Path(os.fsdecode(line.split(None, 7)[-1]))
+        if pid_of(path) is not None and path.parent.name == run_name():
+            yield path
 
 
 def ask(path: Path) -> dict[str, Any] | None:
     """What a launcher answers; None if it has ended."""
-    with socket.socket(socket.AF_UNIX) as connection:
+    silent = {"pid": pid_of(path), "silent": True}
+    data = b""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(TIMEOUT_S)
-        try:
-            connection.connect(str(path))
-            data = b""
-            while (more := connection.recv(1 << 16)) and len(data) < MAX_BYTES:
-                data += more
-        except TimeoutError:
-            return {"pid": int(path.stem), "silent": True}
-        except OSError:
-            return None
-    try:
-        return dict(json.loads(data)) if data else None  # it is about to end
-    except (ValueError, TypeError, RecursionError):
+        connection.connect(str(path))
+        while (more := connection.recv(1 << 16)) and len(data) < MAX_BYTES:
+            data += more
+    if not data and not path.exists():
         return None
+    try:
+        return dict(json.loads(data))
+    except (ValueError, TypeError, RecursionError):
+        return silent
 
 
 def lines(job: dict[str, Any]) -> Iterator[str]:
     """A job, for people."""
-    if job.get("silent"):
+    if "silent" in job:
         yield f"pid {job['pid']} does not answer ({_state(job['pid'])})"
         return
     start = f", start {job['generation'] + 1}" if job["generation"] else ""

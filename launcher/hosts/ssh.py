@@ -30,7 +30,7 @@ from ringlet.launcher.hosts.hostfile import parse_hosts
 from ringlet.launcher.hosts.node import apply_security
 from ringlet.launcher.hosts.options import HostOptions
 from ringlet.launcher.supervisor.output import Pipe, Screen
-from ringlet.launcher.supervisor.process import noted_signals
+from ringlet.launcher.supervisor.signals import noted_signals
 
 SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3")
 PASSED_ON = ("RINGLET_", "OMP_", "OPENBLAS_", "MKL_", "PYTHON")
@@ -128,7 +128,7 @@ class SshLauncher:
         word = {} if node else {LISTENING: self._listening}
         self._send(agent, {"environment": found | key | word})
         for stream, target in ((agent.stdout, sys.stdout), (agent.stderr, sys.stderr)):
-            pipe = Pipe(stream, partial(self._line, target))
+            pipe = Pipe(stream, target, partial(self._line, target))
             self._selector.register(pipe, selectors.EVENT_READ, pipe)
 
     def _send(self, agent: "subprocess.Popen[bytes]", notice: dict[str, object]) -> None:

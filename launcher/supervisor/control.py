@@ -25,7 +25,7 @@ class Control:
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
         self._lock = threading.Lock()
-        self._buffer = bytearray()
+        self._buffer, self._unsent = bytearray(), bytearray()
         self._broken = False
 
     @classmethod
@@ -42,17 +42,35 @@ class Control:
         """For selectors."""
         return self._socket.fileno()
 
-    def send(self, notice: Notice) -> None:
-        """Send a notice. A closed other end is no error: `receive` and `fill` will tell."""
+    def send(self, notice: Notice, wait: bool = True) -> None:
+        """Send a notice. A closed other end is no error: `receive` and `fill` will tell.
+
+        With `wait=False`, what the other end does not take now, because it is stopped or busy, is
+        kept for `push`.
+        """
         # Imported here, as NumPy is below: most launchers only wait for their workers to end.
         from ringlet.comm.objects import pack
 
         data = pack(notice).tobytes()
         with self._lock:
-            try:
-                self._socket.sendall(_LENGTH.pack(len(data)) + data)
-            except OSError:
-                return
+            self._unsent += _LENGTH.pack(len(data)) + data
+            self._send_unsent(wait)
+
+    def push(self) -> None:
+        """Send what was kept, as far as the other end takes it."""
+        if self._unsent:
+            with self._lock:
+                self._send_unsent(wait=False)
+
+    def _send_unsent(self, wait: bool) -> None:
+        try:
+            while self._unsent:
+                sent = self._socket.send(self._unsent, 0 if wait else socket.MSG_DONTWAIT)
+                del self._unsent[:sent]
+        except BlockingIOError:
+            return
+        except OSError:
+            self._unsent.clear()
 
     def receive(self) -> Notice | None:
         """Wait for the next notice; None when the other end is closed."""

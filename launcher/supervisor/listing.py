@@ -5,31 +5,56 @@ import contextlib
 import errno
 import logging
 import os
+import re
+import secrets
 import socket
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ringlet.comm.errors import AuthenticationError
 from ringlet.comm.join.folders import check_private, socket_place
 
-VARIABLE = "RINGLET_ENTRY"
-"""Holds the socket's path, for workers: they remove it when their launcher no longer can."""
-
 ANSWER_S = 1.0
-"""Workers that have not answered by then are too busy, or stopped."""
+"""Workers that have not answered by then are too busy, or stopped; so are those who ask, if they
+have not taken the answer as much later."""
 
-SUFFIX = ".sock"
+MOST = 32
+"""Questions that are answered at a time; of more, the oldest are dropped."""
+
+STALE_S = 60.0
+"""So old is no socket of a launcher that has yet to listen."""
+
+_NAME = re.compile(r"(\d+)(-[0-9a-f]{4})?\.sock")
 
 _log = logging.getLogger("ringlet")
 
 
 def run_folders() -> list[Path]:
-    """Where launchers of this user may be listed. A new one goes to the first."""
+    """Where launchers of this user may be listed. A new one goes to the first that it can use."""
     places = [os.environ.get("XDG_RUNTIME_DIR", ""), str(socket_place())]
     there = [Path(place) for place in places if place and Path(place).is_dir()]
-    return [place / f"ringlet-run-{os.getuid()}" for place in dict.fromkeys(there)]
+    return [place / run_name() for place in dict.fromkeys(there)]
+
+
+def run_name() -> str:
+    """The name of this user's folders."""
+    return f"ringlet-run-{os.getuid()}"
+
+
+def pid_of(path: Path) -> int | None:
+    """The launcher whose socket has this name; None if the name is no launcher's."""
+    match = _NAME.fullmatch(path.name)
+    return int(match[1]) if match else None
+
+
+@dataclass
+class _Question:
+    connection: socket.socket
+    until: float
+    answer: memoryview | None = None
 
 
 class Listing:
@@ -40,21 +65,25 @@ class Listing:
 
     def __init__(self, facts: Mapping[str, Any]) -> None:
         self._facts = {**facts, "pid": os.getpid(), "began": time.time()}
-        self._asking: list[tuple[socket.socket, float]] = []
+        self._asking: list[_Question] = []
         self.doing: dict[int, str] = {}  # what ranks have answered
         self._socket = socket.socket(socket.AF_UNIX)
         self.path: Path | None = None
-        try:
-            self.path = self._bind(run_folders()[0])
-        except (OSError, AuthenticationError, IndexError) as error:
-            _log.warning("ringlet: `ringlet ps` will not show this job: %s", error)
+        reason: Exception | str = "there is no folder for it"
+        for folder in run_folders():
+            try:
+                self.path = self._bind(folder)
+                return
+            except (OSError, AuthenticationError) as error:
+                reason = error
+        _log.warning("ringlet: `ringlet ps` will not show this job: %s", reason)
 
     def _bind(self, folder: Path) -> Path:
-        path = folder / f"{os.getpid()}{SUFFIX}"
+        # The random part is for launchers with the same id in containers that share the folder.
+        path = folder / f"{os.getpid()}-{secrets.token_hex(2)}.sock"
         for attempt in range(3):  # another launcher may remove the empty folder in between
             folder.mkdir(mode=0o700, exist_ok=True)
             check_private(folder)
-            path.unlink(missing_ok=True)  # of an earlier process with this id
             try:
                 self._socket.bind(str(path))
                 break
@@ -63,7 +92,9 @@ class Listing:
                     raise
         self._socket.listen()
         self._socket.setblocking(False)
-        _sweep(folder)
+        for other in folder.iterdir():
+            if has_ended(other):
+                other.unlink(missing_ok=True)
         return path
 
     def fileno(self) -> int:
@@ -71,45 +102,65 @@ class Listing:
         return self._socket.fileno()
 
     def accept(self) -> bool:
-        """Take a question; returns whether there was one, and the workers should be asked."""
-        with contextlib.suppress(OSError):
+        """Take a question; returns whether there was one, and the workers should be asked. Raises
+        OSError if this process has no descriptor left for it."""
+        try:
             connection, _ = self._socket.accept()
-            connection.setblocking(False)
-            self._asking.append((connection, time.monotonic() + ANSWER_S))
-            self.doing = {}
-            return True
-        return False
+        except (BlockingIOError, ConnectionError):
+            return False
+        connection.setblocking(False)
+        self._asking.append(_Question(connection, time.monotonic() + ANSWER_S))
+        for question in self._asking[:-MOST]:
+            self._drop(question)
+        self.doing = {}
+        return True
 
     def answer(self, pids: Mapping[int, int]) -> None:
         """Answer those who ask, once all these ranks have replied or had the time to."""
-        for connection, until in list(self._asking):
-            import json  # most launchers are never asked
+        for question in list(self._asking):
+            late = time.monotonic() - question.until
+            if question.answer is None and (late >= 0 or pids.keys() <= self.doing.keys()):
+                import json  # most launchers are never asked
 
-            if time.monotonic() < until and not pids.keys() <= self.doing.keys():
-                continue
-            ranks = [[rank, pid, self.doing.get(rank)] for rank, pid in pids.items()]
-            with contextlib.suppress(OSError), connection:
-                connection.sendall(json.dumps({**self._facts, "ranks": ranks}).encode())
-            self._asking.remove((connection, until))
+                ranks = [[rank, pid, self.doing.get(rank)] for rank, pid in pids.items()]
+                question.answer = memoryview(json.dumps({**self._facts, "ranks": ranks}).encode())
+            try:
+                while question.answer:
+                    sent = question.connection.send(question.answer)
+                    question.answer = question.answer[sent:]
+                gone = question.answer is not None
+            except BlockingIOError:
+                gone = late >= ANSWER_S
+            except OSError:
+                gone = True
+            if gone:
+                self._drop(question)
+
+    def _drop(self, question: _Question) -> None:
+        question.connection.close()
+        self._asking.remove(question)
 
     def close(self) -> None:
         """Remove the socket."""
-        for connection, _ in self._asking:
-            connection.close()
-        self._asking.clear()
+        for question in list(self._asking):
+            self._drop(question)
         self._socket.close()
         if self.path is not None:
             remove(self.path)
             self.path = None
 
 
-def _sweep(folder: Path) -> None:
-    """Remove sockets of launchers that were killed before their workers could remove them."""
-    for path in folder.glob(f"*{SUFFIX}"):
-        if not Path(f"/proc/{path.stem}").exists():  # it may run in another container
-            with socket.socket(socket.AF_UNIX) as probe:
-                if probe.connect_ex(str(path)) == errno.ECONNREFUSED:
-                    path.unlink(missing_ok=True)
+def has_ended(path: Path) -> bool:
+    """Whether the socket is that of a launcher that was killed, and left it."""
+    pid = pid_of(path)
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+        if pid is not None and path.is_socket():
+            probe.setblocking(False)  # of a launcher that is stopped, the queue may be full
+            stale = time.time() - path.stat().st_mtime > STALE_S
+            # Not yet listening, or in another container, where ids mean other processes?
+            unknown = stale or not Path(f"/proc/{pid}").exists()
+            return unknown and probe.connect_ex(str(path)) == errno.ECONNREFUSED
+    return False
 
 
 def remove(path: Path) -> None:

@@ -4,39 +4,44 @@ import codecs
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, TextIO
 
 from ringlet.launcher.errors import user_errors
+from ringlet.launcher.supervisor.writer import Writer, writer_of
 
 ERASE_LINE = "\r\x1b[K"
+
+LONGEST = 1 << 18
+"""Characters of a line; a longer one is shown in pieces."""
+
+READ = 1 << 16
+"""Bytes that are read at once."""
 
 
 class Screen:
     """The terminal: lines scroll, and one status line is redrawn below them.
 
-    Where the output is not a terminal, there is no status line.
+    Where the output is not a terminal, there is no status line. Nothing here waits for who reads.
     """
 
-    def __init__(self, stream: IO[str] | None = None) -> None:
+    def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = sys.stdout if stream is None else stream
         self._lock = threading.Lock()
         self._status = ""
+        self._writers: dict[TextIO, Writer | None] = {}
         self.live = self._stream.isatty()
 
-    def line(self, text: str, stream: IO[str] | None = None) -> None:
+    def line(self, text: str, stream: TextIO | None = None) -> None:
         """Write a line (to `stream`, else to the screen's own) above the status."""
         with self._lock:
             if self._status:
-                self._stream.write(ERASE_LINE)
-                self._stream.flush()  # before the line, which may go to another stream
-            target = self._stream if stream is None else stream
-            target.write(text if text.endswith("\n") else text + "\n")
-            target.flush()
+                self._write(self._stream, ERASE_LINE)
+            self._write(stream or self._stream, text if text.endswith("\n") else text + "\n")
             if self._status:
-                self._stream.write(self._status)
-            self._stream.flush()
+                self._write(self._stream, self._status)
 
     def say(self, text: str) -> None:
         """Write a line of the launcher's own to stderr."""
@@ -44,12 +49,43 @@ class Screen:
 
     def status(self, text: str) -> None:
         """Redraw the status line; an empty text removes it."""
-        if not self.live:
+        if not self.live or self.full(self._stream):
             return
         with self._lock:
-            self._stream.write(ERASE_LINE + text if self._status or text else "")
+            if self._status or text:
+                self._write(self._stream, ERASE_LINE + text)
             self._status = text
-            self._stream.flush()
+
+    def full(self, stream: TextIO) -> bool:
+        """Whether so much waits for the stream's reader that nobody should write more."""
+        writer = self._writer(stream)
+        return writer is not None and writer.full
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether whoever read what is shown has gone, as `head` does."""
+        writer = self._writer(self._stream)
+        return writer is not None and writer.broken
+
+    def hurry(self) -> None:
+        """From now on, do not wait for slow readers."""
+        for stream in (self._stream, sys.stderr):
+            if writer := self._writer(stream):
+                writer.hurried = True
+
+    def _writer(self, stream: TextIO) -> Writer | None:
+        if stream not in self._writers:
+            self._writers[stream] = writer_of(stream)
+        return self._writers[stream]
+
+    def _write(self, stream: TextIO, text: str) -> None:
+        """What the stream's encoding lacks becomes an escape sequence of Python's."""
+        writer = self._writer(stream)
+        if writer is None:
+            stream.write(text)
+            stream.flush()
+        else:
+            writer.write(stream.fileno(), text.encode(stream.encoding, "backslashreplace"))
 
 
 class RankFile:
@@ -60,15 +96,17 @@ class RankFile:
 
     def __init__(self, path: Path, screen: Screen, more: bool) -> None:
         self._path, self._screen = path, screen
+        # A named pipe is not waited for, either (open(2), O_NONBLOCK).
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | (os.O_APPEND if more else os.O_TRUNC)
         with user_errors(os_error=f"cannot write {path}"):
-            self._file = path.open("ab" if more else "wb", buffering=0)
+            self._file = os.fdopen(os.open(path, flags, 0o666), "wb", buffering=0)
 
     def write(self, data: bytes) -> None:
         """Append the data."""
-        if self._file.closed:
-            return
+        left = memoryview(b"" if self._file.closed else data)
         try:
-            self._file.write(data)
+            while left:
+                left = left[os.write(self._file.fileno(), left) :]
         except OSError as error:
             self._file.close()
             self._screen.say(f"{self._path} ends here: {error.strerror}")
@@ -89,36 +127,52 @@ codecs.register_error("ringlet-locale", _in_the_locale)
 
 
 class Lines:
-    """Splits a stream of bytes into lines; a character that arrives in two parts stays whole."""
+    """Splits a stream of bytes into lines; a character that arrives in two parts stays whole, and
+    a line that does not end is written in pieces."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
         self._decoder = codecs.getincrementaldecoder("utf-8")("ringlet-locale")
         self._parts: list[str] = []
+        self._size = 0
+        self._since = 0.0
 
     def feed(self, data: bytes) -> None:
         """Write the lines that are complete with this data; no bytes mean the end."""
-        first, *others = self._decoder.decode(data, final=not data).split("\n")
-        self._parts.append(first)
-        for part in others:
-            self._write("".join(self._parts))
-            self._parts = [part]
+        for number, part in enumerate(self._decoder.decode(data, final=not data).split("\n")):
+            if number:
+                self._show()
+            if part and not self._size:
+                self._since = time.monotonic()
+            self._parts.append(part)
+            self._size += len(part)
+        if self._size >= LONGEST:
+            self._show()
 
-    def flush(self) -> None:
-        """Write what is left, although it has no newline."""
-        if any(self._parts):
-            self._write("".join(self._parts))
-        self._parts = []
+    def flush(self, age: float = 0.0) -> None:
+        """Write what is left, although it has no newline, if it has waited for so many seconds."""
+        if self._size and time.monotonic() - self._since >= age:
+            self._show()
+
+    def _show(self) -> None:
+        self._write("".join(self._parts))
+        self._parts, self._size = [], 0
 
 
 class Pipe(Lines):
-    """The output of a process, read without waiting; `copy` gets the bytes, too."""
+    """The output of a process, read without waiting; `copy` gets the bytes, too. `target` is where
+    the lines go."""
 
     def __init__(
-        self, stream: IO[bytes] | None, write: Callable[[str], None], copy: RankFile | None = None
+        self,
+        stream: IO[bytes] | None,
+        target: TextIO,
+        write: Callable[[str], None],
+        copy: RankFile | None = None,
     ) -> None:
         super().__init__(write)
         assert stream is not None
+        self.target = target
         self._stream, self._copy = stream, copy
         os.set_blocking(self.fileno(), False)
 
@@ -129,7 +183,7 @@ class Pipe(Lines):
     def read(self) -> bytes | None:
         """Pass on what has arrived. Returns None if nothing has, and no bytes at the end."""
         try:
-            data = os.read(self.fileno(), 1 << 16)
+            data = os.read(self.fileno(), READ)
         except BlockingIOError:
             return None
         self.feed(data)

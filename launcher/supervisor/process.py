@@ -1,4 +1,4 @@
-"""One worker process, seen from its launcher."""
+"""The processes of a launcher: its workers, and the warden."""
 
 import contextlib
 import os
@@ -6,11 +6,12 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Sequence
 from importlib.util import find_spec
-from types import FrameType
+from pathlib import Path
 from typing import IO
 
+from ringlet.launcher.supervisor import warden
 from ringlet.launcher.supervisor.control import VARIABLE, Control
 from ringlet.launcher.supervisor.cores import running_on
 from ringlet.launcher.supervisor.environment import Job
@@ -88,17 +89,65 @@ def exit_text(pid: int, code: int) -> str:
     return f"{head} was killed by signal {-code}{name}"
 
 
-@contextlib.contextmanager
-def noted_signals(*numbers: signal.Signals) -> Iterator[list[signal.Signals]]:
-    """A list that gets these signals when they come, instead of what they do otherwise."""
-    noted: list[signal.Signals] = []
+class Warden:
+    """A process that ends groups of processes, and removes sockets and folders, when this one has
+    been killed.
 
-    def note(number: int, frame: FrameType | None) -> None:
-        noted.append(signal.Signals(number))
+    The guard of each worker does so, too, but not in a worker that is stopped, or that holds
+    Python's lock in C code. The kernel's parent-death signal (prctl(2)) reaches these, but it would
+    end guards before they have ended what their workers had started. The warden is no child of this
+    process, so that its children are the workers alone.
+    """
 
-    before = {number: signal.signal(number, note) for number in numbers}
-    try:
-        yield noted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._writing = -1
+
+    def _start(self) -> None:
+        reading, self._writing = os.pipe()
+        os.set_blocking(self._writing, False)
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", warden.__file__],
+                cwd="/",
+                stdin=reading,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        finally:
+            os.close(reading)
+
+    def toggle(self, thing: Path | int) -> None:
+        """From now on, the thing ends with this process; the second time: no more. The first starts
+        the warden."""
+        if self._process is None:
+            self._start()
+        self._write(os.fsencode(str(thing)) + b"\0")
+
+    def poll(self) -> int | None:
+        """The id of the process that starts the warden, until that has ended."""
+        if self._process is None or self._process.poll() is not None:
+            return None
+        return self._process.pid
+
+    def close(self) -> None:
+        """End the warden: nothing is left."""
+        if self._process is not None:
+            self._write(warden.DONE)
+            os.close(self._writing)
+            self._process.wait()
+
+    def _write(self, data: bytes) -> None:
+        with contextlib.suppress(OSError):
+            os.write(self._writing, data)
+
+
+def reap(own: Collection[int | None]) -> None:
+    """As process 1 of a container, this process inherits the children of those that have ended."""
+    if os.getpid() != 1:
+        return
+    flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitid(os.P_ALL, 0, flags)) and ended.si_pid not in own:
+            os.waitpid(ended.si_pid, 0)

@@ -9,18 +9,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TextIO
 
-from ringlet.launcher.errors import ExitCode
+from ringlet.launcher.errors import ExitCode, user_errors
 from ringlet.launcher.supervisor.agent import Agent
 from ringlet.launcher.supervisor.control import Notice
 from ringlet.launcher.supervisor.environment import Job
 from ringlet.launcher.supervisor.failure import Failure, first_cause
-from ringlet.launcher.supervisor.listing import VARIABLE, Listing
-from ringlet.launcher.supervisor.output import Pipe, RankFile, Screen
-from ringlet.launcher.supervisor.process import Worker, noted_signals
+from ringlet.launcher.supervisor.listing import Listing
+from ringlet.launcher.supervisor.output import READ, Pipe, RankFile, Screen
+from ringlet.launcher.supervisor.process import Warden, Worker, reap
+from ringlet.launcher.supervisor.signals import noted_signals
 
 SURVIVORS_S = 3.0
 """How long the other workers may take to report a death and end."""
@@ -34,6 +35,15 @@ END_S = 0.1
 END_TOLD_S = 0.2
 """How long after a worker's end without a failure the others are told."""
 
+HELD_S = 0.02
+"""How long to leave workers alone whose output nobody takes."""
+
+PARTIAL_S = 1.0
+"""After so long what has no newline is shown, though more is coming."""
+
+IN_A_PIPE = 1 << 20
+"""No worker has left more than this in a pipe when it ends (pipe(7): pipe-max-size)."""
+
 
 @dataclass
 class _Watched:
@@ -43,6 +53,7 @@ class _Watched:
     pipes: list[Pipe] = field(default_factory=list)
     file: RankFile | None = None
     ended: bool = False
+    asked: bool = False
     report: Notice = field(default_factory=lambda: {"failed": "", "line": "", "echo": False})
 
 
@@ -72,13 +83,12 @@ class Supervisor:
         self._listing = Listing({**facts, "command": command})
         self._watched: list[_Watched] = []
         self._job = job
+        self._warden = Warden()
         self._selector = selectors.DefaultSelector()  # its keys' data are called when ready
         if self._listing.path is not None:
-            entry = {VARIABLE: str(self._listing.path)}
-            self._job = replace(job, variables={**job.variables, **entry})
             self._selector.register(self._listing, selectors.EVENT_READ, self._ask_workers)
         self._ends: list[tuple[float, Failure]] = []
-        self.interrupted = False
+        self.interrupted = self._held = False
         self._signals: list[signal.Signals] = []
         self._deadlines: list[tuple[float, signal.Signals]] = []
 
@@ -87,8 +97,8 @@ class Supervisor:
         passed_on = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
         with noted_signals(*passed_on) as self._signals:
             try:
-                for rank in self._job.ranks:
-                    self._start(rank)
+                with user_errors(os_error="cannot start the workers (see `ulimit -a`)"):
+                    self._start_all()
                 while self._running:
                     self._handle_events()
                 self._tell_ends()
@@ -107,6 +117,7 @@ class Supervisor:
         self._selector.close()
         self._listing.close()
         self._job.clean()
+        self._warden.close()
 
     # -- watching -----------------------------------------------------------------------------
 
@@ -114,11 +125,19 @@ class Supervisor:
     def _running(self) -> list[_Watched]:
         return [watched for watched in self._watched if not watched.ended]
 
+    def _start_all(self) -> None:
+        for path in (self._job.folder, self._listing.path):
+            if path is not None:
+                self._warden.toggle(path)
+        for rank in self._job.ranks:
+            self._start(rank)
+
     def _start(self, rank: int) -> None:
         module, arguments = self._module, self._arguments
         worker = Worker(self._job, rank, module, arguments, output=subprocess.PIPE)
         watched = _Watched(worker)
         self._watched.append(watched)
+        self._warden.toggle(worker.pid)
         if self._options.output is not None:
             path = self._options.output / f"rank-{rank}.log"
             watched.file = RankFile(path, self._screen, more=self._job.generation > 0)
@@ -126,7 +145,7 @@ class Supervisor:
         self._selector.register(worker.control, selectors.EVENT_READ, read_control)
         process = worker.process
         for stream, target in ((process.stdout, sys.stdout), (process.stderr, sys.stderr)):
-            pipe = Pipe(stream, partial(self._show, rank, target), watched.file)
+            pipe = Pipe(stream, target, partial(self._show, rank, target), watched.file)
             watched.pipes.append(pipe)
             self._selector.register(pipe, selectors.EVENT_READ, partial(self._read_output, pipe))
 
@@ -137,15 +156,19 @@ class Supervisor:
 
     def _handle_events(self) -> None:
         events = self._selector.select(self._agent.poll_s)
-        if not events:
-            for watched in self._watched:
-                for pipe in watched.pipes:
-                    pipe.flush()
+        for watched in self._watched:
+            watched.worker.control.push()
+            for pipe in watched.pipes:
+                pipe.flush(PARTIAL_S if events else 0.0)
         for key, _ in events:
             key.data()
+        if self._held:
+            self._held = False
+            time.sleep(HELD_S)
         for watched in self._running:
             if watched.worker.process.poll() is not None:
                 self._ended(watched)
+        reap({self._warden.poll(), *(watched.worker.pid for watched in self._watched)})
         for failure in self._agent.poll():
             self._announce(failure)
         self._tell_ends(END_TOLD_S)
@@ -154,16 +177,25 @@ class Supervisor:
         self._listing.answer({each.worker.rank: each.worker.pid for each in self._running})
 
     def _ask_workers(self) -> None:
-        if self._listing.accept():
-            for watched in self._running:
-                watched.worker.control.send({"doing": True})
+        try:
+            asked = self._listing.accept()
+        except OSError as error:
+            self._selector.unregister(self._listing)
+            self._listing.close()
+            self._screen.say(f"`ringlet ps` does not show this job any more: {error.strerror}")
+            return
+        for watched in self._running if asked else ():
+            if not watched.asked:
+                watched.asked = True
+                watched.worker.control.send({"doing": True}, wait=False)
 
-    def _read_output(self, pipe: Pipe) -> bool:
-        """Pass on what a worker has written; returns whether there may be more."""
-        data = pipe.read()
-        if data == b"":
+    def _read_output(self, pipe: Pipe) -> None:
+        """Pass on what a worker has written. While nobody takes what is shown, the workers wait in
+        their writes, unless they are to end."""
+        if self._screen.full(pipe.target) and not self.interrupted:
+            self._held = True
+        elif pipe.read() == b"":
             self._selector.unregister(pipe)
-        return bool(data)
 
     def _read_control(self, watched: _Watched) -> None:
         if not watched.worker.control.fill():
@@ -177,17 +209,19 @@ class Supervisor:
             if "failed" in notice:
                 watched.report = notice
             elif "doing" in notice:
+                watched.asked = False
                 self._listing.doing[watched.worker.rank] = notice["doing"]
             else:
                 self._inform(notice)
 
     def _drain(self) -> None:
         """Read what the workers wrote before they ended. A child that lives on may hold the pipe
-        open: do not wait for EOF."""
+        open, and write for ever: do not wait for EOF."""
         for watched in self._watched:
             for pipe in watched.pipes:
-                while pipe.fileno() in self._selector.get_map() and self._read_output(pipe):
-                    pass
+                for _ in range(IN_A_PIPE // READ):
+                    if not pipe.read():
+                        break
                 pipe.flush()
 
     # -- ends ---------------------------------------------------------------------------------
@@ -197,6 +231,7 @@ class Supervisor:
         watched.ended = True
         worker, code = watched.worker, watched.worker.process.returncode
         worker.signal_group(signal.SIGKILL)  # what it started ends with it
+        self._warden.toggle(worker.pid)
         # A child in a session of its own may hold the channel open: do not wait for EOF.
         while worker.control.fill(wait=False):
             pass
@@ -221,7 +256,8 @@ class Supervisor:
         """Tell the workers that a rank is lost, and give them a little time to end."""
         kind = "lost" if failure.fatal else "ended"
         for other in self._running:
-            other.worker.control.send({kind: failure.rank, "cause": failure.exit_reason})
+            notice = {kind: failure.rank, "cause": failure.exit_reason}
+            other.worker.control.send(notice, wait=False)
         if failure.fatal and not self._deadlines:
             now = time.monotonic()
             self._deadlines = [
@@ -231,13 +267,17 @@ class Supervisor:
 
     def _pass_signals_on(self) -> None:
         """Pass signals on to the workers; SIGKILL follows after the grace period or at the second
-        signal. SIGUSR2 only gives notice: another signal will come when time is up."""
+        signal. SIGUSR2 only gives notice: another signal will come when time is up. Without a
+        reader of the output the job ends, as if by SIGTERM."""
+        if self._screen.abandoned and not self.interrupted:
+            self._signals.append(signal.SIGTERM)
         while self._signals:
             number = self._signals.pop(0)
             self.interrupted = True
             if number == signal.SIGUSR2:
                 self._signal_all(number)
                 continue
+            self._screen.hurry()
             again = any(kind == signal.SIGKILL for _, kind in self._deadlines)
             self._signal_all(signal.SIGKILL if again else number)
             now = time.monotonic()

@@ -21,7 +21,7 @@ from ringlet.comm.join import absent
 from ringlet.comm.join.folders import PREFIX, remove_folder
 from ringlet.launcher.errors import ExitCode
 from ringlet.launcher.supervisor.control import Control, Notice
-from ringlet.launcher.supervisor.listing import VARIABLE, remove
+from ringlet.launcher.supervisor.signals import reset_signals
 from ringlet.launcher.workers import program
 
 
@@ -30,13 +30,12 @@ class Guard:
 
     News of ranks that have ended go to `comm`, questions about what this rank is doing are
     answered, and other notices wait in `inbox`. When the launcher is gone, however it ended, the
-    guard removes the socket files that the launcher no longer can, and kills this process and all
-    that it started.
+    guard removes the folder that the launcher no longer can, and kills this process and all that it
+    started.
     """
 
     def __init__(self, control: Control) -> None:
         self.control = control
-        self._entry = os.environ.pop(VARIABLE, None)
         kind, _, path = os.environ.get("RINGLET_RENDEZVOUS", "").partition("://")
         folder = Path(path).parent
         self._folder = folder if kind == "ipc" and folder.name.startswith(PREFIX) else None
@@ -57,13 +56,12 @@ class Guard:
                 self.inbox.put(notice)
         if self._folder is not None:
             remove_folder(self._folder)
-        if self._entry is not None:
-            remove(Path(self._entry))
         os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 def start_guard() -> Guard | None:
     """Start the guard if a launcher started this process."""
+    reset_signals()
     faulthandler.enable()
     control = Control.inherited()
     if control is None:

@@ -18,7 +18,13 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 class Launch:
     """One `ringlet run`: the process, the folder it runs in, and how it ended."""
 
-    def __init__(self, command: list[str], folder: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        command: list[str],
+        folder: Path,
+        environment: dict[str, str],
+        before: Callable[[], object] | None,
+    ) -> None:
         self.folder, self._temporary = folder, Path(environment["TMPDIR"])
         self.process = subprocess.Popen(
             command,
@@ -28,6 +34,7 @@ class Launch:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             encoding="utf-8",
+            preexec_fn=before,
         )
 
     def end(self) -> tuple[int, str, str]:
@@ -72,6 +79,8 @@ def leaked_segments() -> set[str]:
 @pytest.fixture
 def launch(tmp_path: Path) -> Iterator[Callable[..., Launch]]:
     """`launch(text, *arguments, options=("-n", "2"), variables={...})` starts the text as script.
+    `before()` is called in the launcher's process, before its program; `around` are words to put in
+    front of its command.
 
     At the end of the test the launchers must have left neither files nor shared memory.
     """
@@ -86,13 +95,15 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., Launch]]:
         options: tuple[str, ...] = ("-n", "2"),
         program: tuple[str, ...] = ("script.py",),
         variables: dict[str, str] | None = None,
+        before: Callable[[], object] | None = None,
+        around: tuple[str, ...] = (),
     ) -> Launch:
         if text is not None:
             (folder / program[-1]).with_suffix(".py").write_text(textwrap.dedent(text))
         environment = {key: value for key, value in os.environ.items() if key not in THREADS}
         environment |= {"TMPDIR": str(temporary), **(variables or {})}
-        command = [*RINGLET, "run", *options, *program, *arguments]
-        started.append(Launch(command, folder, environment))
+        command = [*around, *RINGLET, "run", *options, *program, *arguments]
+        started.append(Launch(command, folder, environment, before))
         return started[-1]
 
     yield start

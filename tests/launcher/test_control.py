@@ -64,6 +64,19 @@ def test_a_message_may_be_longer_than_the_sockets_buffer(ends):
     sender.join()
 
 
+def test_what_nobody_takes_is_kept_without_waiting(ends):
+    first, second = ends
+    messages = [{"number": number, "text": "x" * 50_000} for number in range(20)]
+    for message in messages:
+        first.send(message, wait=False)
+    received = []
+    while len(received) < len(messages):
+        assert second.fill()
+        received.extend(second.notices())
+        first.push()
+    assert received == messages
+
+
 def test_messages_of_many_threads_stay_whole(ends):
     first, second = ends
     message = {"text": "y" * 100_000}

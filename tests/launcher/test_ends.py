@@ -85,6 +85,19 @@ time.sleep(60)
 )
 
 
+HOLDING = (
+    PREPARED
+    + """
+import ctypes
+child()
+note("pid", os.getpid())
+ctypes.PyDLL(None).sleep(60)  # holds Python's lock: no other thread runs
+"""
+)
+
+STOPPED = PREPARED + "child(); note('pid', os.getpid()); os.kill(os.getpid(), signal.SIGSTOP)"
+
+
 def processes(running, names=("pid", "child"), size=2):
     """The pids of all ranks and of what they started, once all have written them down."""
     return [running.number(f"{name}{rank}") for name in names for rank in range(size)]
@@ -135,7 +148,7 @@ def test_after_the_grace_who_has_not_ended_is_killed(launch):
     assert running.gone(pids)
 
 
-@pytest.mark.parametrize("text", [WAITING, IGNORING, JOINED, JOINING])
+@pytest.mark.parametrize("text", [WAITING, IGNORING, JOINED, JOINING, HOLDING, STOPPED])
 def test_sigkill_of_the_launcher_leaves_nothing(launch, text):
     """Neither workers nor what they started, nor (the fixture looks) socket files."""
     running = launch(text)
@@ -151,6 +164,15 @@ MOMENTS = {
     "it is listed": "ringlet-run-*/*.sock",
     "rank 0 waits for the others": "ringlet.*/rendezvous",
 }
+
+
+def test_ranks_that_are_stopped_do_not_hold_up_the_end(launch):
+    running = launch(STOPPED, options=("-n", "2", "--grace", "0.5"))
+    pids = processes(running)
+    running.process.send_signal(signal.SIGTERM)
+    assert running.ended_within(5)
+    assert running.process.returncode == 128 + signal.SIGKILL
+    assert running.gone(pids)
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -202,6 +224,18 @@ def test_a_forked_child_ends_with_its_worker(launch):
     assert running.ended_within(5)
     assert running.gone([pid])
     assert running.end() == (0, "done\n", "")
+
+
+def test_a_daemon_that_writes_for_ever_holds_nothing_up(launch):
+    text = FORKED.replace("BEFORE", "os.setsid()\n    while True: os.write(1, b'y' * 4096)")
+    running = launch(text, options=("-n", "1"))
+    pid = running.number("child0")
+    try:
+        code, stdout, _ = running.end()
+    finally:
+        os.kill(pid, signal.SIGKILL)
+    assert code == 0
+    assert "done\n" in stdout
 
 
 def test_a_daemon_that_left_the_group_lives_on_and_holds_nothing_up(launch):

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from ringlet.launcher.supervisor.output import ERASE_LINE, Lines, Screen
+from ringlet.launcher.supervisor.output import ERASE_LINE, LONGEST, Lines, Screen
 
 TEXT = "plain\n\nnaïve 日本 🙂\nand\ttabs\rand returns\n"
 
@@ -46,8 +46,12 @@ def test_partial_lines(case):
     assert cut(*pieces) == expected
 
 
-def test_a_line_without_end_takes_time_in_proportion():
-    assert len(cut(*[b"x" * (1 << 16)] * 500, None)[0]) == 500 << 16
+@pytest.mark.parametrize("piece", [b"x", b"\r50 %", b"\x00", b"\xff", "é".encode()])
+def test_a_line_without_end_is_written_in_pieces(piece):
+    data = piece * (1 << 16)
+    written = cut(*[data] * 50, None)
+    assert max(map(len, written)) < LONGEST + len(data)
+    assert "".join(written) == (data * 50).decode(errors="replace")
 
 
 class Terminal(io.StringIO):

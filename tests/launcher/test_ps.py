@@ -1,5 +1,6 @@
 """`ringlet ps`: what runs, what each rank does, and entries of launchers that are no more."""
 
+import contextlib
 import os
 import re
 import signal
@@ -30,7 +31,7 @@ world.barrier()
 
 @pytest.fixture
 def ps(tmp_path, monkeypatch, capsys):
-    """`ps()` is what the command prints; entries are in the folder of launches."""
+    """`ps()` is what the command prints of jobs in this test's folder, and maybe of others."""
     monkeypatch.setenv("TMPDIR", str(tmp_path / "t"))
     monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
@@ -54,7 +55,6 @@ def matching(ps, pattern, seconds=20):
 
 
 def test_what_each_rank_is_doing(launch, ps):
-    assert ps() == "no job of yours runs on this host\n"
     job = launch(SCRIPT, "argument", variables={"XDG_RUNTIME_DIR": ""})
     job.number("early")
     text = matching(ps, r"rank 0 +pid \d+ +has not joined a world\n")
@@ -69,7 +69,7 @@ def test_what_each_rank_is_doing(launch, ps):
     os.kill(pids[1], signal.SIGCONT)
     (job.folder / "go").touch()
     assert job.end()[0] == 0
-    assert ps() == "no job of yours runs on this host\n"
+    assert f"pid {job.process.pid} " not in ps()
 
 
 def test_entries_of_launchers_that_are_gone_are_removed(launch, ps, tmp_path):
@@ -77,13 +77,82 @@ def test_entries_of_launchers_that_are_gone_are_removed(launch, ps, tmp_path):
     folder.mkdir(mode=0o700)
     with socket.socket(socket.AF_UNIX) as left:  # as after a power failure
         left.bind(str(folder / "4711.sock"))
-    assert ps() == "no job of yours runs on this host\n"
+    ps()
     assert not folder.exists()
     job = launch(SCRIPT, variables={"XDG_RUNTIME_DIR": ""})
     job.number("early")
-    job.process.kill()  # its workers remove what it has left
+    assert f"pid {job.process.pid} " in ps()
+    job.process.kill()  # its warden removes what it has left
     job.process.wait()
-    matching(ps, "no job of yours")
+    matching(ps, rf"\A(?!(.|\n)*pid {job.process.pid} )")
+
+
+def test_no_jobs(ps, monkeypatch):
+    monkeypatch.setattr("ringlet.launcher.commands.ps.entries", list)
+    assert ps() == "no job of yours runs on this host\n"
+
+
+def test_jobs_with_another_folder_for_temporary_files_are_found(launch, ps, tmp_path, monkeypatch):
+    """Several, one of them listed in $XDG_RUNTIME_DIR, one stopped."""
+    (tmp_path / "runtime").mkdir(mode=0o700)
+    places = ["", str(tmp_path / "runtime"), str(tmp_path / "none")]
+    jobs = [launch(SCRIPT, variables={"XDG_RUNTIME_DIR": place}) for place in places]
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    for job in jobs:
+        matching(ps, f"pid {job.process.pid}  ringlet run")
+    jobs[2].process.send_signal(signal.SIGSTOP)
+    text = ps()
+    assert f"pid {jobs[1].process.pid}  ringlet run" in text
+    assert f"pid {jobs[2].process.pid} does not answer (stopped by a signal)\n" in text
+    jobs[2].process.send_signal(signal.SIGCONT)
+    for job in jobs:
+        job.process.send_signal(signal.SIGTERM)
+        assert job.ended_within(5)
+
+
+def asked(path, times):
+    """So many ask, and go away or stop before they have an answer."""
+    connections = []
+    for _ in range(times):
+        connection = socket.socket(socket.AF_UNIX)
+        connection.setblocking(False)
+        with contextlib.suppress(BlockingIOError):  # the queue is full
+            connection.connect(str(path))
+        connections.append(connection)
+    return connections
+
+
+def test_neither_stopped_ranks_nor_who_asks_hold_the_launcher_up(launch, ps):
+    job = launch(SCRIPT, variables={"XDG_RUNTIME_DIR": ""})
+    job.number("early")
+    (job.folder / "join").touch()
+    pids = [job.number(f"pid-{rank}") for rank in range(2)]
+    os.kill(pids[0], signal.SIGSTOP)
+    (path,) = job.temporary_files("ringlet-run-*/*.sock")
+    connections = asked(path, 1000)
+    matching(ps, rf"rank 0 +pid {pids[0]} +does not answer \(stopped")
+    job.process.send_signal(signal.SIGTERM)
+    assert job.gone(pids[1:])  # the signal has come
+    job.process.send_signal(signal.SIGTERM)
+    assert job.ended_within(5)
+    for connection in connections:
+        connection.close()
+
+
+def test_a_launcher_that_cannot_answer_now_stays_listed(launch, ps):
+    job = launch(SCRIPT, variables={"XDG_RUNTIME_DIR": ""})
+    job.number("early")
+    (path,) = job.temporary_files("ringlet-run-*/*.sock")
+    job.process.send_signal(signal.SIGSTOP)
+    connections = asked(path, 200)  # until the queue is full
+    assert f"pid {job.process.pid} does not answer (stopped by a signal)\n" in ps()
+    for connection in connections:
+        connection.close()
+    job.process.send_signal(signal.SIGCONT)
+    matching(ps, rf"pid {job.process.pid}  ringlet run")
+    job.process.send_signal(signal.SIGTERM)
+    assert job.ended_within(5)
 
 
 def test_a_folder_that_others_may_enter_is_not_used(launch, ps, tmp_path):
