@@ -97,4 +97,4 @@ def test_a_file_that_cannot_be_written_ends_and_the_job_goes_on(launch, tmp_path
 def test_a_folder_that_cannot_be(launch, tmp_path):
     (tmp_path / "work/logs").write_text("a file")
     code, _, err = launch(TALK, options=("--output", "logs")).end()
-    assert (code, err) == (2, "ringlet: --output logs: File exists\n")
+    assert (code, err) == (2, "ringlet: --output logs: logs is a file\n")
