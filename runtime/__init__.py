@@ -22,7 +22,7 @@ from ringlet.runtime.pipeline.run import MicroBatch
 from ringlet.runtime.planning.cluster import Cluster, load_cluster
 from ringlet.runtime.planning.figures import ClusterError
 from ringlet.runtime.planning.models import MODELS, Model, model_of
-from ringlet.runtime.planning.setting import Setting
+from ringlet.runtime.planning.setting import MEGATRON, RINGLET, Precision, Program, Setting
 from ringlet.runtime.planning.simulate import Simulation, simulate
 from ringlet.runtime.training.checks import NonFinite
 from ringlet.runtime.training.config import ConfigError, TrainConfig, make_config
@@ -31,7 +31,9 @@ from ringlet.runtime.training.fit import check_fit
 from ringlet.runtime.training.trainer import Outcome, Trainer
 
 __all__ = [
+    "MEGATRON",
     "MODELS",
+    "RINGLET",
     "Checkpoint",
     "CheckpointError",
     "Cluster",
@@ -48,6 +50,8 @@ __all__ = [
     "Outcome",
     "Parallel",
     "Parallelism",
+    "Precision",
+    "Program",
     "Setting",
     "Simulation",
     "Step",

@@ -176,6 +176,11 @@ class _Step:
             ),
         )
 
+    @cached_property
+    def complete(self) -> list[float]:
+        """By stage, when the slowest replica's gradients are complete."""
+        return list(map(max, zip(*(column.complete for column in self.columns), strict=True)))
+
     # -- the sums of gradients ------------------------------------------------------------------
 
     def _groups(self) -> tuple[Ranks, Ranks]:
@@ -213,7 +218,7 @@ class _Step:
         own = self.schedule.stages_of(rank)
         now, hidden = 0.0, 0.0
         for stage in reversed(own):
-            end = max(column.complete[stage] for column in self.columns)
+            end = self.complete[stage]
             costs = self.costs.stages[stage]
             begin = end - costs.inputs - costs.weights
             for number in range(1, shown + 1):

@@ -1,6 +1,7 @@
 """Descriptions of clusters: read, written, and refused in one line that names the key."""
 
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -80,6 +81,12 @@ BAD = [
 def test_a_description_survives_being_written():
     made = parse_cluster(tomllib.loads(TEXT))
     assert parse_cluster(tomllib.loads(str(made))) == made
+
+
+def test_the_example_of_the_documentation_is_whole():
+    page = (Path(__file__).parents[2] / "docs" / "planning.md").read_text()
+    example = page.partition("```toml\n")[2].partition("```")[0]
+    assert parse_cluster(tomllib.loads(example)).ranks == 64
 
 
 @pytest.mark.parametrize("name", shipped())
