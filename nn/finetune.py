@@ -4,17 +4,19 @@ Hu et al., "LoRA: low-rank adaptation of large language models" (2021).
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from ringlet.nn import functional as F
+from ringlet.nn.adapter_config import AdapterConfig
 from ringlet.nn.autograd.conversion import in_dtype
 from ringlet.nn.autograd.tensor import Tensor
 from ringlet.nn.backend import copy_from_host, xp
+from ringlet.nn.files import short
 from ringlet.nn.layers.basic import Dropout, Linear
 from ringlet.nn.module import Module, uninitialized
 from ringlet.nn.random import generator
@@ -102,29 +104,52 @@ def add_lora(
     dropout: float = 0.0,
     seed: int = 0,
 ) -> list[str]:
-    """Add a learned low-rank change to the Linear layers that match, and freeze all else.
+    """Add a learned low-rank change to the Linear layers that match, and freeze all else but the
+    changes that were added before.
 
-    Returns their paths. A's initial values depend on (seed, path). Raises ValueError for a pattern
-    that matches no Linear, or one whose matrix another layer shares.
+    Returns their paths. A's initial values depend on (seed, path). The new layers are in the mode
+    (training or evaluation) of those that they replace. Raises ValueError for a pattern that
+    matches no Linear, or one whose matrix another layer shares.
     """
     if rank < 1:
         raise ValueError(f"rank is {rank}; it must be at least 1")
-    linears = {path: m for path, m in model.named_modules() if type(m) is Linear}
-    chosen = _matching(linears, patterns, "Linear")
+    chosen = _matching(_linears(model), patterns, "Linear")
+    _adapt(model, dict.fromkeys(chosen, (rank, alpha)), dropout, seed)
+    return list(chosen)
+
+
+def _linears(model: Module) -> dict[str, Linear]:
+    """The Linear layers by path, without those that belong to LoRA layers."""
+    inside = tuple(f"{path}." for path, _ in _adapted(model))
+    return {
+        path: module
+        for path, module in model.named_modules()
+        if type(module) is Linear and not path.startswith(inside)
+    }
+
+
+def _adapt(
+    model: Module, wanted: Mapping[str, tuple[int, float]], dropout: float, seed: int = 0
+) -> None:
+    """Make LoRA layers, of a rank and an alpha, of the Linear layers at these paths."""
     own = {name for name, _ in model.named_parameters()}
-    shared = [path for path in chosen if f"{path}.weight" not in own]
+    shared = [path for path in wanted if f"{path}.weight" not in own]
     if shared:
         raise ValueError(f"the matrix of {', '.join(shared)} is shared with another layer")
+    linears = _linears(model)
+    before = [part.weight for _, each in _adapted(model) for part in (each.lora_A, each.lora_B)]
+    learned = [weight for weight in before if weight.requires_grad]
     freeze(model, "*")
-    for path, linear in chosen.items():
-        adapted = LoRALinear(linear, rank, alpha, dropout)
+    for weight in learned:
+        weight.requires_grad = True
+    for path, (rank, alpha) in wanted.items():
+        adapted = LoRALinear(linears[path], rank, alpha, dropout)
         draws = generator(seed, f"{path}.lora_A.weight").random(adapted.lora_A.weight.shape)
-        values = (2 * draws - 1) / np.sqrt(linear.in_features)
+        values = (2 * draws - 1) / np.sqrt(adapted.in_features)
         copy_from_host(adapted.lora_A.weight.data, values)
         adapted.lora_B.weight.data.fill(0)
         _replace(model, path, adapted)
     model.assign_paths()
-    return list(chosen)
 
 
 def merge_lora(model: Module) -> list[str]:
@@ -142,11 +167,18 @@ def merge_lora(model: Module) -> list[str]:
 def save_lora(model: Module, folder: str | Path) -> None:
     """Write the low-rank matrices alone, as the peft library does.
 
-    Raises FileExistsError if the folder holds an adapter already, ValueError if the model has none.
+    Raises FileExistsError if the folder holds an adapter already, ValueError if the model has none,
+    or layers of several dropouts, of which the format knows one.
     """
     folder, found = Path(folder), dict(_adapted(model))
     if not found:
         raise ValueError("the model has no LoRA layers")
+    dropouts = sorted({layer.dropout.p for layer in found.values()})
+    if len(dropouts) > 1:
+        raise ValueError(
+            f"the LoRA layers have dropouts {dropouts}, and an adapter has one: set all layers' "
+            "dropout.p to it"
+        )
     if (folder / ADAPTER_CONFIG).exists():
         raise FileExistsError(f"{folder} holds an adapter already")
     folder.mkdir(parents=True, exist_ok=True)
@@ -157,10 +189,18 @@ def save_lora(model: Module, folder: str | Path) -> None:
     }
     write_safetensors(folder / ADAPTER_WEIGHTS, arrays, {"format": "pt"})
     first = next(iter(found.values()))
+    # A pattern is a path's end, unless it says that it is all of it.
+    patterns = {p: "^" * any(other.endswith(f".{p}") for other in found) + p for p in found}
     values = {
         "peft_type": "LORA",
         "r": first.rank,
         "lora_alpha": first.alpha,
+        "rank_pattern": {
+            patterns[path]: x.rank for path, x in found.items() if x.rank != first.rank
+        },
+        "alpha_pattern": {
+            patterns[path]: x.alpha for path, x in found.items() if x.alpha != first.alpha
+        },
         "lora_dropout": first.dropout.p,
         "target_modules": list(found),
         "bias": "none",
@@ -171,23 +211,33 @@ def save_lora(model: Module, folder: str | Path) -> None:
 def load_lora(model: Module, folder: str | Path) -> list[str]:
     """Add the low-rank matrices that `save_lora` or peft wrote; returns the layers' paths.
 
-    Raises ValueError for another kind of adapter or layers that the model lacks, KeyError if the
-    arrays do not match.
+    The new layers are in the mode (training or evaluation) of those that they replace. Raises
+    ValueError for another kind of adapter, naming what is not supported, or layers that the model
+    lacks, KeyError if the arrays do not match. The model stays as it is then.
     """
     folder = Path(folder)
-    values: dict[str, Any] = json.loads((folder / ADAPTER_CONFIG).read_bytes())
-    if values.get("peft_type") != "LORA" or values.get("bias", "none") != "none":
-        raise ValueError(f"{folder / ADAPTER_CONFIG} does not describe a plain LoRA")
+    config = AdapterConfig.read(folder / ADAPTER_CONFIG)
     file = SafetensorsFile(folder / ADAPTER_WEIGHTS)
     state = {name.removeprefix(ADAPTER_PREFIX): file[name] for name in file}
-    paths = sorted({name.rsplit(".lora_", 1)[0] for name in state})
-    how = {"rank": values["r"], "alpha": float(values["lora_alpha"])}
-    add_lora(model, *paths, dropout=values.get("lora_dropout", 0.0), **how)
-    own = {f"{path}.{part}.weight" for path in paths for part in ("lora_A", "lora_B")}
-    if own != set(state):
-        raise KeyError(f"{folder}: arrays without their pair: {sorted(own ^ set(state))}")
+    linears = _linears(model)
+    wanted, shapes = {}, {}
+    for path in sorted({name.rsplit(".lora_", 1)[0] for name in state if ".lora_" in name}):
+        if path not in linears:
+            raise ValueError(f"{folder} changes {short(path)}, which is no Linear of the model")
+        wanted[path] = config.of(path)
+        rank = wanted[path][0]
+        shapes[f"{path}.lora_A.weight"] = rank, linears[path].in_features
+        shapes[f"{path}.lora_B.weight"] = linears[path].out_features, rank
+    if not wanted:
+        raise KeyError(f"{folder} holds no LoRA matrices")
+    if other := sorted(shapes.keys() ^ state.keys()):
+        raise KeyError(f"{folder}: arrays that are no pairs of LoRA: {short(other)}")
+    for name, shape in shapes.items():
+        if state[name].shape != shape:
+            raise KeyError(f"{folder}: {name} has wrong shape {state[name].shape} for {shape}")
+    _adapt(model, wanted, config.dropout)
     model.load_state_dict(state, strict=False)
-    return paths
+    return list(wanted)
 
 
 def _adapted(model: Module) -> Iterator[tuple[str, LoRALinear]]:
@@ -197,5 +247,6 @@ def _adapted(model: Module) -> Iterator[tuple[str, LoRALinear]]:
 
 
 def _replace(model: Module, path: str, module: Module) -> None:
+    module.train(model.submodule(path).training)
     parent, _, name = path.rpartition(".")
     setattr(model.submodule(parent), name, module)

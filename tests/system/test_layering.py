@@ -177,10 +177,11 @@ ORDER = {
     ],
     "nn": [
         {"backend", "random", "memory", "files"},
-        {"autograd", "safetensors"},
+        {"autograd", "safetensors", "adapter_config"},
         {"module", "init", "functional"},
         {"methods", "watch", "flat", "layers"},
-        {"anomaly", "summary", "finetune", "optim", "models"},
+        {"anomaly", "summary", "finetune", "optim"},
+        {"models"},
     ],
     "runtime": [
         {"mesh", "device_collectives"},
