@@ -183,6 +183,17 @@ class Module:
         """Set evaluation mode."""
         return self.train(False)
 
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Evaluation mode inside the block; afterwards each module is in its own mode again."""
+        before = [(module, module.training) for module in self.modules()]
+        self.eval()
+        try:
+            yield
+        finally:
+            for module, mode in before:
+                module.training = mode
+
     def zero_grad(self) -> None:
         """Reset all gradients."""
         for parameter in self.parameters():

@@ -86,27 +86,29 @@ def generate(options: GenerateOptions) -> None:
             f"the tokenizer of {folder} gives id {ids.max()}, and its model knows ids from 0 to "
             f"{model.config.vocab_size - 1}: they do not belong together"
         )
-    if not isinstance(model, T5):
+    before = [] if isinstance(model, T5) else ids[0].tolist()
+    if before:
         print(prompt, end="", flush=True)
-    for text in as_text(tokenizer, _continuation(model, ids, options)):
-        print(text, end="", flush=True)
+    with user_errors(TokenizerError):
+        for text in as_text(tokenizer, _continuation(model, ids, options), before):
+            print(text, end="", flush=True)
     print()
 
 
 def _continuation(model: LanguageModel, ids: Any, options: GenerateOptions) -> Iterator[int]:
     """The new ids, up to the end of the text."""
-    eos = model.huggingface.get("eos_token_id")
-    eos = eos if isinstance(eos, int) and eos < model.config.vocab_size else None
     if options.beams > 1:
-        found = beam_search(model, ids, options.max_new_tokens, beams=options.beams, eos=eos)[0]
+        found = beam_search(model, ids, options.max_new_tokens, beams=options.beams, eos=model.eos)[
+            0
+        ]
         new = iter(found[prompt_of(model, ids).shape[1] :].tolist())
     else:
         parts = stream(
             model, ids, options.max_new_tokens, temperature=options.temperature,
-            top_k=options.top_k or None, top_p=options.top_p, seed=options.seed, eos=eos,
+            top_k=options.top_k or None, top_p=options.top_p, seed=options.seed, eos=model.eos,
         )  # fmt: skip
         new = (int(part[0]) for part in parts)
-    return takewhile(lambda number: number != eos, new)
+    return takewhile(lambda number: number not in model.eos, new)
 
 
 def _load(folder: Path) -> tuple[LanguageModel, Tokenizer]:

@@ -34,6 +34,7 @@ class BERTConfig:
     max_position_embeddings: int = 512
     type_vocab_size: int = 2
     layer_norm_eps: float = 1e-12
+    tie_word_embeddings: bool = True
 
 
 class BERTEmbeddings(Module):
@@ -142,7 +143,8 @@ class BERT(LanguageModel):
         decoder = Linear(config.hidden_size, config.vocab_size)
         head = ModuleDict(transform=BERTTransform(config), decoder=decoder)
         self.cls = ModuleDict(predictions=head)
-        decoder.weight = self.bert.embeddings.word_embeddings.weight
+        if config.tie_word_embeddings:
+            decoder.weight = self.bert.embeddings.word_embeddings.weight
 
     def embed(
         self,

@@ -36,6 +36,7 @@ class GPTConfig:
     top_k: int = 2
     capacity_factor: float = 1.25
     balance: float = 0.01
+    tie_word_embeddings: bool = True
 
 
 class GPTMLP(Module):
@@ -91,7 +92,8 @@ class GPT(LanguageModel):
             ln_f=LayerNorm(config.n_embd, config.eps),
         )
         self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)
-        self.lm_head.weight = self.transformer.wte.weight
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.transformer.wte.weight
 
     def embed(self, ids: Array, positions: Array) -> Tensor:
         """Ids (B, T) at positions (T,) of their contexts -> (B, T, C)."""

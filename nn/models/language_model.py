@@ -51,6 +51,12 @@ class LanguageModel(Module):
     huggingface: Mapping[str, Any] = {}
     """The values of the config.json that the model was loaded with; they are saved again."""
 
+    generation: Mapping[str, Any] = {}
+    """The values of its generation_config.json, if there was one; they are saved again."""
+
+    eos: tuple[int, ...] = ()
+    """The ids that end a text, as those files say."""
+
     def __init__(self, config: Any, seed: int = 1337) -> None:
         """Each initial value depends on (seed, name) only."""
         self.config = config
@@ -161,10 +167,11 @@ class LanguageModel(Module):
     def from_pretrained(cls, folder: str | Path, *, strict: bool = True) -> Self:
         """The model in a folder with config.json and model.safetensors, or its shards and index.
 
-        Weights become float32. With `strict=False` parameters that the files do not have get
-        their initial values. Raises PretrainedError for another kind of model or a variant that is
-        not supported, SafetensorsError for damaged files, KeyError listing arrays that are
-        missing, unexpected or of the wrong shape.
+        Weights become float32. The model is in evaluation mode: call `train()` to train it. With
+        `strict=False` parameters that the files do not have get their initial values. A head of its
+        own in the files of a tied model counts. Raises PretrainedError for another kind of model or
+        a variant that is not supported, SafetensorsError for damaged files, KeyError listing arrays
+        that are missing, unexpected or of the wrong shape.
         """
         return cls.files.load(cls, Path(folder), strict)
 
@@ -172,6 +179,6 @@ class LanguageModel(Module):
         """Write config.json and model.safetensors, in shards of at most `shard_bytes` if larger.
 
         Raises FileExistsError if the folder holds a model already, PretrainedError for what
-        Hugging Face's files cannot express.
+        Hugging Face's files cannot express, as LoRA matrices that are not merged.
         """
         self.files.save(self, Path(folder), shard_bytes)

@@ -33,6 +33,7 @@ class T5(LanguageModel):
     """
 
     def build(self, config: T5Config) -> None:
+        self.eos = (config.eos_token_id,)
         self.shared = Embedding(config.vocab_size, config.d_model)
         self.encoder, self.decoder = encoder(config), decoder(config)
         self.lm_head = Linear(config.d_model, config.vocab_size, bias=False)

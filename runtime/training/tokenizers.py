@@ -1,14 +1,25 @@
 """Text to ids and back: bytes, a model's tokenizer.json, or the ids themselves as numbers."""
 
+import contextlib
+import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
+from ringlet.nn.files import read_text
 from ringlet.runtime.training.corpus import token_bytes
 
 TOKENIZER = "tokenizer.json"
 UNFINISHED = "\ufffd"
 """What decoded text ends with while its last character is incomplete."""
+
+CONTEXT = 16
+"""How many earlier ids the new ones are decoded with, at least: a space may depend on them."""
+
+BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+"""A token that is a byte, where a tokenizer has no token for a character."""
 
 
 class TokenizerError(ValueError):
@@ -66,36 +77,71 @@ class JSONTokenizer:
             raise TokenizerError(
                 f"{file} needs the tokenizers library: pip install 'ringlet[tokenizers]'"
             ) from error
+        self._file = file
+        with self._refusals("is not a tokenizer"):
+            self._library: Any = Library.from_str(read_text(file))
+            added = self._library.get_added_tokens_decoder()
+            self._special = {number for number, token in added.items() if token.special}
+            decoder = self._library.decoder
+            self._has_bytes = decoder is not None and decoder.decode(["<0x41>"]) == "A"
+
+    @contextlib.contextmanager
+    def _refusals(self, what: str) -> Iterator[None]:
+        """Errors of the library, which raises Exception itself, and where it panics BaseException,
+        as TokenizerError."""
         try:
-            self._library: Any = Library.from_file(str(file))
-        except Exception as error:  # the library raises Exception itself
-            raise TokenizerError(f"{file} is not a tokenizer: {error}") from error
+            yield
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:
+            raise TokenizerError(f"{self._file} {what}: {error}") from error
 
     def encode(self, text: str) -> list[int]:
-        return list(self._library.encode(text).ids)
+        with self._refusals("makes no ids of the text"):
+            return list(self._library.encode(text).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, without special tokens."""
-        text: str = self._library.decode(list(ids))
-        return text
+        with self._refusals("makes no text of the ids"):
+            text: str = self._decode(list(ids))
+            return text
+
+    def _decode(self, ids: list[int]) -> Any:
+        """As the library, which for a row of bytes that are no text, or not yet, gives up the good
+        characters among them too."""
+        tokens = [self._library.id_to_token(number) for number in ids]
+        if not self._has_bytes or not any(token and BYTE.fullmatch(token) for token in tokens):
+            return self._library.decode(ids)
+        known = [t for n, t in zip(ids, tokens, strict=True) if t and n not in self._special]
+        parts: list[str] = []
+        for are_bytes, row in groupby(known, lambda token: BYTE.fullmatch(token) is not None):
+            tokens = list(row)
+            data = bytes(int(token[3:5], 16) for token in tokens) if are_bytes else b""
+            parts += [data.decode(errors="replace")] if are_bytes else tokens
+        return self._library.decoder.decode(parts)
 
 
 def load_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
     """The tokenizer of a model's folder; ids as numbers if it has no tokenizer.json."""
     file = folder / TOKENIZER
-    return JSONTokenizer(file) if file.is_file() else NumberTokenizer(vocab_size)
+    return JSONTokenizer(file) if os.path.lexists(file) else NumberTokenizer(vocab_size)
 
 
-def as_text(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
-    """Yield the text of ids as they come, as soon as characters are complete."""
-    seen: list[int] = []
-    shown = 0
+def as_text(tokenizer: Tokenizer, ids: Iterable[int], before: Sequence[int] = ()) -> Iterator[str]:
+    """Yield the text of ids as they come, as soon as characters are complete.
+
+    It continues the text of the ids `before`, so that a word's first space is there.
+    """
+    seen = list(before)
+    shown = len(tokenizer.decode(seen))
     for number in ids:
         seen.append(number)
         text = tokenizer.decode(seen)
-        # A character has four bytes at most; what is incomplete by then never becomes one.
-        end = len(text.rstrip(UNFINISHED)) if len(text) - shown < 4 else len(text)
+        end = len(text) - text.endswith(UNFINISHED)  # one for what may still become a character
         if end > shown:
             yield text[shown:end]
             shown = end
+        whole = len(seen) > 4 * CONTEXT and end == len(text)
+        if whole and (start := tokenizer.decode(seen[-CONTEXT:])):
+            seen, shown = seen[-CONTEXT:], len(start)
     yield tokenizer.decode(seen)[shown:]

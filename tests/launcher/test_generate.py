@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,40 @@ def test_a_model_without_a_tokenizer_takes_and_gives_ids(capsys, name, beams):
     assert text.startswith("3 4 5 ") or name == "t5"
     assert 0 < len(words) <= 6
     assert all(0 <= int(word) < 23 for word in words)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_it_stops_at_the_ids_that_the_files_name(capsys, tmp_path, beams):
+    shutil.copytree(FIXTURES / "gpt2", tmp_path / "m")
+    how = {**HOW, "beams": beams}
+    generate(folder=tmp_path / "m", **how)
+    words = capsys.readouterr().out.split()[3:]
+    file = tmp_path / "m" / "generation_config.json"
+    for ends in ([22, int(words[2])], int(words[2])):
+        file.write_text(json.dumps({"eos_token_id": ends}))
+        generate(folder=tmp_path / "m", **how)
+        new = capsys.readouterr().out.split()[3:]
+        assert words[2] not in new
+        assert beams > 1 or new == words[: words.index(words[2])]
+
+
+class Words:
+    """A tokenizer as SentencePiece: each word begins with a space, except the first of a text."""
+
+    def encode(self, text):
+        return [3, 4, 5]
+
+    def decode(self, ids):
+        return " ".join(f"w{number}" for number in ids)
+
+
+def test_a_continuation_begins_with_its_space(capsys, monkeypatch):
+    module = sys.modules["ringlet.launcher.commands.generate"]
+    monkeypatch.setattr(module, "load_tokenizer", lambda folder, vocab_size: Words())
+    generate(folder=FIXTURES / "gpt2", **{**HOW, "prompt": "w3 w4 w5"})
+    words = capsys.readouterr().out.split(" ")
+    assert words[:3] == ["w3", "w4", "w5"]
+    assert len(words) == 9
 
 
 def test_what_cannot_be_is_refused(tmp_path):

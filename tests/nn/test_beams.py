@@ -31,16 +31,20 @@ def score(model, prompt, continuation, penalty):
     return total / len(continuation) ** penalty
 
 
+def ends_of(eos):
+    return eos if isinstance(eos, list) else [eos]
+
+
 def best(model, prompt, penalty, eos):
     """Of all continuations that end with eos, or do not end in NEW tokens."""
     all_of_them = set()
     for tokens in itertools.product(range(VOCABULARY), repeat=NEW):
-        end = tokens.index(eos) + 1 if eos in tokens else NEW
+        end = next((n + 1 for n, token in enumerate(tokens) if token in ends_of(eos)), NEW)
         all_of_them.add(tokens[:end])
     return max(sorted(all_of_them), key=lambda each: score(model, prompt, each, penalty))
 
 
-@pytest.mark.parametrize("eos", [None, 3])
+@pytest.mark.parametrize("eos", [None, 3, [3, 0], []])
 @pytest.mark.parametrize("penalty", [0.0, 1.0])
 def test_with_beams_for_all_it_finds_the_best(model, penalty, eos):
     how = {"beams": VOCABULARY**NEW, "length_penalty": penalty, "eos": eos}
@@ -49,7 +53,7 @@ def test_with_beams_for_all_it_finds_the_best(model, penalty, eos):
         expected = best(model, prompt, penalty, eos)
         new = row[2:].tolist()
         assert new[: len(expected)] == list(expected)
-        assert set(new[len(expected) :]) <= {eos}  # filled up to the longest
+        assert set(new[len(expected) :]) <= set(ends_of(eos)[:1] or [0])  # filled up to the longest
 
 
 def test_more_beams_find_what_is_no_less_likely(model):
@@ -65,12 +69,13 @@ def test_more_beams_find_what_is_no_less_likely(model):
 
 def test_rows_end_with_eos(model):
     greedy = generate(model, IDS, 7, temperature=0)
-    eos = int(greedy[0, 3])
-    ended = generate(model, IDS, 7, temperature=0, eos=eos)
-    for row, whole in zip(ended[:, 2:].tolist(), greedy[:, 2:].tolist(), strict=True):
-        end = whole.index(eos) + 1 if eos in whole else len(whole)
-        assert row[:end] == whole[:end][: len(row)]
-        assert set(row[end:]) <= {eos}
+    for eos in (int(greedy[0, 3]), [int(greedy[0, 3]), int(greedy[1, 4])], {int(greedy[0, 4])}):
+        ended = generate(model, IDS, 7, temperature=0, eos=eos)
+        ends = {eos} if isinstance(eos, int) else set(eos)
+        for row, whole in zip(ended[:, 2:].tolist(), greedy[:, 2:].tolist(), strict=True):
+            end = next((n + 1 for n, token in enumerate(whole) if token in ends), len(whole))
+            assert row[:end] == whole[:end][: len(row)]
+            assert set(row[end:]) <= {row[end - 1]}  # it repeats its own
 
 
 def test_impossible_wishes_are_refused(model):

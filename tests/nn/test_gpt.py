@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ringlet.nn import FlatParameters, Tensor
-from ringlet.nn.models import GPT, GPTConfig, generate, stream
+from ringlet.nn.models import GPT, GPTConfig, beam_search, generate, stream
 from ringlet.nn.optim import AdamW
 
 CONFIG = GPTConfig(vocab_size=13, block_size=10, n_layer=2, n_head=2, n_embd=8)
@@ -171,6 +171,18 @@ def test_a_stream_gives_one_token_at_a_time_and_restores_the_mode(model):
     assert not model.training
     assert len(list(parts)) == 2
     assert model.training
+
+
+@pytest.mark.parametrize("run", [generate, beam_search])
+def test_every_module_is_in_its_own_mode_again(model, run):
+    model.train()
+    model.transformer.h[0].eval()
+    before = [module.training for module in model.modules()]
+    run(model, PROMPT, 2)
+    assert [module.training for module in model.modules()] == before
+    with pytest.raises(IndexError):
+        run(model, PROMPT + 1000, 2)
+    assert [module.training for module in model.modules()] == before
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,26 @@
 """Folders of models: what is loaded, saved, and refused."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ringlet.nn.models import GPT, GPTConfig, PretrainedError
+from ringlet import nn
+from ringlet.nn.models import (
+    BERT,
+    GPT,
+    T5,
+    BERTConfig,
+    GPTConfig,
+    Llama,
+    LlamaConfig,
+    PretrainedError,
+    T5Config,
+    from_pretrained,
+)
+from ringlet.nn.safetensors import SafetensorsError
 
 CONFIG = GPTConfig(vocab_size=11, block_size=6, n_layer=2, n_head=2, n_embd=8)
 
@@ -100,6 +114,152 @@ def test_what_is_missing_unexpected_or_misshaped_is_listed(folder):
         GPT.from_pretrained(folder, strict=False)
 
 
+def tiny(kind):
+    """A small model of the kind, its config tied or not, and its ids."""
+    llama = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 12}
+    return {
+        GPT: lambda tied: GPTConfig(11, 6, 1, 2, 8, tie_word_embeddings=tied),
+        Llama: lambda tied: LlamaConfig(11, num_hidden_layers=1, tie_word_embeddings=tied, **llama),
+        BERT: lambda tied: BERTConfig(11, num_hidden_layers=1, tie_word_embeddings=tied, **llama),
+        T5: lambda tied: T5Config(
+            11, 8, 4, 12, 1, num_heads=2, tie_word_embeddings=tied, decoder_start_token_id=0
+        ),
+    }[kind]
+
+
+NAMES = {  # of the head's matrix and the embedding in files, and of one more copy
+    GPT: ("lm_head.weight", "transformer.wte.weight", None),
+    Llama: ("lm_head.weight", "model.embed_tokens.weight", None),
+    BERT: (
+        "cls.predictions.decoder.weight",
+        "bert.embeddings.word_embeddings.weight",
+        ("cls.predictions.bias", "cls.predictions.decoder.bias"),
+    ),
+    T5: ("lm_head.weight", "shared.weight", ("shared.weight", "decoder.embed_tokens.weight")),
+}
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_a_tied_model_s_matrix_may_be_there_under_either_name_or_both(tmp_path, kind):
+    head, table, more = NAMES[kind]
+    model = kind(tiny(kind)(True), seed=3)
+    model.save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "model.safetensors")
+    for names in ([table], [head], [head, table]):
+        without_it = {name: array for name, array in saved.items() if name != table}
+        rewrite(tmp_path, lambda _, a=without_it, n=names: a | dict.fromkeys(n, saved[table]))
+        loaded = kind.from_pretrained(tmp_path)
+        assert loaded.config.tie_word_embeddings
+        assert_same(loaded, model)
+    if more:
+        name, copy = more
+        for names in ([copy], [name, copy]):
+            others = {key: array for key, array in saved.items() if key != name}
+            rewrite(tmp_path, lambda _, a=others, n=names: a | dict.fromkeys(n, saved[name]))
+            assert_same(kind.from_pretrained(tmp_path), model)
+        rewrite(tmp_path, lambda _: saved | {copy: saved[name] + 1})
+        with pytest.raises(PretrainedError, match=f"{copy} differs from {name}"):
+            kind.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_a_head_of_its_own_counts_whatever_the_config_says(tmp_path, kind):
+    head, table, _ = NAMES[kind]
+    untied = kind(tiny(kind)(False), seed=3)
+    own = np.random.default_rng(0).standard_normal((11, 8)).astype(np.float32)
+    assert untied.output.weight is not kind(tiny(kind)(True)).output.weight
+    untied.output.weight.data[...] = own
+    untied.save_pretrained(tmp_path / "a")
+    for tied in (False, True):
+        edit(tmp_path / "a", tie_word_embeddings=tied)
+        loaded = kind.from_pretrained(tmp_path / "a")
+        assert_same(loaded, untied)
+        np.testing.assert_array_equal(loaded.output.weight.data, own)
+        loaded.save_pretrained(tmp_path / f"b{tied}")
+        assert_same(kind.from_pretrained(tmp_path / f"b{tied}"), untied)
+    edit(tmp_path / "a", tie_word_embeddings=False)
+    for name in (head, table):
+        rewrite(tmp_path / "a", lambda _, n=name: {
+            key: array
+            for key, array in load_file(tmp_path / "bTrue" / "model.safetensors").items()
+            if key != n
+        })  # fmt: skip
+        with pytest.raises(KeyError, match="missing: "):
+            kind.from_pretrained(tmp_path / "a")
+
+
+def test_a_loaded_model_evaluates(folder):
+    assert not any(module.training for module in GPT.from_pretrained(folder).modules())
+    assert not any(module.training for module in from_pretrained(folder).modules())
+
+
+def test_old_weights_beside_new_shards_are_refused(folder, tmp_path):
+    GPT(CONFIG, seed=4).save_pretrained(tmp_path / "b", 900)
+    for path in (tmp_path / "b").glob("model*"):
+        shutil.copy(path, folder)
+    with pytest.raises(
+        PretrainedError, match=r"both model.safetensors and model.safetensors.index"
+    ):
+        GPT.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    assert_same(GPT.from_pretrained(folder), GPT(CONFIG, seed=4))
+    (folder / "config.json").unlink()
+    with pytest.raises(FileExistsError, match="holds a model already"):
+        GPT(CONFIG).save_pretrained(folder)
+
+
+def test_an_index_of_one_file(folder):
+    places = dict.fromkeys(load_file(folder / "model.safetensors"), "model.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    assert_same(GPT.from_pretrained(folder), GPT(CONFIG, seed=3))
+
+
+ENDS = {
+    "none": ({}, None, ()),
+    "one": ({"eos_token_id": 2}, None, (2,)),
+    "several": ({"eos_token_id": [2, 5]}, None, (2, 5)),
+    "no list": ({"eos_token_id": []}, None, ()),
+    "null": ({"eos_token_id": None}, None, ()),
+    "generation's null": ({"eos_token_id": 2}, {"eos_token_id": None}, (2,)),
+    "generation's": ({}, {"eos_token_id": [5, 7]}, (5, 7)),
+    "generation's first": ({"eos_token_id": 2}, {"eos_token_id": 5}, (5,)),
+    "generation says nothing": ({"eos_token_id": 2}, {"top_p": 0.5}, (2,)),
+}
+
+
+@pytest.mark.parametrize("case", ENDS)
+@pytest.mark.parametrize("kind", [GPT, T5])
+def test_the_ids_that_end_a_text(tmp_path, case, kind):
+    values, generation, ends = ENDS[case]
+    kind(tiny(kind)(True)).save_pretrained(tmp_path / "a")
+    edit(tmp_path / "a", **{"eos_token_id": None, **values})
+    if generation is not None:
+        (tmp_path / "a" / "generation_config.json").write_text(json.dumps(generation))
+    for name in "ab":  # as it was, and saved again
+        model = from_pretrained(tmp_path / name)
+        assert (model.eos, model.generation) == (ends, generation or {})
+        if name == "a":
+            model.save_pretrained(tmp_path / "b")
+
+
+@pytest.mark.parametrize("value", ["x", True, 1.5, [1, None], {}, {"a": 1}])
+def test_ids_that_are_none_are_refused(folder, value):
+    edit(folder, eos_token_id=value)
+    with pytest.raises(PretrainedError, match=r"eos_token_id is .* must be an id"):
+        GPT.from_pretrained(folder)
+
+
+def test_lora_is_merged_before_it_is_saved(tmp_path):
+    model = Llama(tiny(Llama)(False))
+    nn.add_lora(model, "*.q_proj")
+    with pytest.raises(PretrainedError, match=r"LoRA matrices of .*self_attn.q_proj .*merge_lora"):
+        model.save_pretrained(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    nn.merge_lora(model)
+    model.save_pretrained(tmp_path)
+    assert_same(Llama.from_pretrained(tmp_path), model)
+
+
 REFUSED = {
     "another model": ({"model_type": "llama"}, "is of a 'llama', not of a 'gpt2'"),
     "an activation": ({"activation_function": "relu"}, 'activation_function: "relu"; this model'),
@@ -133,6 +293,7 @@ def test_folders_without_a_model_are_refused(folder, tmp_path):
 INDEXES = {
     "no map": ({}, "needs a weight_map"),
     "a file elsewhere": ({"weight_map": {"x": "../model.safetensors"}}, "files beside it"),
+    "a file of a long name": ({"weight_map": {"x": "y" * 300}}, "File name too long"),
     "a file that is not there": ({"weight_map": {"x": "other"}}, "has no other, which its index"),
     "an array that is not there": (
         {"weight_map": {"x": "one.safetensors"}},
@@ -146,5 +307,5 @@ def test_a_wrong_index_is_refused(folder, case):
     index, words = INDEXES[case]
     (folder / "model.safetensors").rename(folder / "one.safetensors")
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(PretrainedError, match=words):
+    with pytest.raises((PretrainedError, SafetensorsError), match=words):
         GPT.from_pretrained(folder)

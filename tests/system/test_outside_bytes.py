@@ -52,7 +52,13 @@ from ringlet.launcher.hosts.notices import Assignment, HostInfo
 from ringlet.launcher.hosts.notices import check_notice as check_agents
 from ringlet.launcher.supervisor.control import Control
 from ringlet.launcher.supervisor.failure import Failure
-from ringlet.nn.models.huggingface.folder import PretrainedError, read_config
+from ringlet.nn.adapter_config import AdapterConfig
+from ringlet.nn.models.huggingface.folder import (
+    PretrainedError,
+    read_config,
+    read_generation,
+    read_weights,
+)
 from ringlet.nn.safetensors import SafetensorsError, SafetensorsFile
 from ringlet.runtime import CheckpointError, ConfigError, verify_checkpoint
 from ringlet.runtime.checkpoint.manifest import NAME, read_manifest, sealed
@@ -220,6 +226,11 @@ LLAMA = {
     "model_type": "llama", "vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1,
     "num_attention_heads": 2, "intermediate_size": 8, "rms_norm_eps": 1e-5, "tie": None,
 }  # fmt: skip
+ADAPTER = {
+    "peft_type": "LORA", "r": 2, "lora_alpha": 4.0, "lora_dropout": 0.5, "use_rslora": True,
+    "rank_pattern": {"q_proj": 3}, "alpha_pattern": {r".*\.layers\.[01]\.q_proj": 3},
+    "target_modules": ["q_proj"], "init_lora_weights": True, "bias": "none", "use_dora": False,
+}  # fmt: skip
 
 
 def safetensors(arrays):
@@ -360,6 +371,14 @@ READERS = {
     "Hugging Face's configs": Reader(
         file_reader(lambda path: read_config(path.parent), "config.json"), (PretrainedError,),
         (LLAMA,), json_bytes,
+    ),
+    "Hugging Face's generation configs": Reader(
+        file_reader(lambda path: read_generation(path.parent), "generation_config.json"),
+        (PretrainedError,), ({"eos_token_id": [1, 2]},), json_bytes,
+    ),
+    "adapters' configs": Reader(
+        file_reader(lambda path: AdapterConfig.read(path).of("model.layers.0.q_proj")),
+        (ValueError,), (ADAPTER,), json_bytes,
     ),
     "token files": Reader(
         file_reader(lambda path: load_corpus(str(path), 4), "ids.bin"), (DataError,),
@@ -525,6 +544,9 @@ FILES = {
     NAME: (lambda path: read_manifest(path.parent), CheckpointError),
     "shard-0.safetensors": (lambda path: verify_checkpoint(path.parent), CheckpointError),
     "options.toml": (read_toml, ConfigError),
+    "generation_config.json": (lambda path: read_generation(path.parent), PretrainedError),
+    "model.safetensors.index.json": (lambda path: read_weights(path.parent), PretrainedError),
+    "adapter_config.json": (AdapterConfig.read, ValueError),
     "ids.bin": (lambda path: load_corpus(str(path), 4), DataError),
 }
 SPECIAL = {

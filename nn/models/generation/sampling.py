@@ -1,7 +1,6 @@
 """Generation: one token after the other, with the keys and values of the past in a cache."""
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
@@ -9,7 +8,6 @@ import numpy as np
 from ringlet.nn.backend import Array
 from ringlet.nn.models.generation.decoding import prompt_of, start_decoding
 from ringlet.nn.models.language_model import LanguageModel
-from ringlet.nn.module import Module
 from ringlet.nn.random import generator
 
 __all__ = ["generate", "stream"]
@@ -23,7 +21,7 @@ class Sampling(TypedDict, total=False):
     top_p: float | None
     seed: int
     use_cache: bool
-    eos: int | None
+    eos: int | Collection[int] | None
     attention_mask: Array | None
 
 
@@ -37,7 +35,7 @@ def stream(
     top_p: float | None = None,
     seed: int = 0,
     use_cache: bool = True,
-    eos: int | None = None,
+    eos: int | Collection[int] | None = None,
     **options: Any,
 ) -> Iterator[Array]:
     """Continue each row of ids (B, T), T >= 1: yields `max_new_tokens` times the next ids (B,).
@@ -46,21 +44,22 @@ def stream(
     likeliest, and of those from the smallest set with a total probability of `top_p` (Holtzman et
     al., "The curious case of neural text degeneration", 2020). The draws depend on (seed,
     position) only. When the context is full, the model continues from its latter half. After `eos`
-    a row repeats it, and generation ends when all rows have ended. For a T5, `ids` is the source,
-    and its `attention_mask` an option.
+    (an id, or one of several) a row repeats it, and generation ends when all rows have ended. For a
+    T5, `ids` is the source, and its `attention_mask` an option. The model is in evaluation mode
+    until the end; then each of its modules is in its own mode again.
     """
     check_ids(ids)
     _check(temperature, top_k, top_p)
     given = {name: value for name, value in options.items() if value is not None}
-    with evaluating(model):
+    with model.evaluating():
         decoding = start_decoding(model, np.asarray(ids), use_cache, **given)
-        ended = np.zeros(len(decoding.prompt), bool)
+        ends, ended = end_ids(eos), np.zeros(len(decoding.prompt), bool)
+        last = np.zeros(len(ended), np.int64)
         for position in range(max_new_tokens):
             random = generator(seed, position)
             chosen = _choose(decoding.logits(), temperature, top_k, top_p, random)
-            if eos is not None:
-                chosen = np.where(ended, eos, chosen)
-                ended |= chosen == eos
+            last = chosen = np.where(ended, last, chosen)
+            ended |= np.isin(chosen, ends)
             yield chosen
             if ended.all():
                 return
@@ -80,15 +79,9 @@ def generate(
     return np.concatenate([prompt, *(part[:, None] for part in parts)], axis=1)
 
 
-@contextlib.contextmanager
-def evaluating(model: Module) -> Iterator[None]:
-    """Keep the model in evaluation mode inside the block."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
+def end_ids(eos: int | Collection[int] | None) -> list[int]:
+    """The ids that end a text."""
+    return [] if eos is None else [eos] if isinstance(eos, int | np.integer) else list(eos)
 
 
 def check_ids(ids: Array) -> None:

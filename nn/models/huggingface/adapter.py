@@ -8,17 +8,24 @@ import contextlib
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ringlet.nn.backend import Array
+from ringlet.nn.files import short
+from ringlet.nn.finetune import LoRALinear
 from ringlet.nn.models.huggingface.folder import (
     CONFIG,
+    GENERATION,
     PretrainedError,
     read_config,
+    read_generation,
     read_weights,
+    refuse_taken,
     write_weights,
 )
 from ringlet.nn.models.language_model import LanguageModel
@@ -61,7 +68,9 @@ class Adapter:
     `architecture` and `model_type` are its names in a config.json. `file_names` are pairs (here,
     there) of parts of parameters' names. `transposed` and `ignored` are patterns of names in files:
     matrices that are (in, out) there, and arrays that are no parameters here. Files of a model
-    without its head omit `prefix`.
+    without its head omit `prefix`. `head` is the name there of the matrix that computes the logits,
+    and `table` that of the embedding with which a tied model shares it; `copies` are pairs (copy,
+    original) of other arrays that are there twice.
     """
 
     architecture: str
@@ -71,6 +80,9 @@ class Adapter:
     older_names: tuple[tuple[str, str], ...] = ()
     transposed: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+    head: str = "lm_head.weight"
+    table: str
+    copies: tuple[tuple[str, str], ...] = ()
 
     def config(self, values: Mapping[str, Any]) -> Any:
         """The model's config from the values of a config.json; raises PretrainedError."""
@@ -79,10 +91,6 @@ class Adapter:
     def values(self, config: Any) -> dict[str, Any]:
         """The values for a config.json; raises PretrainedError for what it cannot express."""
         raise NotImplementedError
-
-    def refine(self, values: dict[str, Any], arrays: Mapping[str, Array]) -> dict[str, Any]:
-        """The config's values, corrected by what the files hold."""
-        return values
 
     def file_name(self, name: str) -> str:
         """A parameter's name in files."""
@@ -103,22 +111,33 @@ class Adapter:
                 f"{folder / CONFIG} is of a {values.get('model_type')!r}, not of a "
                 f"{self.model_type!r}"
             )
-        arrays = read_weights(folder)
-        values = self.refine(values, arrays)
+        generation = read_generation(folder)
+        arrays = FileArrays(self, read_weights(folder), folder)
         with uninitialized(), _refusals(folder / CONFIG):
             config = self.config(values)
             _check(config, len(arrays))
+            if config.tie_word_embeddings and not arrays.join(self.head, self.table):
+                config = replace(config, tie_word_embeddings=False)
             model = kind(config)
-        model.huggingface = values
+        model.huggingface, model.generation = values, generation
+        ends = [each.get("eos_token_id") for each in (generation, values)]
+        model.eos = _end_ids(ends[1] if ends[0] is None else ends[0])
         if not strict:
             model.initialize(0)
         model.load_state_dict(RenamedArrays(self, model, arrays), strict)
+        model.eval()
         return model
 
     def save(self, model: LanguageModel, folder: Path, shard_bytes: int) -> None:
         """See LanguageModel.save_pretrained."""
-        if (folder / CONFIG).exists():
-            raise FileExistsError(f"{folder} holds a model already")
+        refuse_taken(folder)
+        adapted = [path for path, module in model.named_modules() if isinstance(module, LoRALinear)]
+        if adapted:
+            raise PretrainedError(
+                f"the LoRA matrices of {', '.join(adapted[:3])}{', ...' * (len(adapted) > 3)} have no "
+                "place in a model's files: merge them first (merge_lora), or save them alone "
+                "(save_lora)"
+            )
         values = {
             **{k: v for k, v in model.huggingface.items() if k != "dtype"},
             "model_type": self.model_type,
@@ -126,40 +145,79 @@ class Adapter:
             **self.values(model.config),
             "torch_dtype": "float32",
         }
+        if model.eos or values.get("eos_token_id") is not None:
+            ids = list(model.eos)
+            values["eos_token_id"] = ids if len(ids) > 1 else next(iter(ids), None)
         folder.mkdir(parents=True, exist_ok=True)
         write_weights(folder, self.file_state(model), shard_bytes)
+        if model.generation:
+            text = json.dumps(dict(model.generation), indent=2)
+            (folder / GENERATION).write_text(text + "\n")
         (folder / CONFIG).write_text(json.dumps(values, indent=2) + "\n")
+
+
+class FileArrays(LazyArrays):
+    """The arrays of files under their newest and full names there, each once."""
+
+    entries: dict[str, str]
+
+    def __init__(self, adapter: Adapter, arrays: Mapping[str, Array], folder: Path) -> None:
+        self._arrays, self._folder = arrays, folder
+        self.entries = {_modern(name, adapter.older_names): name for name in arrays}
+        prefix, beside = adapter.prefix, adapter.head.split(".")[0]
+        if prefix and not any(name.startswith(prefix) for name in self.entries):
+            self.entries = {
+                name if name.split(".")[0] == beside else prefix + name: old
+                for name, old in self.entries.items()
+            }
+        for copy, original in adapter.copies:
+            if not self.join(copy, original):
+                raise PretrainedError(
+                    f"{folder}: {copy} differs from {original}, and this model has one for both"
+                )
+
+    def join(self, copy: str, original: str) -> bool:
+        """Keep one of two arrays that should be the same; false if they are not."""
+        if copy not in self or original not in self or np.array_equal(self[copy], self[original]):
+            if copy in self:
+                self.entries.setdefault(original, self.entries.pop(copy))
+            return True
+        return False
+
+    def __getitem__(self, name: str) -> Array:
+        return self._arrays[self.entries[name]]
+
+
+def _modern(name: str, older: tuple[tuple[str, str], ...]) -> str:
+    for old, new in older:
+        name = name.replace(old, new)
+    return name
 
 
 class RenamedArrays(LazyArrays):
     """The arrays of files under the names that a model has for them."""
 
-    def __init__(self, adapter: Adapter, model: LanguageModel, arrays: Mapping[str, Array]) -> None:
+    def __init__(self, adapter: Adapter, model: LanguageModel, arrays: FileArrays) -> None:
         self._adapter, self._arrays = adapter, arrays
-        plain = {self._modern(name): name for name in arrays}
-        prefix = adapter.prefix
-        if prefix and not any(name.startswith(prefix) for name in plain):
-            outside = [name for name, _ in model.children() if f"{name}." != prefix]
-            plain = {
-                name if name.split(".")[0] in outside else prefix + name: old
-                for name, old in plain.items()
-            }
         own = {adapter.file_name(name): name for name in model.state_dict()}
         self.entries = {
-            own.get(name, name): (name, old)
-            for name, old in plain.items()
+            own.get(name, name): name
+            for name in arrays
             if name in own or not matches(name, adapter.ignored)
         }
 
-    def _modern(self, name: str) -> str:
-        for old, new in self._adapter.older_names:
-            name = name.replace(old, new)
-        return name
-
     def __getitem__(self, name: str) -> Array:
-        there, old = self.entries[name]
-        array = self._arrays[old]
+        there = self.entries[name]
+        array = self._arrays[there]
         return array.T if matches(there, self._adapter.transposed) else array
+
+
+def _end_ids(value: Any) -> tuple[int, ...]:
+    """The ids of an eos_token_id: one, several, or none."""
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(type(each) is int for each in ids):
+        raise PretrainedError(f"eos_token_id is {short(value)}; it must be an id, or a list of ids")
+    return tuple(ids)
 
 
 def matches(name: str, patterns: tuple[str, ...]) -> bool:

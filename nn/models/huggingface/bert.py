@@ -12,7 +12,6 @@ SUPPORTED = {
     "hidden_act": Activation.KINDS,
     "position_embedding_type": ("absolute",),
     "is_decoder": (False,),
-    "tie_word_embeddings": (True,),
 }
 
 
@@ -27,15 +26,16 @@ class BERTAdapter(Adapter):
         "*.pooler.*",
         "*.position_ids",
         "cls.seq_relationship.*",
-        "cls.predictions.decoder.*",
     )
+    head, table = "cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"
+    copies = (("cls.predictions.decoder.bias", "cls.predictions.bias"),)
 
     def config(self, values: Mapping[str, Any]) -> BERTConfig:
         expect(values, SUPPORTED)
         return BERTConfig(**known_values(BERTConfig, values))
 
     def values(self, config: BERTConfig) -> dict[str, Any]:
-        return {**asdict(config), "tie_word_embeddings": True}
+        return asdict(config)
 
 
 BERT.files = BERTAdapter()

@@ -1,6 +1,7 @@
 """Hugging Face's model folders: config.json, and safetensors in one file or in shards."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from ringlet.nn.safetensors import LazyArrays, SafetensorsFile, write_safetensor
 __all__ = ["PretrainedError"]
 
 CONFIG = "config.json"
+GENERATION = "generation_config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
@@ -25,15 +27,35 @@ def read_config(folder: Path) -> dict[str, Any]:
     return read_object(folder / CONFIG, PretrainedError)
 
 
+def read_generation(folder: Path) -> dict[str, Any]:
+    """The values of a folder's generation_config.json, if it has one; raises PretrainedError."""
+    path = folder / GENERATION
+    return read_object(path, PretrainedError) if os.path.lexists(path) else {}
+
+
 def read_weights(folder: Path) -> Mapping[str, Array]:
     """The arrays of a folder, each read when it is used; raises PretrainedError."""
-    if (folder / WEIGHTS).is_file():
+    whole, index = (folder / WEIGHTS).exists(), (folder / INDEX).exists()
+    if index:
+        shards = Shards(folder)
+        if whole and set(shards.entries.values()) != {WEIGHTS}:
+            raise PretrainedError(
+                f"{folder} has both {WEIGHTS} and {INDEX}, which names other files: remove those "
+                "that are out of date"
+            )
+        return shards
+    if whole:
         return SafetensorsFile(folder / WEIGHTS)
-    if (folder / INDEX).is_file():
-        return Shards(folder)
     others = sorted(path.name for path in folder.glob("pytorch_model*.bin"))
     hint = f"; {others[0]} is a pickle, which ringlet does not read" if others else ""
     raise PretrainedError(f"{folder} has neither {WEIGHTS} nor {INDEX}{hint}")
+
+
+def refuse_taken(folder: Path) -> None:
+    """Raise FileExistsError if the folder holds a model, or weights of one, already."""
+    for name in (CONFIG, WEIGHTS, INDEX):
+        if (folder / name).exists():
+            raise FileExistsError(f"{folder} holds a model already")
 
 
 def write_weights(folder: Path, arrays: Mapping[str, Array], shard_bytes: int) -> None:
@@ -69,10 +91,14 @@ class Shards(LazyArrays):
             isinstance(file, str) and Path(file).name == file for file in places.values()
         ):
             raise PretrainedError(f"{folder / INDEX} needs a weight_map that names files beside it")
-        missing = sorted({f for f in places.values() if not (folder / f).is_file()})
+        self._files, missing = dict[str, SafetensorsFile](), []
+        for file in sorted(set(places.values())):
+            try:
+                self._files[file] = SafetensorsFile(folder / file)
+            except FileNotFoundError:
+                missing.append(file)
         if missing:
             raise PretrainedError(f"{folder} has no {', '.join(missing)}, which its index names")
-        self._files = {f: SafetensorsFile(folder / f) for f in sorted(set(places.values()))}
         self.entries = places
         lost = [f"{name} in {f}" for name, f in places.items() if name not in self._files[f]]
         if lost:

@@ -13,7 +13,6 @@ from ringlet.nn.models.language_model import LanguageModel
 
 SUPPORTED = {
     "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
-    "tie_word_embeddings": (True,),
     "add_cross_attention": (False,),
     "scale_attn_weights": (True,),
     "scale_attn_by_inverse_layer_idx": (False,),
@@ -29,7 +28,8 @@ class GPT2Adapter(Adapter):
     architecture, model_type = "GPT2LMHeadModel", "gpt2"
     prefix = "transformer."
     transposed = ("*.attn.c_attn.weight", "*.c_proj.weight", "*.mlp.c_fc.weight")
-    ignored = ("*.attn.bias", "*.attn.masked_bias", "lm_head.weight")
+    ignored = ("*.attn.bias", "*.attn.masked_bias")
+    table = "transformer.wte.weight"
 
     def config(self, values: Mapping[str, Any]) -> GPTConfig:
         """The dropout is that of the residuals."""
@@ -42,6 +42,7 @@ class GPT2Adapter(Adapter):
             block_size=number(values, "n_positions", 1024),
             dropout=values.get("resid_pdrop", 0.1),
             eps=values.get("layer_norm_epsilon", 1e-5),
+            tie_word_embeddings=values.get("tie_word_embeddings") is not False,
         )
 
     def values(self, config: GPTConfig) -> dict[str, Any]:
@@ -59,7 +60,7 @@ class GPT2Adapter(Adapter):
             "resid_pdrop": config.dropout,
             "embd_pdrop": config.dropout,
             "attn_pdrop": 0.0,
-            "tie_word_embeddings": True,
+            "tie_word_embeddings": config.tie_word_embeddings,
         }
 
     def file_state(self, model: LanguageModel) -> dict[str, Array]:

@@ -14,7 +14,8 @@ class LlamaAdapter(Adapter):
 
     architecture, model_type = "LlamaForCausalLM", "llama"
     prefix = "model."
-    ignored = ("*.rotary_emb.inv_freq", "lm_head.weight")
+    ignored = ("*.rotary_emb.inv_freq",)
+    table = "model.embed_tokens.weight"
 
     def config(self, values: Mapping[str, Any]) -> LlamaConfig:
         expect(values, {"hidden_act": ("silu",)})

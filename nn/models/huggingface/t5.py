@@ -5,9 +5,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
-from ringlet.nn.backend import Array
 from ringlet.nn.models.activation import Activation
 from ringlet.nn.models.huggingface.adapter import Adapter, known_values
 from ringlet.nn.models.huggingface.folder import PretrainedError
@@ -22,17 +19,20 @@ class T5Adapter(Adapter):
         (f"{stack}.position_bias.", f"{stack}.block.0.layer.0.SelfAttention.")
         for stack in ("encoder", "decoder")
     )
-    ignored = (
-        "encoder.embed_tokens.weight",
-        "decoder.embed_tokens.weight",
-        "lm_head.weight",
-        "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",
+    ignored = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
+    table = "shared.weight"
+    copies = (
+        ("encoder.embed_tokens.weight", "shared.weight"),
+        ("decoder.embed_tokens.weight", "shared.weight"),
     )
 
     def config(self, values: Mapping[str, Any]) -> T5Config:
         """In older files an untied head implies that its input is not scaled."""
         tied = values.get("tie_word_embeddings") is not False
-        known = known_values(T5Config, {"scale_decoder_outputs": tied, **values})
+        values = {"scale_decoder_outputs": tied, **values}
+        if isinstance(eos := values.get("eos_token_id"), list):
+            values["eos_token_id"] = eos[0] if eos else None
+        known = known_values(T5Config, values)
         config = T5Config(**known)
         if config.activation not in Activation.KINDS:
             raise PretrainedError(f"feed_forward_proj is {config.feed_forward_proj!r}")
@@ -41,15 +41,6 @@ class T5Adapter(Adapter):
     def values(self, config: T5Config) -> dict[str, Any]:
         decoders = {"num_decoder_layers": config.decoders, "is_encoder_decoder": True}
         return asdict(config) | decoders
-
-    def refine(self, values: dict[str, Any], arrays: Mapping[str, Array]) -> dict[str, Any]:
-        """A head of its own in the files counts, whatever the config says."""
-        head, table = arrays.get("lm_head.weight"), arrays.get("shared.weight")
-        tied = values.get("tie_word_embeddings") is not False
-        if head is None or table is None or not tied or np.array_equal(head, table):
-            return values
-        scaled = values.get("scale_decoder_outputs", True)
-        return {**values, "tie_word_embeddings": False, "scale_decoder_outputs": scaled}
 
     def file_name(self, name: str) -> str:
         """The last encoder block's normalization is the encoder's there."""
