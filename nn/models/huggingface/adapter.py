@@ -134,9 +134,8 @@ class Adapter:
         adapted = [path for path, module in model.named_modules() if isinstance(module, LoRALinear)]
         if adapted:
             raise PretrainedError(
-                f"the LoRA matrices of {', '.join(adapted[:3])}{', ...' * (len(adapted) > 3)} have no "
-                "place in a model's files: merge them first (merge_lora), or save them alone "
-                "(save_lora)"
+                f"{adapted[0]} has LoRA matrices, which have no place in a model's files: merge "
+                "them first (merge_lora), or save them alone (save_lora)"
             )
         values = {
             **{k: v for k, v in model.huggingface.items() if k != "dtype"},
