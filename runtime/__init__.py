@@ -22,6 +22,8 @@ from ringlet.runtime.pipeline.run import MicroBatch
 from ringlet.runtime.planning.cluster import Cluster, load_cluster
 from ringlet.runtime.planning.figures import ClusterError
 from ringlet.runtime.planning.models import MODELS, Model, model_of
+from ringlet.runtime.planning.plan import Plan, PlanError, load_plan, make_plan, plan
+from ringlet.runtime.planning.search import Search
 from ringlet.runtime.planning.setting import MEGATRON, RINGLET, Precision, Program, Setting
 from ringlet.runtime.planning.simulate import Simulation, simulate
 from ringlet.runtime.training.checks import NonFinite
@@ -50,8 +52,11 @@ __all__ = [
     "Outcome",
     "Parallel",
     "Parallelism",
+    "Plan",
+    "PlanError",
     "Precision",
     "Program",
+    "Search",
     "Setting",
     "Simulation",
     "Step",
@@ -63,9 +68,12 @@ __all__ = [
     "load_checkpoint",
     "load_cluster",
     "load_corpus",
+    "load_plan",
     "make_config",
+    "make_plan",
     "model_of",
     "parallelize",
+    "plan",
     "save_checkpoint",
     "simulate",
     "verify_checkpoint",

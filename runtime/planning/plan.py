@@ -1,0 +1,226 @@
+"""`runtime.plan`, and a plan as a file: how to train a model, pinned so that its bits repeat."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ringlet.comm.errors import CommError
+from ringlet.comm.schedules.choice import Policy
+from ringlet.comm.schedules.links import Links
+from ringlet.runtime.options import Parallelism
+from ringlet.runtime.planning import figures
+from ringlet.runtime.planning.cluster import Cluster, load_cluster
+from ringlet.runtime.planning.figures import ClusterError, figure, make, read_toml, text, whole
+from ringlet.runtime.planning.models import MODELS, Model, model_of
+from ringlet.runtime.planning.search import OBJECTIVES, Candidate, Search, search
+from ringlet.runtime.planning.setting import MEGATRON, RINGLET, Program
+from ringlet.runtime.planning.settings import Request
+
+VERSION = 1
+
+
+class PlanError(ValueError):
+    """A plan cannot be made, or is none, or not one for this run; the message says why."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes of the model that a plan is for."""
+
+    blocks: int = whole()
+    width: int = whole()
+    heads: int = whole()
+    kv_heads: int = whole()
+    inner: int = whole()
+    experts: int = whole(least=0)
+    vocabulary: int = whole()
+    context: int = whole()
+    name: str = text()
+
+    @classmethod
+    def of(cls, model: Model) -> "Sizes":
+        """The sizes of a model, as of its first block."""
+        block = model.blocks[0]
+        return cls(
+            len(model.blocks), block.width, block.heads, block.kv_heads, block.inner,
+            block.experts, model.vocabulary, model.context, model.name,
+        )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        figures.check(self)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What was chosen, under the names of `TrainConfig`."""
+
+    mesh: str = text()
+    accumulate: int = whole(default=1)
+    zero: int = whole(default=0, least=0)
+    schedule: str = text(default="1f1b")
+    chunks: int = whole(default=0, least=0)
+    layers_per_stage: str = text()
+    sequence: bool = False
+    recompute: str = text()
+    bucket_bytes: int = whole(default=0, least=0)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.sequence, bool):
+            raise ClusterError(f"sequence is {self.sequence!r}; it must be true or false")
+        figures.check(self)
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What a step was expected to take."""
+
+    seconds: float = figure(above=0.0)
+    memory: float = figure(above=0.0)
+    """Bytes of the rank that needs most."""
+
+    def __post_init__(self) -> None:
+        figures.check(self)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train a model of these sizes on so many ranks: all that results depend on.
+
+    The algorithms of collectives, which decide in which order numbers are added, follow from
+    `algorithms` (as in RINGLET_ALGORITHM) and the `links` of the machine for which the plan was
+    made (as in RINGLET_LINKS): with both, bits repeat on another machine with as many ranks on
+    each host.
+    """
+
+    version: int = whole()
+    ranks: int = whole()
+    batch: int = whole()
+    model: Sizes = field(kw_only=True)
+    choices: Choices = field(kw_only=True)
+    predicted: Predicted = field(kw_only=True)
+    cluster: str = text()
+    algorithms: str = text()
+    links: str = text()
+
+    def __post_init__(self) -> None:
+        figures.check(self)
+        try:
+            Policy.parse(self.algorithms)
+            if self.links:
+                Links.parse(self.links)
+        except CommError as error:
+            raise ClusterError(str(error)) from error
+
+    def __str__(self) -> str:
+        """TOML that `load_plan` reads back."""
+        return figures.write_toml(self)
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment that pins the algorithms of collectives."""
+        pins = {"RINGLET_ALGORITHM": self.algorithms, "RINGLET_LINKS": self.links}
+        return {name: value for name, value in pins.items() if value}
+
+    def check(self, model: Model, batch: int) -> None:
+        """Raise PlanError, naming the first difference, unless it is for this model and batch."""
+        wanted, mine = asdict(Sizes.of(model)), asdict(self.model)
+        differ = [n for n in wanted if n != "name" and wanted[n] != mine[n]]
+        if differ:
+            raise PlanError(
+                f"the plan is for a model with {differ[0]} {mine[differ[0]]}, and this one has "
+                f"{wanted[differ[0]]}: plan again"
+            )
+        if self.batch != batch:
+            raise PlanError(
+                f"the plan is for a batch of {self.batch}, and this run's is {batch}: plan again"
+            )
+
+
+def plan(
+    model: str | Model | Any,
+    cluster: str | Path | Cluster,
+    batch: int,
+    *,
+    ranks: int = 0,
+    memory: float = 0.0,
+    objective: str = "time",
+    program: Program | None = None,
+    options: Parallelism | None = None,
+    fixed: Mapping[str, Any] | None = None,
+    facts: Mapping[str, Any] | None = None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> Search:
+    """Search for the best way to train a model on a cluster; `make_plan` makes a plan of a
+    candidate that was found.
+
+    `model` is one of MODELS by its name, a Model, or a config of `nn.models`; `cluster` a name, a
+    file or a Cluster. `batch` counts samples. The other arguments are those of `Request`; without a
+    `program`, devices that compute in half precision run Megatron-LM's, and others ringlet's.
+    Raises PlanError or ClusterError for what cannot be.
+    """
+    if isinstance(model, str) and model not in MODELS:
+        raise PlanError(f"there is no model {model}; there are {', '.join(MODELS)}")
+    sizes = MODELS[model] if isinstance(model, str) else model
+    if not isinstance(sizes, Model):
+        sizes = model_of(sizes)
+    if objective not in OBJECTIVES:
+        raise PlanError(f"there is no objective {objective}; there are {', '.join(OBJECTIVES)}")
+    if batch < 1:
+        raise PlanError(f"a batch of {batch}; it must be at least 1")
+    if not isinstance(cluster, Cluster):
+        cluster = load_cluster(cluster)
+    if program is None:
+        program = MEGATRON if MEGATRON.precision.dtype in cluster.device.peak else RINGLET
+    request = Request(
+        sizes, cluster, batch, ranks, memory, program, options or Parallelism(), fixed or {},
+        facts or {},
+    )  # fmt: skip
+    return search(request, objective, progress)
+
+
+def make_plan(candidate: Candidate, model: Model, cluster: Cluster) -> Plan:
+    """The plan that says what a candidate does."""
+    setting, options = candidate.setting, candidate.setting.options
+    mesh = {axis: length for axis, length in setting.mesh.items() if length > 1}
+    return Plan(
+        VERSION, setting.ranks, setting.batch, cluster.name, cluster.algorithms,
+        str(links_of(cluster)),
+        model=Sizes.of(model),
+        choices=Choices(
+            ",".join(f"{axis}={length}" for axis, length in mesh.items()) or "dp=1",
+            setting.micro_batches, options.zero, options.schedule,
+            options.chunks if setting.mesh["pp"] > 1 else 0,
+            ",".join(map(str, options.layers_per_stage)), options.sequence,
+            ",".join(options.recompute), options.bucket_bytes,
+        ),
+        predicted=Predicted(candidate.simulation.seconds, candidate.memory),
+    )  # fmt: skip
+
+
+def links_of(cluster: Cluster) -> Links:
+    """The links of a cluster as `comm` knows them: between processes of a host through sockets,
+    and between hosts."""
+    found = Links()
+    for tier in cluster.links:
+        if not tier.memory:
+            kind = "host" if tier.ranks <= cluster.devices else "network"
+            found = replace(found, **{kind: tier.cost})
+    return found
+
+
+def load_plan(path: Path) -> Plan:
+    """A plan from a file; raises PlanError, naming the file and the key that is wrong."""
+    try:
+        table = read_toml(path)
+        version = table.get("version")
+        if version != VERSION:
+            raise ClusterError(f"version is {figures.shown(version)}; this ringlet reads {VERSION}")
+        kinds = {"model": Sizes, "choices": Choices, "predicted": Predicted}
+        for name in kinds:
+            if name not in table:
+                raise ClusterError(f"{name} is missing")
+        parts = {name: make(kind, table[name], name) for name, kind in kinds.items()}
+        return make(Plan, table, **parts)
+    except ClusterError as error:
+        raise PlanError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
