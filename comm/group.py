@@ -305,7 +305,7 @@ class Group:
             if unknown := options.keys() - Options.__annotations__.keys():
                 raise TypeError(f"{signature.operation} takes no argument {', '.join(unknown)}")
             timeout = self._timeout(options.get("timeout"))
-            label, async_op = options.get("label", ""), options.get("async_op", False)
+            label, async_op = str(options.get("label", "")), options.get("async_op", False)
             algorithm = options.get("algorithm", "")
         if algorithm:
             algorithm = channel.algorithm_named(signature.operation, str(algorithm))

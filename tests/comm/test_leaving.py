@@ -131,8 +131,10 @@ def left_by_another_thread(world, where):
     return True
 
 
-@pytest.mark.parametrize("where", ["collective", "long", "recv", "work"])
-@pytest.mark.parametrize("transport", ["auto", "ipc"])
+@pytest.mark.parametrize(
+    ("where", "transport"),
+    [("collective", "auto"), ("recv", "auto"), ("long", "ipc"), ("work", "ipc")],
+)
 def test_threads_that_wait_are_told_when_the_world_is_left(where, transport):
     with WorkerPool(2, transport) as pool:
         assert all(pool.run(left_by_another_thread, where=where))
