@@ -7,22 +7,24 @@ import numpy as np
 
 from ringlet.comm.arrays import Array, dtype_named, name_of
 
-_ARRAY = 1
+_ARRAY, _TUPLE = 1, 2
+_KINDS: tuple[Any, ...] = (int, float, str, bytes, list, dict)
 
 
-def pack(value: Any) -> Array:
-    """The value's bytes as a uint8 array.
+def pack(value: Any, tuples: bool = False) -> Array:
+    """The value's bytes as a uint8 array. With `tuples`, tuples come back as such.
 
     None, bool, int (64 bits), float, str, bytes, list, tuple, dict and NumPy arrays and scalars.
     Raises TypeError for anything else.
     """
-    return pack_checked(value)[0]
+    return pack_checked(value, tuples)[0]
 
 
-def pack_checked(value: Any) -> tuple[Array, Any]:
+def pack_checked(value: Any, tuples: bool = False) -> tuple[Array, Any]:
     """The same, and what `unpack` makes of them: some values can be packed, but not unpacked."""
     try:
-        data = np.frombuffer(msgpack.packb(value, default=_pack_other), np.uint8).copy()
+        packed = _pack_exactly(value) if tuples else msgpack.packb(value, default=_pack_other)
+        data = np.frombuffer(packed, np.uint8).copy()
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise TypeError(f"cannot send this object as msgpack: {error}") from error
     try:
@@ -35,7 +37,8 @@ def pack_checked(value: Any) -> tuple[Array, Any]:
 
 
 def unpack(data: Array) -> Any:
-    """The packed value; tuples come back as lists. Raises ValueError for other bytes."""
+    """The packed value; tuples come back as lists, unless they were packed as tuples. Raises
+    ValueError for other bytes."""
     try:
         return msgpack.unpackb(data.data, ext_hook=_unpack_other, strict_map_key=False)
     except (TypeError, OverflowError, RecursionError, msgpack.UnpackException) as error:
@@ -52,7 +55,23 @@ def _pack_other(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is not supported")
 
 
+def _pack_exactly(value: Any) -> Any:
+    return msgpack.packb(value, default=_pack_tuple, strict_types=True)
+
+
+def _pack_tuple(value: Any) -> Any:
+    """What msgpack leaves to us if it is strict: tuples, and subclasses of what it knows."""
+    if isinstance(value, tuple):
+        return msgpack.ExtType(_TUPLE, _pack_exactly(list(value)))
+    for kind in _KINDS:
+        if isinstance(value, kind):
+            return str.__str__(value) if kind is str else kind(value)
+    return _pack_other(value)
+
+
 def _unpack_other(code: int, data: bytes) -> Any:
+    if code == _TUPLE:
+        return tuple(msgpack.unpackb(data, ext_hook=_unpack_other, strict_map_key=False))
     if code != _ARRAY:
         raise ValueError(f"unknown msgpack extension {code}")
     dtype, shape, content = msgpack.unpackb(data, use_list=False)

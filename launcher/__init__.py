@@ -19,15 +19,23 @@ def spawn(
     transport: str = "auto",
     **arguments: Any,
 ) -> list[Any]:
-    """Run `function(world, **arguments)` on new processes of this host; returns what each rank
-    returned. For scripts (under `if __name__ == "__main__":`) and for notebooks, where the function
-    is sent as source: it has `np` and `comm`, and must import everything else itself.
+    """Run `function(world, **arguments)` on new ranks of this host; returns what each has returned.
+    What ranks print is shown after their number.
 
-    Arguments and results are what `comm` can send as objects. Raises RanksFailed (testing/pool.py),
-    with every rank's traceback, unless all return within `deadline` seconds; `timeout` bounds each
-    wait of one rank for another.
+    In scripts call it under `if __name__ == "__main__":`, for the ranks are new processes that
+    import the function's file; their arguments, too, are what `comm` can send as objects, as all
+    results are (tuples stay tuples). A function that is in no file (of a notebook, or typed at the
+    prompt) runs in forks of this process, where it finds all that it finds here.
+
+    Raises RanksFailed (testing/ranks.py), with every rank's traceback, unless all return within
+    `deadline` seconds; `timeout` bounds each wait of one rank for another.
     """
-    from ringlet.launcher.testing.pool import WorkerPool
+    from ringlet.launcher.testing.pool import WorkerPool, is_in_file
 
-    with WorkerPool(workers, transport, timeout, show=True) as pool:
+    if not is_in_file(function):
+        from ringlet.launcher.testing.cells import CellRanks
+
+        ranks = CellRanks(function, arguments, workers, transport, timeout)
+        return ranks.results(deadline)
+    with WorkerPool(workers, transport, timeout, show=True, tuples=True) as pool:
         return pool.run(function, deadline, **arguments)

@@ -42,16 +42,16 @@ class Control:
         """For selectors."""
         return self._socket.fileno()
 
-    def send(self, notice: Notice, wait: bool = True) -> None:
+    def send(self, notice: Notice, wait: bool = True, tuples: bool = False) -> None:
         """Send a notice. A closed other end is no error: `receive` and `fill` will tell.
 
         With `wait=False`, what the other end does not take now, because it is stopped or busy, is
-        kept for `push`.
+        kept for `push`. With `tuples`, those in the notice do not become lists.
         """
         # Imported here, as NumPy is below: most launchers only wait for their workers to end.
         from ringlet.comm.objects import pack
 
-        data = pack(notice).tobytes()
+        data = pack(notice, tuples).tobytes()
         with self._lock:
             self._unsent += _LENGTH.pack(len(data)) + data
             self._send_unsent(wait)

@@ -16,12 +16,16 @@ from ringlet.launcher.supervisor.control import VARIABLE, Control
 from ringlet.launcher.supervisor.cores import running_on
 from ringlet.launcher.supervisor.environment import Job
 
+importing = ""
+"""The file that this rank is importing, which must not start ranks: they would import it, too."""
+
 
 class Worker:
     """A process in a session of its own, with the launcher's end of its control channel.
 
     It runs the module with the arguments, with `prefix` in front of the command; `output` is
-    both stdout and stderr of subprocess.Popen.
+    both stdout and stderr of subprocess.Popen, unless there are `errors` for stderr. Raises
+    RuntimeError while this process, a rank itself, imports its function.
     """
 
     def __init__(
@@ -32,8 +36,14 @@ class Worker:
         arguments: Sequence[str] = (),
         *,
         output: int | IO[bytes] | None = None,
+        errors: int | None = None,
         prefix: Sequence[str] = (),
     ) -> None:
+        if importing:
+            raise RuntimeError(
+                f"{importing} starts ranks, and these import it to find their function: put what "
+                'starts them under `if __name__ == "__main__":`'
+            )
         self.rank = rank
         ours, theirs = socket.socketpair()
         # By its file: with -m, what is in the current folder could replace what it imports.
@@ -48,7 +58,7 @@ class Worker:
                     env=environment,
                     stdin=subprocess.DEVNULL,
                     stdout=output,
-                    stderr=output,
+                    stderr=output if errors is None else errors,
                     pass_fds=[theirs.fileno()],
                     start_new_session=True,
                 )

@@ -92,9 +92,10 @@ class ForkedRanks(Ranks):
         program: Program,
         transport: str = "auto",
         around: Callable[[], AbstractContextManager[None]] = nullcontext,
+        timeout: float = 20.0,
     ) -> None:
         """`around()` is entered while the forks are made."""
-        super().__init__(size, transport)
+        super().__init__(size, transport, timeout)
         self._program, self._around = program, around
 
     def run(self, deadline: float = 30.0, faults: Sequence[str] = ()) -> dict[int, Notice]:

@@ -108,7 +108,7 @@ class Ranks(ABC):
                 self._start()
             self._call += 1
             for rank in self._ranks:
-                rank.control.send({**task, "call": self._call})
+                rank.control.send({**task, "call": self._call}, tuples=bool(task.get("tuples")))
             outcomes = self._outcomes(deadline)
         except BaseException:
             self.close()

@@ -8,12 +8,10 @@ import traceback
 from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
-from typing import Any
-
-import numpy as np
 
 from ringlet import comm
-from ringlet.launcher.workers.worker import is_echo, start_guard
+from ringlet.launcher.supervisor import process
+from ringlet.launcher.workers.worker import is_echo, send_result, start_guard
 
 _modules: dict[str, tuple[float, ModuleType]] = {}
 
@@ -27,18 +25,13 @@ def load(path: str) -> ModuleType:
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[module.__name__] = module
-        spec.loader.exec_module(module)
+        process.importing = path
+        try:
+            spec.loader.exec_module(module)
+        finally:
+            process.importing = ""
         _modules[path] = (changed, module)
     return _modules[path][1]
-
-
-def _function(task: dict[str, Any]) -> Any:
-    """The task's function, from its file or, for a notebook, from its source."""
-    if "source" not in task:
-        return attrgetter(task["name"])(load(task["path"]))
-    names: dict[str, Any] = {"__name__": "_notebook", "comm": comm, "np": np}
-    exec(compile(task["source"], f"<{task['name']}>", "exec"), names)
-    return names[task["name"]]
 
 
 def main() -> None:
@@ -57,8 +50,9 @@ def main() -> None:
             comm.inject(task["faults"])
             sys.path[:] = task["search"]  # the function's file imports what its caller can
             paths = {name: Path(path) for name, path in task["paths"].items()}
-            result = _function(task)(world, **task["arguments"], **paths)
-            guard.control.send({"call": call, "result": result})
+            function = attrgetter(task["name"])(load(task["path"]))
+            result = function(world, **task["arguments"], **paths)
+            send_result(guard.control, call, task["name"], result, task["tuples"])
     except BaseException as error:
         text = traceback.format_exc()
         guard.control.send({"call": call, "failed": text, "echo": is_echo(error)})

@@ -15,7 +15,6 @@ from waiting import alive, until
 
 from ringlet import comm
 from ringlet.comm.faults import parse_fault
-from ringlet.launcher import spawn
 from ringlet.launcher.testing.pool import RanksFailed
 
 FILES = {
@@ -532,23 +531,3 @@ def faults_of_a_generator(world):
 
 def test_faults_can_come_from_a_generator(ranks):
     assert ranks(2).run(faults_of_a_generator) == [[2.0, 2.0, "late", 2.0]] * 2
-
-
-# -- spawn ----------------------------------------------------------------------------------------
-
-NOTEBOOK = """
-def ranks_squared(world, power):
-    return world.all_reduce(np.full(2, world.rank + 1.0)).tolist(), world.rank ** power
-"""
-
-
-def test_spawn_runs_a_notebooks_function_too():
-    import linecache
-
-    name = "<cell 7>"
-    linecache.cache[name] = (len(NOTEBOOK), None, NOTEBOOK.splitlines(keepends=True), name)
-    names = {}
-    exec(compile(textwrap.dedent(NOTEBOOK), name, "exec"), names)
-    assert spawn(names["ranks_squared"], 2, power=2) == [[[3.0, 3.0], 0], [[3.0, 3.0], 1]]
-    with pytest.raises(TypeError, match="not a module-level function"):
-        spawn(lambda world: None, 2)

@@ -1,0 +1,126 @@
+"""Functions of notebooks, of the interpreter's prompt, or of no file at all, on several ranks.
+
+Such a function cannot be imported anywhere else. Its ranks are forks of this process: they see the
+imports, the globals and the arguments that it sees here, and only its results are sent.
+"""
+
+import builtins
+import contextlib
+import ctypes
+import faulthandler
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+from ringlet.comm import world as comm
+from ringlet.launcher.supervisor.control import Control
+from ringlet.launcher.supervisor.environment import cores
+from ringlet.launcher.testing.forks import ForkedRanks
+from ringlet.launcher.testing.printed import Printed
+from ringlet.launcher.workers.worker import Guard, is_echo, send_result
+
+_THREADS = [
+    f"{prefix}openblas_set_num_threads{suffix}"
+    for prefix in ("", "scipy_")
+    for suffix in ("", "64_", "_64")
+]
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """The function's name, or what else is known of it."""
+    return getattr(function, "__qualname__", None) or repr(function)
+
+
+class CellRanks(ForkedRanks):
+    """`size` forks of this process, for one call of the function."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        arguments: Mapping[str, Any],
+        size: int,
+        transport: str,
+        timeout: float,
+    ) -> None:
+        self._name, self._printed = name_of(function), Printed()
+        pipes = [self._printed.pipes(rank) for rank in range(size)]
+        program = partial(_run, function, arguments, pipes)
+        super().__init__(size, program, transport, self._forking, timeout)
+
+    @contextlib.contextmanager
+    def _forking(self) -> Iterator[None]:
+        yield
+        self._printed.begin()
+
+    def results(self, deadline: float) -> list[Any]:
+        """What each rank has returned; raises RanksFailed."""
+        try:
+            outcomes = self.run(deadline)
+        finally:
+            self._printed.close()
+        return self._results(self._name, outcomes)
+
+
+def _run(
+    function: Callable[..., Any],
+    arguments: Mapping[str, Any],
+    pipes: list[tuple[int, int]],
+    rank: int,
+    control: Control,
+    output: IO[bytes],
+) -> None:
+    """What a rank does. `output` takes stacks."""
+    guard = Guard(control)
+    _take_streams(*pipes[rank])
+    _share_cores(len(pipes))
+    faulthandler.enable(output)
+    comm.show_last_operations_on_signal()
+    faulthandler.register(signal.SIGUSR1, output, all_threads=True, chain=True)
+    call = 0
+    try:
+        world = comm.init()
+        control.send({"call": call, "result": "ready"})
+        task = guard.inbox.get()
+        call = task["call"]
+        comm.inject(task["faults"])
+        result = function(world, **arguments)
+        send_result(control, call, name_of(function), result, tuples=True)
+    except BaseException as error:
+        trace = error.__traceback__
+        text = "".join(traceback.format_exception(type(error), error, trace and trace.tb_next))
+        control.send({"call": call, "failed": text, "echo": is_echo(error)})
+    sys.stdout.flush()
+    comm.shutdown()
+    guard.inbox.get()  # killed here: whoever ended first would look lost to the others
+
+
+def _take_streams(stdout: int, stderr: int) -> None:
+    """Nobody types to a rank, and what it writes goes into its pipes."""
+
+    def refuse(prompt: object = "") -> NoReturn:
+        raise EOFError("ranks have no terminal")
+
+    builtins.input = refuse  # a notebook's would ask its browser
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for number, end in enumerate((nothing, stdout, stderr)):
+        os.dup2(end, number)
+    sys.stdin = os.fdopen(0, closefd=False)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = os.fdopen(number, "w", 1, "utf-8", "backslashreplace", closefd=False)
+        setattr(sys, name, stream)
+
+
+def _share_cores(ranks: int) -> None:
+    """Each rank's BLAS gets its part of the cores, as in processes that a launcher starts."""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        for path in {line.split()[-1] for line in lines if "openblas" in line}:
+            library = ctypes.CDLL(path)
+            for name in _THREADS:
+                if hasattr(library, name):
+                    getattr(library, name)(max(1, cores() // ranks))
