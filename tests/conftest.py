@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked_pool import ForkedPool
 from network_pair import NetworkPair, NetworkPairError, NetworkPairPool
 
 from ringlet.launcher.testing.pool import WorkerPool
@@ -50,7 +51,7 @@ def ranks() -> Iterator[Callable[..., WorkerPool]]:
         key = (size, transport)
         if key not in pools:
             first = {"RINGLET_ALGORITHM": "first"} if transport == "ipc" else {}
-            pools[key] = WorkerPool(size, transport, variables=first)
+            pools[key] = ForkedPool(size, transport, variables=first)
         return pools[key]
 
     yield pool

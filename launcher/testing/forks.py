@@ -3,14 +3,16 @@ or with the ranks of another call. Made for one call each; a fork and a new worl
 hundredths of a second."""
 
 import contextlib
+import ctypes
 import os
 import re
 import signal
 import socket
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import IO, NoReturn
 
 from ringlet.launcher.supervisor.control import Control, Notice
@@ -22,13 +24,22 @@ Program = Callable[[int, Control, IO[bytes]], None]
 """What a rank does, given its number, its end of the control channel, and the file for what must
 not be lost when it hangs or is killed."""
 
+_SET_THREADS = (
+    "scipy_openblas_set_num_threads64_", "scipy_openblas_set_num_threads",
+    "openblas_set_num_threads64_", "openblas_set_num_threads",
+)  # fmt: skip
+"""OpenBLAS's function, as NumPy and others build it."""
+
 _BELOW = re.compile(r'  File ".*", line \d+ in pytest_pyfunc_call\n(  File .*\n)*')
 
 
 class Fork:
     """A child process in a session of its own, which ends with the program that it runs."""
 
-    def __init__(self, rank: int, program: Callable[[Control], None]) -> None:
+    def __init__(
+        self, job: Job, rank: int, program: Callable[[Control], None], earlier: Sequence[Rank] = ()
+    ) -> None:
+        """`program` gets its end of the control channel; the `earlier` ranks are closed to it."""
         self.rank = rank
         ours, theirs = socket.socketpair()
         with warnings.catch_warnings():
@@ -36,8 +47,7 @@ class Fork:
             warnings.simplefilter("ignore", DeprecationWarning)
             self._pid = os.fork()
         if self._pid == 0:
-            ours.close()
-            _run(lambda: program(Control(theirs)))
+            _run(job, rank, lambda: program(Control(theirs)), [ours, *[e.control for e in earlier]])
         theirs.close()
         self.control = Control(ours)
         self._code: int | None = None
@@ -70,17 +80,35 @@ class Fork:
         return self._code
 
 
-def _run(program: Callable[[], None]) -> NoReturn:
-    """Run the program and end, without anything that this process would do at its end."""
+def _run(
+    job: Job, rank: int, program: Callable[[], None], others: Iterable[socket.socket | Control]
+) -> NoReturn:
+    """Run the program as a rank and end, without anything that this process would do at its end;
+    the others' ends are closed."""
     code = 1
     try:
         os.setsid()
+        for end in others:
+            end.close()
+        os.environ.update(job.environment(rank))
+        _limit_blas(os.environ["OPENBLAS_NUM_THREADS"])
         program()
         code = 0
     except BaseException:
         os.write(2, traceback.format_exc().encode(errors="replace"))
     finally:
         os._exit(code)
+
+
+def _limit_blas(threads: str) -> None:
+    """Give OpenBLAS this number of threads: it has read its variable when it was loaded."""
+    maps = Path("/proc/self/maps")
+    lines = maps.read_text().splitlines() if maps.exists() and threads.isdecimal() else []
+    for path in {line.split(maxsplit=5)[-1] for line in lines if "openblas" in line}:
+        library = ctypes.CDLL(path)
+        for name in _SET_THREADS:
+            if hasattr(library, name):
+                getattr(library, name)(int(threads))
 
 
 class ForkedRanks(Ranks):
@@ -111,15 +139,10 @@ class ForkedRanks(Ranks):
             super()._start_ranks(job)
 
     def _start_rank(self, job: Job, rank: int, output: IO[bytes]) -> Rank:
-        earlier = [each.control for each in self._ranks]
-
         def program(control: Control) -> None:
-            for other in earlier:
-                other.close()
-            os.environ.update(job.environment(rank))
             self._program(rank, control, output)
 
-        return Fork(rank, program)
+        return Fork(job, rank, program, self._ranks)
 
     def _written(self, rank: int) -> str:
         """Without what is below the test's function in a stack: pytest, and this process's part."""

@@ -11,7 +11,7 @@ from types import ModuleType
 
 from ringlet import comm
 from ringlet.launcher.supervisor import process
-from ringlet.launcher.workers.worker import is_echo, send_result, start_guard
+from ringlet.launcher.workers.worker import Guard, is_echo, send_result, start_guard
 
 _modules: dict[str, tuple[float, ModuleType]] = {}
 
@@ -34,11 +34,8 @@ def load(path: str) -> ModuleType:
     return _modules[path][1]
 
 
-def main() -> None:
+def serve(guard: Guard) -> None:
     """Run tasks until the pool asks for the end; end after the first failure."""
-    guard = start_guard()
-    if guard is None:
-        sys.exit("only a WorkerPool can start a warm worker")
     comm.show_last_operations_on_signal()
     faulthandler.register(signal.SIGUSR1, all_threads=True, chain=True)
     call = 0
@@ -60,4 +57,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    started = start_guard()
+    if started is None:
+        sys.exit("only a WorkerPool can start a warm worker")
+    serve(started)
