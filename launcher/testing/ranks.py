@@ -12,6 +12,7 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from typing import IO, Any, Protocol, Self
 
 from ringlet.launcher.supervisor.control import Control, Notice
@@ -183,6 +184,8 @@ class Ranks(ABC):
 
     def _stacks(self, ranks: list[int]) -> dict[int, str]:
         """What the ranks are doing: faulthandler writes every thread's stack on SIGUSR1."""
+        stopped = [rank for rank in ranks if is_stopped(self._ranks[rank].pid)]
+        ranks = [rank for rank in ranks if rank not in stopped]
         before = {rank: len(self._written(rank)) for rank in ranks}
         for rank in ranks:
             os.kill(self._ranks[rank].pid, signal.SIGUSR1)
@@ -193,13 +196,21 @@ class Ranks(ABC):
             last, texts = texts, {rank: self._written(rank) for rank in ranks}
             if texts == last and all(len(text) > before[rank] for rank, text in texts.items()):
                 break
-        return texts
+        return {**texts, **dict.fromkeys(stopped, "its process is stopped (SIGSTOP)")}
 
     def _written(self, rank: int) -> str:
         """The end of what the rank has written."""
         output = self._output[rank].fileno()
         size = os.fstat(output).st_size
         return os.pread(output, 20_000, max(0, size - 20_000)).decode(errors="replace")
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a signal has stopped the process; False where there is no /proc."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except OSError:
+        return False
 
 
 def text_of(outcome: Notice) -> str:

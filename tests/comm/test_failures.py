@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from waiting import until
 
 from ringlet import comm
 from ringlet.launcher.testing.pool import RanksFailed
@@ -15,7 +16,6 @@ from ringlet.launcher.testing.pool import RanksFailed
 
 def caught(call):
     """The error that the call raised, as what a test can send home."""
-    start = time.monotonic()
     try:
         call()
     except comm.CommError as error:
@@ -24,9 +24,20 @@ def caught(call):
             "text": str(error),
             "rank": getattr(error, "rank", None),
             "waiting_for": list(getattr(error, "waiting_for", ())),
-            "seconds": time.monotonic() - start,
         }
-    return {"type": "none", "text": "", "seconds": time.monotonic() - start}
+    return {"type": "none", "text": ""}
+
+
+def killed_once_others_are_here(world):
+    """This rank ends when the others are about to wait for it: each has sent it something."""
+    for rank in range(world.size):
+        if rank != world.rank:
+            world.recv(rank, tag=99)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def about_to_wait(world, victim):
+    world.isend(np.ones(1), victim, tag=99)
 
 
 # -- lost peers -----------------------------------------------------------------------------------
@@ -45,14 +56,14 @@ WAITS = {
 
 def killed(world, wait):
     if world.rank == 0:
-        time.sleep(0.2)
-        os.kill(os.getpid(), signal.SIGKILL)
+        killed_once_others_are_here(world)
+    about_to_wait(world, 0)
     return caught(lambda: WAITS[wait](world))
 
 
 @pytest.mark.parametrize("wait", WAITS)
 @pytest.mark.parametrize("size", [pytest.param(2, marks=pytest.mark.slow), 3])
-def test_a_killed_rank_is_named_on_every_other_rank_within_two_seconds(ranks, size, wait):
+def test_a_killed_rank_is_named_on_every_other_rank(ranks, size, wait):
     with pytest.raises(RanksFailed) as failed:
         ranks(size).run(killed, wait=wait)
     assert list(failed.value.failures) == [0]
@@ -60,8 +71,7 @@ def test_a_killed_rank_is_named_on_every_other_rank_within_two_seconds(ranks, si
     for rank in range(1, size):
         error = failed.value.results[rank]
         assert error["type"] == "PeerLost", error
-        assert error["rank"] == 0
-        assert error["seconds"] < 2.2
+        assert error["rank"] == 0  # and no timeout, which would be a CommTimeout
         assert "killed by signal 9" in error["text"]
         assert f"rank {rank}: " in error["text"]
 
@@ -69,8 +79,8 @@ def test_a_killed_rank_is_named_on_every_other_rank_within_two_seconds(ranks, si
 def waits_for_a_survivor(world):
     """Rank 0 waits for rank 2, which would send only after it has heard from rank 1."""
     if world.rank == 1:
-        time.sleep(0.2)
-        os.kill(os.getpid(), signal.SIGKILL)
+        killed_once_others_are_here(world)
+    about_to_wait(world, 1)
     return caught(lambda: world.recv(2 if world.rank == 0 else 1))
 
 
@@ -80,7 +90,6 @@ def test_a_loss_is_told_to_who_waits_for_a_survivor(ranks):
     for rank in (0, 2):
         error = failed.value.results[rank]
         assert (error["type"], error["rank"]) == ("PeerLost", 1)
-        assert error["seconds"] < 2.2
 
 
 def test_the_error_names_the_operation_its_label_and_size(ranks):
@@ -116,7 +125,8 @@ def last_words(world):
         world.send(big, 1)
         comm.shutdown()
         return True
-    time.sleep(0.3)
+    with pytest.raises(comm.PeerLost):  # it has gone
+        world.recv(0, tag=1)
     for number in range(100):
         assert world.recv(0)[0] == number
     assert (world.recv(0) == big).all()
@@ -133,21 +143,22 @@ def test_what_was_sent_before_leaving_arrives(ranks, transport):
 # -- hangs ----------------------------------------------------------------------------------------
 
 
-def hangs(world):
-    if world.rank == 0:
-        world.barrier()
-        time.sleep(1.6)
-        return None
+def hangs(world, folder):
+    """Rank 0 makes no call until the others have given up."""
     world.barrier()
-    return caught(lambda: world.all_reduce(np.ones(5), timeout=1.0))
+    if world.rank == 0:
+        until(lambda: len(list(folder.iterdir())) == world.size - 1)
+        return None
+    error = caught(lambda: world.all_reduce(np.ones(5), timeout=0.5))
+    (folder / f"{world.rank}").touch()
+    return error
 
 
-def test_a_hanging_rank_is_named_by_all_with_what_it_last_did(ranks):
-    results = ranks(3).run(hangs)
+def test_a_hanging_rank_is_named_by_all_with_what_it_last_did(ranks, tmp_path):
+    results = ranks(3).run(hangs, folder=tmp_path)
     for error in results[1:]:
         assert error["type"] == "CommTimeout"
         assert error["waiting_for"] == [0]
-        assert 1.0 <= error["seconds"] < 2.0
         assert "barrier #0" in error["text"]
     ranks(3).close()
 
@@ -155,14 +166,15 @@ def test_a_hanging_rank_is_named_by_all_with_what_it_last_did(ranks):
 def stopped(world):
     if world.rank == 0:
         os.kill(os.getpid(), signal.SIGSTOP)
-    return caught(lambda: world.all_reduce(np.ones(5), timeout=1.0))
+    return caught(lambda: world.all_reduce(np.ones(5), timeout=0.3))
 
 
 def test_a_stopped_process_is_a_hang_not_a_loss(ranks):
     with pytest.raises(RanksFailed) as failed:
-        ranks(2).run(stopped, deadline=3)
+        ranks(2).run(stopped, deadline=1.5)
     assert failed.value.results[1]["type"] == "CommTimeout"
     assert failed.value.results[1]["waiting_for"] == [0]
+    assert "is stopped (SIGSTOP)" in failed.value.failures[0]
 
 
 def crossed(world):
@@ -247,7 +259,7 @@ def mismatches(world, cases, groups):
 
 @pytest.mark.parametrize("transport", ["auto", "tcp"])
 @pytest.mark.parametrize("size", [2, 3])
-def test_different_calls_are_a_mismatch_on_every_rank_within_a_second(ranks, size, transport):
+def test_different_calls_are_a_mismatch_on_every_rank(ranks, size, transport):
     pool = ranks(size, transport)
     for errors in pool.run(mismatches, cases=list(MISMATCHES), groups=[]):
         for case, error in zip(MISMATCHES, errors, strict=True):
@@ -257,7 +269,6 @@ def test_different_calls_are_a_mismatch_on_every_rank_within_a_second(ranks, siz
 
 def check_mismatch(case, error):
     assert error["type"] == "CollectiveMismatch", (case, error)
-    assert error["seconds"] < 1.0, (case, error)
     assert "call #" in error["text"]
     assert error["text"].count("called") == 2  # both sides
 
@@ -312,10 +323,8 @@ def sleeps(world):
 
 def test_the_deadline_is_hard_and_shows_where_a_rank_is(ranks):
     ranks(2).run(barriers)
-    start = time.monotonic()
-    with pytest.raises(RanksFailed, match="in sleeps"):
-        ranks(2).run(sleeps, deadline=1)
-    assert time.monotonic() - start < 5
+    with pytest.raises(RanksFailed, match=r"(?s)has not returned within 0.5 s.*in sleeps"):
+        ranks(2).run(sleeps, deadline=0.5)
     assert ranks(2).run(barriers) == [None, None]  # a fresh pool
 
 
