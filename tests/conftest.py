@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forked_pool import ForkedPool
+from forked_pool import ForkedPool, Template
 from network_pair import NetworkPair, NetworkPairError, NetworkPairPool
 
 from ringlet.launcher.testing.pool import WorkerPool
@@ -45,18 +45,20 @@ def ranks() -> Iterator[Callable[..., WorkerPool]]:
     With "ipc", collectives run each operation's first algorithm, whose traffic is the textbook's;
     with "tcp", what is priced lowest.
     """
+    template = Template()
     pools: dict[tuple[int, str], WorkerPool] = {}
 
     def pool(size: int, transport: str = "auto") -> WorkerPool:
         key = (size, transport)
         if key not in pools:
             first = {"RINGLET_ALGORITHM": "first"} if transport == "ipc" else {}
-            pools[key] = ForkedPool(size, transport, variables=first)
+            pools[key] = ForkedPool(template, size, transport, variables=first)
         return pools[key]
 
     yield pool
     for each in pools.values():
         each.close()
+    template.close()
 
 
 @pytest.fixture(scope="session")

@@ -73,11 +73,14 @@ class Fork:
 
     def _wait(self) -> int:
         if self._code is None:
-            try:
-                self._code = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
-            except ChildProcessError:  # SIGCHLD is ignored here: nobody knows
-                self._code = 0
+            self._code = self._reap()
         return self._code
+
+    def _reap(self) -> int:
+        try:
+            return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        except ChildProcessError:  # SIGCHLD is ignored here: nobody knows
+            return 0
 
 
 def _run(
@@ -91,7 +94,7 @@ def _run(
         for end in others:
             end.close()
         os.environ.update(job.environment(rank))
-        _limit_blas(os.environ["OPENBLAS_NUM_THREADS"])
+        limit_blas(os.environ["OPENBLAS_NUM_THREADS"])
         program()
         code = 0
     except BaseException:
@@ -100,7 +103,7 @@ def _run(
         os._exit(code)
 
 
-def _limit_blas(threads: str) -> None:
+def limit_blas(threads: str) -> None:
     """Give OpenBLAS this number of threads: it has read its variable when it was loaded."""
     maps = Path("/proc/self/maps")
     lines = maps.read_text().splitlines() if maps.exists() and threads.isdecimal() else []

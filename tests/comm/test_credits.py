@@ -5,6 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from waiting import until
+
+from ringlet import comm
 
 WINDOW = 8 << 20
 
@@ -21,22 +24,27 @@ def narrow(world, window=WINDOW):
     return credits
 
 
-def sleeper(world):
-    """Rank 1 sleeps, and then waits for rank 2, while rank 0 sends it far more than a window."""
+def sleeper(world, folder):
+    """Rank 1 takes nothing, and then waits for rank 2, while rank 0 sends it far more than a
+    window."""
     narrow(world)
     large, small, count = np.zeros(1 << 19), np.zeros(7000), 40
-    before = resident()
+    before, blocked = resident(), folder / "blocked"
     if world.rank == 0:
-        started = time.monotonic()
         works = [world.isend(large, 1) for _ in range(count)]  # 160 MiB
-        for _ in range(600):  # copied at once: 32 MiB
+        sent = 0
+        with pytest.raises(comm.CommTimeout):  # by rank 1's silence
+            while True:  # copied at once, up to 32 MiB
+                sent += 1
+                world.send(small, 1, tag=1, timeout=0.3)
+        blocked.touch()
+        for _ in range(600 - sent):
             world.send(small, 1, tag=1)
-        assert time.monotonic() - started > 0.6  # blocked, by rank 1's silence
         grown = resident() - before
         for work in works:
             work.wait()
     elif world.rank == 1:
-        time.sleep(0.5)
+        assert until(blocked.exists)
         world.recv(2)
         grown = resident() - before
         for number in range(count):
@@ -45,7 +53,7 @@ def sleeper(world):
         for _ in range(600):
             world.recv(0, tag=1, out=small)
     else:
-        time.sleep(1.0)
+        assert until(blocked.exists)
         world.send(small, 1)
         grown = 0
     world.barrier()
@@ -53,9 +61,11 @@ def sleeper(world):
 
 
 @pytest.mark.parametrize("transport", ["auto", "tcp"])
-def test_memory_stays_bounded_while_a_receiver_sleeps_or_waits_for_another(ranks, transport):
+def test_memory_stays_bounded_while_a_receiver_is_silent_or_waits_for_another(
+    ranks, transport, tmp_path
+):
     pool = ranks(3, transport)
-    sender, receiver, _ = pool.run(sleeper)
+    sender, receiver, _ = pool.run(sleeper, folder=tmp_path)
     pool.close()
     assert sender < 3 * WINDOW, sender
     assert receiver < 3 * WINDOW, receiver

@@ -1,7 +1,6 @@
 """Prices: equal to the closed forms, and in the order in which people choose algorithms."""
 
 import math
-import time
 from dataclasses import replace
 
 import pytest
@@ -189,15 +188,13 @@ def test_a_wrong_schedule_has_no_price():
     assert price(Schedule("broadcast", "none", 1, 1, 0, ((),)), NET, 8).seconds == 0
 
 
-def test_a_thousand_ranks_take_seconds():
-    started = time.monotonic()
+def test_thousands_of_ranks_are_priced():
     tree = price(schedule("broadcast", "tree", 4096), NET, MIB)
     assert tree.seconds == pytest.approx(12 * (A + MIB / B))
     doubling = price(schedule("all_reduce", "recursive_doubling", 1024), NET, MIB)
     assert doubling.seconds == pytest.approx(10 * (A + MIB / B))
     ring = price(schedule("all_gather", "ring", 256), NET, MIB)
     assert ring.seconds == pytest.approx(255 * (A + MIB / 256 / B))
-    assert time.monotonic() - started < 30  # about 1 on a quiet machine
 
 
 @pytest.mark.slow

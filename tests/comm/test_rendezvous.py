@@ -174,9 +174,7 @@ def test_a_world_of_one_needs_nothing():
 
 def test_who_is_missing_is_named_by_all_who_came(tmp_path):
     variables = master(TMPDIR=str(tmp_path))
-    began = time.monotonic()
     results = ended([start(rank, 4, timeout=2, **variables) for rank in (0, 2)])
-    assert time.monotonic() - began < 10
     for code, text in results:
         assert code == 3
         assert text.startswith("CommTimeout")

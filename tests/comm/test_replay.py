@@ -34,7 +34,10 @@ def work(world):
     assert world.all_gather_object({"rank": world.rank}) == [{"rank": 0}, {"rank": 1}]
     if world.rank == 1:
         world.send(np.arange(5), 0)
-        time.sleep(0.5)  # rank 0 says that it waits
+        notices = world._endpoint.notices.waiting
+        while all(rank != 0 for _, rank in notices):  # until rank 0 says that it waits
+            world._endpoint.inbox.poll()
+            time.sleep(0.01)
     else:
         assert (world.recv(1) == np.arange(5)).all()
     world.barrier()

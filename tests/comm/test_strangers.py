@@ -236,18 +236,16 @@ KEY = JobKey.new()
     ids=["another key", "no key", "a key too many"],
 )  # fmt: skip
 def test_who_has_not_rank_0s_key_is_told_at_once(first, second):
-    began, said = time.monotonic(), ""
+    said = ""
     for code, out, seen in come(6, first, second):
         said += seen
         assert code == 3
         assert out.startswith("AuthenticationError rank 1: tcp://127.0.0.1:")
-        assert "job key" in out
-        assert time.monotonic() - began < 10
+        assert "job key" in out  # and no timeout, which is 20 s and another error
         if "rank 0: refused a connection from 127.0.0.1" in said:
             return
         # Now and then ZeroMQ has closed the connection before anybody could look at it.
         assert f"rank 0: refused a connection from {UNKNOWN}" in said
-        began = time.monotonic()
     raise AssertionError("no refusal with its address")
 
 

@@ -138,8 +138,10 @@ def test_hosts_with_unequal_numbers_of_ranks(two_hosts):
 def killed(world):
     world.all_reduce(np.ones(1 << 16), algorithm="hierarchical")
     if world.rank == 3:
-        time.sleep(0.2)
+        for rank in range(3):  # they are about to wait
+            world.recv(rank, tag=99)
         os.kill(os.getpid(), signal.SIGKILL)
+    world.isend(np.ones(1), 3, tag=99)
     with pytest.raises(comm.PeerLost, match="killed by signal 9") as caught:
         world.all_reduce(np.ones(1 << 16), algorithm="hierarchical")
     return caught.value.rank
@@ -152,14 +154,12 @@ def test_a_rank_that_is_killed_is_named_on_both_hosts(two_hosts):
 
 
 def mismatched(world):
-    started = time.monotonic()
     with pytest.raises(comm.CollectiveMismatch, match=r"\(65536,\).*\(65535,\)|\(65535,\).*65536"):
         x = np.ones(1 << 16 if world.rank != 1 else (1 << 16) - 1)
         world.all_reduce(x, algorithm="hierarchical")
-    return time.monotonic() - started
 
 
 def test_a_mismatch_on_one_host_is_told_on_both(two_hosts):
     pool = two_hosts(FOUR)
-    assert max(pool.run(mismatched)) < 1.0
+    pool.run(mismatched)
     pool.close()

@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -187,21 +186,18 @@ def save_with_a_kill(world, folder, victim, at):
     furnish(world, folder, 3)
     if world.rank == victim:
         Changes(at, killed)
-    begun = time.monotonic()
     try:
         save(world, folder, 3, NEW)
-    except comm.PeerLost as error:
-        return [error.rank, time.monotonic() - begun]
-    return [None, 0.0]  # the victim had nothing more to say
+    except comm.PeerLost as error:  # and no CommTimeout
+        return error.rank
+    return None  # the victim had nothing more to say
 
 
 def check_kill(pool, folder, victim, at, name):
     with pytest.raises(RanksFailed) as failed:
         pool.run(save_with_a_kill, folder=folder, victim=victim, at=at)
     assert list(failed.value.failures) == [victim], failed.value
-    for lost, seconds in failed.value.results.values():
-        assert lost in (victim, None), name
-        assert seconds < 2, name
+    assert set(failed.value.results.values()) <= {victim, None}, name
     return pool.run(after_a_kill, folder=folder)[0]
 
 
