@@ -3,7 +3,6 @@ need: none becomes a world of one."""
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from types import ModuleType
 import pytest
 
 from ringlet.comm import AuthenticationError, CommError
+from ringlet.comm.join.addresses import free_port
 from ringlet.comm.join.environment import read_environment
 from ringlet.comm.join.folders import PREFIX, check_private
 
@@ -202,16 +202,10 @@ def here(size):
     return sorted([f"here {rank} {size} {size}.0" for rank in range(size)] * 2)
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
 def ranks_of(launcher):
     """The variables of the two ranks of a job on this host."""
     if launcher == "by hand":
-        job = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": free_port()}
+        job = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
         return [{**job, "RANK": rank} for rank in "01"]
     variables = ON_ONE_HOST[launcher]
     size = {name: "2" for name, text in variables.items() if text == "3"}

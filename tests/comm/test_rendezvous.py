@@ -1,17 +1,19 @@
 """Joining a world: the environment, who is missing, who is refused, strangers, what stays."""
 
+import contextlib
 import os
 import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from waiting import until
 
 from ringlet.comm import AuthenticationError, CommError
+from ringlet.comm.join.addresses import free_port
 from ringlet.comm.join.environment import read_environment
 from ringlet.comm.signature import Signature
 from ringlet.comm.sockets.wire import Header, Malformed, decode, encode
@@ -53,12 +55,6 @@ def ended(processes, deadline=40):
     finally:
         for process in processes:
             process.kill()
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def master(**more):
@@ -220,8 +216,7 @@ def test_who_does_not_belong_is_told_why_and_the_others_go_on(case):
         rivals = [start(rank, size, **{**variables, **changes})]
         if twice:
             rivals.append(start(rank, size, **variables))
-        while all(rival.poll() is None for rival in rivals):
-            time.sleep(0.05)
+        until(lambda: any(rival.poll() is not None for rival in rivals))
         stranger = next(rival for rival in rivals if rival.poll() is not None)
         ((code, text),) = ended([stranger])
         assert code == 3, text
@@ -278,13 +273,12 @@ def test_strangers_bytes_change_nothing():
     variables = master()
     address = ("127.0.0.1", int(variables["MASTER_PORT"]))
     first = start(0, 2, **variables)
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        try:
-            stranger = socket.create_connection(address)
-            break
-        except OSError:
-            time.sleep(0.05)
+
+    def connected():
+        with contextlib.suppress(OSError):
+            return socket.create_connection(address)
+
+    stranger = until(connected)
     stranger.sendall(b"GET / HTTP/1.1\r\n\r\n" + bytes(range(256)) * 100)
     second = start(1, 2, **variables)
     assert [code for code, _ in ended([first, second])] == [0, 0]

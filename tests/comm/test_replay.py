@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pytest
 import zmq
+from waiting import until
 
 from ringlet.comm.join.key import JobKey, Token
 from ringlet.launcher.supervisor.environment import Job
@@ -35,9 +36,8 @@ def work(world):
     if world.rank == 1:
         world.send(np.arange(5), 0)
         notices = world._endpoint.notices.waiting
-        while all(rank != 0 for _, rank in notices):  # until rank 0 says that it waits
-            world._endpoint.inbox.poll()
-            time.sleep(0.01)
+        inbox = world._endpoint.inbox
+        until(lambda: inbox.poll() or any(rank == 0 for _, rank in notices))  # it says it waits
     else:
         assert (world.recv(1) == np.arange(5)).all()
     world.barrier()

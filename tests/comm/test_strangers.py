@@ -14,8 +14,10 @@ from pathlib import Path
 import msgpack
 import pytest
 import zmq
+from waiting import until
 
 from ringlet.comm import AuthenticationError
+from ringlet.comm.join.addresses import free_port
 from ringlet.comm.join.authenticator import UNKNOWN
 from ringlet.comm.join.environment import read_environment
 from ringlet.comm.join.key import JobKey, find_key
@@ -95,12 +97,6 @@ class Rank:
             return self.process.returncode, out, err
         finally:
             self.process.kill()
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 GREETING = b"\xff" + bytes(7) + b"\x01\x7f\x03\x00"
@@ -192,9 +188,7 @@ ATTACKS = {
 def test_strangers_are_refused_and_named_and_the_job_goes_on():
     key, port, context = JobKey.new(), free_port(), zmq.Context()
     ranks = [Rank(0, 2, port, key)]
-    deadline = time.monotonic() + 20
-    while port not in ranks[0].ports() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    until(lambda: port in ranks[0].ports())
     for attack in ATTACKS.values():  # while rank 0 waits for rank 1 ...
         attack(port, context, key)
     ranks.append(Rank(1, 2, port, key))
