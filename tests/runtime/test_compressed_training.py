@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_runs import newest_weights, run_to_the_end
 
 from ringlet.runtime import (
     ConfigError,
@@ -16,7 +17,6 @@ from ringlet.runtime import (
     make_config,
 )
 from ringlet.runtime.checkpoint.restore import CheckpointReader
-from ringlet.runtime.training.export import load_model
 
 TINY = {
     "block_size": 16, "n_layer": 2, "n_head": 2, "n_embd": 32, "batch_size": 8, "steps": 24,
@@ -29,15 +29,10 @@ REMEMBERING = ["topk:0.1", "powersgd:2"]
 """What they leave out of one step goes into the next."""
 
 
-def trained(world, folder=None, resume=False, **options):
+def trained(world, folder=None, **options):
     """[validation loss, bytes that this rank sent in the last step]"""
-    config = make_config("tiny", None, {**TINY, **options})
-    rows = []
-    corpus = load_corpus("pydoc", config.block_size)
-    made = Trainer(config, corpus, world, folder and Path(folder), report=rows.append)
-    if resume:
-        made.resume()
-    return [made.run().val_loss, rows[-1]["comm_bytes"] if rows else None]
+    outcome, rows = run_to_the_end(world, TINY, folder, **options)
+    return [outcome.val_loss, rows[-1]["comm_bytes"] if rows else None]
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +61,6 @@ def test_compressed_activations(ranks, plain, mesh, options, codec):
         assert sent < plain[mesh][1]
 
 
-def weights(folder):
-    return load_model(latest_checkpoint(folder / "checkpoints")).state_dict()
-
-
 @pytest.mark.parametrize(
     ("mesh", "compress"),
     [("dp=3", compress) for compress in GRADIENTS]
@@ -82,8 +73,8 @@ def test_a_resumed_run_has_the_same_bits(ranks, tmp_path, mesh, compress):
     halfway = Path("checkpoints") / "step-000004"
     shutil.copytree(tmp_path / "a" / halfway, tmp_path / "b" / halfway)
     ranks(size).run(trained, folder=str(tmp_path / "b"), resume=True, **options)
-    for name, array in weights(tmp_path / "a").items():
-        np.testing.assert_array_equal(weights(tmp_path / "b")[name], array, err_msg=name)
+    for name, array in newest_weights(tmp_path / "a").items():
+        np.testing.assert_array_equal(newest_weights(tmp_path / "b")[name], array, err_msg=name)
 
 
 def residuals(checkpoint, name):

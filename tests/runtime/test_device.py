@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_runs import run_to_the_end
 
 from ringlet import nn
 from ringlet.nn import backend
@@ -33,15 +34,9 @@ def on_device():
         sys.path.remove(FAKE)
 
 
-def trained(world, folder=None, resume=False, **options):
+def trained(world, folder=None, **options):
     """The losses of a run, on whatever is the backend."""
-    config = make_config("tiny", None, {**TINY, **options})
-    rows = []
-    corpus = load_corpus("pydoc", config.block_size)
-    made = Trainer(config, corpus, world, folder and Path(folder), report=rows.append)
-    if resume:
-        made.resume()
-    made.run()
+    _, rows = run_to_the_end(world, TINY, folder, **options)
     return [row[key] for row in rows for key in ("loss", "grad_norm", "val_loss") if row.get(key)]
 
 

@@ -4,15 +4,14 @@ That whole models compute the same on every mesh is in test_parallel.py, what tr
 test_traffic.py.
 """
 
-from pathlib import Path
-
 import numpy as np
 import pytest
+from small_runs import newest_weights, run_to_the_end
 
 from ringlet import nn
 from ringlet.nn import Tensor
 from ringlet.nn.models import PretrainedError, generate
-from ringlet.runtime import Mesh, Trainer, latest_checkpoint, load_corpus, make_config
+from ringlet.runtime import Mesh, latest_checkpoint, make_config
 from ringlet.runtime.context.context_parallel import zigzag
 from ringlet.runtime.expert.expert_parallel import (
     CombineRows,
@@ -96,17 +95,10 @@ TINY = {
 }  # fmt: skip
 
 
-def trained(world, folder, go_on=False, **options):
+def trained(world, folder, **options):
     """The validation loss after a run."""
-    config = make_config("tiny", None, {**TINY, **options})
-    made = Trainer(config, load_corpus("pydoc", config.block_size), world, Path(folder))
-    if go_on:
-        made.resume()
-    return made.run().val_loss
-
-
-def weights(folder):
-    return load_model(latest_checkpoint(folder / "checkpoints")).state_dict()
+    outcome, _ = run_to_the_end(world, TINY, folder, **options)
+    return outcome.val_loss
 
 
 RUNS = [
@@ -126,7 +118,7 @@ def whole(ranks, tmp_path_factory):
         if clip not in results:
             folder = tmp_path_factory.mktemp("whole")
             loss = ranks(1).run(trained, folder=str(folder), clip=clip)[0]
-            results[clip] = loss, weights(folder)
+            results[clip] = loss, newest_weights(folder)
         return results[clip]
 
     return result
@@ -142,10 +134,10 @@ def test_a_run_goes_on_on_any_other_mesh(ranks, whole, tmp_path, mesh, options, 
     clip = options.get("clip", 1.0)
     run = {"folder": str(tmp_path), "deadline": 60, "clip": clip}
     ranks(size_of(mesh)).run(trained, **{**run, **options, "mesh": mesh, "steps": 2})
-    losses = ranks(size_of(other)).run(trained, go_on=True, **{**run, **others, "mesh": other})
+    losses = ranks(size_of(other)).run(trained, resume=True, **{**run, **others, "mesh": other})
     expected, arrays = whole(clip)
     assert losses == [pytest.approx(expected, abs=1e-5)] * size_of(other)
-    for name, array in weights(tmp_path).items():
+    for name, array in newest_weights(tmp_path).items():
         np.testing.assert_allclose(array, arrays[name], atol=1e-4, err_msg=name)
 
 
@@ -153,8 +145,8 @@ def test_replicas_that_agree_now_and_then_have_experts_of_their_own(ranks, tmp_p
     rare = {"local_steps": 2, "batch_size": 8, "deadline": 60}
     for size, mesh in ((2, "dp=2"), (4, "dp=2,ep=2")):
         ranks(size).run(trained, folder=str(tmp_path / mesh), mesh=mesh, **rare)
-    expected = weights(tmp_path / "dp=2")
-    for name, array in weights(tmp_path / "dp=2,ep=2").items():
+    expected = newest_weights(tmp_path / "dp=2")
+    for name, array in newest_weights(tmp_path / "dp=2,ep=2").items():
         np.testing.assert_allclose(array, expected[name], atol=1e-4, err_msg=name)
 
 

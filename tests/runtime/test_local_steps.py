@@ -1,9 +1,8 @@
 """Local steps: replicas that agree now and then, against the algorithms written out by hand."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
+from small_runs import newest_weights, run_to_the_end
 
 from ringlet import nn
 from ringlet.nn import FlatParameters
@@ -16,14 +15,10 @@ from ringlet.runtime import (
     MicroBatch,
     Parallelism,
     Step,
-    Trainer,
     check_fit,
-    latest_checkpoint,
-    load_corpus,
     make_config,
     parallelize,
 )
-from ringlet.runtime.training.export import load_model
 
 SIZES = GPTConfig(vocab_size=13, block_size=8, n_layer=2, n_head=2, n_embd=8)
 RATE, ROUNDS, EVERY = 0.5, 3, 2
@@ -101,26 +96,21 @@ TINY = {
 }  # fmt: skip
 
 
-def trained(world, folder, resume=False, stop_at=None, **options):
-    config = make_config("tiny", None, {**TINY, **options})
-    made = Trainer(config, load_corpus("pydoc", config.block_size), world, Path(folder))
-    if resume:
-        made.resume()
-    if stop_at is not None:
-        made._report = lambda row: made.stop() if row["step"] == stop_at else None
-    return made.run().step
+def trained(world, folder, stop_at=None, **options):
+    def watch(made, row):
+        if row["step"] == stop_at:
+            made.stop()
 
-
-def weights(folder):
-    return load_model(latest_checkpoint(folder / "checkpoints")).state_dict()
+    outcome, _ = run_to_the_end(world, TINY, folder, watch=watch, **options)
+    return outcome.step
 
 
 def test_a_resumed_run_has_the_same_bits_and_stops_only_between_rounds(ranks, tmp_path):
     assert ranks(2).run(trained, folder=str(tmp_path / "a")) == [12, 12]
     assert ranks(2).run(trained, folder=str(tmp_path / "b"), stop_at=4) == [6, 6]
     assert ranks(2).run(trained, folder=str(tmp_path / "b"), resume=True) == [12, 12]
-    for name, array in weights(tmp_path / "a").items():
-        np.testing.assert_array_equal(weights(tmp_path / "b")[name], array)
+    for name, array in newest_weights(tmp_path / "a").items():
+        np.testing.assert_array_equal(newest_weights(tmp_path / "b")[name], array)
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_runs import newest_weights, run_to_the_end
 
 from ringlet.nn.models import GPT, Llama, from_pretrained
-from ringlet.runtime import Trainer, latest_checkpoint, load_corpus, make_config
+from ringlet.runtime import latest_checkpoint
 from ringlet.runtime.training.export import load_model
 
 TINY = {
@@ -17,26 +18,9 @@ TINY = {
 }  # fmt: skip
 
 
-def trainer(world, folder, **options):
-    config = make_config("tiny", None, {**TINY, **options})
-    corpus = load_corpus("pydoc", config.block_size)
-    return Trainer(config, corpus, world, folder and Path(folder))
-
-
 def trained(world, folder, **options):
-    made = trainer(world, folder, **options)
-    return made.run().val_loss
-
-
-def resumed(world, folder, **options):
-    made = trainer(world, folder, **options)
-    made.resume()
-    return made.run().val_loss
-
-
-def weights(folder):
-    """The newest checkpoint's, whole."""
-    return load_model(latest_checkpoint(folder / "checkpoints")).state_dict()
+    outcome, _ = run_to_the_end(world, TINY, folder, **options)
+    return outcome.val_loss
 
 
 MESHES = {
@@ -76,7 +60,7 @@ def finished(ranks, tmp_path_factory):
 def whole(finished):
     """The loss and the weights of one process."""
     folder, loss = finished("one process")
-    return loss, weights(folder)
+    return loss, newest_weights(folder)
 
 
 def continued(ranks, start, folder, name):
@@ -84,7 +68,7 @@ def continued(ranks, start, folder, name):
     halfway = Path("checkpoints") / "step-000004"
     shutil.copytree(start / halfway, folder / halfway)
     size, options = MESHES[name]
-    return ranks(size).run(resumed, folder=str(folder), deadline=60, **options)
+    return ranks(size).run(trained, folder=str(folder), resume=True, deadline=60, **options)
 
 
 @pytest.mark.parametrize("name", MESHES)
@@ -96,16 +80,16 @@ def test_every_mesh_trains_and_any_other_goes_on(ranks, finished, whole, tmp_pat
     assert loss == pytest.approx(whole[0], abs=1e-5)
     losses = continued(ranks, folder, tmp_path, other)
     assert losses == [pytest.approx(whole[0], abs=1e-5)] * MESHES[other][0]
-    for key, array in weights(tmp_path).items():
+    for key, array in newest_weights(tmp_path).items():
         np.testing.assert_allclose(array, whole[1][key], atol=1e-4, err_msg=key)
 
 
 @pytest.mark.parametrize("name", ["zero 3", "sequence", "interleaved", "all"])
 def test_a_resumed_run_has_the_same_bits(ranks, finished, tmp_path, name):
     folder, _ = finished(name)
-    expected = weights(folder)
+    expected = newest_weights(folder)
     continued(ranks, folder, tmp_path, name)
-    for key, array in weights(tmp_path).items():
+    for key, array in newest_weights(tmp_path).items():
         np.testing.assert_array_equal(array, expected[key], err_msg=key)
 
 
@@ -135,10 +119,10 @@ def test_a_llama_trains_on_a_mesh_goes_on_on_another_and_is_exported(ranks, tmp_
     ranks(4).run(trained, folder=str(cut), deadline=60, **LLAMA, mesh="tp=2,cp=2")
     shutil.rmtree(cut / "checkpoints" / "step-000008")
     rest = {**LLAMA, "mesh": "dp=2,pp=2", "zero": 1}
-    losses = ranks(4).run(resumed, folder=str(cut), deadline=60, **rest)
+    losses = ranks(4).run(trained, folder=str(cut), resume=True, deadline=60, **rest)
     assert losses == [pytest.approx(loss, abs=1e-5)] * 4
-    expected = weights(whole)
-    for key, array in weights(cut).items():
+    expected = newest_weights(whole)
+    for key, array in newest_weights(cut).items():
         np.testing.assert_allclose(array, expected[key], atol=1e-4, err_msg=key)
     checkpoint = latest_checkpoint(cut / "checkpoints")
     load_model(checkpoint).save_pretrained(tmp_path / "out")

@@ -3,14 +3,14 @@
 import json
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
+from small_runs import small_trainer
 
 from ringlet import comm
 from ringlet.nn import FlatParameters, Linear, Sequential
-from ringlet.runtime import DataParallel, NonFinite, Trainer, load_corpus, make_config
+from ringlet.runtime import DataParallel, NonFinite
 from ringlet.runtime.data.data_parallel import make_buckets
 
 TINY = {
@@ -19,17 +19,9 @@ TINY = {
 }  # fmt: skip
 
 
-def trainer(world, folder=None, **options):
-    config = make_config("tiny", None, {**TINY, **options})
-    rows = []
-    corpus = load_corpus("pydoc", config.block_size)
-    made = Trainer(config, corpus, world, folder and Path(folder), report=rows.append)
-    return made, rows
-
-
 def trained(world, **options):
     """The weights after a whole run."""
-    made, _ = trainer(world, **options)
+    made, _ = small_trainer(world, TINY, **options)
     outcome = made.run()
     assert outcome.step == made.config.steps
     weights = flat(made)
@@ -88,19 +80,17 @@ def test_dropout_does_not_depend_on_the_number_of_workers(ranks):
 
 def stopped_and_resumed(world, folder, stop_after):
     """A run that is asked to stop after some step, and another that goes on from there."""
-    first, rows = trainer(world, folder, dropout=0.1)
 
-    def watch(row):
-        rows.append(row)
-        # Only one rank is asked; all have to stop after the same step.
+    def watch(made, row):
+        # Only rank 0 is asked; all have to stop after the same step.
         if row["step"] == stop_after:
-            first.stop()
+            made.stop()
 
-    first._report = watch
+    first, _ = small_trainer(world, TINY, folder, watch, dropout=0.1)
     outcome = first.run()
     assert outcome.stopped
     assert outcome.step in (stop_after, stop_after + 1)
-    second, _ = trainer(world, folder, dropout=0.1)
+    second, _ = small_trainer(world, TINY, folder, dropout=0.1)
     assert second.resume() == outcome.step
     assert second.run().step == TINY["steps"]
     return flat(second)
@@ -116,7 +106,7 @@ def test_a_run_that_was_stopped_and_resumed_has_the_same_bits(ranks, tmp_path, s
 
 
 def resumed_by_others(world, folder):
-    made, _ = trainer(world, folder, steps=30)
+    made, _ = small_trainer(world, TINY, folder, steps=30)
     made.resume()
     return [made.step, made.run().val_loss]
 
@@ -129,7 +119,7 @@ def test_other_numbers_of_workers_can_go_on(ranks, tmp_path):
 
 
 def saved_run(world, folder):
-    made, rows = trainer(world, folder)
+    made, rows = small_trainer(world, TINY, folder)
     made.run()
     return rows
 
@@ -152,7 +142,7 @@ def test_metrics_say_what_happened(ranks, tmp_path):
 
 
 def counted(world, accumulate):
-    made, _ = trainer(world, accumulate=accumulate)
+    made, _ = small_trainer(world, TINY, accumulate=accumulate)
     made.evaluate()
     before = world.stats()["operations"]["all_reduce"]
     made._train_step()
@@ -235,7 +225,7 @@ def test_buckets_cover_the_flat_buffer_once_from_its_end():
 
 
 def goes_wrong(world, folder):
-    made, _ = trainer(world, folder, clip=0.0, checkpoint_every=5)
+    made, _ = small_trainer(world, TINY, folder, clip=0.0, checkpoint_every=5)
     made.config = replace(made.config, steps=5)
     made.run()
     made.config = replace(made.config, steps=20)
@@ -260,8 +250,8 @@ def test_a_step_that_is_not_finite_stops_all_ranks_and_names_the_place(ranks, tm
 
 
 def overflows(world, folder, optimizer):
-    made, _ = trainer(
-        world, folder, optimizer=optimizer, steps=1, warmup_steps=0, clip=0.0,
+    made, _ = small_trainer(
+        world, TINY, folder, optimizer=optimizer, steps=1, warmup_steps=0, clip=0.0,
         learning_rate=1e39, learning_rate_floor=1e39,
     )  # fmt: skip
     try:
@@ -293,7 +283,7 @@ def test_a_line_of_metrics_that_was_cut_off_does_not_hinder(ranks, tmp_path):
 
 def lonely(world):
     assert comm.init() is world
-    made, rows = trainer(world)
+    made, rows = small_trainer(world, TINY)
     outcome = made.run()
     return [outcome.checkpoint is None, rows[-1]["comm_bytes"]]
 
