@@ -6,7 +6,6 @@ imports, the globals and the arguments that it sees here, and only its results a
 
 import builtins
 import contextlib
-import ctypes
 import faulthandler
 import os
 import signal
@@ -14,21 +13,13 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from ringlet.comm import world as comm
 from ringlet.launcher.supervisor.control import Control
-from ringlet.launcher.supervisor.environment import cores
 from ringlet.launcher.testing.forks import ForkedRanks
 from ringlet.launcher.testing.printed import Printed
 from ringlet.launcher.workers.worker import Guard, is_echo, send_result
-
-_THREADS = [
-    f"{prefix}openblas_set_num_threads{suffix}"
-    for prefix in ("", "scipy_")
-    for suffix in ("", "64_", "_64")
-]
 
 
 def name_of(function: Callable[..., Any]) -> str:
@@ -77,7 +68,6 @@ def _run(
     """What a rank does. `output` takes stacks."""
     guard = Guard(control)
     _take_streams(*pipes[rank])
-    _share_cores(len(pipes))
     faulthandler.enable(output)
     comm.show_last_operations_on_signal()
     faulthandler.register(signal.SIGUSR1, output, all_threads=True, chain=True)
@@ -113,14 +103,3 @@ def _take_streams(stdout: int, stderr: int) -> None:
     for number, name in ((1, "stdout"), (2, "stderr")):
         stream = os.fdopen(number, "w", 1, "utf-8", "backslashreplace", closefd=False)
         setattr(sys, name, stream)
-
-
-def _share_cores(ranks: int) -> None:
-    """Each rank's BLAS gets its part of the cores, as in processes that a launcher starts."""
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/self/maps").read_text().splitlines()
-        for path in {line.split()[-1] for line in lines if "openblas" in line}:
-            library = ctypes.CDLL(path)
-            for name in _THREADS:
-                if hasattr(library, name):
-                    getattr(library, name)(max(1, cores() // ranks))
