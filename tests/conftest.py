@@ -40,19 +40,20 @@ def fake_cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def ranks() -> Iterator[Callable[..., WorkerPool]]:
-    """`ranks(size, transport="auto")`: a pool of warm ranks, shared by the whole test session.
+    """`ranks(size, transport="auto", **variables)`: a pool of warm ranks, shared by the whole test
+    session, with these variables in their environment.
 
     With "ipc", collectives run each operation's first algorithm, whose traffic is the textbook's;
     with "tcp", what is priced lowest.
     """
     template = Template()
-    pools: dict[tuple[int, str], WorkerPool] = {}
+    pools: dict[tuple[Any, ...], WorkerPool] = {}
 
-    def pool(size: int, transport: str = "auto") -> WorkerPool:
-        key = (size, transport)
+    def pool(size: int, transport: str = "auto", **variables: str) -> WorkerPool:
+        key = (size, transport, *variables.items())
         if key not in pools:
             first = {"RINGLET_ALGORITHM": "first"} if transport == "ipc" else {}
-            pools[key] = ForkedPool(template, size, transport, variables=first)
+            pools[key] = ForkedPool(template, size, transport, variables={**first, **variables})
         return pools[key]
 
     yield pool

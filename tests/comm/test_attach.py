@@ -12,7 +12,7 @@ from ringlet import comm
 from ringlet.comm.arrays import address_of
 from ringlet.comm.shared.attach import ProcessMemory, Vanished
 from ringlet.comm.shared.exposure import KEPT, WRITER_TIMEOUT_S
-from ringlet.launcher.testing.pool import RanksFailed, WorkerPool
+from ringlet.launcher.testing.pool import RanksFailed
 
 COUNT = 3_000_001  # float32: more than is staged, not divisible by any number of ranks
 
@@ -78,7 +78,7 @@ def everything(world, attached):
 @pytest.mark.parametrize("size", [2, 3])
 def test_long_arrays_go_through_the_kernel_and_sums_have_the_bits_of_staged_ones(ranks, size):
     found = {*ranks(size).run(everything, attached=True)}
-    with WorkerPool(size, variables={"RINGLET_ATTACH": "0"}) as without:
+    with ranks(size, RINGLET_ATTACH="0") as without:
         found |= {*without.run(everything, attached=False)}
     assert len(found) == 1
 
@@ -89,8 +89,8 @@ def one_refuses(world):
     )
 
 
-def test_where_one_rank_cannot_nobody_does():
-    with WorkerPool(2, variables={"RINGLET_ATTACH": "0"}) as pool:
+def test_where_one_rank_cannot_nobody_does(ranks):
+    with ranks(2, RINGLET_ATTACH="0") as pool:
         assert pool.run(one_refuses) == [2.0, 2.0]
 
 
@@ -168,15 +168,15 @@ def interrupted(world, folder, held):
 
 
 @needs_attach
-def test_nobody_writes_into_an_array_that_an_error_has_given_back(tmp_path):
-    with WorkerPool(2) as pool:
+def test_nobody_writes_into_an_array_that_an_error_has_given_back(ranks, tmp_path):
+    with ranks(2) as pool:
         found = pool.run(interrupted, folder=tmp_path, held=0.4 * WRITER_TIMEOUT_S)
     assert found == [[False, True], None]
 
 
 @needs_attach
-def test_an_array_into_which_a_stopped_rank_may_still_write_is_kept(tmp_path):
-    with WorkerPool(2) as pool:
+def test_an_array_into_which_a_stopped_rank_may_still_write_is_kept(ranks, tmp_path):
+    with ranks(2) as pool:
         assert pool.run(interrupted, folder=tmp_path, held=30)[0] == [True, False]
 
 
@@ -196,8 +196,8 @@ def interrupted_at_a_fence(world):
 
 
 @needs_attach
-def test_an_interrupt_while_others_are_awaited_ends_the_exposure():
-    with WorkerPool(2) as pool:
+def test_an_interrupt_while_others_are_awaited_ends_the_exposure(ranks):
+    with ranks(2) as pool:
         assert pool.run(interrupted_at_a_fence) == [True, None]
 
 

@@ -9,7 +9,7 @@ from ringlet.comm.schedules.algorithms import ALGORITHMS
 from ringlet.comm.schedules.choice import COMBINING, Choice, Policy
 from ringlet.comm.schedules.links import Links
 from ringlet.comm.schedules.price import LinkCost
-from ringlet.launcher.testing.pool import RanksFailed, WorkerPool
+from ringlet.launcher.testing.pool import RanksFailed
 
 ETHERNET = Links(network=LinkCost(110e-6, 117e6, 20e-6))
 FAST = Links(network=LinkCost(30e-6, 1.17e9, 20e-6))
@@ -213,21 +213,21 @@ def messages(world):
     return [sent, world.links]
 
 
-def test_the_environment_pins_them_for_a_whole_run():
+def test_the_environment_pins_them_for_a_whole_run(ranks):
     """Messages that a rank sends tell the algorithm: 1 of a doubling, 2 of a ring."""
     links = "host=1e-05,1e+09,1e-06;network=0.0001,1e+08,2e-05"
     variables = {"RINGLET_LINKS": links, "RINGLET_ALGORITHM": "all_reduce=ring"}
     for transport, pinned in (("tcp", [2, links]), ("auto", [2, str(Links())])):
-        with WorkerPool(2, transport, variables=variables) as pool:
+        with ranks(2, transport, **variables) as pool:
             assert pool.run(messages) == [pinned] * 2
     del variables["RINGLET_ALGORITHM"]
-    with WorkerPool(2, "tcp", variables=variables) as pool:
+    with ranks(2, "tcp", **variables) as pool:
         assert pool.run(messages) == [[1, links]] * 2
 
 
-def test_a_wrong_environment_is_told():
+def test_a_wrong_environment_is_told(ranks):
     with (
-        WorkerPool(1, variables={"RINGLET_ALGORITHM": "ring"}) as pool,
+        ranks(1, RINGLET_ALGORITHM="ring") as pool,
         pytest.raises(RanksFailed, match="RINGLET_ALGORITHM has 'ring'"),
     ):
         pool.run(messages)

@@ -21,7 +21,7 @@ def gathered(world):
     host = os.environ["RINGLET_HOST"]
     hosts = world.all_gather_object(host)
     near = world.split([rank for rank in range(world.size) if hosts[rank] == host])
-    memory = [group._channel.shared is not None for group in (near, world)]
+    memory = [group.shares_memory for group in (near, world)]
     return [host, int(os.environ["LOCAL_RANK"]), *memory, x]
 
 
