@@ -8,6 +8,7 @@ that none outlives the connection.
 
 import contextlib
 import json
+import math
 import os
 import secrets
 import selectors
@@ -15,6 +16,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -33,6 +35,12 @@ from ringlet.launcher.supervisor.output import Pipe, Screen
 from ringlet.launcher.supervisor.signals import noted_signals
 
 SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3")
+HELD_S = 0.02
+"""How long to leave agents alone whose output nobody takes."""
+
+LEAVE_S = 5.0
+"""How long agents may take to end after the second signal, or once nothing is left to do."""
+
 PASSED_ON = ("RINGLET_", "OMP_", "OPENBLAS_", "MKL_", "PYTHON")
 
 
@@ -61,6 +69,8 @@ class SshLauncher:
         self._master = f"{bracketed(resolve_host(hosts[0][0].rpartition('@')[2]))}:0"
         self._selector = selectors.DefaultSelector()
         self._signals: list[signal.Signals] = []
+        self._told, self._patience = False, math.inf
+        self._unsent: dict[int, bytearray] = {}
 
     def run(self) -> int:
         """Start host 0's agent, and the others once it says where it listens; wait for all.
@@ -68,18 +78,38 @@ class SshLauncher:
         with noted_signals(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as self._signals:
             try:
                 self._start(0)
-                while self._selector.get_map():
-                    for key, _ in self._selector.select(0.2):
-                        if key.data.read() == b"":
-                            self._selector.unregister(key.data)
+                while self._selector.get_map() or any(each.poll() is None for each in self._agents):
+                    self._read_output()
                     self._tell_who_is_gone()
-                    while self._signals:
-                        number = self._signals.pop(0)
-                        for agent in self._agents:
-                            self._send(agent, {"signal": number})
+                    self._pass_signals_on()
+                    if time.monotonic() > self._patience:
+                        return ExitCode.SIGNAL + signal.SIGKILL
                 return self._code()
             finally:
                 self._clean_up()
+
+    def _read_output(self) -> None:
+        """Pass on what the agents show, as fast as it is read here."""
+        for key, _ in self._selector.select(0.2 if self._selector.get_map() else 0.02):
+            if self._screen.full(key.data.target) and not self._told:
+                time.sleep(HELD_S)
+            elif key.data.read() == b"":
+                self._selector.unregister(key.data)
+
+    def _pass_signals_on(self) -> None:
+        """Pass signals on to the agents, and, after the second, do not wait for them any more."""
+        if self._screen.abandoned and not self._told:
+            self._signals.append(signal.SIGTERM)
+        while self._signals:
+            number = self._signals.pop(0)
+            self._screen.hurry()
+            if self._told:
+                self._patience = min(self._patience, time.monotonic() + LEAVE_S)
+            self._told = True
+            for agent in self._agents:
+                self._send(agent, {"signal": number})
+        for agent in self._agents:
+            self._push(agent)
 
     def _tell_who_is_gone(self) -> None:
         """Tell the agents whose have failed: they need not wait for those that have not come."""
@@ -94,9 +124,10 @@ class SshLauncher:
             assert agent.stdin is not None
             with contextlib.suppress(OSError):
                 agent.stdin.close()  # it ends, with its workers
+        until = min(self._patience, time.monotonic() + LEAVE_S)
         for agent in self._agents:
             try:
-                agent.wait(5)
+                agent.wait(max(0.0, until - time.monotonic()))
             except subprocess.TimeoutExpired:
                 agent.kill()
         self._selector.close()
@@ -120,7 +151,10 @@ class SshLauncher:
             stderr=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C comes once, from here
         )
+        assert agent.stdin is not None
+        os.set_blocking(agent.stdin.fileno(), False)
         self._agents.append(agent)
+        self._unsent[agent.pid] = bytearray()
         # Without the variables that are about this host.
         own = (KEY_FILE, "RINGLET_HOST", "RINGLET_ADDRESS")
         found = {k: v for k, v in os.environ.items() if k.startswith(PASSED_ON) and k not in own}
@@ -132,10 +166,20 @@ class SshLauncher:
             self._selector.register(pipe, selectors.EVENT_READ, pipe)
 
     def _send(self, agent: "subprocess.Popen[bytes]", notice: dict[str, object]) -> None:
+        self._unsent[agent.pid] += json.dumps(notice).encode() + b"\n"
+        self._push(agent)
+
+    def _push(self, agent: "subprocess.Popen[bytes]") -> None:
+        """Send what an agent takes now; it may be stopped, or its connection stuck."""
         assert agent.stdin is not None
-        with contextlib.suppress(OSError):  # it has ended: its exit code will tell
-            agent.stdin.write(json.dumps(notice).encode() + b"\n")
-            agent.stdin.flush()
+        unsent = self._unsent[agent.pid]
+        try:
+            while unsent:
+                del unsent[: os.write(agent.stdin.fileno(), unsent)]
+        except BlockingIOError:
+            return
+        except OSError:  # it has ended: its exit code will tell
+            unsent.clear()
 
     def _line(self, target: TextIO, text: str) -> None:
         _, found, address = text.partition(self._listening)  # behind what a login may print

@@ -6,6 +6,7 @@ import resource
 import signal
 import socket
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -140,6 +141,34 @@ def test_without_a_reader_the_launcher_can_be_stopped(launch, number):
     assert job.ended_within(5)
     assert job.process.returncode == 128 + number
     assert job.gone(pids)
+
+
+SEVERAL = ("--hosts", "127.0.0.1:1,localhost:1", "--timeout", "20")
+
+
+def test_without_a_reader_a_launcher_of_several_hosts_can_be_stopped(launch):
+    job = launch(FLOOD, "", ENDLESS, options=SEVERAL)
+    pids = [job.number(f"held{rank}") for rank in range(2)]
+    job.process.send_signal(signal.SIGTERM)
+    assert job.ended_within(15)
+    assert job.process.returncode == 128 + signal.SIGTERM
+    assert job.gone(pids)
+
+
+@pytest.mark.slow
+def test_agents_that_are_stopped_do_not_hold_up_the_end(launch):
+    job = launch(FLOOD, "", ENDLESS, options=SEVERAL)
+    pids = [job.number(f"held{rank}") for rank in range(2)]
+    agents = [
+        int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) for pid in pids
+    ]
+    for agent in agents:
+        os.kill(agent, signal.SIGSTOP)
+    job.process.send_signal(signal.SIGTERM)
+    job.process.send_signal(signal.SIGINT)
+    assert job.ended_within(10)
+    assert job.process.returncode == 128 + signal.SIGKILL
+    assert job.gone([*agents, *pids])
 
 
 def test_without_a_reader_workers_can_save(launch):
