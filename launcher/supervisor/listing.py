@@ -102,18 +102,18 @@ class Listing:
         return self._socket.fileno()
 
     def accept(self) -> bool:
-        """Take a question; returns whether there was one, and the workers should be asked. Raises
-        OSError if this process has no descriptor left for it."""
-        try:
-            connection, _ = self._socket.accept()
-        except (BlockingIOError, ConnectionError):
-            return False
-        connection.setblocking(False)
-        self._asking.append(_Question(connection, time.monotonic() + ANSWER_S))
+        """Take the questions that have come; returns whether there are any, and the workers should
+        be asked. Raises OSError if this process has no descriptor left for them."""
+        until = time.monotonic() + ANSWER_S
+        with contextlib.suppress(BlockingIOError, ConnectionError):
+            for _ in range(MOST):
+                connection, _ = self._socket.accept()
+                connection.setblocking(False)
+                self._asking.append(_Question(connection, until))
         for question in self._asking[:-MOST]:
             self._drop(question)
         self.doing = {}
-        return True
+        return bool(self._asking)
 
     def answer(self, pids: Mapping[int, int]) -> None:
         """Answer those who ask, once all these ranks have replied or had the time to."""

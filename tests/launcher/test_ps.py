@@ -111,6 +111,13 @@ def test_jobs_with_another_folder_for_temporary_files_are_found(launch, ps, tmp_
         assert job.ended_within(5)
 
 
+def test_an_answer_longer_than_a_sockets_buffer(launch, ps):
+    job = launch(SCRIPT, *["x" * 100_000] * 9, variables={"XDG_RUNTIME_DIR": ""})
+    matching(ps, rf"pid {job.process.pid}  ringlet run -n 2 script.py x{{100000}} ")
+    job.process.send_signal(signal.SIGTERM)
+    assert job.ended_within(5)
+
+
 def asked(path, times):
     """So many ask, and go away or stop before they have an answer."""
     connections = []
