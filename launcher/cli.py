@@ -21,6 +21,8 @@ from ringlet.launcher.supervisor.writer import finish, prepare_streams
 COMMANDS = {
     "run": "run:run",
     "train": "train.command:train",
+    "plan": "plan.command:plan",
+    "simulate": "plan.simulate:simulate",
     "generate": "generate:generate",
     "export": "export:export",
     "bench": "bench:bench",

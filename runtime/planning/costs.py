@@ -1,13 +1,14 @@
 """Seconds and FLOPs of a model's parts on a device: each kind of block once, then multiplied."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from itertools import chain, starmap
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from ringlet.runtime.options import Parallelism
+from ringlet.runtime.pipeline.schedules import placement_of
 from ringlet.runtime.planning.cluster import Cluster
 from ringlet.runtime.planning.device import Operation
 from ringlet.runtime.planning.fabric import Fabric, Ranks
@@ -131,13 +132,15 @@ class ModelCosts:
     """What each part and each stage of a model costs for one micro-batch.
 
     With several workers on a host, computing takes `slowdown.neighbours` longer. Settings of one
-    cluster share a `fabric`, which remembers what collectives cost.
+    cluster share a `fabric`, which remembers what collectives cost, and those of one model, program
+    and number of ranks can share `known`, what its parts cost.
     """
 
     model: Model
     cluster: Cluster
     setting: Setting
     fabric: Fabric = field(kw_only=True)
+    known: dict[Any, Seconds] = field(default_factory=dict, kw_only=True)
 
     def __post_init__(self) -> None:
         workers = min(self.setting.ranks, self.cluster.devices)
@@ -206,25 +209,37 @@ class ModelCosts:
     @cached_property
     def embedding(self) -> Seconds:
         """Of the embedding, which the first stage has."""
-        return self.part(embedding_part(self.model, self.setting))
+        return self._known("embedding", lambda: self.part(embedding_part(self.model, self.setting)))
 
     @cached_property
     def head(self) -> Seconds:
         """Of the head and the loss, which the last stage has."""
-        return self.part(head_part(self.model, self.setting))
+        return self._known("head", lambda: self.part(head_part(self.model, self.setting)))
 
     @cached_property
     def blocks(self) -> tuple[Seconds, ...]:
         """Of each block."""
-        known: dict[tuple[Block, str], Seconds] = {}
-        found = []
+        found: list[Seconds] = []
+        before: tuple[Block, str] | None = None
         for number, block in enumerate(self.model.blocks):
-            key = block, repeated(self.setting.options, number)
-            if key not in known:
-                part = block_part(block, self.model, self.setting)
-                known[key] = self.part(part, key[1])
-            found.append(known[key])
+            again = repeated(self.setting.options, number) if self.setting.options.recompute else ""
+            if before is None or block is not before[0] or again != before[1]:
+                before = block, again
+                own = self._known(before, partial(self._block, *before))
+            found.append(own)
         return tuple(found)
+
+    def _block(self, block: Block, again: str) -> Seconds:
+        return self.part(block_part(block, self.model, self.setting), again)
+
+    def _known(self, what: Any, make: Callable[[], Seconds]) -> Seconds:
+        """A part's cost, which depends on few axes of the mesh."""
+        mesh = self.setting.mesh
+        sizes = mesh["tp"], mesh["cp"], mesh["ep"], self.setting.micro_batch
+        key = what, *sizes, self.setting.options.sequence
+        if key not in self.known:
+            self.known[key] = make()
+        return self.known[key]
 
     @cached_property
     def stages(self) -> tuple[Seconds, ...]:
@@ -276,11 +291,17 @@ class ModelCosts:
         exposed = (("dp", there["dp"] + home["dp"]),)
         return own + Seconds(there["dp"], home["dp"], 0.0, exposed, carried)
 
+    @cached_property
+    def _placement(self) -> tuple[int, ...]:
+        """The rank of every stage."""
+        options = self.setting.options
+        return placement_of(options.schedule, self.setting.mesh["pp"], options.chunks)
+
     def ends(self, border: int) -> tuple[int, int] | None:
         """The ranks of the first replica that have the stages before and after a border; None if
         they are one."""
-        stride, schedule = self.setting.strides["pp"], self.setting.schedule
-        before, after = (schedule.rank_of(stage) * stride for stage in (border, border + 1))
+        stride = self.setting.strides["pp"]
+        before, after = (rank * stride for rank in self._placement[border : border + 2])
         return None if before == after else (before, after)
 
     def transfer(self, border: int) -> tuple[float, float]:

@@ -142,17 +142,34 @@ def plan(
     cluster: str | Path | Cluster,
     batch: int,
     *,
+    objective: str = "time",
+    progress: Callable[[int, int], None] = lambda done, of: None,
+    **more: Any,
+) -> Search:
+    """Search for the best way to train a model on a cluster; `make_plan` makes a plan of a
+    candidate that was found.
+
+    The other arguments are those of `make_request`. Raises PlanError or ClusterError for what
+    cannot be.
+    """
+    if objective not in OBJECTIVES:
+        raise PlanError(f"there is no objective {objective}; there are {', '.join(OBJECTIVES)}")
+    return search(make_request(model, cluster, batch, **more), objective, progress)
+
+
+def make_request(
+    model: str | Model | Any,
+    cluster: str | Path | Cluster,
+    batch: int,
+    *,
     ranks: int = 0,
     memory: float = 0.0,
-    objective: str = "time",
     program: Program | None = None,
     options: Parallelism | None = None,
     fixed: Mapping[str, Any] | None = None,
     facts: Mapping[str, Any] | None = None,
-    progress: Callable[[int, int], None] = lambda done, of: None,
-) -> Search:
-    """Search for the best way to train a model on a cluster; `make_plan` makes a plan of a
-    candidate that was found.
+) -> Request:
+    """What is to be planned.
 
     `model` is one of MODELS by its name, a Model, or a config of `nn.models`; `cluster` a name, a
     file or a Cluster. `batch` counts samples. The other arguments are those of `Request`; without a
@@ -164,19 +181,18 @@ def plan(
     sizes = MODELS[model] if isinstance(model, str) else model
     if not isinstance(sizes, Model):
         sizes = model_of(sizes)
-    if objective not in OBJECTIVES:
-        raise PlanError(f"there is no objective {objective}; there are {', '.join(OBJECTIVES)}")
     if batch < 1:
         raise PlanError(f"a batch of {batch}; it must be at least 1")
     if not isinstance(cluster, Cluster):
         cluster = load_cluster(cluster)
     if program is None:
         program = MEGATRON if MEGATRON.precision.dtype in cluster.device.peak else RINGLET
-    request = Request(
+    cluster.device.peak_of(program.precision.dtype)
+    cluster.of(ranks or cluster.ranks)
+    return Request(
         sizes, cluster, batch, ranks, memory, program, options or Parallelism(), fixed or {},
         facts or {},
     )  # fmt: skip
-    return search(request, objective, progress)
 
 
 def make_plan(candidate: Candidate, model: Model, cluster: Cluster) -> Plan:

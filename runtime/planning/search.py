@@ -59,7 +59,7 @@ class Search:
     """The best settings, the first one first; empty if nothing fits."""
 
     lost: dict[str, str] = field(default_factory=dict)
-    """By mesh: why none of its settings is the best."""
+    """By mesh: why none of its settings is among the best; those that take least come first."""
 
     nearest: tuple[Setting, float] | None = None
     """If nothing fits: the setting that needs the least memory, and how many bytes."""
@@ -88,6 +88,27 @@ def search(
     return _Searching(request, objective, fabric).run(progress, exact=small)
 
 
+def least_memory(request: Request) -> tuple[Setting, float] | None:
+    """A setting that needs as little memory as can be, and the bytes that a rank needs: 1F1B, small
+    micro-batches, ZeRO's highest stage, all blocks recomputed, as far as these are free to choose.
+    None if the rules allow nothing."""
+    options, fixed = request.options, {"schedule": "1f1b", **request.fixed}
+    if "recompute" not in fixed:
+        options = replace(options, recompute=("blocks",))
+    request = replace(request, options=options, fixed=fixed)
+    least: tuple[Setting, float] | None = None
+    for mesh, problem in meshes(request):
+        listed = [] if problem else list(settings(request, mesh))
+        stage = max((setting.options.zero for setting in listed), default=0)
+        size = min((setting.micro_batch for setting in listed), default=1)
+        for setting in listed:
+            if setting.options.zero == stage and setting.micro_batch == size:
+                nbytes = needed(request.model, setting)
+                if least is None or nbytes < least[1]:
+                    least = setting, nbytes
+    return least
+
+
 class _Searching:
     """A search while it runs."""
 
@@ -113,8 +134,9 @@ class _Searching:
         if not exact:
             self._simulate_again()
         best = {mesh_text(candidate.setting.mesh) for candidate in found.best}
-        reasons = {mesh: reason for mesh, (_, reason) in self.least.items() if mesh not in best}
-        found.lost.update(reasons)
+        slower = sorted(self.least.items(), key=lambda one: one[1][0])
+        reasons = {mesh: reason for mesh, (_, reason) in slower if mesh not in best}
+        found.lost = {**reasons, **found.lost}
         return found
 
     def _listed(self) -> list[tuple[float, float, Setting]]:
@@ -124,8 +146,11 @@ class _Searching:
             if problem:
                 self.found.lost[mesh_text(mesh)] = problem
                 continue
+            before = len(listed)
             for setting in settings(self.request, mesh):
                 listed.append((self.bounds.estimate(setting), self.bounds.least(setting), setting))
+            if len(listed) == before:
+                self.found.lost[mesh_text(mesh)] = "no micro-batches or options fit those given"
         return sorted(listed, key=lambda one: one[:2])
 
     def _try(self, setting: Setting) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from ringlet.runtime.mesh import AXES
 from ringlet.runtime.options import Parallelism
 from ringlet.runtime.pipeline.formulas import Shape, bubble
-from ringlet.runtime.pipeline.schedules import SCHEDULES
+from ringlet.runtime.pipeline.schedules import SCHEDULES, recipe_of
 from ringlet.runtime.planning.cluster import Cluster
 from ringlet.runtime.planning.costs import ModelCosts, Seconds
 from ringlet.runtime.planning.fabric import Fabric
@@ -37,7 +37,8 @@ class Request:
     `batch` counts samples. `ranks` are all of the cluster unless given, `memory` is the limit of a
     rank in bytes, that of the device unless given. `options` hold what no search may change, as
     it changes the mathematics (compression, local steps). `fixed` are choices that the user has
-    made: lengths of axes, `micro_batch` or names of options. `facts` are others that rules ask for.
+    made: lengths of axes, `micro_batch` (samples), `accumulate` (how many micro-batches) or names
+    of options, which `options` then have, too. `facts` are others that rules ask for.
     """
 
     model: Model
@@ -119,7 +120,12 @@ def settings(request: Request, mesh: Mapping[str, int]) -> Iterator[Setting]:
     """All settings of a mesh that the rules allow, with equal stages and nothing recomputed unless
     the user has chosen that."""
     share = request.batch // (mesh["dp"] * mesh["ep"])
-    sizes = [n for n in request.tried("micro_batch", _divisors(share)) if share % n == 0]
+    count = request.fixed.get("accumulate")
+    sizes = [
+        size
+        for size in request.tried("micro_batch", _divisors(share))
+        if share % size == 0 and count in (None, share // size)
+    ]
     for options in _options(request, mesh):
         one = Setting(mesh, request.batch, 1, options, request.program)
         if request.problem(one):  # no rule asks for the size of micro-batches
@@ -143,11 +149,8 @@ def _options(request: Request, mesh: Mapping[str, int]) -> Iterator[Parallelism]
 
 
 def _schedules(request: Request, ranks: int) -> Iterator[tuple[str, int]]:
-    if ranks == 1:
-        yield "1f1b", 1
-        return
-    for name in request.tried("schedule", list(SCHEDULES)):
-        least, most = SCHEDULES[name].chunks
+    for name in request.tried("schedule", list(SCHEDULES) if ranks > 1 else ["1f1b"]):
+        least, most = recipe_of(name).chunks
         for chunks in request.tried("chunks", [int(least)] if least == most else CHUNKS):
             yield name, chunks
 
@@ -161,10 +164,14 @@ class Bounds:
     def __init__(self, request: Request, fabric: Fabric) -> None:
         self._request, self._fabric = request, fabric
         self._known: dict[tuple[Any, ...], Seconds] = {}
+        self._parts: dict[Any, Seconds] = {}
 
     def costs(self, setting: Setting) -> ModelCosts:
         """The costs of a setting."""
-        return ModelCosts(self._request.model, self._request.cluster, setting, fabric=self._fabric)
+        request = self._request
+        return ModelCosts(
+            request.model, request.cluster, setting, fabric=self._fabric, known=self._parts
+        )
 
     def model(self, setting: Setting) -> Seconds:
         """Of all blocks and ends, for one micro-batch, ZeRO and messages of the pipeline apart."""
@@ -179,10 +186,19 @@ class Bounds:
         return self._known[key]
 
     def least(self, setting: Setting) -> float:
-        """Seconds that the busiest rank computes at least, wherever the stages are cut."""
-        total = self.model(setting)
+        """Seconds that a pipeline takes at least, wherever its stages are cut.
+
+        The busiest rank has its part of the work. With a stage on each rank and whole backwards,
+        rank r has also to wait for one micro-batch to pass the ranks before it, and back again:
+        of stages w_s, the largest of w_0 + ... + w_(r-1) + m w_r is least where all are equal, and
+        then T / (1 - (1 - 1/m)^p) for a sum of T.
+        """
+        total, options = self.model(setting), setting.options
         work = total.forward + total.inputs + total.weights
-        return setting.micro_batches * work / setting.mesh["pp"]
+        p, m = setting.mesh["pp"], setting.micro_batches
+        if p == 1 or options.chunks > 1 or recipe_of(options.schedule).splits:
+            return m * work / p
+        return work / (1 - (1 - 1 / m) ** p) * (1 - 1e-9)  # rounding must not raise it
 
     def estimate(self, setting: Setting) -> float:
         """Seconds of the pipeline with equal stages."""

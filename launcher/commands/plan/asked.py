@@ -1,0 +1,162 @@
+"""What `ringlet plan` and `ringlet simulate` are asked: a model, a cluster, and what is fixed."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, make_dataclass
+from pathlib import Path
+from typing import Any
+
+from ringlet.launcher.commands.plan.machine import machine
+from ringlet.launcher.errors import UserError, user_errors
+from ringlet.launcher.options import option
+from ringlet.runtime.mesh import MeshError, parse_mesh
+from ringlet.runtime.planning.cluster import Cluster, load_cluster, shipped
+from ringlet.runtime.planning.figures import ClusterError
+from ringlet.runtime.planning.models import MODELS, Model, model_of
+from ringlet.runtime.planning.plan import Choices, PlanError, make_request
+from ringlet.runtime.planning.setting import MEGATRON, RINGLET
+from ringlet.runtime.planning.settings import FACTS, Request
+from ringlet.runtime.training.config import (
+    DEFAULT_PRESET,
+    PRESETS,
+    ConfigError,
+    TrainConfig,
+    make_config,
+)
+from ringlet.runtime.training.corpus import BYTES, DataError, load_corpus
+from ringlet.runtime.training.factories import model_config
+from ringlet.runtime.training.fit import default_workers, parallelism
+
+PROGRAMS = {"ringlet": RINGLET, "megatron": MEGATRON}
+FAMILIES = ("gpt", "llama")
+
+CHOICES = tuple(each.name for each in fields(Choices))
+"""The options of `ringlet train` that a plan chooses."""
+
+MODEL_OPTIONS = {
+    each.name
+    for each in fields(TrainConfig)
+    if each.metadata["heading"] == "Model" and each.name != "model"
+}
+
+_TAKEN = MODEL_OPTIONS | {
+    each.name for each in fields(TrainConfig) if each.metadata["heading"] == "Parallelism"
+}
+TrainingGiven: Any = make_dataclass(
+    "TrainingGiven",
+    [
+        (each.name, each.type, field(default=each.default, metadata=each.metadata))
+        for each in fields(TrainConfig)
+        if each.name in _TAKEN | {"data", "optimizer"}
+    ],
+)
+"""Those options of `ringlet train` on which a step's time depends."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The model, the cluster, and the limits."""
+
+    model: str = option(
+        DEFAULT_PRESET,
+        f"A preset of `ringlet train` ({', '.join(PRESETS)}); gpt or llama, with sizes from the "
+        f"heading Model; or one of {', '.join(MODELS)}.",
+        metavar="NAME",
+    )
+    config: Path | None = option(None, "TOML file with options of `ringlet train`.")
+    cluster: str = option(
+        "",
+        f"{', '.join(shipped())}, or a TOML file (docs/planning.md).",
+        metavar="NAME|FILE",
+        shown="this machine",
+    )
+    batch: int | None = option(
+        None, "Samples in each step, over all ranks.", "--batch-size", "--batch", least=1,
+        metavar="N", shown="the preset's",
+    )  # fmt: skip
+    ranks: int | None = option(
+        None, "Ranks that train.", "-n", "--workers", "--ranks", least=1, metavar="N",
+        shown="all of the cluster; here as `ringlet train`",
+    )  # fmt: skip
+    memory: int | None = option(
+        None, "Memory that a rank may need.", least=1, unit="bytes", shown="all that it has"
+    )
+    program: str = option(
+        "", f"What trains: {' or '.join(PROGRAMS)}.", metavar="NAME",
+        shown="megatron on devices with float16, else ringlet",
+    )  # fmt: skip
+    as_json: bool = option(False, "Print JSON.", "--json", heading="Output")
+
+    def request(self, given: Mapping[str, Any]) -> tuple[Request, TrainConfig]:
+        """What is searched for, with what was `given` of TrainingGiven; raises UserError."""
+        if self.program not in ("", *PROGRAMS):
+            raise UserError(f"there is no program {self.program}; there are {', '.join(PROGRAMS)}")
+        with user_errors(ConfigError, DataError, MeshError, ClusterError, PlanError):
+            config, base = self._config(given), self._config({})
+            model, batch = self._model(config, given), self.batch or config.batch_size
+            if self.model in MODELS and self.batch is None:
+                raise UserError(f"{self.model} needs --batch: the samples in each step")
+            cluster, ranks = self._cluster(config)
+            return make_request(
+                model, cluster, batch, ranks=ranks, memory=self.memory or 0,
+                program=PROGRAMS.get(self.program), options=parallelism(config),
+                fixed=fixed(config, base, given), facts=facts(config),
+            ), config  # fmt: skip
+
+    def _config(self, given: Mapping[str, Any]) -> TrainConfig:
+        known = self.model in MODELS or self.model in FAMILIES
+        preset, more = (DEFAULT_PRESET if known else self.model), dict(given)
+        if self.model in FAMILIES:
+            more["model"] = self.model
+        elif not known and preset not in PRESETS:
+            raise UserError(
+                f"there is no model {self.model}; there are {', '.join((*FAMILIES, *PRESETS))}, "
+                f"{', '.join(MODELS)}"
+            )
+        return make_config(preset, self.config, {**more, "batch_size": self.batch})
+
+    def _model(self, config: TrainConfig, given: Mapping[str, Any]) -> Model:
+        if self.model in MODELS:
+            for name in sorted(MODEL_OPTIONS):
+                if given.get(name) is not None:
+                    raise UserError(
+                        f"--{name.replace('_', '-')} is for a preset, gpt or llama; {self.model} "
+                        "has its own"
+                    )
+            return MODELS[self.model]
+        size = config.vocab_size
+        if not size and config.data == TrainConfig.data:
+            size = BYTES
+        elif not size:
+            size = load_corpus(config.data, config.block_size).vocab_size
+        return model_of(model_config(config, size), self.model)
+
+    def _cluster(self, config: TrainConfig) -> tuple[Cluster, int]:
+        if self.cluster:
+            return load_cluster(self.cluster), self.ranks or 0
+        workers = self.ranks or default_workers(config)
+        return machine(workers), workers
+
+
+def facts(config: TrainConfig) -> dict[str, Any]:
+    """What the rules ask for beside mesh and options."""
+    return {name: value for name, value in asdict(config).items() if name in FACTS}
+
+
+def set_by_user(config: TrainConfig, base: TrainConfig, given: Mapping[str, Any]) -> list[str]:
+    """The choices that are the user's: in `given`, or (in a file) other than in `base`."""
+    return [
+        name
+        for name in CHOICES
+        if given.get(name) is not None or getattr(config, name) != getattr(base, name)
+    ]
+
+
+def fixed(config: TrainConfig, base: TrainConfig, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The user's choices, as a Request has them: of a mesh, the axes that it names."""
+    found = {name: getattr(config, name) for name in set_by_user(config, base, given)}
+    return {**found, **parse_mesh(found.pop("mesh", ""))}
+
+
+def names(words: Iterable[str]) -> str:
+    """Options as they are written on the command line."""
+    return ", ".join(f"--{word.replace('_', '-')}" for word in words)

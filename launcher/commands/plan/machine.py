@@ -1,0 +1,36 @@
+"""This machine, described for the planner."""
+
+import os
+from dataclasses import replace
+
+from ringlet.launcher.supervisor.environment import cores
+from ringlet.launcher.supervisor.output import Screen
+from ringlet.runtime.planning.cluster import Cluster, Slowdown, load_cluster
+
+STAND_IN = "laptop"
+
+
+def machine(workers: int) -> Cluster:
+    """This machine with so many workers on it. Says so if its figures are not its own."""
+    Screen().say(
+        f"this machine is not calibrated: its speed is taken from the description {STAND_IN!r}"
+    )
+    found = load_cluster(STAND_IN)
+    devices = max(workers, cores())
+    crowded = found.slowdown.beside(workers) * max(1.0, workers / cores())
+    return replace(
+        found,
+        name="this machine",
+        devices=devices,
+        device=replace(found.device, memory=available() / workers or found.device.memory),
+        links=tuple(replace(tier, ranks=max(2, devices)) for tier in found.links),
+        slowdown=Slowdown(((1, 1.0), (max(2, workers), crowded)), found.slowdown.sums),
+    )
+
+
+def available() -> float:
+    """Bytes of memory that programs can have; 0 if the system does not say."""
+    try:
+        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (ValueError, OSError, AttributeError):
+        return 0.0
