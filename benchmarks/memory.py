@@ -15,12 +15,14 @@ import numpy as np
 
 from ringlet import nn
 from ringlet.launcher.testing.pool import WorkerPool
-from ringlet.nn.models import GPT, GPTConfig
+from ringlet.nn.models import GPT, GPTConfig, Llama, LlamaConfig
 from ringlet.nn.optim import AdamW
 from ringlet.runtime import Mesh, MicroBatch, Parallelism, Step, parallelize
 from ringlet.runtime.planning.footprint import footprint
 from ringlet.runtime.planning.models import model_of
 from ringlet.runtime.planning.setting import Setting
+
+LLAMA = {"kind": "llama"}
 
 CASES = {
     "one process": ({}, {}),
@@ -42,6 +44,9 @@ CASES = {
     "4 experts": ({}, {}, {"n_expert": 4}),
     "4 experts, 2 ranks": ({"ep": 2}, {}, {"n_expert": 4}),
     "4 experts, 2 ranks, ZeRO 3": ({"ep": 2}, {"zero": 3}, {"n_expert": 4}),
+    "Llama": ({}, {}, LLAMA),
+    "Llama, tensor parallel": ({"tp": 2}, {"sequence": True}, LLAMA),
+    "Llama, 1F1B, 2 ranks": ({"pp": 2}, {}, LLAMA),
 }  # fmt: skip
 
 
@@ -53,20 +58,35 @@ def status(name):
     raise LookupError(name)
 
 
+def config_of(sizes):
+    """A GPT's sizes, or those of a Llama as large with half as many heads of keys."""
+    if sizes.get("kind") != "llama":
+        return GPTConfig(**sizes)
+    return LlamaConfig(
+        vocab_size=sizes["vocab_size"],
+        hidden_size=sizes["n_embd"],
+        intermediate_size=3 * sizes["n_embd"],
+        num_hidden_layers=sizes["n_layer"],
+        num_attention_heads=sizes["n_head"],
+        num_key_value_heads=sizes["n_head"] // 2,
+        max_position_embeddings=sizes["block_size"],
+    )
+
+
 def peak(world, mesh, options, sizes, samples, micro):
     """Bytes by which this rank's memory grew at most."""
     options = {**options, "recompute": tuple(options.get("recompute", ()))}
-    made, config = Mesh(world, **mesh), GPTConfig(**sizes)
+    made, config = Mesh(world, **mesh), config_of(sizes)
     small = np.ones((256, 256), np.float32)
     _ = small @ small  # BLAS takes its buffers at the first product
     gc.collect()
     before = status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
     with nn.uninitialized():
-        model = GPT(config)
+        model = Llama(config) if isinstance(config, LlamaConfig) else GPT(config)
     parallel = parallelize(model, made, Parallelism(**options), seed=1)
     parallel.use(AdamW)
-    ids = np.random.default_rng(0).integers(0, 256, (samples, config.block_size + 1))
+    ids = np.random.default_rng(0).integers(0, 256, (samples, sizes["block_size"] + 1))
     batches = [MicroBatch(ids[:, :-1], ids[:, 1:], 0)] * micro
     for step in range(2):
         parallel.gradients(batches, Step(1, step, 1.0))
@@ -97,7 +117,7 @@ def measure(name, sizes, samples, micro):
             micro_batch=samples,
             options=Parallelism(**{**options, "recompute": tuple(options.get("recompute", ()))}),
         )
-        wanted = footprint(model_of(GPTConfig(**sizes)), setting, place)
+        wanted = footprint(model_of(config_of(sizes)), setting, place)
         rows.append((nbytes, wanted.total))
     return rows
 

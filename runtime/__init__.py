@@ -20,6 +20,7 @@ from ringlet.runtime.options import Parallelism
 from ringlet.runtime.parallel import Parallel, Step, parallelize
 from ringlet.runtime.pipeline.run import MicroBatch
 from ringlet.runtime.planning.cluster import Cluster, load_cluster
+from ringlet.runtime.planning.failures import Goodput, goodput
 from ringlet.runtime.planning.figures import ClusterError
 from ringlet.runtime.planning.models import MODELS, Model, model_of
 from ringlet.runtime.planning.plan import Plan, PlanError, load_plan, make_plan, plan
@@ -44,6 +45,7 @@ __all__ = [
     "Corpus",
     "DataError",
     "DataParallel",
+    "Goodput",
     "Mesh",
     "MeshError",
     "MicroBatch",
@@ -64,6 +66,7 @@ __all__ = [
     "Trainer",
     "TrainingState",
     "check_fit",
+    "goodput",
     "latest_checkpoint",
     "load_checkpoint",
     "load_cluster",

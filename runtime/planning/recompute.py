@@ -5,7 +5,7 @@ from itertools import accumulate, pairwise
 
 from ringlet.runtime.pipeline.activations import peak_micro_batches
 from ringlet.runtime.planning.costs import BLOCK_PATHS, CORE, WHOLE, ModelCosts
-from ringlet.runtime.planning.footprint import block_activations, footprint
+from ringlet.runtime.planning.footprint import block_activations, footprints
 from ringlet.runtime.planning.models import Block, Model
 from ringlet.runtime.planning.operations import block_part
 from ringlet.runtime.planning.setting import Setting
@@ -20,7 +20,7 @@ ATTENTIONS = ("attn", "self_attn")
 
 def needed(model: Model, setting: Setting) -> float:
     """The most bytes that a rank needs."""
-    return max(footprint(model, setting, rank).total for rank in range(setting.mesh["pp"]))
+    return max(rank.total for rank in footprints(model, setting))
 
 
 def fitted(setting: Setting, costs: ModelCosts, limit: float) -> Setting | None:
@@ -31,8 +31,9 @@ def fitted(setting: Setting, costs: ModelCosts, limit: float) -> Setting | None:
     flights, stages = peak_micro_batches(schedule), _numbers(setting, model)
     ways = {block: _ways(block, setting, costs) for block in dict.fromkeys(model.blocks)}
     chosen = [""] * len(model.blocks)
-    for rank in range(setting.mesh["pp"]):
-        if footprint(model, setting, rank).total <= limit:
+    most = footprints(model, everything)
+    for rank, footprint in enumerate(footprints(model, setting)):
+        if footprint.total <= limit:
             continue
         own = [(flights[stage], n) for stage in schedule.stages_of(rank) for n in stages[stage]]
         kept = [
@@ -40,7 +41,7 @@ def fitted(setting: Setting, costs: ModelCosts, limit: float) -> Setting | None:
             for count, n in own
         ]
         least = sum(one[-1].nbytes for one in kept)
-        found = knapsack(kept, limit - (footprint(model, everything, rank).total - least))
+        found = knapsack(kept, limit - (most[rank].total - least))
         if found is None:
             return None
         for (_, n), way in zip(own, found, strict=True):

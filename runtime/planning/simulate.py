@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from ringlet.runtime.compression.schemes import bytes_sent
+from ringlet.runtime.options import Parallelism
 from ringlet.runtime.pipeline.costs import Costs
 from ringlet.runtime.pipeline.price import PipelinePrice, price
 from ringlet.runtime.planning.cluster import Cluster
@@ -26,7 +28,7 @@ from ringlet.runtime.planning.fabric import Fabric, Ranks
 from ringlet.runtime.planning.figures import ClusterError
 from ringlet.runtime.planning.footprint import Footprint, footprints, shards
 from ringlet.runtime.planning.models import Model
-from ringlet.runtime.planning.setting import Setting
+from ringlet.runtime.planning.setting import FLOAT32, Setting
 
 BUCKETS = 64
 """The most buckets that are simulated one by one; more behave the same."""
@@ -97,6 +99,19 @@ def simulate(
             raise ClusterError(f"rank {rank} is {factor} times as slow; there are {setting.ranks}")
     costs = ModelCosts(model, cluster, setting, fabric=fabric or Fabric(cluster))
     return _Step(costs, slow or {}).simulation()
+
+
+SAMPLE = 1024
+"""Compression is counted on matrices of so many rows and columns."""
+
+
+def compressed(options: Parallelism, ranks: int) -> float:
+    """The part of an all-reduce's bytes that travels compressed."""
+    if not options.compress or ranks == 1:
+        return 1.0
+    size = SAMPLE * SAMPLE
+    sent = bytes_sent(options.compress, size, ((0, size, (SAMPLE, SAMPLE)),), ranks)
+    return sent / (2 * (ranks - 1) / ranks * FLOAT32.gradient * size)
 
 
 class _Step:
@@ -198,9 +213,10 @@ class _Step:
         precision = self.setting.program.precision
         done = ready
         for group, numbers in zip(self._groups(), self.shards[rank], strict=False):
-            nbytes = numbers * precision.gradient
+            nbytes = numbers * precision.gradient * compressed(self.setting.options, group.size)
             if group.size > 1 and nbytes:
                 done = max(done, self._buckets(rank, operation, group, nbytes, done))
+        done = ready + (done - ready) / self.setting.options.local_steps
         if done > ready:
             self.exposed["dp"] = max(self.exposed.get("dp", 0.0), done - ready)
         return done

@@ -24,7 +24,8 @@ def benchmark():
     "case",
     ["one process", pytest.param("ZeRO 1", marks=pytest.mark.slow), "ZeRO 2", "ZeRO 3",
      "recomputed blocks", pytest.param("GPipe, 2 ranks", marks=pytest.mark.slow),
-     "1F1B, 2 ranks", "4 experts, 2 ranks"],
+     "1F1B, 2 ranks", "4 experts, 2 ranks", "Llama",
+     pytest.param("Llama, tensor parallel", marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_the_peak_is_the_formulas(benchmark, case):
     # Only pipelines have several micro-batches in flight.

@@ -351,3 +351,28 @@ def test_hosts_and_links_fail_as_well():
     assert failed["host"] < failed["link"] / 5
     with pytest.raises(ClusterError, match="failures is missing of laptop"):
         between_failures(load_cluster("laptop"), 2)
+
+
+@pytest.mark.parametrize(
+    ("compress", "part"),
+    [("float16", 1 / 2), ("int8", 1 / 4), ("topk:0.01", 0.2), ("powersgd", 0.01)],
+)
+def test_compressed_gradients_travel_faster_on_a_slow_link(compress, part):
+    slow = slower(2, "bandwidth", 100.0)
+    program = replace(RINGLET, overlap_gradients=False)
+    whole, less = (
+        simulate(
+            SMALL, slow.cluster, setting({"dp": 16}, program=program, compress=name), fabric=slow
+        )
+        for name in ("", compress)
+    )
+    assert less.exposed["dp"] == pytest.approx(part * whole.exposed["dp"], rel=0.3, abs=0.01)
+
+
+def test_local_steps_sum_less_often():
+    slow = slower(2, "bandwidth", 100.0)
+    each, fourth = (
+        simulate(SMALL, slow.cluster, setting({"dp": 16}, local_steps=n), fabric=slow)
+        for n in (1, 4)
+    )
+    assert fourth.exposed["dp"] == pytest.approx(each.exposed["dp"] / 4)
