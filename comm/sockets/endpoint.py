@@ -311,11 +311,13 @@ class Endpoint:
         self._linger(
             until, lambda: any(reachable(peer) and not farewells[peer].done for peer in farewells)
         )
+        self.inbox.retire()
         for rank, outbox in self._outboxes.items():
-            outbox.disable_monitor()
-            self._monitors[rank].close(0)
-            # What ZeroMQ has let go of may still be on its way through the I/O thread.
-            outbox.close(FLUSH_MS if linger_s and reachable(rank) else 0)
+            with self._send_locks[rank]:
+                outbox.disable_monitor()
+                self._monitors[rank].close(0)
+                # What ZeroMQ has let go of may still be on its way through the I/O thread.
+                outbox.close(FLUSH_MS if linger_s and reachable(rank) else 0)
         self.inbox.close()
         self._context.term()
 
@@ -323,7 +325,6 @@ class Endpoint:
         """Read what comes while something is on its way."""
         while pending() and time.monotonic() < until:
             self.inbox.poll()
-            self.liveness.check(self._monitors, time.monotonic())
             time.sleep(0.001)
 
     def _say_goodbye(self) -> "dict[int, zmq.MessageTracker]":

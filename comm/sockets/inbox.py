@@ -111,11 +111,14 @@ class Inbox:
         with self._arrived:
             self._arrived.notify_all()
 
-    def close(self) -> None:
-        """Close the socket, with what nobody has read, once no thread reads it; none will again."""
+    def retire(self) -> None:
+        """Return when no thread reads the socket; none will again."""
         with self._arrived:
             self._arrived.wait_for(lambda: not self._led, LEADER_S)
             self._led = True
+
+    def close(self) -> None:
+        """Close the socket, with what nobody has read."""
         self.socket.disable_monitor()
         self.socket.close(0)
         with self._wake_lock:
