@@ -7,6 +7,7 @@ has to say where rank 0 is.
 """
 
 import functools
+import logging
 import os
 from collections.abc import Mapping
 from datetime import timedelta
@@ -16,6 +17,8 @@ from typing import NamedTuple
 from ringlet.comm.errors import CommError
 from ringlet.comm.join.addresses import free_port, local_address, tcp
 from ringlet.comm.join.folders import shared_folder
+
+_log = logging.getLogger("ringlet.comm")
 
 
 class _Launcher(NamedTuple):
@@ -31,6 +34,7 @@ class _Launcher(NamedTuple):
 
 
 _OMPI = "OMPI_COMM_WORLD"
+_MV2 = "MV2_COMM_WORLD"
 _SLURM = "SLURM_STEP"
 LAUNCHERS = (
     _Launcher(
@@ -41,6 +45,10 @@ LAUNCHERS = (
     _Launcher(
         "MPICH's mpirun", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS",
         job=("PMI_JOBID",),
+    ),
+    _Launcher(
+        "MVAPICH's mpirun",
+        f"{_MV2}_RANK", f"{_MV2}_SIZE", f"{_MV2}_LOCAL_RANK", f"{_MV2}_LOCAL_SIZE",
     ),
     # SLURM_NTASKS and SLURM_PROCID are set in batch scripts, too, which are no rank of several.
     _Launcher(
@@ -59,6 +67,9 @@ LAUNCHERS = (
 """The first whose variables are all there counts: mpirun may start its own helpers by srun, and
 srun sets PMI's variables."""
 
+RANKS = ("PMIX_RANK", "PMI_RANK", "PALS_RANKID", "ALPS_APP_PE")
+"""Set by launchers that may not say how many ranks there are."""
+
 WHERE = "MASTER_ADDR (an address of rank 0's host), MASTER_PORT and RINGLET_KEY_FILE"
 
 
@@ -71,6 +82,7 @@ def translate(variables: Mapping[str, str]) -> Mapping[str, str]:
         return variables
     found = next((each for each in LAUNCHERS if _speaks(each, variables)), None)
     if found is None:
+        _warn_of_others(variables)
         return variables
     size = variables[found.size]
     local_size = variables.get(found.local_size) or (
@@ -90,6 +102,19 @@ def translate(variables: Mapping[str, str]) -> Mapping[str, str]:
         added["RINGLET_RENDEZVOUS"] = f"ipc://{shared_folder(found.name, job)}/rendezvous"
         added["RINGLET_JOB"] = variables.get("RINGLET_JOB", job)
     return {**variables, **added}
+
+
+def _warn_of_others(variables: Mapping[str, str]) -> None:
+    """A process that is one of several does not become a world of one without a word."""
+    for name in RANKS:
+        if name in variables:
+            text = (
+                f"a launcher has started this process as {name}={variables[name]}, and does not "
+                "say of how many: set RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT"
+            )
+            if variables[name] != "0":
+                raise CommError(text)
+            _log.warning("ringlet: %s unless it is the only one", text)
 
 
 def _speaks(launcher: _Launcher, variables: Mapping[str, str]) -> bool:

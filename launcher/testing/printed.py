@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from functools import partial
+from typing import IO
 
 from ringlet.launcher.supervisor.output import Pipe
 
@@ -20,6 +21,7 @@ class Printed:
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
+        self._streams: list[IO[bytes]] = []
         self._ends: list[int] = []
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -30,6 +32,7 @@ class Printed:
             ours, theirs = os.pipe()
             stream, show = os.fdopen(ours, "rb", buffering=0), partial(_show, name, rank)
             pipe = Pipe(stream, getattr(sys, name), show)
+            self._streams.append(stream)
             self._selector.register(pipe, selectors.EVENT_READ)
             self._ends.append(theirs)
         return self._ends[-2], self._ends[-1]
@@ -38,15 +41,21 @@ class Printed:
         """Show what comes; called once the ranks have their ends."""
         self._thread = threading.Thread(target=self._read, name="ringlet-printed", daemon=True)
         self._thread.start()
-        for end in self._ends:
-            os.close(end)
-        self._ends.clear()
+        self._close_ends()
+
+    def _close_ends(self) -> None:
+        while self._ends:
+            os.close(self._ends.pop())
 
     def close(self) -> None:
         """Show the last words of ranks that have ended."""
         self._closing.set()
+        self._close_ends()
         if self._thread is not None:
             self._thread.join()
+        self._selector.close()
+        for stream in self._streams:
+            stream.close()
 
     def _read(self) -> None:
         end = float("inf")
@@ -59,7 +68,6 @@ class Printed:
                     self._selector.unregister(pipe)
             if self._closing.is_set():
                 end = min(end, time.monotonic() + (LAST_WORDS_S if ready else 0.0))
-        self._selector.close()
 
 
 def _show(name: str, rank: int, text: str) -> None:

@@ -45,6 +45,7 @@ TORCHRUN = {
 
 ON_ONE_HOST = {
     "Open MPI": OPEN_MPI, "MPICH": MPICH, "srun": SRUN, "srun with PMI": {**SRUN, **PMI},
+    "MVAPICH": {name.replace("OMPI_", "MV2_"): text for name, text in OPEN_MPI.items()},
     "Flux with PMI": {**FLUX, **PMI}, "torchrun": TORCHRUN,
     "mpirun in a step of its own": {**SRUN, "SLURM_STEP_NUM_TASKS": "1", **MPICH},
 }  # fmt: skip
@@ -118,13 +119,19 @@ ALONE = {
     "a batch script, which is no rank": BATCH,
     "one task": {**SRUN, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"},
     "mpirun -n 1": {**MPICH, "PMI_SIZE": "1", "PMI_RANK": "0", "MPI_LOCALNRANKS": "1"},
-    "a rank without a size": {"PMI_RANK": "1"},
 }
 
 
 @pytest.mark.parametrize("case", ALONE)
 def test_a_process_that_is_one_of_one_is_a_world(case):
     assert read_environment(ALONE[case]).size == 1
+
+
+def test_a_rank_of_an_unknown_number_does_not_become_a_world_of_one_in_silence(caplog):
+    with pytest.raises(CommError, match="PMIX_RANK=1, and does not say of how many: set RANK"):
+        read_environment({"PMIX_RANK": "1"})
+    assert read_environment({"PMIX_RANK": "0"}).size == 1
+    assert "PMIX_RANK=0, and does not say of how many" in caplog.text
 
 
 def test_torchruns_ranks_on_several_hosts_tell_each_other_through_its_store(monkeypatch):
