@@ -12,8 +12,8 @@ from ringlet.runtime.pipeline.actions import COMPUTE, TRANSFERS, Action, Pipelin
 class Refused(ScheduleError):
     """An action that the rank cannot take, or does not have."""
 
-    def __init__(self, schedule: PipelineSchedule, rank: int, action: Action, reason: str) -> None:
-        super().__init__(f"{schedule}: rank {rank}, {action}: {reason}")
+    def __init__(self, message: str, rank: int, action: Action, reason: str) -> None:
+        super().__init__(message)
         self.rank, self.action, self.reason = rank, action, reason
 
 
@@ -150,4 +150,5 @@ class _PipelineProver:
         return None
 
     def _refuse(self, rank: int, action: Action, reason: str) -> NoReturn:
-        raise Refused(self._schedule, rank, action, reason)
+        text = f"{self._schedule}: rank {rank}, {action}: {reason}"
+        raise Refused(text, rank, action, reason)

@@ -235,7 +235,7 @@ def test_a_daemon_that_writes_for_ever_holds_nothing_up(launch):
     finally:
         os.kill(pid, signal.SIGKILL)
     assert code == 0
-    assert "done\n" in stdout
+    assert "done" in stdout  # print writes the line in pieces, between which the daemon writes
 
 
 def test_a_daemon_that_left_the_group_lives_on_and_holds_nothing_up(launch):

@@ -123,9 +123,8 @@ def test_a_killed_worker_is_announced_and_all_end(launch):
     code, stdout, stderr = running.end()  # within its deadline, which is half of rank 2's sleep
     assert code == 128 + signal.SIGKILL
     reason = f"process {running.number('pid1')} on host {HOST} was killed by signal 9 (SIGKILL)"
-    seconds, _, text = stdout.removeprefix(f"{HOST}:0: ").partition(" ")
-    assert float(seconds) < 2
-    assert "rank 1" in text
+    text = stdout.removeprefix(f"{HOST}:0: ")
+    assert text.startswith("rank 0: barrier")
     assert reason in text
     lines = stderr.splitlines()
     assert lines[-1] == f"ringlet: rank 1 failed: {reason}"

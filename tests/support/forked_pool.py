@@ -26,7 +26,8 @@ class Template:
 
     def __init__(self) -> None:
         self._end, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        if os.fork() == 0:
+        self._pid = os.fork()
+        if self._pid == 0:
             try:
                 self._end.close()
                 os.setsid()
@@ -44,6 +45,7 @@ class Template:
     def close(self) -> None:
         """The process ends."""
         self._end.close()
+        os.waitpid(self._pid, 0)
 
 
 def _answer(end: socket.socket) -> None:

@@ -12,10 +12,13 @@ import pytest
 import ringlet
 from ringlet import comm
 from ringlet.launcher.testing.pool import RanksFailed
+from ringlet.runtime.pipeline.actions import Action
+from ringlet.runtime.pipeline.prove import Refused
 
 MADE_OTHERWISE = {
     comm.PeerLost: ("rank 0: barrier #3 lost rank 1: killed", 1),
     comm.CommTimeout: ("rank 0: barrier #3 waited 1.0 s for ranks 2 and 3", [2, 3]),
+    Refused: ("1F1B: rank 0, F0: is not its own", 0, Action("F", 0, 0), "is not its own"),
     RanksFailed: ("test_sum", {1: "Traceback ..."}, {0: [1.5, "two"]}),
 }
 """What errors are made of that take more than a message."""

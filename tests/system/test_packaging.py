@@ -138,7 +138,7 @@ def expected_files():
         for path in tracked()
         if path.suffix in (".py", ".toml") and path.parts[0] in FOLDERS
     }
-    return code | {"ringlet/__init__.py", "ringlet/py.typed"}
+    return code | {"ringlet/__init__.py", "ringlet/__main__.py", "ringlet/py.typed"}
 
 
 def test_the_wheel_holds_the_tracked_files_and_no_others(wheel):
