@@ -95,6 +95,7 @@ class SshLauncher:
                 time.sleep(HELD_S)
             elif key.data.read() == b"":
                 self._selector.unregister(key.data)
+                key.data.close()
 
     def _pass_signals_on(self) -> None:
         """Pass signals on to the agents, and, after the second, do not wait for them any more."""
@@ -130,6 +131,8 @@ class SshLauncher:
                 agent.wait(max(0.0, until - time.monotonic()))
             except subprocess.TimeoutExpired:
                 agent.kill()
+        for key in self._selector.get_map().values():
+            key.data.close()
         self._selector.close()
 
     def _start(self, node: int) -> None:

@@ -192,3 +192,7 @@ class Pipe(Lines):
         if not data:
             self.flush()
         return data
+
+    def close(self) -> None:
+        """Close the pipe."""
+        self._stream.close()

@@ -111,6 +111,8 @@ class Supervisor:
     def _clean_up(self) -> None:
         for watched in self._watched:
             watched.worker.kill()
+            for pipe in watched.pipes:
+                pipe.close()
             if watched.file is not None:
                 watched.file.write(watched.report["failed"].encode())
                 watched.file.close()
