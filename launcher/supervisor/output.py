@@ -1,6 +1,7 @@
 """What people see: the workers' output line by line, and one live line below it."""
 
 import codecs
+import contextlib
 import os
 import sys
 import threading
@@ -24,7 +25,8 @@ READ = 1 << 16
 class Screen:
     """The terminal: lines scroll, and one status line is redrawn below them.
 
-    Where the output is not a terminal, there is no status line. Nothing here waits for who reads.
+    Where the output is not a terminal, or one that cannot erase, there is no status line. Nothing
+    here waits for who reads.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -32,7 +34,7 @@ class Screen:
         self._lock = threading.Lock()
         self._status = ""
         self._writers: dict[TextIO, Writer | None] = {}
-        self.live = self._stream.isatty()
+        self.live = self._stream.isatty() and os.environ.get("TERM") != "dumb"
 
     def line(self, text: str, stream: TextIO | None = None) -> None:
         """Write a line (to `stream`, else to the screen's own) above the status."""
@@ -51,6 +53,9 @@ class Screen:
         """Redraw the status line; an empty text removes it."""
         if not self.live or self.full(self._stream):
             return
+        with contextlib.suppress(OSError, ValueError):  # not the system's terminal
+            width = os.get_terminal_size(self._stream.fileno()).columns
+            text = text[: width - 1] if width else text  # what is wrapped cannot be erased
         with self._lock:
             if self._status or text:
                 self._write(self._stream, ERASE_LINE + text)

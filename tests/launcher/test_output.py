@@ -1,6 +1,11 @@
 """Lines cut from bytes, and the live line under them."""
 
+import fcntl
 import io
+import os
+import pty
+import struct
+import termios
 
 import pytest
 
@@ -116,3 +121,22 @@ def test_without_a_terminal_there_is_no_status():
     screen.status("")
     assert not screen.live
     assert stream.getvalue() == "hello\n"
+
+
+@pytest.mark.parametrize(
+    ("columns", "shown"), [(5, "step"), (60, "step 1 of 2"), (0, "step 1 of 2")]
+)
+def test_the_status_line_fits_the_terminal(columns, shown):
+    """What is wrapped cannot be erased, and would scroll away with every step."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    with os.fdopen(theirs, "w") as stream, os.fdopen(ours, "rb", buffering=0) as terminal:
+        Screen(stream).status("step 1 of 2")
+        assert terminal.read(100).decode() == ERASE_LINE + shown
+
+
+def test_a_terminal_that_cannot_erase_has_no_status_line(monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    screen = Screen(terminal := Terminal())
+    screen.status("step 1")
+    assert (screen.live, terminal.getvalue()) == (False, "")
