@@ -47,6 +47,8 @@ class Flat:
     dtype: np.dtype[Any]
     slots: list[Slot]
     segments: list[tuple[int, int]]
+    whole = False
+    """Whether these are all parameters that the model trains, not one rank's."""
 
     def settle(self) -> None:
         """Make gradients zero where backward wrote nothing."""
@@ -63,8 +65,8 @@ class FlatParameters(Flat):
     `allocate(shape, dtype)` provides the memory, by default the backend's. `slots` are in the order
     of named_parameters(), or of the names and parameters given instead of a model. Frozen
     parameters of a model are left out. `starts` are the parameters' places in `size` elements, by
-    default one after the other. `copy=False` does not copy the values. Raises TypeError if the
-    parameters have different dtypes.
+    default one after the other. `copy=False` does not copy the values, `whole=False` says that there
+    are parameters elsewhere. Raises TypeError if the parameters have different dtypes.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class FlatParameters(Flat):
         starts: Sequence[int] | None = None,
         size: int | None = None,
         copy: bool = True,
+        whole: bool = True,
     ) -> None:
         if isinstance(model, Module):
             model = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
@@ -88,6 +91,7 @@ class FlatParameters(Flat):
         ]
         self.size = self.slots[-1].stop if size is None else size
         self.segments = [(0, self.size)]
+        self.whole = whole
         allocate = allocate or xp.empty
         self.data = allocate((self.size,), self.dtype)
         self._grad = allocate((self.size,), self.dtype)

@@ -20,6 +20,7 @@ from ringlet.nn.backend import chosen
 from ringlet.nn.flat import Flat
 from ringlet.nn.optim import Optimizer
 from ringlet.nn.optim.clipping import sums_of_squares
+from ringlet.nn.optim.optimizer import check_groups
 from ringlet.runtime.assembly import REPLICA, Assembly
 from ringlet.runtime.checkpoint.state import (
     SINGLE,
@@ -162,8 +163,11 @@ class Parallel:
         return [group.reducer.shard for group in self.gradient_groups]
 
     def use(self, make: Callable[[Flat], Optimizer]) -> None:
-        """Make an optimizer for each gradient group."""
+        """Make an optimizer for each gradient group. Raises ValueError for a group of its options
+        that fits no parameter of the model."""
         self.optimizers = [make(shard) for shard in self.shards]
+        for optimizer in self.optimizers:
+            check_groups(optimizer.groups, self.names)
 
     def state(self) -> TrainingState:
         """What a checkpoint holds of this rank."""

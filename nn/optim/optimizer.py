@@ -32,7 +32,7 @@ class Group:
     """Parameters whose names fit one of the patterns, and their own options.
 
     `patterns` are separated by commas, as in "*.bias,transformer.wte.*"; the first group that fits
-    counts. `scale` multiplies the learning rate; `weight_decay` replaces the optimizer's, whatever
+    counts, and an optimizer refuses patterns that fit nothing. `scale` multiplies the learning rate; `weight_decay` replaces the optimizer's, whatever
     its `decay` says.
     """
 
@@ -43,6 +43,28 @@ class Group:
     def fits(self, name: str) -> bool:
         """Whether the parameter of this name belongs to it."""
         return any(fnmatchcase(name, pattern.strip()) for pattern in self.patterns.split(","))
+
+    def own(self, names: Sequence[str]) -> list[str]:
+        """Those of the names that belong to it."""
+        return [name for name in names if self.fits(name)]
+
+
+def check_groups(groups: Sequence[Group], names: Sequence[str]) -> None:
+    """Raise ValueError for a pattern that fits none of these parameters, and for a group that is
+    left with none by those before it."""
+    for number, group in enumerate(groups):
+        for pattern in group.patterns.split(","):
+            if not Group(pattern).own(names):
+                some = ", ".join(names[:3])
+                raise ValueError(
+                    f"no parameter fits {pattern.strip()!r} of the optimizer's groups; there are "
+                    f"{some}, ..."
+                )
+        own = group.own(names)
+        if all(any(earlier.fits(name) for earlier in groups[:number]) for name in own):
+            raise ValueError(
+                f"all that fits {group.patterns!r} belongs to groups before it: the first counts"
+            )
 
 
 class Rates(NamedTuple):
@@ -88,7 +110,8 @@ class Optimizer:
 
     `learning_rate` may be set before each `step()`. State is one flat array for each name in
     `STATE`, and the number of steps taken. `decay(name, parameter)` says which parameters decay
-    by `weight_decay`; `groups` override it by name, and scale the learning rate.
+    by `weight_decay`; `groups` override it by name, and scale the learning rate. Raises ValueError
+    for a group that fits no parameter.
 
     Subclasses are dataclasses: they have these fields, and their own, in the order of PyTorch.
     """
@@ -107,6 +130,8 @@ class Optimizer:
                 "neither may be negative"
             )
         flat = self.flat
+        if flat.whole:
+            check_groups(self.groups, [slot.name for slot in flat.slots])
         self.steps = 0
         self.state: dict[str, Array] = {
             name: xp.zeros(flat.size, flat.dtype) for name in self.STATE

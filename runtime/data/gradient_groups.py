@@ -89,7 +89,7 @@ def make_reducer(
     gradient_bytes = sum(parameter.data.nbytes for _, parameter in named)
     bucket_bytes = options.bucket_bytes or bucket_bytes_for(group, gradient_bytes, same_bits)
     if options.zero == 0:
-        flat = FlatParameters(named, partial(empty, group), copy=False)
+        flat = FlatParameters(named, partial(empty, group), copy=False, whole=False)
         if options.priority and group.size > 1:
             return PriorityDataParallel(flat, group, blocks, bucket_bytes)
         if options.compress and group.size > 1:
