@@ -65,8 +65,8 @@ class FlatParameters(Flat):
     `allocate(shape, dtype)` provides the memory, by default the backend's. `slots` are in the order
     of named_parameters(), or of the names and parameters given instead of a model. Frozen
     parameters of a model are left out. `starts` are the parameters' places in `size` elements, by
-    default one after the other. `copy=False` does not copy the values, `whole=False` says that there
-    are parameters elsewhere. Raises TypeError if the parameters have different dtypes.
+    default one after the other. `copy=False` does not copy the values, `whole=False` says that
+    there are parameters elsewhere. Raises TypeError if the parameters have different dtypes.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ from ringlet.nn import Module, Parameter
 from ringlet.nn.backend import to_host
 from ringlet.runtime.compression.collectives import EncodedCollectives
 from ringlet.runtime.data.gradient_groups import GradientGroup, make_reducer
-from ringlet.runtime.mesh import Mesh
+from ringlet.runtime.mesh import Mesh, MeshError
 from ringlet.runtime.options import Parallelism
 from ringlet.runtime.pipeline.schedules import placement_of
 from ringlet.runtime.rules import require
@@ -48,6 +48,7 @@ class Assembly:
             mesh.group(*axes)
         self.plan = sharding_plan_of(model)
         require("frozen", frozen=[n for n, p in model.named_parameters() if not p.requires_grad])
+        check_patterns(model, options.recompute)
         whole = skeleton(model)
         self.shapes = {name: p.shape for name, p in whole.named_parameters()}
         self.numbers = {name: number for number, name in enumerate(self.shapes)}
@@ -194,6 +195,17 @@ class Assembly:
                 found = [module for path, module in named if fnmatchcase(path, pattern)]
             for module in found:
                 module.recompute = True
+
+
+def check_patterns(model: Module, patterns: Sequence[str]) -> None:
+    """Raise MeshError for a pattern of modules to recompute that fits none of the whole model."""
+    paths = [path for path, _ in model.named_modules() if path]
+    for pattern in patterns:
+        if pattern != "blocks" and not any(fnmatchcase(path, pattern) for path in paths):
+            raise MeshError(
+                f"recompute: no module fits {pattern!r}; there are blocks, and patterns of paths "
+                f"such as {paths[len(paths) // 2]}"
+            )
 
 
 def skeleton(module: Module) -> Module:

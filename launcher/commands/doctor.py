@@ -23,7 +23,7 @@ from ringlet.comm.join.addresses import free_port
 from ringlet.comm.join.folders import socket_place
 from ringlet.comm.join.key import JobKey, find_key
 from ringlet.launcher import spawn
-from ringlet.launcher.commands.options import with_options
+from ringlet.launcher.commands.options import refuse, with_options
 from ringlet.launcher.errors import ExitCode, UserError, user_errors
 from ringlet.launcher.hosts.agents import open_agent
 from ringlet.launcher.hosts.network_agent import NetworkAgent
@@ -177,7 +177,7 @@ class DoctorOptions:
 
 
 @with_options(options=DoctorOptions, hosts=HostOptions)
-def doctor(options: DoctorOptions, hosts: HostOptions) -> None:
+def doctor(context: typer.Context, options: DoctorOptions, hosts: HostOptions) -> None:
     """Check whether this host, or several, can run ringlet.
 
     On one host: versions, BLAS, shared memory, sockets, encryption, the clock, and an all-reduce of
@@ -185,8 +185,9 @@ def doctor(options: DoctorOptions, hosts: HostOptions) -> None:
     --master: whether the hosts meet, their versions and clocks, an all-reduce of one rank on each,
     and latency and bandwidth between host 0 and the others. The exit code is 1 if a check fails.
     """
-    if hosts.over_ssh or hosts.master is not None:
+    if hosts != HostOptions():
         raise typer.Exit(between_hosts(hosts, options.timeout))
+    refuse(context, ["timeout"], "it is for a check between hosts")
     states = []
     for name, check in CHECKS.items():
         try:

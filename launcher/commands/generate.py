@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import typer
 
-from ringlet.launcher.commands.options import with_options
+from ringlet.launcher.commands.options import refuse, with_options
 from ringlet.launcher.commands.train.folder import read_newest
 from ringlet.launcher.errors import UserError, user_errors
 from ringlet.launcher.options import option
@@ -60,11 +61,15 @@ class GenerateOptions:
 
 
 @with_options(options=GenerateOptions)
-def generate(options: GenerateOptions) -> None:
+def generate(context: typer.Context, options: GenerateOptions) -> None:
     """Continue a prompt with a trained model, token by token."""
     folder, prompt = options.folder, options.prompt
     if not 0 < options.top_p <= 1:
         raise UserError(f"--top-p is {options.top_p}; it must be above 0 and at most 1")
+    if options.beams > 1:
+        refuse(context, ["temperature", "top_k", "top_p", "seed"], "beams search, and draw nothing")
+    elif not options.temperature:
+        refuse(context, ["top_k", "top_p", "seed"], "temperature 0 takes the likeliest")
     if not prompt:
         raise UserError("the prompt is empty; give at least one character")
     if any("\ud800" <= character <= "\udfff" for character in prompt):

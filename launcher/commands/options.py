@@ -107,6 +107,15 @@ def _parameter(each: Field[Any], heading: str | None, overrides: bool) -> inspec
     return inspect.Parameter(each.name, kind_only, default=option, annotation=kind)
 
 
+def refuse(context: typer.Context | None, names: Iterable[str], why: str) -> None:
+    """Raise UserError if one of these options was given to the running command: it would do
+    nothing."""
+    for option in context.command.params if context else ():
+        source = context.get_parameter_source(option.name or "") if context else None
+        if option.name in names and source is not None and source.name == "COMMANDLINE":
+            raise UserError(f"{option.opts[-1]} would do nothing: {why}")
+
+
 def words_given(context: typer.Context, without: Iterable[str] = ()) -> list[str]:
     """The options of the running command that were given, as words for another command line,
     `without` those of these names."""
@@ -121,6 +130,15 @@ def words_given(context: typer.Context, without: Iterable[str] = ()) -> list[str
         elif option.param_type_name == "option":
             words.append(f"{option.opts[-1]}={value}")
     return words
+
+
+def similar_options(context: Any, name: str) -> list[str]:
+    """The options of the running command that may be meant by a name that none has."""
+    # Imported here, as this is seldom needed.
+    from ringlet.runtime.training.similar import similar
+
+    params = [each for each in context.command.params if each.param_type_name == "option"]
+    return similar(name, {each.opts[-1]: each.help or "" for each in params})
 
 
 HEADINGS = (
@@ -139,18 +157,8 @@ class Command(TyperCommand):
             return super().parse_args(ctx, args)
         except Exception as error:
             if hasattr(error, "possibilities") and hasattr(error, "option_name"):
-                error.possibilities = self.similar(ctx, error.option_name)
+                error.possibilities = similar_options(ctx, error.option_name)
             raise
-
-    def similar(self, ctx: Any, name: str) -> list[str]:
-        """The options that may be meant by a name that none has."""
-        # Imported here, as this is seldom needed.
-        from ringlet.runtime.training.similar import similar
-
-        known = {
-            each.opts[-1]: each.help or "" for each in self.get_params(ctx) if hasattr(each, "help")
-        }
-        return similar(name, known)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         arguments = [each for each in self.get_params(ctx) if each.param_type_name == "argument"]

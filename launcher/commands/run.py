@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ringlet.launcher.commands.options import with_options, words_given
+from ringlet.launcher.commands.options import similar_options, with_options, words_given
 from ringlet.launcher.errors import UserError
 from ringlet.launcher.hosts.agents import open_agent
 from ringlet.launcher.hosts.options import HostOptions
@@ -37,6 +37,10 @@ def run(
     --hostfile.
     """
     options.check()
+    if program[0].startswith("-") and program[0] != "-m":
+        near = similar_options(context, program[0])
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise UserError(f"there is no option {program[0]}, and no script of that name{hint}")
     script = Path(program[0])
     if script.is_dir():
         script /= "__main__.py"

@@ -57,6 +57,7 @@ def node_spec(options: HostOptions) -> NodeSpec | None:
     key = apply_security(options)
     least, most = options.range()
     if most == 1 and options.master is None:
+        options.check_one_host()
         return None
     if options.master is None or options.node_rank is None:
         raise UserError(

@@ -55,6 +55,19 @@ class HostOptions:
     )
     announce: bool = option(False, "Print where host 0 listens.", hidden=True)
 
+    def check_one_host(self) -> None:
+        """Raise UserError for an option that means nothing to a job on this host alone."""
+        given = {
+            "--node-rank": self.node_rank or None, "--interface": self.interface,
+            "--address": self.address, "--insecure": self.insecure or None,
+        }  # fmt: skip
+        for name, value in given.items():
+            if value is not None:
+                raise UserError(
+                    f"{name} is for jobs on several hosts: --nnodes, --node-rank and --master, or "
+                    "--hosts, make one"
+                )
+
     def range(self) -> tuple[int, int]:
         """The smallest and the largest number of hosts; raises UserError."""
         least, colon, most = self.nnodes.partition(":")

@@ -54,6 +54,8 @@ class SshLauncher:
 
     def __init__(self, command: Sequence[str], options: HostOptions, workers: int) -> None:
         hosts = parse_hosts(options.hosts, options.hostfile, workers)
+        if options.master is not None or options.node_rank is not None:
+            raise UserError("--hosts and --hostfile set --master and --node-rank: leave them out")
         if options.nnodes != "1" and options.range()[1] != len(hosts):
             raise UserError(f"--nnodes is {options.nnodes}, but {len(hosts)} hosts are named")
         self._hosts, self._command, self._options = hosts, command, options

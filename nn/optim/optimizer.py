@@ -32,8 +32,8 @@ class Group:
     """Parameters whose names fit one of the patterns, and their own options.
 
     `patterns` are separated by commas, as in "*.bias,transformer.wte.*"; the first group that fits
-    counts, and an optimizer refuses patterns that fit nothing. `scale` multiplies the learning rate; `weight_decay` replaces the optimizer's, whatever
-    its `decay` says.
+    counts, and an optimizer refuses patterns that fit nothing. `scale` multiplies the learning
+    rate; `weight_decay` replaces the optimizer's, whatever its `decay` says.
     """
 
     patterns: str

@@ -139,7 +139,9 @@ class TrainConfig:
     beta2: float = _optimization(
         0.99, "Decay rate of the mean squared gradient, in Adam and its relatives."
     )
-    momentum: float = _optimization(0.0, "Momentum of sgd and rmsprop.")
+    momentum: float = _optimization(
+        0.0, "Momentum of sgd and rmsprop, and of muon, where 0 stands for 0.95."
+    )
     weight_decay: float = _optimization(
         0.1, "Weight decay of weights and embeddings; biases and norms have none."
     )
@@ -235,23 +237,26 @@ def resume_config(
     return config
 
 
-def _given(
-    preset: str | None, file: Path | None, options: Mapping[str, Any] | None
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The values of a preset (which the file may name), and those of the file and the options."""
-    from_file: dict[str, Any] = {}
+def read_config(file: Path | None) -> dict[str, Any]:
+    """The options in a TOML file, if there is one; raises ConfigError."""
     try:
-        if file is not None:
-            from_file = tomllib.loads(read_text(file))
+        return {} if file is None else tomllib.loads(read_text(file))
     except OSError as error:
         raise ConfigError(f"cannot read {file}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{file} is not TOML: {error}") from error
-    preset = from_file.pop("preset", preset)
+
+
+def _given(
+    preset: str | None, file: Path | None, options: Mapping[str, Any] | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The values of a preset (which the file may name), and those of the file and the options."""
+    given = {name: value for name, value in (options or {}).items() if value is not None}
+    given = {**read_config(file), **given}
+    preset = given.pop("preset", preset)
     if preset is not None and preset not in list(PRESETS):
         raise ConfigError(f"unknown preset {short(preset)}; there are {', '.join(PRESETS)}")
-    given = {name: value for name, value in (options or {}).items() if value is not None}
-    return (PRESETS[preset] if preset else {}), {**from_file, **given}
+    return (PRESETS[preset] if preset else {}), given
 
 
 def check_config(values: Mapping[str, Any]) -> TrainConfig:

@@ -1,5 +1,6 @@
 """What `ringlet` says about itself, and to people who got the command wrong."""
 
+import json
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 import ringlet
 from ringlet.launcher.cli import main
 from ringlet.launcher.commands import pasted
+from ringlet.launcher.commands.train.prepare import TrainOptions, prepare
 from ringlet.runtime.training.config import TrainConfig
 
 
@@ -218,6 +220,63 @@ def test_a_mesh_that_cannot_be_is_refused_before_anything_starts(
     assert re.fullmatch(r"ringlet: .*\n", stderr)
     assert text in stderr
     assert not list(tmp_path.iterdir())
+
+
+IDLE = {
+    "train": [
+        ("--momentum 0.9", "adamw has none"), ("--optimizer sgd --beta1 0.5", "sgd has none"),
+        ("--optimizer rmsprop --beta1 0.5", "rmsprop"), ("--optimizer sgd --beta2 0.5", "sgd"),
+        ("--learning-rate-schedule constant --learning-rate-floor 1e-5", "constant has none"),
+        ("--learning-rate-floor 1", "above learning_rate 0.001; 0.0001 would fit"),
+        ("--learning-rate 1e-5", "learning_rate_floor 0.0001 is above"),
+        ("--learning-rate-schedule one_cycle --warmup-steps 9", "warms up by itself"),
+        ("--top-k 2", "no experts"), ("--capacity-factor 2", "no experts"),
+        ("--balance 0.1", "no experts"), ("--bias --model llama", "a llama has none"),
+        ("--schedule 1f1b", "no pipeline"), ("--outer-momentum 0.9", "local_steps above 1"),
+        ("--outer-learning-rate 0.7", "local_steps above 1"), ("--zero 1 -n 1", "between ranks"),
+        ("--priority --clip 0 -n 1", "between ranks"), ("--bucket-bytes 1MiB --zero 2", "block by"),
+        ("--local-steps 2 --bucket-bytes 1MiB", "between ranks"),
+        ("--recompute block", "no module fits 'block'"), ("--recompute ,", "no module fits ','"),
+        ("--recompute blocks,*.atend", "no module fits '*.atend'"),
+        ("--node-rank 1", "for jobs on several hosts"), ("--insecure", "for jobs on several hosts"),
+    ],
+    "run": [
+        ("--interface lo file", "for jobs on several hosts"),
+        ("--address 127.0.0.1 file", "for jobs on several hosts"),
+        ("--hosts a,b --node-rank 0 file", "leave them out"),
+    ],
+    "generate": [
+        ("--from . --beams 2 --top-k 3", "beams search"),
+        ("--from . --temperature 0 --seed 3", "the likeliest"),
+    ],
+    "explain": [
+        ("all-reduce --host-latency 1us", "there is one host"), ("barrier --bytes 4", "nothing"),
+        ("all-reduce --algorithm shared-memory --latency 1us", "not priced"),
+    ],
+    "doctor": [("--timeout 3", "between hosts"), ("--nnodes 2", "several hosts need --master")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", IDLE)
+def test_an_option_that_would_do_nothing_is_refused(command, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    for arguments, text in IDLE[command]:
+        code, stdout, stderr = outcome(capsys, command, *arguments.split())
+        assert (code, stdout) == (2, ""), arguments
+        assert re.fullmatch(r"ringlet: .*\n", stderr)
+        assert text in stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_file_may_list_all_options_and_what_is_off_may_be_said(tmp_path):
+    usual = "".join(f"{each.name} = {json.dumps(each.default)}\n" for each in fields(TrainConfig))
+    (tmp_path / "c.toml").write_text(usual)
+    options = TrainOptions(config=tmp_path / "c.toml", out=tmp_path / "out")
+    off = {"momentum": 0.0, "outer_momentum": 0.0, "balance": 0.0, "zero": 0, "recompute": ""}
+    training = prepare(options, off, (1, 1))
+    assert json.loads(training.task(0, 1))["config"]["momentum"] == 0
+    training.close()
 
 
 def test_a_run_on_one_host_starts_without_what_it_does_not_need():

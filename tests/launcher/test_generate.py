@@ -14,7 +14,7 @@ from ringlet.nn.models import GPT, GPTConfig
 FIXTURES = Path(__file__).parents[1] / "nn" / "transformers" / "fixtures"
 HOW = {
     "prompt": "3 4 5", "max_new_tokens": 6, "temperature": 0.0, "top_k": 0, "top_p": 1.0,
-    "beams": 1, "seed": 0,
+    "beams": 1, "seed": 0, "context": None,
 }  # fmt: skip
 
 

@@ -166,7 +166,7 @@ def test_adafactor_touches_a_row_and_a_column_of_its_state():
 
 
 def test_groups_by_name():
-    groups = [Group("*.bias", weight_decay=0.0), Group("0.*, 9.*", scale=0.5, weight_decay=0.2)]
+    groups = [Group("*.bias", weight_decay=0.0), Group("0.w*, 0.*", scale=0.5, weight_decay=0.2)]
     flat, _ = run(lambda f: SGD(f, 0.1, weight_decay=0.4, groups=groups))
     for slot in flat.slots:
         decay = 0.0 if slot.name.endswith("bias") else 0.2 if slot.name[0] == "0" else 0.4
@@ -174,6 +174,21 @@ def test_groups_by_name():
         alone, _ = run(lambda f, r=rate, d=decay: SGD(f, r, weight_decay=d))
         place = slice(slot.start, slot.stop)
         np.testing.assert_array_equal(flat.data[place], alone.data[place])
+
+
+IDLE = {
+    "none fits": ([Group("lm_head.*")], "no parameter fits 'lm_head"),
+    "one of two": ([Group("*.bias, *.wieght")], "no parameter fits .*wieght"),
+    "all taken": ([Group("*"), Group("*.bias")], "belongs to groups before it"),
+    "empty": ([Group("")], "no parameter fits ''"),
+}
+
+
+@pytest.mark.parametrize("case", IDLE)
+def test_a_group_that_fits_nothing_is_refused(case):
+    groups, text = IDLE[case]
+    with pytest.raises(ValueError, match=text):
+        run(lambda f: SGD(f, 0.1, groups=groups))
 
 
 EVERY = {

@@ -1,6 +1,6 @@
 """`ringlet explain`: a collective's rounds, what is proven about them, and what they cost."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -18,7 +18,7 @@ from ringlet.comm.schedules.schedule import Schedule
 from ringlet.comm.schedules.svg import counted
 from ringlet.comm.schedules.trace import Trace, trace, trace_direct
 from ringlet.comm.signature import size_text
-from ringlet.launcher.commands.options import with_options
+from ringlet.launcher.commands.options import refuse, with_options
 from ringlet.launcher.errors import UserError, user_errors
 from ringlet.launcher.options import option
 from ringlet.launcher.units import parse_bytes, parse_rate, parse_time, seconds_text
@@ -93,6 +93,7 @@ class NetworkOptions:
 
 @with_options(options=CollectiveOptions, network=NetworkOptions)
 def collective(
+    context: typer.Context,
     operation: Annotated[str, typer.Argument(metavar="OPERATION", help=f"One of {OPERATIONS}.")],
     *,
     options: CollectiveOptions,
@@ -108,6 +109,13 @@ def collective(
     ranks, per_host, segments = options.ranks, options.per_host, options.segments
     names = [*ALGORITHMS[operation], SHARED]
     name = _named("algorithm", options.algorithm or names[0], names, f" of {_dashes(operation)}")
+    if per_host is None:
+        refuse(context, ["host_latency", "host_bandwidth"], "without --per-host there is one host")
+    if name == SHARED:
+        prices = [each.name for each in fields(NetworkOptions)]
+        refuse(context, ["segments", "ports", "per_host", *prices], "memory is not priced")
+    if operation == "barrier":
+        refuse(context, ["nbytes"], "a barrier carries nothing")
     priced_on = network.make(per_host, options.ports)
     size = 0 if operation == "barrier" else parse_bytes(network.nbytes, "--bytes")
     title = f"{_dashes(operation)}: {_dashes(name)}, {counted(ranks, 'rank')}\n"

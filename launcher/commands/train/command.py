@@ -62,7 +62,7 @@ def train(
 def _run(training: Training | None, agent: Agent, tensorboard: Path | None) -> int:
     """Run the workers of this host. Host 0 has the `training`, which sets the task of all hosts."""
     screen = Screen()
-    progress = TrainingProgress(screen)
+    progress = TrainingProgress(screen, agent.options.quiet)
     events = None if training is None or tensorboard is None else EventFiles(tensorboard)
 
     def inform(notice: Notice) -> None:

@@ -12,15 +12,18 @@ from ringlet.launcher.errors import UserError, user_errors
 from ringlet.launcher.options import option
 from ringlet.nn.backend import BackendError, find_gpus
 from ringlet.runtime.checkpoint.checkpoint import Checkpoint, latest_checkpoint
+from ringlet.runtime.mesh import MeshError
 from ringlet.runtime.training.config import (
     DEFAULT_PRESET,
     PRESETS,
     ConfigError,
     TrainConfig,
     make_config,
+    read_config,
     resume_config,
 )
 from ringlet.runtime.training.corpus import Corpus, DataError, load_corpus
+from ringlet.runtime.training.effects import check_effects
 from ringlet.runtime.training.export import check_run
 from ringlet.runtime.training.fit import DEFAULT_WORKERS, check_fit, default_workers, resized
 from ringlet.runtime.training.trainer import CHECKPOINTS, METRICS
@@ -62,29 +65,37 @@ def prepare(options: TrainOptions, given: Mapping[str, Any], hosts: tuple[int, i
     """The training that the options mean, on at least and at most so many hosts; raises
     UserError."""
     with user_errors(ConfigError, DataError, BackendError):
+        in_file = read_config(options.config)
+        given = {name: value for name, value in given.items() if value is not None}
+        preset = options.preset or in_file.pop("preset", None)
+        values = {**in_file, **given}
         if not options.resume:
             found = None
-            settings = make_config(options.preset or DEFAULT_PRESET, options.config, given)
+            settings = make_config(preset or DEFAULT_PRESET, options=values)
         elif options.out is None:
             raise UserError("--resume needs --out: the folder of the run to continue")
         else:
             found = newest_checkpoint(options.out)
             saved = {**found.manifest["config"], "vocab_size": found.manifest["vocab_size"]}
-            settings = resume_config(saved, options.preset, options.config, given)
+            settings = resume_config(saved, preset, options=values)
         if settings.device == "cuda" and hosts[1] == 1:
             find_gpus()
         workers = DEFAULT_WORKERS if hosts[1] > 1 else default_workers(settings)
         corpus = load_corpus(settings.data, settings.block_size, settings.vocab_size or None)
     if found is not None:
         _check_resumed(found, settings, corpus)
-    name = f"{corpus.name}-{options.preset or DEFAULT_PRESET}"
-    return Training(settings, options, name, workers, hosts)
+    name = f"{corpus.name}-{preset or DEFAULT_PRESET}"
+    # A file may list all options; those that it leaves at their defaults are not asked for.
+    usual = asdict(TrainConfig())
+    asked = {n: value for n, value in in_file.items() if value != usual.get(n)} | given
+    return Training(settings, options, name, workers, hosts, asked)
 
 
 @dataclass
 class Training:
     """A run of these settings, in --out or a folder of this name, on at least and at most so many
-    `hosts`, and on `workers` workers unless others are asked for. Checkpoints and metrics go to
+    `hosts`, and on `workers` workers unless others are asked for; `asked` are the options that must
+    have an effect. Checkpoints and metrics go to
     `folder`, which is made and locked together with the first task."""
 
     settings: TrainConfig
@@ -92,16 +103,19 @@ class Training:
     name: str
     workers: int
     hosts: tuple[int, int]
+    asked: Mapping[str, Any]
     folder: Path = field(init=False)
     _held: RunFolder | None = None
 
     def task(self, generation: int, workers: int) -> str:
         """The task for this start of the job; raises UserError if the run does not fit the number
         of workers."""
-        with user_errors(ConfigError):
+        with user_errors(ConfigError, MeshError):
             if self.hosts[0] < self.hosts[1]:  # the number may change
                 self.settings = resized(self.settings, workers)
             check_fit(self.settings, workers)
+            if not generation and self.hosts[0] == self.hosts[1]:
+                check_effects(self.settings, self.asked, workers)
         if generation:
             resume = _to_restart(self.folder)
         else:

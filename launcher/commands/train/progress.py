@@ -16,10 +16,11 @@ PLAIN_EVERY_S = 10.0
 
 
 class TrainingProgress:
-    """Turns rank 0's reports into a live line, or into a plain line now and then."""
+    """Turns rank 0's reports into a live line, or into a plain line now and then; `quiet`, only
+    into the conclusion."""
 
-    def __init__(self, screen: Screen) -> None:
-        self._screen = screen
+    def __init__(self, screen: Screen, quiet: bool = False) -> None:
+        self._screen, self._quiet = screen, quiet
         self._settings: TrainConfig
         self._last: dict[str, Any] = {}
         self._headline = self._val_loss = ""
@@ -39,14 +40,14 @@ class TrainingProgress:
         )
         if text != self._headline:
             self._headline = text
-            self._screen.line(text)
+            self._line(text)
 
     def take(self, notice: Notice) -> None:
         """Take one report."""
         if "row" in notice:
             self._row(notice["row"])
         elif "resumed" in notice:
-            self._screen.line(f"resumed after step {notice['resumed']}")
+            self._line(f"resumed after step {notice['resumed']}")
         elif "note" in notice:
             self._screen.line(notice["note"])
         elif "outcome" in notice:
@@ -57,17 +58,21 @@ class TrainingProgress:
         if "val_loss" in row:
             self._val_loss = f", validation {row['val_loss']:.3f}"
         if "loss" not in row:
-            self._screen.line(f"step 0/{self._settings.steps}{self._val_loss}")
+            self._line(f"step 0/{self._settings.steps}{self._val_loss}")
             return
         self.steps += 1
         self._rate = 0.9 * self._rate + 0.1 * row["step_s"] if self._rate else row["step_s"]
         text = self._text(row)
-        if self._screen.live:
+        if self._screen.live and not self._quiet:
             self._screen.status(text)
             if "val_loss" in row:
                 self._screen.line(text)
         elif "val_loss" in row or time.monotonic() >= self._plain_at:
             self._plain_at = time.monotonic() + PLAIN_EVERY_S
+            self._line(text)
+
+    def _line(self, text: str) -> None:
+        if not self._quiet:
             self._screen.line(text)
 
     def _text(self, row: dict[str, Any]) -> str:
