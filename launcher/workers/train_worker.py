@@ -34,12 +34,19 @@ def work(task: dict[str, Any], report: Callable[[Notice], None]) -> None:
     corpus = load_corpus(config.data, config.block_size, config.vocab_size or None)
     world = comm.init()
     folder = Path(task["folder"])
-    trainer = Trainer(config, corpus, world, folder, report=lambda row: report({"row": row}))
+    trainer = Trainer(
+        config,
+        corpus,
+        world,
+        folder,
+        report=lambda row: report({"row": row}),
+        warn=lambda text: report({"note": text}),
+    )
     if os.environ.get("LOCAL_WORLD_SIZE") != os.environ.get("WORLD_SIZE"):
         check_same_data(world, corpus)
         check_shared(world, folder, trainer.parallel.state())
     if task["resume"]:
-        step = trainer.resume(warn=lambda text: report({"note": text}))
+        step = trainer.resume()
         report({"resumed": step})
     outcome = trainer.run()
     text = ""

@@ -101,7 +101,7 @@ def save_checkpoint(
         _together(world, final, lambda: None if world.rank else complete())
     except CheckpointError:
         if world.rank == 0:
-            shutil.rmtree(temporary, ignore_errors=True)
+            _remove(temporary)
         raise
     return final
 
@@ -121,22 +121,32 @@ def _together(world: Group, final: Path, work: Callable[[], Any]) -> list[Any]:
 
 def _make_room(temporary: Path) -> None:
     for unfinished in temporary.parent.glob("step-*.tmp"):
-        shutil.rmtree(unfinished)
+        _remove(unfinished)
     temporary.mkdir(parents=True)
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder, a file, or a link and not what it leads to. What cannot be removed stays: it
+    is in nobody's way, or whoever needs its name will say so."""
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _put_in_place(temporary: Path, final: Path) -> None:
     """Rename the whole folder. A folder that already has the name (a damaged checkpoint, or the
     same step saved again) counts until the new one is there, and only then goes."""
     folder = final.parent
-    if final.exists():
+    if final.exists() or final.is_symlink():
         old = final.with_suffix(".old")
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
         final.rename(old)
     temporary.rename(final)
     _sync_folder(folder)
     for replaced in folder.glob("step-*.old"):
-        shutil.rmtree(replaced)
+        _remove(replaced)
 
 
 def _write_pieces(folder: Path, rank: int, state: TrainingState) -> list[Any]:
@@ -174,7 +184,7 @@ def _prune(folder: Path, step: int, keep: int, keep_best: bool) -> None:
         kept.add(min(losses, key=losses.__getitem__))
     for path in paths:
         if path not in kept:
-            shutil.rmtree(path)
+            _remove(path)
 
 
 def _val_loss(path: Path) -> float | None:

@@ -38,6 +38,8 @@ class MetricsFile:
     def cut(self, step: int) -> None:
         """Drop what follows the last whole row of a step up to this one: later steps will be taken
         again, and a killed run may leave half a row."""
+        if not self._path.exists():
+            return
         with self._warned("cut"), open(self._path, "r+b", opener=_without_waiting) as file:
             end, place = 0, 0
             for row in file:
@@ -49,8 +51,6 @@ class MetricsFile:
     def _warned(self, what: str) -> Any:
         try:
             yield
-        except FileNotFoundError:
-            pass  # nothing to cut
         except OSError as error:
             if not self._told:
                 self._told = True

@@ -1,6 +1,5 @@
 """The training loop: the same on one process and on many."""
 
-import json
 import math
 import signal
 import threading
@@ -32,10 +31,10 @@ from ringlet.runtime.training.corpus import (
 from ringlet.runtime.training.export import check_run
 from ringlet.runtime.training.factories import make_model, make_optimizer, make_schedule
 from ringlet.runtime.training.fit import mesh_shape, parallelism
+from ringlet.runtime.training.metrics import MetricsFile
 
 Report: TypeAlias = Callable[[dict[str, Any]], None]
 
-METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
@@ -62,9 +61,10 @@ class Outcome:
 class Trainer:
     """Trains a model on a corpus, on the mesh of `world` that the config names.
 
-    Rank 0 writes checkpoints and metrics to `folder`, unless it is None, and passes each row of
-    metrics to `report`. The result depends on the config alone, with the same bits every time; on
-    another mesh it is the same up to rounding. Raises MeshError if they do not fit together.
+    Rank 0 writes checkpoints and metrics to `folder`, unless it is None, passes each row of metrics
+    to `report`, and tells `warn` what it could not read or write. The result depends on the config
+    alone, with the same bits every time; on another mesh it is the same up to rounding. Raises
+    MeshError if they do not fit together.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class Trainer:
         world: Group,
         folder: Path | None = None,
         report: Report = lambda row: None,
+        warn: Callable[[str], None] = print,
     ) -> None:
         self.config, self.corpus, self.world, self.folder = config, corpus, world, folder
         with uninitialized():
@@ -86,7 +87,8 @@ class Trainer:
         self._learning_rate = make_schedule(config)
         self.step = 0
         self.checkpoint: Path | None = None
-        self._report = report
+        self._report, self._warn = report, warn
+        self._metrics = None if folder is None else MetricsFile(folder, warn)
         self._stop = threading.Event()
         self._elapsed_before = 0.0
         self._ranks, self._rank = self.mesh.size("dp", "ep"), self.parallel.data_index
@@ -94,11 +96,11 @@ class Trainer:
         self._replicas = self.mesh.size("dp") if config.local_steps > 1 else 1
         self._first, self._count = share(config.batch_size, self._ranks, self._rank)
 
-    def resume(self, warn: Callable[[str], None] = print) -> int:
+    def resume(self) -> int:
         """Continue from the folder's newest checkpoint that verifies; return its step."""
         found = None
         if self.world.rank == 0 and self.folder is not None:
-            found = latest_checkpoint(self.folder / CHECKPOINTS, warn, check_run)
+            found = latest_checkpoint(self.folder / CHECKPOINTS, self._warn, check_run)
         if not self.world.broadcast_object(found is not None):
             raise CheckpointError(f"there is no checkpoint that verifies in {self.folder}")
         self.step = load_checkpoint(found, self.world, self.parallel.state())
@@ -106,7 +108,8 @@ class Trainer:
         self.checkpoint = Path(self.world.broadcast_object(found and str(found.folder)))
         if found is not None:
             self._elapsed_before = float(found.manifest.get("elapsed_s", 0.0))
-            self._cut_metrics(found.folder.parent.parent)
+            if self._metrics is not None:
+                self._metrics.cut(self.step)
         return self.step
 
     def stop(self) -> None:
@@ -258,26 +261,6 @@ class Trainer:
     def _write_metrics(self, row: dict[str, Any]) -> None:
         if self.world.rank:
             return
-        if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with (self.folder / METRICS).open("a") as file:
-                file.write(json.dumps(row) + "\n")
+        if self._metrics is not None:
+            self._metrics.write(row)
         self._report(row)
-
-    def _cut_metrics(self, folder: Path) -> None:
-        """Drop the rows after the checkpoint; these steps will be taken again."""
-        path = folder / METRICS
-        if path.is_file():
-            rows = path.read_text(errors="replace").splitlines(keepends=True)
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text("".join(row for row in rows if _is_up_to(row, self.step)))
-            temporary.replace(path)
-
-
-def _is_up_to(row: str, step: int) -> bool:
-    """Whether a line of metrics is whole (a killed run may leave half a line) and not later."""
-    try:
-        number = json.loads(row)["step"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return False
-    return row.endswith("\n") and isinstance(number, int) and number <= step

@@ -5,6 +5,7 @@ import sys
 from importlib.util import find_spec
 
 import pytest
+from full_disk import largest_file
 
 from ringlet.launcher.cli import main
 from ringlet.launcher.commands.train.tensorboard import EventFiles
@@ -48,7 +49,7 @@ def row(step, **more):
 
 @needs_it
 def test_a_run_that_goes_on_says_from_where_the_earlier_files_do_not_count(tmp_path):
-    files = EventFiles(tmp_path)
+    files = EventFiles(tmp_path, print)
     for message in (
         {"row": {"step": 0, "val_loss": 5.0}}, row(1), row(2), {"note": "a word"}, row(3),
         {"resumed": 2}, row(3), row(4, val_loss=1.0),
@@ -65,6 +66,18 @@ def test_a_run_that_goes_on_says_from_where_the_earlier_files_do_not_count(tmp_p
     assert scalars(second)["loss/validation"] == [(4, 1.0)]
     starts = [event.step for event in events(second) if event.HasField("session_log")]
     assert starts == [3]
+
+
+@needs_it
+def test_a_full_disk_ends_the_files_and_not_the_training(tmp_path):
+    said = []
+    files = EventFiles(tmp_path, said.append)
+    with largest_file(2000):
+        files.take({"row": {"step": 0, "val_loss": 5.0}})
+        for step in range(1, 1000):
+            files.take(row(step))
+        files.close()
+    assert [text.partition("ends here")[1] for text in said] == ["ends here"]
 
 
 @needs_it

@@ -62,6 +62,42 @@ def test_everything_comes_back_bit_for_bit(world, tmp_path):
     assert found.manifest["b"] == 2
 
 
+def link_to(elsewhere, path):
+    """A checkpoint that has been moved to another disk, with a link in its place."""
+    if path.exists():
+        path.rename(elsewhere / path.name)
+    (elsewhere / path.name).mkdir(exist_ok=True)
+    path.symlink_to(elsewhere / path.name)
+
+
+STRAY = {
+    "an unfinished one is a file": ("step-000009.tmp", lambda _, path: path.touch()),
+    "and its own": ("step-000004.tmp", lambda _, path: path.touch()),
+    "its own is a link": ("step-000004.tmp", link_to),
+    "the step is a file": ("step-000004", lambda _, path: path.touch()),
+    "a link": ("step-000004", link_to),
+    "a link to nowhere": ("step-000004", lambda _, path: path.symlink_to("gone")),
+    "a replaced one is a link": ("step-000004.old", link_to),
+    "one to be pruned is a link": ("step-000001", link_to),
+}
+
+
+@pytest.mark.parametrize("what", STRAY)
+def test_what_lies_about_hinders_no_save(world, tmp_path, what):
+    folder, elsewhere = tmp_path / "checkpoints", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for step in (1, 2):
+        save(world, folder, step)
+    name, make = STRAY[what]
+    make(elsewhere, folder / name)
+    moved = sorted(elsewhere.rglob("*"))
+    for step in (3, 4):
+        save(world, folder, step, keep=2, keep_best=False)
+    assert latest_checkpoint(folder, pytest.fail).step == 4
+    assert sorted(path.name for path in folder.iterdir()) == ["step-000003", "step-000004"]
+    assert sorted(elsewhere.rglob("*")) == moved  # what a link led to stays
+
+
 def test_the_manifest_names_every_array_and_its_slices(world, tmp_path):
     path = save(world, tmp_path, 1)
     manifest = json.loads((path / MANIFEST).read_text())

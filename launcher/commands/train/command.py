@@ -63,7 +63,9 @@ def _run(training: Training | None, agent: Agent, tensorboard: Path | None) -> i
     """Run the workers of this host. Host 0 has the `training`, which sets the task of all hosts."""
     screen = Screen()
     progress = TrainingProgress(screen, agent.options.quiet)
-    events = None if training is None or tensorboard is None else EventFiles(tensorboard)
+    events = (
+        None if training is None or tensorboard is None else EventFiles(tensorboard, screen.say)
+    )
 
     def inform(notice: Notice) -> None:
         progress.take(notice)

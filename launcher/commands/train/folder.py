@@ -14,7 +14,8 @@ from ringlet.launcher.errors import UserError, make_folder
 from ringlet.runtime.checkpoint.checkpoint import Checkpoint, checkpoints, latest_checkpoint
 from ringlet.runtime.checkpoint.manifest import CheckpointError
 from ringlet.runtime.training.export import check_run
-from ringlet.runtime.training.trainer import CHECKPOINTS, METRICS
+from ringlet.runtime.training.metrics import METRICS
+from ringlet.runtime.training.trainer import CHECKPOINTS
 
 LOCK = ".lock"
 

@@ -26,7 +26,8 @@ from ringlet.runtime.training.corpus import Corpus, DataError, load_corpus
 from ringlet.runtime.training.effects import check_effects
 from ringlet.runtime.training.export import check_run
 from ringlet.runtime.training.fit import DEFAULT_WORKERS, check_fit, default_workers, resized
-from ringlet.runtime.training.trainer import CHECKPOINTS, METRICS
+from ringlet.runtime.training.metrics import METRICS
+from ringlet.runtime.training.trainer import CHECKPOINTS
 
 
 @dataclass(frozen=True)

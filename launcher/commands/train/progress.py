@@ -9,7 +9,7 @@ from ringlet.launcher.commands.pasted import command
 from ringlet.launcher.supervisor.control import Notice
 from ringlet.launcher.supervisor.output import Screen
 from ringlet.runtime.training.config import TrainConfig
-from ringlet.runtime.training.trainer import METRICS
+from ringlet.runtime.training.metrics import METRICS
 
 PLAIN_EVERY_S = 10.0
 """Between two lines where the output is not a terminal."""
