@@ -55,7 +55,9 @@ class GenerateOptions:
     temperature: float = option(0.8, "0 always takes the likeliest; 1 follows the model.", least=0)
     top_k: int = option(50, "Draw from this many likeliest tokens; 0: from all.", least=0)
     top_p: float = option(1.0, "Draw from the smallest set of tokens with this probability.")
-    beams: int = option(1, "Beams to search with, instead of drawing, if more than 1.", least=1)
+    beams: int = option(
+        1, "Beams to search with, instead of drawing, if more than 1.", least=1, most=1024
+    )
     seed: int = option(0, "Seed of every draw.")
     device: str = option("cpu", "cpu, or cuda: a GPU, through CuPy.")
 

@@ -45,9 +45,9 @@ class CollectiveOptions:
         "", "Name of an algorithm, or shared-memory.", metavar="NAME", shown="the first"
     )
     root: int = option(0, "The root, for operations that have one.", metavar="RANK")
-    segments: int = option(1, "Number of segments to cut each slot into.", least=1)
+    segments: int = option(1, "Number of segments to cut each slot into.", least=1, most=PRICED)
     per_host: int | None = option(None, "Ranks on each host.", least=1)
-    ports: int = option(1, "Messages that a rank can send at the same time.", least=1)
+    ports: int = option(1, "Messages that a rank can send at the same time.", least=1, most=PRICED)
     svg: Path | None = option(None, "Write a picture to this file.", metavar="FILE")
 
     def check(self, operation: str) -> None:
