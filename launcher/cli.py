@@ -26,6 +26,7 @@ COMMANDS = {
     "generate": "generate:generate",
     "export": "export:export",
     "bench": "bench:bench",
+    "calibrate": "calibrate:calibrate",
     "explain": "explain.group:explain",
     "key": "key:keys",
     "doctor": "doctor:doctor",

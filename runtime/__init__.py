@@ -19,6 +19,7 @@ from ringlet.runtime.mesh import Mesh, MeshError
 from ringlet.runtime.options import Parallelism
 from ringlet.runtime.parallel import Parallel, Step, parallelize
 from ringlet.runtime.pipeline.run import MicroBatch
+from ringlet.runtime.planning.calibrate import calibrate
 from ringlet.runtime.planning.cluster import Cluster, load_cluster
 from ringlet.runtime.planning.failures import Goodput, goodput
 from ringlet.runtime.planning.figures import ClusterError
@@ -65,6 +66,7 @@ __all__ = [
     "TrainConfig",
     "Trainer",
     "TrainingState",
+    "calibrate",
     "check_fit",
     "goodput",
     "latest_checkpoint",

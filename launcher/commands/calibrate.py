@@ -1,0 +1,165 @@
+"""`ringlet calibrate`: measure this machine, once; what plans need is remembered."""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import typer
+
+import ringlet
+from ringlet.launcher.commands.options import with_options
+from ringlet.launcher.errors import ExitCode, UserError, user_errors
+from ringlet.launcher.options import option
+from ringlet.launcher.supervisor.agent import Agent
+from ringlet.launcher.supervisor.control import Notice
+from ringlet.launcher.supervisor.environment import THREAD_VARIABLES, cores
+from ringlet.launcher.supervisor.options import JoinOptions, WorkerOptions
+from ringlet.launcher.supervisor.output import Screen
+from ringlet.launcher.supervisor.supervisor import Supervisor
+from ringlet.launcher.units import seconds_text
+from ringlet.runtime.planning.calibrate import SECONDS, processor
+from ringlet.runtime.planning.cluster import Cluster, parse_cluster
+from ringlet.runtime.planning.figures import ClusterError
+
+VERSION = 1
+"""Of what is measured: an older cache is measured again."""
+
+
+@dataclass(frozen=True)
+class CalibrateOptions:
+    """For how many workers, for how long, and where to."""
+
+    workers: int = option(
+        0, "Number of worker processes.", "-n", "--workers", least=0, metavar="N", shown="cores"
+    )
+    out: Path | None = option(None, "File to write the description to.", metavar="FILE.toml")
+    seconds: float = option(SECONDS, "About how long to measure.", unit="seconds", least=0.0)
+    again: bool = option(False, "Measure even if this machine was measured before.")
+
+
+@with_options(options=CalibrateOptions, join=JoinOptions)
+def calibrate(options: CalibrateOptions, join: JoinOptions) -> None:
+    """Measure this machine: its operators, its workers beside each other, and its links.
+
+    The description is the same TOML as one of a cluster that is written by hand, for
+    `ringlet plan --cluster` and `runtime.load_cluster`. It is remembered under XDG_CACHE_HOME
+    (~/.cache), for this processor, number of workers, transport and NumPy, and is what
+    `ringlet plan` takes when no cluster is named.
+    """
+    join.check()
+    if options.out is not None and options.out.is_dir():
+        raise UserError(f"--out {options.out} is a folder; name a file")
+    screen = Screen()
+    found = calibrated(
+        options.workers or cores(), join.transport, options.seconds, options.again, screen
+    )
+    if options.out is not None:
+        with user_errors(os_error=f"cannot write --out {options.out}"):
+            options.out.write_text(str(found))
+    for line in table(found):
+        screen.line(line)
+
+
+def calibrated(
+    workers: int,
+    transport: str = "auto",
+    seconds: float = SECONDS,
+    again: bool = False,
+    screen: Screen | None = None,
+) -> Cluster:
+    """This machine with so many workers, as it was measured before, or as it is measured now.
+
+    Raises UserError if it cannot be measured.
+    """
+    path = cache_file(workers, transport)
+    found = None if again else remembered(path)
+    if found is None:
+        found = _measured(workers, transport, seconds, screen or Screen())
+        _remember(path, str(found))
+    return found
+
+
+def cache_file(workers: int, transport: str) -> Path:
+    """Where the description of this machine is remembered."""
+    blas: Any = np.show_config(mode="dicts")
+    facts = {
+        "version": VERSION,
+        "ringlet": ringlet.__version__,
+        "processor": processor(),
+        "cores": cores(),
+        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "numpy": np.__version__,
+        "blas": blas["Build Dependencies"]["blas"],
+        "threads": {name: os.environ.get(name, "") for name in THREAD_VARIABLES},
+        "workers": workers,
+        "transport": transport,
+    }
+    name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    folder = Path(home) if Path(home).is_absolute() else Path("~/.cache").expanduser()
+    return folder / "ringlet" / f"machine-{workers}-{transport}-{name}.toml"
+
+
+def remembered(path: Path) -> Cluster | None:
+    """What was measured before; None if there is none, or it is damaged."""
+    try:
+        return parse_cluster(tomllib.loads(path.read_text()))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _remember(path: Path, text: str) -> None:
+    """Write all or nothing; where nothing can be written, the next run measures again."""
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+            file.write(text)
+        Path(file.name).replace(path)
+
+
+def _measured(workers: int, transport: str, seconds: float, screen: Screen) -> Cluster:
+    """Start the workers, and let them measure."""
+    texts = list[str]()
+
+    def inform(notice: Notice) -> None:
+        if "measuring" in notice:
+            screen.line(f"measuring {notice['measuring']} ({workers} workers, {transport})")
+        texts.extend([notice["cluster"]] if "cluster" in notice else [])
+
+    agent = Agent(workers, WorkerOptions(transport))
+    job, _ = agent.next_job(0)
+    task, module = json.dumps({"seconds": seconds}), "ringlet.launcher.workers.calibrate_worker"
+    code = Supervisor(job, module, [task], screen=screen, agent=agent, inform=inform).run()
+    if code != ExitCode.OK or not texts:
+        raise typer.Exit(code or ExitCode.FAILED)
+    with user_errors(ClusterError):
+        return parse_cluster(tomllib.loads(texts[-1]))
+
+
+def table(found: Cluster) -> list[str]:
+    """The figures that matter most, for people."""
+    device = found.device
+    peak = max(device.peak.values())
+    rows = [
+        ("processor", device.name),
+        ("workers", str(found.devices)),
+        ("products", f"{peak / 1e9:.0f} GFLOP/s at best, {len(device.operators)} operators timed"),
+        ("memory", f"{device.bandwidth / 1e9:.1f} GB/s, {device.memory / 1e9:.1f} GB a worker"),
+        ("an operation", f"{seconds_text(device.kernel)} at least"),
+    ]
+    for count, factor in found.slowdown.neighbours:
+        rows.append((f"{count:.0f} workers", f"each computes {factor:.2f} times as long"))
+    for tier in found.links:
+        figures = [seconds_text(tier.latency), f"{tier.bandwidth / 1e9:.2f} GB/s"]
+        figures += [f"{seconds_text(tier.overhead)} a message"] if tier.overhead else []
+        rows.append((f"{tier.name}, {tier.ranks} ranks", ", ".join(figures)))
+    if found.ranks > 1:
+        rows.append(("a sum", f"costs {found.slowdown.sums:.2f} of its seconds beside computing"))
+    return [f"{name:24}{text}" for name, text in rows]
