@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import typer
 
 import ringlet
 from ringlet.launcher.commands.options import with_options
@@ -54,8 +53,11 @@ def calibrate(options: CalibrateOptions, join: JoinOptions) -> None:
     `ringlet plan` takes when no cluster is named.
     """
     join.check()
-    if options.out is not None and options.out.is_dir():
-        raise UserError(f"--out {options.out} is a folder; name a file")
+    if options.out is not None:
+        if options.out.is_dir():
+            raise UserError(f"--out {options.out} is a folder; name a file")
+        if not options.out.parent.is_dir():
+            raise UserError(f"--out {options.out}: there is no folder {options.out.parent}")
     screen = Screen()
     found = calibrated(
         options.workers or cores(), join.transport, options.seconds, options.again, screen
@@ -138,7 +140,7 @@ def _measured(workers: int, transport: str, seconds: float, screen: Screen) -> C
     task, module = json.dumps({"seconds": seconds}), "ringlet.launcher.workers.calibrate_worker"
     code = Supervisor(job, module, [task], screen=screen, agent=agent, inform=inform).run()
     if code != ExitCode.OK or not texts:
-        raise typer.Exit(code or ExitCode.FAILED)
+        raise UserError("this machine could not be measured: its workers failed (see above)")
     with user_errors(ClusterError):
         return parse_cluster(tomllib.loads(texts[-1]))
 

@@ -281,14 +281,16 @@ def _steps(points: Iterable[tuple[float, float]]) -> tuple[tuple[float, float], 
     bins = defaultdict[int, list[float]](list)
     for flops, share in points:
         bins[int(np.floor(BINS * np.log10(flops)))].append(min(1.0, share))
-    starts = sorted(bins)
+    first = min(bins)
     return tuple(
-        (
-            0.0 if number == starts[0] else float(10 ** (number / BINS)),
-            statistics.median(bins[number]),
-        )
-        for number in starts
+        (0.0 if number == first else plain(10 ** (number / BINS)), plain(statistics.median(each)))
+        for number, each in sorted(bins.items())
     )
+
+
+def plain(figure: float) -> float:
+    """Four digits: more are not measured."""
+    return float(f"{figure:.4g}")
 
 
 def _device(rough: Device, found: Timed, updates: list[tuple[int, float]]) -> Device:
