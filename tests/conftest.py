@@ -23,6 +23,10 @@ if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
     BYTECODE = tempfile.TemporaryDirectory(prefix="bytecode-", ignore_cleanup_errors=True)
     os.environ["PYTHONPYCACHEPREFIX"] = BYTECODE.name
 
+# What was measured of this machine before counts in no test.
+CACHE = tempfile.TemporaryDirectory(prefix="cache-", ignore_cleanup_errors=True)
+os.environ["XDG_CACHE_HOME"] = CACHE.name
+
 
 @pytest.fixture
 def fake_cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:

@@ -7,6 +7,7 @@ import pytest
 from ringlet import runtime
 from ringlet.launcher.cli import main
 from ringlet.launcher.commands import calibrate as command
+from ringlet.launcher.commands.plan.machine import machine
 from ringlet.launcher.errors import UserError
 from ringlet.runtime.planning.calibrate import LARGE, SMALL, fitted, sizes
 from ringlet.runtime.planning.cluster import Cluster, Tier, parse_cluster
@@ -77,6 +78,14 @@ def test_what_was_measured_is_remembered(measured, cache):
     command.calibrated(2, "tcp")
     assert len(measured) == 4
     assert len(list((cache / "ringlet").iterdir())) == 3  # and nothing half written
+
+
+def test_plans_are_for_the_machine_that_was_measured(measured, capsys):
+    assert machine(2).name == "this machine"
+    assert "ringlet calibrate -n 2" in capsys.readouterr().err
+    assert machine(2, measure=True) == machine(2) == KNOWN
+    assert len(measured) == 1
+    assert "not calibrated" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import os
 from dataclasses import replace
 
+from ringlet.launcher.commands.calibrate import cache_file, calibrated, remembered
 from ringlet.launcher.supervisor.environment import cores
 from ringlet.launcher.supervisor.output import Screen
 from ringlet.runtime.planning.cluster import Cluster, Slowdown, load_cluster
@@ -10,10 +11,16 @@ from ringlet.runtime.planning.cluster import Cluster, Slowdown, load_cluster
 STAND_IN = "laptop"
 
 
-def machine(workers: int) -> Cluster:
-    """This machine with so many workers on it. Says so if its figures are not its own."""
+def machine(workers: int, transport: str = "auto", measure: bool = False) -> Cluster:
+    """This machine with so many workers on it: as `ringlet calibrate` has measured it, or does now
+    with `measure`. Says so if its figures are not its own."""
+    if measure:
+        return calibrated(workers, transport)
+    if known := remembered(cache_file(workers, transport)):
+        return known
     Screen().say(
-        f"this machine is not calibrated: its speed is taken from the description {STAND_IN!r}"
+        f"this machine is not calibrated for {workers} workers (ringlet calibrate -n {workers} "
+        f"does it): its speed is taken from the description {STAND_IN!r}"
     )
     found = load_cluster(STAND_IN)
     devices = max(workers, cores())
