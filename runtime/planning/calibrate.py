@@ -50,8 +50,9 @@ def calibrate(
     """Describe this machine, with a worker for each rank of the world (a collective): the same on
     all ranks. Takes about `seconds`; the description is the same kind as one written by hand.
 
-    All ranks must be on one host.
+    Each host must have as many ranks as the others; the first one's are measured.
     """
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
     progress("operators")
     alone = world.split([world.rank])
     assert alone is not None
@@ -59,19 +60,22 @@ def calibrate(
     world.broadcast_object(None, timeout=PATIENCE_S)
     rest = (1 - PROFILE) * seconds
     progress("neighbours")
-    neighbours = _neighbours(world, alone, rest / 3)
+    neighbours = _neighbours(world, alone, here, rest / 3)
     links, sums = list[Tier](), 0.0
     if world.size > 1:
         progress("links")
-        links = [_tier(world, size, rest / 3) for size in sizes(world.size)]
+        groups = [*(sizes(here) if here > 1 else []), *([world.size] if world.size > here else [])]
+        for size in groups:
+            inner = [tier for tier in links if size > here]  # on a host each group has its own
+            links.append(_tier(world, size, here, inner, rest / 3 / len(groups)))
         progress("sums")
         sums = _sums(world, rest / 3)
     text = ""
     if device is not None:
-        memory = device.memory / world.size
+        device = replace(device, name=processor(), memory=device.memory / here)
         made = Cluster(
-            replace(device, name=processor(), memory=memory), world.size, 1, tuple(links),
-            name=platform.node() or "here", slowdown=Slowdown(neighbours, sums),
+            device, here, world.size // here, tuple(links), platform.node() or "here",
+            slowdown=Slowdown(neighbours, sums),
         )  # fmt: skip
         text = str(made)
     return parse_cluster(tomllib.loads(world.broadcast_object(text, timeout=PATIENCE_S)))
@@ -101,12 +105,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _neighbours(world: Group, alone: Group, seconds: float) -> tuple[tuple[float, float], ...]:
+def _neighbours(
+    world: Group, alone: Group, here: int, seconds: float
+) -> tuple[tuple[float, float], ...]:
     """By how much longer workers compute that do so at the same time: by the processor's time, as
     caches and memory are shared, and by the clock where there are more of them than cores."""
     case = Case(alone, "small", parts=4)
     case.step()
-    at_once = [1, *(sizes(world.size) if world.size > 1 else [])]
+    at_once = [1, *(sizes(here) if here > 1 else [])]
     found: dict[int, list[float]] = {count: [] for count in at_once}
     until = time.perf_counter() + seconds
     for _ in _rounds(world, until):
@@ -136,12 +142,12 @@ def _rounds(world: Group, until: float, least: int = 3) -> Iterable[int]:
         number += 1
 
 
-def _tier(world: Group, size: int, seconds: float) -> Tier:
+def _tier(world: Group, size: int, here: int, below: Sequence[Tier], seconds: float) -> Tier:
     """The links among `size` neighbouring ranks, while all such groups use theirs."""
     first = world.rank // size * size
     group = world.split(range(first, first + size))
     assert group is not None
-    until = time.perf_counter() + seconds / len(sizes(world.size))
+    until = time.perf_counter() + seconds
     small, large = group.empty(SMALL // 4), group.empty(LARGE // 4)
     small.fill(0)
     large.fill(0)
@@ -150,9 +156,12 @@ def _tier(world: Group, size: int, seconds: float) -> Tier:
         for x, own in zip((small, large), times, strict=True):
             own.append(_slowest(world, partial(group.all_reduce, x)))
     measured = [_typical(own) for own in times]
-    name = "shared memory" if group.shares_memory else "sockets"
-    start = replace(FIRST[group.shares_memory], ranks=size, name=name)
-    return fitted(start, measured[0], measured[1])
+    start = replace(FIRST[group.shares_memory], ranks=size, name="sockets")
+    if group.shares_memory:
+        start = replace(start, name="shared memory")
+    elif size > here:
+        start = replace(start, name="network", duplex=True, sharing=here)
+    return fitted(start, measured[0], measured[1], below, here)
 
 
 def _slowest(world: Group, call: Callable[[], Any]) -> float:
@@ -169,27 +178,28 @@ def _typical(times: Sequence[float]) -> float:
     return statistics.quantiles(times, n=4)[0] if len(times) > 1 else times[0]
 
 
-def fitted(tier: Tier, small: float, large: float) -> Tier:
-    """The link on which sums of SMALL and of LARGE bytes over its ranks take these seconds."""
-    everybody = Ranks(tier.ranks, 1)
+def fitted(
+    tier: Tier, small: float, large: float, below: Sequence[Tier] = (), here: int = 0
+) -> Tier:
+    """The link on which sums of SMALL and of LARGE bytes over its ranks take these seconds, above
+    the tiers `below` of hosts of `here` ranks."""
+    here = min(here or tier.ranks, tier.ranks)
+
+    def takes(tier: Tier, nbytes: int) -> float:
+        device = Device(1.0, 1.0, {"float32": 1.0})
+        cluster = Cluster(device, here, tier.ranks // here, (*below, tier))
+        return Fabric(cluster).collective("all_reduce", Ranks(tier.ranks, 1), nbytes)
+
     for _ in range(FITS):
-        there = _seconds(tier, everybody, SMALL)
-        tier = replace(
-            tier, latency=tier.latency * small / there, overhead=tier.overhead * small / there
-        )
-        fixed = _seconds(replace(tier, bandwidth=1e18), everybody, LARGE)
-        moving = _seconds(tier, everybody, LARGE) - fixed
+        there = small / takes(tier, SMALL)
+        tier = replace(tier, latency=tier.latency * there, overhead=tier.overhead * there)
+        fixed = takes(replace(tier, bandwidth=1e18), LARGE)
         left = max(large - fixed, large / 10)
-        tier = replace(tier, bandwidth=tier.bandwidth * moving / left)
+        tier = replace(tier, bandwidth=tier.bandwidth * (takes(tier, LARGE) - fixed) / left)
     return replace(
         tier, latency=plain(tier.latency), overhead=plain(tier.overhead),
         bandwidth=plain(tier.bandwidth),
     )  # fmt: skip
-
-
-def _seconds(tier: Tier, group: Ranks, nbytes: int) -> float:
-    device = Device(1.0, 1.0, {"float32": 1.0})
-    return Fabric(Cluster(device, tier.ranks, 1, (tier,))).collective("all_reduce", group, nbytes)
 
 
 def _sums(world: Group, seconds: float) -> float:
