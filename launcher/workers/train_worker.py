@@ -25,15 +25,17 @@ from ringlet.runtime.training.trainer import Trainer
 
 
 def work(task: dict[str, Any], report: Callable[[Notice], None]) -> None:
-    """Train as the task says: config, folder, resume, sample."""
+    """Train as the task says: config, folder ("": none), resume, sample, and variables, which pin
+    the algorithms of collectives."""
     # Until the training loop handles it: there is nothing to save yet.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     config = check_config(task["config"])
     if config.device == "cuda":
         use("cupy", int(os.environ.get("LOCAL_RANK", "0")))
     corpus = load_corpus(config.data, config.block_size, config.vocab_size or None)
+    os.environ.update(task["variables"])
     world = comm.init()
-    folder = Path(task["folder"])
+    folder = Path(task["folder"]) if task["folder"] else None
     trainer = Trainer(
         config,
         corpus,
@@ -42,7 +44,7 @@ def work(task: dict[str, Any], report: Callable[[Notice], None]) -> None:
         report=lambda row: report({"row": row}),
         warn=lambda text: report({"note": text}),
     )
-    if os.environ.get("LOCAL_WORLD_SIZE") != os.environ.get("WORLD_SIZE"):
+    if folder and os.environ.get("LOCAL_WORLD_SIZE") != os.environ.get("WORLD_SIZE"):
         check_same_data(world, corpus)
         check_shared(world, folder, trainer.parallel.state())
     if task["resume"]:

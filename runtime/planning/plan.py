@@ -239,4 +239,5 @@ def load_plan(path: Path) -> Plan:
         parts = {name: make(kind, table[name], name) for name, kind in kinds.items()}
         return make(Plan, table, **parts)
     except ClusterError as error:
-        raise PlanError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
+        text = str(error)
+        raise PlanError(text if str(path) in text else f"{path}: {text}") from error

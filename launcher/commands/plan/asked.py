@@ -21,6 +21,7 @@ from ringlet.runtime.training.config import (
     ConfigError,
     TrainConfig,
     make_config,
+    read_config,
 )
 from ringlet.runtime.training.corpus import BYTES, DataError, load_corpus
 from ringlet.runtime.training.factories import model_config
@@ -91,7 +92,9 @@ class Asked:
         if self.program not in ("", *PROGRAMS):
             raise UserError(f"there is no program {self.program}; there are {', '.join(PROGRAMS)}")
         with user_errors(ConfigError, DataError, MeshError, ClusterError, PlanError):
-            config, base = self._config(given), self._config({})
+            asked = read_config(self.config)
+            asked |= {name: value for name, value in given.items() if value is not None}
+            config = self._config(asked)
             model, batch = self._model(config, given), self.batch or config.batch_size
             if self.model in MODELS and self.batch is None:
                 raise UserError(f"{self.model} needs --batch: the samples in each step")
@@ -99,20 +102,22 @@ class Asked:
             return make_request(
                 model, cluster, batch, ranks=ranks, memory=self.memory or 0,
                 program=PROGRAMS.get(self.program), options=parallelism(config),
-                fixed=fixed(config, base, given), facts=facts(config),
+                fixed=fixed(config, asked), facts=facts(config),
             ), config  # fmt: skip
 
-    def _config(self, given: Mapping[str, Any]) -> TrainConfig:
+    def _config(self, asked: dict[str, Any]) -> TrainConfig:
         known = self.model in MODELS or self.model in FAMILIES
-        preset, more = (DEFAULT_PRESET if known else self.model), dict(given)
+        preset = asked.pop("preset", DEFAULT_PRESET if known else self.model)
         if self.model in FAMILIES:
-            more["model"] = self.model
+            asked["model"] = self.model
         elif not known and preset not in PRESETS:
             raise UserError(
                 f"there is no model {self.model}; there are {', '.join((*FAMILIES, *PRESETS))}, "
                 f"{', '.join(MODELS)}"
             )
-        return make_config(preset, self.config, {**more, "batch_size": self.batch})
+        if self.batch is not None:
+            asked["batch_size"] = self.batch
+        return make_config(preset, options=asked)
 
     def _model(self, config: TrainConfig, given: Mapping[str, Any]) -> Model:
         if self.model in MODELS:
@@ -142,18 +147,9 @@ def facts(config: TrainConfig) -> dict[str, Any]:
     return {name: value for name, value in asdict(config).items() if name in FACTS}
 
 
-def set_by_user(config: TrainConfig, base: TrainConfig, given: Mapping[str, Any]) -> list[str]:
-    """The choices that are the user's: in `given`, or (in a file) other than in `base`."""
-    return [
-        name
-        for name in CHOICES
-        if given.get(name) is not None or getattr(config, name) != getattr(base, name)
-    ]
-
-
-def fixed(config: TrainConfig, base: TrainConfig, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The user's choices, as a Request has them: of a mesh, the axes that it names."""
-    found = {name: getattr(config, name) for name in set_by_user(config, base, given)}
+def fixed(config: TrainConfig, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The choices that were asked for, as a Request has them: of a mesh, the axes that it names."""
+    found = {name: getattr(config, name) for name in CHOICES if name in asked}
     return {**found, **parse_mesh(found.pop("mesh", ""))}
 
 

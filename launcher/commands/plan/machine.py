@@ -1,7 +1,8 @@
 """This machine, described for the planner."""
 
-import os
+import contextlib
 from dataclasses import replace
+from pathlib import Path
 
 from ringlet.launcher.commands.calibrate import cache_file, calibrated, remembered
 from ringlet.launcher.supervisor.environment import cores
@@ -36,8 +37,9 @@ def machine(workers: int, transport: str = "auto", measure: bool = False) -> Clu
 
 
 def available() -> float:
-    """Bytes of memory that programs can have; 0 if the system does not say."""
-    try:
-        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (ValueError, OSError, AttributeError):
-        return 0.0
+    """Bytes of memory that programs can have without swapping; 0 if the system does not say."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * float(line.split()[1])
+    return 0.0

@@ -31,7 +31,7 @@ def simulation_text(request: Request, one: Candidate, failing: Goodput | None) -
     lines = [
         f"{model.name}: {model.parameters:,} parameters, batch {setting.batch}, on "
         f"{setting.ranks} ranks of {request.cluster.name or 'the cluster'}",
-        _chosen(one),
+        chosen_text(one),
         "",
         f"step           {seconds_text(step)}",
         f"tokens/s       {found.tokens_per_second:,.0f}",
@@ -50,7 +50,8 @@ def simulation_text(request: Request, one: Candidate, failing: Goodput | None) -
     return "\n".join([*lines, "", *_memory(request, one)])
 
 
-def _chosen(one: Candidate) -> str:
+def chosen_text(one: Candidate) -> str:
+    """dp=2, pp=2, 8 x 1 samples, 1f1b, zero 1"""
     setting, options = one.setting, one.setting.options
     words = [str(setting)]
     words += [schedule_text(setting)] if setting.mesh["pp"] > 1 else []

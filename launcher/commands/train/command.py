@@ -49,7 +49,7 @@ def train(
         raise typer.Exit(launcher.run())
     training, workers = None, options.workers
     if not hosts.node_rank:
-        training = prepare(options, given, hosts.range())
+        training = prepare(options, given, hosts.range(), launch)
         workers = training.workers if workers is None else workers
     with ExitStack() as stack:
         if training is not None:

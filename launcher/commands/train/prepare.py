@@ -10,9 +10,11 @@ from typing import Any
 from ringlet.launcher.commands.train.folder import RunFolder, newest_checkpoint, warn
 from ringlet.launcher.errors import UserError, user_errors
 from ringlet.launcher.options import option
+from ringlet.launcher.supervisor.options import WorkerOptions
 from ringlet.nn.backend import BackendError, find_gpus
 from ringlet.runtime.checkpoint.checkpoint import Checkpoint, latest_checkpoint
 from ringlet.runtime.mesh import MeshError
+from ringlet.runtime.planning.plan import Plan
 from ringlet.runtime.training.config import (
     DEFAULT_PRESET,
     PRESETS,
@@ -28,6 +30,9 @@ from ringlet.runtime.training.export import check_run
 from ringlet.runtime.training.fit import DEFAULT_WORKERS, check_fit, default_workers, resized
 from ringlet.runtime.training.metrics import METRICS
 from ringlet.runtime.training.trainer import CHECKPOINTS
+
+PLAN = "plan.toml"
+"""In the folder of a run that a plan is for."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,20 @@ class TrainOptions:
         None, "Folder for checkpoints and metrics.", shown="runs/DATA-PRESET[-NUMBER]"
     )
     resume: bool = option(False, "Continue from the newest checkpoint in --out.")
+    plan: Path | None = option(
+        None, "Train as this file of `ringlet plan` says.", metavar="FILE", heading="Parallelism"
+    )
+    auto: bool = option(
+        False, "Plan for this machine, and train so; options that are given stay.",
+        heading="Parallelism",
+    )  # fmt: skip
+    measure: bool = option(
+        False, "With --auto: try the best plans for a few steps each.", heading="Parallelism"
+    )
+    allow: str = option(
+        "", "With --auto: what it may choose although results change: batch_size.",
+        metavar="NAME,...", heading="Parallelism",
+    )  # fmt: skip
     sample: int = option(400, "Number of tokens to generate at the end.", heading="Output")
     tensorboard: Path | None = option(
         None, "Folder for TensorBoard event files (ringlet[tensorboard]).", heading="Output"
@@ -60,9 +79,19 @@ class TrainOptions:
             raise UserError(f"--sample is {self.sample}; it must be 0 or more")
         if self.tensorboard is not None and find_spec("tensorboardX") is None:
             raise UserError("--tensorboard needs tensorboardX: pip install 'ringlet[tensorboard]'")
+        if self.auto and self.plan is not None:
+            raise UserError("--plan says how to train, and --auto would plan anew: leave one out")
+        for name, given in (("measure", self.measure), ("allow", self.allow)):
+            if given and not self.auto:
+                raise UserError(f"--{name} is a part of --auto, which is not given")
 
 
-def prepare(options: TrainOptions, given: Mapping[str, Any], hosts: tuple[int, int]) -> "Training":
+def prepare(
+    options: TrainOptions,
+    given: Mapping[str, Any],
+    hosts: tuple[int, int],
+    launch: WorkerOptions,
+) -> "Training":
     """The training that the options mean, on at least and at most so many hosts; raises
     UserError."""
     with user_errors(ConfigError, DataError, BackendError):
@@ -89,7 +118,15 @@ def prepare(options: TrainOptions, given: Mapping[str, Any], hosts: tuple[int, i
     # A file may list all options; those that it leaves at their defaults are not asked for.
     usual = asdict(TrainConfig())
     asked = {n: value for n, value in in_file.items() if value != usual.get(n)} | given
-    return Training(settings, options, name, workers, hosts, asked)
+    training = Training(settings, options, name, workers, hosts, asked)
+    if options.auto or options.plan or (options.resume and _stored(options).exists()):
+        training.plan_by(corpus.vocab_size, launch)
+    return training
+
+
+def _stored(options: TrainOptions) -> Path:
+    """The plan in the folder of the run."""
+    return (options.out or Path()) / PLAN
 
 
 @dataclass
@@ -106,11 +143,36 @@ class Training:
     hosts: tuple[int, int]
     asked: Mapping[str, Any]
     folder: Path = field(init=False)
+    plan: Plan | None = None
     _held: RunFolder | None = None
+
+    def plan_by(self, vocabulary: int, launch: WorkerOptions) -> None:
+        """Train as a plan says: of a file, of --auto, or of the run that is resumed."""
+        # Imported here, since most runs have none.
+        from ringlet.launcher.commands.train.automatic import allow, make
+        from ringlet.launcher.commands.train.planned import Run, from_file, kept
+
+        run, options = Run(self.settings, self.asked, vocabulary), self.options
+        if self.hosts[0] < self.hosts[1] and (options.plan or options.auto):
+            raise UserError("a plan is for one number of workers, and --nnodes MIN:MAX for several")
+        if options.plan is not None:
+            self.plan = from_file(run, options.plan)
+        elif not options.auto:
+            self.plan = kept(run, _stored(options), options.workers)
+        elif self.hosts[1] > 1:
+            raise UserError("--auto plans for one host; for several, use `ringlet plan --cluster`")
+        else:
+            workers, allowed = options.workers or self.workers, allow(options.allow)
+            self.plan = make(run, workers, allowed, launch, options.measure)
+        if self.plan is not None:
+            self.settings = run.by(self.plan)
+            self.workers = self.plan.ranks if self.hosts[1] == 1 else self.workers
 
     def task(self, generation: int, workers: int) -> str:
         """The task for this start of the job; raises UserError if the run does not fit the number
         of workers."""
+        if self.plan is not None and self.plan.ranks != workers:
+            raise UserError(f"the plan is for {self.plan.ranks} workers, and there are {workers}")
         with user_errors(ConfigError, MeshError):
             if self.hosts[0] < self.hosts[1]:  # the number may change
                 self.settings = resized(self.settings, workers)
@@ -123,10 +185,20 @@ class Training:
             out, resume = self.options.out, self.options.resume
             held = RunFolder(out) if out and resume else RunFolder.new(out, self.name)
             self._held, self.folder = held, held.path
+            self._store_plan()
         # Other hosts may run in another working folder.
         folder = self.folder.resolve() if self.hosts[1] > 1 else self.folder
         facts = {"config": asdict(self.settings), "folder": str(folder), "resume": resume}
-        return json.dumps({**facts, "sample": self.options.sample})
+        variables = {} if self.plan is None else self.plan.variables
+        return json.dumps({**facts, "sample": self.options.sample, "variables": variables})
+
+    def _store_plan(self) -> None:
+        """Keep the plan for when the run resumes."""
+        path = self.folder / PLAN
+        if self.plan is None:
+            path.unlink(missing_ok=True)
+        else:
+            path.write_text(str(self.plan))
 
     @property
     def workers_given(self) -> list[str]:
