@@ -14,6 +14,7 @@ import ringlet
 from ringlet.launcher.cli import main
 from ringlet.launcher.commands import pasted
 from ringlet.launcher.commands.train.prepare import TrainOptions, prepare
+from ringlet.launcher.supervisor.options import WorkerOptions
 from ringlet.runtime.training.config import TrainConfig
 
 
@@ -274,7 +275,7 @@ def test_a_file_may_list_all_options_and_what_is_off_may_be_said(tmp_path):
     (tmp_path / "c.toml").write_text(usual)
     options = TrainOptions(config=tmp_path / "c.toml", out=tmp_path / "out")
     off = {"momentum": 0.0, "outer_momentum": 0.0, "balance": 0.0, "zero": 0, "recompute": ""}
-    training = prepare(options, off, (1, 1))
+    training = prepare(options, off, (1, 1), WorkerOptions())
     assert json.loads(training.task(0, 1))["config"]["momentum"] == 0
     training.close()
 

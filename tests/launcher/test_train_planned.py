@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from ringlet.launcher.cli import main
-from ringlet.launcher.commands.train.automatic import make
+from ringlet.launcher.commands.plan.machine import machine
+from ringlet.launcher.commands.train import automatic
 from ringlet.launcher.commands.train.planned import Run
 from ringlet.launcher.commands.train.trials import attempt
 from ringlet.launcher.supervisor.options import WorkerOptions
@@ -26,8 +27,16 @@ QUICK = ["train", "--preset", "tiny", "--sample", "0"] + [
 @pytest.fixture(scope="module")
 def found():
     config = make_config("tiny", options=SIZES)
-    run = Run(config, config, {}, 256)
+    run = Run(config, {}, 256)
     return run, plan(run.model, load_cluster("laptop"), 8, ranks=2, fixed={"pp": 2, "tp": 1})
+
+
+@pytest.fixture(autouse=True)
+def uncalibrated(monkeypatch):
+    """Nothing is measured, which takes long."""
+    monkeypatch.setattr(
+        automatic, "machine", lambda workers, transport, measure: machine(workers, transport)
+    )
 
 
 @pytest.fixture
@@ -124,10 +133,9 @@ def test_a_plan_is_run_kept_and_left(here, capfd, monkeypatch):
     code, stdout, stderr = outcome(capfd, monkeypatch, *again, "3")
     assert (code, stderr) == (0, "")
     assert load_plan(Path("run/plan.toml")) == here
-    other = ["--mesh", "tp=2", "--schedule", "1f1b", "--chunks", "1"]
-    code, stdout, stderr = outcome(capfd, monkeypatch, *again, "4", *other)
+    code, stdout, stderr = outcome(capfd, monkeypatch, *again, "4", "--mesh", "tp=2")
     assert code == 0
-    assert "the run goes on without its plan: --mesh tp=2 contradicts" in stderr
+    assert "the run goes on without its plan and what that chose: --mesh tp=2" in stderr
     assert "(tp=2)" in stdout
     assert not Path("run/plan.toml").exists()
     code, stdout, _ = outcome(capfd, monkeypatch, *again, "5", "--plan", "plan.toml")
@@ -156,8 +164,8 @@ def said(monkeypatch):
 
 def made(workers, allowed=(), **options):
     config = make_config("tiny", options=options)
-    run = Run(config, config, {}, 256)
-    return make(run, workers, list(allowed), WorkerOptions(), measure=False)
+    run = Run(config, {}, 256)
+    return automatic.make(run, workers, list(allowed), WorkerOptions(), measure=False)
 
 
 def test_auto_leaves_what_it_cannot_plan(said):

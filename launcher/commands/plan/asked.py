@@ -106,15 +106,16 @@ class Asked:
             ), config  # fmt: skip
 
     def _config(self, asked: dict[str, Any]) -> TrainConfig:
-        known = self.model in MODELS or self.model in FAMILIES
-        preset = asked.pop("preset", DEFAULT_PRESET if known else self.model)
-        if self.model in FAMILIES:
-            asked["model"] = self.model
-        elif not known and preset not in PRESETS:
+        preset, known = asked.pop("preset", None), self.model in MODELS or self.model in FAMILIES
+        if not known and self.model not in PRESETS:
             raise UserError(
                 f"there is no model {self.model}; there are {', '.join((*FAMILIES, *PRESETS))}, "
                 f"{', '.join(MODELS)}"
             )
+        if preset is None or self.model != DEFAULT_PRESET:
+            preset = DEFAULT_PRESET if known else self.model
+        if self.model in FAMILIES:
+            asked["model"] = self.model
         if self.batch is not None:
             asked["batch_size"] = self.batch
         return make_config(preset, options=asked)

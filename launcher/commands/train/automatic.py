@@ -23,6 +23,8 @@ from ringlet.runtime.planning.search import Candidate
 from ringlet.runtime.planning.setting import RINGLET, Setting
 from ringlet.runtime.planning.settings import Request
 from ringlet.runtime.planning.simulate import simulate
+from ringlet.runtime.training.config import ConfigError
+from ringlet.runtime.training.effects import check_effects
 from ringlet.runtime.training.fit import mesh_shape, parallelism
 
 _CHOOSE = "more of it is always faster, at some point for a worse model: choose it yourself"
@@ -43,7 +45,7 @@ def make(
 ) -> Plan | None:
     """The best plan, by its price or by trying a few; None if the planner cannot help. Says what
     was chosen. Raises UserError."""
-    request, best = _search(run, workers, allowed)
+    request, best = _search(run, workers, allowed, launch.transport)
     if not best:
         return None
     usual, one = _usual(run, request), best[0]
@@ -78,14 +80,16 @@ def _usual(run: Run, request: Request) -> Candidate | None:
     return None
 
 
-def _search(run: Run, workers: int, allowed: list[str]) -> tuple[Request, list[Candidate]]:
+def _search(
+    run: Run, workers: int, allowed: list[str], transport: str
+) -> tuple[Request, list[Candidate]]:
     """The best for this run on this machine; none if the planner cannot help. Raises UserError."""
     batches = [run.settings.batch_size]
     if "batch_size" in allowed:
         step = max(1, batches[0] // BATCHES)
         batches = list(range(batches[0], 2 * batches[0] + 1, step))
     with user_errors(ClusterError, PlanError, MeshError):
-        cluster = machine(workers)
+        cluster = machine(workers, transport, measure=True)
         cluster = replace(cluster, algorithms=os.environ.get("RINGLET_ALGORITHM", ""))
         request = make_request(
             run.model, cluster, batches[0], ranks=workers, program=RINGLET,
@@ -93,7 +97,7 @@ def _search(run: Run, workers: int, allowed: list[str]) -> tuple[Request, list[C
             fixed=fixed(run.settings, run.asked),
         )  # fmt: skip
         found = [searching(replace(request, batch=batch)) for batch in batches]
-    best = [one for each in found for one in each.best]
+    best = [one for each in found for one in each.best if _keeps(run, one, each.request)]
     if not best and found[0].nearest is not None:
         raise UserError(why_nothing(found[0]))
     if not best:
@@ -101,6 +105,14 @@ def _search(run: Run, workers: int, allowed: list[str]) -> tuple[Request, list[C
     if len(batches) > 1:
         best.sort(key=lambda one: one.simulation.seconds / one.setting.batch)
     return found[0].request, best
+
+
+def _keeps(run: Run, one: Candidate, request: Request) -> bool:
+    """Whether what was asked for has an effect with this candidate."""
+    with contextlib.suppress(ConfigError):
+        check_effects(run.by(the_plan(one, request)), run.asked, request.workers)
+        return True
+    return False
 
 
 def allow(words: str) -> list[str]:

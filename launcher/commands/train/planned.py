@@ -76,16 +76,18 @@ def from_file(run: Run, path: Path) -> Plan:
     return plan
 
 
-def kept(run: Run, path: Path, workers: int | None) -> Plan | None:
-    """The plan that a resumed run has had, unless it now goes on in another way."""
+def kept(run: Run, path: Path, workers: int | None) -> tuple[Plan | None, TrainConfig]:
+    """The plan that a resumed run has had, and how the run goes on: by it or, if it shall now go on
+    in another way, without what the plan has chosen."""
     try:
         plan = from_file(run, path)
         if workers not in (None, plan.ranks):
             raise UserError(f"it is for {plan.ranks} workers, not {workers}")
     except UserError as error:
-        Screen().say(f"the run goes on without its plan: {error}")
-        return None
-    return plan
+        Screen().say(f"the run goes on without its plan and what that chose: {error}")
+        usual = {name: getattr(TrainConfig, name) for name in CHOICES if name not in run.asked}
+        return None, replace(run.settings, **usual)
+    return plan, run.by(plan)
 
 
 def the_plan(one: Candidate, request: Request) -> Plan:

@@ -158,7 +158,8 @@ class Training:
         if options.plan is not None:
             self.plan = from_file(run, options.plan)
         elif not options.auto:
-            self.plan = kept(run, _stored(options), options.workers)
+            self.plan, self.settings = kept(run, _stored(options), options.workers)
+            self.workers = default_workers(self.settings) if self.hosts[1] == 1 else self.workers
         elif self.hosts[1] > 1:
             raise UserError("--auto plans for one host; for several, use `ringlet plan --cluster`")
         else:
