@@ -45,7 +45,7 @@ class CalibrateOptions:
 
 @with_options(options=CalibrateOptions, join=JoinOptions)
 def calibrate(options: CalibrateOptions, join: JoinOptions) -> None:
-    """Measure this machine: its operators, its workers beside each other, and its links.
+    """Measure this machine: its operators, workers and links.
 
     The description is the same TOML as one of a cluster that is written by hand, for
     `ringlet plan --cluster` and `runtime.load_cluster`. It is remembered under XDG_CACHE_HOME
