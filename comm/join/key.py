@@ -129,7 +129,7 @@ def find_key(variables: Mapping[str, str]) -> JobKey | None:
 def read_key(path: Path) -> JobKey:
     """The key in the file. Raises AuthenticationError unless only its owner can read it."""
     try:
-        with path.open() as file:
+        with open(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             text = file.read(1024)
     except (OSError, UnicodeDecodeError) as error:

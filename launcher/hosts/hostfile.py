@@ -31,9 +31,11 @@ def parse_hosts(text: str | None, file: Path | None, workers: int) -> list[tuple
 
 
 def _read(file: Path, workers: int) -> list[tuple[str, int]]:
+    from ringlet.nn.files import read_text  # not for jobs on one host
+
     try:
-        text = file.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(file)
+    except (OSError, ValueError) as error:
         raise UserError(f"cannot read the hostfile {file}: {error}") from error
     text = _COMMENT.sub(lambda found: "\n" * found[0].count("\n"), text)
     plain: dict[str, int] = {}  # how often a host is there without a number: so many slots
