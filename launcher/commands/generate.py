@@ -52,13 +52,23 @@ class GenerateOptions:
         shown="a newline",
     )  # fmt: skip
     max_new_tokens: int = option(400, "Number of tokens to add.", least=1)
-    temperature: float = option(0.8, "0 always takes the likeliest; 1 follows the model.", least=0)
-    top_k: int = option(50, "Draw from this many likeliest tokens; 0: from all.", least=0)
-    top_p: float = option(1.0, "Draw from the smallest set of tokens with this probability.")
-    beams: int = option(
-        1, "Beams to search with, instead of drawing, if more than 1.", least=1, most=1024
+    temperature: float = option(
+        0.8, "0 always takes the likeliest; 1 follows the model.", least=0, heading="Sampling"
     )
-    seed: int = option(0, "Seed of every draw.")
+    top_k: int = option(
+        50, "Draw from this many likeliest tokens; 0: from all.", least=0, heading="Sampling"
+    )
+    top_p: float = option(
+        1.0, "Draw from the smallest set of tokens with this probability.", heading="Sampling"
+    )
+    beams: int = option(
+        1,
+        "Beams to search with, instead of drawing, if more than 1.",
+        least=1,
+        most=1024,
+        heading="Sampling",
+    )
+    seed: int = option(0, "Seed of every draw.", heading="Sampling")
     device: str = option("cpu", "cpu, or cuda: a GPU, through CuPy.")
 
 

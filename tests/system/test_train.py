@@ -228,6 +228,9 @@ BAD = {
     "no folder there": (["--out", "short/run"], "--out short/run: short is a file"),
     "a broken link": (["--out", "broken"], "broken is a link to gone, which is not there"),
     "a long name": (["--out", "a" * 300], "File name too long"),
+    "a large model": (["--n-embd", "1000000"], "the model would take"),
+    "a large vocabulary": (["--vocab-size", "4000000000000"], "the model would take"),
+    "a large batch": (["--batch-size", "100000000000"], "a batch's ids would take"),
     "long data": (["--data", "a" * 300], "File name too long"),
 }
 

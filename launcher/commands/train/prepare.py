@@ -1,6 +1,7 @@
 """What `ringlet train` trains: checked before anything starts, then made into the workers' task."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
@@ -112,6 +113,7 @@ def prepare(
             find_gpus()
         workers = DEFAULT_WORKERS if hosts[1] > 1 else default_workers(settings)
         corpus = load_corpus(settings.data, settings.block_size, settings.vocab_size or None)
+    _check_memory(settings, hosts[1])
     if found is not None:
         _check_resumed(found, settings, corpus)
     name = f"{corpus.name}-{preset or DEFAULT_PRESET}"
@@ -211,6 +213,19 @@ class Training:
         """Let other runs have the folder."""
         if self._held is not None:
             self._held.close()
+
+
+def _check_memory(settings: TrainConfig, hosts: int) -> None:
+    """Refuse what plainly has no room in the memory of so many hosts like this one."""
+    width, tokens = settings.n_embd, settings.batch_size * settings.block_size
+    block = (4 + 8 * max(1, settings.experts)) * width**2
+    numbers = settings.n_layer * block + (settings.vocab_size + settings.block_size) * width
+    room = hosts * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for what, nbytes in (("the model", 4 * numbers), ("a batch's ids", 8 * tokens)):
+        if nbytes > room:
+            raise UserError(
+                f"{what} would take {nbytes / 2**30:,.0f} GiB, of {room / 2**30:,.0f} GiB in all"
+            )
 
 
 def _check_resumed(found: Checkpoint, settings: TrainConfig, corpus: Corpus) -> None:
