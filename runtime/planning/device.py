@@ -1,15 +1,18 @@
 """A device, and how many seconds an operation takes on it.
 
-Measured operators count as they were measured. Others follow the roofline (Williams et al.,
+Measured operators count as they were measured, and between two that differ in one length (or in
+size, if they are no products) a straight line leads. Others follow the roofline (Williams et al.,
 "Roofline", 2009) with efficiencies that step with size (Isaev et al., "Calculon", SC 2023):
 max(FLOPs / (peak x efficiency), bytes / bandwidth) + what a kernel costs at least.
 """
 
+import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import NamedTuple
+from statistics import fmean
+from typing import NamedTuple, TypeAlias
 
 from ringlet.runtime.planning.figures import (
     ClusterError,
@@ -20,6 +23,12 @@ from ringlet.runtime.planning.figures import (
     text,
     whole,
 )
+
+Line: TypeAlias = tuple[str, str, int, tuple[int, ...]]
+"""Name, dtype, which length varies, and the others."""
+
+FAR = 4
+"""A line goes on for so many times its length."""
 
 
 class Operation(NamedTuple):
@@ -131,6 +140,8 @@ class Device:
     def seconds(self, operation: Operation, dtype: str) -> float:
         """Seconds of one operation by itself."""
         known = self._measured.get((operation.name, operation.shape, dtype))
+        if known is None and self.operators:
+            known = self._between(operation.name, operation.shape, dtype)
         if known is not None:
             return known
         name, _, flops, nbytes, kernels, passes = operation
@@ -140,6 +151,32 @@ class Device:
         if flops:
             computing = flops / (self.peak_of(dtype) * self._efficiency(operation))
         return max(computing, moving) + beside + kernels * self.kernel
+
+    @cached_property
+    def _lines(self) -> dict[Line, list[tuple[int, float]]]:
+        """(length, seconds) of what was measured, the shortest first."""
+        found: dict[Line, dict[int, list[float]]] = {}
+        for one in self.operators:
+            for line, length in lines_of(one.name, one.shape, one.dtype):
+                found.setdefault(line, {}).setdefault(length, []).append(one.seconds)
+        return {
+            line: sorted((length, fmean(each)) for length, each in points.items())
+            for line, points in found.items()
+            if len(points) > 1
+        }
+
+    def _between(self, name: str, shape: tuple[int, ...], dtype: str) -> float | None:
+        """Seconds as of the nearest two that were measured; None if none are near."""
+        for line, length in lines_of(name, shape, dtype):
+            points = self._lines.get(line, [])
+            if not points or not points[0][0] / FAR <= length <= points[-1][0] * FAR:
+                continue
+            second = min(max(1, bisect_right(points, (length, 0.0))), len(points) - 1)
+            (here, before), (there, after) = points[second - 1 : second + 1]
+            seconds = before + (after - before) * (length - here) / (there - here)
+            # Half of the work takes half of the time at least, and more work no less.
+            return max(seconds, before * min(1.0, length / here))
+        return None
 
     def sequence(self, operations: Iterable[Operation], dtype: str) -> float:
         """Seconds of operations one after the other: of all, or of their launches."""
@@ -157,6 +194,16 @@ class Device:
             return share
         rows, columns, inner = shape
         return share * _filled(rows, columns, self.tile, self.units) * inner / (inner + self.depth)
+
+
+def lines_of(name: str, shape: tuple[int, ...], dtype: str) -> Iterable[tuple[Line, int]]:
+    """The lines on which a shape lies, and how far along: of shapes of the same other lengths; for
+    what is no product, of all sizes."""
+    if len(shape) < 3:
+        yield (name, dtype, -1, ()), math.prod(shape)
+        return
+    for place, length in enumerate(shape):
+        yield (name, dtype, place, shape[:place] + shape[place + 1 :]), length
 
 
 @lru_cache(maxsize=4096)

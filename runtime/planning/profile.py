@@ -7,6 +7,7 @@ of efficiencies by size (Isaev et al., "Calculon", SC 2023) and all else a rate 
 
 import os
 import statistics
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -43,12 +44,12 @@ LAYERS = 2
 VOCABULARY = 256
 
 CASES = (
-    ("nano", "gpt", 1), ("wide", "gpt", 1), ("small", "gpt", 1), ("baby", "gpt", 1),
-    ("nano", "llama", 1), ("nano", "gpt", 2), ("small", "gpt", 2), ("wide", "gpt", 2),
-    ("baby", "gpt", 2), ("tiny", "gpt", 1), ("small", "llama", 1), ("nano", "gpt", 4),
-    ("small", "gpt", 4), ("wide", "gpt", 4), ("baby", "gpt", 4), ("small", "llama", 2),
-    ("long", "gpt", 1), ("wide", "llama", 1), ("small", "gpt", 8), ("nano", "llama", 2),
-    ("tiny", "gpt", 4), ("baby", "llama", 1),
+    ("nano", "gpt", 1), ("tiny", "gpt", 4), ("small", "gpt", 1), ("wide", "gpt", 1),
+    ("nano", "llama", 1), ("baby", "gpt", 1), ("nano", "gpt", 2), ("small", "gpt", 2),
+    ("wide", "gpt", 2), ("baby", "gpt", 2), ("tiny", "gpt", 1), ("small", "llama", 1),
+    ("nano", "gpt", 4), ("small", "gpt", 4), ("wide", "gpt", 4), ("baby", "gpt", 4),
+    ("small", "llama", 2), ("long", "gpt", 1), ("small", "llama", 4), ("small", "gpt", 8),
+    ("nano", "llama", 2), ("wide", "llama", 1), ("baby", "llama", 1),
 )  # fmt: skip
 """(preset, model, by what its batch is divided), the most useful first."""
 
@@ -71,11 +72,11 @@ def profile(alone: Group, seconds: float = 20.0) -> Device:
     """What this process does on its own: `alone` is its own group. Takes about `seconds`, at
     least for the first of CASES; seconds of the processor, so that little depends on what else
     runs at the moment."""
-    until = clock() + seconds
+    until = time.monotonic() + seconds
     rough = _rough(seconds / 4)
     found, updates = defaultdict[Operation, list[float]](list), list[tuple[int, float]]()
     for number, (preset, model, parts) in enumerate(CASES):
-        if number and clock() > until:
+        if number and time.monotonic() > until:
             break
         case = Case(alone, preset, model, parts)
         for operation, each in case.operations(rough).items():
@@ -239,14 +240,14 @@ def _shares(
 
 def _rough(seconds: float) -> Device:
     """The roofline: products of SIZES, and what memory moves."""
-    until, speeds = clock() + seconds, list[tuple[float, float]]()
+    until, speeds = time.monotonic() + seconds, list[tuple[float, float]]()
     random = np.random.default_rng(0)
     for size in SIZES:
         a, b = (random.standard_normal((size, n), np.float32) for n in (size, 3 * size))
         for x in (a, b):
             out, flops = np.empty((size, x.shape[1]), np.float32), 2.0 * size * x.size
             speeds.append((flops, flops / _best(partial(np.matmul, a, x, out=out))))
-        if clock() > until:
+        if time.monotonic() > until:
             break
     x, y = np.ones(LARGE, np.float32), np.ones(LARGE, np.float32)
     moving = _best(lambda: np.add(x, y, out=y))
@@ -296,7 +297,11 @@ def plain(figure: float) -> float:
 def _device(rough: Device, found: Timed, updates: list[tuple[int, float]]) -> Device:
     """The device of which each operation takes what was measured, and others what is near."""
     times = {one: statistics.fmean(each) for one, each in found.items()}
-    kernel = min(seconds / one.kernels for one, seconds in times.items() if not one.flops)
+    least: dict[str, float] = {}
+    for one, seconds in times.items():
+        if not one.flops:
+            least[one.name] = min(seconds / one.kernels, least.get(one.name, seconds))
+    kernel = statistics.median(least.values())
     peak = rough.peak[FLOAT32.dtype]
     speeds = [
         (one.flops, one.flops / max(seconds - kernel, seconds / 10) / peak)
@@ -318,8 +323,11 @@ def _device(rough: Device, found: Timed, updates: list[tuple[int, float]]) -> De
     )
     flops = sum(one.flops for one, _ in attention)
     size = 2 * (FLOAT32.optimizer + FLOAT32.parameter) + 4 * FLOAT32.gradient
-    moved = size * sum(numbers for numbers, _ in updates)
-    rates = {**device.rates, "update": moved / sum(seconds for _, seconds in updates)}
+    update = statistics.median(size * numbers / seconds for numbers, seconds in updates)
+    rates = {**device.rates, "update": update}
+    for numbers in {numbers for numbers, _ in updates}:
+        operation = Operation("update", (numbers,))
+        times[operation] = min(seconds for each, seconds in updates if each == numbers)
     return replace(
         device,
         attention=plain(min(1.0, flops / left / peak)),
