@@ -140,7 +140,11 @@ class MultiheadAttention(Module):
         if causal:
             hidden = np.triu(np.ones(scores.shape[2:], bool), 1 + k.shape[2] - q.shape[2])
             scores = scores.masked_fill(hidden, -np.inf)
-        weights = scores.softmax(-1)
+        if mask is not None:  # a query that attends to no key gets zeros
+            alone = scores.data.max(-1, keepdims=True) == -np.inf
+            weights = scores.masked_fill(alone, 0).softmax(-1).masked_fill(alone, 0)
+        else:
+            weights = scores.softmax(-1)
         if dropped:
             weights = F.dropout(weights, dropped, True, self.path, self.part)
         return weights @ v, weights

@@ -153,7 +153,7 @@ def _blocks(*arrays: Array) -> list[tuple[Array, ...]]:
 tanh = elementwise("tanh", "The hyperbolic tangent.", lambda x: xp.tanh(x),
                    "y", lambda grad, y: grad * (1 - y * y))
 relu = elementwise("relu", "max(x, 0); slope 0 at 0.", lambda x: xp.maximum(x, 0),
-                   "y", lambda grad, y: grad * (y > 0))
+                   "y", lambda grad, y: xp.where(y <= 0, in_dtype(0, grad), grad))
 sigmoid = elementwise("sigmoid", "1 / (1 + exp(-x)), as (1 + tanh(x / 2)) / 2: no overflow.",
                       lambda x: in_dtype(0.5, x) + in_dtype(0.5, x) * xp.tanh(in_dtype(0.5, x) * x),
                       "y", lambda grad, y: grad * y * (1 - y))

@@ -85,7 +85,7 @@ class Pow(Operation):
 
 
 class Power(Operation):
-    """a ** b. Where a is 0 the gradient of b is 0, as in PyTorch."""
+    """a ** b. Where a is 0 the gradient of b >= 0 is 0, as in PyTorch."""
 
     def forward(self, a: Array, b: Array) -> Array:
         self.a, self.b = a, b
@@ -96,9 +96,12 @@ class Power(Operation):
         a, b = self.a, self.b
         to_a = to_b = None
         if self.needs[0]:
-            to_a = grad * xp.where(b == 0, 0, b * xp.power(a, xp.where(b == 0, 1, b - 1)))
+            slope = b * xp.power(a, xp.where(b == 0, 1, b - 1))
+            to_a = xp.where(b == 0, in_dtype(0, grad), grad * slope)
         if self.needs[1]:
-            to_b = grad * self.y * xp.log(xp.where(a == 0, 1, a))
+            flat = (a == 0) & (b >= 0)
+            slope = self.y * xp.log(xp.where(flat, 1, a))
+            to_b = xp.where(flat, in_dtype(0, grad), grad * slope)
         return to_a, to_b
 
 
@@ -136,7 +139,7 @@ class Clamp(Operation):
         return xp.clip(x, in_dtype(low, x), in_dtype(high, x))
 
     def backward(self, grad: Array) -> Gradients:
-        return (grad * self.inside,)
+        return (xp.where(self.inside, grad, in_dtype(0, grad)),)
 
 
 class Extremum(Operation):
@@ -150,10 +153,11 @@ class Extremum(Operation):
         return (xp.maximum if self.largest else xp.minimum)(self.a, self.b)
 
     def backward(self, grad: Array) -> Gradients:
-        wins = xp.greater(self.a, self.b) if self.largest else xp.less(self.a, self.b)
-        share = wins.astype(grad.dtype)
-        share[xp.equal(self.a, self.b)] = 0.5
-        return grad * share, grad * (1 - share)
+        a, b, zero = self.a, self.b, in_dtype(0, grad)
+        shared = xp.where(xp.equal(a, b), grad * in_dtype(0.5, grad), grad)
+        smaller, larger = xp.less(a, b), xp.greater(a, b)
+        a_loses, b_loses = (smaller, larger) if self.largest else (larger, smaller)
+        return xp.where(a_loses, zero, shared), xp.where(b_loses, zero, shared)
 
 
 class Where(Operation):

@@ -90,6 +90,17 @@ class Var(_Reduction):
         return (self.spread(grad, self.centred.shape) * slope,)
 
 
+class Std(Var):
+    """The standard deviation; the slope of equal elements is 0."""
+
+    def forward(self, x: Array) -> Array:
+        self.y = xp.asarray(xp.sqrt(super().forward(x)))
+        return self.y
+
+    def backward(self, grad: Array) -> Gradients:
+        return super().backward(_ratio(grad, self.y + self.y))
+
+
 class Extreme(_Reduction):
     """The maximum or minimum; equal elements share the gradient."""
 
@@ -100,12 +111,13 @@ class Extreme(_Reduction):
     def forward(self, x: Array) -> Array:
         find = xp.max if self.largest else xp.min
         result = xp.asarray(find(x, axis=self.dim, keepdims=self.keepdim))
-        hits = x == self.spread(result, x.shape)
-        self.share = hits / hits.sum(axis=self.dim, keepdims=True, dtype=x.dtype)
+        self.hits = (x == self.spread(result, x.shape)) | (x != x)  # NaN is the extreme
         return result
 
     def backward(self, grad: Array) -> Gradients:
-        return (self.spread(grad, self.share.shape) * self.share,)
+        count = self.hits.sum(axis=self.dim, keepdims=self.keepdim, dtype=grad.dtype)
+        share = self.spread(grad / count, self.hits.shape)
+        return (xp.where(self.hits, share, in_dtype(0, grad)),)
 
 
 class LogSumExp(_Reduction):
@@ -120,7 +132,8 @@ class LogSumExp(_Reduction):
         return self.y if self.keepdim else xp.asarray(self.y.squeeze(self.dim))
 
     def backward(self, grad: Array) -> Gradients:
-        return (self.spread(grad, self.x.shape) * xp.exp(self.x - self.y),)
+        y = xp.where(self.y == -np.inf, in_dtype(0, grad), self.y)  # -inf less -inf is NaN
+        return (self.spread(grad, self.x.shape) * xp.exp(self.x - y),)
 
 
 class Norm(_Reduction):
@@ -133,9 +146,7 @@ class Norm(_Reduction):
         return self.y
 
     def backward(self, grad: Array) -> Gradients:
-        some = self.y != 0
-        share = xp.where(some, grad / xp.where(some, self.y, in_dtype(1, grad)), in_dtype(0, grad))
-        return (self.spread(share, self.x.shape) * self.x,)
+        return (self.spread(_ratio(grad, self.y), self.x.shape) * self.x,)
 
 
 class Prod(_Reduction):
@@ -173,20 +184,9 @@ class CumSum(Operation):
 sum = unary(Sum)
 mean = unary(Mean)
 var = unary(Var)
+std = unary(Std)
 logsumexp = unary(LogSumExp)
 cumsum = unary(CumSum)
-
-
-def std(
-    x: Tensor,
-    dim: Axes = None,
-    unbiased: bool = True,
-    keepdim: bool = False,
-    *,
-    correction: int | None = None,
-) -> Tensor:
-    """The standard deviation; see `var`."""
-    return var(x, dim, unbiased, keepdim, correction=correction).sqrt()
 
 
 def amax(x: Tensor, dim: Axes = None, keepdim: bool = False) -> Tensor:
@@ -273,6 +273,12 @@ def any(x: Tensor, dim: Axes = None, keepdim: bool = False) -> Tensor:
 def _along(x: Tensor, index: Tensor, dim: int, keepdim: bool) -> Found:
     values = gather(x, dim, index)
     return Found(values, index) if keepdim else Found(values.squeeze(dim), index.squeeze(dim))
+
+
+def _ratio(a: Array, b: Array) -> Array:
+    """a / b, and 0 where b is 0."""
+    some = b != 0
+    return xp.where(some, a / xp.where(some, b, in_dtype(1, b)), in_dtype(0, a))
 
 
 def _axes(dim: Axes) -> int | tuple[int, ...] | None:

@@ -1,0 +1,59 @@
+"""Where formulas break: gradients behind masks, constant rows, and the ends of the range."""
+
+import math
+
+import numpy as np
+import pytest
+
+from ringlet import nn
+from ringlet.nn import Tensor
+from ringlet.nn import functional as F
+
+INF, NAN = math.inf, math.nan
+
+MASKED = {  # the function, its input, and the gradient of its sum
+    "relu": (lambda x: x.relu().sqrt(), [-1, 4], [0, 0.25]),
+    "relu of NaN": (lambda x: x.relu(), [NAN, 4], [1, 1]),
+    "clamp below": (lambda x: x.clamp(min=0).sqrt(), [-1, 4], [0, 0.25]),
+    "clamp above": (lambda x: (1 - x.clamp(max=1)).sqrt(), [2, 0.75], [0, -1]),
+    "maximum": (lambda x: F.maximum(x, Tensor(np.zeros(2))).sqrt(), [-1, 4], [0, 0.25]),
+    "minimum": (lambda x: (1 - F.minimum(x, Tensor(np.ones(2)))).sqrt(), [2, 0.75], [0, -1]),
+    "maximum of equals": (lambda x: F.maximum(x, Tensor(np.zeros(2))), [0, 4], [0.5, 1]),
+    "where": (lambda x: (F.where(x > 0, x, x.detach()) + 1).log(), [-1, 4], [0, 0.2]),
+    "masked_fill": (lambda x: x.masked_fill(x.data < 0, 0.0).sqrt(), [-1, 4], [0, 0.25]),
+    "triu": (lambda x: x.reshape(1, 2).triu(1).sqrt(), [-1, 4], [0, 0.25]),
+    "amax": (lambda x: (1 - x.amax()).sqrt(), [0, 1], [0, -INF]),
+    "amin": (lambda x: x.amin().sqrt(), [0, 1], [INF, 0]),
+    "amax of NaN": (lambda x: x.amax(), [NAN, 1], [1, 0]),
+    "pow by zero": (lambda x: x ** Tensor(np.array([0.0, 2.0])), [0, 4], [0, 8]),
+    "zero to the power": (lambda x: Tensor(np.zeros(2)) ** x, [0, 2], [0, 0]),
+    "logsumexp of -inf": (lambda x: x.logsumexp(0), [-INF, -INF], [0, 0]),
+    "std of equals": (lambda x: x.std(), [2, 2], [0, 0]),
+    "std of equals, biased": (lambda x: x.reshape(1, 2).std(-1, False), [2, 2], [0, 0]),
+    "norm of zeros": (lambda x: x.norm(), [0, 0], [0, 0]),
+}
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_what_is_masked_has_no_gradient(name):
+    function, values, expected = MASKED[name]
+    x = Tensor(np.array(values, np.float64), requires_grad=True)
+    with np.errstate(all="ignore"):
+        function(x).sum().backward()
+    np.testing.assert_allclose(x.grad, expected)
+
+
+@pytest.mark.parametrize("need_weights", [False, True])
+@pytest.mark.parametrize("as_numbers", [False, True])
+def test_a_row_of_padding_alone_gets_zeros_and_gives_no_gradient(need_weights, as_numbers):
+    attention = nn.MultiheadAttention(4, 2, batch_first=True)
+    x = Tensor(np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32))
+    x.requires_grad_()
+    padding = np.array([[False] * 3, [True] * 3])
+    mask = np.where(padding, np.float32(-np.inf), np.float32(0)) if as_numbers else padding
+    y, weights = attention(x, x, x, key_padding_mask=mask, need_weights=need_weights)
+    assert (y.data[1] == 0).all()
+    assert weights is None or (weights.data[1] == 0).all()
+    y.sum().backward()
+    assert np.isfinite(attention.in_proj_weight.grad).all() and np.isfinite(x.grad).all()
+    assert attention.in_proj_weight.grad.any()
