@@ -27,6 +27,9 @@ ENCRYPTIONS = ("all", "control")
 """What a job key encrypts: everything between hosts, or only the rendezvous, with arrays in the
 clear (SECURITY.md says what that promises)."""
 
+MOST_RANKS = 1_000_000
+"""A larger world is a mistake in the environment."""
+
 MOST_DIGITS = 18
 """Longer numbers in the environment are refused."""
 
@@ -81,7 +84,7 @@ def read_environment(
     """
     values = _Variables(translate(variables))
     alone = "RANK" not in values and "WORLD_SIZE" not in values
-    size = 1 if alone else values.integer("WORLD_SIZE", minimum=1)
+    size = 1 if alone else values.integer("WORLD_SIZE", minimum=1, most=MOST_RANKS)
     rank = 0 if alone else values.integer("RANK")
     if rank >= size:
         raise CommError(f"RANK is {rank}, but WORLD_SIZE is {size}: ranks count from 0")

@@ -67,7 +67,8 @@ LAUNCHERS = (
 """The first whose variables are all there counts: mpirun may start its own helpers by srun, and
 srun sets PMI's variables."""
 
-RANKS = ("PMIX_RANK", "PMI_RANK", "PALS_RANKID", "ALPS_APP_PE")
+RANKS = {"PMIX_RANK", "PALS_RANKID", "ALPS_APP_PE"} | {each.rank for each in LAUNCHERS}
+RANKS -= {"SLURM_PROCID"}
 """Set by launchers that may not say how many ranks there are."""
 
 WHERE = "MASTER_ADDR (an address of rank 0's host), MASTER_PORT and RINGLET_KEY_FILE"
@@ -80,7 +81,10 @@ def translate(variables: Mapping[str, str]) -> Mapping[str, str]:
     """
     if "RANK" in variables or "WORLD_SIZE" in variables:
         return variables
-    found = next((each for each in LAUNCHERS if _speaks(each, variables)), None)
+    # Where the number of ranks alone is known, one that says no more is still a launcher.
+    found = next((each for each in LAUNCHERS if _speaks(each, variables)), None) or next(
+        (each for each in LAUNCHERS if each.rank in variables and each.size in variables), None
+    )
     if found is None:
         _warn_of_others(variables)
         return variables
@@ -106,7 +110,7 @@ def translate(variables: Mapping[str, str]) -> Mapping[str, str]:
 
 def _warn_of_others(variables: Mapping[str, str]) -> None:
     """A process that is one of several does not become a world of one without a word."""
-    for name in RANKS:
+    for name in sorted(RANKS):
         if name in variables:
             text = (
                 f"a launcher has started this process as {name}={variables[name]}, and does not "

@@ -107,7 +107,8 @@ class Inbox:
         """Let every waiting thread check its condition again."""
         with self._wake_lock:
             if not self._waker.closed:
-                self._waker.send(b"", zmq.NOBLOCK)
+                with contextlib.suppress(zmq.Again):  # a full pipe wakes whoever reads, too
+                    self._waker.send(b"", zmq.NOBLOCK)
         with self._arrived:
             self._arrived.notify_all()
 

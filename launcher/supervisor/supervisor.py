@@ -1,6 +1,9 @@
 """Run workers on this host: start them, watch them, announce deaths, end all, leave nothing."""
 
 import contextlib
+import errno
+import os
+import resource
 import selectors
 import shlex
 import signal
@@ -40,6 +43,9 @@ HELD_S = 0.02
 
 PARTIAL_S = 1.0
 """After so long what has no newline is shown, though more is coming."""
+
+STREAMS = 3
+"""A worker's, each a descriptor here: its output, its errors and the control channel."""
 
 IN_A_PIPE = 1 << 20
 """No worker has left more than this in a pipe when it ends (pipe(7): pipe-max-size)."""
@@ -131,7 +137,11 @@ class Supervisor:
         for path in (self._job.folder, self._listing.path):
             if path is not None:
                 self._warden.toggle(path)
+        if len(self._job.ranks) * STREAMS > resource.getrlimit(resource.RLIMIT_NOFILE)[0]:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))  # before thousands are started
         for rank in self._job.ranks:
+            if self._signals:
+                break
             self._start(rank)
 
     def _start(self, rank: int) -> None:

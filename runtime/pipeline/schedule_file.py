@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from ringlet.comm.errors import ScheduleError
 from ringlet.comm.schedules.svg import counted
+from ringlet.nn.files import read_text
 from ringlet.runtime.pipeline.actions import COMPUTE, TRANSFERS, Action, PipelineSchedule
 from ringlet.runtime.pipeline.prove import Refused, prove
 
@@ -49,7 +50,7 @@ def load_schedule(path: str | Path) -> str:
     """The text of a schedule's file, proven, and with what is computed only; raises
     ScheduleFileError."""
     try:
-        text = Path(path).read_text("utf-8-sig")
+        text = read_text(Path(path))
     except OSError as error:
         raise ScheduleFileError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:

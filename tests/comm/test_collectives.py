@@ -411,6 +411,16 @@ def scribble(world, attach_from=None):
         assert (received == (world.rank - 1) % world.size).all()
 
 
+def start_many(world):
+    works = [world.all_reduce(np.ones(1), async_op=True) for _ in range(2_000)]
+    assert all(work.wait() == world.size for work in works)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_thousands_of_calls_may_be_in_flight(ranks, size):
+    ranks(size).run(start_many)
+
+
 @pytest.mark.parametrize("transport", ["auto", "ipc", "tcp"])
 @pytest.mark.parametrize("size", [2, 3])
 def test_arrays_may_be_overwritten_right_after_a_call(ranks, size, transport):

@@ -105,6 +105,10 @@ WHERE = {
     "Flux": ({**FLUX, **PMI, "FLUX_JOB_NNODES": "2"}, "Flux has started 3 ranks"),
     "jsrun": (JSRUN, "jsrun has started 3 ranks"),
     "PMI": (PMI, "speaks PMI has started 3 ranks"),
+    "Open MPI's number alone": (
+        {name: OPEN_MPI[name] for name in ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE")},
+        "Open MPI's mpirun has started 3 ranks",
+    ),
 }
 
 
@@ -128,8 +132,9 @@ def test_a_process_that_is_one_of_one_is_a_world(case):
 
 
 def test_a_rank_of_an_unknown_number_does_not_become_a_world_of_one_in_silence(caplog):
-    with pytest.raises(CommError, match="PMIX_RANK=1, and does not say of how many: set RANK"):
-        read_environment({"PMIX_RANK": "1"})
+    for name in ("PMIX_RANK", "OMPI_COMM_WORLD_RANK", "FLUX_TASK_RANK"):
+        with pytest.raises(CommError, match=f"{name}=1, and does not say of how many: set RANK"):
+            read_environment({name: "1"})
     assert read_environment({"PMIX_RANK": "0"}).size == 1
     assert "PMIX_RANK=0, and does not say of how many" in caplog.text
 

@@ -235,6 +235,7 @@ WRONG = {
     "no RANK": ({"WORLD_SIZE": "2"}, "RANK"),
     "rank too high": ({"RANK": "2", "WORLD_SIZE": "2"}, "count from 0"),
     "no number": ({"RANK": "x", "WORLD_SIZE": "2"}, "RANK is 'x'"),
+    "too many": ({"RANK": "0", "WORLD_SIZE": "9" * 18}, "WORLD_SIZE is '999"),
     "nobody": ({"RANK": "0", "WORLD_SIZE": "0"}, "WORLD_SIZE is '0'"),
     "no address": ({"RANK": "0", "WORLD_SIZE": "2"}, "MASTER_ADDR"),
     "no port": ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}, "MASTER_PORT"),

@@ -215,12 +215,12 @@ def _make_pipe():
 # -- limits ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("files", [12, 24])
-def test_too_few_descriptors_are_one_line(launch, files):
+@pytest.mark.parametrize(("files", "workers"), [(12, "16"), (24, "16"), (64, "99999999")])
+def test_too_few_descriptors_are_one_line(launch, files, workers):
     limits = files, files
     job = launch(
         ENDS,
-        options=("-n", "16"),
+        options=("-n", workers),
         before=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limits),
     )
     code, out, err = job.end()

@@ -137,8 +137,9 @@ def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "binary.csv").write_bytes(b"0F0,\xff\xfe")
     for name, reason in (
         ("gone.csv", "cannot read .*gone.csv: No such file"),
-        (".", "cannot read .*: Is a directory"),
+        (".", "cannot read .*: not a regular file"),
         ("binary.csv", "binary.csv is not a text file"),
+        ("/dev/zero", "cannot read /dev/zero: not a regular file"),
     ):
         with pytest.raises(ScheduleFileError, match=reason):
             load_schedule(tmp_path / name)
