@@ -73,20 +73,32 @@ def merged(*parts: Parts) -> tuple[tuple[str, float], ...]:
     return tuple(found.items())
 
 
-def repeated(options: Parallelism, number: int) -> str:
-    """What the options recompute of the block of this number: WHOLE, CORE or nothing ("").
+def repeated(options: Parallelism, blocks: int) -> tuple[str, ...]:
+    """What the options recompute of each of so many blocks: WHOLE, CORE or nothing ("").
 
     "blocks" are all blocks; a pattern may name some (`transformer.h.1?`), or attention within them
     (`*.attend`). Other patterns recompute too little to count.
     """
-    found = ""
-    for pattern in options.recompute:
-        for path in (path.format(number) for path in BLOCK_PATHS):
-            if pattern == "blocks" or fnmatchcase(path, pattern):
-                return WHOLE
-            if any(fnmatchcase(f"{path}.{name}.attend", pattern) for name in ("attn", "self_attn")):
-                found = CORE
-    return found
+    return _repeated(options.recompute, blocks) if options.recompute else ("",) * blocks
+
+
+@lru_cache(maxsize=64)
+def _repeated(patterns: tuple[str, ...], blocks: int) -> tuple[str, ...]:
+    plain = {pattern for pattern in patterns if not any(sign in pattern for sign in "*?[")}
+    others = [pattern for pattern in patterns if pattern not in plain]
+
+    def named(paths: Iterable[str]) -> bool:
+        return any(
+            path in plain or any(fnmatchcase(path, pattern) for pattern in others) for path in paths
+        )
+
+    found = []
+    for number in range(blocks):
+        paths = [path.format(number) for path in BLOCK_PATHS]
+        cores = [f"{path}.{name}.attend" for path in paths for name in ("attn", "self_attn")]
+        whole = "blocks" in plain or named(paths)
+        found.append(WHOLE if whole else CORE if named(cores) else "")
+    return tuple(found)
 
 
 def model_flops(model: Model, samples: int, masked: bool = True) -> float:
@@ -119,8 +131,7 @@ def core_flops(block: Block, context: int) -> float:
 def hardware_flops(model: Model, samples: int, options: Parallelism) -> float:
     """FLOPs with what is computed again."""
     again = 0.0
-    for number, block in enumerate(model.blocks):
-        what = repeated(options, number)
+    for block, what in zip(model.blocks, repeated(options, len(model.blocks)), strict=True):
         if what:
             count = block_flops if what == WHOLE else core_flops
             again += count(block, model.context)
@@ -221,8 +232,8 @@ class ModelCosts:
         """Of each block."""
         found: list[Seconds] = []
         before: tuple[Block, str] | None = None
-        for number, block in enumerate(self.model.blocks):
-            again = repeated(self.setting.options, number) if self.setting.options.recompute else ""
+        every = repeated(self.setting.options, len(self.model.blocks))
+        for block, again in zip(self.model.blocks, every, strict=True):
             if before is None or block is not before[0] or again != before[1]:
                 before = block, again
                 own = self._known(before, partial(self._block, *before))

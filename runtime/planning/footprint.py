@@ -165,6 +165,7 @@ def _by_stage(model: Model, setting: Setting) -> tuple[list[float], list[float]]
     backward computes a block again."""
     kept, again, first = [], [], 0
     known: dict[Block, tuple[float, float, float]] = {}
+    repeats = repeated(setting.options, len(model.blocks))
     for count in setting.blocks_of(len(model.blocks)):
         total = most = 0.0
         for number in range(first, first + count):
@@ -172,7 +173,7 @@ def _by_stage(model: Model, setting: Setting) -> tuple[list[float], list[float]]
             if block not in known:
                 known[block] = block_activations(block, model, setting)
             everything, without, inputs = known[block]
-            own = {WHOLE: inputs, CORE: without}.get(repeated(setting.options, number), everything)
+            own = {WHOLE: inputs, CORE: without}.get(repeats[number], everything)
             total += own
             most = max(most, everything - own)
         kept.append(total)

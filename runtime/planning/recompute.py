@@ -28,11 +28,14 @@ def fitted(setting: Setting, costs: ModelCosts, limit: float) -> Setting | None:
     knapsack over the blocks of each rank. None if not even recomputing all of them is enough."""
     model, schedule = costs.model, setting.schedule
     everything = replace(setting, options=replace(setting.options, recompute=("blocks",)))
+    most = footprints(model, everything)
+    plain = footprints(model, setting)
+    if any(min(a.total, b.total) > limit for a, b in zip(plain, most, strict=True)):
+        return None
     flights, stages = peak_micro_batches(schedule), _numbers(setting, model)
     ways = {block: _ways(block, setting, costs) for block in dict.fromkeys(model.blocks)}
     chosen = [""] * len(model.blocks)
-    most = footprints(model, everything)
-    for rank, footprint in enumerate(footprints(model, setting)):
+    for rank, footprint in enumerate(plain):
         if footprint.total <= limit:
             continue
         own = [(flights[stage], n) for stage in schedule.stages_of(rank) for n in stages[stage]]

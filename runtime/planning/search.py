@@ -25,6 +25,9 @@ BEST = 10
 SIMULATED = 1000
 """On more than SMALL_RANKS, the most settings that are simulated: those of the best estimates."""
 
+ACTIONS = 2_000_000
+"""The same of the forwards and backwards that are simulated: long pipelines have many."""
+
 SMALL_RANKS = 16
 """Up to so many ranks a search is exact, its collectives are simulated; beyond, it takes their
 closed forms, and simulates those of the best settings."""
@@ -118,6 +121,7 @@ class _Searching:
         self.bounds = Bounds(request, fabric)
         self.found = Search(request)
         self.least: dict[str, tuple[float, str]] = {}
+        self.actions = 0
 
     def run(self, progress: Callable[[int, int], None], exact: bool) -> Search:
         found, ordered = self.found, self._listed()
@@ -125,7 +129,7 @@ class _Searching:
         for number, (_, bound, setting) in enumerate(ordered):
             if bound > self._enough():
                 self._slower(setting, bound)
-            elif found.simulated >= SIMULATED and not exact:
+            elif not exact and (found.simulated >= SIMULATED or self.actions >= ACTIONS):
                 found.complete = False
                 self._slower(setting, bound)
             else:
@@ -169,6 +173,7 @@ class _Searching:
                 self._too_large(cut, memory)
                 continue
             self.found.simulated += 1
+            self.actions += 2 * fits.stages * fits.micro_batches
             made = simulate(request.model, request.cluster, fits, fabric=self.fabric)
             self._keep(Candidate(fits, made))
 

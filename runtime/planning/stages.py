@@ -5,6 +5,7 @@ Both are searches of their own with exact answers, made for one setting at a tim
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import accumulate, product
 from typing import NamedTuple
 
@@ -77,7 +78,7 @@ def knapsack(blocks: Sequence[Sequence[Kept]], room: float) -> tuple[int, ...] |
         groups.setdefault(tuple(ways), []).append(number)
     fits = [_Way(0.0, 0.0, ())]
     for ways, members in groups.items():
-        counted = _front(_counted(ways, len(members)))
+        counted = _choices(ways, len(members))
         fits = _front(
             _Way(a.nbytes + b.nbytes, a.seconds + b.seconds, a.counts + b.counts)
             for a in fits
@@ -101,6 +102,12 @@ class _Way(NamedTuple):
     nbytes: float
     seconds: float
     counts: tuple[tuple[int, ...], ...]
+
+
+@lru_cache(maxsize=512)
+def _choices(ways: tuple[Kept, ...], count: int) -> list[_Way]:
+    """The choices for so many equal blocks of which none is worse in both."""
+    return _front(_counted(ways, count))
 
 
 def _counted(ways: Sequence[Kept], count: int) -> Iterator[_Way]:
