@@ -3,9 +3,11 @@
     python benchmarks/planning.py [--quick] [--only small] [--steps 8] [--seconds 20] [--no-network]
 
 For each number of workers and each kind of link the machine is calibrated as `ringlet calibrate`
-does it; then each setting runs in fresh processes. A step's time is that of the fastest, of the
-slowest rank in it; memory is the peak of a rank's growth (VmHWM), over sockets, where all of it is
-the rank's own. The links of 1 Gbit/s and 100 Mbit/s are virtual (network_pair.py; needs root).
+does it, with one BLAS thread for each worker; then each setting runs in fresh processes. A step's
+time is that of the fastest, of the slowest rank in it; of one worker also the processor's, which
+other work on the machine disturbs less. Memory is the peak of a rank's growth (VmHWM), over
+sockets, where all of it is the rank's own. The links of 1 Gbit/s and 100 Mbit/s are virtual
+(network_pair.py; needs root).
 """
 
 import argparse
@@ -125,7 +127,7 @@ def collective(world, name, nbytes):
 
 
 def train(world, preset, model, options, steps):
-    """[by step, seconds], [place in the pipeline, bytes by which the rank grew]."""
+    """By step, seconds and the processor's; place in the pipeline, bytes by which the rank grew."""
     small = np.ones((256, 256), np.float32)
     _ = small @ small  # BLAS takes its buffers at the first product
     config = make_config(preset, None, {"model": model, **options})
@@ -136,9 +138,9 @@ def train(world, preset, model, options, steps):
     trainer, times = Trainer(config, corpus, world), []
     for _ in range(steps + WARM_UP):
         world.barrier()
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), time.thread_time()
         trainer._train_step()
-        times.append(time.perf_counter() - started)
+        times.append([time.perf_counter() - started, time.thread_time() - busy])
     return [times[WARM_UP:], [trainer.mesh.index("pp"), status("VmHWM") - before]]
 
 
@@ -166,9 +168,10 @@ def summary(what, errors):
 
 
 def steps_table(runs, machines, steps):
-    """Print steps and memory; returns their errors."""
-    seconds, memory = [], []
-    print(f"{'':48}{'expected':>10}{'measured':>10}{'':>8}{'memory':>10}{'measured':>10}")
+    """Print steps and memory; returns the errors of steps, of the processor's time, of memory."""
+    seconds, processor, memory = [], [], []
+    head = f"{'expected':>10}{'measured':>10}{'':>8}{'processor':>10}{'':>8}"
+    print(f"{'':48}{head}{'memory':>10}{'measured':>10}")
     for run in runs:
         cluster = machines.get((run.workers, run.link))
         if cluster is None:
@@ -176,20 +179,25 @@ def steps_table(runs, machines, steps):
         with pool_of(run.workers, run.link) as pool:
             how = {"preset": run.preset, "model": run.model, "options": dict(run.options)}
             rows = pool.run(train, deadline=600, steps=steps, **how)
-        took = min(np.max([times for times, _ in rows], axis=0))
+        took, busy = np.max([times for times, _ in rows], axis=0).min(axis=0)
         wanted = expected(run, cluster)
         seconds.append(error(wanted.seconds, took))
         words = " ".join(f"{name}={value}" for name, value in run.options.items())
         link = run.link if isinstance(run.link, str) else f"{run.link} Mbit/s"
         head = f"{run.preset} {run.model} x{run.workers} {link} {words.removeprefix('mesh=')}"
         line = f"{head:48}{wanted.seconds * 1e3:8.1f}ms{took * 1e3:8.1f}ms{seconds[-1]:+8.1%}"
+        if run.workers == 1:
+            processor.append(error(wanted.seconds, busy))
+            line += f"{busy * 1e3:8.1f}ms{processor[-1]:+8.1%}"
+        elif run.link == "tcp":
+            line += f"{'':18}"
         if run.workers == 1 or run.link == "tcp":
             place, grown = max((each for _, each in rows), key=lambda each: each[1])
             most = wanted.memory[place].total
             memory.append(error(most, grown))
             line += f"{most / 2**20:7.1f}MiB{grown / 2**20:7.1f}MiB{memory[-1]:+8.1%}"
         print(line, flush=True)
-    return seconds, memory
+    return seconds, processor, memory
 
 
 def collectives_table(machines, measured):
@@ -220,6 +228,8 @@ def main():
     runs = [run for run in runs if given.only in ("", run.preset, run.model)]
     if given.no_network:
         runs = [run for run in runs if isinstance(run.link, str)]
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[variable] = "1"
     machines, measured = {}, {}
     for key in dict.fromkeys((run.workers, run.link) for run in runs):
         try:
@@ -233,10 +243,11 @@ def main():
     cores = len(os.sched_getaffinity(0))
     name = next(iter(machines.values())).device.name
     print(f"{name}, {cores} cores, load {os.getloadavg()[0]:.1f}")
-    seconds, memory = steps_table(runs, machines, given.steps or (4 if given.quick else 8))
-    collectives = collectives_table(machines, measured)
-    for what, errors in (("steps", seconds), ("memory", memory), ("collectives", collectives)):
-        summary(what, errors)
+    found = steps_table(runs, machines, given.steps or (4 if given.quick else 8))
+    summary("steps", found[0])
+    summary("steps of one worker, the processor's time", found[1])
+    summary("memory", found[2])
+    summary("collectives", collectives_table(machines, measured))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,10 @@ PATIENCE_S = 600.0
 SMALL, LARGE = 64, 1 << 20
 """Bytes of the sums that tell latency and bandwidth: of a norm, and of a bucket."""
 
-FIRST = {True: Tier(2, 5e-6, 4e9, memory=True), False: Tier(2, 4e-5, 2.4e9, 6e-5)}
+FIRST = {
+    True: Tier(2, 5e-6, 4e9, duplex=False, memory=True),
+    False: Tier(2, 4e-5, 2.4e9, 6e-5, duplex=False),
+}
 """Where the search for a link's figures begins: memory, messages."""
 
 FITS = 8

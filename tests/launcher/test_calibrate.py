@@ -14,6 +14,7 @@ from ringlet.runtime.planning.cluster import Cluster, Tier, parse_cluster
 from ringlet.runtime.planning.device import Device
 from ringlet.runtime.planning.fabric import Fabric, Ranks
 from ringlet.runtime.planning.models import model_of
+from ringlet.runtime.planning.plan import links_of
 from ringlet.runtime.training.factories import model_config
 
 DEVICE = Device(1e9, 1e9, {"float32": 1e10})
@@ -143,6 +144,13 @@ def test_workers_that_fail_are_an_error(monkeypatch):
 @pytest.mark.parametrize(("ranks", "expected"), [(2, [2]), (3, [3]), (6, [2, 6]), (8, [2, 4, 8])])
 def test_links_are_measured_for_groups_of(ranks, expected):
     assert sizes(ranks) == expected
+
+
+def test_a_plan_pins_the_links_that_were_measured():
+    sockets = Tier(2, 3e-5, 2e9, 5e-5, duplex=False)
+    network = Tier(4, 1e-4, 1.2e8, 6e-5, sharing=2)
+    found = links_of(Cluster(DEVICE, 2, 2, (sockets, network)))
+    assert (found.host, found.network) == (sockets.cost, network.cost)
 
 
 @pytest.mark.parametrize("memory", [True, False])
