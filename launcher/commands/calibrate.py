@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import typer
 
 import ringlet
 from ringlet.launcher.commands.options import with_options
@@ -58,10 +59,14 @@ def calibrate(options: CalibrateOptions, join: JoinOptions) -> None:
             raise UserError(f"--out {options.out} is a folder; name a file")
         if not options.out.parent.is_dir():
             raise UserError(f"--out {options.out}: there is no folder {options.out.parent}")
-    screen = Screen()
-    found = calibrated(
-        options.workers or cores(), join.transport, options.seconds, options.again, screen
-    )
+    screen, workers = Screen(), options.workers or cores()
+    path = cache_file(workers, join.transport)
+    found = None if options.again else remembered(path)
+    if found is not None:
+        screen.line(f"as it was measured before (--again measures anew): {path}")
+    else:
+        found = _measured(workers, join, options.seconds, screen)
+        _remember(path, str(found))
     if options.out is not None:
         with user_errors(os_error=f"cannot write --out {options.out}"):
             options.out.write_text(str(found))
@@ -69,21 +74,15 @@ def calibrate(options: CalibrateOptions, join: JoinOptions) -> None:
         screen.line(line)
 
 
-def calibrated(
-    workers: int,
-    transport: str = "auto",
-    seconds: float = SECONDS,
-    again: bool = False,
-    screen: Screen | None = None,
-) -> Cluster:
+def calibrated(workers: int, transport: str = "auto", seconds: float = SECONDS) -> Cluster:
     """This machine with so many workers, as it was measured before, or as it is measured now.
 
     Raises UserError if it cannot be measured.
     """
     path = cache_file(workers, transport)
-    found = None if again else remembered(path)
+    found = remembered(path)
     if found is None:
-        found = _measured(workers, transport, seconds, screen or Screen())
+        found = _measured(workers, JoinOptions(transport), seconds, Screen())
         _remember(path, str(found))
     return found
 
@@ -104,8 +103,12 @@ def cache_file(workers: int, transport: str) -> Path:
         "transport": transport,
     }
     name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    folder = Path(home) if Path(home).is_absolute() else Path("~/.cache").expanduser()
+    folder = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not folder.is_absolute():
+        try:
+            folder = Path("~/.cache").expanduser()
+        except RuntimeError:  # a user without a home: nothing is remembered
+            folder = Path(os.devnull)
     return folder / "ringlet" / f"machine-{workers}-{transport}-{name}.toml"
 
 
@@ -126,19 +129,26 @@ def _remember(path: Path, text: str) -> None:
         Path(file.name).replace(path)
 
 
-def _measured(workers: int, transport: str, seconds: float, screen: Screen) -> Cluster:
+def _measured(workers: int, join: JoinOptions, seconds: float, screen: Screen) -> Cluster:
     """Start the workers, and let them measure."""
-    texts = list[str]()
+    texts, load = list[str](), os.getloadavg()[0]
+    if load > cores() / 2:
+        screen.say(
+            f"this machine is busy (a load of {load:.1f} on {cores()} cores): what is measured by "
+            "the clock, links above all, is slower than on a free one"
+        )
 
     def inform(notice: Notice) -> None:
         if "measuring" in notice:
-            screen.line(f"measuring {notice['measuring']} ({workers} workers, {transport})")
+            screen.line(f"measuring {notice['measuring']} ({workers} workers, {join.transport})")
         texts.extend([notice["cluster"]] if "cluster" in notice else [])
 
-    agent = Agent(workers, WorkerOptions(transport))
+    agent = Agent(workers, WorkerOptions(join.transport, join.timeout))
     job, _ = agent.next_job(0)
     task, module = json.dumps({"seconds": seconds}), "ringlet.launcher.workers.calibrate_worker"
     code = Supervisor(job, module, [task], screen=screen, agent=agent, inform=inform).run()
+    if code > ExitCode.SIGNAL:
+        raise typer.Exit(code)
     if code != ExitCode.OK or not texts:
         raise UserError("this machine could not be measured: its workers failed (see above)")
     with user_errors(ClusterError):

@@ -1,14 +1,16 @@
 """`ringlet calibrate`: this machine's description is measured once, and is like any other."""
 
+import signal
 import tomllib
 
 import pytest
+import typer
 
 from ringlet import runtime
 from ringlet.launcher.cli import main
 from ringlet.launcher.commands import calibrate as command
 from ringlet.launcher.commands.plan.machine import machine
-from ringlet.launcher.errors import UserError
+from ringlet.launcher.errors import ExitCode, UserError
 from ringlet.runtime.planning.calibrate import LARGE, SMALL, fitted, sizes
 from ringlet.runtime.planning.cluster import Cluster, Tier, parse_cluster
 from ringlet.runtime.planning.device import Device
@@ -20,6 +22,18 @@ from ringlet.runtime.training.factories import model_config
 DEVICE = Device(1e9, 1e9, {"float32": 1e10})
 LINK = Tier(2, 1e-5, 1e9, memory=True)
 KNOWN = Cluster(DEVICE, 2, 1, (LINK,), name="known")
+
+
+class Failing:
+    """A supervisor whose workers fail."""
+
+    code = 1
+
+    def __init__(self, job, *args, **how):
+        job.clean()
+
+    def run(self):
+        return self.code
 
 
 def calibrate(capfd, *arguments):
@@ -66,18 +80,41 @@ def test_two_workers_are_measured_once(capfd, tmp_path):
     )
     assert 1e-4 < step.seconds < 60
 
-    code, out, _ = calibrate(capfd, "-n", 2)  # remembered
+    code, out, _ = calibrate(capfd, "-n", 2)
     assert code == 0
-    assert "measuring" not in out
+    assert out.startswith("as it was measured before")
+
+
+def test_again_measures_again(measured, capfd):
+    for words in ((), ("--again",), ()):
+        assert calibrate(capfd, "-n", 2, *words)[0] == 0
+    assert len(measured) == 2
+
+
+def test_a_user_without_a_home_is_measured(measured, monkeypatch):
+    def homeless(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr("pathlib.Path.expanduser", homeless)
+    assert command.calibrated(2) == command.calibrated(2) == KNOWN
+    assert len(measured) == 2
+
+
+def test_a_signal_ends_it_as_one(monkeypatch):
+    monkeypatch.setattr(Failing, "code", ExitCode.SIGNAL + signal.SIGTERM)
+    monkeypatch.setattr(command, "Supervisor", Failing)
+    with pytest.raises(typer.Exit) as ended:
+        command.calibrated(2)
+    assert ended.value.exit_code == 143
 
 
 def test_what_was_measured_is_remembered(measured, cache):
     assert command.calibrated(2) == command.calibrated(2) == KNOWN
     assert len(measured) == 1
-    command.calibrated(2, again=True)
     command.calibrated(3)
     command.calibrated(2, "tcp")
-    assert len(measured) == 4
+    assert len(measured) == 3
     assert len(list((cache / "ringlet").iterdir())) == 3  # and nothing half written
 
 
@@ -123,16 +160,6 @@ def test_what_cannot_be_is_said_in_a_line(capfd, measured, arguments, says):
     assert says in err
     assert "Traceback" not in err
     assert not measured
-
-
-class Failing:
-    """A supervisor whose workers fail."""
-
-    def __init__(self, job, *args, **how):
-        job.clean()
-
-    def run(self):
-        return 1
 
 
 def test_workers_that_fail_are_an_error(monkeypatch):
