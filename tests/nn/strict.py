@@ -137,7 +137,7 @@ class Array:
     __float__ = item
 
 
-NAMES = """exp expm1 log log1p log2 log10 sqrt sin cos tanh abs sign negative square floor ceil
+NAMES = """exp expm1 cosh log log1p log2 log10 sqrt sin cos tanh abs sign negative square floor ceil
 round add subtract multiply divide maximum minimum remainder floor_divide copysign matmul isfinite
 equal not_equal greater less greater_equal less_equal logical_and logical_or logical_not
 logical_xor isnan isinf"""

@@ -57,3 +57,44 @@ def test_a_row_of_padding_alone_gets_zeros_and_gives_no_gradient(need_weights, a
     y.sum().backward()
     assert np.isfinite(attention.in_proj_weight.grad).all() and np.isfinite(x.grad).all()
     assert attention.in_proj_weight.grad.any()
+
+
+def _near(low, high):
+    ends = np.logspace(-30, np.log10(high), 300)
+    return np.concatenate([np.linspace(low, high, 2000), ends, -ends[ends < -low]])
+
+
+ERF = np.vectorize(math.erf)
+PRECISE = {  # the function, its range, and value and slope in float64
+    "sigmoid": (F.sigmoid, (-87, 87), lambda x: 1 / (1 + np.exp(-x))),
+    "sigmoid slope": (F.sigmoid, (-85, 85), lambda x: 1 / (2 * np.cosh(x / 2)) ** 2),
+    "tanh": (F.tanh, (-40, 40), np.tanh),
+    "tanh slope": (F.tanh, (-40, 40), lambda x: 1 / np.cosh(x) ** 2),
+    "erf": (F.erf, (-9, 9), ERF),
+    "erf slope": (F.erf, (-9, 9), lambda x: 2 / np.sqrt(np.pi) * np.exp(-x * x)),
+    "expm1 slope": (F.expm1, (-80, 80), np.exp),
+    "silu": (F.silu, (-85, 1e8), lambda x: x / (1 + np.exp(-x))),
+    "silu slope": (F.silu, (20, 1e8), lambda x: np.ones_like(x)),
+}
+
+
+@pytest.mark.parametrize("name", PRECISE)
+def test_float32_is_exact_to_a_few_units_over_the_whole_range(name):
+    function, bounds, exact = PRECISE[name]
+    values = np.linspace(*bounds, 2000) if bounds[0] > 0 else _near(*bounds)
+    x = Tensor(values.astype(np.float32), requires_grad=True)
+    y = function(x)
+    y.sum().backward()
+    expected = exact(x.data.astype(np.float64))
+    unit = np.spacing(np.abs(expected).astype(np.float32))
+    error = np.abs((x.grad if name.endswith("slope") else y.data) - expected) / unit
+    assert error.max() <= 6, (error.max(), x.data[error.argmax()])
+
+
+def test_the_ends_of_the_range_give_no_nan():
+    x = Tensor(np.array([-INF, -1e30, -100, 100, 1e30], np.float32), requires_grad=True)
+    for function in (F.sigmoid, F.tanh, F.erf):
+        x.grad = None
+        y = function(x)
+        y.sum().backward()
+        assert np.isfinite(y.data).all() and np.isfinite(x.grad).all()

@@ -4,11 +4,13 @@ slope with the value: backward is one product, and nothing else is kept."""
 import math
 from typing import Literal
 
-from ringlet.nn.autograd.conversion import in_dtype, unary
+import numpy as np
+
+from ringlet.nn.autograd.conversion import in_dtype, selected, unary
 from ringlet.nn.autograd.deferred import Gradients
-from ringlet.nn.autograd.operations.elementwise import elementwise, error_function
+from ringlet.nn.autograd.operations.elementwise import elementwise
 from ringlet.nn.autograd.tensor import Operation, Tensor
-from ringlet.nn.backend import Array, block_size, xp
+from ringlet.nn.backend import Array, block_size, chosen, xp
 
 __all__ = ["gelu", "relu", "sigmoid", "silu", "swiglu", "tanh"]
 
@@ -44,11 +46,12 @@ class SiLU(_Sloped):
     """x sigmoid(x). Elfwing, Uchibe and Doya, "Sigmoid-weighted linear units" (2018)."""
 
     def block(self, x: Array, y: Array, slope: Array | None, spare: Array) -> None:
-        sigmoid = spare[0]
-        _sigmoid(x, sigmoid)
-        xp.multiply(x, sigmoid, out=y)
+        inverse, other, _ = spare
+        _one_and_exp(x, inverse)
+        xp.divide(x, inverse, out=y)
         if slope is not None:
-            _silu_slope(y, sigmoid, slope)
+            xp.divide(1, inverse, out=slope)
+            _silu_slope(y, slope, other)
 
 
 class SwiGLU(Operation):
@@ -61,9 +64,10 @@ class SwiGLU(Operation):
         result = xp.empty(gate.shape, gate.dtype)
         self.of_gate, self.of_up = (xp.empty(gate.shape, gate.dtype) for _ in range(2))
         for x, u, y, d_gate, silu in _blocks(gate, up, result, self.of_gate, self.of_up):
-            _sigmoid(x, y)
-            xp.multiply(x, y, out=silu)
-            _silu_slope(silu, y, d_gate)
+            _one_and_exp(x, y)
+            xp.divide(1, y, out=d_gate)
+            xp.multiply(x, d_gate, out=silu)
+            _silu_slope(silu, d_gate, y)
             d_gate *= u
             xp.multiply(silu, u, out=y)
         return result
@@ -74,18 +78,39 @@ class SwiGLU(Operation):
         return to_gate, to_up
 
 
-def _sigmoid(x: Array, out: Array) -> None:
-    xp.multiply(x, 0.5, out=out)
-    xp.tanh(out, out=out)
-    out *= 0.5
-    out += 0.5
+def _one_and_exp(x: Array, out: Array) -> None:
+    """1 + exp(-x), the inverse of the sigmoid; expm1 is faster than exp."""
+    xp.negative(x, out=out)
+    with np.errstate(over="ignore"):  # the sigmoid is 0
+        xp.expm1(out, out=out)
+    out += 2
 
 
-def _silu_slope(y: Array, sigmoid: Array, out: Array) -> None:
-    """sigmoid (1 + x (1 - sigmoid)) = sigmoid (1 - y) + y, with y = x sigmoid"""
-    xp.subtract(1, y, out=out)
-    out *= sigmoid
-    out += y
+def _silu_slope(y: Array, sigmoid: Array, spare: Array) -> None:
+    """sigmoid + y (1 - sigmoid), with y = x sigmoid, in place of the sigmoid."""
+    xp.subtract(1, sigmoid, out=spare)
+    spare *= y
+    sigmoid += spare
+
+
+def _sigmoid(x: Array) -> Array:
+    inverse = xp.empty(x.shape, x.dtype)
+    _one_and_exp(x, inverse)
+    return 1 / inverse
+
+
+def _sigmoid_gradient(grad: Array, x: Array) -> Array:
+    """1 / (2 cosh(x / 2))^2: exact where the sigmoid is almost 1, too."""
+    with np.errstate(over="ignore"):
+        inverse = xp.square(2 * xp.cosh(in_dtype(0.5, x) * x))
+    return grad / inverse
+
+
+def _tanh_gradient(grad: Array, x: Array) -> Array:
+    """1 / cosh(x)^2: exact where the tangent is almost 1, too."""
+    with np.errstate(over="ignore"):
+        inverse = xp.square(xp.cosh(x))
+    return grad / inverse
 
 
 class TanhGELU(_Sloped):
@@ -122,13 +147,28 @@ class TanhGELU(_Sloped):
         xp.add(rest, tanh, out=slope)
 
 
+def _rough_erf(x: Array) -> Array:
+    """The error function with an absolute error of 2e-7, in the dtype of x: what GELU needs.
+
+    Abramowitz and Stegun, "Handbook of mathematical functions" (1964), 7.1.26.
+    """
+    if x.dtype == np.float64:
+        return chosen().erf(x)
+    a = xp.abs(x)
+    t = 1 / (1 + a * in_dtype(0.3275911, x))
+    series = t * in_dtype(1.061405429, x)
+    for coefficient in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
+        series = (series + in_dtype(coefficient, x)) * t
+    return xp.copysign(1 - series * xp.exp(-a * a), x)
+
+
 class ErfGELU(_Sloped):
     """x (1 + erf(x / sqrt(2))) / 2."""
 
     def block(self, x: Array, y: Array, slope: Array | None, spare: Array) -> None:
         cdf, density, _ = spare
         xp.multiply(x, 1 / math.sqrt(2), out=cdf)
-        cdf[...] = error_function(cdf)
+        cdf[...] = _rough_erf(cdf)
         cdf += 1
         cdf *= 0.5
         xp.multiply(cdf, x, out=y)
@@ -151,12 +191,10 @@ def _blocks(*arrays: Array) -> list[tuple[Array, ...]]:
 
 # fmt: off
 tanh = elementwise("tanh", "The hyperbolic tangent.", lambda x: xp.tanh(x),
-                   "y", lambda grad, y: grad * (1 - y * y))
+                   "x", _tanh_gradient)
 relu = elementwise("relu", "max(x, 0); slope 0 at 0.", lambda x: xp.maximum(x, 0),
-                   "y", lambda grad, y: xp.where(y <= 0, in_dtype(0, grad), grad))
-sigmoid = elementwise("sigmoid", "1 / (1 + exp(-x)), as (1 + tanh(x / 2)) / 2: no overflow.",
-                      lambda x: in_dtype(0.5, x) + in_dtype(0.5, x) * xp.tanh(in_dtype(0.5, x) * x),
-                      "y", lambda grad, y: grad * y * (1 - y))
+                   "y", lambda grad, y: selected(grad, ~(y <= 0)))
+sigmoid = elementwise("sigmoid", "1 / (1 + exp(-x)).", _sigmoid, "x", _sigmoid_gradient)
 # fmt: on
 silu = unary(SiLU)
 

@@ -7,6 +7,7 @@ from ringlet.nn.autograd.conversion import (
     binary,
     in_dtype,
     mask_array,
+    selected,
     tensors,
     unary,
 )
@@ -139,7 +140,7 @@ class Clamp(Operation):
         return xp.clip(x, in_dtype(low, x), in_dtype(high, x))
 
     def backward(self, grad: Array) -> Gradients:
-        return (xp.where(self.inside, grad, in_dtype(0, grad)),)
+        return (selected(grad, self.inside),)
 
 
 class Extremum(Operation):
@@ -153,11 +154,10 @@ class Extremum(Operation):
         return (xp.maximum if self.largest else xp.minimum)(self.a, self.b)
 
     def backward(self, grad: Array) -> Gradients:
-        a, b, zero = self.a, self.b, in_dtype(0, grad)
-        shared = xp.where(xp.equal(a, b), grad * in_dtype(0.5, grad), grad)
-        smaller, larger = xp.less(a, b), xp.greater(a, b)
-        a_loses, b_loses = (smaller, larger) if self.largest else (larger, smaller)
-        return xp.where(a_loses, zero, shared), xp.where(b_loses, zero, shared)
+        wins = xp.greater(self.a, self.b) if self.largest else xp.less(self.a, self.b)
+        share = wins.astype(grad.dtype)
+        share[xp.equal(self.a, self.b)] = 0.5
+        return selected(grad, share), selected(grad, 1 - share)
 
 
 class Where(Operation):

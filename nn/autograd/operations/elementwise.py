@@ -61,21 +61,9 @@ def elementwise(
     return unary(type(name.capitalize(), (_Elementwise,), {**own, "__doc__": meaning}))
 
 
-def error_function(x: Array) -> Array:
-    """The error function: to double precision for float64, to 2e-7 for narrower dtypes."""
-    if x.dtype == np.float64:
-        return chosen().erf(x)
-    # Abramowitz and Stegun, "Handbook of mathematical functions" (1964), 7.1.26
-    a = xp.abs(x)
-    t = 1 / (1 + a * in_dtype(0.3275911, x))
-    series = t * in_dtype(1.061405429, x)
-    for coefficient in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
-        series = (series + in_dtype(coefficient, x)) * t
-    return xp.copysign(1 - series * xp.exp(-a * a), x)
-
-
-def _error_gradient(grad: Array, x: Array) -> Array:
-    return grad * (xp.exp(-x * x) * in_dtype(2 / math.sqrt(math.pi), x))
+def _erf_gradient(grad: Array, x: Array) -> Array:
+    slope = 2 / math.sqrt(math.pi) * xp.exp(-xp.square(x.astype(np.float64)))
+    return grad * slope.astype(grad.dtype)
 
 
 def _zeros(grad: Array, y: Array) -> Array:
@@ -86,7 +74,7 @@ def _zeros(grad: Array, y: Array) -> Array:
 abs = elementwise("abs", "The absolute value; slope 0 at 0.", lambda x: xp.abs(x),
                   "x", lambda grad, x: grad * xp.sign(x))
 expm1 = elementwise("expm1", "exp(x) - 1, exact near 0.", lambda x: xp.expm1(x),
-                    "y", lambda grad, y: grad * (y + 1))
+                    "x", lambda grad, x: grad * xp.exp(x))
 log = elementwise("log", "The natural logarithm.", lambda x: xp.log(x),
                   "x", lambda grad, x: grad / x)
 log1p = elementwise("log1p", "log(1 + x), exact near 0.", lambda x: xp.log1p(x),
@@ -104,7 +92,7 @@ sin = elementwise("sin", "The sine.", lambda x: xp.sin(x),
 cos = elementwise("cos", "The cosine.", lambda x: xp.cos(x),
                   "x", lambda grad, x: -grad * xp.sin(x))
 erf = elementwise("erf", "The error function: 2 / sqrt(pi) times the integral of exp(-t^2) to x.",
-                  error_function, "x", _error_gradient)
+                  lambda x: chosen().erf(x), "x", _erf_gradient)
 sign = elementwise("sign", "-1, 0 or 1; the gradient is zeros.", lambda x: xp.sign(x),
                    "y", _zeros)
 floor = elementwise("floor", "The largest integer not above x; the gradient is zeros.",

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from ringlet.nn.autograd.conversion import array_of, in_dtype, unary
+from ringlet.nn.autograd.conversion import array_of, in_dtype, selected, unary
 from ringlet.nn.autograd.deferred import Gradients
 from ringlet.nn.autograd.operations.arithmetic import maximum, minimum
 from ringlet.nn.autograd.operations.elementwise import abs
@@ -117,7 +117,7 @@ class Extreme(_Reduction):
     def backward(self, grad: Array) -> Gradients:
         count = self.hits.sum(axis=self.dim, keepdims=self.keepdim, dtype=grad.dtype)
         share = self.spread(grad / count, self.hits.shape)
-        return (xp.where(self.hits, share, in_dtype(0, grad)),)
+        return (selected(share, self.hits),)
 
 
 class LogSumExp(_Reduction):
