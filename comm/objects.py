@@ -7,6 +7,9 @@ import numpy as np
 
 from ringlet.comm.arrays import Array, dtype_named, name_of
 
+TEXT = {"unicode_errors": "surrogateescape"}
+"""Names of files need not be UTF-8; Python keeps their other bytes so."""
+
 _ARRAY, _TUPLE = 1, 2
 _KINDS: tuple[Any, ...] = (int, float, str, bytes, list, dict)
 
@@ -23,7 +26,9 @@ def pack(value: Any, tuples: bool = False) -> Array:
 def pack_checked(value: Any, tuples: bool = False) -> tuple[Array, Any]:
     """The same, and what `unpack` makes of them: some values can be packed, but not unpacked."""
     try:
-        packed = _pack_exactly(value) if tuples else msgpack.packb(value, default=_pack_other)
+        packed = (
+            _pack_exactly(value) if tuples else msgpack.packb(value, default=_pack_other, **TEXT)
+        )
         data = np.frombuffer(packed, np.uint8).copy()
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise TypeError(f"cannot send this object as msgpack: {error}") from error
@@ -40,7 +45,7 @@ def unpack(data: Array) -> Any:
     """The packed value; tuples come back as lists, unless they were packed as tuples. Raises
     ValueError for other bytes."""
     try:
-        return msgpack.unpackb(data.data, ext_hook=_unpack_other, strict_map_key=False)
+        return msgpack.unpackb(data.data, ext_hook=_unpack_other, strict_map_key=False, **TEXT)
     except (TypeError, OverflowError, RecursionError, msgpack.UnpackException) as error:
         raise ValueError(f"not a packed object: {error}") from error
 
@@ -56,7 +61,7 @@ def _pack_other(value: Any) -> Any:
 
 
 def _pack_exactly(value: Any) -> Any:
-    return msgpack.packb(value, default=_pack_tuple, strict_types=True)
+    return msgpack.packb(value, default=_pack_tuple, strict_types=True, **TEXT)
 
 
 def _pack_tuple(value: Any) -> Any:
@@ -71,7 +76,7 @@ def _pack_tuple(value: Any) -> Any:
 
 def _unpack_other(code: int, data: bytes) -> Any:
     if code == _TUPLE:
-        return tuple(msgpack.unpackb(data, ext_hook=_unpack_other, strict_map_key=False))
+        return tuple(msgpack.unpackb(data, ext_hook=_unpack_other, strict_map_key=False, **TEXT))
     if code != _ARRAY:
         raise ValueError(f"unknown msgpack extension {code}")
     dtype, shape, content = msgpack.unpackb(data, use_list=False)

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, Field, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -153,12 +154,19 @@ class Command(TyperCommand):
     For an option that there is not, it names those that may be meant."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        empty = {word for word, value in pairwise(args) if not value}
+        empty |= {word[:-1] for word in args if word.endswith("=")}
         try:
-            return super().parse_args(ctx, args)
+            rest = super().parse_args(ctx, args)
         except Exception as error:
             if hasattr(error, "possibilities") and hasattr(error, "option_name"):
                 error.possibilities = similar_options(ctx, error.option_name)
             raise
+        for each in self.params:
+            # A variable that is not set, which is not meant to be the current folder.
+            if (names := empty.intersection(each.opts)) and ctx.params[each.name or ""] == Path():
+                raise UserError(f"{min(names)} is empty; the current folder is .")
+        return rest
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         arguments = [each for each in self.get_params(ctx) if each.param_type_name == "argument"]

@@ -4,6 +4,7 @@ Inputs are small whole numbers, so that sums are exact in every dtype and order.
 """
 
 import functools
+import os
 
 import msgpack
 import numpy as np
@@ -293,6 +294,8 @@ def objects(world):
         text = world.broadcast_object({"from": root, "x" * root: root}, root)
         assert text == {"from": root, "x" * root: root}
     assert world.broadcast_object(None) is None
+    name = os.fsdecode(b"caf\xe9")  # not UTF-8
+    assert world.broadcast_object([name, {name: 1}]) == [name, {name: 1}]
     for keys in ({1: "one", b"two": 2, None: 3, 2.5: 4, False: 5}, {np.float64(0.5): [[]]}):
         assert world.broadcast_object(keys) == keys
 

@@ -82,6 +82,15 @@ def test_an_option_that_is_not_there_brings_up_the_one_that_is_meant(option, cap
         assert MEANT[option].strip("-").replace("-", "_") in stderr.partition("did you mean")[2]
 
 
+@pytest.mark.parametrize(
+    "words", [("train", "--out", ""), ("train", "--out="), ("export", "--from", ".", "--to", "")]
+)
+def test_an_empty_variable_is_no_folder(words, capsys):
+    code, _, stderr = outcome(capsys, *words)
+    name = words[-1].strip("=") or words[-2]
+    assert (code, stderr) == (2, f"ringlet: {name} is empty; the current folder is .\n")
+
+
 QUOTED = ["plain", "two words", "it's", "$HOME", "a\nb", "\\", "caf\udce9", "--out", "", "~", "é"]
 
 
