@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, ClassVar, TypeAlias
 
@@ -141,9 +141,32 @@ class Module:
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, "Module"]]:
         """This module and all inside it, with their paths, in the order of assignment."""
+        self._refuse_hidden()
         yield prefix, self
         for name, child in self.children():
             yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
+
+    def _refuse_hidden(self) -> None:
+        """Raise TypeError if modules or parameters are in a list or dict, where none finds them."""
+        for name, value in vars(self).items():
+            if isinstance(value, list | tuple | set | dict):
+                held = value.values() if isinstance(value, dict) else value
+                if any(isinstance(each, Module | Parameter) for each in held):
+                    raise TypeError(
+                        f"{type(self).__name__}.{name} is a {type(value).__name__} of modules or "
+                        "parameters, which would not be trained or saved: use ModuleList, "
+                        "ModuleDict or an attribute for each"
+                    )
+
+    def _hold(self, modules: Iterable[tuple[str, Any]]) -> None:
+        """Make modules attributes; raises TypeError or ValueError naming what cannot be one."""
+        for name, module in modules:
+            if not isinstance(module, Module):
+                kind = type(module).__name__
+                raise TypeError(f"{type(self).__name__} holds modules; {name!r} is of type {kind}")
+            if not name or "." in name or hasattr(type(self), name):
+                raise ValueError(f"a module in {type(self).__name__} cannot be named {name!r}")
+            setattr(self, name, module)
 
     def modules(self) -> Iterator["Module"]:
         """This module and all inside it."""
@@ -269,18 +292,21 @@ class ModuleDict(Module):
     """Modules under the names that they are given by; it has no `forward`."""
 
     def __init__(self, **modules: Module) -> None:
-        vars(self).update(modules)
+        self._hold(modules.items())
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"there is no module {name!r} in {list(vars(self))}")
 
 
+def _numbered(modules: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    return ((str(number), module) for number, module in enumerate(modules))
+
+
 class ModuleList(Module):
     """Modules in a row, under their indices. Iterate over it; it has no `forward`."""
 
-    def __init__(self, modules: Iterator[Module] | list[Module] | tuple[Module, ...] = ()) -> None:
-        for number, module in enumerate(modules):
-            setattr(self, str(number), module)
+    def __init__(self, modules: Iterable[Module] = ()) -> None:
+        self._hold(_numbered(modules))
 
     def __iter__(self) -> Iterator[Any]:
         return (child for _, child in self.children())
@@ -288,15 +314,27 @@ class ModuleList(Module):
     def __len__(self) -> int:
         return sum(1 for _ in self.children())
 
-    def __getitem__(self, number: int) -> Any:
-        return list(self)[number]
+    def __getitem__(self, index: int | slice) -> Any:
+        """The module at an index; of a slice, a list of those modules."""
+        part = list(self)[index]
+        return ModuleList(part) if isinstance(index, slice) else part
 
 
 class Sequential(ModuleList):
-    """Modules run one after the other, each on the result of the one before."""
+    """Modules run one after the other, each on the result of the one before.
 
-    def __init__(self, *modules: Module) -> None:
-        super().__init__(modules)
+    They have their indices for names, or those of the one dict that is given.
+    """
+
+    def __init__(self, *modules: Module | Mapping[str, Module]) -> None:
+        only = modules[0] if len(modules) == 1 else None
+        self._hold(only.items() if isinstance(only, Mapping) else _numbered(modules))
+
+    def __getitem__(self, index: int | slice) -> Any:
+        """The module at an index; of a slice, a Sequential of those modules."""
+        if isinstance(index, slice):
+            return Sequential(dict(list(self.children())[index]))
+        return super().__getitem__(index)
 
     def forward(self, x: Any) -> Any:
         """The last module's result."""

@@ -64,6 +64,21 @@ def in_dtype(value: float, like: Array) -> Any:
     return like.dtype.type(value)
 
 
+def axis_of(dim: int, ndim: int) -> int:
+    """The axis, counted from 0; raises IndexError if there is none of this number."""
+    count = ndim or 1  # 0-d tensors have axes 0 and -1, as in PyTorch
+    if not -count <= dim < count:
+        raise IndexError(f"dimension {dim} is out of range for a tensor of {ndim} axes")
+    return dim % count
+
+
+def size_of(size: int, what: str, least: int = 0) -> int:
+    """A size that is not below `least`; raises ValueError naming it otherwise."""
+    if size < least:
+        raise ValueError(f"{what} is {size}; it must be at least {least}")
+    return size
+
+
 def selected(grad: Array, share: Array) -> Array:
     """grad * share, and 0 where the share is 0 (or False), also of what is infinite or NaN.
 

@@ -11,6 +11,7 @@ from ringlet.nn import (
     LayerNorm,
     Linear,
     Module,
+    ModuleDict,
     ModuleList,
     Parameter,
     Sequential,
@@ -210,3 +211,70 @@ def test_options_that_cannot_be_are_refused():
         holder = Module()
         holder.weight = Parameter(np.zeros(2, np.float32))
         holder.initialize(0)
+
+
+def layers():
+    return [Linear(2, 2), Linear(2, 3)]
+
+
+CONTAINERS = {
+    "Sequential of a dict": (lambda: Sequential({"a": layers()[0], "b": layers()[1]}), ["a", "b"]),
+    "slice of a Sequential": (lambda: Sequential(*layers(), GELU())[:2], ["0", "1"]),
+    "named slice": (lambda: Sequential({"a": GELU(), "b": GELU()})[1:], ["b"]),
+    "slice of a ModuleList": (lambda: ModuleList(layers())[1:], ["0"]),
+    "ModuleList of a generator": (lambda: ModuleList(each for each in layers()), ["0", "1"]),
+    "ModuleDict": (lambda: ModuleDict(a=layers()[0]), ["a"]),
+}
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_containers_hold_what_they_are_given(name):
+    make, names = CONTAINERS[name]
+    holder = Module()
+    holder.layers = make()
+    assert isinstance(holder.layers, Module)
+    assert [n for n, _ in holder.layers.children()] == names
+    assert [n.split(".")[1] for n in holder.state_dict()] == [
+        n for n, child in holder.layers.children() for _ in child.parameters()
+    ]
+
+
+def test_a_sequential_of_a_dict_and_its_slices_run():
+    first, second = layers()
+    model = Sequential({"first": first, "second": second})
+    x = Tensor(np.ones((1, 2), np.float32))
+    np.testing.assert_array_equal(model(x).data, second(first(x)).data)
+    np.testing.assert_array_equal(model[:1](x).data, first(x).data)
+    assert model[-1] is second
+
+
+REFUSED = {
+    "None in a ModuleList": (
+        lambda: ModuleList([GELU(), None]),
+        TypeError,
+        "'1' is of type NoneType",
+    ),
+    "a list in a Sequential": (lambda: Sequential(layers()), TypeError, "of type list"),
+    "a function in a Sequential": (lambda: Sequential(GELU(), abs), TypeError, "'1' is of type"),
+    "None in a ModuleDict": (lambda: ModuleDict(a=None), TypeError, "'a' is of type NoneType"),
+    "a dot in a name": (lambda: Sequential({"a.b": GELU()}), ValueError, "named 'a.b'"),
+    "a method's name": (lambda: Sequential({"forward": GELU()}), ValueError, "named 'forward'"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_containers_refuse_what_is_no_module(name):
+    make, error, message = REFUSED[name]
+    with pytest.raises(error, match=message):
+        make()
+
+
+@pytest.mark.parametrize("hide", [list, tuple, lambda modules: dict(enumerate(modules))])
+def test_modules_and_parameters_in_plain_lists_are_refused_by_name(hide):
+    holder = Module()
+    holder.layers = hide(layers())
+    with pytest.raises(TypeError, match=r"Module\.layers is a (list|tuple|dict) of modules"):
+        holder.num_parameters()
+    holder.layers = hide([layers()[0].weight])
+    with pytest.raises(TypeError, match="use ModuleList"):
+        holder(1)

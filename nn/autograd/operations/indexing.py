@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ringlet.nn.autograd.conversion import array_of, mask_array
+from ringlet.nn.autograd.conversion import array_of, axis_of, mask_array, size_of
 from ringlet.nn.autograd.deferred import Deferred, Gradients
 from ringlet.nn.autograd.operations.arithmetic import where
 from ringlet.nn.autograd.operations.embedding import RowSums
@@ -130,7 +130,7 @@ def _source(x: Tensor, index: Tensor | Array, src: Tensor | float) -> Tensor:
 
 def _mesh(x: Tensor, dim: int, index: Tensor | Array) -> tuple[Array, ...]:
     """An index for each axis; that of `dim` is given."""
-    given, axis = array_of(index), dim % x.ndim
+    given, axis = array_of(index), axis_of(dim, x.ndim)
     fits = given.ndim == x.ndim and all(
         own <= length or number == axis
         for number, (own, length) in enumerate(zip(given.shape, x.shape, strict=True))
@@ -154,6 +154,7 @@ def index_select(x: Tensor, dim: int, index: Tensor | Array) -> Tensor:
 
 def narrow(x: Tensor, dim: int, start: int, length: int) -> Tensor:
     """`length` slices of an axis from `start` on."""
+    size_of(length, "the length of a part")
     if start < 0 or start + length > x.shape[dim]:
         raise IndexError(f"{start}:{start + length} is out of range for axis {dim} of {x.shape}")
     return getitem(x, (*_before(x, dim), slice(start, start + length)))
@@ -171,7 +172,7 @@ def unbind(x: Tensor, dim: int = 0) -> list[Tensor]:
 
 def flip(x: Tensor, dims: int | Sequence[int]) -> Tensor:
     """The elements in reverse order along some axes."""
-    turned = {dim % x.ndim for dim in ([dims] if isinstance(dims, int) else dims)}
+    turned = {axis_of(dim, x.ndim) for dim in ([dims] if isinstance(dims, int) else dims)}
     return getitem(x, tuple(slice(None, None, -1 if n in turned else 1) for n in range(x.ndim)))
 
 
@@ -190,9 +191,10 @@ def split(x: Tensor, split_size: int | Sequence[int], dim: int = 0) -> list[Tens
     """Pieces of `split_size` along an axis (the last may be shorter), or of the sizes given."""
     length = x.shape[dim]
     if isinstance(split_size, int):
+        size_of(split_size, "split_size", 1)
         sizes = [min(split_size, length - start) for start in range(0, length, split_size)]
     else:
-        sizes = list(split_size)
+        sizes = [size_of(size, "a piece's size") for size in split_size]
     if sum(sizes) != length:
         raise ValueError(f"pieces of {sizes} do not add up to axis {dim} of shape {x.shape}")
     ends = np.cumsum(sizes).tolist()
@@ -202,11 +204,12 @@ def split(x: Tensor, split_size: int | Sequence[int], dim: int = 0) -> list[Tens
 
 def chunk(x: Tensor, chunks: int, dim: int = 0) -> list[Tensor]:
     """At most `chunks` pieces of equal length along an axis; the last may be shorter."""
+    size_of(chunks, "the number of chunks", 1)
     return split(x, max(1, -(-x.shape[dim] // chunks)), dim)
 
 
 def _before(x: Tensor, dim: int) -> tuple[slice, ...]:
-    return (slice(None),) * (dim % x.ndim)
+    return (slice(None),) * axis_of(dim, x.ndim)
 
 
 def masked_fill(x: Tensor, mask: Tensor | Array, value: float) -> Tensor:

@@ -282,7 +282,8 @@ def _ratio(a: Array, b: Array) -> Array:
 
 
 def _axes(dim: Axes) -> int | tuple[int, ...] | None:
-    return tuple(dim) if isinstance(dim, list) else dim
+    """No axes are all of them, as in PyTorch."""
+    return tuple(dim) or None if isinstance(dim, list | tuple) else dim
 
 
 def _dtype(x: Array) -> np.dtype[np.generic] | None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ringlet.nn.autograd.conversion import unary
+from ringlet.nn.autograd.conversion import axis_of, size_of, unary
 from ringlet.nn.autograd.deferred import Gradients
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, xp
@@ -145,14 +145,19 @@ def _lengths(shape: tuple[Any, ...]) -> tuple[int, ...]:
 
 def reshape(x: Tensor, *shape: Any) -> Tensor:
     """The same elements in another shape; one length may be -1."""
-    return Reshape(_lengths(shape))(x)
+    lengths = _lengths(shape)
+    for length in lengths:
+        size_of(length, "a length", -1)
+    return Reshape(lengths)(x)
 
 
 def flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     """The axes from start_dim to end_dim as one."""
     if not x.ndim:
         return reshape(x, 1)
-    start, stop = start_dim % x.ndim, end_dim % x.ndim + 1
+    start, stop = axis_of(start_dim, x.ndim), axis_of(end_dim, x.ndim) + 1
+    if start >= stop:
+        raise ValueError(f"start_dim {start_dim} comes after end_dim {end_dim} in shape {x.shape}")
     return reshape(x, *x.shape[:start], math.prod(x.shape[start:stop]), *x.shape[stop:])
 
 
@@ -177,8 +182,9 @@ def t(x: Tensor) -> Tensor:
 
 def movedim(x: Tensor, source: int, destination: int) -> Tensor:
     """One axis moved to another position."""
-    dims = [dim for dim in range(x.ndim) if dim != source % x.ndim]
-    dims.insert(destination % x.ndim, source % x.ndim)
+    moved = axis_of(source, x.ndim)
+    dims = [dim for dim in range(x.ndim) if dim != moved]
+    dims.insert(axis_of(destination, x.ndim), moved)
     return Permute(tuple(dims))(x)
 
 
@@ -197,7 +203,7 @@ def squeeze(x: Tensor, dim: int | tuple[int, ...] | None = None) -> Tensor:
 def unsqueeze(x: Tensor, dim: int) -> Tensor:
     """With a new axis of length 1 at `dim`."""
     shape = list(x.shape)
-    shape.insert(dim if dim >= 0 else dim + x.ndim + 1, 1)
+    shape.insert(axis_of(dim, x.ndim + 1), 1)
     return Reshape(tuple(shape))(x)
 
 
