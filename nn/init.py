@@ -1,7 +1,8 @@
 """Initial values, written into tensors in place, under PyTorch's names.
 
 Values come from `generator`; without one, each call draws from the stream of
-`nn.random.manual_seed`. Layers do not use that stream: their initial values depend on (seed, name).
+`nn.random.manual_seed`, as new layers do. `Module.initialize(seed)` and models depend on
+(seed, name) instead.
 """
 
 import math

@@ -13,7 +13,7 @@ from ringlet.nn.autograd.grad_mode import is_grad_enabled
 from ringlet.nn.autograd.recompute import checkpoint
 from ringlet.nn.autograd.tensor import HookHandle, Tensor
 from ringlet.nn.backend import Array, copy_from_host
-from ringlet.nn.random import generator
+from ringlet.nn.random import generator, next_seed
 
 __all__ = ["Module", "ModuleDict", "ModuleList", "Parameter", "Sequential", "uninitialized"]
 
@@ -222,11 +222,18 @@ class Module:
         for parameter in self.parameters():
             parameter.zero_grad()
 
-    def initialize(self, seed: int) -> None:
-        """Draw all parameters again. Each depends on the seed and its path only."""
+    def initialize(self, seed: int | None = None) -> None:
+        """Draw all parameters again. Each depends on the seed and its path only; without a seed
+        it is the next draw of the stream of `nn.random.manual_seed`, as in a new layer. Parameters
+        of modules that define no `draw` keep their values."""
         if not _construction.draws:
             return
+        seed = next_seed() if seed is None else seed
+        by_layer = type(self).initial_value is Module.initial_value
         for name, parameter in self.named_parameters():
+            owner = type(self.submodule(name.rpartition(".")[0]))
+            if by_layer and owner.draw is Module.draw:
+                continue
             copy_from_host(parameter.data, self.initial_value(name, parameter.shape, seed))
 
     def initial_value(self, name: str, shape: tuple[int, ...], seed: int) -> Array:

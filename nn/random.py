@@ -37,7 +37,7 @@ _stream = _Stream()
 
 
 def manual_seed(seed: int) -> None:
-    """Restart the stream of `nn.init`."""
+    """Restart the stream of `nn.init` and of new layers."""
     _stream.seed, _stream.drawn = seed, 0
 
 
@@ -45,6 +45,12 @@ def next_generator() -> np.random.Generator:
     """A generator for the next draw of the stream."""
     _stream.drawn += 1
     return generator(_stream.seed, "stream", _stream.drawn)
+
+
+def next_seed() -> int:
+    """A seed for the next new layer, from the stream."""
+    _stream.drawn += 1
+    return key(_stream.seed, "layer", _stream.drawn)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -52,7 +52,7 @@ class MultiheadAttention(Module):
             )
         self.in_proj_bias = unset(3 * embed_dim) if bias else None
         self.out_proj = ZeroBiasLinear(embed_dim, embed_dim, bias)
-        self.initialize(0)
+        self.initialize()
 
     def forward(
         self,

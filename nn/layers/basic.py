@@ -25,7 +25,7 @@ class Linear(Module):
         self.in_features, self.out_features = in_features, out_features
         self.weight = unset(out_features, in_features)
         self.bias = unset(out_features) if bias else None
-        self.initialize(0)
+        self.initialize()
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)
@@ -51,7 +51,7 @@ class Embedding(Module):
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.padding_idx = padding_row(padding_idx, num_embeddings)
         self.weight = unset(num_embeddings, embedding_dim)
-        self.initialize(0)
+        self.initialize()
 
     def forward(self, ids: Tensor | Array) -> Tensor:
         return F.embedding(ids, self.weight, self.padding_idx)

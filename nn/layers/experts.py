@@ -40,7 +40,7 @@ class ExpertLinear(Module):
     ) -> None:
         self.weight = unset(experts, out_features, in_features)
         self.bias = unset(experts, out_features) if bias else None
-        self.initialize(0)
+        self.initialize()
 
     def forward(self, rows: Tensor, counts: Array) -> Tensor:
         """`counts` (experts,) is the number of rows of each expert."""

@@ -42,7 +42,7 @@ class LayerNorm(_Normalization):
     ) -> None:
         super().__init__(normalized_shape, eps, elementwise_affine)
         self.bias = unset(*self.normalized_shape) if elementwise_affine and bias else None
-        self.initialize(0)
+        self.initialize()
 
     def forward(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
@@ -61,7 +61,7 @@ class RMSNorm(_Normalization):
         elementwise_affine: bool = True,
     ) -> None:
         super().__init__(normalized_shape, eps, elementwise_affine)
-        self.initialize(0)
+        self.initialize()
 
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, self.normalized_shape, self.weight, self.eps)

@@ -123,7 +123,7 @@ class _Stack(Module):
     def __init__(self, layer: Module, num_layers: int, norm: Module | None) -> None:
         self.layers = ModuleList([copy.deepcopy(layer) for _ in range(num_layers)])
         self.norm = norm
-        self.initialize(0)
+        self.initialize()
 
     def _through(self, x: Tensor, *inputs: Any, **options: Any) -> Tensor:
         for layer in self.layers:
@@ -189,7 +189,7 @@ class Transformer(Module):
         decoder = TransformerDecoderLayer(*each, norm_first, bias)
         self.encoder = TransformerEncoder(encoder, num_encoder_layers, norms[0])
         self.decoder = TransformerDecoder(decoder, num_decoder_layers, norms[1])
-        self.initialize(0)
+        self.initialize()
 
     def forward(
         self,

@@ -16,6 +16,7 @@ from ringlet.nn import (
     Parameter,
     Sequential,
     Tensor,
+    TransformerDecoderLayer,
 )
 from ringlet.nn import random as nn_random
 from ringlet.nn.models import GPT, GPTConfig
@@ -208,9 +209,7 @@ def test_options_that_cannot_be_are_refused():
     with pytest.raises(NotImplementedError, match="Module has no forward"):
         Module()()
     with pytest.raises(NotImplementedError, match="has no initial values for weight"):
-        holder = Module()
-        holder.weight = Parameter(np.zeros(2, np.float32))
-        holder.initialize(0)
+        Module().initial_value("weight", (2,), 0)
 
 
 def layers():
@@ -278,3 +277,31 @@ def test_modules_and_parameters_in_plain_lists_are_refused_by_name(hide):
     holder.layers = hide([layers()[0].weight])
     with pytest.raises(TypeError, match="use ModuleList"):
         holder(1)
+
+
+def test_new_layers_start_from_different_numbers_which_manual_seed_decides():
+    def draws():
+        nn_random.manual_seed(7)
+        decoder = TransformerDecoderLayer(8, 2)
+        made = [*layers(), *Sequential(Linear(2, 2), Linear(2, 2)), Embedding(2, 2)]
+        attentions = [decoder.self_attn.in_proj_weight, decoder.multihead_attn.in_proj_weight]
+        return [layer.weight.data for layer in made], [each.data for each in attentions]
+
+    (first, attentions), (again, _) = draws(), draws()
+    same = [a.tobytes() == b.tobytes() for n, a in enumerate(first) for b in first[:n]]
+    assert not any(same) and (attentions[0] != attentions[1]).any()
+    np.testing.assert_array_equal(first[0], again[0])
+    np.testing.assert_array_equal(first[-1], again[-1])
+
+
+def test_a_module_with_a_parameter_of_its_own_can_be_initialized():
+    class Scaled(Module):
+        def __init__(self):
+            self.linear, self.scale = Linear(2, 2), Parameter(np.full(2, 3, np.float32))
+
+    one, two = Scaled(), Scaled()
+    assert (one.linear.weight.data != two.linear.weight.data).any()
+    one.initialize(1)
+    two.initialize(1)
+    np.testing.assert_array_equal(one.linear.weight.data, two.linear.weight.data)
+    assert (one.scale.data == 3).all()
