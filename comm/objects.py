@@ -7,8 +7,8 @@ import numpy as np
 
 from ringlet.comm.arrays import Array, dtype_named, name_of
 
-TEXT = {"unicode_errors": "surrogateescape"}
-"""Names of files need not be UTF-8; Python keeps their other bytes so."""
+TEXT = {"unicode_errors": "surrogatepass"}
+"""Names of files need not be UTF-8: Python keeps their other bytes as surrogates."""
 
 _ARRAY, _TUPLE = 1, 2
 _KINDS: tuple[Any, ...] = (int, float, str, bytes, list, dict)

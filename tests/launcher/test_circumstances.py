@@ -212,6 +212,13 @@ def _make_pipe():
     os.mkfifo("rank-0.log")
 
 
+def test_a_failure_in_letters_that_no_encoding_has(launch):
+    code, _, err = launch("raise ValueError('caf\\udce9 \\ud800')", options=("-n", "1")).end()
+    assert code == 1
+    assert err.endswith("ValueError: caf\\udce9 \\ud800\n")
+    assert err.count("Traceback") == 1
+
+
 # -- limits ---------------------------------------------------------------------------------------
 
 

@@ -131,6 +131,13 @@ def test_greedy_takes_the_likeliest(model):
         np.testing.assert_array_equal(ids[:, length], expected)
 
 
+def test_the_lowest_temperatures_take_the_likeliest(model):
+    likeliest = generate(model, PROMPT, 5, temperature=0)
+    for temperature in (1e-3, 1e-300, 5e-324):
+        drawn = generate(model, PROMPT, 5, temperature=temperature)
+        np.testing.assert_array_equal(drawn, likeliest)
+
+
 def test_the_seed_decides(model):
     one = generate(model, PROMPT, 20, seed=1)
     np.testing.assert_array_equal(generate(model, PROMPT, 20, seed=1), one)

@@ -111,7 +111,10 @@ def _choose(
     """The next ids (B,) from logits (B, V)."""
     if temperature == 0:
         return np.asarray(np.argmax(logits, axis=1))
-    scaled = logits.astype(np.float64) / temperature
+    scaled = logits.astype(np.float64)
+    scaled -= scaled.max(axis=1, keepdims=True)  # before it is divided: no difference overflows
+    with np.errstate(over="ignore"):
+        scaled /= temperature
     order = np.argsort(-scaled, axis=1, kind="stable")  # likeliest first
     ranked = np.take_along_axis(scaled, order, axis=1)
     if top_k is not None:
