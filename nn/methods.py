@@ -14,6 +14,7 @@ from ringlet.nn.autograd.conversion import TensorLike, operand_array
 from ringlet.nn.autograd.grad_mode import is_grad_enabled
 from ringlet.nn.autograd.operations.indexing import index_for
 from ringlet.nn.autograd.tensor import Tensor, any_placeholder, placeholder
+from ringlet.nn.backend import xp
 
 ALIASES = {
     "__add__": "add", "__radd__": "add", "__sub__": "sub", "__mul__": "mul", "__rmul__": "mul",
@@ -36,6 +37,20 @@ def setitem(x: Tensor, index: Any, value: TensorLike) -> None:
     x.data[index_for(x.shape, index)] = operand_array(value, x)
 
 
+def in_place(function: Callable[[Any, Any], Tensor]) -> Callable[[Tensor, TensorLike], Tensor]:
+    """What `x += other` calls: under no_grad() it writes into x, as in PyTorch; where gradients
+    are recorded the result is a new tensor."""
+
+    def change(x: Tensor, other: TensorLike) -> Tensor:
+        result = function(x, other)
+        if is_grad_enabled():
+            return result
+        xp.copyto(x.data, result.data)
+        return x
+
+    return change
+
+
 def reflected(function: Callable[[Any, Any], Tensor]) -> Callable[[Tensor, TensorLike], Tensor]:
     """The function with its inputs swapped: what `number - tensor` calls."""
     return lambda x, other: function(other, x)
@@ -48,6 +63,9 @@ FUNCTIONS = vars(functional) | {
     "__rtruediv__": reflected(functional.div),
     "__rpow__": reflected(functional.pow),
 }
+
+for _name in ("add", "sub", "mul", "div"):
+    setattr(Tensor, f"__i{'truediv' if _name == 'div' else _name}__", in_place(FUNCTIONS[_name]))
 
 for _name, _value in list(vars(Tensor).items()):
     if _value in (placeholder, any_placeholder):

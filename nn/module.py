@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 
 from ringlet.nn.autograd.backward_hooks import HookGradients, watch_backward
+from ringlet.nn.autograd.conversion import array_of
 from ringlet.nn.autograd.grad_mode import is_grad_enabled
 from ringlet.nn.autograd.recompute import checkpoint
 from ringlet.nn.autograd.tensor import HookHandle, Tensor
@@ -46,7 +47,7 @@ class Parameter(Tensor):
 
     is_parameter = True
 
-    def __init__(self, data: Array) -> None:
+    def __init__(self, data: Array | Tensor) -> None:
         super().__init__(data, requires_grad=True)
 
 
@@ -232,9 +233,8 @@ class Module:
         by_layer = type(self).initial_value is Module.initial_value
         for name, parameter in self.named_parameters():
             owner = type(self.submodule(name.rpartition(".")[0]))
-            if by_layer and owner.draw is Module.draw:
-                continue
-            copy_from_host(parameter.data, self.initial_value(name, parameter.shape, seed))
+            if not by_layer or owner.draw is not Module.draw:
+                copy_from_host(parameter.data, self.initial_value(name, parameter.shape, seed))
 
     def initial_value(self, name: str, shape: tuple[int, ...], seed: int) -> Array:
         """The initial value of the parameter at this path, of its whole shape; on the host."""
@@ -256,8 +256,8 @@ class Module:
         """All parameters' arrays (not copies) by path."""
         return {name: parameter.data for name, parameter in self.named_parameters()}
 
-    def load_state_dict(self, state: Mapping[str, Array], strict: bool = True) -> None:
-        """Copy the arrays, the host's or the backend's, into the parameters.
+    def load_state_dict(self, state: Mapping[str, Array | Tensor], strict: bool = True) -> None:
+        """Copy the arrays (the host's or the backend's) or tensors into the parameters.
 
         Raises KeyError listing what is missing, unexpected or of the wrong shape before it copies
         anything; with `strict=False` only wrong shapes are errors.
@@ -278,7 +278,7 @@ class Module:
             raise KeyError(f"the state does not match {type(self).__name__}: {text}")
         for name, parameter in own.items():
             if name in state:
-                copy_from_host(parameter.data, state[name])
+                copy_from_host(parameter.data, array_of(state[name]))
 
     # -- printing -----------------------------------------------------------------------------
 

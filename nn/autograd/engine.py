@@ -40,7 +40,7 @@ class WeightGradients:
 
 
 def backward(
-    tensor: Tensor, gradient: Array | None = None, weights: WeightGradients | None = None
+    tensor: Tensor, gradient: Array | Tensor | None = None, weights: WeightGradients | None = None
 ) -> None:
     """Add the gradients of this tensor to all leaves that it was made from.
 
@@ -54,6 +54,8 @@ def backward(
         if tensor.size != 1:
             raise RuntimeError(f"a tensor of shape {tensor.shape} needs a gradient to start from")
         gradient = xp.ones(tensor.shape, tensor.dtype)
+    if isinstance(gradient, Tensor):
+        gradient = gradient.data
     refuse_mixture("backward()", (gradient,))
     if gradient.shape != tensor.shape:
         raise ValueError(f"a gradient of shape {gradient.shape} for a tensor of {tensor.shape}")

@@ -104,7 +104,7 @@ class Tensor:
     is_parameter = False
 
     def __init__(self, data: npt.ArrayLike, requires_grad: bool = False) -> None:
-        self.data: Array = data if isinstance(data, xp.ndarray) else asarray(data)
+        self.data: Array = data if isinstance(data, xp.ndarray) else _array(data)
         if requires_grad and self.data.dtype.kind not in "fc":
             raise TypeError(f"only floating-point tensors have gradients, not {self.data.dtype}")
         self.requires_grad = requires_grad
@@ -190,6 +190,11 @@ class Tensor:
     def numpy(self) -> Array:
         """The array itself, not a copy; on a device a copy on the host."""
         return to_host(self.data)
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
+        """What NumPy's functions compute with: the array, on the host."""
+        array = to_host(self.data)
+        return np.array(array, dtype) if copy else np.asarray(array, dtype)
 
     def detach(self) -> "Tensor":
         """The same array without history."""
@@ -303,6 +308,14 @@ class Tensor:
     def half(self) -> "Tensor":
         """In float16."""
         return self.to(np.float16)
+
+
+def _array(data: Any) -> Array:
+    """The array of a tensor, or one of numbers; raises TypeError for what is none."""
+    array = data.data if isinstance(data, Tensor) else asarray(data)
+    if array.dtype.kind not in "biufcV":
+        raise TypeError(f"a tensor holds numbers, not {array.dtype} (from {type(data).__name__})")
+    return array
 
 
 class HookHandle:

@@ -98,3 +98,31 @@ def test_the_ends_of_the_range_give_no_nan():
         y = function(x)
         y.sum().backward()
         assert np.isfinite(y.data).all() and np.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize("change", ["+=", "-=", "*=", "/="])
+def test_operators_in_place_write_into_leaves_under_no_grad(change):
+    p = nn.Parameter(np.array([4, 8], np.float32))
+    same, expected = p, {"+=": [6, 10], "-=": [2, 6], "*=": [8, 16], "/=": [2, 4]}[change]
+    with nn.no_grad():
+        exec(f"p {change} 2.0", {"p": p})
+    assert same.data.tolist() == expected and same.is_leaf and same.dtype == np.float32
+
+
+def test_tensors_are_taken_where_arrays_are():
+    t = Tensor(np.ones((2, 2), np.float32))
+    assert np.asarray(t).dtype == np.float32 and np.asarray(t, np.float64).dtype == np.float64
+    assert np.array(t, copy=True) is not t.data
+    assert Tensor(t).data is t.data and nn.Parameter(t).dtype == np.float32
+    layer = nn.Linear(2, 2)
+    layer.load_state_dict({"weight": t, "bias": t[0]})
+    assert (layer.weight.data == 1).all()
+    x = Tensor(np.ones(2, np.float32), requires_grad=True)
+    (x * 2).backward(Tensor(np.ones(2, np.float32)))
+    assert x.grad.tolist() == [2, 2]
+    value = Tensor(np.float32(3), requires_grad=True)
+    x.masked_fill(np.array([True, False]), value).sum().backward()
+    assert value.grad == 1
+    for wrong in (None, "text", [object()]):
+        with pytest.raises(TypeError, match="a tensor holds numbers"):
+            Tensor(wrong)
