@@ -15,6 +15,16 @@ RINGLET = [sys.executable, "-P", "-c", "from ringlet.launcher.cli import main; m
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
+@pytest.fixture(autouse=True)
+def variables_as_before():
+    """Commands that run in this process set variables for those they start, not for other tests."""
+    before = dict(os.environ)
+    yield
+    if os.environ != before:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 class Launch:
     """One `ringlet run`: the process, the folder it runs in, and how it ended."""
 
