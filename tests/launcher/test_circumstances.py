@@ -82,8 +82,15 @@ def test_the_exit_code_is_the_jobs_own(launch, case):
         assert err.startswith("ringlet: output is lost: No space left on device\n")
 
 
-@pytest.mark.parametrize("prepare", [ignore, block])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("prepare", "number"),
+    [
+        (ignore, signal.SIGINT),
+        (block, signal.SIGTERM),
+        pytest.param(ignore, signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(block, signal.SIGINT, marks=pytest.mark.slow),
+    ],
+)
 def test_signals_that_were_ignored_or_blocked_end_the_job(launch, prepare, number):
     job = launch(ENDS, "wait", before=lambda: prepare(number))
     pids = [job.number(f"pid{rank}") for rank in range(2)]

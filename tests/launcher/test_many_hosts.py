@@ -113,7 +113,7 @@ def test_the_same_command_on_each_host(start):
     assert "INSECURE" not in err0 + err1
 
 
-@pytest.mark.parametrize("interface", [False, True])
+@pytest.mark.parametrize("interface", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_hosts_with_ipv6(start, pair, interface):
     if not pair.ipv6:
         pytest.skip("no IPv6 here")
@@ -145,6 +145,7 @@ def stepping(folder, rows_then, seconds=40):
     assert there >= rows_then
 
 
+@pytest.mark.slow
 def test_training_goes_on_without_a_host_that_is_lost(start, tmp_path):
     """Its agent is killed; the other goes on from the newest checkpoint, alone, and finishes."""
     options = ["--mesh", "dp=2", "--zero", "1", "--steps", "90", "--checkpoint-every", "20"]

@@ -328,7 +328,7 @@ def flip(path, bit):
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_damage_to_any_rank_s_part_is_named_and_the_one_before_loads(ranks, tmp_path, size):
     pool = ranks(size)
     pool.run(save_two, folder=tmp_path)

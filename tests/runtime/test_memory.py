@@ -24,7 +24,7 @@ def benchmark():
     "case",
     ["one process", pytest.param("ZeRO 1", marks=pytest.mark.slow), "ZeRO 2", "ZeRO 3",
      "recomputed blocks", pytest.param("GPipe, 2 ranks", marks=pytest.mark.slow),
-     "1F1B, 2 ranks", "4 experts, 2 ranks", "Llama",
+     "1F1B, 2 ranks", pytest.param("4 experts, 2 ranks", marks=pytest.mark.slow), "Llama",
      pytest.param("Llama, tensor parallel", marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_the_peak_is_the_formulas(benchmark, case):

@@ -97,7 +97,13 @@ def everything(request):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize(
     ("model", "ranks", "batch"),
-    [(SMALL, 2, 4), (SMALL, 4, 8), (EXPERTS, 4, 4), (GROUPED, 2, 6), (GROUPED, 4, 4)],
+    [
+        (SMALL, 2, 4),
+        (EXPERTS, 4, 4),
+        (GROUPED, 2, 6),
+        pytest.param(SMALL, 4, 8, marks=pytest.mark.slow),
+        pytest.param(GROUPED, 4, 4, marks=pytest.mark.slow),
+    ],
     ids=lambda value: getattr(value, "name", value),
 )
 def test_the_search_finds_what_trying_everything_finds(model, ranks, batch, objective):

@@ -124,18 +124,8 @@ def test_the_default_folder_may_not_be_had(tmp_path, monkeypatch, capsys):
 
 def test_a_folder_belongs_to_one_run_at_a_time(tmp_path):
     """The second start is refused; what only reads is not; after SIGKILL the folder is free."""
-    run = ["train", *QUICK, "--steps", "100000", "--checkpoint-every", "1", "--keep", "1"]
-    arguments = [
-        *RINGLET,
-        *run,
-        "--no-keep-best",
-        "--eval-every",
-        "100000",
-        "--out",
-        "o",
-        "-n",
-        "1",
-    ]
+    kept = ["--checkpoint-every", "1", "--keep", "1", "--no-keep-best", "--eval-every", "100000"]
+    arguments = [*RINGLET, "train", *QUICK, "--steps", "100000", *kept, "--out", "o", "-n", "1"]
     both = [
         subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         for _ in range(2)
@@ -313,6 +303,7 @@ def test_help_names_every_default(tmp_path):
     assert "[default: 0.001]" in flat
 
 
+@pytest.mark.slow
 def test_a_mesh_is_one_option_and_any_mesh_can_be_exported(tmp_path):
     how = ["--mesh", "dp=2,tp=2,pp=2", "--zero", "1", "--recompute", "blocks", "--sequence"]
     result = ringlet(
