@@ -26,6 +26,10 @@ def printed(capsys, *arguments):
 
 WRONG = {
     "a model": (["plan", "--model", "gpt5"], r"there is no model gpt5; there are gpt, llama, tiny"),
+    "too many here": (
+        ["plan", "--model", "llama-7b", "--batch", "8", "--ranks", "9" * 20],
+        "workers on this machine; at most 1024 are planned",
+    ),
     "no batch": (["plan", "--model", "llama-7b"], "llama-7b needs --batch"),
     "own sizes": (
         ["plan", "--model", "llama-7b", "--batch", "8", "--n-layer", "3"],

@@ -5,16 +5,26 @@ from dataclasses import replace
 from pathlib import Path
 
 from ringlet.launcher.commands.calibrate import cache_file, calibrated, remembered
+from ringlet.launcher.errors import UserError
 from ringlet.launcher.supervisor.environment import cores
 from ringlet.launcher.supervisor.output import Screen
 from ringlet.runtime.planning.cluster import Cluster, Slowdown, load_cluster
 
 STAND_IN = "laptop"
 
+MOST_WORKERS = 1024
+"""More do not run on one machine."""
+
 
 def machine(workers: int, transport: str = "auto", measure: bool = False) -> Cluster:
     """This machine with so many workers on it: as `ringlet calibrate` has measured it, or does now
-    with `measure`. Says so if its figures are not its own."""
+    with `measure`. Says so if its figures are not its own. Raises UserError for more workers than
+    one machine runs."""
+    if workers > MOST_WORKERS:
+        raise UserError(
+            f"{workers} workers on this machine; at most {MOST_WORKERS} are planned: for more, "
+            "describe the cluster with --cluster"
+        )
     if measure:
         return calibrated(workers, transport)
     if known := remembered(cache_file(workers, transport)):
