@@ -17,15 +17,23 @@ from ringlet.nn import backend
 
 FAKE = Path(__file__).with_name("fake")
 
+FOLDERS: list[tempfile.TemporaryDirectory[str]] = []
+
 if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
     # Who wants no bytecode beside the sources gets none there. But the tests start a thousand
     # processes, and without any each would compile all of ringlet again.
-    BYTECODE = tempfile.TemporaryDirectory(prefix="bytecode-", ignore_cleanup_errors=True)
-    os.environ["PYTHONPYCACHEPREFIX"] = BYTECODE.name
+    FOLDERS.append(tempfile.TemporaryDirectory(prefix="bytecode-", ignore_cleanup_errors=True))
+    os.environ["PYTHONPYCACHEPREFIX"] = FOLDERS[-1].name
 
 # What was measured of this machine before counts in no test.
-CACHE = tempfile.TemporaryDirectory(prefix="cache-", ignore_cleanup_errors=True)
-os.environ["XDG_CACHE_HOME"] = CACHE.name
+FOLDERS.append(tempfile.TemporaryDirectory(prefix="cache-", ignore_cleanup_errors=True))
+os.environ["XDG_CACHE_HOME"] = FOLDERS[-1].name
+
+
+def pytest_unconfigure() -> None:
+    """Leave nothing behind."""
+    for folder in FOLDERS:
+        folder.cleanup()
 
 
 @pytest.fixture

@@ -56,8 +56,8 @@ class _Watched:
     """A worker, its output on the way to the screen, and what it has said of its failure."""
 
     worker: Worker
+    file: RankFile | None
     pipes: list[Pipe] = field(default_factory=list)
-    file: RankFile | None = None
     ended: bool = False
     asked: bool = False
     report: Notice = field(default_factory=lambda: {"failed": "", "line": "", "echo": False})
@@ -146,13 +146,14 @@ class Supervisor:
 
     def _start(self, rank: int) -> None:
         module, arguments = self._module, self._arguments
-        worker = Worker(self._job, rank, module, arguments, output=subprocess.PIPE)
-        watched = _Watched(worker)
-        self._watched.append(watched)
-        self._warden.toggle(worker.pid)
+        file = None
         if self._options.output is not None:
             path = self._options.output / f"rank-{rank}.log"
-            watched.file = RankFile(path, self._screen, more=self._job.generation > 0)
+            file = RankFile(path, self._screen, more=self._job.generation > 0)
+        worker = Worker(self._job, rank, module, arguments, output=subprocess.PIPE)
+        watched = _Watched(worker, file)
+        self._watched.append(watched)
+        self._warden.toggle(worker.pid)
         read_control = partial(self._read_control, watched)
         self._selector.register(worker.control, selectors.EVENT_READ, read_control)
         process = worker.process

@@ -237,7 +237,7 @@ def assert_same_bits(result, expected):
 
 
 @pytest.mark.parametrize("everything", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("micro", [1, 3, 4])
+@pytest.mark.parametrize("micro", [1, 3, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mesh", [m for m in SMALL if m["pp"] > 1], ids=text)
 def test_a_schedule_or_recomputation_changes_no_bit(ranks, alone, mesh, micro, everything):
     """Also with fewer micro-batches than stages; in every combination, or each kind once."""
