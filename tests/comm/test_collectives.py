@@ -185,7 +185,7 @@ def test_barrier(ranks, size):
 
 
 @pytest.mark.parametrize("collective", COLLECTIVES, ids=lambda function: function.__name__)
-@pytest.mark.parametrize("transport", ["ipc", "tcp"])
+@pytest.mark.parametrize("transport", [pytest.param("ipc", marks=pytest.mark.slow), "tcp"])
 def test_collective_without_shared_memory(ranks, collective, transport):
     for dtype in ("float32", "float16", "bool", "complex64", "int64"):
         ranks(3, transport=transport).run(collective, dtype=dtype)

@@ -61,8 +61,15 @@ def master(**more):
     return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), **more}
 
 
-@pytest.mark.parametrize("transport", ["auto", "tcp"])
-@pytest.mark.parametrize("local", [True, False])
+@pytest.mark.parametrize(
+    ("local", "transport"),
+    [
+        (True, "auto"),
+        (False, "tcp"),
+        pytest.param(True, "tcp", marks=pytest.mark.slow),
+        pytest.param(False, "auto", marks=pytest.mark.slow),
+    ],
+)
 def test_ranks_meet_with_torchruns_variables_alone(transport, local, tmp_path):
     variables = master(RINGLET_TRANSPORT=transport, TMPDIR=str(tmp_path))
     if local:

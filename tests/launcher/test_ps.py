@@ -92,6 +92,7 @@ def test_no_jobs(ps, monkeypatch):
     assert ps() == "no job of yours runs on this host\n"
 
 
+@pytest.mark.slow
 def test_jobs_with_another_folder_for_temporary_files_are_found(launch, ps, tmp_path, monkeypatch):
     """Several, one of them listed in $XDG_RUNTIME_DIR, one stopped."""
     (tmp_path / "runtime").mkdir(mode=0o700)

@@ -49,7 +49,9 @@ def test_compressed_gradients_learn_as_much_with_fewer_bytes(ranks, plain, compr
     assert sent < plain["dp=2"][1] * (0.55 if "16" in compress else 0.5)
 
 
-@pytest.mark.parametrize("codec", ["float16", "bfloat16", "int8"])
+@pytest.mark.parametrize(
+    "codec", [pytest.param("float16", marks=pytest.mark.slow), "bfloat16", "int8"]
+)
 @pytest.mark.parametrize(
     ("mesh", "options"),
     [("tp=2", {}), ("tp=2", {"sequence": True}), ("pp=2", {"recompute": "blocks"})],
@@ -64,7 +66,11 @@ def test_compressed_activations(ranks, plain, mesh, options, codec):
 @pytest.mark.parametrize(
     ("mesh", "compress"),
     [("dp=3", compress) for compress in GRADIENTS]
-    + [(mesh, compress) for mesh in ("dp=2,tp=2", "dp=2,pp=2") for compress in REMEMBERING],
+    + [
+        pytest.param(mesh, compress, marks=pytest.mark.slow)
+        for mesh in ("dp=2,tp=2", "dp=2,pp=2")
+        for compress in REMEMBERING
+    ],
 )
 def test_a_resumed_run_has_the_same_bits(ranks, tmp_path, mesh, compress):
     size = 3 if mesh == "dp=3" else 4

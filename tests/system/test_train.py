@@ -101,6 +101,7 @@ def test_a_second_run_takes_the_next_name(done):
     assert "runs/pydoc-tiny-2/metrics.jsonl" in result.stdout
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_have_a_folder_each(tmp_path):
     arguments = [*RINGLET, "train", *QUICK, "--steps", "2", "--sample", "0", "-n", "1"]
     both = [subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.DEVNULL) for _ in range(2)]
@@ -325,6 +326,7 @@ def test_a_mesh_is_one_option_and_any_mesh_can_be_exported(tmp_path):
     assert (again.returncode, again.stderr) == (2, "ringlet: hf holds a model already\n")
 
 
+@pytest.mark.slow
 def test_a_device_gives_what_the_cpu_gives(done, fake_cupy, tmp_path):
     """On the stand-in for CuPy (tests/fake): the same losses, and a run that both go on with."""
     folder, _ = done
