@@ -8,7 +8,6 @@ of a tier there is also the hierarchical way (Cho et al., "BlueConnect", 2019).
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -288,9 +287,3 @@ class Fabric:
             carries = below / tier.sharing / tier.oversubscription
             share = min(share, carries / min(at_once, below))
         return tier.overhead + nbytes / (tier.bandwidth * share), tier.latency
-
-
-def group_of(strides: dict[str, int], mesh: dict[str, int], axes: Sequence[str]) -> Ranks:
-    """The group of a mesh's neighbouring axes, the fastest last."""
-    size = math.prod(mesh[axis] for axis in axes)
-    return Ranks(size, strides[axes[-1]])
