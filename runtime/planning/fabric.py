@@ -8,6 +8,7 @@ of a tier there is also the hierarchical way (Cho et al., "BlueConnect", 2019).
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -241,12 +242,17 @@ class Fabric:
         Of the ranks below a port or an uplink, one of each group sends over the tier, as in a ring,
         or `everybody` does.
         """
-        tier = self.cluster.links[number]
 
         def flows(ranks: int) -> float:
             found = min(ranks, group.size * group.stride)
             return found if everybody else max(1.0, found / max(1, found // group.stride))
 
+        return self._shared(number, flows)
+
+    def _shared(self, number: int, flows: Callable[[int], float]) -> float:
+        """What each flow over this tier gets; `flows` says how many come from so many ranks below a
+        port or an uplink."""
+        tier = self.cluster.links[number]
         share = 1.0 / flows(tier.sharing)
         if number and tier.oversubscription > 1:
             below = self.cluster.links[number - 1].ranks
@@ -280,10 +286,5 @@ class Fabric:
         message between two ranks, while `at_once` neighbours send as well."""
         number = self.cluster.tier_of(sender, receiver)
         tier = self.cluster.links[number]
-        flows = min(at_once, tier.sharing)
-        share = 1.0 / flows
-        if number and tier.oversubscription > 1:
-            below = self.cluster.links[number - 1].ranks
-            carries = below / tier.sharing / tier.oversubscription
-            share = min(share, carries / min(at_once, below))
-        return tier.overhead + nbytes / (tier.bandwidth * share), tier.latency
+        bandwidth = self._shared(number, lambda ranks: min(at_once, ranks))
+        return tier.overhead + nbytes / bandwidth, tier.latency
