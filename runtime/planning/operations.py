@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ringlet.runtime.planning.device import Operation
 from ringlet.runtime.planning.models import Block, Model
-from ringlet.runtime.planning.setting import Setting
+from ringlet.runtime.planning.setting import Precision, Setting
 
 
 class Call(NamedTuple):
@@ -52,6 +52,13 @@ def linear(rows: int, columns: int, inner: int, item: int) -> tuple[Operation, .
         Operation("linear_inputs", (rows, inner, columns), flops, nbytes),
         Operation("linear_weights", (columns, inner, rows), flops, nbytes),
     )
+
+
+def update(numbers: float, precision: Precision) -> Operation:
+    """The update of so many parameters: state, parameters and gradients are read and written, the
+    latter also to be scaled and for the norm."""
+    each = 2 * (precision.optimizer + precision.parameter) + 4 * precision.gradient
+    return Operation("update", (max(1, round(numbers)),), nbytes=numbers * each)
 
 
 def block_part(block: Block, model: Model, setting: Setting) -> Part:

@@ -27,7 +27,7 @@ from ringlet.runtime.parallel import Step, parallelize
 from ringlet.runtime.pipeline.run import MicroBatch
 from ringlet.runtime.planning.device import Device, Measured, Operation
 from ringlet.runtime.planning.models import Model, model_of
-from ringlet.runtime.planning.operations import Part, block_part, embedding_part, head_part
+from ringlet.runtime.planning.operations import Part, block_part, embedding_part, head_part, update
 from ringlet.runtime.planning.setting import FLOAT32, Setting
 from ringlet.runtime.training.config import make_config
 from ringlet.runtime.training.factories import make_model, make_optimizer
@@ -322,12 +322,11 @@ def _device(rough: Device, found: Timed, updates: list[tuple[int, float]]) -> De
         for one, t in attention
     )
     flops = sum(one.flops for one, _ in attention)
-    size = 2 * (FLOAT32.optimizer + FLOAT32.parameter) + 4 * FLOAT32.gradient
-    update = statistics.median(size * numbers / seconds for numbers, seconds in updates)
-    rates = {**device.rates, "update": update}
+    speed = statistics.median(update(numbers, FLOAT32).nbytes / took for numbers, took in updates)
+    rates = {**device.rates, "update": speed}
     for numbers in {numbers for numbers, _ in updates}:
-        operation = Operation("update", (numbers,))
-        times[operation] = min(seconds for each, seconds in updates if each == numbers)
+        took = min(seconds for each, seconds in updates if each == numbers)
+        times[update(numbers, FLOAT32)] = took
     return replace(
         device,
         attention=plain(min(1.0, flops / left / peak)),

@@ -23,11 +23,11 @@ from ringlet.runtime.planning.costs import (
     model_flops,
 )
 from ringlet.runtime.planning.critical import Segment, critical_path
-from ringlet.runtime.planning.device import Operation
 from ringlet.runtime.planning.fabric import Fabric, Ranks
 from ringlet.runtime.planning.figures import ClusterError
 from ringlet.runtime.planning.footprint import Footprint, footprints, shards
 from ringlet.runtime.planning.models import Model
+from ringlet.runtime.planning.operations import update
 from ringlet.runtime.planning.setting import FLOAT32, Setting
 
 BUCKETS = 64
@@ -263,18 +263,15 @@ class _Step:
         return self.fabric.collective("all_reduce", everybody, 8.0)
 
     def _update(self) -> float:
-        """Seconds in which the slowest rank updates its part: state, parameters and gradients are
-        read and written, the latter also to be scaled and for the norm."""
+        """Seconds in which the slowest rank updates its part."""
         precision, zero = self.setting.program.precision, self.setting.options.zero
-        each = 2 * (precision.optimizer + precision.parameter) + 4 * precision.gradient
         most = 0.0
         for parts in self.shards:
             own = sum(
                 numbers / (group.size if zero else 1)
                 for group, numbers in zip(self._groups(), parts, strict=False)
             )
-            operation = Operation("update", (max(1, round(own)),), nbytes=own * each)
-            most = max(most, self.costs.compute([operation]))
+            most = max(most, self.costs.compute([update(own, precision)]))
         return most + self.setting.program.update
 
     def _published(self) -> float:
