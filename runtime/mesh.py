@@ -143,15 +143,20 @@ def misfit(shape: Mapping[str, int], ranks: int) -> str:
     if ranks % others == 0:
         fits = f"dp={ranks // others} would fit"
     else:
-        fits = f"{others} would need to divide {ranks}, whose divisors are {divisors(ranks)}"
+        fits = f"{others} would need to divide {ranks}, whose divisors are {divisors_text(ranks)}"
         fits += f"; or start {product} workers"
     mesh = mesh_text(shape)
     return f"a mesh of {mesh} has {product} ranks, and there are {ranks} workers: {fits}"
 
 
-def divisors(number: int) -> str:
-    """The divisors of a number, for a sentence."""
-    return ", ".join(str(part) for part in range(1, number + 1) if number % part == 0)
+def divisors(number: int) -> list[int]:
+    """The divisors of a number, rising."""
+    return [part for part in range(1, number + 1) if number % part == 0]
+
+
+def divisors_text(number: int) -> str:
+    """The same for a sentence."""
+    return ", ".join(map(str, divisors(number)))
 
 
 def share(total: int, size: int, rank: int) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """The options of `parallelize`: how a model is spread over a mesh."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
@@ -69,12 +70,17 @@ class Parallelism:
         """The numbers of the blocks in each stage of a pipeline over so many ranks."""
         count = ranks * self.chunks
         sizes = self.layers_per_stage or [share(blocks, count, stage)[1] for stage in range(count)]
-        return [range(first, stop) for first, stop in pairwise(accumulate(sizes, initial=0))]
+        return consecutive(sizes)
 
     @property
     def codec(self) -> Codec | None:
         """The codec that `compress_activations` names, if any."""
         return make_codec(self.compress_activations) if self.compress_activations else None
+
+
+def consecutive(sizes: Iterable[int]) -> list[range]:
+    """Ranges of these lengths, each beginning where the one before ends."""
+    return [range(first, stop) for first, stop in pairwise(accumulate(sizes, initial=0))]
 
 
 def parse_layers(text: str) -> tuple[int, ...]:

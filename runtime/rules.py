@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from ringlet.comm.schedules.svg import counted
-from ringlet.runtime.mesh import MeshError, divisors, misfit, share
+from ringlet.runtime.mesh import MeshError, divisors_text, misfit, share
 from ringlet.runtime.pipeline.schedules import chunks_problem, fit_problem, recipe_of, title_of
 
 
@@ -72,7 +72,7 @@ def _divides(things: str, count: str, axis: str, why: str) -> Rule:
         lambda r: getattr(r, count) % getattr(r, axis),
         lambda r: (
             f"{getattr(r, count)} {things} cannot be cut into {axis}={getattr(r, axis)} parts; "
-            f"{axis} can be {divisors(getattr(r, count))}"
+            f"{axis} can be {divisors_text(getattr(r, count))}"
         ),
     )
 

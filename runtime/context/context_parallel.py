@@ -20,7 +20,7 @@ from ringlet.comm import Group, Work
 from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import xp
 from ringlet.runtime.device_collectives import irecv, isend
-from ringlet.runtime.mesh import divisors
+from ringlet.runtime.mesh import divisors_text
 
 EARLY, LATE = 0, 1
 
@@ -37,7 +37,7 @@ def zigzag(length: int, size: int, rank: int) -> Array:
     if not 0 <= rank < size:
         raise ValueError(f"there is no rank {rank} among {size}")
     if length % (2 * size):
-        below, sizes = length // (2 * size) * 2 * size, divisors(length // 2)
+        below, sizes = length // (2 * size) * 2 * size, divisors_text(length // 2)
         lengths = f"{below} or {below + 2 * size}" if below else str(2 * size)
         fits = "any even number for one rank" if length % 2 else f"a context size of {sizes}"
         raise ValueError(

@@ -255,18 +255,17 @@ class ModelCosts:
     @cached_property
     def stages(self) -> tuple[Seconds, ...]:
         """Of each stage of the pipeline."""
-        found, first = [], 0
-        cuts = self.setting.blocks_of(len(self.model.blocks))
-        for number, count in enumerate(cuts):
+        found = []
+        stages = self.setting.blocks_of(len(self.model.blocks))
+        for number, blocks in enumerate(stages):
             total = Seconds()
-            for own in _runs(self.blocks[first : first + count]):
+            for own in _runs(self.blocks[blocks.start : blocks.stop]):
                 total += own
             if number == 0:
                 total += self.embedding
-            if number == len(cuts) - 1:
+            if number == len(stages) - 1:
                 total += self.head
-            found.append(self._with_transfers(number, self._with_shards(total, number, count)))
-            first += count
+            found.append(self._with_transfers(number, self._with_shards(total, blocks)))
         return tuple(found)
 
     def _with_transfers(self, stage: int, own: Seconds) -> Seconds:
@@ -277,16 +276,15 @@ class ModelCosts:
         back = self.transfer(stage - 1) if stage else ()
         return own + Seconds(sum(ahead), sum(back))
 
-    def _with_shards(self, own: Seconds, stage: int, blocks: int) -> Seconds:
+    def _with_shards(self, own: Seconds, blocks: range) -> Seconds:
         """ZeRO's stages 2 and 3 send in each pass: gradients, and before both ways parameters."""
         zero, mesh = self.setting.options.zero, self.setting.mesh
         group = Ranks(mesh["dp"] * mesh["ep"] * mesh["cp"], self.setting.strides["cp"])
         if zero < 2 or group.size == 1 or not blocks:
             return own
-        first = sum(self.setting.blocks_of(len(self.model.blocks))[:stage])
         numbers = [
             dense_parameters(b, mesh["tp"]) + expert_parameters(b, mesh["tp"]) / mesh["ep"]
-            for b in self.model.blocks[first : first + blocks]
+            for b in self.model.blocks[blocks.start : blocks.stop]
         ]
         precision = self.setting.program.precision
         sends = [[("reduce_scatter", group, n * precision.gradient) for n in numbers], []]
@@ -296,8 +294,8 @@ class ModelCosts:
         carried = merged(*(self.fabric.cost(*call).carried for call in sends[0] + 2 * sends[1]))
         there, home = {"dp": gathered}, {"dp": gathered + scattered}
         if self.setting.program.overlap_parameters:
-            own += Seconds(self._hide(there, "dp", own.forward * (1 - 1 / blocks)))
-            hidden = (own.inputs + own.weights) * (1 - 1 / blocks)
+            own += Seconds(self._hide(there, "dp", own.forward * (1 - 1 / len(blocks))))
+            hidden = (own.inputs + own.weights) * (1 - 1 / len(blocks))
             own += Seconds(0.0, self._hide(home, "dp", hidden))
         exposed = (("dp", there["dp"] + home["dp"]),)
         return own + Seconds(there["dp"], home["dp"], 0.0, exposed, carried)

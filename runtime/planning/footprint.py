@@ -97,10 +97,8 @@ def shards(model: Model, setting: Setting, rank: int) -> tuple[float, float, flo
     tensor, expert = setting.mesh["tp"], setting.mesh["ep"]
     schedule = setting.schedule
     own, last = schedule.stages_of(rank), schedule.stages - 1
-    bounds = [0]
-    for count in setting.blocks_of(len(model.blocks)):
-        bounds.append(bounds[-1] + count)
-    blocks = [b for stage in own for b in model.blocks[bounds[stage] : bounds[stage + 1]]]
+    stages = setting.blocks_of(len(model.blocks))
+    blocks = [model.blocks[number] for stage in own for number in stages[stage]]
     root = embed_parameters(model, tensor) if 0 in own else 0.0
     if last in own:
         root += head_parameters(model, tensor, shared=setting.mesh["pp"] == 1)
@@ -163,12 +161,12 @@ def _messages(model: Model, setting: Setting) -> float:
 def _by_stage(model: Model, setting: Setting) -> tuple[list[float], list[float]]:
     """By stage, the bytes that it keeps of one micro-batch, and those that are there besides while
     backward computes a block again."""
-    kept, again, first = [], [], 0
+    kept, again = [], []
     known: dict[Block, tuple[float, float, float]] = {}
     repeats = repeated(setting.options, len(model.blocks))
-    for count in setting.blocks_of(len(model.blocks)):
+    for numbers in setting.blocks_of(len(model.blocks)):
         total = most = 0.0
-        for number in range(first, first + count):
+        for number in numbers:
             block = model.blocks[number]
             if block not in known:
                 known[block] = block_activations(block, model, setting)
@@ -178,7 +176,6 @@ def _by_stage(model: Model, setting: Setting) -> tuple[list[float], list[float]]
             most = max(most, everything - own)
         kept.append(total)
         again.append(most)
-        first += count
     return kept, again
 
 

@@ -1,7 +1,6 @@
 """What of a model's blocks is computed again so that a step fits into memory, in the least time."""
 
 from dataclasses import replace
-from itertools import accumulate, pairwise
 
 from ringlet.runtime.pipeline.activations import peak_micro_batches
 from ringlet.runtime.planning.costs import BLOCK_PATHS, CORE, WHOLE, ModelCosts
@@ -32,7 +31,7 @@ def fitted(setting: Setting, costs: ModelCosts, limit: float) -> Setting | None:
     plain = footprints(model, setting)
     if any(min(a.total, b.total) > limit for a, b in zip(plain, most, strict=True)):
         return None
-    flights, stages = peak_micro_batches(schedule), _numbers(setting, model)
+    flights, stages = peak_micro_batches(schedule), setting.blocks_of(len(model.blocks))
     ways = {block: _ways(block, setting, costs) for block in dict.fromkeys(model.blocks)}
     chosen = [""] * len(model.blocks)
     for rank, footprint in enumerate(plain):
@@ -51,12 +50,6 @@ def fitted(setting: Setting, costs: ModelCosts, limit: float) -> Setting | None:
             chosen[n] = WAYS[way]
     patterns = _patterns(model, chosen)
     return replace(setting, options=replace(setting.options, recompute=patterns))
-
-
-def _numbers(setting: Setting, model: Model) -> list[range]:
-    """The numbers of the blocks in each stage."""
-    bounds = accumulate(setting.blocks_of(len(model.blocks)), initial=0)
-    return [range(first, stop) for first, stop in pairwise(bounds)]
 
 
 def _ways(block: Block, setting: Setting, costs: ModelCosts) -> list[Kept]:

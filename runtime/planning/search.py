@@ -196,7 +196,7 @@ class _Searching:
         times = [sum(block[:3]) for block in costs.blocks]
         first, last = sum(costs.embedding[:3]), sum(costs.head[:3])
         sizes = balanced(times, setting.stages, first, last)
-        if sizes == setting.blocks_of(len(times)):
+        if sizes == tuple(map(len, setting.blocks_of(len(times)))):
             return setting
         return replace(setting, options=replace(setting.options, layers_per_stage=sizes))
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
-from ringlet.runtime.mesh import AXES, MeshError, mesh_text, share
-from ringlet.runtime.options import Parallelism
+from ringlet.runtime.mesh import AXES, MeshError, mesh_text
+from ringlet.runtime.options import Parallelism, consecutive
 from ringlet.runtime.pipeline.actions import PipelineSchedule
 from ringlet.runtime.pipeline.schedules import make_schedule
 
@@ -142,13 +142,14 @@ class Setting:
         """Micro-batches of a replica."""
         return self.batch // self.replicas // self.micro_batch
 
-    def blocks_of(self, layers: int) -> tuple[int, ...]:
-        """How many blocks each stage has; raises MeshError unless they are the model's."""
-        given = self.cuts or self.options.layers_per_stage
-        cuts = given or tuple(share(layers, self.stages, n)[1] for n in range(self.stages))
-        if sum(cuts) != layers:
-            raise MeshError(f"the stages have {sum(cuts)} blocks, and the model {layers}")
-        return cuts
+    def blocks_of(self, layers: int) -> list[range]:
+        """The numbers of the blocks in each stage; raises MeshError unless they are the model's."""
+        stages = (
+            consecutive(self.cuts) if self.cuts else self.options.stages(layers, self.mesh["pp"])
+        )
+        if stages[-1].stop != layers:
+            raise MeshError(f"the stages have {stages[-1].stop} blocks, and the model {layers}")
+        return stages
 
     @property
     def schedule(self) -> PipelineSchedule:

@@ -6,7 +6,7 @@ from functools import cached_property
 from itertools import product
 from typing import Any
 
-from ringlet.runtime.mesh import AXES
+from ringlet.runtime.mesh import AXES, divisors
 from ringlet.runtime.options import Parallelism
 from ringlet.runtime.pipeline.formulas import Shape, bubble
 from ringlet.runtime.pipeline.schedules import SCHEDULES, recipe_of
@@ -107,13 +107,9 @@ def _products(number: int, factors: int) -> Iterator[tuple[int, ...]]:
     if factors == 1:
         yield (number,)
         return
-    for first in _divisors(number):
+    for first in divisors(number):
         for others in _products(number // first, factors - 1):
             yield first, *others
-
-
-def _divisors(number: int) -> list[int]:
-    return [n for n in range(1, number + 1) if number % n == 0]
 
 
 def settings(request: Request, mesh: Mapping[str, int]) -> Iterator[Setting]:
@@ -123,7 +119,7 @@ def settings(request: Request, mesh: Mapping[str, int]) -> Iterator[Setting]:
     count = request.fixed.get("accumulate")
     sizes = [
         size
-        for size in request.tried("micro_batch", _divisors(share))
+        for size in request.tried("micro_batch", divisors(share))
         if share % size == 0 and count in (None, share // size)
     ]
     for options in _options(request, mesh):
