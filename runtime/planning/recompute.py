@@ -22,15 +22,27 @@ def needed(model: Model, setting: Setting) -> float:
     return max(rank.total for rank in footprints(model, setting))
 
 
-def fitted(setting: Setting, costs: ModelCosts, limit: float) -> Setting | None:
-    """The setting with as little computed again as lets every rank do with `limit` bytes: a
-    knapsack over the blocks of each rank. None if not even recomputing all of them is enough."""
-    model, schedule = costs.model, setting.schedule
-    everything = replace(setting, options=replace(setting.options, recompute=("blocks",)))
-    most = footprints(model, everything)
+def recomputed(setting: Setting) -> Setting:
+    """The setting with all blocks computed again."""
+    return replace(setting, options=replace(setting.options, recompute=("blocks",)))
+
+
+def fitted(costs: ModelCosts, limit: float, free: bool) -> tuple[Setting | None, float]:
+    """The setting of these costs with as little computed again as lets every rank do with `limit`
+    bytes, and the bytes that some rank needs at least.
+
+    A knapsack over the blocks of each rank; None if not even recomputing all of them is enough,
+    or if that is not `free` to choose and the setting as it is needs more.
+    """
+    setting, model, schedule = costs.setting, costs.model, costs.setting.schedule
     plain = footprints(model, setting)
+    least = max(rank.total for rank in plain)
+    if least <= limit or not free:
+        return setting if least <= limit else None, least
+    most = footprints(model, recomputed(setting))
+    least = min(least, max(rank.total for rank in most))
     if any(min(a.total, b.total) > limit for a, b in zip(plain, most, strict=True)):
-        return None
+        return None, least
     flights, stages = peak_micro_batches(schedule), setting.blocks_of(len(model.blocks))
     ways = {block: _ways(block, setting, costs) for block in dict.fromkeys(model.blocks)}
     chosen = [""] * len(model.blocks)
@@ -42,14 +54,14 @@ def fitted(setting: Setting, costs: ModelCosts, limit: float) -> Setting | None:
             [Kept(count * way.nbytes, way.seconds) for way in ways[model.blocks[n]]]
             for count, n in own
         ]
-        least = sum(one[-1].nbytes for one in kept)
-        found = knapsack(kept, limit - (most[rank].total - least))
+        inputs = sum(one[-1].nbytes for one in kept)
+        found = knapsack(kept, limit - (most[rank].total - inputs))
         if found is None:
-            return None
+            return None, least
         for (_, n), way in zip(own, found, strict=True):
             chosen[n] = WAYS[way]
     patterns = _patterns(model, chosen)
-    return replace(setting, options=replace(setting.options, recompute=patterns))
+    return replace(setting, options=replace(setting.options, recompute=patterns)), least
 
 
 def _ways(block: Block, setting: Setting, costs: ModelCosts) -> list[Kept]:

@@ -6,14 +6,15 @@ the best ones found needs no simulation, so the answer is that of simulating all
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from ringlet.runtime.mesh import mesh_text
 from ringlet.runtime.pipeline.costs import Costs
 from ringlet.runtime.pipeline.formulas import Shape, least_seconds
+from ringlet.runtime.planning.costs import ModelCosts
 from ringlet.runtime.planning.fabric import SIMULATED_RANKS, Fabric
-from ringlet.runtime.planning.recompute import fitted, needed
+from ringlet.runtime.planning.recompute import fitted, needed, recomputed
 from ringlet.runtime.planning.setting import Setting
 from ringlet.runtime.planning.settings import Bounds, Request, meshes, settings
 from ringlet.runtime.planning.simulate import Simulation, simulate
@@ -160,45 +161,37 @@ class _Searching:
     def _try(self, setting: Setting) -> None:
         """Simulate a setting with equal stages, and with balanced ones."""
         request = self.request
-        costs = self.bounds.costs(setting)
-        other = self._balanced(setting)
-        for cut in [setting] if other is setting else [setting, other]:
-            if (bound := self._least(cut)) > self._enough():
-                self._slower(cut, bound)
+        free = "recompute" not in request.fixed
+        for costs in self._cuts(self.bounds.costs(setting)):
+            if (bound := _least(costs)) > self._enough():
+                self._slower(costs.setting, bound)
                 continue
-            fits: Setting | None = cut
-            if (memory := needed(request.model, cut)) > request.limit:
-                fits = None if "recompute" in request.fixed else fitted(cut, costs, request.limit)
+            fits, nbytes = fitted(costs, request.limit, free)
             if fits is None:
-                self._too_large(cut, memory)
+                self._too_large(recomputed(costs.setting) if free else costs.setting, nbytes)
                 continue
             self.found.simulated += 1
             self.actions += 2 * fits.stages * fits.micro_batches
             made = simulate(request.model, request.cluster, fits, fabric=self.fabric)
             self._keep(Candidate(fits, made))
 
-    def _least(self, setting: Setting) -> float:
-        """Seconds of the pipeline at least, with these stages and free messages."""
-        forward, inputs, weights, *_ = zip(*self.bounds.costs(setting).stages, strict=True)
-        options, p = setting.options, setting.mesh["pp"]
-        shape = Shape(options.schedule, p, setting.micro_batches, options.chunks)
-        return least_seconds(shape, Costs(forward, inputs, weights))
-
     def _enough(self) -> float:
         """Seconds beyond which a setting is not among the best."""
         best = self.found.best
         return best[-1].simulation.seconds if self.by_time and len(best) == BEST else math.inf
 
-    def _balanced(self, setting: Setting) -> Setting:
+    def _cuts(self, costs: ModelCosts) -> Iterator[ModelCosts]:
+        """With the stages that the setting has, and with balanced ones if they are others."""
+        yield costs
+        setting = costs.setting
         if setting.stages == 1 or setting.options.layers_per_stage:
-            return setting
-        costs = self.bounds.costs(setting)
+            return
         times = [sum(block[:3]) for block in costs.blocks]
         first, last = sum(costs.embedding[:3]), sum(costs.head[:3])
         sizes = balanced(times, setting.stages, first, last)
-        if sizes == tuple(map(len, setting.blocks_of(len(times)))):
-            return setting
-        return replace(setting, options=replace(setting.options, layers_per_stage=sizes))
+        if sizes != tuple(map(len, setting.blocks_of(len(times)))):
+            options = replace(setting.options, layers_per_stage=sizes)
+            yield self.bounds.costs(replace(setting, options=options))
 
     def _keep(self, candidate: Candidate) -> None:
         best, seconds = self.found.best, candidate.simulation.seconds
@@ -211,11 +204,7 @@ class _Searching:
         self._reason(setting, bound, f"at least {bound:.4g} s")
 
     def _too_large(self, setting: Setting, nbytes: float) -> None:
-        """Nothing or too little can be recomputed."""
-        everything = replace(setting, options=replace(setting.options, recompute=("blocks",)))
-        if "recompute" not in self.request.fixed:
-            nbytes = min(nbytes, needed(self.request.model, everything))
-            setting = everything
+        """Nothing or too little can be recomputed: a rank needs so many bytes."""
         if self.found.nearest is None or nbytes < self.found.nearest[1]:
             self.found.nearest = setting, nbytes
         text = f"needs {nbytes / 1e9:.4g} GB on a rank, of {self.request.limit / 1e9:.4g}"
@@ -237,6 +226,14 @@ class _Searching:
             for one in self.found.best
         ]  # fmt: skip
         self.found.best = sorted(best, key=self.key)
+
+
+def _least(costs: ModelCosts) -> float:
+    """Seconds of the pipeline at least, with these stages and free messages."""
+    forward, inputs, weights, *_ = zip(*costs.stages, strict=True)
+    setting, options = costs.setting, costs.setting.options
+    shape = Shape(options.schedule, setting.mesh["pp"], setting.micro_batches, options.chunks)
+    return least_seconds(shape, Costs(forward, inputs, weights))
 
 
 def _where(candidate: Candidate) -> str:
