@@ -8,18 +8,17 @@ import builtins
 import contextlib
 import faulthandler
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import IO, Any, NoReturn
 
-from ringlet.comm import world as comm
 from ringlet.launcher.supervisor.control import Control
 from ringlet.launcher.testing.forks import ForkedRanks
 from ringlet.launcher.testing.printed import Printed
-from ringlet.launcher.workers.worker import Guard, is_echo, send_result
+from ringlet.launcher.workers.called import CalledRank
+from ringlet.launcher.workers.worker import Guard, is_echo
 
 
 def name_of(function: Callable[..., Any]) -> str:
@@ -69,24 +68,17 @@ def _run(
     guard = Guard(control)
     _take_streams(*pipes[rank])
     faulthandler.enable(output)
-    comm.show_last_operations_on_signal()
-    faulthandler.register(signal.SIGUSR1, output, all_threads=True, chain=True)
-    call = 0
+    called = CalledRank(guard, output)
     try:
-        world = comm.init()
-        control.send({"call": call, "result": "ready"})
-        task = guard.inbox.get()
-        call = task["call"]
-        comm.inject(task["faults"])
-        result = function(world, **arguments)
-        send_result(control, call, name_of(function), result, tuples=True)
+        world = called.join()
+        called.take()
+        called.answer_result(name_of(function), function(world, **arguments), tuples=True)
     except BaseException as error:
         trace = error.__traceback__
         text = "".join(traceback.format_exception(type(error), error, trace and trace.tb_next))
-        control.send({"call": call, "failed": text, "echo": is_echo(error)})
+        called.answer({"failed": text, "echo": is_echo(error)})
     sys.stdout.flush()
-    comm.shutdown()
-    guard.inbox.get()  # killed here: whoever ended first would look lost to the others
+    called.leave()
 
 
 def _take_streams(stdout: int, stderr: int) -> None:

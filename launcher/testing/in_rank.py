@@ -5,7 +5,6 @@ import faulthandler
 import io
 import os
 import pdb  # noqa: T100 - to refuse it
-import signal
 import sys
 import traceback
 import warnings
@@ -14,9 +13,9 @@ from typing import IO, Any, NoReturn, TextIO
 
 import pytest
 
-from ringlet.comm import world as comm  # now, and not on each rank
 from ringlet.launcher.supervisor.control import Control, Notice
 from ringlet.launcher.testing import measured
+from ringlet.launcher.workers.called import CalledRank
 from ringlet.launcher.workers.worker import Guard, is_echo
 
 
@@ -30,15 +29,12 @@ def run_test(
     """Join the world, run the test, report, leave the world, and wait for the end. `streams` take
     what the test writes to stdout and stderr, `output` takes stacks."""
     measurement = measured.start_again()
-    guard = Guard(control)
-    _redirect(item.config, rank, streams, output)
-    call = 0
+    faulthandler.enable(output)
+    called = CalledRank(Guard(control), output)
+    _redirect(item.config, rank, streams)
     try:
-        world = comm.init()
-        control.send({"call": call, "result": "ready"})
-        task = guard.inbox.get()
-        call = task["call"]
-        comm.inject(task["faults"])
+        world = called.join()
+        called.take()
         item.funcargs["world"] = world
         outcome = _outcome(item)
         sys.stdout.flush()
@@ -46,9 +42,8 @@ def run_test(
         outcome["coverage"] = measured.taken(measurement)
     except BaseException as error:
         outcome = {"failed": traceback.format_exc(), "echo": is_echo(error)}
-    control.send({"call": call, **_encodable(outcome)})
-    comm.shutdown()
-    guard.inbox.get()  # killed here: whoever ended first would look lost to the others
+    called.answer(_encodable(outcome))
+    called.leave()
 
 
 def _outcome(item: pytest.Function) -> Notice:
@@ -99,14 +94,9 @@ def _warning(message: warnings.WarningMessage) -> list[Any]:
     ]
 
 
-def _redirect(
-    config: pytest.Config, rank: int, streams: Sequence[IO[bytes]], output: IO[bytes]
-) -> None:
+def _redirect(config: pytest.Config, rank: int, streams: Sequence[IO[bytes]]) -> None:
     """Capture as pytest does, into files that outlive this process; show the rank where nothing is
     captured; and refuse a debugger, which would have no terminal."""
-    faulthandler.enable(output)
-    comm.show_last_operations_on_signal()
-    faulthandler.register(signal.SIGUSR1, output, all_threads=True, chain=True)
     capture = config.pluginmanager.getplugin("capturemanager")
     if capture is not None:
         capture.stop_global_capturing()

@@ -1,17 +1,15 @@
 """A warm worker: joins the world once, then runs functions for a WorkerPool, one by one."""
 
-import faulthandler
 import importlib.util
-import signal
 import sys
 import traceback
 from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
 
-from ringlet import comm
 from ringlet.launcher.supervisor import process
-from ringlet.launcher.workers.worker import Guard, is_echo, send_result, start_guard
+from ringlet.launcher.workers.called import CalledRank
+from ringlet.launcher.workers.worker import Guard, is_echo, start_guard
 
 _modules: dict[str, tuple[float, ModuleType]] = {}
 
@@ -36,23 +34,17 @@ def load(path: str) -> ModuleType:
 
 def serve(guard: Guard) -> None:
     """Run tasks until the pool asks for the end; end after the first failure."""
-    comm.show_last_operations_on_signal()
-    faulthandler.register(signal.SIGUSR1, all_threads=True, chain=True)
-    call = 0
+    rank = CalledRank(guard)
     try:
-        world = comm.init()
-        guard.control.send({"call": call, "result": "ready"})
-        while "end" not in (task := guard.inbox.get()):
-            call = task["call"]
-            comm.inject(task["faults"])
+        world = rank.join()
+        while "end" not in (task := rank.take()):
             sys.path[:] = task["search"]  # the function's file imports what its caller can
             paths = {name: Path(path) for name, path in task["paths"].items()}
             function = attrgetter(task["name"])(load(task["path"]))
             result = function(world, **task["arguments"], **paths)
-            send_result(guard.control, call, task["name"], result, task["tuples"])
+            rank.answer_result(task["name"], result, task["tuples"])
     except BaseException as error:
-        text = traceback.format_exc()
-        guard.control.send({"call": call, "failed": text, "echo": is_echo(error)})
+        rank.answer({"failed": traceback.format_exc(), "echo": is_echo(error)})
         sys.exit(1)
 
 

@@ -71,15 +71,6 @@ def start_guard() -> Guard | None:
     return Guard(control)
 
 
-def send_result(control: Control, call: int, name: str, result: Any, tuples: bool) -> None:
-    """Send what the function of this name has returned; raises TypeError if that is impossible."""
-    try:
-        control.send({"call": call, "result": result}, tuples=tuples)
-    except TypeError as error:
-        kind = type(result).__name__
-        raise TypeError(f"{name} has returned a {kind} that cannot be sent: {error}") from None
-
-
 def is_echo(error: BaseException | None) -> bool:
     """Whether the error, or what led to it, is another rank's failure arriving here."""
     while error is not None:
