@@ -39,6 +39,11 @@ class Run:
         with user_errors(ConfigError):
             return check_config({**asdict(self.settings), **choices, "batch_size": plan.batch})
 
+    def unplanned(self) -> TrainConfig:
+        """The run without what its plan had chosen."""
+        usual = {name: getattr(TrainConfig, name) for name in CHOICES if name not in self.asked}
+        return replace(self.settings, **usual)
+
     def check(self, plan: Plan, name: Path) -> None:
         """Raise UserError if the plan is for another run, or the user has chosen otherwise."""
         with user_errors(PlanError):
@@ -76,18 +81,17 @@ def from_file(run: Run, path: Path) -> Plan:
     return plan
 
 
-def kept(run: Run, path: Path, workers: int | None) -> tuple[Plan | None, TrainConfig]:
-    """The plan that a resumed run has had, and how the run goes on: by it or, if it shall now go on
-    in another way, without what the plan has chosen."""
+def kept(run: Run, path: Path, workers: int | None) -> Plan | None:
+    """The plan that a resumed run has had; None, and says why, if it shall now go on in another
+    way."""
     try:
         plan = from_file(run, path)
         if workers not in (None, plan.ranks):
             raise UserError(f"it is for {plan.ranks} workers, not {workers}")
     except UserError as error:
         Screen().say(f"the run goes on without its plan and what that chose: {error}")
-        usual = {name: getattr(TrainConfig, name) for name in CHOICES if name not in run.asked}
-        return None, replace(run.settings, **usual)
-    return plan, run.by(plan)
+        return None
+    return plan
 
 
 def the_plan(one: Candidate, request: Request) -> Plan:

@@ -160,8 +160,7 @@ class Training:
         if options.plan is not None:
             self.plan = from_file(run, options.plan)
         elif not options.auto:
-            self.plan, self.settings = kept(run, _stored(options), options.workers)
-            self.workers = default_workers(self.settings) if self.hosts[1] == 1 else self.workers
+            self.plan = kept(run, _stored(options), options.workers)
         elif self.hosts[1] > 1:
             raise UserError("--auto plans for one host; for several, use `ringlet plan --cluster`")
         else:
@@ -169,7 +168,10 @@ class Training:
             self.plan = make(run, workers, allowed, launch, options.measure)
         if self.plan is not None:
             self.settings = run.by(self.plan)
-            self.workers = self.plan.ranks if self.hosts[1] == 1 else self.workers
+        elif not options.auto:
+            self.settings = run.unplanned()
+        if self.hosts[1] == 1:
+            self.workers = default_workers(self.settings) if self.plan is None else self.plan.ranks
 
     def task(self, generation: int, workers: int) -> str:
         """The task for this start of the job; raises UserError if the run does not fit the number
