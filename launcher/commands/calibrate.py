@@ -74,7 +74,7 @@ def calibrate(options: CalibrateOptions, join: JoinOptions) -> None:
         screen.line(line)
 
 
-def calibrated(workers: int, transport: str = "auto", seconds: float = SECONDS) -> Cluster:
+def calibrated(workers: int, transport: str = "auto") -> Cluster:
     """This machine with so many workers, as it was measured before, or as it is measured now.
 
     Raises UserError if it cannot be measured.
@@ -82,7 +82,7 @@ def calibrated(workers: int, transport: str = "auto", seconds: float = SECONDS) 
     path = cache_file(workers, transport)
     found = remembered(path)
     if found is None:
-        found = _measured(workers, JoinOptions(transport), seconds, Screen())
+        found = _measured(workers, JoinOptions(transport), SECONDS, Screen())
         _remember(path, str(found))
     return found
 

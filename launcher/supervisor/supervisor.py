@@ -66,8 +66,8 @@ class _Watched:
 class Supervisor:
     """Runs one start of a job's workers on this host to their end.
 
-    `inform` gets what workers report besides their failures. The `agent` knows the
-    options, and speaks with the job's other hosts.
+    `inform` gets what workers report besides their failures. The `agent` knows the options, and
+    speaks with the job's other hosts.
     """
 
     def __init__(
@@ -145,12 +145,11 @@ class Supervisor:
             self._start(rank)
 
     def _start(self, rank: int) -> None:
-        module, arguments = self._module, self._arguments
         file = None
         if self._options.output is not None:
             path = self._options.output / f"rank-{rank}.log"
             file = RankFile(path, self._screen, more=self._job.generation > 0)
-        worker = Worker(self._job, rank, module, arguments, output=subprocess.PIPE)
+        worker = Worker(self._job, rank, self._module, self._arguments, output=subprocess.PIPE)
         watched = _Watched(worker, file)
         self._watched.append(watched)
         self._warden.toggle(worker.pid)

@@ -13,7 +13,7 @@ EVERY_S = 0.2
 """Between two states of the live line."""
 
 
-def searching(request: Request, objective: str = "time", what: str = "settings") -> Search:
+def searching(request: Request, objective: str = "time") -> Search:
     """Search, and show how far it is if stderr is a terminal; raises UserError."""
     screen, shown = Screen(sys.stderr), time.monotonic()
 
@@ -21,7 +21,7 @@ def searching(request: Request, objective: str = "time", what: str = "settings")
         nonlocal shown
         if screen.live and time.monotonic() >= shown + EVERY_S:
             shown = time.monotonic()
-            screen.status(f"{done:,} of {of:,} {what}" if of else f"{done:,} {what} listed")
+            screen.status(f"{done:,} of {of:,} settings" if of else f"{done:,} settings listed")
 
     try:
         with user_errors(ClusterError):
