@@ -1,6 +1,6 @@
 """What `ringlet plan` and `ringlet simulate` are asked: a model, a cluster, and what is fixed."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import Any
@@ -125,8 +125,7 @@ class Asked:
             for name in sorted(MODEL_OPTIONS):
                 if given.get(name) is not None:
                     raise UserError(
-                        f"--{name.replace('_', '-')} is for a preset, gpt or llama; {self.model} "
-                        "has its own"
+                        f"{flag(name)} is for a preset, gpt or llama; {self.model} has its own"
                     )
             return MODELS[self.model]
         size = config.vocab_size
@@ -154,6 +153,6 @@ def fixed(config: TrainConfig, asked: Mapping[str, Any]) -> dict[str, Any]:
     return {**found, **parse_mesh(found.pop("mesh", ""))}
 
 
-def names(words: Iterable[str]) -> str:
-    """Options as they are written on the command line."""
-    return ", ".join(f"--{word.replace('_', '-')}" for word in words)
+def flag(name: str) -> str:
+    """An option as it is written on the command line."""
+    return f"--{name.replace('_', '-')}"

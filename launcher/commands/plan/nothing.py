@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
+from ringlet.comm.schedules.svg import counted
 from ringlet.launcher.commands.plan.tables import gigabytes
 from ringlet.runtime.mesh import AXES, mesh_text
 from ringlet.runtime.planning.search import Search, least_memory
@@ -19,7 +20,7 @@ FEW = 3
 def why_nothing(found: Search) -> str:
     """One line on a search that has found nothing."""
     request = found.request
-    name = f"{request.model.name}, batch {request.batch}, on {_ranks(request.workers)}"
+    name = f"{request.model.name}, batch {request.batch}, on {counted(request.workers, 'rank')}"
     if found.nearest is None:
         return f"{name}: {_refused(found)}"
     setting, nbytes = found.nearest
@@ -68,7 +69,3 @@ def _larger(request: Request) -> Iterator[tuple[int, float]]:
         found = least_memory(replace(request, cluster=cluster, ranks=ranks))
         if found is not None:
             yield ranks, found[1]
-
-
-def _ranks(count: int) -> str:
-    return f"{count} rank{'s' if count > 1 else ''}"

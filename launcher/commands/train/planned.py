@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ringlet.launcher.commands.plan.asked import CHOICES, names
+from ringlet.launcher.commands.plan.asked import CHOICES, flag
 from ringlet.launcher.errors import UserError, user_errors
 from ringlet.launcher.supervisor.output import Screen
 from ringlet.runtime.mesh import MeshError, parse_mesh
@@ -53,7 +53,7 @@ class Run:
             if any(other.get(part, 1) != value for part, value in mine.items()):
                 shown = getattr(plan.choices, option)
                 raise UserError(
-                    f"{names([option])} {getattr(self.settings, option)} contradicts {name}, which "
+                    f"{flag(option)} {getattr(self.settings, option)} contradicts {name}, which "
                     f"has {shown if shown != '' else 'none'}: leave it out, or plan again"
                 )
         for variable, value in plan.variables.items():

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ringlet.comm.schedules.svg import counted
 from ringlet.launcher.commands.pasted import command
 from ringlet.launcher.supervisor.control import Notice
 from ringlet.launcher.supervisor.output import Screen
@@ -36,7 +37,7 @@ class TrainingProgress:
         text = (
             f"training {settings.n_layer} layers, {settings.n_head} heads, {settings.n_embd} "
             f"wide, {experts}context {settings.block_size}, batch {settings.batch_size} on "
-            f"{settings.data} with {workers} worker{'s' if workers > 1 else ''}{mesh}"
+            f"{settings.data} with {counted(workers, 'worker')}{mesh}"
         )
         if text != self._headline:
             self._headline = text
