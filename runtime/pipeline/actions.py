@@ -76,6 +76,11 @@ class PipelineSchedule:
     placement: tuple[int, ...] = ()
 
     @property
+    def splits(self) -> bool:
+        """Whether backwards are in two parts."""
+        return any(action.kind == "W" for actions in self.compute for action in actions)
+
+    @property
     def stages(self) -> int:
         """How many parts the model is cut into."""
         return self.ranks * self.chunks

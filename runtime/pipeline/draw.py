@@ -99,10 +99,9 @@ def _scale(schedule: PipelineSchedule, priced: PipelinePrice) -> _Scale:
 
 
 def _legend(schedule: PipelineSchedule) -> str:
-    split = any(action.kind == "W" for program in schedule.compute for action in program)
     example = "2a" if schedule.chunks > 1 else "2"
     words = [f"{example}: forward of micro-batch 2", f"<{example}: backward"]
-    if split:
+    if schedule.splits:
         words[1] += " to the inputs"
         words.append(f"={example}: to the weights")
     if schedule.chunks > 1:

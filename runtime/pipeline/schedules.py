@@ -89,9 +89,8 @@ def recipe_of(name: str) -> Recipe:
     is none."""
     if "," in name:
         read = read_schedule(name)
-        splits = any(action.kind == "W" for program in read.compute for action in program)
         return Recipe(
-            lambda *_: read.compute, (read.chunks,) * 2, splits, lambda ranks: read.placement,
+            lambda *_: read.compute, (read.chunks,) * 2, read.splits, lambda ranks: read.placement,
             (read.ranks, read.micro_batches),
         )  # fmt: skip
     if name not in SCHEDULES:
