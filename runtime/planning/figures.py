@@ -136,14 +136,14 @@ def check_keys(kind: Any, table: Mapping[str, Any], prefix: str = "") -> dict[st
     return known
 
 
-def read_toml(path: Path, error: type[ValueError] = ClusterError) -> dict[str, Any]:
-    """The tables of a TOML file; raises `error` if there is none."""
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file; raises ClusterError if there is none."""
     try:
         return tomllib.loads(path.read_text())
     except OSError as reason:
-        raise error(f"cannot read {path}: {reason.strerror}") from reason
+        raise ClusterError(f"cannot read {path}: {reason.strerror}") from reason
     except (ValueError, RecursionError) as reason:
-        raise error(f"{path} is not TOML: {reason}") from reason
+        raise ClusterError(f"{path} is not TOML: {reason}") from reason
 
 
 def write_toml(made: Any) -> str:
