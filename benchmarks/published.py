@@ -59,6 +59,11 @@ def on_selene(model, *arguments, **more):
     return simulate(model, SELENE.cluster, setting, fabric=SELENE)
 
 
+def speed_row(name, ranks, found, measured):
+    """A row of TFLOP/s a GPU, with what is computed again."""
+    return Row(f"{name}, {ranks} GPUs", found.hfu * PEAK / 1e12, measured)
+
+
 TABLE_1 = [
     # model, tp, pp, GPUs, batch, micro-batch, chunks, DDP, TFLOP/s a GPU
     ("gpt-1.7b", 1, 1, 32, 512, 16, 1, "torch", 137),
@@ -87,7 +92,7 @@ def table_1():
         mesh = {"tp": tp, "pp": pp, "dp": ranks // tp // pp}
         program = TORCH if ddp == "torch" else MEGATRON
         found = on_selene(MODELS[name], mesh, batch, micro_batch, chunks, program)
-        yield Row(f"{name}, {ranks} GPUs", found.hfu * PEAK / 1e12, measured)
+        yield speed_row(name, ranks, found, measured)
 
 
 TABLE_2 = [
@@ -106,7 +111,7 @@ def table_2():
     for name, pp, ranks, batch, measured in TABLE_2:
         mesh = {"tp": 8, "pp": pp, "dp": ranks // 8 // pp}
         found = on_selene(MODELS[name], mesh, batch)
-        yield Row(f"{name}, {ranks} GPUs", found.hfu * PEAK / 1e12, measured)
+        yield speed_row(name, ranks, found, measured)
 
 
 ZERO_3 = [
@@ -127,7 +132,7 @@ def table_2_zero_3():
     for name, ranks, batch, micro_batch, measured in ZERO_3:
         setting = megatron_setting({"dp": ranks}, batch, micro_batch, zero=3)
         found = simulate(MODELS[name], fabric.cluster, setting, fabric=fabric)
-        yield Row(f"{name}, {ranks} GPUs", found.hfu * PEAK / 1e12, measured)
+        yield speed_row(name, ranks, found, measured)
 
 
 TABLE_5 = [
