@@ -67,7 +67,7 @@ def calibrate(
     links, sums = list[Tier](), 0.0
     if world.size > 1:
         progress("links")
-        groups = [*(sizes(here) if here > 1 else []), *([world.size] if world.size > here else [])]
+        groups = [*sizes(here), *([world.size] if world.size > here else [])]
         for size in groups:
             inner = [tier for tier in links if size > here]  # on a host each group has its own
             links.append(_tier(world, size, here, inner, rest / 3 / len(groups)))
@@ -95,7 +95,9 @@ def processor() -> str:
 
 
 def sizes(ranks: int) -> list[int]:
-    """2, 4, 8, ... as far as they divide the ranks, and all of them."""
+    """2, 4, 8, ... as far as they divide the ranks, and all of them; none of one rank."""
+    if ranks == 1:
+        return []
     found = [2]
     while ranks % (2 * found[-1]) == 0:
         found.append(2 * found[-1])
@@ -115,7 +117,7 @@ def _neighbours(
     caches and memory are shared, and by the clock where there are more of them than cores."""
     case = Case(alone, "small", parts=4)
     case.step()
-    at_once = [1, *(sizes(here) if here > 1 else [])]
+    at_once = [1, *sizes(here)]
     found: dict[int, list[float]] = {count: [] for count in at_once}
     until = time.perf_counter() + seconds
     for _ in _rounds(world, until):

@@ -168,7 +168,9 @@ def test_workers_that_fail_are_an_error(monkeypatch):
         command.calibrated(2)
 
 
-@pytest.mark.parametrize(("ranks", "expected"), [(2, [2]), (3, [3]), (6, [2, 6]), (8, [2, 4, 8])])
+@pytest.mark.parametrize(
+    ("ranks", "expected"), [(1, []), (2, [2]), (3, [3]), (6, [2, 6]), (8, [2, 4, 8])]
+)
 def test_links_are_measured_for_groups_of(ranks, expected):
     assert sizes(ranks) == expected
 
