@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
+from whole_models import collected
 
 from ringlet import nn
 from ringlet.nn.models import BERT, T5, BERTConfig, Llama, LlamaConfig, T5Config
 from ringlet.nn.optim import SGD
 from ringlet.runtime import Mesh, MeshError, MicroBatch, Parallelism, Step, parallelize
 from ringlet.runtime.mesh import share
-from ringlet.runtime.sharding.shard_spec import ShardSpec
 
 VOCABULARY, LENGTH, BATCH, STEPS, RATE = 13, 8, 4, 2, 0.1
 
@@ -49,34 +49,6 @@ def batch_of(name, step, first, count):
     targets = targets[:, 2:]  # the decoder's is another length
     decoder = np.where(targets < 0, 0, np.roll(targets, 1, axis=1)) % VOCABULARY
     return MicroBatch((ids[mine], decoder[mine]), targets[mine], first, options)
-
-
-def collected(parallel):
-    """{name: (weight, gradient)} of the whole model, from what each rank owns; on every rank."""
-    mine = []
-    for family in parallel.gradient_groups:
-        owned = set(family.owned(parallel.mesh, sharded=parallel.options.zero > 0))
-        for slot in family.reducer.shard.slots:
-            if slot.name in owned:
-                views = [v.copy() for v in family.reducer.shard.views(slot.start, slot.stop)]
-                place = family.specs[slot.name].to_json()
-                mine.append([slot.name, place, slot.first, *views])
-    parts = {}
-    for pieces in parallel.mesh.world.all_gather_object(mine):
-        for name, place, first, *views in pieces:
-            spec = ShardSpec.from_json(parallel.shapes[name], place)
-            fresh = [np.full(spec.size, np.nan, np.float32) for _ in range(2)]
-            for target, view in zip(parts.setdefault((name, spec), fresh), views, strict=True):
-                assert np.isnan(target[first : first + view.size]).all()  # nothing is there twice
-                target[first : first + view.size] = view
-    whole = {
-        name: [np.full(shape, np.nan, np.float32) for _ in range(2)]
-        for name, shape in parallel.shapes.items()
-    }
-    for (name, spec), values in parts.items():
-        for target, value in zip(whole[name], values, strict=True):
-            spec.put(value, target)
-    return whole
 
 
 def trained(world, name, cases):
