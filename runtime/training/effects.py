@@ -31,18 +31,18 @@ IDLE = (
     Idle(
         ("momentum",),
         lambda r: r.optimizer not in ("sgd", "rmsprop", "muon"),
-        "{optimizer} has none: sgd, rmsprop or muon would fit",
+        "{optimizer} has none; sgd, rmsprop or muon would fit",
     ),
-    Idle(("beta1",), lambda r: r.optimizer not in BETAS, "{optimizer} has none: adamw would fit"),
+    Idle(("beta1",), lambda r: r.optimizer not in BETAS, "{optimizer} has none; adamw would fit"),
     Idle(
         ("beta2",),
         lambda r: r.optimizer not in (*BETAS, "rmsprop"),
-        "{optimizer} has none: adamw would fit",
+        "{optimizer} has none; adamw would fit",
     ),
     Idle(
         ("learning_rate_floor",),
         lambda r: r.learning_rate_schedule not in FALLING,
-        "{learning_rate_schedule} has none: cosine or linear would fit",
+        "{learning_rate_schedule} has none; cosine or linear would fit",
     ),
     Idle(
         ("warmup_steps",),
@@ -52,13 +52,13 @@ IDLE = (
     Idle(
         ("top_k", "capacity_factor", "balance"),
         lambda r: not r.experts,
-        "the model has no experts: experts 8, say, would fit",
+        "the model has no experts; experts 8, say, would fit",
     ),
     Idle(("bias",), lambda r: r.bias and r.model == "llama", "a llama has none"),
     Idle(
         ("outer_learning_rate", "outer_momentum"),
         lambda r: r.local_steps == 1,
-        "replicas agree after every step: local_steps above 1 would fit",
+        "replicas agree after every step; local_steps above 1 would fit",
     ),
     Idle(("schedule",), lambda r: r.pp == 1, "a mesh with pp=1 has no pipeline"),
     Idle(
