@@ -64,8 +64,7 @@ def is_loopback(address: str) -> bool:
 def can_bind(host: str) -> bool:
     """Whether the IP address is this host's: a socket can be bound to it."""
     try:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            probe.bind((host, 0))
+        free_port(host)
     except OSError:
         return False
     return True
@@ -90,9 +89,9 @@ def free_port(host: str = "") -> int:
 def resolve(address: str) -> str:
     """The address with the host's IP address in place of its name: one of this host's own if it has
     any, then IPv4 rather than IPv6. Raises OSError if nobody knows the name."""
-    parts = urlsplit(address)
     if not address.startswith("tcp://"):
         return address
+    parts = urlsplit(address)
     try:
         found = socket.getaddrinfo(parts.hostname, parts.port, type=socket.SOCK_STREAM)
     except UnicodeError as error:  # labels that are empty, or too long
@@ -104,7 +103,9 @@ def resolve(address: str) -> str:
 def local_address(rendezvous: str) -> str:
     """The address of the interface that leads to the rendezvous; loopback for ipc. Raises OSError
     if there is none."""
-    parts = urlsplit(resolve(rendezvous if rendezvous.startswith("tcp://") else tcp(loopback(), 1)))
+    if not rendezvous.startswith("tcp://"):
+        return loopback()
+    parts = urlsplit(resolve(rendezvous))
     host = parts.hostname or ""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
