@@ -45,7 +45,7 @@ def unpack(data: Array) -> Any:
     """The packed value; tuples come back as lists, unless they were packed as tuples. Raises
     ValueError for other bytes."""
     try:
-        return msgpack.unpackb(data.data, ext_hook=_unpack_other, strict_map_key=False, **TEXT)
+        return _unpack(data.data)
     except (TypeError, OverflowError, RecursionError, msgpack.UnpackException) as error:
         raise ValueError(f"not a packed object: {error}") from error
 
@@ -74,9 +74,13 @@ def _pack_tuple(value: Any) -> Any:
     return _pack_other(value)
 
 
+def _unpack(data: bytes | memoryview) -> Any:
+    return msgpack.unpackb(data, ext_hook=_unpack_other, strict_map_key=False, **TEXT)
+
+
 def _unpack_other(code: int, data: bytes) -> Any:
     if code == _TUPLE:
-        return tuple(msgpack.unpackb(data, ext_hook=_unpack_other, strict_map_key=False, **TEXT))
+        return tuple(_unpack(data))
     if code != _ARRAY:
         raise ValueError(f"unknown msgpack extension {code}")
     dtype, shape, content = msgpack.unpackb(data, use_list=False)
