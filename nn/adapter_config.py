@@ -63,7 +63,7 @@ class AdapterConfig:
         return found
 
     def _check(self, path: Path) -> None:
-        """Raise ValueError for numbers that are none."""
+        """Raise ValueError for values that are no numbers, or out of range."""
         if not isinstance(self.ranks, dict) or not isinstance(self.alphas, dict):
             raise ValueError(f"{path} needs a rank_pattern and an alpha_pattern that are objects")
         for pattern in (*self.ranks, *self.alphas):

@@ -231,7 +231,7 @@ def load_lora(model: Module, folder: str | Path) -> list[str]:
     if not wanted:
         raise KeyError(f"{folder} holds no LoRA matrices")
     if other := sorted(shapes.keys() ^ state.keys()):
-        raise KeyError(f"{folder}: arrays that are no pairs of LoRA: {short(other)}")
+        raise KeyError(f"{folder}: arrays that form no pairs of LoRA: {short(other)}")
     for name, shape in shapes.items():
         if state[name].shape != shape:
             raise KeyError(f"{folder}: {name} has wrong shape {state[name].shape} for {shape}")

@@ -120,7 +120,7 @@ class ActiveCall:
         return True
 
     def fails(self) -> bool:
-        """Whether it can not end well any more; then it has ended."""
+        """Whether it cannot end well any more; then it has ended."""
         try:
             self.check()
         except CommError as error:

@@ -69,7 +69,7 @@ class Diagnosis:
         return error
 
     def _reason(self) -> str:
-        """Of a call that waits for no rank."""
+        """Why this call waits, if it waits for no rank."""
         if self._call.waiting_for is not None:
             return "to hear which rank is in another call"
         earlier = (record[CALL] for record in self._channel.history)

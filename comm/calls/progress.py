@@ -103,7 +103,7 @@ class Progress:
         return not self._stopping
 
     def _let_go(self) -> None:
-        """Of what has ended, before this may sleep: it keeps its group, and that its memory."""
+        """Drop what has ended before this may sleep: a call keeps its group, and so its memory."""
         self._heads = [call for call in self._heads if not call.finished]
         for channel, lane in list(self._lanes.items()):
             while lane and lane[0][0].finished:

@@ -73,7 +73,7 @@ class JobKey:
 
     @property
     def shown(self) -> tuple[bytes, ...]:
-        """The mechanism, and what who connects shows to the authenticator: see ZAP."""
+        """The mechanism, and the credentials that a client shows to the authenticator (ZAP)."""
         from zmq.utils import z85
 
         return b"CURVE", z85.decode(self.curve_public)
@@ -95,9 +95,9 @@ class JobKey:
 class Token:
     """A random word that a rank tells those whom it meets, and asks for where there is no key.
 
-    It travels in the clear (PLAIN: https://rfc.zeromq.org/spec/24): it keeps out who has met
-    nobody, not who reads the traffic. Nobody can send a message before it is shown; afterwards it
-    costs nothing.
+    It travels in the clear (PLAIN: https://rfc.zeromq.org/spec/24): it keeps out those who have met
+    nobody, not those who read the traffic. Nobody can send a message before showing it; afterwards
+    it costs nothing.
     """
 
     text: str = field(repr=False)

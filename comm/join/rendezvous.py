@@ -26,9 +26,9 @@ FIND_EVERY_S = 0.5
 
 
 def find_host(address: str, rank: int, timeout: float, check: Callable[[], None]) -> str:
-    """The address, with the host's IP address in place of its name. Rank 0's host has it now;
-    others wait for the name: in clusters of containers it comes with the host. Raises CommError if
-    nobody knows it."""
+    """The address, with the host's IP address in place of its name. Rank 0's own host must
+    know the name at once; the other ranks wait for it, since in clusters of containers a name comes
+    with its host. Raises CommError if nobody knows it."""
     deadline, log = time.monotonic() + timeout, meeting.MissingLog("rank", f"rank {rank}", address)
     while True:
         try:

@@ -112,8 +112,8 @@ class Endpoint:
 
     def bind_tcp(self, host: str) -> str:
         """Listen on a free port of the host's address; returns the address. To be called after
-        `bind_ipc`: what is bound from here on asks for the key, or the token. For ZeroMQ holds the
-        parts of a message, however many, until the last: nobody may send who is not known."""
+        `bind_ipc`: what is bound from here on asks for the key, or the token. ZeroMQ holds the
+        parts of a message, however many, until the last is there: who is not known sends none."""
         Authenticator(self.inbox.socket, self._key or Token(self.token), f"rank {self.rank}")
         allow_ipv6(self.inbox.socket, tcp(host, "*"))
         self.inbox.socket.bind(tcp(host, "*"))

@@ -179,6 +179,6 @@ class LanguageModel(Module):
         """Write config.json and model.safetensors, in shards of at most `shard_bytes` if larger.
 
         Raises FileExistsError if the folder holds a model already, PretrainedError for what
-        Hugging Face's files cannot express, as LoRA matrices that are not merged.
+        Hugging Face's files cannot express, such as LoRA matrices that are not merged.
         """
         self.files.save(self, Path(folder), shard_bytes)

@@ -89,8 +89,8 @@ def beam_search(
     `eos`, an id or one of several; shorter rows are padded with the first one to the length of the
     longest. For a T5, `ids` is the source, and the result is the decoder's output, beginning with
     its start token. Graves, "Sequence transduction with recurrent neural networks" (2012), section
-    4, with the length's
-    power from Wu et al., "Google's neural machine translation system" (2016), section 7.
+    4, with the length's power from Wu et al., "Google's neural machine translation system" (2016),
+    section 7.
     """
     check_ids(ids)
     if beams < 1:
