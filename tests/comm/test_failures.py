@@ -155,6 +155,7 @@ def hangs(world, folder):
 
 
 def test_a_hanging_rank_is_named_by_all_with_what_it_last_did(ranks, tmp_path):
+    ranks(3).close()  # calls of earlier tests have numbers too
     results = ranks(3).run(hangs, folder=tmp_path)
     for error in results[1:]:
         assert error["type"] == "CommTimeout"
@@ -185,6 +186,7 @@ def crossed(world):
 
 
 def test_a_timeout_says_what_the_awaited_rank_waits_in(ranks):
+    ranks(2).close()  # calls of earlier tests have numbers too
     first, second = ranks(2).run(crossed)
     assert first["type"] == second["type"] == "CommTimeout"
     assert "recv #0 (tag 3)" in first["text"]
