@@ -21,6 +21,7 @@ from ringlet.launcher.supervisor.listing import (
     run_folders,
     run_name,
 )
+from ringlet.launcher.supervisor.process import state_of
 
 TIMEOUT_S = ANSWER_S + 2.0
 MAX_BYTES = 16 << 20
@@ -109,9 +110,6 @@ def lines(job: dict[str, Any]) -> Iterator[str]:
 
 
 def _state(pid: int) -> str:
-    """The state of a process, from the kernel (proc(5))."""
-    try:
-        letter = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return "has ended"
-    return STATES.get(letter, "busy")
+    """The state of a process, in words."""
+    letter = state_of(pid)
+    return STATES.get(letter, "busy") if letter else "has ended"

@@ -99,6 +99,15 @@ def exit_text(pid: int, code: int) -> str:
     return f"{head} was killed by signal {-code}{name}"
 
 
+def state_of(pid: int) -> str:
+    """The letter for a process's state, from the kernel (proc(5)); empty if it has ended, or where
+    there is no /proc."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
 class Warden:
     """A process that ends groups of processes, and removes sockets and folders, when this one has
     been killed.

@@ -12,11 +12,11 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from pathlib import Path
 from typing import IO, Any, Protocol, Self
 
 from ringlet.launcher.supervisor.control import Control, Notice
 from ringlet.launcher.supervisor.environment import Job
+from ringlet.launcher.supervisor.process import state_of
 
 STARTUP_S = 30.0
 
@@ -184,7 +184,7 @@ class Ranks(ABC):
 
     def _stacks(self, ranks: list[int]) -> dict[int, str]:
         """What the ranks are doing: faulthandler writes every thread's stack on SIGUSR1."""
-        stopped = [rank for rank in ranks if is_stopped(self._ranks[rank].pid)]
+        stopped = [rank for rank in ranks if state_of(self._ranks[rank].pid) == "T"]
         ranks = [rank for rank in ranks if rank not in stopped]
         before = {rank: len(self._written(rank)) for rank in ranks}
         for rank in ranks:
@@ -203,14 +203,6 @@ class Ranks(ABC):
         output = self._output[rank].fileno()
         size = os.fstat(output).st_size
         return os.pread(output, 20_000, max(0, size - 20_000)).decode(errors="replace")
-
-
-def is_stopped(pid: int) -> bool:
-    """Whether a signal has stopped the process; False where there is no /proc."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-    except OSError:
-        return False
 
 
 def text_of(outcome: Notice) -> str:
