@@ -58,7 +58,7 @@ class TrainOptions:
         None, "Train as this file of `ringlet plan` says.", metavar="FILE", heading="Parallelism"
     )
     auto: bool = option(
-        False, "Plan for this machine, and train so; options that are given stay.",
+        False, "Plan for this machine, and train by that plan; options that are given stay.",
         heading="Parallelism",
     )  # fmt: skip
     measure: bool = option(
@@ -135,8 +135,8 @@ def _stored(options: TrainOptions) -> Path:
 class Training:
     """A run of these settings, in --out or a folder of this name, on at least and at most so many
     `hosts`, and on `workers` workers unless others are asked for; `asked` are the options that must
-    have an effect. Checkpoints and metrics go to
-    `folder`, which is made and locked together with the first task."""
+    have an effect. Checkpoints and metrics go to `folder`, which is made and locked together with
+    the first task."""
 
     settings: TrainConfig
     options: TrainOptions
