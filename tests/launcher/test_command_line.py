@@ -9,21 +9,13 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from commands import outcome
 
 import ringlet
-from ringlet.launcher.cli import main
 from ringlet.launcher.commands import pasted
 from ringlet.launcher.commands.train.prepare import TrainOptions, prepare
 from ringlet.launcher.supervisor.options import WorkerOptions
 from ringlet.runtime.training.config import TrainConfig
-
-
-def outcome(capsys, *arguments):
-    """Exit code, stdout, stderr of `ringlet arguments...`."""
-    with pytest.raises(SystemExit) as ended:
-        main(list(arguments))
-    return (ended.value.code or 0, *capsys.readouterr())
-
 
 WRONG = {
     "no such script": (["nosuch.py", "-n", "2"], "nosuch.py"),

@@ -5,9 +5,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from commands import outcome
 
 from ringlet.comm.schedules.algorithms import ALGORITHMS
-from ringlet.launcher.cli import main
 from ringlet.launcher.errors import UserError
 from ringlet.launcher.units import (
     parse_bytes,
@@ -22,9 +22,7 @@ EVERY = [(operation, name) for operation, names in ALGORITHMS.items() for name i
 
 def explain(capsys, *arguments):
     """Exit code, stdout, stderr of `ringlet explain arguments...`."""
-    with pytest.raises(SystemExit) as ended:
-        main(["explain", *arguments])
-    return (ended.value.code or 0, *capsys.readouterr())
+    return outcome(capsys, "explain", *arguments)
 
 
 @pytest.mark.parametrize(("operation", "algorithm"), EVERY)

@@ -5,8 +5,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from commands import outcome
 
-from ringlet.launcher.cli import main
 from ringlet.runtime.pipeline.schedules import SCHEDULES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -15,9 +15,7 @@ LESSON = (ROOT / "docs" / "pipeline.md").read_text(encoding="utf-8")
 
 def explain(capsys, *arguments):
     """Exit code, stdout, stderr of `ringlet explain arguments...`."""
-    with pytest.raises(SystemExit) as ended:
-        main(["explain", *arguments])
-    return (ended.value.code or 0, *capsys.readouterr())
+    return outcome(capsys, "explain", *arguments)
 
 
 def rows(out):

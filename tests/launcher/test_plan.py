@@ -4,18 +4,11 @@ import json
 import re
 
 import pytest
+from commands import outcome
 
 from ringlet import runtime
-from ringlet.launcher.cli import main
 
 LAPTOP = ("--cluster", "laptop", "--model", "tiny", "--ranks", "2")
-
-
-def outcome(capsys, *arguments):
-    """Exit code, stdout, stderr of `ringlet arguments...`."""
-    with pytest.raises(SystemExit) as ended:
-        main(list(arguments))
-    return (ended.value.code or 0, *capsys.readouterr())
 
 
 def printed(capsys, *arguments):
