@@ -20,6 +20,7 @@ from ringlet.runtime.planning.figures import (
     check,
     check_keys,
     figure,
+    flag,
     make,
     read_toml,
     steps,
@@ -52,10 +53,10 @@ class Tier:
     overhead: float = figure(default=0.0)
     """Seconds for which each message keeps the ports busy, however short it is."""
 
-    duplex: bool = True
+    duplex: bool = flag(default=True)
     """Whether a rank sends, receives and computes at once."""
 
-    memory: bool = False
+    memory: bool = flag(default=False)
     """Whether ranks read each other's memory instead of sending messages; then `latency` is a
     fence's, and `bandwidth` what each rank reads and writes."""
 
@@ -71,9 +72,6 @@ class Tier:
     name: str = text()
 
     def __post_init__(self) -> None:
-        for name in ("duplex", "memory"):
-            if not isinstance(getattr(self, name), bool):
-                raise ClusterError(f"{name} is {getattr(self, name)!r}; it must be true or false")
         check(self)
         if self.ranks % self.sharing:
             raise ClusterError(f"sharing is {self.sharing}; it must divide ranks, {self.ranks}")

@@ -91,6 +91,14 @@ def text(*, default: str = "") -> Any:
     )
 
 
+def flag(*, default: bool) -> Any:
+    """True or false."""
+    return field(
+        default=default,
+        metadata={"problem": lambda value: "" if isinstance(value, bool) else "true or false"},
+    )
+
+
 def check(made: Any) -> None:
     """Raise ClusterError for the first figure of a dataclass that cannot be."""
     for one in fields(made):

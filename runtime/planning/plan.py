@@ -11,7 +11,15 @@ from ringlet.comm.schedules.links import Links
 from ringlet.runtime.options import Parallelism
 from ringlet.runtime.planning import figures
 from ringlet.runtime.planning.cluster import Cluster, load_cluster
-from ringlet.runtime.planning.figures import ClusterError, figure, make, read_toml, text, whole
+from ringlet.runtime.planning.figures import (
+    ClusterError,
+    figure,
+    flag,
+    make,
+    read_toml,
+    text,
+    whole,
+)
 from ringlet.runtime.planning.models import MODELS, Model, model_of
 from ringlet.runtime.planning.search import OBJECTIVES, Candidate, Search, search
 from ringlet.runtime.planning.setting import MEGATRON, RINGLET, Program
@@ -61,13 +69,11 @@ class Choices:
     schedule: str = text(default="1f1b")
     chunks: int = whole(default=0, least=0)
     layers_per_stage: str = text()
-    sequence: bool = False
+    sequence: bool = flag(default=False)
     recompute: str = text()
     bucket_bytes: int = whole(default=0, least=0)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.sequence, bool):
-            raise ClusterError(f"sequence is {self.sequence!r}; it must be true or false")
         figures.check(self)
 
 
