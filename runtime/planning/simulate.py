@@ -96,7 +96,10 @@ def simulate(
         )
     for rank, factor in (slow or {}).items():
         if not 0 <= rank < setting.ranks or not 0 < factor < math.inf:
-            raise ClusterError(f"rank {rank} is {factor} times as slow; there are {setting.ranks}")
+            raise ClusterError(
+                f"rank {rank} is {factor} times as slow; there are {setting.ranks} ranks, and a "
+                "factor must be above 0"
+            )
     costs = ModelCosts(model, cluster, setting, fabric=fabric or Fabric(cluster))
     return _Step(costs, slow or {}).simulation()
 
