@@ -163,7 +163,7 @@ class _Maker:
             calls = [Call("all_to_all", "ep", moved)] * 2
             self.forward_calls += calls
             self.inputs_calls += calls
-            rows = -(-self.rows * block.top_k // products) if products else rows
+            rows = -(-self.rows * block.top_k // products)
         for _ in range(products):
             for _ in range(2 if block.gated else 1):
                 self.product(rows, inner, block.width)
