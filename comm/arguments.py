@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 
-NUMBERS = (int, float, np.integer, np.floating)
+from ringlet.comm.errors import LONGEST_S
 
-LONGEST_S = 1e9
-"""Longer timeouts, also infinite ones, are as long as this: threads cannot wait for ever."""
+NUMBERS = (int, float, np.integer, np.floating)
 
 
 def whole_number(value: Any, what: str) -> int:

@@ -3,6 +3,9 @@
 from collections.abc import Iterable
 from typing import Any
 
+LONGEST_S = 1e9
+"""Longer timeouts, also infinite ones, are as long as this: threads cannot wait for ever."""
+
 
 class CommError(RuntimeError):
     """Communication failed; the message names the rank, the operation and the cause."""

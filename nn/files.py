@@ -1,12 +1,13 @@
 """Files that others wrote: only regular ones are opened, and no more is read than they announce.
 
-A device may never end, and a pipe may never begin. What is read is text or JSON in UTF-8.
+A device may never end, and a pipe may never begin. What is read is text, JSON or TOML in UTF-8.
 """
 
 import errno
 import json
 import os
 import stat
+import tomllib
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,11 @@ def open_file(path: Path) -> BufferedReader:
 def _regular(path: str, flags: int) -> int:
     """Opens without waiting, as whoever opens a pipe waits for its other end."""
     descriptor = os.open(path, flags | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file", path)
+        what = f": {os.strerror(errno.EISDIR)}" if stat.S_ISDIR(mode) else ""
+        raise OSError(errno.EINVAL, f"not a regular file{what}", path)
     return descriptor
 
 
@@ -50,6 +53,16 @@ def read_object(path: Path, error: type[Exception]) -> dict[str, Any]:
         raise error(f"{path} cannot be read: {reason.strerror}") from reason
     except ValueError as reason:
         raise error(f"{path} is not a JSON object: {reason}") from reason
+
+
+def read_toml(path: Path, error: type[Exception]) -> dict[str, Any]:
+    """The tables of a TOML file; raises `error`, naming the file and the reason."""
+    try:
+        return tomllib.loads(read_text(path))
+    except OSError as reason:
+        raise error(f"cannot read {path}: {reason.strerror}") from reason
+    except (ValueError, RecursionError) as reason:
+        raise error(f"{path} is not TOML: {reason}") from reason
 
 
 def parse_object(text: str) -> dict[str, Any]:

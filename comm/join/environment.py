@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ringlet.comm.errors import AuthenticationError, CommError
+from ringlet.comm.errors import LONGEST_S, AuthenticationError, CommError
 from ringlet.comm.join.addresses import MAX_PORT, bracketed, is_endpoint, is_host, is_open, tcp
 from ringlet.comm.join.key import KEY, KEY_FILE, JobKey, find_key
 from ringlet.comm.join.launchers import torchrun_rendezvous, translate
@@ -172,7 +172,7 @@ class _Variables(dict[str, str]):
             value = -1.0
         if not value > 0:
             raise CommError(f"{name} is {text!r}; it must be a number of seconds above 0")
-        return value
+        return min(value, LONGEST_S)
 
     # What needs NumPy is imported only if it is asked for: launchers do without.
 

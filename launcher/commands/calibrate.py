@@ -24,6 +24,7 @@ from ringlet.launcher.supervisor.options import JoinOptions, WorkerOptions
 from ringlet.launcher.supervisor.output import Screen
 from ringlet.launcher.supervisor.supervisor import Supervisor
 from ringlet.launcher.units import seconds_text
+from ringlet.nn.files import read_toml
 from ringlet.runtime.planning.calibrate import SECONDS, processor
 from ringlet.runtime.planning.cluster import Cluster, parse_cluster
 from ringlet.runtime.planning.figures import ClusterError
@@ -69,7 +70,7 @@ def calibrate(options: CalibrateOptions, join: JoinOptions) -> None:
         _remember(path, str(found))
     if options.out is not None:
         with user_errors(os_error=f"cannot write --out {options.out}"):
-            options.out.write_text(str(found))
+            options.out.write_text(str(found), encoding="utf-8")
     for line in table(found):
         screen.line(line)
 
@@ -115,8 +116,8 @@ def cache_file(workers: int, transport: str) -> Path:
 def remembered(path: Path) -> Cluster | None:
     """What was measured before; None if there is none, or it is damaged."""
     try:
-        return parse_cluster(tomllib.loads(path.read_text()))
-    except (OSError, ValueError, RecursionError):
+        return parse_cluster(read_toml(path, ClusterError))
+    except ClusterError:
         return None
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from ringlet.comm.errors import CommError
 from ringlet.comm.schedules.choice import Policy
 from ringlet.comm.schedules.price import LinkCost
+from ringlet.nn.files import read_toml
 from ringlet.runtime.planning.device import Device, Measured
 from ringlet.runtime.planning.figures import (
     ClusterError,
@@ -22,7 +23,6 @@ from ringlet.runtime.planning.figures import (
     figure,
     flag,
     make,
-    read_toml,
     steps,
     text,
     whole,
@@ -215,13 +215,13 @@ def load_cluster(name: str | Path) -> Cluster:
     if isinstance(name, str) and name in shipped():
         folder = resources.files(__package__).joinpath(FOLDER)
         with resources.as_file(folder.joinpath(f"{name}.toml")) as path:
-            return parse_cluster(read_toml(path), name)
+            return parse_cluster(read_toml(path, ClusterError), name)
     path = Path(name)
     if not path.suffix and not path.exists():
         raise ClusterError(
             f"there is no cluster {name}; there are {', '.join(shipped())}, or a file"
         )
-    return parse_cluster(read_toml(path), str(path))
+    return parse_cluster(read_toml(path, ClusterError), str(path))
 
 
 def parse_cluster(table: dict[str, Any], where: str = "") -> Cluster:

@@ -6,11 +6,11 @@ A figure is checked wherever it comes from, so that an error names the key and w
 
 import difflib
 import math
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields, is_dataclass
-from pathlib import Path
 from typing import Any, TypeVar
+
+from ringlet.nn.files import short
 
 T = TypeVar("T")
 
@@ -56,7 +56,7 @@ def steps(what: str, *, above: float = 0.0, most: float = math.inf, default: Any
     def problem(value: Any) -> str:
         try:
             rows = [(float(start), float(worth)) for start, worth in value]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return f"rows of two numbers, [from, {what}]"
         starts = [start for start, _ in rows]
         if starts != sorted(set(starts)) or (starts and starts[0] < 0):
@@ -104,13 +104,7 @@ def check(made: Any) -> None:
     for one in fields(made):
         value, problem = getattr(made, one.name), one.metadata.get("problem")
         if problem is not None and (text := problem(value)):
-            raise ClusterError(f"{one.name} is {shown(value)}; it must be {text}")
-
-
-def shown(value: Any) -> str:
-    """A value in one short line."""
-    words = repr(value)
-    return words if len(words) <= 60 else f"{words[:57]}..."
+            raise ClusterError(f"{one.name} is {short(value)}; it must be {text}")
 
 
 def make(kind: Callable[..., T], table: Any, where: str = "", **parts: Any) -> T:
@@ -120,7 +114,7 @@ def make(kind: Callable[..., T], table: Any, where: str = "", **parts: Any) -> T
     """
     prefix = f"{where}." if where else ""
     if not isinstance(table, Mapping):
-        raise ClusterError(f"{where} is {shown(table)}; it must be a table")
+        raise ClusterError(f"{where} is {short(table)}; it must be a table")
     known = check_keys(kind, table, prefix)
     for name, one in known.items():
         given = name in table or name in parts
@@ -144,18 +138,8 @@ def check_keys(kind: Any, table: Mapping[str, Any], prefix: str = "") -> dict[st
     return known
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file; raises ClusterError if there is none."""
-    try:
-        return tomllib.loads(path.read_text())
-    except OSError as reason:
-        raise ClusterError(f"cannot read {path}: {reason.strerror}") from reason
-    except (ValueError, RecursionError) as reason:
-        raise ClusterError(f"{path} is not TOML: {reason}") from reason
-
-
 def write_toml(made: Any) -> str:
-    """A dataclass as TOML that `read_toml` reads back; defaults are left out."""
+    """A dataclass as TOML that reads back the same; defaults are left out."""
     lines: list[str] = []
     _write(_table(made), "", lines)
     return "\n".join(lines).strip() + "\n"

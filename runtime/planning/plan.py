@@ -8,6 +8,7 @@ from typing import Any
 from ringlet.comm.errors import CommError
 from ringlet.comm.schedules.choice import Policy
 from ringlet.comm.schedules.links import Links
+from ringlet.nn.files import read_toml, short
 from ringlet.runtime.options import Parallelism
 from ringlet.runtime.planning import figures
 from ringlet.runtime.planning.cluster import Cluster, load_cluster
@@ -16,7 +17,6 @@ from ringlet.runtime.planning.figures import (
     figure,
     flag,
     make,
-    read_toml,
     text,
     whole,
 )
@@ -234,10 +234,10 @@ def links_of(cluster: Cluster) -> Links:
 def load_plan(path: Path) -> Plan:
     """A plan from a file; raises PlanError, naming the file and the key that is wrong."""
     try:
-        table = read_toml(path)
+        table = read_toml(path, ClusterError)
         version = table.get("version")
         if version != VERSION:
-            raise ClusterError(f"version is {figures.shown(version)}; this ringlet reads {VERSION}")
+            raise ClusterError(f"version is {short(version)}; this ringlet reads {VERSION}")
         kinds = {"model": Sizes, "choices": Choices, "predicted": Predicted}
         for name in kinds:
             if name not in table:

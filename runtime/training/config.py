@@ -1,13 +1,12 @@
 """The options of a training run: names, defaults, presets, and where their values come from."""
 
 import math
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ringlet.nn.files import SHOWN, read_text, short
+from ringlet.nn.files import SHOWN, read_toml, short
 from ringlet.runtime.pipeline.schedules import named
 from ringlet.runtime.rules import CONFIG, problem
 from ringlet.runtime.training.similar import similar
@@ -239,12 +238,7 @@ def resume_config(
 
 def read_config(file: Path | None) -> dict[str, Any]:
     """The options in a TOML file, if there is one; raises ConfigError."""
-    try:
-        return {} if file is None else tomllib.loads(read_text(file))
-    except OSError as error:
-        raise ConfigError(f"cannot read {file}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{file} is not TOML: {error}") from error
+    return {} if file is None else read_toml(file, ConfigError)
 
 
 def _given(

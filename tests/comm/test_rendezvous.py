@@ -13,6 +13,7 @@ import pytest
 from waiting import until
 
 from ringlet.comm import AuthenticationError, CommError
+from ringlet.comm.errors import LONGEST_S
 from ringlet.comm.join.addresses import free_port
 from ringlet.comm.join.environment import read_environment
 from ringlet.comm.signature import Signature
@@ -267,6 +268,10 @@ def test_a_wrong_environment_names_the_variable(case):
     variables, text = WRONG[case]
     with pytest.raises(CommError, match=text):
         read_environment(variables)
+
+
+def test_a_timeout_without_end_is_as_long_as_clocks_can_count():
+    assert read_environment({"RINGLET_TIMEOUT": "inf"}).timeout == LONGEST_S
 
 
 def test_a_network_that_others_can_reach_is_refused_unless_asked_for():

@@ -67,6 +67,8 @@ BAD = [
     ("peak = {float32 = 1e12}", "peak = {float32 = 0}", "device.peak is {'float32': 0}"),
     ("[1e9, 0.9]", "[1e9, 1.5]", "device.efficiency"),
     ("[1e9, 0.9]", "[0, 0.9]", "device.efficiency"),
+    ("[1e9, 0.9]", f"[0x{'f' * 5000}, 0.9]", "device.efficiency is a very long"),
+    ("memory = 16e9", f"memory = [0x{'f' * 5000}]", "device.memory is a very long"),
     ("[[0, 0.5], ", "[", "device.efficiency must begin with a row from 0 FLOPs"),
     ("shape = [4, 8, 16]", "shape = [4, 0]", "device.operators[0].shape must be whole numbers"),
     ("seconds = 1e-6", "seconds = 0", "device.operators[0].seconds is 0; it must be above 0"),

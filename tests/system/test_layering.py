@@ -164,7 +164,8 @@ def test_importing_a_folder_loads_nothing_of_those_above(folder):
 
 ORDER = {
     "comm": [
-        {"errors", "arguments", "arrays", "stats", "faults"},
+        {"errors", "stats", "faults"},
+        {"arguments", "arrays"},
         {"signature", "objects", "task"},
         {"protocols"},
         {"schedules"},

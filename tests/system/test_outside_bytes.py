@@ -60,7 +60,15 @@ from ringlet.nn.models.huggingface.folder import (
     read_weights,
 )
 from ringlet.nn.safetensors import SafetensorsError, SafetensorsFile
-from ringlet.runtime import CheckpointError, ConfigError, verify_checkpoint
+from ringlet.runtime import (
+    CheckpointError,
+    ClusterError,
+    ConfigError,
+    PlanError,
+    load_cluster,
+    load_plan,
+    verify_checkpoint,
+)
 from ringlet.runtime.checkpoint.manifest import NAME, read_manifest, sealed
 from ringlet.runtime.checkpoint.restore import CheckpointReader
 from ringlet.runtime.training.config import make_config
@@ -544,6 +552,8 @@ FILES = {
     NAME: (lambda path: read_manifest(path.parent), CheckpointError),
     "shard-0.safetensors": (lambda path: verify_checkpoint(path.parent), CheckpointError),
     "options.toml": (read_toml, ConfigError),
+    "cluster.toml": (load_cluster, ClusterError),
+    "plan.toml": (load_plan, PlanError),
     "generation_config.json": (lambda path: read_generation(path.parent), PretrainedError),
     "model.safetensors.index.json": (lambda path: read_weights(path.parent), PretrainedError),
     "adapter_config.json": (AdapterConfig.read, ValueError),

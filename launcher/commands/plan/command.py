@@ -49,7 +49,7 @@ def plan(*, asked: Asked, options: PlanOptions, given: dict[str, Any]) -> None:
     if options.out is not None:
         made = make_plan(found.best[0], found.request.model, found.request.cluster)
         with user_errors(os_error=f"cannot write {options.out}"):
-            options.out.write_text(str(made))
+            options.out.write_text(str(made), encoding="utf-8")
     typer.echo(
         json.dumps(search_json(found)) if asked.as_json else search_text(found, options.every)
     )

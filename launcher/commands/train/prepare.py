@@ -203,7 +203,7 @@ class Training:
         if self.plan is None:
             path.unlink(missing_ok=True)
         else:
-            path.write_text(str(self.plan))
+            path.write_text(str(self.plan), encoding="utf-8")
 
     @property
     def workers_given(self) -> list[str]:
