@@ -26,11 +26,6 @@ class Precision:
     optimizer: int
     """Of the optimizer's state for each parameter, a copy in higher precision included."""
 
-    @property
-    def of_parameter(self) -> int:
-        """Bytes of model state for each parameter, nothing sharded."""
-        return self.parameter + self.gradient + self.optimizer
-
 
 FLOAT32 = Precision("float32", 4, 4, 4, 8)
 """ringlet's: all in float32, AdamW."""
