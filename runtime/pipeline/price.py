@@ -207,13 +207,13 @@ def _steps(schedule: PipelineSchedule, costs: Costs) -> dict[tuple[str, int], tu
             ends = schedule.rank_of(stage), schedule.peer(send)
             message = costs.message(min(stage, send.other_end.stage))
             link = _Link(links[ends], links[ends, send.kind], message)
-        needs, makes = _places(schedule, action)
+        needs, makes = places(schedule, action)
         messages = (send is not None) - (receive is not None)
         steps[kind, stage] = needs, makes, costs.of(action), delay, link, messages
     return steps
 
 
-def _places(schedule: PipelineSchedule, action: Action) -> tuple[int | None, int | None]:
+def places(schedule: PipelineSchedule, action: Action) -> tuple[int | None, int | None]:
     """Where the data is that an action needs, and that it makes.
 
     A micro-batch goes through the forwards of all stages and back through the backwards; between
@@ -230,6 +230,6 @@ def _places(schedule: PipelineSchedule, action: Action) -> tuple[int | None, int
 def _arrives(schedule: PipelineSchedule, transfer: Action) -> int:
     """The place of what a message carries."""
     receive = transfer if transfer.kind.startswith("RECV") else transfer.other_end
-    place, _ = _places(schedule, receive._replace(kind=receive.kind[-1]))
+    place, _ = places(schedule, receive._replace(kind=receive.kind[-1]))
     assert place is not None, "it comes from another stage"
     return place

@@ -6,21 +6,24 @@ other down, what a sum costs the computing beside it, and the links, as collecti
 
 import os
 import platform
-import statistics
 import time
 import tomllib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ringlet.comm import Group
 from ringlet.runtime.planning.cluster import Cluster, Slowdown, Tier, parse_cluster
-from ringlet.runtime.planning.device import Device
-from ringlet.runtime.planning.fabric import Fabric, Ranks
+from ringlet.runtime.planning.links import (
+    LARGE,
+    PATIENCE_S,
+    measured_tier,
+    rounds,
+    slowest,
+    typical,
+)
 from ringlet.runtime.planning.profile import Case, plain, profile
 
 SECONDS = 30.0
@@ -28,20 +31,6 @@ SECONDS = 30.0
 
 PROFILE = 0.5
 """The part of it for the operators."""
-
-PATIENCE_S = 600.0
-"""For how long ranks wait for the one that measures."""
-
-SMALL, LARGE = 64, 1 << 20
-"""Bytes of the sums that tell latency and bandwidth: of a norm, and of a bucket."""
-
-FIRST = {
-    True: Tier(2, 5e-6, 4e9, duplex=False, memory=True),
-    False: Tier(2, 4e-5, 2.4e9, 6e-5, duplex=False),
-}
-"""Where the search for a link's figures begins: memory, messages."""
-
-FITS = 8
 
 BESIDE = 384
 """Size of the products that are computed beside sums."""
@@ -70,7 +59,7 @@ def calibrate(
         groups = [*sizes(here), *([world.size] if world.size > here else [])]
         for size in groups:
             inner = [tier for tier in links if size > here]  # on a host each group has its own
-            links.append(_tier(world, size, here, inner, rest / 3 / len(groups)))
+            links.append(measured_tier(world, size, here, inner, rest / 3 / len(groups)))
         progress("sums")
         sums = _sums(world, rest / 3)
     text = ""
@@ -113,98 +102,32 @@ def cores() -> int:
 def _neighbours(
     world: Group, alone: Group, here: int, seconds: float
 ) -> tuple[tuple[float, float], ...]:
-    """By how much longer workers compute that do so at the same time: by the processor's time, as
-    caches and memory are shared, and by the clock where there are more of them than cores."""
+    """By how much longer workers compute that do so at the same time: the sum of their processors'
+    time, as caches and memory are shared; by the clock until the last one has ended where there are
+    more of them than cores."""
     case = Case(alone, "small", parts=4)
     case.step()
     at_once = [1, *sizes(here)]
     found: dict[int, list[float]] = {count: [] for count in at_once}
     until = time.perf_counter() + seconds
-    for _ in _rounds(world, until):
+    for _ in rounds(world, until):
         for count in at_once:
+            crowded = count > cores()
+            clock = time.perf_counter if crowded else time.thread_time
             world.barrier(timeout=PATIENCE_S)
-            started = time.thread_time()
+            started = clock()
             if world.rank < count:
                 case.step()
-            took = np.array([time.thread_time() - started])
-            found[count].append(float(world.all_reduce(took, timeout=PATIENCE_S)[0]) / count)
+            took = np.array([clock() - started if world.rank < count else 0.0])
+            how = "max" if crowded else "sum"
+            took = world.all_reduce(took, how, timeout=PATIENCE_S)
+            found[count].append(float(took[0]) / (1 if crowded else count))
     single = min(found[1])
     return tuple(
-        (float(count), plain(max(1.0, min(times) / single) * max(1.0, count / cores())))
+        (float(count), plain(max(1.0, min(times) / single)))
         for count, times in found.items()
         if count > 1
     )
-
-
-def _rounds(world: Group, until: float, least: int = 3) -> Iterable[int]:
-    """As many rounds as there is time for, on rank 0; the same number on all ranks."""
-    number = 0
-    while True:
-        on = np.array([number < least or time.perf_counter() < until], np.float64)
-        if not world.broadcast(on, timeout=PATIENCE_S)[0]:
-            return
-        yield number
-        number += 1
-
-
-def _tier(world: Group, size: int, here: int, below: Sequence[Tier], seconds: float) -> Tier:
-    """The links among `size` neighbouring ranks, while all such groups use theirs."""
-    first = world.rank // size * size
-    group = world.split(range(first, first + size))
-    assert group is not None
-    until = time.perf_counter() + seconds
-    small, large = group.empty(SMALL // 4), group.empty(LARGE // 4)
-    small.fill(0)
-    large.fill(0)
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in _rounds(world, until, least=8):
-        for x, own in zip((small, large), times, strict=True):
-            own.append(_slowest(world, partial(group.all_reduce, x)))
-    measured = [_typical(own) for own in times]
-    start = replace(FIRST[group.shares_memory], ranks=size, name="sockets")
-    if group.shares_memory:
-        start = replace(start, name="shared memory")
-    elif size > here:
-        start = replace(start, name="network", duplex=True, sharing=here)
-    return fitted(start, measured[0], measured[1], below, here)
-
-
-def _slowest(world: Group, call: Callable[[], Any]) -> float:
-    """Seconds of a call that all ranks make, of the slowest."""
-    world.barrier(timeout=PATIENCE_S)
-    started = time.perf_counter()
-    call()
-    took = np.array([time.perf_counter() - started])
-    return float(world.all_reduce(took, "max", timeout=PATIENCE_S)[0])
-
-
-def _typical(times: Sequence[float]) -> float:
-    """The first quartile: other work on the machine only adds."""
-    return statistics.quantiles(times, n=4)[0] if len(times) > 1 else times[0]
-
-
-def fitted(
-    tier: Tier, small: float, large: float, below: Sequence[Tier] = (), here: int = 0
-) -> Tier:
-    """The link on which sums of SMALL and of LARGE bytes over its ranks take these seconds, above
-    the tiers `below` of hosts of `here` ranks."""
-    here = min(here or tier.ranks, tier.ranks)
-
-    def takes(tier: Tier, nbytes: int) -> float:
-        device = Device(1.0, 1.0, {"float32": 1.0})
-        cluster = Cluster(device, here, tier.ranks // here, (*below, tier))
-        return Fabric(cluster).collective("all_reduce", Ranks(tier.ranks, 1), nbytes)
-
-    for _ in range(FITS):
-        there = small / takes(tier, SMALL)
-        tier = replace(tier, latency=tier.latency * there, overhead=tier.overhead * there)
-        fixed = takes(replace(tier, bandwidth=1e18), LARGE)
-        left = max(large - fixed, large / 10)
-        tier = replace(tier, bandwidth=tier.bandwidth * (takes(tier, LARGE) - fixed) / left)
-    return replace(
-        tier, latency=plain(tier.latency), overhead=plain(tier.overhead),
-        bandwidth=plain(tier.bandwidth),
-    )  # fmt: skip
 
 
 def _sums(world: Group, seconds: float) -> float:
@@ -212,8 +135,8 @@ def _sums(world: Group, seconds: float) -> float:
     a, x = np.ones((BESIDE, BESIDE), np.float32), world.empty(LARGE // 4)
     out = np.empty_like(a)
     x.fill(0)
-    once = min(_slowest(world, lambda: np.matmul(a, a, out=out)) for _ in range(3))
-    sum_once = min(_slowest(world, lambda: world.all_reduce(x, async_op=True).wait())
+    once = min(slowest(world, lambda: np.matmul(a, a, out=out)) for _ in range(3))
+    sum_once = min(slowest(world, lambda: world.all_reduce(x, async_op=True).wait())
                    for _ in range(3))  # fmt: skip
     number = max(1, round(4 * sum_once / once))
 
@@ -230,8 +153,8 @@ def _sums(world: Group, seconds: float) -> float:
         work.wait()
 
     times: tuple[list[float], ...] = ([], [], [])
-    for _ in _rounds(world, time.perf_counter() + seconds, least=4):
+    for _ in rounds(world, time.perf_counter() + seconds, least=4):
         for call, own in zip((computing, summing, both), times, strict=True):
-            own.append(_slowest(world, call))
-    alone, summed, together = map(_typical, times)
+            own.append(slowest(world, call))
+    alone, summed, together = map(typical, times)
     return plain(min(4.0, max(0.0, (together - alone) / summed)))

@@ -5,11 +5,14 @@ one rack, racks. Ranks are numbered so that neighbours are near: rank r is in un
 tier. docs/planning.md says how to write one; `shipped()` names those that come with the package.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ringlet.comm.errors import CommError
 from ringlet.comm.schedules.choice import Policy
@@ -24,6 +27,7 @@ from ringlet.runtime.planning.figures import (
     flag,
     make,
     steps,
+    tables,
     text,
     whole,
     write_toml,
@@ -69,12 +73,24 @@ class Tier:
     combine: float = figure(default=0.0)
     """Seconds to combine two bytes of what arrives."""
 
+    factors: Mapping[str, tuple[tuple[float, float], ...]] = tables("bytes", "factor")
+    """By how much longer than by these figures collectives among units were measured: by name,
+    [[bytes, factor], ...]. Between two sizes the factor changes evenly with their logarithm."""
+
     name: str = text()
 
     def __post_init__(self) -> None:
         check(self)
         if self.ranks % self.sharing:
             raise ClusterError(f"sharing is {self.sharing}; it must divide ranks, {self.ranks}")
+
+    def factor(self, operation: str, nbytes: float) -> float:
+        """By how much longer than by the formulas a collective of so many bytes takes."""
+        rows = self.factors.get(operation)
+        if not rows:
+            return 1.0
+        sizes, factors = zip(*rows, strict=True)
+        return float(np.interp(np.log(nbytes), np.log(sizes), factors))
 
     @property
     def cost(self) -> LinkCost:
@@ -87,7 +103,8 @@ class Slowdown:
     """How work that goes on at the same time slows each other down."""
 
     neighbours: tuple[tuple[float, float], ...] = steps("factor", default=())
-    """[[workers of a host, factor], ...]: by how much longer each computes."""
+    """[[workers of a host that compute at the moment, factor], ...]: by how much longer each does.
+    One alone has 1; between two entries the factor grows evenly."""
 
     sums: float = figure(default=0.0)
     """Seconds of computing lost for each second of communication beside it: where communication is
@@ -98,7 +115,12 @@ class Slowdown:
 
     def beside(self, workers: int) -> float:
         """The factor for this many workers on a host."""
-        return next((f for start, f in reversed(self.neighbours) if start <= workers), 1.0)
+        before, factor = 1.0, 1.0
+        for count, this in self.neighbours:
+            if count > workers:
+                return factor + (this - factor) * (workers - before) / (count - before)
+            before, factor = count, this
+        return factor
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 from ringlet.runtime.options import Parallelism
 from ringlet.runtime.pipeline.schedules import placement_of
 from ringlet.runtime.planning.cluster import Cluster
+from ringlet.runtime.planning.crowding import crowding
 from ringlet.runtime.planning.device import Operation
 from ringlet.runtime.planning.fabric import Fabric, Ranks
 from ringlet.runtime.planning.models import Block, Model, dense_parameters, expert_parameters
@@ -142,9 +143,9 @@ def hardware_flops(model: Model, samples: int, options: Parallelism) -> float:
 class ModelCosts:
     """What each part and each stage of a model costs for one micro-batch.
 
-    With several workers on a host, computing takes `slowdown.neighbours` longer. Settings of one
-    cluster share a `fabric`, which remembers what collectives cost, and those of one model, program
-    and number of ranks can share `known`, what its parts cost.
+    With several workers on a host, computing takes `slowdown.neighbours` longer (crowding.py).
+    Settings of one cluster share a `fabric`, which remembers what collectives cost, and those of
+    one model, program and number of ranks can share `known`, what its parts cost.
     """
 
     model: Model
@@ -154,8 +155,7 @@ class ModelCosts:
     known: dict[Any, Seconds] = field(default_factory=dict, kw_only=True)
 
     def __post_init__(self) -> None:
-        workers = min(self.setting.ranks, self.cluster.devices)
-        self._factor = self.cluster.slowdown.beside(workers)
+        self._factor = crowding(self.setting, self.cluster)
         self._dtype = self.setting.program.precision.dtype
 
     def group(self, *axes: str) -> Ranks:
@@ -247,7 +247,7 @@ class ModelCosts:
         """A part's cost, which depends on few axes of the mesh."""
         mesh = self.setting.mesh
         sizes = mesh["tp"], mesh["cp"], mesh["ep"], self.setting.micro_batch
-        key = what, *sizes, self.setting.options.sequence
+        key = what, *sizes, self.setting.options.sequence, self._factor
         if key not in self.known:
             self.known[key] = make()
         return self.known[key]

@@ -97,7 +97,9 @@ class Fabric:
         if group.size == 1 or not nbytes:
             return CollectiveCost()
         names = self._algorithms(operation, group)
-        return min(self._by(operation, name, group, nbytes) for name in names)
+        best = min(self._by(operation, name, group, nbytes) for name in names)
+        factor = self.cluster.links[self._tier(group)].factor(operation, nbytes)
+        return best._replace(seconds=factor * best.seconds)
 
     def _by(self, operation: str, name: str, group: Ranks, nbytes: float) -> CollectiveCost:
         if group.size > self._simulated or name in (MEMORY, RAILS):

@@ -68,6 +68,22 @@ def steps(what: str, *, above: float = 0.0, most: float = math.inf, default: Any
     return field(default=default, metadata={"problem": problem})
 
 
+def tables(start: str, what: str) -> Any:
+    """Step tables by name, as in `steps`, each of at least a row, that begin above 0."""
+    rows = steps(what).metadata["problem"]
+    wanted = f"tables by name of rows [{start}, {what}], both above 0, with rising {start}"
+
+    def problem(value: Any) -> str:
+        named = isinstance(value, Mapping)
+        return (
+            ""
+            if named and all(t and not rows(t) and t[0][0] > 0 for t in value.values())
+            else wanted
+        )
+
+    return field(default_factory=dict, metadata={"problem": problem})
+
+
 def amounts(unit: str, *, above: float = 0.0, filled: bool = False) -> Any:
     """A table of numbers by name."""
 
@@ -194,4 +210,6 @@ def _value(value: Any) -> str:
 
 
 def _frozen(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _frozen(one) for key, one in value.items()}
     return tuple(map(_frozen, value)) if isinstance(value, list) else value

@@ -12,6 +12,7 @@ from ringlet.runtime.pipeline.formulas import Shape, bubble
 from ringlet.runtime.pipeline.schedules import SCHEDULES, recipe_of
 from ringlet.runtime.planning.cluster import Cluster
 from ringlet.runtime.planning.costs import ModelCosts, Seconds
+from ringlet.runtime.planning.crowding import crowding
 from ringlet.runtime.planning.fabric import Fabric
 from ringlet.runtime.planning.models import Block, Model
 from ringlet.runtime.planning.setting import RINGLET, Program, Setting
@@ -172,7 +173,9 @@ class Bounds:
     def model(self, setting: Setting) -> Seconds:
         """Of all blocks and ends, for one micro-batch, ZeRO and messages of the pipeline apart."""
         mesh = setting.mesh
-        key = mesh["tp"], mesh["cp"], mesh["ep"], setting.micro_batch, setting.options.sequence
+        crowded = crowding(setting, self._request.cluster)
+        sizes = mesh["tp"], mesh["cp"], mesh["ep"], setting.micro_batch
+        key = *sizes, setting.options.sequence, crowded
         if key not in self._known:
             costs = self.costs(setting)
             total = costs.embedding + costs.head

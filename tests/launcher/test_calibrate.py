@@ -11,10 +11,11 @@ from ringlet.launcher.cli import main
 from ringlet.launcher.commands import calibrate as command
 from ringlet.launcher.commands.plan.machine import machine
 from ringlet.launcher.errors import ExitCode, UserError
-from ringlet.runtime.planning.calibrate import LARGE, SMALL, fitted, sizes
+from ringlet.runtime.planning.calibrate import sizes
 from ringlet.runtime.planning.cluster import Cluster, Tier, parse_cluster
 from ringlet.runtime.planning.device import Device
 from ringlet.runtime.planning.fabric import Fabric, Ranks
+from ringlet.runtime.planning.links import LARGE, SMALL, fitted
 from ringlet.runtime.planning.models import model_of
 from ringlet.runtime.planning.plan import links_of
 from ringlet.runtime.training.factories import model_config

@@ -35,6 +35,9 @@ latency = 1e-5
 bandwidth = 1e9
 sharing = 2
 
+[links.factors]
+all_gather = [[1000, 2], [100000, 1.5]]
+
 [slowdown]
 neighbours = [[2, 1.2]]
 
@@ -73,6 +76,9 @@ BAD = [
     ("shape = [4, 8, 16]", "shape = [4, 0]", "device.operators[0].shape must be whole numbers"),
     ("seconds = 1e-6", "seconds = 0", "device.operators[0].seconds is 0; it must be above 0"),
     ("device_hours = 50000", "device_hours = 0", "failures.device_hours is 0; it must be above 0"),
+    ("[1000, 2]", "[0, 2]", "links[1].factors is {'all_gather': ((0, 2), "),
+    ("[1000, 2]", "[1000, 0]", "links[1].factors is {'all_gather': ((1000, 0), "),
+    ("[[1000, 2], [100000, 1.5]]", "3", "links[1].factors is {'all_gather': 3}; it must be tables"),
     ("[failures]", "[failure]", "failure is unknown; did you mean failures?"),
     ('name = "two hosts"', 'algorithms = "all_reduce=rign"', "algorithms: RINGLET_ALGORITHM"),
     ("devices = 2", "devices = 2\nlinks = 3", None),
@@ -95,6 +101,13 @@ def test_the_example_of_the_documentation_is_whole():
 def test_a_shipped_description_is_whole(name):
     made = load_cluster(name)
     assert parse_cluster(tomllib.loads(str(made))) == made
+
+
+def test_collectives_take_so_much_longer_than_their_formula_as_was_measured():
+    tier = parse_cluster(tomllib.loads(TEXT)).links[1]
+    sizes = 10, 1000, 10_000, 1e9
+    assert [tier.factor("all_gather", n) for n in sizes] == pytest.approx([2, 2, 1.75, 1.5])
+    assert tier.factor("all_reduce", 1000) == 1
 
 
 @pytest.mark.parametrize(("old", "new", "message"), BAD)

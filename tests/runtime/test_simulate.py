@@ -20,8 +20,9 @@ from ringlet.runtime import (
     model_of,
     simulate,
 )
-from ringlet.runtime.planning.cluster import Failures, parse_cluster
+from ringlet.runtime.planning.cluster import Failures, Slowdown, parse_cluster
 from ringlet.runtime.planning.costs import ModelCosts, block_flops, model_flops, repeated
+from ringlet.runtime.planning.crowding import crowding
 from ringlet.runtime.planning.device import Device, Measured, Operation
 from ringlet.runtime.planning.fabric import SIMULATED_RANKS, Fabric
 from ringlet.runtime.planning.failures import (
@@ -89,6 +90,40 @@ def test_the_critical_path_is_as_long_as_the_step(mesh, zero):
     assert all(0 <= seconds <= found.seconds for seconds in found.exposed.values())
     assert found.tokens_per_second == pytest.approx(32 * 128 / found.seconds)
     assert len(found.memory) == len(found.finished) == mesh.get("pp", 1)
+
+
+CROWDED = replace(
+    TWO_HOSTS, devices=4, hosts=1, links=TWO_HOSTS.links[:1],
+    slowdown=Slowdown(((2, 1.0), (4, 2.0)))
+)  # fmt: skip
+"""Two cores for four ranks."""
+
+
+def test_ranks_that_wait_lend_their_core_to_others():
+    alone = replace(CROWDED, slowdown=Slowdown())
+
+    def longer(mesh, batch=16, **options):
+        seconds = [
+            simulate(SMALL, cluster, setting(mesh, batch, **options)).seconds
+            for cluster in (CROWDED, alone)
+        ]
+        return seconds[0] / seconds[1]
+
+    full, half = longer({"dp": 4}), longer({"pp": 4}, batch=4)
+    assert full == pytest.approx(2.0, rel=0.1)
+    assert 1.1 < half < 1.5
+    # The more micro-batches, the fewer bubbles.
+    assert half < longer({"pp": 4}, batch=16) < longer({"pp": 4}, batch=64) < full
+    assert longer({"dp": 2}) == longer({"pp": 2}) == pytest.approx(1.0)
+
+
+def test_a_pipeline_in_which_everybody_waits_is_as_fast_as_one_rank():
+    pipeline = setting({"pp": 4}, batch=1)
+    assert crowding(pipeline, CROWDED) == pytest.approx(1.0)
+    assert crowding(setting({"pp": 2, "dp": 2}, batch=2), CROWDED) == pytest.approx(1.0)
+    # Two stages of two ranks: of a step's 9 thirds, all four compute in 3.
+    two = setting({"pp": 2, "tp": 2}, batch=2)
+    assert crowding(two, CROWDED) == pytest.approx((3 + 3 + 2 * 3) / 9)
 
 
 @functools.cache
