@@ -21,6 +21,7 @@ from ringlet.launcher.supervisor.writer import finish, prepare_streams
 COMMANDS = {
     "run": "run:run",
     "train": "train.command:train",
+    "submit": "submit:submit",
     "plan": "plan.command:plan",
     "simulate": "plan.simulate:simulate",
     "generate": "generate:generate",
@@ -38,7 +39,10 @@ LIMITS = {errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """Errors of what this process may use, which no command can foresee."""
 
 # Everything after the script belongs to the script.
-SETTINGS = {"run": {"allow_interspersed_args": False, "ignore_unknown_options": True}}
+SETTINGS = {
+    "run": {"allow_interspersed_args": False, "ignore_unknown_options": True},
+    "submit": {"allow_interspersed_args": False},
+}
 
 
 def _version(wanted: bool) -> None:

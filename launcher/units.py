@@ -44,6 +44,19 @@ def parse_seconds(text: str, option: str) -> float:
     return _parse(text, option, {"": 1.0, **_SECONDS}, "seconds, or a time as in 500ms or 5min")
 
 
+def parse_duration(text: str, option: str) -> float:
+    """2:00:00, 1-12:00:00 (a day and a half) or 90min -> seconds, of a whole job. A bare number is
+    refused: engines disagree on whether it means minutes or seconds."""
+    if match := re.fullmatch(r"(?:(\d{1,4})-)?(\d{1,4}):(\d\d):(\d\d)", text.strip(), re.ASCII):
+        days, hours, minutes, seconds = (int(each or 0) for each in match.groups())
+        number = float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
+    else:
+        number = _parse(text, option, _SECONDS, "a time as in 2:00:00, 1-12:00:00, 90min or 2h")
+    if not number >= 1:
+        raise UserError(f"{option} is {text}; a job takes at least a second")
+    return number
+
+
 def parse_rate(text: str, option: str) -> float:
     """1GB/s -> 1e9 bytes per second"""
     rate = _parse(text, option, _RATES, "a rate with its unit, as in 1GB/s, 1GiB/s or 25Gbit/s")

@@ -140,3 +140,10 @@ def read_key(path: Path) -> JobKey:
             "if somebody may have read it, make a new key"
         )
     return JobKey.parse(text, str(path))
+
+
+def write_key(path: Path) -> None:
+    """Write a new key to a new file, which only its owner can read; raises OSError."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    with os.fdopen(os.open(path, flags, 0o600), "w") as file:
+        file.write(JobKey.new().text + "\n")

@@ -1,12 +1,11 @@
 """`ringlet key new`: make a job key."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ringlet.comm.join.key import JobKey
+from ringlet.comm.join.key import JobKey, write_key
 from ringlet.launcher.commands.pasted import quoted
 from ringlet.launcher.errors import UserError, user_errors
 
@@ -28,14 +27,11 @@ def new(
 
     Copy the file to every host and set RINGLET_KEY_FILE to its path there, or set RINGLET_KEY to
     the key itself."""
-    text = JobKey.new().text
     if out is None:
-        typer.echo(text)
+        typer.echo(JobKey.new().text)
         return
     if out.exists():
         raise UserError(f"{out} already exists; jobs that use it would lose their key")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    error = f"cannot write {out}"
-    with user_errors(os_error=error), os.fdopen(os.open(out, flags, 0o600), "w") as file:
-        file.write(text + "\n")
+    with user_errors(os_error=f"cannot write {out}"):
+        write_key(out)
     typer.echo(f"wrote {out}; on every host: export RINGLET_KEY_FILE={quoted(out.resolve())}")

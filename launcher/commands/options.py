@@ -11,13 +11,14 @@ import typer
 from typer.core import TyperCommand
 
 from ringlet.launcher.errors import UserError
-from ringlet.launcher.units import parse_bytes, parse_seconds
+from ringlet.launcher.units import parse_bytes, parse_duration, parse_seconds
 
 METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
 
 UNITS: dict[str, tuple[str, Callable[[str, str], Any]]] = {
     "bytes": ("SIZE", parse_bytes),
     "seconds": ("TIME", parse_seconds),
+    "duration": ("TIME", parse_duration),
 }
 """How options with a unit are shown and read."""
 
@@ -42,7 +43,8 @@ def with_options(
 
         taken = {*groups, "given"}
         signature = inspect.signature(command)
-        parameters = [each for each in signature.parameters.values() if each.name not in taken]
+        own = [each for each in signature.parameters.values() if each.name not in taken]
+        parameters = [each for each in own if each.kind != each.VAR_KEYWORD]  # more groups
         for group in (*groups.values(), given):
             for each in () if group is None else fields(group):
                 heading = each.metadata.get("heading") or getattr(group, "HEADING", None)
@@ -144,7 +146,7 @@ def similar_options(context: Any, name: str) -> list[str]:
 
 HEADINGS = (
     "Arguments", "Options", "Model", "Data", "Parallelism", "Optimization", "Output", "Workers",
-    "Hosts",
+    "Hosts", "Slurm",
 )  # fmt: skip
 """The headings of a command's help, in this order."""
 

@@ -203,6 +203,7 @@ ORDER = {
         {"errors", "options"},
         {"units", "supervisor"},
         {"hosts", "workers"},
+        {"engines"},
         {"testing"},
         {"commands"},
         {"cli"},

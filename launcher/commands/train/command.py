@@ -41,6 +41,7 @@ def train(
     """
     launch.check()
     options.check()
+    options = options.settled()
     if hosts.over_ssh:
         from ringlet.launcher.hosts.ssh import SshLauncher
 

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,10 @@ class TrainOptions:
         None, "Folder for checkpoints and metrics.", shown="runs/DATA-PRESET[-NUMBER]"
     )
     resume: bool = option(False, "Continue from the newest checkpoint in --out.")
+    resume_if_saved: bool = option(
+        False, "Like --resume if --out holds a checkpoint; else start anew: for jobs that are "
+        "started again.",
+    )  # fmt: skip
     plan: Path | None = option(
         None, "Train as this file of `ringlet plan` says.", metavar="FILE", heading="Parallelism"
     )
@@ -85,6 +89,14 @@ class TrainOptions:
         for name, given in (("measure", self.measure), ("allow", self.allow)):
             if given and not self.auto:
                 raise UserError(f"--{name} is a part of --auto, which is not given")
+
+    def settled(self) -> "TrainOptions":
+        """With --resume if --resume-if-saved means it now."""
+        if self.resume or not self.resume_if_saved:
+            return self
+        if self.out is None:
+            raise UserError("--resume-if-saved needs --out: the folder of the run to continue")
+        return replace(self, resume=_is_saved(self.out))
 
 
 def prepare(
@@ -187,9 +199,15 @@ class Training:
         if generation:
             resume = _to_restart(self.folder)
         else:
-            out, resume = self.options.out, self.options.resume
-            held = RunFolder(out) if out and resume else RunFolder.new(out, self.name)
+            out, resume, anyway = (
+                self.options.out,
+                self.options.resume,
+                self.options.resume_if_saved,
+            )
+            held = RunFolder(out) if out and (resume or anyway) else RunFolder.new(out, self.name)
             self._held, self.folder = held, held.path
+            if anyway and not resume and _to_restart(held.path):
+                raise UserError(f"{held.path}: another run has just saved a checkpoint there")
             self._store_plan()
         # Other hosts may run in another working folder.
         folder = self.folder.resolve() if self.hosts[1] > 1 else self.folder
@@ -244,7 +262,11 @@ def _check_resumed(found: Checkpoint, settings: TrainConfig, corpus: Corpus) -> 
 
 def _to_restart(folder: Path) -> bool:
     """Whether there is a checkpoint to continue from; if not, the run begins anew."""
-    if latest_checkpoint(folder / CHECKPOINTS, warn, check_run) is not None:
+    if _is_saved(folder):
         return True
     (folder / METRICS).unlink(missing_ok=True)
     return False
+
+
+def _is_saved(folder: Path) -> bool:
+    return latest_checkpoint(folder / CHECKPOINTS, warn, check_run) is not None

@@ -1,0 +1,149 @@
+"""Slurm: a batch script with one task on each host, which is the agent of that host's workers.
+
+Before the time is up Slurm sends SIGUSR2; the ranks save, the job exits with code 75 and is queued
+again, and so it is when a host fails. sbatch(1), srun(1), scontrol(1): https://slurm.schedmd.com
+"""
+
+import math
+import os
+import shlex
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import which
+from typing import ClassVar
+
+from ringlet.comm.join.environment import INSECURE
+from ringlet.comm.join.key import KEY, KEY_FILE, read_key, write_key
+from ringlet.launcher.engines.engine import RINGLET, Submission
+from ringlet.launcher.errors import ExitCode, UserError, user_errors
+from ringlet.launcher.options import option
+
+ANSWER_S = 60.0
+"""How long Slurm's commands may take."""
+
+
+@dataclass(frozen=True)
+class Slurm:
+    """What sbatch is told of a job."""
+
+    HEADING: ClassVar = "Slurm"
+    partition: str | None = option(None, "Partition to run in.", shown="the cluster's")
+    account: str | None = option(None, "Account to charge.")
+    notice: float = option(
+        120.0, "How long before the end of --time the ranks are told to save.", unit="seconds"
+    )
+    sbatch: str = option("", "More options for sbatch: '--constraint=ib --mail-type=END'.")
+
+    def write(self, job: Submission) -> str:
+        """The batch script."""
+        cores = ["--exclusive"] if job.cpus is None else [f"--cpus-per-task={job.cpus}"]
+        try:
+            more = shlex.split(self.sbatch)
+        except ValueError as error:
+            raise UserError(f"--sbatch is {self.sbatch!r}: {error}") from error
+        given = {
+            "--partition": self.partition,
+            "--account": self.account,
+            "--time": None if job.seconds is None else _clock(job.seconds),
+            "--gpus-per-node": job.gpus,
+        }
+        options = [
+            f"--job-name={job.name}",
+            f"--nodes={job.nodes}",
+            "--ntasks-per-node=1",
+            *cores,
+            *(f"{name}={value}" for name, value in given.items() if value is not None),
+            f"--output={job.name}-%j.log",
+            "--open-mode=append",
+            "--requeue",
+            f"--signal=USR2@{round(self.notice)}",
+            *more,
+        ]
+        lines = ["#!/bin/bash", *(f"#SBATCH {each}" for each in options), ""]
+        lines += [f"cd {shlex.quote(str(Path.cwd()))} || exit {ExitCode.USER_ERROR}"]
+        key = _key_file(job)
+        if key is not None:
+            lines += [f"export {KEY_FILE}={shlex.quote(str(key))}"]
+        step = ["srun", "--kill-on-bad-exit=1", "--cpu-bind=none", *(cores if job.cpus else [])]
+        command = shlex.join([*step, *RINGLET, *job.command])
+        if job.command[0] == "train":
+            command += _continued(job.command)
+        return "\n".join(
+            [
+                *lines,
+                "trap 'exit 143' TERM  # scancel: what is saved stays, and the job ends",
+                command,
+                "code=$?",
+                f"case $code in {ExitCode.STOPPED}|{ExitCode.PEER_LOST})"
+                "  # saved before the end of its time, or a host is lost",
+                '  scontrol requeue "$SLURM_JOB_ID" ;;',
+                "esac",
+                "exit $code",
+                "",
+            ]
+        )
+
+    def submit(self, job: Submission, text: str) -> str:
+        """Make the key unless it is there, and call sbatch."""
+        if which("sbatch") is None:
+            raise UserError(
+                "there is no sbatch on this host: submit on a host of the cluster, or write the "
+                "script with --print and submit it there"
+            )
+        key = _key_file(job)
+        if key is not None and not key.exists():
+            with user_errors(os_error=f"cannot write {key}"):
+                write_key(key)
+        code, out, error = _call("sbatch", "--parsable", given=text)
+        if code:
+            reason = error.removeprefix("sbatch: error: ").replace("\nsbatch: error:", ";")
+            raise UserError(f"sbatch refuses the job: {reason.strip()}. {_cluster()}")
+        number = out.strip().partition(";")[0]
+        return f"job {number}: its output is in {job.name}-{number}.log, `scancel {number}` ends it"
+
+
+def _clock(seconds: float) -> str:
+    """In minutes and seconds, as Slurm counts: 120:00."""
+    minutes, rest = divmod(math.ceil(seconds), 60)
+    return f"{minutes}:{rest:02}"
+
+
+def _continued(command: tuple[str, ...]) -> str:
+    """What lets a training that is queued again find what it has saved."""
+    given = {word.partition("=")[0] for word in command}
+    out = "" if "--out" in given else ' --out "runs/$SLURM_JOB_NAME-$SLURM_JOB_ID"'
+    return out + ("" if "--resume" in given else " ${SLURM_RESTART_COUNT:+--resume-if-saved}")
+
+
+def _key_file(job: Submission) -> Path | None:
+    """The file with the job's key, in this folder, which all hosts see, unless the user has set
+    another; None if no key is needed or the environment holds it. Raises AuthenticationError for
+    one that others can read."""
+    if job.nodes == 1 or os.environ.get(KEY) or os.environ.get(INSECURE) == "1":
+        return None
+    given = os.environ.get(KEY_FILE)
+    path = Path(given or f"{job.name}.key").resolve()
+    if given or path.exists():
+        read_key(path)
+    return path
+
+
+def _cluster() -> str:
+    """What the cluster has, in a sentence."""
+    code, out, _ = _call("sinfo", "--noheader", "--format=%P: %D hosts of %c cores, at most %l")
+    there = "; ".join(line.strip() for line in out.splitlines())
+    return f"There is {there}" if there and not code else "`sinfo` shows no hosts"
+
+
+def _call(*words: str, given: str = "") -> tuple[int, str, str]:
+    """A command of Slurm's: exit code, output and errors."""
+    try:
+        done = subprocess.run(
+            words, input=given, capture_output=True, text=True, errors="replace", timeout=ANSWER_S
+        )
+    except OSError as error:
+        return 1, "", f"{words[0]}: {error.strerror}"
+    except subprocess.TimeoutExpired:
+        return 1, "", f"{words[0]} has not answered for {ANSWER_S:g} s"
+    return done.returncode, done.stdout, done.stderr
