@@ -13,6 +13,7 @@ from ringlet.nn.autograd.recompute import *
 from ringlet.nn.autograd.tensor import Operation as Operation
 from ringlet.nn.autograd.tensor import Tensor as Tensor
 from ringlet.nn.backend import *
+from ringlet.nn.containers import *
 from ringlet.nn.finetune import *
 from ringlet.nn.flat import *
 from ringlet.nn.layers.activations import *

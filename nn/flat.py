@@ -84,9 +84,9 @@ class FlatParameters(Flat):
         named = list(model)
         self.dtype = common_dtype(parameter for _, parameter in named)
         if starts is None:
-            starts = np.cumsum([0, *(parameter.size for _, parameter in named)])[:-1].tolist()
+            starts = np.cumsum([0, *(parameter.numel() for _, parameter in named)])[:-1].tolist()
         self.slots = [
-            Slot(name, parameter, start, start + parameter.size, parameter.shape)
+            Slot(name, parameter, start, start + parameter.numel(), parameter.shape)
             for (name, parameter), start in zip(named, starts, strict=True)
         ]
         self.size = self.slots[-1].stop if size is None else size

@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, ClassVar, TypeAlias
 
@@ -16,7 +16,7 @@ from ringlet.nn.autograd.tensor import HookHandle, Tensor
 from ringlet.nn.backend import Array, copy_from_host
 from ringlet.nn.random import generator, next_seed
 
-__all__ = ["Module", "ModuleDict", "ModuleList", "Parameter", "Sequential", "uninitialized"]
+__all__ = ["Module", "Parameter", "uninitialized"]
 
 ForwardPreHook: TypeAlias = Callable[["Module", tuple[Any, ...]], Any]
 ForwardHook: TypeAlias = Callable[["Module", tuple[Any, ...], Any], Any]
@@ -132,9 +132,13 @@ class Module:
 
     # -- contents ----------------------------------------------------------------------------
 
-    def children(self) -> Iterator[tuple[str, "Module"]]:
+    def named_children(self) -> Iterator[tuple[str, "Module"]]:
         """The modules directly inside, with their names."""
         return ((name, x) for name, x in vars(self).items() if isinstance(x, Module))
+
+    def children(self) -> Iterator["Module"]:
+        """The modules directly inside."""
+        return (module for _, module in self.named_children())
 
     def own_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """The parameters of this module alone, with their names."""
@@ -144,7 +148,7 @@ class Module:
         """This module and all inside it, with their paths, in the order of assignment."""
         self._refuse_hidden()
         yield prefix, self
-        for name, child in self.children():
+        for name, child in self.named_children():
             yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
 
     def _refuse_hidden(self) -> None:
@@ -158,16 +162,6 @@ class Module:
                         "parameters, which would not be trained or saved: use ModuleList, "
                         "ModuleDict or an attribute for each"
                     )
-
-    def _hold(self, modules: Iterable[tuple[str, Any]]) -> None:
-        """Make modules attributes; raises TypeError or ValueError naming what cannot be one."""
-        for name, module in modules:
-            if not isinstance(module, Module):
-                kind = type(module).__name__
-                raise TypeError(f"{type(self).__name__} holds modules; {name!r} is of type {kind}")
-            if not name or "." in name or hasattr(type(self), name):
-                raise ValueError(f"a module in {type(self).__name__} cannot be named {name!r}")
-            setattr(self, name, module)
 
     def modules(self) -> Iterator["Module"]:
         """This module and all inside it."""
@@ -188,7 +182,7 @@ class Module:
 
     def num_parameters(self) -> int:
         """The number of elements of all parameters."""
-        return sum(parameter.size for parameter in self.parameters())
+        return sum(parameter.numel() for parameter in self.parameters())
 
     def assign_paths(self) -> None:
         """Set the paths of this module and all inside it; this one is the root."""
@@ -287,64 +281,9 @@ class Module:
         return ""
 
     def __repr__(self) -> str:
-        lines = [f"({name}): {child!r}" for name, child in self.children()]
+        lines = [f"({name}): {child!r}" for name, child in self.named_children()]
         head = f"{type(self).__name__}({self.describe()}"
         if not lines:
             return f"{head})"
         body = "\n".join(lines).replace("\n", "\n  ")
         return f"{head}\n  {body}\n)"
-
-
-class ModuleDict(Module):
-    """Modules under the names that they are given by; it has no `forward`."""
-
-    def __init__(self, **modules: Module) -> None:
-        self._hold(modules.items())
-
-    def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"there is no module {name!r} in {list(vars(self))}")
-
-
-def _numbered(modules: Iterable[Any]) -> Iterator[tuple[str, Any]]:
-    return ((str(number), module) for number, module in enumerate(modules))
-
-
-class ModuleList(Module):
-    """Modules in a row, under their indices. Iterate over it; it has no `forward`."""
-
-    def __init__(self, modules: Iterable[Module] = ()) -> None:
-        self._hold(_numbered(modules))
-
-    def __iter__(self) -> Iterator[Any]:
-        return (child for _, child in self.children())
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self.children())
-
-    def __getitem__(self, index: int | slice) -> Any:
-        """The module at an index; of a slice, a list of those modules."""
-        part = list(self)[index]
-        return ModuleList(part) if isinstance(index, slice) else part
-
-
-class Sequential(ModuleList):
-    """Modules run one after the other, each on the result of the one before.
-
-    They have their indices for names, or those of the one dict that is given.
-    """
-
-    def __init__(self, *modules: Module | Mapping[str, Module]) -> None:
-        only = modules[0] if len(modules) == 1 else None
-        self._hold(only.items() if isinstance(only, Mapping) else _numbered(modules))
-
-    def __getitem__(self, index: int | slice) -> Any:
-        """The module at an index; of a slice, a Sequential of those modules."""
-        if isinstance(index, slice):
-            return Sequential(dict(list(self.children())[index]))
-        return super().__getitem__(index)
-
-    def forward(self, x: Any) -> Any:
-        """The last module's result."""
-        for module in self:
-            x = module(x)
-        return x

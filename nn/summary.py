@@ -86,21 +86,21 @@ def flops(operation: Operation, inputs: tuple[Tensor, ...], result: Tensor) -> i
     """Floating-point operations: two for each multiply-add of a product, one for each element of
     any other result."""
     count = _PRODUCTS.get(type(operation))
-    return count(operation, inputs, result) if count else result.size
+    return count(operation, inputs, result) if count else result.numel()
 
 
 def _linear(operation: Operation, inputs: tuple[Tensor, ...], result: Tensor) -> int:
-    return 2 * result.size * inputs[1].shape[1] + (result.size if len(inputs) > 2 else 0)
+    return 2 * result.numel() * inputs[1].shape[1] + (result.numel() if len(inputs) > 2 else 0)
 
 
 def _linear_loss(operation: Any, inputs: tuple[Tensor, ...], result: Tensor) -> int:
     """A product, and four for each logit: maximum, difference, exponential, sum."""
     x, weight = inputs[:2]
-    return x.size * len(weight) * 2 + x.size // x.shape[-1] * len(weight) * 4
+    return x.numel() * len(weight) * 2 + x.numel() // x.shape[-1] * len(weight) * 4
 
 
 def _matmul(operation: Operation, inputs: tuple[Tensor, ...], result: Tensor) -> int:
-    return 2 * result.size * inputs[0].shape[-1]
+    return 2 * result.numel() * inputs[0].shape[-1]
 
 
 def _attention(operation: Any, inputs: tuple[Tensor, ...], result: Tensor) -> int:

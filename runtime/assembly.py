@@ -211,7 +211,7 @@ def check_patterns(model: Module, patterns: Sequence[str]) -> None:
 def skeleton(module: Module) -> Module:
     """The same modules again, with the same parameters: changing one leaves the other as it is."""
     clone = copy.copy(module)
-    for name, child in module.children():
+    for name, child in module.named_children():
         setattr(clone, name, skeleton(child))
     return clone
 

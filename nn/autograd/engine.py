@@ -51,7 +51,7 @@ def backward(
     if not tensor.requires_grad:
         raise RuntimeError("this tensor does not require a gradient: nothing was recorded for it")
     if gradient is None:
-        if tensor.size != 1:
+        if tensor.data.size != 1:
             raise RuntimeError(f"a tensor of shape {tensor.shape} needs a gradient to start from")
         gradient = xp.ones(tensor.shape, tensor.dtype)
     if isinstance(gradient, Tensor):

@@ -130,10 +130,9 @@ class Tensor:
         """The number of axes."""
         return self.data.ndim
 
-    @property
-    def size(self) -> int:
-        """The number of elements (PyTorch's `numel()`)."""
-        return self.data.size
+    def size(self, dim: int | None = None) -> Any:
+        """The shape, or the length of one axis."""
+        return self.data.shape if dim is None else self.data.shape[dim]
 
     def dim(self) -> int:
         """The number of axes."""

@@ -7,10 +7,11 @@ from typing import Any
 from ringlet.nn import functional as F
 from ringlet.nn.autograd.tensor import Tensor
 from ringlet.nn.backend import Array
+from ringlet.nn.containers import ModuleList
 from ringlet.nn.layers.attention import MultiheadAttention
 from ringlet.nn.layers.basic import Dropout, Linear
 from ringlet.nn.layers.normalization import LayerNorm
-from ringlet.nn.module import Module, ModuleList
+from ringlet.nn.module import Module
 
 __all__ = [
     "Transformer", "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder",

@@ -9,12 +9,13 @@ import numpy as np
 from ringlet.nn.autograd.conversion import host_array
 from ringlet.nn.autograd.tensor import Tensor
 from ringlet.nn.backend import Array
+from ringlet.nn.containers import ModuleDict, ModuleList
 from ringlet.nn.layers.basic import Dropout, Embedding, Linear
 from ringlet.nn.layers.normalization import LayerNorm
 from ringlet.nn.models.activation import Activation
 from ringlet.nn.models.attention import HeadsAttention, key_mask
 from ringlet.nn.models.language_model import LanguageModel
-from ringlet.nn.module import Module, ModuleDict, ModuleList
+from ringlet.nn.module import Module
 
 __all__ = ["BERT", "BERTConfig"]
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ringlet.nn.autograd.tensor import Tensor
 from ringlet.nn.backend import Array
+from ringlet.nn.containers import ModuleDict, ModuleList
 from ringlet.nn.layers.activations import GELU
 from ringlet.nn.layers.attention import CausalSelfAttention
 from ringlet.nn.layers.basic import Dropout, Embedding, Linear
@@ -12,7 +13,7 @@ from ringlet.nn.layers.cache import KeyValueCache
 from ringlet.nn.layers.experts import MixtureOfExperts
 from ringlet.nn.layers.normalization import LayerNorm
 from ringlet.nn.models.language_model import INITIAL_STD, LanguageModel
-from ringlet.nn.module import Module, ModuleDict, ModuleList
+from ringlet.nn.module import Module
 
 __all__ = ["GPT", "GPTConfig"]
 

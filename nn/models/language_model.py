@@ -9,10 +9,11 @@ import numpy as np
 from ringlet.nn.autograd.conversion import host_array
 from ringlet.nn.autograd.tensor import Tensor
 from ringlet.nn.backend import Array
+from ringlet.nn.containers import ModuleList
 from ringlet.nn.layers.basic import Linear
 from ringlet.nn.layers.cache import KeyValueCache
 from ringlet.nn.layers.losses import CrossEntropyLoss, LogitsLoss
-from ringlet.nn.module import Module, ModuleList, uninitialized
+from ringlet.nn.module import Module, uninitialized
 from ringlet.nn.random import generator
 
 __all__ = ["LanguageModel"]

@@ -11,13 +11,14 @@ import numpy as np
 from ringlet.nn import functional as F
 from ringlet.nn.autograd.tensor import Tensor
 from ringlet.nn.backend import Array
+from ringlet.nn.containers import ModuleDict, ModuleList
 from ringlet.nn.layers.basic import Embedding, Linear
 from ringlet.nn.layers.cache import KeyValueCache
 from ringlet.nn.layers.normalization import RMSNorm
 from ringlet.nn.layers.positions import RotaryEmbedding
 from ringlet.nn.models.attention import HeadsAttention, Rotation
 from ringlet.nn.models.language_model import LanguageModel
-from ringlet.nn.module import Module, ModuleDict, ModuleList
+from ringlet.nn.module import Module
 
 __all__ = ["Llama", "LlamaConfig"]
 

@@ -5,13 +5,14 @@ from typing import Any
 
 from ringlet.nn.autograd.tensor import Tensor
 from ringlet.nn.backend import Array
+from ringlet.nn.containers import ModuleDict, ModuleList
 from ringlet.nn.layers.basic import Dropout, Linear
 from ringlet.nn.layers.cache import KeyValueCache
 from ringlet.nn.layers.normalization import RMSNorm
 from ringlet.nn.layers.positions import RelativePositionBias
 from ringlet.nn.models.activation import Activation
 from ringlet.nn.models.attention import HeadsAttention
-from ringlet.nn.module import Module, ModuleDict, ModuleList
+from ringlet.nn.module import Module
 
 
 @dataclass(frozen=True)

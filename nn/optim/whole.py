@@ -16,10 +16,10 @@ class WholeParameters(Optimizer):
     def __post_init__(self) -> None:
         self._whole = list(self.whole_slots())
         for slot in self._whole:
-            if slot.stop - slot.start != slot.parameter.size:
+            if slot.stop - slot.start != slot.parameter.numel():
                 raise ValueError(
                     f"{type(self).__name__} needs whole matrices, and only {slot.stop - slot.start}"
-                    f" of the {slot.parameter.size} elements of {slot.name} are here: use ZeRO "
+                    f" of the {slot.parameter.numel()} elements of {slot.name} are here: use ZeRO "
                     f"stage 0, or an element-wise optimizer such as AdamW"
                 )
         super().__post_init__()

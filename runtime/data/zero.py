@@ -64,7 +64,7 @@ class ZeroOptimizer(DataParallel):
     ) -> None:
         named = list(named)
         elements = bucket_bytes // common_dtype(p for _, p in named).itemsize
-        starts, size = padded_starts([p.size for _, p in named], elements, group.size)
+        starts, size = padded_starts([p.numel() for _, p in named], elements, group.size)
         flat = FlatParameters(named, partial(empty, group), starts=starts, size=size, copy=copy)
         super().__init__(flat, group, bucket_bytes)
         slots: list[Slot] = []

@@ -56,7 +56,7 @@ def make_units(parameters: Sequence[UnitParameters], ranks: int) -> list[Unit]:
         slots: list[Slot] = []
         place = 0
         for name, parameter in named:
-            stop = place + parameter.size
+            stop = place + parameter.numel()
             slots.append(Slot(name, parameter, place, stop, parameter.shape))
             place = stop
         stop = start + place + -place % ranks

@@ -44,7 +44,9 @@ class ShardingPlan:
     def block_paths(self, model: Module) -> list[str]:
         """Where the blocks are, in order."""
         return [
-            f"{path}.{name}" for path in self.blocks for name, _ in model.submodule(path).children()
+            f"{path}.{name}"
+            for path in self.blocks
+            for name, _ in model.submodule(path).named_children()
         ]
 
     def apply(self, sharder: Sharder) -> None:

@@ -61,7 +61,7 @@ def results(function, dtype=np.float64, bias=True, learning=(True, True, True), 
     targets = np.where(TARGETS == -100, options.get("ignore_index", -100), TARGETS)
     for scale in (0.5, -3.0):
         loss = function(x, weight, targets, linear_bias=b if bias else None, **options)
-        slope = SLOPES[: loss.size].reshape(loss.shape).astype(dtype)
+        slope = SLOPES[: loss.numel()].reshape(loss.shape).astype(dtype)
         (loss * nn.Tensor(slope) * scale).sum().backward()
     return [loss.data] + [tensor.grad for tensor in (x, weight, b) if tensor.grad is not None]
 

@@ -232,9 +232,9 @@ def test_containers_hold_what_they_are_given(name):
     holder = Module()
     holder.layers = make()
     assert isinstance(holder.layers, Module)
-    assert [n for n, _ in holder.layers.children()] == names
+    assert [n for n, _ in holder.layers.named_children()] == names
     assert [n.split(".")[1] for n in holder.state_dict()] == [
-        n for n, child in holder.layers.children() for _ in child.parameters()
+        n for n, child in holder.layers.named_children() for _ in child.parameters()
     ]
 
 

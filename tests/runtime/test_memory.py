@@ -46,8 +46,8 @@ CONFIGS = [
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: type(config).__name__)
 def test_parameters_are_counted_right(config):
     model = KINDS[type(config)](config)
-    found = sum(parameter.size for parameter in model.parameters())
+    found = sum(parameter.numel() for parameter in model.parameters())
     if isinstance(config, T5Config):  # tables of relative positions, a second last norm
-        found -= sum(p.size for name, p in model.named_parameters() if "relative" in name)
+        found -= sum(p.numel() for name, p in model.named_parameters() if "relative" in name)
         found -= config.d_model
     assert model_of(config).parameters == found

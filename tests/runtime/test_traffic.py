@@ -46,7 +46,7 @@ def parameter_bytes():
     """Bytes of all parameters, and of each block."""
     with nn.uninitialized():
         model = GPT(GPTConfig(VOCABULARY, CONTEXT, LAYERS, 4, WIDTH))
-    blocks = sum(p.size for p in model.blocks[0].parameters()) * 4
+    blocks = sum(p.numel() for p in model.blocks[0].parameters()) * 4
     return model.num_parameters() * 4, blocks
 
 

@@ -180,6 +180,7 @@ ORDER = {
         {"backend", "random", "memory", "files"},
         {"autograd", "safetensors", "adapter_config"},
         {"module", "init", "functional"},
+        {"containers"},
         {"methods", "watch", "flat", "layers"},
         {"anomaly", "summary", "finetune", "optim"},
         {"models"},

@@ -207,5 +207,5 @@ def _over_rows(operation: Operation, x: Tensor, *parameters: Tensor) -> Tensor:
     axes = parameters[0].ndim
     if axes == 1:
         return operation(x, *parameters)
-    rows = x.reshape(*x.shape[:-axes], parameters[0].size)
+    rows = x.reshape(*x.shape[:-axes], parameters[0].numel())
     return operation(rows, *(each.reshape(-1) for each in parameters)).reshape(*x.shape)
