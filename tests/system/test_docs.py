@@ -67,7 +67,7 @@ def test_commands_that_are_shown_exist(page):
     wrong = []
     shown = "\n".join(CODE.findall(page.read_text()))
     for name, rest in COMMAND.findall(shown):
-        own = re.split(r" \S+\.py\b", f"{rest} ")[0]  # what follows is a script's
+        own = re.split(r" \S+\.py\b| -- ", f"{rest} ")[0]  # what follows is another's
         wrong += [f"ringlet {name}{rest}: {option}" for option in unknown(commands.get(name), own)]
     assert wrong == []
 
