@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from ringlet.nn.autograd.conversion import Cast
 from ringlet.nn.autograd.deferred import Deferred, Gradients
-from ringlet.nn.autograd.operations.shapes import Cast
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, to_host, xp
 from ringlet.nn.module import Module

@@ -21,8 +21,9 @@ ALIASES = {
     "__truediv__": "div", "__floordiv__": "floor_divide", "__mod__": "remainder",
     "__pow__": "pow", "__neg__": "neg", "__abs__": "abs", "__matmul__": "matmul", "__eq__": "eq",
     "__ne__": "ne", "__lt__": "lt", "__le__": "le", "__gt__": "gt", "__ge__": "ge",
-    "__and__": "logical_and", "__or__": "logical_or", "__xor__": "logical_xor",
-    "__invert__": "logical_not", "__getitem__": "getitem", "clip": "clamp", "view": "reshape",
+    "__and__": "bitwise_and", "__rand__": "bitwise_and", "__or__": "bitwise_or",
+    "__ror__": "bitwise_or", "__xor__": "bitwise_xor", "__rxor__": "bitwise_xor",
+    "__invert__": "bitwise_not", "__getitem__": "getitem", "clip": "clamp", "view": "reshape",
     "swapaxes": "transpose",
 }  # fmt: skip
 
@@ -62,6 +63,8 @@ FUNCTIONS = vars(functional) | {
     "__rsub__": reflected(functional.sub),
     "__rtruediv__": reflected(functional.div),
     "__rpow__": reflected(functional.pow),
+    "__rfloordiv__": reflected(functional.floor_divide),
+    "__rmod__": reflected(functional.remainder),
 }
 
 for _name in ("add", "sub", "mul", "div"):

@@ -1,11 +1,14 @@
 """What operations are given (tensors, arrays, numbers, masks, ids) as what they compute with."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
+from ringlet.nn.autograd.deferred import Gradients
+from ringlet.nn.autograd.promotion import FLOAT, common_dtype, is_number
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, asarray, chosen, refuse_mixture, to_host, xp
 
@@ -13,6 +16,8 @@ TensorLike: TypeAlias = Tensor | Array | float | int
 
 F = TypeVar("F", bound=Callable[..., Tensor])
 P = ParamSpec("P")
+NUMBERS = (float, int)
+Preparation: TypeAlias = Callable[..., Sequence[Tensor]]
 
 
 def array_of(value: Any) -> Any:
@@ -39,24 +44,98 @@ def operand_array(value: Any, other: Any = None) -> Any:
 
 
 def mask_array(value: Any) -> Array:
-    """A mask as an array of bool, wherever it comes from."""
-    return asarray(array_of(value), bool)
+    """A mask as an array of the backend, wherever it comes from; raises TypeError unless it is one
+    of bools."""
+    mask = asarray(array_of(value))
+    if mask.dtype != bool:
+        raise TypeError(f"a mask is of bools, not {mask.dtype}: compare it with a number")
+    return mask
 
 
-def tensors(a: TensorLike, b: TensorLike) -> tuple[Tensor, Tensor]:
-    """Both as tensors; a Python number takes the dtype of the tensor beside it."""
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a, b
-    dtypes = [operand.dtype for operand in (a, b) if isinstance(operand, Tensor | xp.ndarray)]
-    dtype = np.result_type(*dtypes) if dtypes else None
-    return _tensor(a, b, dtype), _tensor(b, a, dtype)
+class Cast(Operation):
+    """Another dtype; the engine casts the gradient back."""
+
+    def __init__(self, dtype: npt.DTypeLike) -> None:
+        self.dtype = dtype
+
+    def forward(self, x: Array) -> Array:
+        return x.astype(self.dtype)
+
+    def backward(self, grad: Array) -> Gradients:
+        return (grad,)
 
 
-def _tensor(operand: TensorLike, other: TensorLike, dtype: np.dtype[Any] | None) -> Tensor:
-    if isinstance(operand, Tensor):
-        return operand
-    array = operand if isinstance(operand, float | int) else operand_array(operand, other)
-    return Tensor(array if isinstance(array, xp.ndarray) else asarray(array, dtype))
+def to(x: Tensor, dtype: npt.DTypeLike) -> Tensor:
+    """In another dtype."""
+    return x if x.dtype == dtype else Cast(dtype)(x)
+
+
+def tensors(a: TensorLike, b: TensorLike) -> Sequence[Tensor]:
+    """Both as tensors of one dtype; see promotion.py."""
+    if isinstance(a, Tensor):
+        if isinstance(b, Tensor):
+            if a.data.dtype is b.data.dtype:
+                return a, b
+        elif isinstance(b, NUMBERS) and a.data.dtype.kind == "f":
+            return a, Tensor(asarray(b, a.data.dtype))
+    elif isinstance(a, NUMBERS) and isinstance(b, Tensor) and b.data.dtype.kind == "f":
+        return Tensor(asarray(a, b.data.dtype)), b
+    return promoted(a, b)
+
+
+def promoted(*operands: Any) -> list[Tensor]:
+    """Tensors, arrays and numbers as tensors of their common dtype."""
+    beside = next((x for x in operands if isinstance(x, Tensor)), None)
+    for x in operands:
+        if not isinstance(x, Tensor):
+            operand_array(x, beside)
+        if not is_number(x) and not hasattr(x, "ndim"):
+            raise TypeError(f"operands are tensors, arrays and numbers, not {type(x).__name__}")
+    dtype = common_dtype(*operands)
+    return [to(x, dtype) if isinstance(x, Tensor) else Tensor(asarray(x, dtype)) for x in operands]
+
+
+def number_in(value: Any, dtype: np.dtype[Any]) -> Any:
+    """A number in a dtype. Raises TypeError or OverflowError if it is none of its values: 0.5 is no
+    integer; floats are rounded."""
+    number = dtype.type(value)
+    if dtype.kind in "biu" and number != value:
+        raise TypeError(f"{value} is no value of {dtype}; convert the tensor with to() first")
+    return number
+
+
+# What operations make of tensors of integers, or refuse; for `unary` and `binary`.
+
+
+def as_floats(name: str, *operands: Tensor) -> Sequence[Tensor]:
+    """Integers and bools in float32."""
+    return [x if x.dtype.kind in "fcV" else to(x, FLOAT) for x in operands]
+
+
+def only_numbers(name: str, *operands: Any) -> Sequence[Any]:
+    """Raise TypeError if there is a tensor of bools."""
+    if any(getattr(x, "dtype", FLOAT).kind == "b" for x in operands):
+        raise TypeError(
+            f"{name} does not take tensors of bools; ~ & | ^ are the operators of logic"
+        )
+    return operands
+
+
+def only_floats(name: str, *operands: Tensor) -> Sequence[Tensor]:
+    """Raise TypeError if there is a tensor of integers or bools."""
+    for x in operands:
+        if x.dtype.kind in "biu":
+            raise TypeError(
+                f"{name} takes tensors of floats, not of {x.dtype}; convert with float()"
+            )
+    return operands
+
+
+def of_one_dtype(name: str, *operands: Tensor) -> None:
+    """Raise TypeError naming the dtypes if they differ: products do not mix them."""
+    dtypes = [x.dtype for x in operands]
+    if any(dtype != dtypes[0] for dtype in dtypes):
+        raise TypeError(f"{name} of {' and '.join(map(str, dtypes))}: convert with to() first")
 
 
 def in_dtype(value: float, like: Array) -> Any:
@@ -70,6 +149,13 @@ def axis_of(dim: int, ndim: int) -> int:
     if not -count <= dim < count:
         raise IndexError(f"dimension {dim} is out of range for a tensor of {ndim} axes")
     return dim % count
+
+
+def length_of(x: Tensor, dim: int) -> int:
+    """The length of an axis; raises IndexError if there is none of this number."""
+    if not x.ndim:
+        raise IndexError("a 0-d tensor has no axis to take parts of")
+    return x.shape[axis_of(dim, x.ndim)]
 
 
 def size_of(size: int, what: str, least: int = 0) -> int:
@@ -89,23 +175,37 @@ def selected(grad: Array, share: Array) -> Array:
     return xp.where(share.astype(bool), grad * share, in_dtype(0, grad))
 
 
-def unary(kind: Callable[P, Operation]) -> Callable[Concatenate[Tensor, P], Tensor]:
+def unary(
+    kind: Callable[P, Operation], integers: Preparation | None = None, along: bool = False
+) -> Callable[Concatenate[Tensor, P], Tensor]:
     """The function of one tensor that runs an operation; it has the operation's docstring, and
-    takes its options after the tensor."""
+    takes its options after the tensor. `integers` prepares tensors of integers and bools.
+    Operations `along` axes take a 0-d tensor as one of one element."""
+    name = kind.__name__.lower()
 
     def function(x: Tensor, /, *args: P.args, **kwargs: P.kwargs) -> Tensor:
+        if integers is not None and x.data.dtype.kind in "biu":
+            (x,) = integers(name, x)
+        if along and not x.data.ndim:
+            return kind(*args, **kwargs)(x.reshape(1)).reshape(())
         return kind(*args, **kwargs)(x)
 
-    return named(kind.__name__.lower(), kind.__doc__, function)
+    return named(name, kind.__doc__, function)
 
 
-def binary(kind: type[Operation]) -> Callable[[TensorLike, TensorLike], Tensor]:
-    """The function of two tensors, arrays or numbers that runs an operation."""
+def binary(
+    kind: type[Operation], integers: Preparation | None = None
+) -> Callable[[TensorLike, TensorLike], Tensor]:
+    """The function of two tensors, arrays or numbers that runs an operation; see `unary`."""
+    name = kind.__name__.lower()
 
     def function(a: TensorLike, b: TensorLike) -> Tensor:
-        return kind()(*tensors(a, b))
+        x, y = tensors(a, b)
+        if integers is not None and x.data.dtype.kind in "biu":
+            x, y = integers(name, x, y)
+        return kind()(x, y)
 
-    return named(kind.__name__.lower(), kind.__doc__, function)
+    return named(name, kind.__doc__, function)
 
 
 def named(name: str, meaning: str | None, function: F) -> F:

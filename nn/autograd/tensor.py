@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ringlet.nn.autograd.deferred import Deferred, Gradient, Gradients
 from ringlet.nn.autograd.grad_mode import mode
+from ringlet.nn.autograd.promotion import OF_PYTHON, is_of_python
 from ringlet.nn.backend import Array, asarray, refuse_mixture, to_host, xp
 
 __all__ = ["Array", "Gradient", "HookHandle", "Operation", "Source", "Tensor"]
@@ -95,8 +96,9 @@ class Tensor:
     """An n-dimensional array with an optional gradient; PyTorch's names and semantics.
 
     `data` is the array, `grad` the gradient after `backward()` (an array of the same shape and
-    dtype, or None). Arithmetic stays in the tensors' dtype, which Python numbers adopt. Both
-    arrays are the backend's (see nn.use): on a device, a tensor made from a host array is a copy.
+    dtype, or None). An array keeps its dtype; Python's floats, alone or in lists, are float32.
+    Operands of several dtypes are promoted as promotion.py says. Both arrays are the backend's
+    (see nn.use): on a device, a tensor made from a host array is a copy.
     """
 
     __slots__ = ("__weakref__", "_fresh", "_grad", "_hooks", "data", "operation", "requires_grad")
@@ -253,8 +255,9 @@ class Tensor:
     __hash__ = object.__hash__  # by identity: == compares element by element
 
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __matmul__ = placeholder
-    __truediv__ = __rtruediv__ = __floordiv__ = __mod__ = __pow__ = __rpow__ = placeholder
-    __neg__ = __abs__ = __invert__ = __and__ = __or__ = __xor__ = __getitem__ = placeholder
+    __truediv__ = __rtruediv__ = __floordiv__ = __rfloordiv__ = __pow__ = __rpow__ = placeholder
+    __mod__ = __rmod__ = __neg__ = __abs__ = __invert__ = __getitem__ = placeholder
+    __and__ = __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = placeholder
     __lt__ = __le__ = __gt__ = __ge__ = placeholder
     __eq__ = __ne__ = placeholder  # type: ignore[assignment]
     __setitem__ = any_placeholder
@@ -264,6 +267,7 @@ class Tensor:
     square = reciprocal = sin = cos = tanh = sigmoid = erf = relu = placeholder
     sign = floor = ceil = round = eq = ne = lt = le = gt = ge = placeholder
     logical_and = logical_or = logical_xor = logical_not = placeholder
+    bitwise_and = bitwise_or = bitwise_xor = bitwise_not = placeholder
     isnan = isinf = isfinite = isclose = placeholder
     allclose = equal = any_placeholder
 
@@ -312,6 +316,8 @@ class Tensor:
 def _array(data: Any) -> Array:
     """The array of a tensor, or one of numbers; raises TypeError for what is none."""
     array = data.data if isinstance(data, Tensor) else asarray(data)
+    if array.dtype in OF_PYTHON and is_of_python(data):
+        array = asarray(array, OF_PYTHON[array.dtype])
     if array.dtype.kind not in "biufcV":
         raise TypeError(f"a tensor holds numbers, not {array.dtype} (from {type(data).__name__})")
     return array

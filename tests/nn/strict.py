@@ -140,7 +140,7 @@ class Array:
 NAMES = """exp expm1 cosh log log1p log2 log10 sqrt sin cos tanh abs sign negative square floor ceil
 round add subtract multiply divide maximum minimum remainder floor_divide copysign matmul isfinite
 equal not_equal greater less greater_equal less_equal logical_and logical_or logical_not
-logical_xor isnan isinf"""
+logical_xor bitwise_and bitwise_or bitwise_xor isnan isinf"""
 """Functions that have the same name in the standard."""
 
 
@@ -204,6 +204,7 @@ def namespace():
     names.update(
         ndarray=Array,
         power=function("pow"),
+        invert=function("bitwise_invert"),
         empty_like=lambda x: Array(strict.empty_like(x.strict)),
         zeros_like=lambda x: Array(strict.zeros_like(x.strict)),
         asarray=lambda x, dtype=None: Device().asarray(x, dtype),

@@ -6,7 +6,14 @@ from typing import Literal
 
 import numpy as np
 
-from ringlet.nn.autograd.conversion import in_dtype, selected, unary
+from ringlet.nn.autograd.conversion import (
+    in_dtype,
+    of_one_dtype,
+    only_floats,
+    only_numbers,
+    selected,
+    unary,
+)
 from ringlet.nn.autograd.deferred import Gradients
 from ringlet.nn.autograd.operations.elementwise import elementwise
 from ringlet.nn.autograd.tensor import Operation, Tensor
@@ -193,16 +200,17 @@ def _blocks(*arrays: Array) -> list[tuple[Array, ...]]:
 tanh = elementwise("tanh", "The hyperbolic tangent.", lambda x: xp.tanh(x),
                    "x", _tanh_gradient)
 relu = elementwise("relu", "max(x, 0); slope 0 at 0.", lambda x: xp.maximum(x, 0),
-                   "y", lambda grad, y: selected(grad, ~(y <= 0)))
+                   "y", lambda grad, y: selected(grad, ~(y <= 0)), only_numbers)
 sigmoid = elementwise("sigmoid", "1 / (1 + exp(-x)).", _sigmoid, "x", _sigmoid_gradient)
 # fmt: on
-silu = unary(SiLU)
+silu = unary(SiLU, only_floats)
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) * up, of one shape. Raises ValueError naming both shapes if they differ."""
     if gate.shape != up.shape:
         raise ValueError(f"gate has shape {gate.shape} and up {up.shape}; they must be the same")
+    of_one_dtype("swiglu", *only_floats("swiglu", gate, up))
     return SwiGLU()(gate, up)
 
 
@@ -210,4 +218,5 @@ def gelu(x: Tensor, approximate: Literal["none", "tanh"] = "none") -> Tensor:
     """The Gaussian error linear unit, exact or with GPT-2's tanh approximation."""
     if approximate not in ("none", "tanh"):
         raise ValueError(f"approximate is {approximate!r}; it must be 'none' or 'tanh'")
+    only_floats("gelu", x)
     return TanhGELU()(x) if approximate == "tanh" else ErfGELU()(x)

@@ -1,17 +1,25 @@
 """Element-wise arithmetic and selection, with broadcasting."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from ringlet.nn.autograd.conversion import (
+    NUMBERS,
     TensorLike,
+    as_floats,
     binary,
     in_dtype,
     mask_array,
+    only_numbers,
+    promoted,
     selected,
     tensors,
     unary,
 )
 from ringlet.nn.autograd.deferred import Gradients
+from ringlet.nn.autograd.operations.comparisons import gt, lt
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, xp
 
@@ -128,16 +136,17 @@ class Neg(Operation):
 
 
 class Clamp(Operation):
-    """The elements limited to `min` to `max`; slope 1 at a bound."""
+    """The elements limited to numbers; slope 1 at a bound."""
 
-    def __init__(self, min: float | None = None, max: float | None = None) -> None:
-        self.low, self.high = min, max
+    def __init__(self, low: float | None, high: float | None) -> None:
+        self.low, self.high = low, high
 
     def forward(self, x: Array) -> Array:
         low = -np.inf if self.low is None else self.low
         high = np.inf if self.high is None else self.high
         self.inside = (x >= low) & (x <= high)
-        return xp.clip(x, in_dtype(low, x), in_dtype(high, x))
+        bounds = (None if bound is None else in_dtype(bound, x) for bound in (self.low, self.high))
+        return xp.clip(x, *bounds)
 
     def backward(self, grad: Array) -> Gradients:
         return (selected(grad, self.inside),)
@@ -177,25 +186,55 @@ class Where(Operation):
         )
 
 
+def whole_quotients(name: str, a: Tensor, b: Tensor) -> Sequence[Tensor]:
+    """Integers; raises ZeroDivisionError if there is a divisor of 0."""
+    if not xp.all(b.data):
+        raise ZeroDivisionError(f"{name} of integers by 0")
+    return only_numbers(name, a, b)
+
+
 add = binary(Add)
-sub = binary(Sub)
 mul = binary(Mul)
-div = binary(Div)
-remainder = binary(Remainder)
-neg = unary(Neg)
-clamp = unary(Clamp)
+div = binary(Div, as_floats)
+remainder = binary(Remainder, whole_quotients)
+neg = unary(Neg, only_numbers)
+
+
+def sub(a: TensorLike, b: TensorLike) -> Tensor:
+    """a - b."""
+    x, y = tensors(a, b)
+    if x is not a or y is not b or x.data.dtype.kind == "b":
+        only_numbers("sub", a, b)
+    return Sub()(x, y)
 
 
 def pow(x: TensorLike, exponent: TensorLike) -> Tensor:
-    """x ** exponent; either may be a number."""
+    """x ** exponent; either may be a number. Integers to negative powers raise ValueError."""
     if isinstance(x, Tensor) and isinstance(exponent, int | float):
-        return Pow(exponent)(x)
-    return Power()(*tensors(x, exponent))
+        whole = x.data.dtype.kind in "biu"
+        return Pow(exponent)(only_numbers("pow", tensors(x, exponent)[0])[0] if whole else x)
+    return Power()(*only_numbers("pow", *tensors(x, exponent)))
 
 
 def floor_divide(a: TensorLike, b: TensorLike) -> Tensor:
-    """The floor of a / b; it has no gradient."""
-    return Tensor(xp.floor_divide(*(x.data for x in tensors(a, b))))
+    """The floor of a / b; it has no gradient. Raises ZeroDivisionError for integers by 0."""
+    x, y = tensors(a, b)
+    if x.dtype.kind in "biu":
+        whole_quotients("floor_divide", x, y)
+    return Tensor(xp.floor_divide(x.data, y.data))
+
+
+def clamp(x: Tensor, min: Any = None, max: Any = None) -> Tensor:
+    """The elements limited to `min` to `max`, numbers or tensors; slope 1 at a bound."""
+    bounds = [bound for bound in (min, max) if bound is not None]
+    if not bounds:
+        raise ValueError("clamp takes min, max or both")
+    if not all(isinstance(bound, NUMBERS) for bound in bounds):
+        x = x if min is None else where(lt(x, min), min, x)
+        return x if max is None else where(gt(x, max), max, x)
+    if x.data.dtype.kind not in "fc":
+        x = promoted(x, *bounds)[0]
+    return Clamp(min, max)(x)
 
 
 def maximum(a: TensorLike, b: TensorLike) -> Tensor:

@@ -1,15 +1,17 @@
 """Comparisons and logic: tensors of bool, without gradients."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from ringlet.nn.autograd.conversion import TensorLike, named, operand_array
+from ringlet.nn.autograd.conversion import NUMBERS, TensorLike, named, of_one_dtype, tensors
+from ringlet.nn.autograd.promotion import is_number
 from ringlet.nn.autograd.tensor import Tensor
 from ringlet.nn.backend import Array, xp
 
 __all__ = [
-    "allclose", "eq", "equal", "ge", "gt", "isclose", "isfinite", "isinf", "isnan", "le",
-    "logical_and", "logical_not", "logical_or", "logical_xor", "lt", "ne",
+    "allclose", "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor", "eq", "equal", "ge",
+    "gt", "isclose", "isfinite", "isinf", "isnan", "le", "logical_and",
+    "logical_not", "logical_or", "logical_xor", "lt", "ne",
 ]  # fmt: skip
 
 
@@ -19,9 +21,32 @@ def comparison(
     """A function of two tensors, arrays or numbers that returns a tensor of bool."""
 
     def compare(a: TensorLike, b: TensorLike) -> Tensor:
-        return Tensor(xp.asarray(function(operand_array(a, b), operand_array(b, a))))
+        if isinstance(a, Tensor) and isinstance(b, NUMBERS):
+            return Tensor(xp.asarray(function(a.data, b)))  # exact, also out of the dtype's range
+        x, y = tensors(a, b)
+        return Tensor(xp.asarray(function(x.data, y.data)))
 
     return named(name, meaning, compare)
+
+
+def bitwise(
+    name: str, meaning: str, function: Callable[[Any, Any], Array]
+) -> Callable[[TensorLike, TensorLike], Tensor]:
+    """A function of the bits of two tensors of integers or bools, arrays or numbers."""
+
+    def combine(a: TensorLike, b: TensorLike) -> Tensor:
+        x, y = only_bits(name, *tensors(a, b))
+        return Tensor(xp.asarray(function(x.data, y.data)))
+
+    return named(name, meaning, combine)
+
+
+def only_bits(name: str, *operands: Tensor) -> Sequence[Tensor]:
+    """Raise TypeError unless all are tensors of integers or bools."""
+    for x in operands:
+        if x.dtype.kind not in "biu":
+            raise TypeError(f"{name} takes tensors of integers or bools, not of {x.dtype}")
+    return operands
 
 
 def predicate(
@@ -45,6 +70,9 @@ logical_and = comparison("logical_and", "a and b.", lambda a, b: xp.logical_and(
 logical_or = comparison("logical_or", "a or b.", lambda a, b: xp.logical_or(a, b))
 logical_xor = comparison("logical_xor", "a or b, not both.", lambda a, b: xp.logical_xor(a, b))
 logical_not = predicate("logical_not", "Not x.", lambda x: xp.logical_not(x))
+bitwise_and = bitwise("bitwise_and", "The bits of both.", lambda a, b: xp.bitwise_and(a, b))
+bitwise_or = bitwise("bitwise_or", "The bits of either.", lambda a, b: xp.bitwise_or(a, b))
+bitwise_xor = bitwise("bitwise_xor", "The bits of one only.", lambda a, b: xp.bitwise_xor(a, b))
 isnan = predicate("isnan", "Whether each element is NaN.", lambda x: xp.isnan(x))
 isinf = predicate("isinf", "Whether each element is infinite.", lambda x: xp.isinf(x))
 isfinite = predicate(
@@ -52,14 +80,28 @@ isfinite = predicate(
 )
 
 
+def bitwise_not(x: Tensor) -> Tensor:
+    """Each bit turned; of bools, not x."""
+    only_bits("bitwise_not", x)
+    return Tensor(xp.asarray(xp.invert(x.data)))
+
+
 def isclose(a: Tensor, b: TensorLike, rtol: float = 1e-5, atol: float = 1e-8) -> Tensor:
-    """|a - b| <= atol + rtol |b|."""
-    return Tensor(xp.asarray(xp.isclose(a.data, operand_array(b, a), rtol, atol)))
+    """|a - b| <= atol + rtol |b|. Raises TypeError if the dtypes differ."""
+    x, y = _alike("isclose", a, b)
+    return Tensor(xp.asarray(xp.isclose(x.data, y.data, rtol, atol)))
 
 
 def allclose(a: Tensor, b: TensorLike, rtol: float = 1e-5, atol: float = 1e-8) -> bool:
     """Whether isclose holds everywhere."""
-    return bool(xp.allclose(a.data, operand_array(b, a), rtol, atol))
+    x, y = _alike("allclose", a, b)
+    return bool(xp.allclose(x.data, y.data, rtol, atol))
+
+
+def _alike(name: str, a: Tensor, b: Any) -> Sequence[Tensor]:
+    if not is_number(b):
+        of_one_dtype(name, a, b)
+    return tensors(a, b)
 
 
 def equal(a: Tensor, b: Tensor) -> bool:

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from ringlet.nn.autograd.conversion import only_floats
 from ringlet.nn.autograd.deferred import Gradients
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, asarray
@@ -70,7 +71,10 @@ def dropout(
     one of `count` equal parts of the sequence.
     """
     check_probability(p)
-    return Dropout(p, path, part)(x) if training and p else x
+    if not (training and p):
+        return x
+    only_floats("dropout", x)
+    return Dropout(p, path, part)(x)
 
 
 def check_probability(p: float) -> None:

@@ -3,6 +3,7 @@
 import string
 from collections.abc import Sequence
 
+from ringlet.nn.autograd.conversion import of_one_dtype
 from ringlet.nn.autograd.deferred import Gradients
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, xp
@@ -70,6 +71,7 @@ def einsum(equation: str, *operands: Tensor) -> Tensor:
     if not arrow:
         once = sorted(label for label in set(left) - set(",.") if left.count(label) == 1)
         result = ("..." if "..." in left else "") + "".join(once)
+    of_one_dtype("einsum", *operands)
     return Einsum(labels, result.replace("...", ellipsis))(*operands)
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from ringlet.nn.autograd.conversion import in_dtype, unary
+from ringlet.nn.autograd.conversion import Preparation, as_floats, in_dtype, only_numbers, unary
 from ringlet.nn.autograd.deferred import Gradients
 from ringlet.nn.autograd.operations.arithmetic import div, mul
 from ringlet.nn.autograd.tensor import Operation, Tensor
@@ -29,7 +29,7 @@ class Exp(Operation):
         return (grad * self.y,)
 
 
-exp = unary(Exp)
+exp = unary(Exp, as_floats)
 
 
 class _Elementwise(Operation):
@@ -55,10 +55,11 @@ def elementwise(
     function: Callable[[Array], Array],
     keeps: Literal["x", "y"],
     gradient: Callable[[Array, Array], Array],
+    integers: Preparation = as_floats,
 ) -> Callable[[Tensor], Tensor]:
-    """The function of tensors for a row of the table."""
+    """The function of tensors for a row of the table; `integers` says what becomes of those."""
     own = {"function": staticmethod(function), "gradient": staticmethod(gradient), "keeps": keeps}
-    return unary(type(name.capitalize(), (_Elementwise,), {**own, "__doc__": meaning}))
+    return unary(type(name.capitalize(), (_Elementwise,), {**own, "__doc__": meaning}), integers)
 
 
 def _erf_gradient(grad: Array, x: Array) -> Array:
@@ -72,7 +73,7 @@ def _zeros(grad: Array, y: Array) -> Array:
 
 # fmt: off
 abs = elementwise("abs", "The absolute value; slope 0 at 0.", lambda x: xp.abs(x),
-                  "x", lambda grad, x: grad * xp.sign(x))
+                  "x", lambda grad, x: grad * xp.sign(x), only_numbers)
 expm1 = elementwise("expm1", "exp(x) - 1, exact near 0.", lambda x: xp.expm1(x),
                     "x", lambda grad, x: grad * xp.exp(x))
 log = elementwise("log", "The natural logarithm.", lambda x: xp.log(x),
@@ -94,13 +95,13 @@ cos = elementwise("cos", "The cosine.", lambda x: xp.cos(x),
 erf = elementwise("erf", "The error function: 2 / sqrt(pi) times the integral of exp(-t^2) to x.",
                   lambda x: chosen().erf(x), "x", _erf_gradient)
 sign = elementwise("sign", "-1, 0 or 1; the gradient is zeros.", lambda x: xp.sign(x),
-                   "y", _zeros)
+                   "y", _zeros, only_numbers)
 floor = elementwise("floor", "The largest integer not above x; the gradient is zeros.",
-                    lambda x: xp.floor(x), "y", _zeros)
+                    lambda x: xp.floor(x), "y", _zeros, only_numbers)
 ceil = elementwise("ceil", "The smallest integer not below x; the gradient is zeros.",
-                   lambda x: xp.ceil(x), "y", _zeros)
+                   lambda x: xp.ceil(x), "y", _zeros, only_numbers)
 round = elementwise("round", "The nearest integer, the even one of two; the gradient is zeros.",
-                    lambda x: xp.round(x), "y", _zeros)
+                    lambda x: xp.round(x), "y", _zeros, only_numbers)
 # fmt: on
 
 

@@ -1,14 +1,25 @@
 """Operations that select some of the elements, or replace them."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from ringlet.nn.autograd.conversion import array_of, axis_of, mask_array, size_of
+from ringlet.nn.autograd.conversion import (
+    array_of,
+    axis_of,
+    length_of,
+    mask_array,
+    number_in,
+    of_one_dtype,
+    size_of,
+    to,
+)
 from ringlet.nn.autograd.deferred import Deferred, Gradients
-from ringlet.nn.autograd.operations.arithmetic import where
+from ringlet.nn.autograd.operations.arithmetic import Where
 from ringlet.nn.autograd.operations.embedding import RowSums
+from ringlet.nn.autograd.promotion import fits
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, asarray, chosen, to_host, xp
 
@@ -53,7 +64,7 @@ class GetItem(Operation):
     def backward(self, grad: Array) -> Gradients:
         index = self.index
         if isinstance(index, xp.ndarray) and index.dtype.kind in "iu" and index.ndim:
-            rows = grad.reshape(index.size, -1)
+            rows = grad.reshape(index.size, math.prod(self.shape[1:]))
             return (RowSums(to_host(index).reshape(-1) % self.shape[0], rows),)
         return (IndexedGradient(index, grad),)
 
@@ -107,30 +118,45 @@ def gather(x: Tensor, dim: int, index: Tensor | Array) -> Tensor:
 
     `index` has as many axes as x, and none longer except `dim`.
     """
-    return GetItem(_mesh(x, dim, index))(x)
+    index = array_of(index)
+    if x.ndim and index.ndim:
+        return GetItem(_mesh(x, dim, index))(x)
+    x, given = _vector(x), index.reshape(-1)
+    return GetItem(_mesh(x, dim, given))(x).reshape(index.shape)
 
 
 def scatter(x: Tensor, dim: int, index: Tensor | Array, src: Tensor | float) -> Tensor:
     """x with `src` (of the index's shape, or a number) written where `index` says; see `gather`."""
-    return Scatter(_mesh(x, dim, index), add=False)(x, _source(x, index, src))
+    return _scattered(x, dim, index, src, add=False)
 
 
 def scatter_add(x: Tensor, dim: int, index: Tensor | Array, src: Tensor) -> Tensor:
     """x with `src` (of the index's shape) added where `index` says; see `gather`."""
-    return Scatter(_mesh(x, dim, index), add=True)(x, _source(x, index, src))
+    return _scattered(x, dim, index, src, add=True)
 
 
-def _source(x: Tensor, index: Tensor | Array, src: Tensor | float) -> Tensor:
+def _scattered(
+    x: Tensor, dim: int, index: Tensor | Array, src: Tensor | float, add: bool
+) -> Tensor:
+    index = array_of(index)
     if not isinstance(src, Tensor):
-        return Tensor(xp.full(array_of(index).shape, src, x.dtype))
+        src = Tensor(xp.full(index.shape, number_in(src, x.dtype), x.dtype))
     if src.shape != index.shape:
         raise ValueError(f"src of shape {src.shape} and index of shape {index.shape} differ")
-    return src
+    of_one_dtype("scatter", x, src)
+    if x.ndim and index.ndim:
+        return Scatter(_mesh(x, dim, index), add)(x, src)
+    vector, given = _vector(x), index.reshape(-1)
+    return Scatter(_mesh(vector, dim, given), add)(vector, src.reshape(-1)).reshape(x.shape)
+
+
+def _vector(x: Tensor) -> Tensor:
+    return x if x.ndim else x.reshape(1)
 
 
 def _mesh(x: Tensor, dim: int, index: Tensor | Array) -> tuple[Array, ...]:
     """An index for each axis; that of `dim` is given."""
-    given, axis = array_of(index), axis_of(dim, x.ndim)
+    given, axis = _whole_numbers(index), axis_of(dim, x.ndim)
     fits = given.ndim == x.ndim and all(
         own <= length or number == axis
         for number, (own, length) in enumerate(zip(given.shape, x.shape, strict=True))
@@ -147,49 +173,68 @@ def _mesh(x: Tensor, dim: int, index: Tensor | Array) -> tuple[Array, ...]:
     return (*mesh[:axis], asarray(given), *mesh[axis + 1 :])
 
 
+def _whole_numbers(index: Any) -> Array:
+    """An index's array; raises TypeError unless it is of integers: bools would be a mask."""
+    array: Array = np.asarray(index) if isinstance(index, list) else array_of(index)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"an index is of integers, not {array.dtype}")
+    return array
+
+
 def index_select(x: Tensor, dim: int, index: Tensor | Array) -> Tensor:
     """The slices of an axis that `index` (one axis) selects."""
-    return getitem(x, (*_before(x, dim), array_of(index)))
+    x, shape = _vector(x), x.shape
+    places, length = _whole_numbers(index), length_of(x, dim)
+    wrong = places[(places < 0) | (places >= length)]
+    if wrong.size or places.ndim > 1:
+        what = wrong.flat[0] if wrong.size else f"of shape {places.shape}"
+        raise IndexError(f"index {what} does not fit axis {dim} of shape {x.shape}")
+    found = getitem(x, (*_before(x, dim), places.reshape(-1)))
+    return found if shape else found.reshape(())
 
 
 def narrow(x: Tensor, dim: int, start: int, length: int) -> Tensor:
     """`length` slices of an axis from `start` on."""
     size_of(length, "the length of a part")
-    if start < 0 or start + length > x.shape[dim]:
+    if start < 0 or start + length > length_of(x, dim):
         raise IndexError(f"{start}:{start + length} is out of range for axis {dim} of {x.shape}")
     return getitem(x, (*_before(x, dim), slice(start, start + length)))
 
 
 def select(x: Tensor, dim: int, index: int) -> Tensor:
     """One slice of an axis, without the axis."""
+    length_of(x, dim)
     return getitem(x, (*_before(x, dim), index))
 
 
 def unbind(x: Tensor, dim: int = 0) -> list[Tensor]:
     """All slices of an axis."""
-    return [select(x, dim, number) for number in range(x.shape[dim])]
+    return [select(x, dim, number) for number in range(length_of(x, dim))]
 
 
 def flip(x: Tensor, dims: int | Sequence[int]) -> Tensor:
     """The elements in reverse order along some axes."""
-    turned = {axis_of(dim, x.ndim) for dim in ([dims] if isinstance(dims, int) else dims)}
+    turned = [axis_of(dim, x.ndim) for dim in ([dims] if isinstance(dims, int) else dims)]
+    if len(set(turned)) < len(turned):
+        raise ValueError(f"an axis appears twice in {dims}")
     return getitem(x, tuple(slice(None, None, -1 if n in turned else 1) for n in range(x.ndim)))
 
 
 def roll(x: Tensor, shifts: int, dim: int) -> Tensor:
     """The elements shifted along an axis; those that leave re-enter at the other end."""
-    order = (np.arange(x.shape[dim]) - shifts) % (x.shape[dim] or 1)
+    length = length_of(x, dim)
+    order = (np.arange(length) - shifts) % (length or 1)
     return index_select(x, dim, order)
 
 
 def repeat_interleave(x: Tensor, repeats: int, dim: int) -> Tensor:
     """Each slice of an axis several times in a row."""
-    return index_select(x, dim, np.repeat(np.arange(x.shape[dim]), repeats))
+    return index_select(x, dim, np.repeat(np.arange(length_of(x, dim)), repeats))
 
 
 def split(x: Tensor, split_size: int | Sequence[int], dim: int = 0) -> list[Tensor]:
     """Pieces of `split_size` along an axis (the last may be shorter), or of the sizes given."""
-    length = x.shape[dim]
+    length = length_of(x, dim)
     if isinstance(split_size, int):
         size_of(split_size, "split_size", 1)
         sizes = [min(split_size, length - start) for start in range(0, length, split_size)]
@@ -205,16 +250,22 @@ def split(x: Tensor, split_size: int | Sequence[int], dim: int = 0) -> list[Tens
 def chunk(x: Tensor, chunks: int, dim: int = 0) -> list[Tensor]:
     """At most `chunks` pieces of equal length along an axis; the last may be shorter."""
     size_of(chunks, "the number of chunks", 1)
-    return split(x, max(1, -(-x.shape[dim] // chunks)), dim)
+    return split(x, max(1, -(-length_of(x, dim) // chunks)), dim)
 
 
 def _before(x: Tensor, dim: int) -> tuple[slice, ...]:
     return (slice(None),) * axis_of(dim, x.ndim)
 
 
-def masked_fill(x: Tensor, mask: Tensor | Array, value: float) -> Tensor:
-    """The elements, with `value` where `mask` (bool, broadcast) holds."""
-    return where(mask, value, x)
+def masked_fill(x: Tensor, mask: Tensor | Array, value: Tensor | float) -> Tensor:
+    """The elements, with one number where `mask` (bool, broadcast) holds, in x's dtype."""
+    if not isinstance(value, Tensor):
+        value = Tensor(asarray(number_in(value, x.dtype), x.dtype))
+    if value.ndim:
+        raise ValueError(f"the value is one number, not of shape {value.shape}")
+    if not fits(value.dtype, x.dtype):
+        raise TypeError(f"a value of {value.dtype} does not fit into {x.dtype}")
+    return Where(mask_array(mask))(to(value, x.dtype), x)
 
 
 def masked_select(x: Tensor, mask: Tensor | Array) -> Tensor:

@@ -1,11 +1,14 @@
 """Softmax, and normalization over the last axis in blocks of rows that stay in the cache."""
 
+import functools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from ringlet.nn.autograd.conversion import in_dtype, named, unary
+from ringlet.nn.autograd.conversion import in_dtype, named, of_one_dtype, only_floats, unary
 from ringlet.nn.autograd.deferred import Gradients
+from ringlet.nn.autograd.operations.arithmetic import add
 from ringlet.nn.autograd.operations.products import column_sums
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, block_size, xp
@@ -23,7 +26,7 @@ class Softmax(Operation):
         self.dim = dim
 
     def forward(self, x: Array) -> Array:
-        y = xp.exp(x - x.max(axis=self.dim, keepdims=True))
+        y = xp.exp(x - _largest(x, self.dim))
         y /= y.sum(axis=self.dim, keepdims=True)
         self.y = y
         return y
@@ -41,13 +44,17 @@ class LogSoftmax(Operation):
         self.dim = dim
 
     def forward(self, x: Array) -> Array:
-        y = x - x.max(axis=self.dim, keepdims=True)
+        y = x - _largest(x, self.dim)
         y -= xp.log(xp.exp(y).sum(axis=self.dim, keepdims=True))
         self.y = y
         return y
 
     def backward(self, grad: Array) -> Gradients:
         return (grad - xp.exp(self.y) * grad.sum(axis=self.dim, keepdims=True),)
+
+
+def _largest(x: Array, dim: int) -> Any:
+    return x.max(axis=dim, keepdims=True) if x.size else 0
 
 
 class LayerNorm(Operation):
@@ -149,8 +156,8 @@ def _row_blocks(rows: Array) -> list[slice]:
     return [slice(start, start + step) for start in range(0, len(rows), step)]
 
 
-softmax = unary(Softmax)
-log_softmax = named("log_softmax", LogSoftmax.__doc__, unary(LogSoftmax))
+softmax = unary(Softmax, only_floats, along=True)
+log_softmax = named("log_softmax", LogSoftmax.__doc__, unary(LogSoftmax, only_floats, along=True))
 
 
 def layer_norm(
@@ -204,7 +211,11 @@ def _normalized(
 
 def _over_rows(operation: Operation, x: Tensor, *parameters: Tensor) -> Tensor:
     """Run it with all axes that the parameters have as one."""
+    if any(each.data.dtype is not x.data.dtype for each in parameters):
+        of_one_dtype(type(operation).__name__, x, *parameters)
     axes = parameters[0].ndim
+    if not x.size:  # there is nothing to normalize
+        return functools.reduce(add, parameters[1:], x * parameters[0])
     if axes == 1:
         return operation(x, *parameters)
     rows = x.reshape(*x.shape[:-axes], parameters[0].numel())

@@ -1,5 +1,8 @@
 """Matrix products. BLAS takes plain and transposed operands without copying them."""
 
+import math
+
+from ringlet.nn.autograd.conversion import of_one_dtype, only_numbers
 from ringlet.nn.autograd.deferred import Gradients, Product
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, xp
@@ -42,14 +45,14 @@ class Linear(Operation):
     def forward(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
         self.weight = weight
         self.shape = x.shape
-        self.x = x.reshape(-1, x.shape[-1])  # (N, in)
+        self.x = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])  # (N, in)
         result = xp.matmul(self.x, self.weight.T)  # (N, out)
         if bias is not None:
             result += bias
         return result.reshape(*self.shape[:-1], self.weight.shape[0])
 
     def backward(self, grad: Array) -> Gradients:
-        flat = grad.reshape(-1, grad.shape[-1])  # (N, out)
+        flat = grad.reshape(len(self.x), grad.shape[-1])  # (N, out)
         to_x = xp.matmul(flat, self.weight).reshape(self.shape) if self.needs[0] else None
         to_weight = Product(flat.T, self.x) if self.needs[1] else None
         if len(self.needs) == 2:
@@ -64,6 +67,8 @@ def column_sums(x: Array) -> Array:
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     """The matrix product, broadcast over the leading axes. ValueError names both shapes."""
+    if a.data.dtype is not b.data.dtype or a.data.dtype.kind == "b":
+        of_one_dtype("matmul", *only_numbers("matmul", a, b))
     return MatMul()(a, b)
 
 
@@ -71,6 +76,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x @ weight.T + bias. Raises ValueError naming both shapes if they do not match."""
     if x.shape[-1:] != weight.shape[1:]:
         raise ValueError(f"input of shape {x.shape} and weight of {weight.shape} do not match")
+    if x.data.dtype is not weight.data.dtype:
+        of_one_dtype("linear", x, weight)
     return Linear()(x, weight) if bias is None else Linear()(x, weight, bias)
 
 

@@ -5,7 +5,14 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from ringlet.nn.autograd.conversion import array_of, in_dtype, selected, unary
+from ringlet.nn.autograd.conversion import (
+    array_of,
+    as_floats,
+    in_dtype,
+    only_floats,
+    selected,
+    unary,
+)
 from ringlet.nn.autograd.deferred import Gradients
 from ringlet.nn.autograd.operations.arithmetic import maximum, minimum
 from ringlet.nn.autograd.operations.elementwise import abs
@@ -58,10 +65,13 @@ class Mean(_Reduction):
 
     def forward(self, x: Array) -> Array:
         self.shape = x.shape
-        return xp.asarray(x.mean(axis=self.dim, keepdims=self.keepdim))
+        if x.size:
+            return xp.asarray(x.mean(axis=self.dim, keepdims=self.keepdim))
+        total = x.sum(axis=self.dim, keepdims=self.keepdim)
+        return xp.asarray(xp.full_like(total, np.nan))  # NumPy warns
 
     def backward(self, grad: Array) -> Gradients:
-        count = math.prod(self.shape) // (grad.size or 1)
+        count = math.prod(self.shape) // (grad.size or 1) or 1
         return (self.spread(grad / in_dtype(count, grad), self.shape),)
 
 
@@ -80,13 +90,16 @@ class Var(_Reduction):
         self.correction = int(unbiased) if correction is None else correction
 
     def forward(self, x: Array) -> Array:
-        self.centred = x - x.mean(axis=self.dim, keepdims=True)
+        self.centred = x - x.mean(axis=self.dim, keepdims=True) if x.size else x
         total = xp.square(self.centred).sum(axis=self.dim, keepdims=self.keepdim)
-        self.divisor = in_dtype(x.size // (total.size or 1) - self.correction, x)
-        return xp.asarray(total / self.divisor)
+        left = x.size // (total.size or 1) - self.correction
+        self.divisor = in_dtype(left if left > 0 else 0, x)
+        with np.errstate(divide="ignore", invalid="ignore"):  # of one element it is NaN
+            return xp.asarray(total / self.divisor)
 
     def backward(self, grad: Array) -> Gradients:
-        slope = self.centred * (2 / self.divisor)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            slope = self.centred * (2 / self.divisor)
         return (self.spread(grad, self.centred.shape) * slope,)
 
 
@@ -125,10 +138,11 @@ class LogSumExp(_Reduction):
 
     def forward(self, x: Array) -> Array:
         self.x = x
-        largest = self.x.max(axis=self.dim, keepdims=True)
+        largest = self.x.max(axis=self.dim, keepdims=True) if x.size else xp.zeros((), x.dtype)
         largest[~xp.isfinite(largest)] = 0
         total = xp.exp(self.x - largest).sum(axis=self.dim, keepdims=True)
-        self.y = xp.log(total) + largest
+        with np.errstate(divide="ignore"):  # nothing adds up to -inf
+            self.y = xp.log(total) + largest
         return self.y if self.keepdim else xp.asarray(self.y.squeeze(self.dim))
 
     def backward(self, grad: Array) -> Gradients:
@@ -154,7 +168,7 @@ class Prod(_Reduction):
 
     def forward(self, x: Array) -> Array:
         self.x = x
-        return xp.asarray(self.x.prod(axis=self.dim, keepdims=self.keepdim))
+        return xp.asarray(self.x.prod(axis=self.dim, keepdims=self.keepdim, dtype=_dtype(x)))
 
     def backward(self, grad: Array) -> Gradients:
         """An element's slope is the product of those before and after it, which may be zeros."""
@@ -181,22 +195,25 @@ class CumSum(Operation):
         return (xp.flip(xp.flip(grad, self.dim).cumsum(axis=self.dim), self.dim),)
 
 
-sum = unary(Sum)
-mean = unary(Mean)
-var = unary(Var)
-std = unary(Std)
-logsumexp = unary(LogSumExp)
-cumsum = unary(CumSum)
+sum = unary(Sum, along=True)
+mean = unary(Mean, only_floats, along=True)
+var = unary(Var, only_floats, along=True)
+std = unary(Std, only_floats, along=True)
+logsumexp = unary(LogSumExp, as_floats, along=True)
+cumsum = unary(CumSum, along=True)
+_extreme = unary(Extreme, along=True)
+_norm = unary(Norm, along=True)
+_prod = unary(Prod, along=True)
 
 
 def amax(x: Tensor, dim: Axes = None, keepdim: bool = False) -> Tensor:
     """The maximum over all elements or some axes; equal maxima share the gradient."""
-    return Extreme(dim, keepdim, largest=True)(x)
+    return _extreme(x, dim, keepdim, largest=True)
 
 
 def amin(x: Tensor, dim: Axes = None, keepdim: bool = False) -> Tensor:
     """The minimum over all elements or some axes; equal minima share the gradient."""
-    return Extreme(dim, keepdim, largest=False)(x)
+    return _extreme(x, dim, keepdim, largest=False)
 
 
 def max(x: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -> Any:
@@ -215,12 +232,12 @@ def min(x: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -> An
 
 def argmax(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """The index of the (first) maximum; it has no gradient."""
-    return Tensor(xp.asarray(xp.argmax(x.data, axis=dim, keepdims=keepdim)))
+    return _position("argmax", x, dim, keepdim)
 
 
 def argmin(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """The index of the (first) minimum; it has no gradient."""
-    return Tensor(xp.asarray(xp.argmin(x.data, axis=dim, keepdims=keepdim)))
+    return _position("argmin", x, dim, keepdim)
 
 
 def sort(x: Tensor, dim: int = -1, descending: bool = False) -> Found:
@@ -231,6 +248,8 @@ def sort(x: Tensor, dim: int = -1, descending: bool = False) -> Found:
 
 def argsort(x: Tensor, dim: int = -1, descending: bool = False) -> Tensor:
     """The indices that sort along an axis (stable)."""
+    if not x.ndim:
+        return Tensor(xp.zeros((), np.int64))
     if not descending:
         return Tensor(xp.argsort(x.data, axis=dim, kind="stable"))
     backwards = xp.argsort(xp.flip(x.data, dim), axis=dim, kind="stable")
@@ -248,13 +267,14 @@ def topk(x: Tensor, k: int, dim: int = -1, largest: bool = True) -> Found:
 
 def prod(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """The product of all elements, or along an axis."""
-    return Prod(dim, keepdim)(x)
+    return _prod(x, dim, keepdim)
 
 
 def norm(x: Tensor, p: float = 2, dim: Axes = None, keepdim: bool = False) -> Tensor:
     """The 1-, 2- or infinity-norm of all elements, or over some axes."""
+    only_floats("norm", x)
     if p == 2:
-        return Norm(dim, keepdim)(x)
+        return _norm(x, dim, keepdim)
     if p not in (1, math.inf):
         raise ValueError(f"p is {p}; it must be 1, 2 or infinity")
     return (sum if p == 1 else amax)(abs(x), dim, keepdim)
@@ -268,6 +288,12 @@ def all(x: Tensor, dim: Axes = None, keepdim: bool = False) -> Tensor:
 def any(x: Tensor, dim: Axes = None, keepdim: bool = False) -> Tensor:
     """Whether any is true."""
     return Tensor(xp.asarray(xp.any(x.data, axis=_axes(dim), keepdims=keepdim)))
+
+
+def _position(name: str, x: Tensor, dim: int | None, keepdim: bool) -> Tensor:
+    data = x.data if x.ndim else x.data.reshape(1)
+    found = xp.asarray(getattr(xp, name)(data, axis=dim, keepdims=keepdim))
+    return Tensor(found if x.ndim else found.reshape(()))
 
 
 def _along(x: Tensor, index: Tensor, dim: int, keepdim: bool) -> Found:
@@ -286,5 +312,6 @@ def _axes(dim: Axes) -> int | tuple[int, ...] | None:
     return tuple(dim) or None if isinstance(dim, list | tuple) else dim
 
 
-def _dtype(x: Array) -> np.dtype[np.generic] | None:
-    return x.dtype if x.dtype.kind in "fc" else None
+def _dtype(x: Array) -> np.dtype[Any]:
+    """The dtype of sums and products: int64 for integers and bools, as in PyTorch."""
+    return np.dtype(np.int64) if x.dtype.kind in "biu" else x.dtype

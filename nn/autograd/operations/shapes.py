@@ -6,9 +6,8 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from ringlet.nn.autograd.conversion import axis_of, size_of, unary
+from ringlet.nn.autograd.conversion import axis_of, number_in, promoted, size_of, to, unary
 from ringlet.nn.autograd.deferred import Gradients
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, xp
@@ -55,6 +54,10 @@ class Expand(Operation):
 
     def forward(self, x: Array) -> Array:
         extra = len(self.target) - x.ndim
+        if -1 in self.target[:extra]:
+            raise ValueError(
+                f"-1 in {self.target} keeps an axis that shape {x.shape} does not have"
+            )
         shape = tuple(
             x.shape[axis - extra] if length == -1 else length
             for axis, length in enumerate(self.target)
@@ -113,19 +116,6 @@ class Pad(Operation):
         return (grad[self.inside],)
 
 
-class Cast(Operation):
-    """Another dtype; the engine casts the gradient back."""
-
-    def __init__(self, dtype: npt.DTypeLike) -> None:
-        self.dtype = dtype
-
-    def forward(self, x: Array) -> Array:
-        return x.astype(self.dtype)
-
-    def backward(self, grad: Array) -> Gradients:
-        return (grad,)
-
-
 class Clone(Operation):
     """A copy."""
 
@@ -168,6 +158,9 @@ def permute(x: Tensor, *dims: Any) -> Tensor:
 
 def transpose(x: Tensor, dim0: int, dim1: int) -> Tensor:
     """Two axes swapped."""
+    if not x.data.ndim:
+        axis_of(dim0, 0), axis_of(dim1, 0)
+        return x
     dims = list(range(x.ndim))
     dims[dim0], dims[dim1] = dims[dim1], dims[dim0]
     return Permute(tuple(dims))(x)
@@ -196,7 +189,7 @@ def expand(x: Tensor, *shape: Any) -> Tensor:
 def squeeze(x: Tensor, dim: int | tuple[int, ...] | None = None) -> Tensor:
     """Without the axes `dim` (None: all) that have length 1."""
     dims = range(x.ndim) if dim is None else (dim,) if isinstance(dim, int) else dim
-    gone = {each % x.ndim for each in dims if x.shape[each] == 1}
+    gone = {axis for axis in (axis_of(each, x.ndim) for each in dims) if x.shape[axis:][:1] == (1,)}
     return Reshape(tuple(n for axis, n in enumerate(x.shape) if axis not in gone))(x)
 
 
@@ -221,11 +214,17 @@ def pad(x: Tensor, pad: Sequence[int], value: float = 0.0) -> Tensor:
         raise ValueError(f"{len(pad)} widths of padding do not match shape {x.shape}")
     widths = [(pad[place], pad[place + 1]) for place in range(0, len(pad), 2)]
     widths += [(0, 0)] * (x.ndim - len(widths))
-    return Pad(widths[::-1], value)(x)
+    return Pad(widths[::-1], number_in(value, x.dtype))(x)
 
 
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """Tensors joined along an axis."""
+    """Tensors joined along an axis, in their common dtype. Tensors of shape (0,) fit anywhere."""
+    if not tensors:
+        raise ValueError("cat and stack take at least one tensor")
+    dtype = tensors[0].data.dtype
+    if any(x.data.dtype is not dtype or x.data.shape == (0,) for x in tensors):
+        tensors = promoted(*tensors)
+        tensors = [x for x in tensors if x.shape != (0,)] or tensors[:1]
     return Cat(dim)(*tensors)
 
 
@@ -240,8 +239,3 @@ clone = unary(Clone)
 def contiguous(x: Tensor) -> Tensor:
     """The tensor itself if it is contiguous, else a copy."""
     return x if x.data.flags.c_contiguous else clone(x)
-
-
-def to(x: Tensor, dtype: npt.DTypeLike) -> Tensor:
-    """In another dtype."""
-    return x if x.dtype == dtype else Cast(dtype)(x)
