@@ -113,11 +113,9 @@ def as_floats(name: str, *operands: Tensor) -> Sequence[Tensor]:
 
 
 def only_numbers(name: str, *operands: Any) -> Sequence[Any]:
-    """Raise TypeError if there is a tensor of bools."""
-    if any(getattr(x, "dtype", FLOAT).kind == "b" for x in operands):
-        raise TypeError(
-            f"{name} does not take tensors of bools; ~ & | ^ are the operators of logic"
-        )
+    """Raise TypeError if there are bools."""
+    if any(isinstance(x, bool) or getattr(x, "dtype", FLOAT).kind == "b" for x in operands):
+        raise TypeError(f"{name} does not take bools; ~ & | ^ are the operators of logic")
     return operands
 
 
@@ -128,6 +126,14 @@ def only_floats(name: str, *operands: Tensor) -> Sequence[Tensor]:
             raise TypeError(
                 f"{name} takes tensors of floats, not of {x.dtype}; convert with float()"
             )
+    return operands
+
+
+def only_ordered(name: str, *operands: Tensor) -> Sequence[Tensor]:
+    """Raise TypeError if there is a tensor of complex numbers, which have no order."""
+    for x in operands:
+        if x.data.dtype.kind == "c":
+            raise TypeError(f"{name} does not take {x.dtype}: complex numbers have no order")
     return operands
 
 

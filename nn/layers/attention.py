@@ -183,7 +183,7 @@ def _swapped(*tensors: Tensor) -> Sequence[Tensor]:
 
 def _added(mask: Tensor | Array, dtype: np.dtype[Any]) -> Tensor:
     """A mask as numbers to add to the scores."""
-    if array_of(mask).dtype == bool:
+    if array_of(mask).dtype.kind in "biu":
         return Tensor(xp.where(mask_array(mask), dtype.type(-np.inf), dtype.type(0)))
     return mask if isinstance(mask, Tensor) else Tensor(asarray(mask, dtype))
 

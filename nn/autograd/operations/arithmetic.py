@@ -13,6 +13,7 @@ from ringlet.nn.autograd.conversion import (
     in_dtype,
     mask_array,
     only_numbers,
+    only_ordered,
     promoted,
     selected,
     tensors,
@@ -188,9 +189,10 @@ class Where(Operation):
 
 def whole_quotients(name: str, a: Tensor, b: Tensor) -> Sequence[Tensor]:
     """Integers; raises ZeroDivisionError if there is a divisor of 0."""
+    only_numbers(name, a, b)
     if not xp.all(b.data):
         raise ZeroDivisionError(f"{name} of integers by 0")
-    return only_numbers(name, a, b)
+    return a, b
 
 
 add = binary(Add)
@@ -232,19 +234,19 @@ def clamp(x: Tensor, min: Any = None, max: Any = None) -> Tensor:
     if not all(isinstance(bound, NUMBERS) for bound in bounds):
         x = x if min is None else where(lt(x, min), min, x)
         return x if max is None else where(gt(x, max), max, x)
-    if x.data.dtype.kind not in "fc":
-        x = promoted(x, *bounds)[0]
+    if x.data.dtype.kind != "f":
+        x = only_ordered("clamp", *only_numbers("clamp", *promoted(x, *bounds)))[0]
     return Clamp(min, max)(x)
 
 
 def maximum(a: TensorLike, b: TensorLike) -> Tensor:
     """The larger of two, element by element."""
-    return Extremum(largest=True)(*tensors(a, b))
+    return Extremum(largest=True)(*only_ordered("maximum", *tensors(a, b)))
 
 
 def minimum(a: TensorLike, b: TensorLike) -> Tensor:
     """The smaller of two, element by element."""
-    return Extremum(largest=False)(*tensors(a, b))
+    return Extremum(largest=False)(*only_ordered("minimum", *tensors(a, b)))
 
 
 def where(condition: Tensor | Array, a: TensorLike, b: TensorLike) -> Tensor:

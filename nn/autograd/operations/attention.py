@@ -1,6 +1,6 @@
 """Attention: softmax(q k^T) v as one operation, computed by tiled_attention."""
 
-from ringlet.nn.autograd.conversion import array_of
+from ringlet.nn.autograd.conversion import array_of, of_one_dtype, only_floats
 from ringlet.nn.autograd.deferred import Gradients
 from ringlet.nn.autograd.operations.attention_scores import CAUSAL, PLAIN, Masks
 from ringlet.nn.autograd.operations.dropout import check_probability, keep_mask
@@ -93,7 +93,7 @@ def scaled_dot_product_attention(
     (PyTorch counts from the first query; the two agree for T = S); it may be combined with a mask.
     Dropout is applied to the probabilities, with `path` and `part` (of the heads) as in `dropout`.
 
-    Raises ValueError naming the shapes if they do not match.
+    Raises ValueError naming the shapes if they do not match, TypeError naming dtypes.
     """
     if query.ndim == 3:
         mask = attn_mask if attn_mask is None or attn_mask.ndim < 3 else _with_heads(attn_mask)
@@ -122,6 +122,7 @@ def _check(q: Tensor, k: Tensor, v: Tensor, grouped: bool) -> None:
     fit = q.ndim == k.ndim == 4 and q.shape[0] == k.shape[0] and q.shape[3] == k.shape[3]
     if not fit or k.shape[:3] != v.shape[:3] or q.shape[1] % k.shape[1]:
         raise ValueError(f"q {q.shape}, k {k.shape} and v {v.shape} do not match")
+    of_one_dtype("attention", *only_floats("attention", q, k, v))
     if q.shape[1] != k.shape[1] and not grouped:
         raise ValueError(f"{q.shape[1]} query and {k.shape[1]} key heads need enable_gqa=True")
 
@@ -131,6 +132,8 @@ def _check_scores(q: Tensor, k: Tensor, mask: Tensor | Array | None, causal: boo
         raise ValueError(f"causal attention of {q.shape[2]} queries to only {k.shape[2]} keys")
     if mask is None:
         return
+    if array_of(mask).dtype.kind in "iu":
+        raise TypeError(f"a mask is of bools, or of floats to add, not of {mask.dtype}")
     scores = (*q.shape[:3], k.shape[2])
     pairs = zip(mask.shape[::-1], scores[::-1], strict=False)
     if mask.ndim > 4 or any(own not in (1, length) for own, length in pairs):

@@ -3,7 +3,14 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ringlet.nn.autograd.conversion import NUMBERS, TensorLike, named, of_one_dtype, tensors
+from ringlet.nn.autograd.conversion import (
+    NUMBERS,
+    TensorLike,
+    named,
+    of_one_dtype,
+    only_ordered,
+    tensors,
+)
 from ringlet.nn.autograd.promotion import is_number
 from ringlet.nn.autograd.tensor import Tensor
 from ringlet.nn.backend import Array, xp
@@ -16,14 +23,19 @@ __all__ = [
 
 
 def comparison(
-    name: str, meaning: str, function: Callable[[Any, Any], Array]
+    name: str, meaning: str, function: Callable[[Any, Any], Array], *, order: bool = True
 ) -> Callable[[TensorLike, TensorLike], Tensor]:
-    """A function of two tensors, arrays or numbers that returns a tensor of bool."""
+    """A function of two tensors, arrays or numbers that returns a tensor of bool.
+
+    With `order` complex numbers are refused: they have none.
+    """
 
     def compare(a: TensorLike, b: TensorLike) -> Tensor:
         if isinstance(a, Tensor) and isinstance(b, NUMBERS):
+            if order and a.data.dtype.kind == "c":
+                only_ordered(name, a)
             return Tensor(xp.asarray(function(a.data, b)))  # exact, also out of the dtype's range
-        x, y = tensors(a, b)
+        x, y = only_ordered(name, *tensors(a, b)) if order else tensors(a, b)
         return Tensor(xp.asarray(function(x.data, y.data)))
 
     return named(name, meaning, compare)
@@ -60,15 +72,17 @@ def predicate(
     return named(name, meaning, check)
 
 
-eq = comparison("eq", "a == b.", lambda a, b: xp.equal(a, b))
-ne = comparison("ne", "a != b.", lambda a, b: xp.not_equal(a, b))
+eq = comparison("eq", "a == b.", lambda a, b: xp.equal(a, b), order=False)
+ne = comparison("ne", "a != b.", lambda a, b: xp.not_equal(a, b), order=False)
 lt = comparison("lt", "a < b.", lambda a, b: xp.less(a, b))
 le = comparison("le", "a <= b.", lambda a, b: xp.less_equal(a, b))
 gt = comparison("gt", "a > b.", lambda a, b: xp.greater(a, b))
 ge = comparison("ge", "a >= b.", lambda a, b: xp.greater_equal(a, b))
-logical_and = comparison("logical_and", "a and b.", lambda a, b: xp.logical_and(a, b))
-logical_or = comparison("logical_or", "a or b.", lambda a, b: xp.logical_or(a, b))
-logical_xor = comparison("logical_xor", "a or b, not both.", lambda a, b: xp.logical_xor(a, b))
+logical_and = comparison("logical_and", "a and b.", lambda a, b: xp.logical_and(a, b), order=False)
+logical_or = comparison("logical_or", "a or b.", lambda a, b: xp.logical_or(a, b), order=False)
+logical_xor = comparison(
+    "logical_xor", "a or b, not both.", lambda a, b: xp.logical_xor(a, b), order=False
+)
 logical_not = predicate("logical_not", "Not x.", lambda x: xp.logical_not(x))
 bitwise_and = bitwise("bitwise_and", "The bits of both.", lambda a, b: xp.bitwise_and(a, b))
 bitwise_or = bitwise("bitwise_or", "The bits of either.", lambda a, b: xp.bitwise_or(a, b))

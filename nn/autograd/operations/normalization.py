@@ -214,7 +214,7 @@ def _over_rows(operation: Operation, x: Tensor, *parameters: Tensor) -> Tensor:
     if any(each.data.dtype is not x.data.dtype for each in parameters):
         of_one_dtype(type(operation).__name__, x, *parameters)
     axes = parameters[0].ndim
-    if not x.size:  # there is nothing to normalize
+    if not x.data.size:  # there is nothing to normalize
         return functools.reduce(add, parameters[1:], x * parameters[0])
     if axes == 1:
         return operation(x, *parameters)
