@@ -26,7 +26,8 @@ class ScaledDotProductAttention(Operation):
         if bias is not None:
             shape = (*q.shape[:3], k.shape[2])
             self.masks = self.masks._replace(bias=xp.broadcast_to(bias, shape))
-        out = xp.empty((*q.shape[:3], v.shape[3]), q.dtype)
+        # Laid out as (B, T, H, E): joining the heads is a view then.
+        out = xp.swapaxes(xp.empty((q.shape[0], q.shape[2], q.shape[1], v.shape[3]), q.dtype), 1, 2)
         self.blocks = attend(q, k, v, out, self.masks)
         self.arrays = q, k, v, out
         return out

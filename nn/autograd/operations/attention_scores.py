@@ -158,7 +158,7 @@ class Scores:
         if kept is not None:
             kept.clear()
         for tile in tiles:
-            space = spare if kept is None else xp.empty(len(spare), spare.dtype)
+            space = spare if kept is None else xp.empty(self.room([tile]), spare.dtype)
             exp = self.exponentials(tile, queries, shift, space)
             total = total + row_sums(exp)
             weights = fold(dropped(exp, self.masks, tile), self.groups)
