@@ -103,6 +103,24 @@ class Backend:
     def synchronize(self) -> None:
         """Wait until all pending work is done."""
 
+    def memory(self, array: Array) -> tuple[Any, int, int]:
+        """The array that owns an array's memory, and the addresses of its first byte and the end:
+        of all between, where the array has gaps."""
+        owner: Any = array
+        while isinstance(owner.base, np.ndarray | self.module.ndarray):
+            owner = owner.base
+        low = high = self.address(array)
+        if not array.size:
+            return owner, low, high
+        for length, stride in zip(array.shape, array.strides, strict=True):
+            reach = (length - 1) * stride
+            low, high = (low + reach, high) if reach < 0 else (low, high + reach)
+        return owner, low, high + array.itemsize
+
+    def address(self, array: Any) -> int:
+        """Of the first element."""
+        return int(array.__array_interface__["data"][0])
+
 
 class CuPy(Backend):
     """CuPy: arrays live on one GPU, and the host waits only where it reads a value."""
@@ -157,6 +175,9 @@ class CuPy(Backend):
     def block_size(self, elements: int) -> int:
         """Each call is a kernel, which should have much to do."""
         return max(elements, LARGE_BLOCK)
+
+    def address(self, array: Any) -> int:
+        return int(array.data.ptr)
 
     def synchronize(self) -> None:
         self.module.cuda.get_current_stream().synchronize()

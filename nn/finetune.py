@@ -15,12 +15,13 @@ from ringlet.nn import functional as F
 from ringlet.nn.adapter_config import AdapterConfig
 from ringlet.nn.autograd.conversion import in_dtype
 from ringlet.nn.autograd.tensor import Tensor
-from ringlet.nn.backend import copy_from_host, xp
+from ringlet.nn.backend import xp
 from ringlet.nn.files import short
 from ringlet.nn.layers.basic import Dropout, Linear
 from ringlet.nn.module import Module, uninitialized
 from ringlet.nn.random import generator
 from ringlet.nn.safetensors import SafetensorsFile, write_safetensors
+from ringlet.nn.versions import changed, write
 
 __all__ = [
     "LoRALinear", "add_lora", "freeze", "load_lora", "merge_lora", "save_lora", "unfreeze",
@@ -89,6 +90,7 @@ class LoRALinear(Module):
             linear = Linear(self.in_features, self.out_features, bias=False)
         change = xp.matmul(self.lora_B.weight.data, self.lora_A.weight.data)
         self.weight.data += change * in_dtype(self.alpha / self.rank, change)
+        changed(self.weight.data)
         linear.weight, linear.bias = self.weight, self.bias
         return linear
 
@@ -146,7 +148,7 @@ def _adapt(
         adapted = LoRALinear(linears[path], rank, alpha, dropout)
         draws = generator(seed, f"{path}.lora_A.weight").random(adapted.lora_A.weight.shape)
         values = (2 * draws - 1) / np.sqrt(adapted.in_features)
-        copy_from_host(adapted.lora_A.weight.data, values)
+        write(adapted.lora_A.weight.data, values)
         adapted.lora_B.weight.data.fill(0)
         _replace(model, path, adapted)
     model.assign_paths()

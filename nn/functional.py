@@ -16,3 +16,4 @@ from ringlet.nn.autograd.operations.products import *
 from ringlet.nn.autograd.operations.reductions import *
 from ringlet.nn.autograd.operations.rotary import *
 from ringlet.nn.autograd.operations.shapes import *
+from ringlet.nn.autograd.operations.updates import *

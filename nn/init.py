@@ -11,8 +11,9 @@ from typing import Literal
 import numpy as np
 
 from ringlet.nn.autograd.tensor import Tensor
-from ringlet.nn.backend import Array, copy_from_host
+from ringlet.nn.backend import Array
 from ringlet.nn.random import next_generator
+from ringlet.nn.versions import changed, write
 
 FanMode = Literal["fan_in", "fan_out"]
 Generator = np.random.Generator | None
@@ -36,6 +37,7 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
 def constant_(tensor: Tensor, val: float) -> Tensor:
     """One number everywhere."""
     tensor.data[...] = val
+    changed(tensor.data)
     return tensor
 
 
@@ -164,5 +166,5 @@ def _random(generator: Generator) -> np.random.Generator:
 
 
 def _write(tensor: Tensor, values: Array) -> Tensor:
-    copy_from_host(tensor.data, values)
+    write(tensor.data, values)
     return tensor

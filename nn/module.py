@@ -13,8 +13,9 @@ from ringlet.nn.autograd.conversion import array_of
 from ringlet.nn.autograd.grad_mode import is_grad_enabled
 from ringlet.nn.autograd.recompute import checkpoint
 from ringlet.nn.autograd.tensor import HookHandle, Tensor
-from ringlet.nn.backend import Array, copy_from_host
+from ringlet.nn.backend import Array
 from ringlet.nn.random import generator, next_seed
+from ringlet.nn.versions import write
 
 __all__ = ["Module", "Parameter", "uninitialized"]
 
@@ -228,7 +229,7 @@ class Module:
         for name, parameter in self.named_parameters():
             owner = type(self.submodule(name.rpartition(".")[0]))
             if not by_layer or owner.draw is not Module.draw:
-                copy_from_host(parameter.data, self.initial_value(name, parameter.shape, seed))
+                write(parameter.data, self.initial_value(name, parameter.shape, seed))
 
     def initial_value(self, name: str, shape: tuple[int, ...], seed: int) -> Array:
         """The initial value of the parameter at this path, of its whole shape; on the host."""
@@ -272,7 +273,7 @@ class Module:
             raise KeyError(f"the state does not match {type(self).__name__}: {text}")
         for name, parameter in own.items():
             if name in state:
-                copy_from_host(parameter.data, array_of(state[name]))
+                write(parameter.data, array_of(state[name]))
 
     # -- printing -----------------------------------------------------------------------------
 

@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from ringlet.nn.autograd.deferred import Gradients
-from ringlet.nn.autograd.tensor import Operation, Tensor
+from ringlet.nn.autograd.tensor import Tensor, View
 from ringlet.nn.backend import Array
 
 HookGradients: TypeAlias = tuple[Array | None, ...]
 
 
-class Mark(Operation):
+class Mark(View):
     """A tensor as it is; in backward, reports its gradient."""
 
     def __init__(self, report: Callable[[Array], None]) -> None:

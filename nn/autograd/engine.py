@@ -11,6 +11,7 @@ import numpy as np
 from ringlet.nn.autograd.deferred import Deferred, Gradient
 from ringlet.nn.autograd.tensor import Operation, Source, Tensor
 from ringlet.nn.backend import Array, refuse_mixture, xp
+from ringlet.nn.versions import changes, refuse_stale
 
 
 class WeightGradients:
@@ -107,7 +108,8 @@ def _sort(root: Operation) -> tuple[list[Operation], dict[int, int]]:
         for tensor in operation.inputs:
             source = tensor.operation
             if source is not None:
-                if source not in seen:
+                # A tensor without a gradient may have got a history since, by a change in place.
+                if source not in seen and source.number < operation.number:
                     seen.add(source)
                     stack.append(source)
             elif isinstance(tensor, Tensor) and tensor.requires_grad:
@@ -139,6 +141,8 @@ class _Pass:
                 gradient = self._gradients.pop(operation, None)
                 self._own.discard(operation)
                 inputs, needs = operation.inputs or (), operation.needs
+                if operation.number < changes.latest and gradient is not None:
+                    refuse_stale(type(operation).__name__, operation.number, operation.saved())
                 # An operation has no gradient when all its consumers returned None.
                 parts = [None] * len(inputs) if gradient is None else operation.backward(gradient)
                 operation.release()

@@ -32,6 +32,9 @@ class Recompute(Operation):
         with no_grad():
             return self.function(*self.arguments).data
 
+    def saved(self) -> Any:
+        return [self.arguments, [x for x in self.inputs or () if isinstance(x, Tensor)]]
+
     def backward(self, grad: Array) -> Gradients:
         arguments = [
             Tensor(x.data, requires_grad=x.requires_grad) if isinstance(x, Tensor) else x

@@ -6,7 +6,6 @@ what happened; `engine.backward` follows these records from the result back to t
 """
 
 import builtins
-import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,9 +15,11 @@ import numpy.typing as npt
 from ringlet.nn.autograd.deferred import Deferred, Gradient, Gradients
 from ringlet.nn.autograd.grad_mode import mode
 from ringlet.nn.autograd.promotion import OF_PYTHON, is_of_python
+from ringlet.nn.autograd.sharing import Sharing
 from ringlet.nn.backend import Array, asarray, refuse_mixture, to_host, xp
+from ringlet.nn.versions import numbers
 
-__all__ = ["Array", "Gradient", "HookHandle", "Operation", "Source", "Tensor"]
+__all__ = ["Array", "Gradient", "HookHandle", "Operation", "Source", "Tensor", "View"]
 
 
 class Source:
@@ -30,9 +31,6 @@ class Source:
     def __init__(self, tensor: "Tensor") -> None:
         self.operation, data = tensor.operation, tensor.data
         self.shape, self.dtype = data.shape, data.dtype
-
-
-_numbers = itertools.count(1)
 
 
 class Operation:
@@ -73,13 +71,26 @@ class Operation:
         if True in needs:
             result.requires_grad = True
             result.operation = self
-            self.number = next(_numbers)
+            self.number = next(numbers)
             self.inputs = tuple([t if t.operation is None else Source(t) for t in inputs])
         return result
+
+    def saved(self) -> Any:
+        """What `backward` computes with: it refuses to if an array in it was changed."""
+        return {name: value for name, value in vars(self).items() if name != "inputs"}
 
     def release(self) -> None:
         """Drop every array that was kept for `backward`."""
         self.__dict__.clear()
+
+
+class View(Operation):
+    """An operation whose result may share its input's memory."""
+
+    def __call__(self, *inputs: "Tensor") -> "Tensor":
+        result = Operation.__call__(self, *inputs)
+        result.join(inputs[0])
+        return result
 
 
 def placeholder(*args: Any, **kwargs: Any) -> "Tensor":
@@ -92,13 +103,14 @@ def any_placeholder(*args: Any, **kwargs: Any) -> Any:
     raise NotImplementedError
 
 
-class Tensor:
+class Tensor(Sharing):
     """An n-dimensional array with an optional gradient; PyTorch's names and semantics.
 
     `data` is the array, `grad` the gradient after `backward()` (an array of the same shape and
     dtype, or None). An array keeps its dtype; Python's floats, alone or in lists, are float32.
     Operands of several dtypes are promoted as promotion.py says. Both arrays are the backend's
     (see nn.use): on a device, a tensor made from a host array is a copy.
+    What is written into `data` itself is not seen by a later `backward()`; see nn/versions.py.
     """
 
     __slots__ = ("__weakref__", "_fresh", "_grad", "_hooks", "data", "operation", "requires_grad")
@@ -114,6 +126,7 @@ class Tensor:
         self._grad: Array | None = None
         self._fresh = False  # the gradient counts as zeros, whatever its memory holds
         self._hooks: tuple[Callable[[Any], None], ...] = ()
+        self._sharers = None
 
     # -- properties ---------------------------------------------------------------------------
 
@@ -199,7 +212,9 @@ class Tensor:
 
     def detach(self) -> "Tensor":
         """The same array without history."""
-        return Tensor(self.data)
+        result = Tensor(self.data)
+        result.join(self)
+        return result
 
     # -- gradients ----------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 from ringlet.nn.backend import Array, block_size, copy_from_host, xp
 from ringlet.nn.flat import Flat, Slot
 from ringlet.nn.module import Parameter
+from ringlet.nn.versions import changed
 
 __all__ = ["Group", "Optimizer", "everything", "matrices"]
 
@@ -175,6 +176,9 @@ class Optimizer:
                 block.state = [array[first:last] for array in self.state.values()]
                 block.scratch = self._scratch[:, : last - first]
                 self.update(block)
+        for start, stop in self.flat.segments:
+            if max(start, begin) < min(stop, end):
+                changed(self.flat.views(max(start, begin), min(stop, end))[0])
 
     def begin(self) -> None:
         """Compute what all blocks of this step share."""

@@ -9,8 +9,8 @@ import numpy as np
 from ringlet.comm import Group
 from ringlet.nn import Module
 from ringlet.nn.autograd.tensor import Array
-from ringlet.nn.backend import copy_from_host
 from ringlet.nn.safetensors import SafetensorsError, SafetensorsFile
+from ringlet.nn.versions import write
 from ringlet.runtime.checkpoint.checkpoint import EXTRAS, Checkpoint
 from ringlet.runtime.checkpoint.manifest import CheckpointError
 from ringlet.runtime.checkpoint.state import Replicas, TrainingState, array_name, split_name
@@ -102,7 +102,7 @@ def load_parameters(checkpoint: Checkpoint, model: Module) -> None:
     reader = CheckpointReader(checkpoint)
     for name, parameter in model.named_parameters():
         _check_array(checkpoint, f"parameters/{name}", parameter.shape, parameter.dtype)
-        copy_from_host(parameter.data, reader.whole(f"parameters/{name}"))
+        write(parameter.data, reader.whole(f"parameters/{name}"))
 
 
 class CheckpointReader:

@@ -16,6 +16,7 @@ from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import copy_from_host
 from ringlet.nn.flat import Flat
 from ringlet.nn.optim import Optimizer
+from ringlet.nn.versions import write
 from ringlet.runtime.sharding.shard_spec import ShardSpec
 
 
@@ -96,7 +97,7 @@ class TrainingState:
         parameters = {slot.name: slot.parameter for slot in flat.slots}
 
         def store(name: str, value: Array) -> None:
-            copy_from_host(parameters[name].data, value)
+            write(parameters[name].data, value)
 
         owned = frozenset(shapes)
         part = Part(flat, optimizer, specs, owned, store, optimizer_arrays(optimizer, owned))

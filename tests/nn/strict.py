@@ -272,6 +272,10 @@ class Device(Backend):
         np.copyto(out, host)
         return out
 
+    def memory(self, array):
+        """See Backend: of the NumPy array that the library keeps."""
+        return Backend().memory(array.strict._array)
+
     def erf(self, x):
         """See Backend: the standard has none."""
         return self.asarray(super().erf(self.to_host(x)))

@@ -178,9 +178,10 @@ ORDER = {
     ],
     "nn": [
         {"backend", "random", "memory", "files"},
+        {"versions"},
         {"autograd", "safetensors", "adapter_config"},
         {"module", "init", "functional"},
-        {"containers"},
+        {"containers", "in_place"},
         {"methods", "watch", "flat", "layers"},
         {"anomaly", "summary", "finetune", "optim"},
         {"models"},

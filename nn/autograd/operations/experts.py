@@ -13,7 +13,7 @@ import numpy as np
 
 from ringlet.nn.autograd.deferred import Deferred, Gradients
 from ringlet.nn.autograd.operations.products import column_sums
-from ringlet.nn.autograd.tensor import Operation
+from ringlet.nn.autograd.tensor import Operation, View
 from ringlet.nn.backend import Array, asarray, to_host, xp
 
 
@@ -96,7 +96,7 @@ class Gates(Operation):
         return (wide,)
 
 
-class Balance(Operation):
+class Balance(View):
     """Logits (B, T, E) as they are; in backward, it adds the gradient of the balance loss.
 
     So the loss of a layer reaches its parameters from wherever in a model the layer is, without

@@ -57,9 +57,19 @@ class GetItem(Operation):
     def __init__(self, index: Any) -> None:
         self.index = index
 
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        result = Operation.__call__(self, *inputs)
+        for part in self.index if isinstance(self.index, tuple) else (self.index,):
+            if isinstance(part, xp.ndarray):  # a copy
+                return result
+        result.join(inputs[0])
+        return result
+
     def forward(self, x: Array) -> Array:
-        self.shape = x.shape
-        return xp.asarray(x[self.index])
+        self.shape, result = x.shape, x[self.index]
+        if isinstance(result, xp.ndarray):
+            return result
+        return x[(*self.index, ...) if isinstance(self.index, tuple) else (self.index, ...)]
 
     def backward(self, grad: Array) -> Gradients:
         index = self.index

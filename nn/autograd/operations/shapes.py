@@ -9,7 +9,7 @@ import numpy as np
 
 from ringlet.nn.autograd.conversion import axis_of, number_in, promoted, size_of, to, unary
 from ringlet.nn.autograd.deferred import Gradients
-from ringlet.nn.autograd.tensor import Operation, Tensor
+from ringlet.nn.autograd.tensor import Operation, Tensor, View
 from ringlet.nn.backend import Array, xp
 
 __all__ = [
@@ -18,7 +18,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-class Reshape(Operation):
+class Reshape(View):
     """The same elements in another shape."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
@@ -32,7 +32,7 @@ class Reshape(Operation):
         return (grad.reshape(self.shape),)
 
 
-class Permute(Operation):
+class Permute(View):
     """The axes in another order."""
 
     def __init__(self, dims: tuple[int, ...]) -> None:
@@ -46,7 +46,7 @@ class Permute(Operation):
         return (grad.transpose(np.argsort(axes).tolist()),)
 
 
-class Expand(Operation):
+class Expand(View):
     """Broadcast to a shape; the engine sums the gradient back."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:

@@ -95,6 +95,8 @@ class ndarray:
     strides = property(lambda self: self.memory.strides)
     flags = property(lambda self: self.memory.flags)
     T = property(lambda self: ndarray(self.memory.T))
+    data = property(lambda self: types.SimpleNamespace(ptr=self.memory.ctypes.data))
+    base = property(lambda self: self.memory)  # owned by one of NumPy's
 
     def __len__(self):
         return len(self.memory)
