@@ -15,13 +15,11 @@ from ringlet.nn import init
 from ringlet.nn.autograd.conversion import TensorLike, operand_array, tensors
 from ringlet.nn.autograd.grad_mode import is_grad_enabled
 from ringlet.nn.autograd.operations.indexing import Scatter, index_for
+from ringlet.nn.autograd.promotion import fits
 from ringlet.nn.autograd.tensor import Tensor
 from ringlet.nn.backend import xp
 from ringlet.nn.random import next_generator
 from ringlet.nn.versions import changed
-
-CATEGORIES = {"b": 0, "u": 1, "i": 1, "f": 2, "c": 3}
-"""Of dtypes: a result is not written into a tensor of a lower one."""
 
 Change = Callable[..., Tensor]
 
@@ -42,7 +40,7 @@ def assign(x: Tensor, name: str, compute: Callable[[Tensor], Tensor], casts: boo
             f"the result of {name} has shape {result.shape}, which cannot be written into a "
             f"tensor of shape {x.shape}"
         )
-    if not casts and CATEGORIES[result.dtype.kind] > CATEGORIES[x.dtype.kind]:
+    if not casts and not fits(result.dtype, x.dtype):
         raise RuntimeError(
             f"the result of {name} is {result.dtype}, which can't be cast to the tensor's {x.dtype}"
         )

@@ -11,8 +11,9 @@ import numpy as np
 from ringlet.nn.autograd.backward_hooks import HookGradients, watch_backward
 from ringlet.nn.autograd.conversion import array_of
 from ringlet.nn.autograd.grad_mode import is_grad_enabled
+from ringlet.nn.autograd.hooks import HookHandle
 from ringlet.nn.autograd.recompute import checkpoint
-from ringlet.nn.autograd.tensor import HookHandle, Tensor
+from ringlet.nn.autograd.tensor import Tensor
 from ringlet.nn.backend import Array
 from ringlet.nn.random import generator, next_seed
 from ringlet.nn.versions import write

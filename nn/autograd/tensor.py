@@ -14,12 +14,13 @@ import numpy.typing as npt
 
 from ringlet.nn.autograd.deferred import Deferred, Gradient, Gradients
 from ringlet.nn.autograd.grad_mode import mode
+from ringlet.nn.autograd.hooks import HookHandle
 from ringlet.nn.autograd.promotion import OF_PYTHON, is_of_python
 from ringlet.nn.autograd.sharing import Sharing
 from ringlet.nn.backend import Array, asarray, refuse_mixture, to_host, xp
 from ringlet.nn.versions import numbers
 
-__all__ = ["Array", "Gradient", "HookHandle", "Operation", "Source", "Tensor", "View"]
+__all__ = ["Array", "Gradient", "Operation", "Source", "Tensor", "View"]
 
 
 class Source:
@@ -336,18 +337,3 @@ def _array(data: Any) -> Array:
     if array.dtype.kind not in "biufcV":
         raise TypeError(f"a tensor holds numbers, not {array.dtype} (from {type(data).__name__})")
     return array
-
-
-class HookHandle:
-    """Adds a hook to an object's tuple of hooks; `remove()` removes it again."""
-
-    def __init__(self, owner: Any, kind: str, hook: Callable[..., Any]) -> None:
-        self._owner, self._kind, self._hook = owner, kind, hook
-        setattr(owner, kind, (*getattr(owner, kind), hook))
-
-    def remove(self) -> None:
-        """Stop calling the hook."""
-        hooks = list(getattr(self._owner, self._kind))
-        if self._hook in hooks:
-            hooks.remove(self._hook)
-        setattr(self._owner, self._kind, tuple(hooks))
