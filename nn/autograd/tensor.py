@@ -184,6 +184,8 @@ class Tensor(Sharing):
         return int(self.data.item())
 
     def __iter__(self) -> "Iterator[Tensor]":
+        if not self.data.ndim:
+            raise TypeError("a 0-d tensor has no elements to go through")
         return iter(self.unbind())
 
     def __len__(self) -> int:

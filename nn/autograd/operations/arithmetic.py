@@ -165,7 +165,7 @@ class Extremum(Operation):
 
     def backward(self, grad: Array) -> Gradients:
         wins = xp.greater(self.a, self.b) if self.largest else xp.less(self.a, self.b)
-        share = wins.astype(grad.dtype)
+        share = xp.asarray(wins.astype(grad.dtype))
         share[xp.equal(self.a, self.b)] = 0.5
         return selected(grad, share), selected(grad, 1 - share)
 

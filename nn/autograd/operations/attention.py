@@ -28,15 +28,21 @@ class ScaledDotProductAttention(Operation):
             self.masks = self.masks._replace(bias=xp.broadcast_to(bias, shape))
         # Laid out as (B, T, H, E): joining the heads is a view then.
         out = xp.swapaxes(xp.empty((q.shape[0], q.shape[2], q.shape[1], v.shape[3]), q.dtype), 1, 2)
-        self.blocks = attend(q, k, v, out, self.masks)
+        if q.size and k.size:
+            self.blocks = attend(q, k, v, out, self.masks)
+        else:
+            self.blocks = []
+            out.fill(0)
         self.arrays = q, k, v, out
         return out
 
     def backward(self, grad: Array) -> Gradients:
         q, k, v, _ = self.arrays
-        gradients = xp.empty_like(q), xp.empty_like(k), xp.empty_like(v)
+        like = xp.empty_like if self.blocks else xp.zeros_like
+        gradients = like(q), like(k), like(v)
         to_bias = None if self.bias is None else xp.zeros_like(self.bias)
-        attend_backward(self.blocks, self.arrays, grad, self.masks, gradients, to_bias)
+        if self.blocks:
+            attend_backward(self.blocks, self.arrays, grad, self.masks, gradients, to_bias)
         return gradients if to_bias is None else (*gradients, to_bias)
 
 
@@ -121,7 +127,7 @@ def _with_heads(mask: Tensor | Array) -> Tensor | Array:
 
 def _check(q: Tensor, k: Tensor, v: Tensor, grouped: bool) -> None:
     fit = q.ndim == k.ndim == 4 and q.shape[0] == k.shape[0] and q.shape[3] == k.shape[3]
-    if not fit or k.shape[:3] != v.shape[:3] or q.shape[1] % k.shape[1]:
+    if not fit or k.shape[:3] != v.shape[:3] or q.shape[1] % (k.shape[1] or 1):
         raise ValueError(f"q {q.shape}, k {k.shape} and v {v.shape} do not match")
     of_one_dtype("attention", *only_floats("attention", q, k, v))
     if q.shape[1] != k.shape[1] and not grouped:

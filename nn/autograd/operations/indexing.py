@@ -247,7 +247,7 @@ def split(x: Tensor, split_size: int | Sequence[int], dim: int = 0) -> list[Tens
     length = length_of(x, dim)
     if isinstance(split_size, int):
         size_of(split_size, "split_size", 1)
-        sizes = [min(split_size, length - start) for start in range(0, length, split_size)]
+        sizes = [min(split_size, length - start) for start in range(0, length or 1, split_size)]
     else:
         sizes = [size_of(size, "a piece's size") for size in split_size]
     if sum(sizes) != length:
@@ -260,7 +260,8 @@ def split(x: Tensor, split_size: int | Sequence[int], dim: int = 0) -> list[Tens
 def chunk(x: Tensor, chunks: int, dim: int = 0) -> list[Tensor]:
     """At most `chunks` pieces of equal length along an axis; the last may be shorter."""
     size_of(chunks, "the number of chunks", 1)
-    return split(x, max(1, -(-length_of(x, dim) // chunks)), dim)
+    length = length_of(x, dim)
+    return split(x, -(-length // chunks) if length else [0] * chunks, dim)
 
 
 def _before(x: Tensor, dim: int) -> tuple[slice, ...]:
@@ -285,12 +286,12 @@ def masked_select(x: Tensor, mask: Tensor | Array) -> Tensor:
 
 def tril(x: Tensor, diagonal: int = 0) -> Tensor:
     """Zeros above the diagonal of the last two axes; `diagonal` 1 is the one above the main."""
-    return masked_fill(x, ~xp.tri(x.shape[-2], x.shape[-1], diagonal, dtype=bool), 0)
+    return masked_fill(x, ~xp.tri(length_of(x, -2), x.shape[-1], diagonal, dtype=bool), 0)
 
 
 def triu(x: Tensor, diagonal: int = 0) -> Tensor:
     """Zeros below the diagonal of the last two axes."""
-    return masked_fill(x, xp.tri(x.shape[-2], x.shape[-1], diagonal - 1, dtype=bool), 0)
+    return masked_fill(x, xp.tri(length_of(x, -2), x.shape[-1], diagonal - 1, dtype=bool), 0)
 
 
 def one_hot(ids: Tensor | Array, num_classes: int) -> Tensor:

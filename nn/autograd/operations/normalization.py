@@ -6,7 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from ringlet.nn.autograd.conversion import in_dtype, named, of_one_dtype, only_floats, unary
+from ringlet.nn.autograd.conversion import (
+    axis_of,
+    in_dtype,
+    named,
+    of_one_dtype,
+    only_floats,
+    unary,
+)
 from ringlet.nn.autograd.deferred import Gradients
 from ringlet.nn.autograd.operations.arithmetic import add
 from ringlet.nn.autograd.operations.products import column_sums
@@ -45,7 +52,8 @@ class LogSoftmax(Operation):
 
     def forward(self, x: Array) -> Array:
         y = x - _largest(x, self.dim)
-        y -= xp.log(xp.exp(y).sum(axis=self.dim, keepdims=True))
+        if y.size:
+            y -= xp.log(xp.exp(y).sum(axis=self.dim, keepdims=True))
         self.y = y
         return y
 
@@ -54,7 +62,11 @@ class LogSoftmax(Operation):
 
 
 def _largest(x: Array, dim: int) -> Any:
-    return x.max(axis=dim, keepdims=True) if x.size else 0
+    """The maxima along an axis, as numbers to subtract; x may be empty."""
+    if x.size:
+        return x.max(axis=dim, keepdims=True)
+    axis_of(dim, x.ndim)
+    return 0
 
 
 class LayerNorm(Operation):

@@ -8,6 +8,7 @@ import numpy as np
 from ringlet.nn.autograd.conversion import (
     array_of,
     as_floats,
+    axis_of,
     in_dtype,
     only_floats,
     selected,
@@ -249,7 +250,7 @@ def sort(x: Tensor, dim: int = -1, descending: bool = False) -> Found:
 def argsort(x: Tensor, dim: int = -1, descending: bool = False) -> Tensor:
     """The indices that sort along an axis (stable)."""
     if not x.ndim:
-        return Tensor(xp.zeros((), np.int64))
+        return Tensor(xp.full((), axis_of(dim, 0)))
     if not descending:
         return Tensor(xp.argsort(x.data, axis=dim, kind="stable"))
     backwards = xp.argsort(xp.flip(x.data, dim), axis=dim, kind="stable")
@@ -258,6 +259,8 @@ def argsort(x: Tensor, dim: int = -1, descending: bool = False) -> Tensor:
 
 def topk(x: Tensor, k: int, dim: int = -1, largest: bool = True) -> Found:
     """The k largest (or smallest) along an axis, in order, and their indices."""
+    if not x.ndim:
+        return sort(x, dim) if 0 <= k <= 1 else topk(x.reshape(1), k, dim)
     if not 0 <= k <= x.shape[dim]:
         raise ValueError(f"k is {k}; axis {dim} of shape {x.shape} has fewer elements")
     order = array_of(argsort(x, dim, largest))

@@ -75,8 +75,9 @@ class Cat(Operation):
         self.dim = dim
 
     def forward(self, *arrays: Array) -> Array:
+        result = xp.concatenate(arrays, axis=self.dim)
         self.bounds = np.cumsum([0, *(array.shape[self.dim] for array in arrays)]).tolist()
-        return xp.concatenate(arrays, axis=self.dim)
+        return result
 
     def backward(self, grad: Array) -> Gradients:
         before = (slice(None),) * (self.dim % grad.ndim)
@@ -143,8 +144,6 @@ def reshape(x: Tensor, *shape: Any) -> Tensor:
 
 def flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     """The axes from start_dim to end_dim as one."""
-    if not x.ndim:
-        return reshape(x, 1)
     start, stop = axis_of(start_dim, x.ndim), axis_of(end_dim, x.ndim) + 1
     if start >= stop:
         raise ValueError(f"start_dim {start_dim} comes after end_dim {end_dim} in shape {x.shape}")
@@ -158,11 +157,12 @@ def permute(x: Tensor, *dims: Any) -> Tensor:
 
 def transpose(x: Tensor, dim0: int, dim1: int) -> Tensor:
     """Two axes swapped."""
-    if not x.data.ndim:
-        axis_of(dim0, 0), axis_of(dim1, 0)
-        return x
     dims = list(range(x.ndim))
-    dims[dim0], dims[dim1] = dims[dim1], dims[dim0]
+    try:
+        dims[dim0], dims[dim1] = dims[dim1], dims[dim0]
+    except IndexError:
+        axis_of(dim0, x.ndim), axis_of(dim1, x.ndim)
+        return x  # of no axes
     return Permute(tuple(dims))(x)
 
 
@@ -175,10 +175,10 @@ def t(x: Tensor) -> Tensor:
 
 def movedim(x: Tensor, source: int, destination: int) -> Tensor:
     """One axis moved to another position."""
-    moved = axis_of(source, x.ndim)
+    moved, place = axis_of(source, x.ndim), axis_of(destination, x.ndim)
     dims = [dim for dim in range(x.ndim) if dim != moved]
-    dims.insert(axis_of(destination, x.ndim), moved)
-    return Permute(tuple(dims))(x)
+    dims.insert(place, moved)
+    return Permute(tuple(dims))(x) if x.ndim else x
 
 
 def expand(x: Tensor, *shape: Any) -> Tensor:
