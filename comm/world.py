@@ -270,7 +270,8 @@ def _join_others(
         "algorithm": f"{environment.algorithm} {environment.links or ''}".strip(),
     }
 
-    table = meet(rendezvous, hello, environment.timeout, check_all, environment.key)
+    spare = environment.spare_ports
+    table = meet(rendezvous, hello, environment.timeout, check_all, environment.key, spare)
     # Rank 0's token is this start's own: frames of any other are strangers'.
     endpoint.job = f"{environment.job}/{table[0]['token']}"
     peers = {

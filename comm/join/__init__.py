@@ -4,5 +4,6 @@ Knows sockets and files, but no arrays, groups or calls (of `schedules`, only ho
 and RINGLET_LINKS are written). Launchers use it too.
 
 Read environment.py (who am I), rendezvous.py on meeting.py (who are the others), then key.py and
-authenticator.py (who may join). launchers.py, folders.py and addresses.py serve them.
+authenticator.py (who may join). launchers.py (who has started this process), with slurm.py and
+kubernetes.py, folders.py and addresses.py serve them.
 """

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ringlet.comm.errors import LONGEST_S, AuthenticationError, CommError
 from ringlet.comm.join.addresses import MAX_PORT, bracketed, is_endpoint, is_host, is_open, tcp
 from ringlet.comm.join.key import KEY, KEY_FILE, JobKey, find_key
-from ringlet.comm.join.launchers import torchrun_rendezvous, translate
+from ringlet.comm.join.launchers import SPARE_PORTS, torchrun_rendezvous, translate
 
 if TYPE_CHECKING:
     from ringlet.comm.schedules.links import Links
@@ -44,6 +44,7 @@ class Environment:
     job: str
     generation: int
     rendezvous: str
+    spare_ports: tuple[int, ...]  # where rank 0 may listen instead, on the same host
     transport: str
     timeout: float
     agent: bool
@@ -103,6 +104,7 @@ def read_environment(
         job=values.get("RINGLET_JOB", ""),
         generation=values.integer("RINGLET_GENERATION", default=0),
         rendezvous=rendezvous,
+        spare_ports=values.ports(SPARE_PORTS),
         transport=values.choice("RINGLET_TRANSPORT", TRANSPORTS),
         timeout=timeout,
         agent=values.get("RINGLET_AGENT") == "1",
@@ -163,6 +165,11 @@ class _Variables(dict[str, str]):
             upper = f"to {most}" if most < 10**MOST_DIGITS else "up"
             raise CommError(f"{name} is {text!r}; it must be a whole number from {minimum} {upper}")
         return int(text)
+
+    def ports(self, name: str) -> tuple[int, ...]:
+        """Numbers between commas."""
+        listed = [text for text in self.get(name, "").split(",") if text]
+        return tuple(_Variables({name: text}).integer(name, 1, most=MAX_PORT) for text in listed)
 
     def seconds(self, name: str, default: float) -> float:
         text = self.get(name, str(default))

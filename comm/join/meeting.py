@@ -6,14 +6,17 @@ sides prove that they hold the job's key, exchange small msgpack maps, and learn
 import contextlib
 import logging
 import select
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
+from urllib.parse import urlsplit
 
 import msgpack
 import zmq
 
+from ringlet.comm.errors import AuthenticationError
 from ringlet.comm.join.addresses import allow_ipv6
 from ringlet.comm.join.authenticator import Authenticator, Handshakes
 from ringlet.comm.join.key import JobKey
@@ -23,6 +26,8 @@ POLL_MS = 50
 LINGER_MS = 2000
 TELL_EVERY_S = 1.0
 LOG_EVERY_S = 5.0
+QUIET_S = 2.0
+PROBE_S = 0.5
 
 Notice: TypeAlias = dict[str, Any]
 Check: TypeAlias = Callable[[Notice], object]
@@ -40,6 +45,9 @@ class MeetingSocket:
 
     def __init__(self, kind: int, address: str, who: str, check: Check) -> None:
         self.address, self._who, self._check = address, who, check
+        self._elsewhere: list[str] = []  # where to look, too, until somebody answers
+        self._refused: dict[str, str] = {}
+        self._quiet = Every(QUIET_S, first=QUIET_S)
         self._context: zmq.Context[Any] = zmq.Context()
         self._handshakes: Handshakes | None = None
         self._socket = self._context.socket(kind)
@@ -49,28 +57,49 @@ class MeetingSocket:
         allow_ipv6(self._socket, address)
 
     @classmethod
-    def bind(cls, address: str, key: JobKey | None, who: str, check: Check) -> "MeetingSocket":
-        """Gather others at the address; port 0: a free one. Raises zmq.ZMQError if it cannot."""
+    def bind(
+        cls,
+        address: str,
+        key: JobKey | None,
+        who: str,
+        check: Check,
+        spare: Sequence[int] = (),
+    ) -> "MeetingSocket":
+        """Gather others at the address, or at a `spare` port if its own is in use; port 0: a free
+        one. Raises zmq.ZMQError if it cannot."""
         end = cls(zmq.ROUTER, address, who, check)
         end._socket.set(zmq.BACKLOG, 1024)
         if address.startswith("tcp://"):
             Authenticator(end._socket, key, who)
-        try:
-            end._socket.bind(address)
-        except zmq.ZMQError:
-            end.close(0)
-            raise
+        places = [address, *(with_port(address, port) for port in spare)]
+        for each in places:
+            try:
+                end._socket.bind(each)
+                break
+            except zmq.ZMQError as error:
+                if error.errno != zmq.EADDRINUSE or each == places[-1]:
+                    end.close(0)
+                    raise
         end.address = end._socket.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
         return end
 
     @classmethod
-    def connect(cls, address: str, key: JobKey | None, who: str, check: Check) -> "MeetingSocket":
-        """Join whoever gathers at the address, now or later."""
+    def connect(
+        cls,
+        address: str,
+        key: JobKey | None,
+        who: str,
+        check: Check,
+        spare: Sequence[int] = (),
+    ) -> "MeetingSocket":
+        """Join whoever gathers at the address, now or later. If those there refuse this process,
+        or do not answer, a `spare` port is tried where somebody listens: send again meanwhile."""
         end = cls(zmq.DEALER, address, who, check)
         end._socket.set(zmq.RECONNECT_IVL, 20)
         end._socket.set(zmq.RECONNECT_IVL_MAX, 500)
         if key is not None:
             key.show(end._socket)
+        end._elsewhere = [with_port(address, port) for port in spare]
         end._handshakes = Handshakes(end._socket, who, address)
         end._socket.connect(address)
         return end
@@ -78,7 +107,13 @@ class MeetingSocket:
     def poll(self) -> bool:
         """Wait a moment for a message; raises AuthenticationError if this key was refused."""
         if self._handshakes is not None:
-            self._handshakes.check()
+            try:
+                self._handshakes.check()
+            except AuthenticationError as error:
+                if not self._turn(str(error)):
+                    raise
+        if self._elsewhere and self._quiet.due():
+            self._turn("")
         if not self._readable():
             ready = select.poll()
             ready.register(self._socket.fileno(), select.POLLIN)
@@ -101,8 +136,35 @@ class MeetingSocket:
                 if strict:
                     raise
                 continue
+            if "refused" in notice and self._turn(str(notice["refused"])):
+                return
+            self._elsewhere = []
             if len(route) == int(self._socket.type == zmq.ROUTER):
                 yield (route[0] if route else b""), notice
+
+    def _turn(self, reason: str) -> bool:
+        """Those at this address are not the ones to join, or silent: go where somebody listens, if
+        there are spare ports."""
+        if not self._elsewhere:
+            return False
+        if reason and self.address not in self._refused:
+            self._refused[self.address] = reason
+            _log.warning("ringlet: %s looks at spare ports: %s", self._who, reason)
+        before, places = self.address, [*self._elsewhere, self.address]
+        self.address = next(filter(somebody_listens, self._elsewhere), before)
+        if self.address == before and not reason:
+            return True  # an answer may be on its way
+        start = places.index(self.address)
+        self._elsewhere = [*places[start + 1 :], *places[:start]]
+        self._quiet = Every(QUIET_S, first=QUIET_S)
+        with self._lock:
+            self._socket.disconnect(before)
+            self._socket.connect(self.address)
+        return True
+
+    def refusals(self) -> str:
+        """Who has refused this process, for an error; mostly nobody."""
+        return "".join(f"; {address}: {reason}" for address, reason in self._refused.items())
 
     def send(self, notice: Notice, route: bytes = b"") -> None:
         """Send without waiting. A receiver that has long read nothing misses the notice."""
@@ -118,6 +180,21 @@ class MeetingSocket:
             self._socket.disable_monitor()
         self._socket.close(linger_ms)
         self._context.term()
+
+
+def with_port(address: str, port: int) -> str:
+    """The tcp:// address with another port."""
+    return f"{address.rpartition(':')[0]}:{port}"
+
+
+def somebody_listens(address: str) -> bool:
+    """Whether a connection to the tcp:// address is accepted."""
+    parts = urlsplit(address)
+    try:
+        socket.create_connection((parts.hostname, parts.port), PROBE_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def unpack_notice(data: bytes, check: Check) -> Notice:

@@ -6,7 +6,7 @@ are told which. Over TCP both sides prove that they hold the job key, if there i
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +44,17 @@ def find_host(address: str, rank: int, timeout: float, check: Callable[[], None]
 
 
 def meet(
-    address: str, hello: Hello, timeout: float, check: Callable[[], None], key: JobKey | None
+    address: str,
+    hello: Hello,
+    timeout: float,
+    check: Callable[[], None],
+    key: JobKey | None,
+    spare: Sequence[int] = (),
 ) -> list[Hello]:
     """Exchange hellos; returns those of all ranks, by rank.
 
-    `check` is called while waiting, and may raise.
+    `check` is called while waiting, and may raise. If something else listens at the address, rank 0
+    takes one of the `spare` ports, and the others look for it there.
 
     Raises CommTimeout naming who is missing after `timeout` seconds, CommError when rank 0 refuses
     this rank (its job, world size or rank does not fit), AuthenticationError when the keys differ.
@@ -56,20 +62,26 @@ def meet(
     """
     key = key if address.startswith("tcp://") else None
     side = _gather if hello["rank"] == 0 else _join
-    return side(address, hello, timeout, check, key)
+    return side(address, hello, timeout, check, key, spare)
 
 
 def _gather(
-    address: str, own: Hello, timeout: float, check: Callable[[], None], key: JobKey | None
+    address: str,
+    own: Hello,
+    timeout: float,
+    check: Callable[[], None],
+    key: JobKey | None,
+    spare: Sequence[int],
 ) -> list[Hello]:
     """Rank 0's side: it collects every rank's hello and sends the table to all."""
     try:
-        socket = meeting.MeetingSocket.bind(address, key, "rank 0", check_hello)
+        socket = meeting.MeetingSocket.bind(address, key, "rank 0", check_hello, spare)
     except zmq.ZMQError as error:
         raise CommError(
             f"rank 0 cannot listen at {address} for the other ranks: {error}. Another program "
             "may use the port, or the address is not this host's"
         ) from error
+    address = socket.address
     size, deadline = own["size"], time.monotonic() + timeout
     here, routes = {0: own}, dict[int, bytes]()
     tell = meeting.Every(meeting.TELL_EVERY_S, first=meeting.TELL_EVERY_S)
@@ -128,22 +140,29 @@ def _objection(hello: Hello, here: dict[int, Hello]) -> str:
 
 
 def _join(
-    address: str, own: Hello, timeout: float, check: Callable[[], None], key: JobKey | None
+    address: str,
+    own: Hello,
+    timeout: float,
+    check: Callable[[], None],
+    key: JobKey | None,
+    spare: Sequence[int],
 ) -> list[Hello]:
     """Every other rank's side: it sends its hello and gets the table from rank 0."""
     who, missing, deadline = f"rank {own['rank']}", [0], time.monotonic() + timeout
     log = meeting.MissingLog("rank", who, address)
     socket = meeting.MeetingSocket.connect(
-        address, key, who, lambda notice: check_notice(notice, own["size"])
+        address, key, who, lambda notice: check_notice(notice, own["size"]), spare
     )
+    tell = meeting.Every(meeting.TELL_EVERY_S if spare else timeout)
     try:
-        socket.send(own)
         while time.monotonic() < deadline:
             check()
             if missing == [0]:  # else rank 0 logs it for all
                 log(missing)
+            if tell.due():
+                socket.send(own)
             socket.poll()
-            for _, notice in socket.receive(strict=True):
+            for _, notice in socket.receive(strict=not spare):
                 if "table" in notice:
                     return list(notice["table"])
                 if "refused" in notice:
@@ -160,6 +179,7 @@ def _join(
     text = f"rendezvous at {address}: {absent} did not come within {late}"
     if missing == [0]:
         text = f"no answer from rank 0 at {address} within {late}: is it running there?"
+        text += socket.refusals()
     raise CommTimeout(f"{who}: {text}", missing)
 
 

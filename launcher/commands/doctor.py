@@ -22,6 +22,7 @@ from ringlet.comm.errors import AuthenticationError
 from ringlet.comm.join.addresses import free_port
 from ringlet.comm.join.folders import socket_place
 from ringlet.comm.join.key import JobKey, find_key
+from ringlet.comm.join.launchers import described, outside_a_step
 from ringlet.launcher import spawn
 from ringlet.launcher.commands.options import refuse, with_options
 from ringlet.launcher.errors import ExitCode, UserError, user_errors
@@ -98,6 +99,13 @@ def key() -> str:
     return f"CURVE is available; {text}"
 
 
+def launcher() -> str:
+    """What has started this process, as a rank or a launcher here would take it."""
+    if text := outside_a_step(os.environ):
+        raise NoteError(text)
+    return described(os.environ)
+
+
 def clock() -> str:
     """This host's clock, compared with the file system's."""
     with tempfile.NamedTemporaryFile() as file:
@@ -130,6 +138,7 @@ CHECKS: dict[str, Callable[[], str]] = {
     "shared memory": shared_memory,
     "sockets": sockets,
     "encryption": key,
+    "launcher": launcher,
     "clock": clock,
     "two ranks": two_ranks,
 }
@@ -180,10 +189,11 @@ class DoctorOptions:
 def doctor(context: typer.Context, options: DoctorOptions, hosts: HostOptions) -> None:
     """Check whether this host, or several, can run ringlet.
 
-    On one host: versions, BLAS, shared memory, sockets, encryption, the clock, and an all-reduce of
-    two ranks. With --hosts a,b, or the same command on each host with --nnodes, --node-rank and
-    --master: whether the hosts meet, their versions and clocks, an all-reduce of one rank on each,
-    and latency and bandwidth between host 0 and the others. The exit code is 1 if a check fails.
+    On one host: versions, BLAS, shared memory, sockets, encryption, which launcher or engine is
+    seen, the clock, and an all-reduce of two ranks. With --hosts a,b, or the same command on each
+    host with --nnodes, --node-rank and --master: whether the hosts meet, their versions and clocks,
+    an all-reduce of one rank on each, and latency and bandwidth between host 0 and the others. The
+    exit code is 1 if a check fails.
     """
     if hosts != HostOptions():
         raise typer.Exit(between_hosts(hosts, options.timeout))

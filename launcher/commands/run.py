@@ -9,13 +9,18 @@ from ringlet.launcher.commands.options import similar_options, with_options, wor
 from ringlet.launcher.errors import UserError
 from ringlet.launcher.hosts.agents import open_agent
 from ringlet.launcher.hosts.options import HostOptions
+from ringlet.launcher.hosts.placed import PlacedOptions, placed
 from ringlet.launcher.supervisor.control import Notice
 from ringlet.launcher.supervisor.options import WorkerOptions
 from ringlet.launcher.supervisor.output import Screen
 from ringlet.launcher.supervisor.restarts import run_with_restarts
 from ringlet.launcher.supervisor.supervisor import Supervisor
 
-Workers = typer.Option("-n", "--workers", min=1, metavar="N", help="Worker processes on each host.")
+WORKERS = 2
+Workers = typer.Option(
+    "-n", "--workers", min=1, metavar="N",
+    help=f"Worker processes on each host.  [default: {WORKERS}; 1 for each task of an engine]",
+)  # fmt: skip
 
 
 @with_options(options=WorkerOptions, hosts=HostOptions)
@@ -25,7 +30,7 @@ def run(
         list[str],
         typer.Argument(metavar="SCRIPT [ARGS]...", help="script.py or -m module, with arguments."),
     ],
-    workers: Annotated[int, Workers] = 2,
+    workers: Annotated[int | None, Workers] = None,
     *,
     options: WorkerOptions,
     hosts: HostOptions,
@@ -34,7 +39,7 @@ def run(
 
     In the script, ringlet.comm.init() joins the workers. To use several hosts, run the same command
     on each with --nnodes, --node-rank and --master, or start them all from one with --hosts or
-    --hostfile.
+    --hostfile. Under srun, mpirun and the like, each task starts its part of one job.
     """
     options.check()
     if program[0].startswith("-") and program[0] != "-m":
@@ -52,7 +57,10 @@ def run(
         from ringlet.launcher.hosts.ssh import SshLauncher
 
         command = ["run", *words_given(context, without=hosts.left_out), *program]
-        raise typer.Exit(SshLauncher(command, hosts, workers).run())
+        raise typer.Exit(SshLauncher(command, hosts, workers or WORKERS).run())
+    hosts = placed(hosts)
+    if workers is None:
+        workers = hosts.workers if isinstance(hosts, PlacedOptions) else WORKERS
     screen = Screen()
     notices: list[Notice] = []  # that ranks have joined
 

@@ -9,6 +9,7 @@ import zmq
 
 import ringlet
 from ringlet.comm.join import meeting
+from ringlet.comm.join.folders import join_folder
 from ringlet.comm.join.meeting import numbered
 from ringlet.launcher.errors import UserError
 from ringlet.launcher.hosts.network_agent import ENDED, AgentState, Assign, NetworkAgent
@@ -26,13 +27,17 @@ class Coordinator(NetworkAgent):
 
     def __init__(self, spec: NodeSpec, workers: int, options: WorkerOptions) -> None:
         self._waiting: dict[int, tuple[HostInfo, AgentState]] = {}
-        address = f"tcp://{spec.master}"
+        if spec.placed.folder is not None:
+            join_folder(spec.placed.folder)
+        spare = spec.placed.spare
         try:
-            channel = meeting.MeetingSocket.bind(address, spec.key, "host 0", check_notice)
+            channel = meeting.MeetingSocket.bind(
+                spec.endpoint, spec.key, "host 0", check_notice, spare
+            )
         except zmq.ZMQError as error:
             raise UserError(
-                f"cannot listen at {spec.master} for the other hosts: {error}. --node-rank 0 must "
-                "run on the host that --master names, and the port must be free"
+                f"cannot listen at {spec.endpoint} for the other hosts: {error}. --node-rank 0 "
+                "must run on the host that --master names, and the port must be free"
             ) from error
         super().__init__(spec, workers, options, channel)
 
@@ -100,6 +105,8 @@ class Coordinator(NetworkAgent):
         host, nodes, version = parse(HostInfo, notice["join"]), notice["nodes"], notice["version"]
         if version != ringlet.__version__:
             refusal = f"it has ringlet {version}, and host 0 has {ringlet.__version__}"
+        elif notice["job"] != self.spec.placed.job:
+            refusal = f"it belongs to {notice['job'] or 'another job'}, not to this job"
         elif nodes != self.spec.nodes:
             refusal = f"its --nnodes is {nodes}, host 0's is {self.spec.nodes}"
         elif not 0 < host.node < self.spec.nodes or host.workers < 1:

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TypeAlias
 
 from ringlet.comm.join.addresses import free_port, tcp
+from ringlet.comm.join.folders import leave_folder
 from ringlet.comm.join.meeting import LINGER_MS, MeetingSocket, Notice, numbered
 from ringlet.launcher.errors import ExitCode
 from ringlet.launcher.hosts.node import NodeSpec
@@ -96,7 +97,12 @@ class NetworkAgent(Agent, ABC):
         spec = self.spec
 
         def assign(hosts: list[HostInfo]) -> Assignment:
-            rendezvous = tcp(spec.address, free_port(spec.address))
+            folder = spec.placed.folder
+            rendezvous = (
+                tcp(spec.address, free_port(spec.address))
+                if folder is None
+                else f"ipc://{folder}/rendezvous"
+            )
             assignment = Assignment(hosts, self._name, rendezvous, generation)
             return replace(assignment, task=task_for(assignment.size))
 
@@ -112,6 +118,8 @@ class NetworkAgent(Agent, ABC):
             node=spec.node,
             rendezvous=assignment.rendezvous,
             address=spec.address,
+            task=spec.placed.task,
+            tasks=spec.placed.tasks,
         )
         return job, assignment.task
 
@@ -179,6 +187,10 @@ class NetworkAgent(Agent, ABC):
         self._closing.set()
         self._heart.join()
         self._socket.close(linger_ms)
+        if self.spec.placed.folder is not None:
+            if self.node == 0:
+                (self.spec.placed.folder / "agents").unlink(missing_ok=True)
+            leave_folder(self.spec.placed.folder)
 
     def _send_all(self, notice: Notice, but: bytes | None = None) -> None:
         """Send to every agent this one is connected to, except the one at the route `but`."""

@@ -1,15 +1,16 @@
 """This host's part in a job on several hosts, as the options say, checked."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ringlet.comm.errors import AuthenticationError
-from ringlet.comm.join.addresses import bracketed
+from ringlet.comm.join.addresses import bracketed, loopback
 from ringlet.comm.join.environment import ENCRYPTIONS, INSECURE, check_network
 from ringlet.comm.join.key import KEY, KEY_FILE, JobKey, find_key
 from ringlet.launcher.errors import UserError, user_errors
 from ringlet.launcher.hosts.addresses import host_of, is_own, own_address, resolve
 from ringlet.launcher.hosts.options import HostOptions
+from ringlet.launcher.hosts.placed import PlacedOptions
 
 gone: set[int] = set()
 """The hosts whose agents have failed, as far as the launcher that started all over ssh tells."""
@@ -19,7 +20,7 @@ gone: set[int] = set()
 class NodeSpec:
     """What one agent is told to be: host `node` of `nodes`, reached by other hosts at `address`;
     agent 0 listens at `master`. The job can start with as few as `least` hosts, and one that is not
-    heard for `silence_s` seconds is lost."""
+    heard for `silence_s` seconds is lost. `placed` says what an engine has."""
 
     node: int
     nodes: int
@@ -29,6 +30,13 @@ class NodeSpec:
     least: int
     silence_s: float = 4.5
     over_ssh: bool = False
+    placed: PlacedOptions = field(default_factory=PlacedOptions)
+
+    @property
+    def endpoint(self) -> str:
+        """Where agent 0 listens: tcp://..., or ipc://... if all agents are on this host."""
+        folder = self.placed.folder
+        return f"tcp://{self.master}" if folder is None else f"ipc://{folder}/agents"
 
     @property
     def elastic(self) -> bool:
@@ -59,6 +67,10 @@ def node_spec(options: HostOptions) -> NodeSpec | None:
     if most == 1 and options.master is None:
         options.check_one_host()
         return None
+    place = options if isinstance(options, PlacedOptions) else PlacedOptions()
+    if place.folder is not None and options.node_rank is not None:
+        node, silence = options.node_rank, options.host_timeout
+        return NodeSpec(node, most, loopback(), "", None, least, silence, placed=place)
     if options.master is None or options.node_rank is None:
         raise UserError(
             "several hosts need --master HOST:PORT, an address of host 0, and --node-rank: 0 on "
@@ -88,4 +100,5 @@ def node_spec(options: HostOptions) -> NodeSpec | None:
         least,
         options.host_timeout,
         options.announce,
+        place,
     )

@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import ringlet
 from ringlet.comm.join import meeting
+from ringlet.comm.join.folders import join_folder
 from ringlet.launcher.errors import ExitCode, UserError
 from ringlet.launcher.hosts.network_agent import ENDED, Assign, NetworkAgent
 from ringlet.launcher.hosts.node import NodeSpec, gone
@@ -23,8 +24,10 @@ class NodeAgent(NetworkAgent):
     def __init__(self, spec: NodeSpec, workers: int, options: WorkerOptions) -> None:
         self._outcome: meeting.Notice | None = None
         self._again: bool | None = None
-        address, who = f"tcp://{spec.master}", f"host {spec.node}"
-        channel = meeting.MeetingSocket.connect(address, spec.key, who, check_notice)
+        if spec.placed.folder is not None:
+            join_folder(spec.placed.folder)
+        who, spare = f"host {spec.node}", spec.placed.spare
+        channel = meeting.MeetingSocket.connect(spec.endpoint, spec.key, who, check_notice, spare)
         super().__init__(spec, workers, options, channel)
         self._others[0] = self._state()
 
@@ -34,13 +37,14 @@ class NodeAgent(NetworkAgent):
         missing, waiting, rejoins = [0], False, bool(self.assignment.hosts)
         log = meeting.MissingLog("host", f"host {self.node}", self.address)
         tell = meeting.Every(meeting.TELL_EVERY_S)
-        own, version = asdict(self._own()), ringlet.__version__
+        own, nodes, job = asdict(self._own()), self.spec.nodes, self.spec.placed.job
+        join = {"join": own, "nodes": nodes, "version": ringlet.__version__, "job": job}
         until = time.monotonic() + timeout
         while (
             0 not in gone and time.monotonic() < until and not (rejoins and self._others[0].silent)
         ):
             if tell.due():
-                self._socket.send({"join": own, "nodes": self.spec.nodes, "version": version})
+                self._socket.send(join)
             self._socket.poll()
             for _, notice in self._socket.receive():
                 self._others[0].last = time.monotonic()

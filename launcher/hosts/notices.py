@@ -63,8 +63,8 @@ def parse(kind: type[T], fields: Any) -> T:
 
 
 _TYPES = {
-    "nodes": int, "version": str, "missing": list, "here": list, "refused": str, "wait": bool,
-    "alive": int, "ended": int, "leaving": bool, "code": int, "again": bool,
+    "nodes": int, "version": str, "job": str, "missing": list, "here": list, "refused": str,
+    "wait": bool, "alive": int, "ended": int, "leaving": bool, "code": int, "again": bool,
 }  # fmt: skip
 _ITEMS = {"missing": int, "here": str}
 _CHECKS: dict[str, Callable[[Any], object]] = {
@@ -73,7 +73,7 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "failure": lambda value: parse(Failure, value),
     "outcome": lambda value: value is None or parse(Failure, value),
 }
-_REQUIRED = {"join": ("nodes", "version"), "ended": ("leaving",), "outcome": ("code",)}
+_REQUIRED = {"join": ("nodes", "version", "job"), "ended": ("leaving",), "outcome": ("code",)}
 
 
 def check_notice(notice: Notice) -> None:

@@ -36,7 +36,8 @@ class Job:
     `pin` each has its own cores.
 
     On one host the ranks meet at a socket in `folder`, which is private (0700). On several, they
-    meet at `rendezvous` (tcp://address:port), and `address` is this host's own.
+    meet at `rendezvous` (tcp://address:port), and `address` is this host's own. If an engine has
+    started several launchers on this host, this one is number `task` of `tasks`.
     """
 
     size: int
@@ -54,6 +55,8 @@ class Job:
     rendezvous: str | None = None
     address: str | None = None
     pin: bool = False
+    task: int = 0
+    tasks: int = 1
 
     @property
     def ranks(self) -> range:
@@ -62,13 +65,25 @@ class Job:
 
     def cores(self, rank: int) -> list[int] | None:
         """The cores of one worker; None if it may run on all."""
-        return shares(len(self.ranks))[rank - self.first] if self.pin else None
+        if not self.pin:
+            return None
+        here = len(self.ranks) * self._sharing
+        return shares(here)[rank - self.first + len(self.ranks) * (self.task % self._sharing)]
+
+    @property
+    def _sharing(self) -> int:
+        """How many launchers share this process's cores. An engine may have given each its own."""
+        given = os.environ.get("SLURM_CPUS_ON_NODE", "")
+        here = int(given) if given.isdecimal() else os.cpu_count() or 1
+        return self.tasks if cores() >= here else 1
 
     def environment(self, rank: int) -> dict[str, str]:
         """The whole environment of one worker. The user's own settings of BLAS threads and of the
         allocator stay."""
-        threads = str(max(1, cores() // len(self.ranks)))
-        master = urlsplit(self.rendezvous or tcp(loopback(), self.port))
+        here = len(self.ranks)
+        threads = str(max(1, cores() // (here * self._sharing)))
+        met = self.rendezvous if self.rendezvous and self.rendezvous.startswith("tcp") else ""
+        master = urlsplit(met or tcp(loopback(), self.port))
         chosen = any(name.startswith("MALLOC_") for name in os.environ)
         variables = {
             **dict.fromkeys(THREAD_VARIABLES, threads),
@@ -76,8 +91,8 @@ class Job:
             **os.environ,
             "RANK": str(rank),
             "WORLD_SIZE": str(self.size),
-            "LOCAL_RANK": str(rank - self.first),
-            "LOCAL_WORLD_SIZE": str(len(self.ranks)),
+            "LOCAL_RANK": str(rank - self.first + self.task * here),
+            "LOCAL_WORLD_SIZE": str(self.tasks * here),
             "GROUP_RANK": str(self.node),
             "MASTER_ADDR": master.hostname or "",
             "MASTER_PORT": str(master.port),

@@ -15,6 +15,8 @@ from ringlet.comm import AuthenticationError, CommError
 from ringlet.comm.join.addresses import free_port
 from ringlet.comm.join.environment import read_environment
 from ringlet.comm.join.folders import PREFIX, check_private
+from ringlet.comm.join.launchers import described, task_of
+from ringlet.comm.join.slurm import first_host, tasks_here
 
 OPEN_MPI = {
     "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "3", "OMPI_COMM_WORLD_LOCAL_RANK": "1",
@@ -43,10 +45,20 @@ TORCHRUN = {
     "TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_RESTART_COUNT": "0",
 }  # fmt: skip
 
+PALS = {
+    "PALS_RANKID": "1", "PMI_RANK": "1", "PMI_SIZE": "3", "PALS_LOCAL_RANKID": "1",
+    "PALS_LOCAL_SIZE": "3", "PALS_APID": "8f3a",
+}  # fmt: skip
+POD = {"JOB_COMPLETION_INDEX": "1", "WORLD_SIZE": "3"}
+KUBEFLOW = {
+    "PET_NODE_RANK": "1", "PET_NNODES": "3", "PET_MASTER_ADDR": "127.0.0.1",
+    "PET_MASTER_PORT": "29500",
+}  # fmt: skip
+
 ON_ONE_HOST = {
     "Open MPI": OPEN_MPI, "MPICH": MPICH, "srun": SRUN, "srun with PMI": {**SRUN, **PMI},
     "MVAPICH": {name.replace("OMPI_", "MV2_"): text for name, text in OPEN_MPI.items()},
-    "Flux with PMI": {**FLUX, **PMI}, "torchrun": TORCHRUN,
+    "Flux with PMI": {**FLUX, **PMI}, "torchrun": TORCHRUN, "PALS": PALS,
     "mpirun in a step of its own": {**SRUN, "SLURM_STEP_NUM_TASKS": "1", **MPICH},
 }  # fmt: skip
 
@@ -100,11 +112,19 @@ def test_torchruns_variables_come_first():
 WHERE = {
     "Open MPI": ({**OPEN_MPI, "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, "3 ranks, 2 of them on this"),
     "MPICH": ({**MPICH, "MPI_LOCALNRANKS": "2"}, "3 ranks, 2 of them on this"),
-    "srun": ({**SRUN, "SLURM_STEP_NUM_NODES": "2"}, "srun has started 3 ranks: set"),
-    "srun --mpi=pmi2": ({**SRUN, **PMI, "SLURM_STEP_NUM_NODES": "2"}, "srun has started 3 ranks"),
+    "srun": ({**SRUN, "SLURM_STEP_TASKS_PER_NODE": "2,1"}, r"rank 0 is on n1, and n1 has no"),
+    "srun --mpi=pmi2": ({**SRUN, **PMI, "SLURM_STEP_TASKS_PER_NODE": "2,1"}, "rank 0 is on n1"),
     "Flux": ({**FLUX, **PMI, "FLUX_JOB_NNODES": "2"}, "Flux has started 3 ranks"),
     "jsrun": (JSRUN, "jsrun has started 3 ranks"),
     "PMI": (PMI, "speaks PMI has started 3 ranks"),
+    "PBS": (
+        {**OPEN_MPI, "OMPI_COMM_WORLD_LOCAL_SIZE": "2", "PBS_NODEFILE": "/x"},
+        r"3 ranks, 2 of them on this",
+    ),
+    "srun -m arbitrary": (
+        {**SRUN, "SLURM_STEP_TASKS_PER_NODE": "2,1", "SLURM_NODEID": "1", "SLURM_PROCID": "0"},
+        "rank 0 is not on the step's first host",
+    ),
     "Open MPI's number alone": (
         {name: OPEN_MPI[name] for name in ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE")},
         "Open MPI's mpirun has started 3 ranks",
@@ -119,6 +139,134 @@ def test_where_hosts_may_be_several_an_address_is_asked_for(case):
         read_environment(variables)
 
 
+STEP = {
+    **SRUN, "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NODELIST": "n[07-08]", "SLURM_NODEID": "1",
+    "SLURM_STEP_TASKS_PER_NODE": "2,1", "SLURM_NNODES": "2",
+}  # fmt: skip
+
+
+@pytest.fixture
+def controller(tmp_path, monkeypatch):
+    """A scontrol that knows the address of n07 alone."""
+    program = tmp_path / "scontrol"
+    known = "NodeName=n07 Arch=x NodeAddr=127.0.0.1 NodeHostName=n07"
+    program.write_text(f'#!/bin/sh\n[ "$*" = "--oneliner show node n07" ] && echo "{known}"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+
+SEVERAL_HOSTS = {
+    "srun": (STEP, 1, "tcp://127.0.0.1:61017"),
+    "another step": ({**STEP, "SLURM_STEP_ID": "2"}, 1, "tcp://127.0.0.1:63035"),
+    "srun -m cyclic, with a stale shape": (
+        {**STEP, "SLURM_NODEID": "0", "SLURM_NTASKS_PER_NODE": "7"}, 2, "tcp://127.0.0.1:61017",
+    ),
+    "srun --mpi=pmi2": ({**STEP, **PMI}, 1, "tcp://127.0.0.1:61017"),
+    "an address that is given": (
+        {**STEP, "MASTER_ADDR": "localhost", "SLURM_STEP_NODELIST": "x"}, 1, "tcp://localhost:61017"
+    ),
+    "one that is given whole": (
+        {**STEP, "MASTER_ADDR": "localhost", "MASTER_PORT": "7"}, 1, "tcp://localhost:7"
+    ),
+    "Kubeflow": (KUBEFLOW, None, "tcp://127.0.0.1:29500"),
+    "PyTorch's operator": ({**TORCHRUN, **KUBEFLOW, "TORCHELASTIC_USE_AGENT_STORE": ""}, 3,
+                           "tcp://localhost:29500"),
+    "a pod": (POD, None, "tcp://gpt-0.gpt.default.svc:29400"),
+    "a pod of a JobSet": (
+        {**POD, "host": "set-part-0-1.set.default.svc"}, None,
+        "tcp://set-part-0-0.set.default.svc:29400",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SEVERAL_HOSTS)
+def test_ranks_of_several_hosts_find_rank_0(case, controller, monkeypatch):
+    variables, here, rendezvous = SEVERAL_HOSTS[case]
+    own = variables.get("host", "gpt-1.gpt.default.svc")
+    monkeypatch.setattr("socket.getfqdn", lambda: own)
+    found = read_environment({**variables, "RINGLET_INSECURE": "1"})
+    assert (found.rank, found.size, found.local_size) == (1, 3, here)
+    assert found.rendezvous == rendezvous
+
+
+def test_jsruns_rank_0_is_on_the_first_host_after_the_launching_one(tmp_path):
+    hosts = tmp_path / "hosts"
+    hosts.write_text("batch1\na01\na01\na02\n")
+    variables = {**JSRUN, "LSB_JOBID": "17", "LSB_DJOB_RANKFILE": str(hosts)}
+    found = read_environment({**variables, "RINGLET_INSECURE": "1"})
+    assert found.rendezvous == "tcp://a01:61017"
+
+
+def test_hosts_that_others_can_reach_need_a_key(controller):
+    with pytest.raises(AuthenticationError, match=r"ringlet key new.*RINGLET_KEY_FILE"):
+        read_environment({**STEP, "MASTER_ADDR": "10.0.0.1"})
+
+
+LISTS = {
+    "n1": "n1", "n[1-2]": "n1", "n[05-07,1],m3": "n05", "m3,n[1-2]": "m3", "a.b-c[9]d": "a.b-c9d",
+    "rack[2-3]n[07,9]x": "rack2n07x",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", LISTS)
+def test_slurms_lists_of_hosts(text):
+    assert first_host(text) == LISTS[text]
+
+
+SHAPES = {"3": "3", "2(x2),1": "221", "1,2(x3)": "1222"}
+
+
+@pytest.mark.parametrize("text", SHAPES)
+def test_slurms_numbers_of_tasks(text):
+    for node, number in enumerate(SHAPES[text]):
+        step = {"SLURM_STEP_TASKS_PER_NODE": text, "SLURM_NODEID": str(node)}
+        assert tasks_here(step) == number
+
+
+MALFORMED = {
+    "no list": {"SLURM_STEP_NODELIST": "n[1-"},
+    "an empty list": {"SLURM_STEP_NODELIST": ""},
+    "no numbers": {"SLURM_STEP_TASKS_PER_NODE": "2(x"},
+    "too few": {"SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_NODEID": "5"},
+    "not a number of tasks": {"SLURM_STEP_NUM_TASKS": "many"},
+    "an option of scontrol": {"SLURM_STEP_NODELIST": "--help"},
+}
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+def test_variables_of_slurm_that_are_malformed_are_named(case, controller):
+    changed = MALFORMED[case]
+    with pytest.raises(CommError, match=r"SLURM|list of hosts|has no address|WORLD_SIZE"):
+        read_environment({**STEP, **changed, "RINGLET_INSECURE": "1"})
+
+
+def test_pods_that_have_no_names_get_what_to_add(monkeypatch):
+    monkeypatch.setattr("socket.getfqdn", lambda: "gpt-1")
+    with pytest.raises(CommError, match=r"(?s)no subdomain.* {6}subdomain: gpt\n.*kind: Service"):
+        read_environment(POD)
+    monkeypatch.setattr("socket.getfqdn", lambda: "gpt-7.x")
+    with pytest.raises(CommError, match="does not end in its JOB_COMPLETION_INDEX, 1: set MASTER"):
+        read_environment(POD)
+
+
+def test_what_launchers_make_of_it(controller, monkeypatch):
+    """What `ringlet run` takes: the same, but a rank of its own starts workers of its own."""
+    monkeypatch.setattr("socket.getfqdn", lambda: "gpt-1.gpt")
+    for variables in (STEP, POD, KUBEFLOW, OPEN_MPI, {**KUBEFLOW, **TORCHRUN}):
+        task = task_of(variables)
+        assert (task["RANK"], task["WORLD_SIZE"]) == ("1", "3")
+    for variables in ({}, BATCH, TORCHRUN, {**STEP, "RANK": "0"}, {**STEP, "WORLD_SIZE": "3"}):
+        assert task_of(variables) is None or "RANK" not in variables
+
+
+def test_the_doctors_line(controller):
+    assert described(STEP) == (
+        "srun: rank 1 of 3, 1 of them on this host; they meet at 127.0.0.1:61017"
+    )
+    assert described({}).startswith("no other")
+    assert described({"RANK": "1", "WORLD_SIZE": "2"}) == "torchrun's variables: rank 1 of 2"
+
+
 ALONE = {
     "a batch script, which is no rank": BATCH,
     "one task": {**SRUN, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"},
@@ -131,7 +279,16 @@ def test_a_process_that_is_one_of_one_is_a_world(case):
     assert read_environment(ALONE[case]).size == 1
 
 
+def test_a_batch_script_is_told_that_it_is_alone(caplog):
+    assert read_environment(BATCH).size == 1
+    assert "no task of Slurm's job, but a world of one: srun starts its 3 tasks" in caplog.text
+
+
 def test_a_rank_of_an_unknown_number_does_not_become_a_world_of_one_in_silence(caplog):
+    with pytest.raises(CommError, match=r"JOB_COMPLETION_INDEX=1, .*WORLD_SIZE in the manifest"):
+        read_environment({"JOB_COMPLETION_INDEX": "1"})
+    with pytest.raises(CommError, match=r"PET_NPROC_PER_NODE is 2, .*`ringlet run`"):
+        read_environment({**KUBEFLOW, "PET_NPROC_PER_NODE": "2"})
     for name in ("PMIX_RANK", "OMPI_COMM_WORLD_RANK", "FLUX_TASK_RANK"):
         with pytest.raises(CommError, match=f"{name}=1, and does not say of how many: set RANK"):
             read_environment({name: "1"})

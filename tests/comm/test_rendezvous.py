@@ -16,6 +16,7 @@ from ringlet.comm import AuthenticationError, CommError
 from ringlet.comm.errors import LONGEST_S
 from ringlet.comm.join.addresses import free_port
 from ringlet.comm.join.environment import read_environment
+from ringlet.comm.join.meeting import somebody_listens
 from ringlet.comm.signature import Signature
 from ringlet.comm.sockets.wire import Header, Malformed, decode, encode
 
@@ -85,6 +86,24 @@ def test_ranks_of_different_hosts_talk_over_tcp(tmp_path):
     variables = master(TMPDIR=str(tmp_path))
     processes = [start(rank, 2, RINGLET_HOST=f"host {rank}", **variables) for rank in range(2)]
     assert [code for code, _ in ended(processes)] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    "occupant", ["another job", pytest.param("a program that says nothing", marks=pytest.mark.slow)]
+)
+def test_rank_0_takes_a_spare_port_if_its_own_is_in_use(occupant, tmp_path):
+    variables = master(TMPDIR=str(tmp_path), RINGLET_SPARE_PORTS=str(free_port()), RINGLET_JOB="b")
+    with contextlib.ExitStack() as stack:
+        if occupant == "another job":
+            other = stack.enter_context(start(0, 3, **{**variables, "RINGLET_JOB": "a"}))
+            stack.callback(other.kill)
+        else:
+            other = stack.enter_context(socket.socket())
+            other.bind((variables["MASTER_ADDR"], int(variables["MASTER_PORT"])))
+            other.listen()
+        assert until(lambda: somebody_listens(f"tcp://127.0.0.1:{variables['MASTER_PORT']}"))
+        results = ended([start(rank, 3, **variables) for rank in (2, 0, 1)])
+    assert [code for code, _ in results] == [0, 0, 0], results
 
 
 @pytest.mark.parametrize("host", ["one", "two"])

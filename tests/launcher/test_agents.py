@@ -8,6 +8,8 @@ import time
 import pytest
 
 from ringlet.comm import AuthenticationError
+from ringlet.comm.join import meeting as meeting_socket
+from ringlet.comm.join.addresses import free_port
 from ringlet.comm.join.key import JobKey
 from ringlet.launcher.errors import ExitCode, UserError
 from ringlet.launcher.hosts import coordinator, node_agent
@@ -18,14 +20,25 @@ from ringlet.launcher.hosts.node import NodeSpec, node_spec
 from ringlet.launcher.hosts.node_agent import NodeAgent
 from ringlet.launcher.hosts.notices import Assignment
 from ringlet.launcher.hosts.options import HostOptions
+from ringlet.launcher.hosts.placed import PlacedOptions
 from ringlet.launcher.supervisor.failure import Failure, first_cause
 from ringlet.launcher.supervisor.options import WorkerOptions
 
 
 def agent_of(
-    node, nodes=2, master="127.0.0.1:0", key=None, workers=2, restarts=0, least=None, silence=4.5
-):
-    spec = NodeSpec(node, nodes, "127.0.0.1", master, key, least or nodes, silence)
+    node, nodes=2, master="127.0.0.1:0", key=None, workers=2, restarts=0, least=None, silence=4.5,
+    placed=None,
+):  # fmt: skip
+    spec = NodeSpec(
+        node,
+        nodes,
+        "127.0.0.1",
+        master,
+        key,
+        least or nodes,
+        silence,
+        placed=placed or PlacedOptions(),
+    )
     return (NodeAgent if node else Coordinator)(spec, workers, WorkerOptions(max_restarts=restarts))
 
 
@@ -74,6 +87,22 @@ def polled(agent, seconds=5.0, enough=lambda news: news):
         news += agent.poll()
         time.sleep(0.01)
     return news
+
+
+def test_agents_of_two_jobs_on_one_port_keep_apart(monkeypatch):
+    monkeypatch.setattr(meeting_socket, "QUIET_S", 0.6)
+    monkeypatch.setattr(meeting_socket, "TELL_EVERY_S", 0.1)
+    port, key, agents = free_port(), JobKey.new(), []
+    try:
+        for workers, job in (1, "a"), (2, "b"):
+            placed = PlacedOptions(job=job, spare=(free_port(),))
+            of_job = {"key": key, "master": f"127.0.0.1:{port}", "placed": placed}
+            agents += [agent_of(node, workers=workers, **of_job) for node in (0, 1)]
+        # b's host 1 is the first to ask at a's port.
+        assert [result.size for result in meeting(agents[::-1], 20.0)] == [4, 4, 2, 2]
+    finally:
+        for agent in agents:
+            agent.close(0)
 
 
 def test_agents_meet_tell_failures_and_agree():

@@ -333,8 +333,8 @@ READERS = {
         ({"table": [{**HELLO, "rank": 0}, HELLO]}, {"refused": "why"}, {"missing": [1, 2]}), packed,
     ),
     "agents' notices": Reader(lambda data: unpack_notice(data, check_agents), (ValueError,), (
-        {"join": ASSIGNMENT["hosts"][0], "nodes": 2, "version": "1"}, {"assignment": ASSIGNMENT},
-        {"wait": True},
+        {"join": ASSIGNMENT["hosts"][0], "nodes": 2, "version": "1", "job": ""},
+        {"assignment": ASSIGNMENT}, {"wait": True},
         {"failure": FAILURE}, {"outcome": FAILURE, "code": 1}, {"ended": 1, "leaving": False},
         {"missing": [1], "here": ["a"]}, {"again": True}, {"refused": "why"}, {"alive": 1},
     ), packed),

@@ -1,6 +1,7 @@
 """`ringlet train`: check everything first, then start the workers and show their progress."""
 
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ringlet.launcher.commands.train.tensorboard import EventFiles
 from ringlet.launcher.errors import ExitCode
 from ringlet.launcher.hosts.agents import open_agent
 from ringlet.launcher.hosts.options import HostOptions
+from ringlet.launcher.hosts.placed import PlacedOptions, placed
 from ringlet.launcher.supervisor.agent import Agent
 from ringlet.launcher.supervisor.control import Notice
 from ringlet.launcher.supervisor.options import WorkerOptions
@@ -37,7 +39,8 @@ def train(
 
     By default this is nanoGPT's recipe for a CPU, on the text of Python's documentation. To use
     several hosts, run the same command on each with --nnodes, --node-rank and --master, or start
-    them all from one with --hosts or --hostfile. Host 0 decides what is trained.
+    them all from one with --hosts or --hostfile. Under srun, mpirun and the like, each task starts
+    its part of one job. Host 0 decides what is trained.
     """
     launch.check()
     options.check()
@@ -48,6 +51,9 @@ def train(
         command = ["train", *words_given(context, without=hosts.left_out)]
         launcher = SshLauncher(command, hosts, options.workers or DEFAULT_WORKERS)
         raise typer.Exit(launcher.run())
+    hosts = placed(hosts)
+    if options.workers is None and isinstance(hosts, PlacedOptions):
+        options = replace(options, workers=hosts.workers)
     training, workers = None, options.workers
     if not hosts.node_rank:
         training = prepare(options, given, hosts.range(), launch)

@@ -1,0 +1,60 @@
+"""Launchers that an engine has started as one of several (`srun ringlet run ...`): each is the
+agent of its own workers, as if the command line said which host it is and where they meet."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ringlet.comm.errors import CommError
+from ringlet.comm.join.addresses import bracketed
+from ringlet.comm.join.environment import INSECURE, read_environment
+from ringlet.comm.join.key import KEY, KEY_FILE
+from ringlet.comm.join.launchers import task_of
+from ringlet.launcher.errors import user_errors
+from ringlet.launcher.hosts.options import HostOptions
+
+
+@dataclass(frozen=True)
+class PlacedOptions(HostOptions):
+    """The options of such a launcher: it is task `task` of `tasks` on this host. They meet in the
+    private `folder` if all are on one host, else at --master or at a `spare` port there."""
+
+    task: int = 0
+    tasks: int = 1
+    workers: int = 1
+    job: str = ""
+    folder: Path | None = None
+    spare: tuple[int, ...] = ()
+
+
+def placed(options: HostOptions, variables: Mapping[str, str] = os.environ) -> HostOptions:
+    """The options, as PlacedOptions if an engine has started this process as one of several and
+    they do not say themselves which hosts there are. Raises UserError."""
+    given = options.nnodes != "1" or options.node_rank is not None or options.master is not None
+    started = variables.get("RINGLET_AGENT") == "1" or "TORCHELASTIC_RUN_ID" in variables
+    if given or started or options.over_ssh:
+        return options
+    with user_errors(CommError):
+        task = task_of(variables)
+        if task is None or task["WORLD_SIZE"] == "1":
+            return options
+        # The same checks as for a rank; the key is read when they are to meet.
+        found = read_environment({**task, KEY: "", KEY_FILE: "", INSECURE: "1"})
+    local = found.local_size or 1
+    more: dict[str, Any] = {"nnodes": str(found.size), "node_rank": found.rank}
+    if found.ipc_folder is None:
+        more |= {
+            "master": f"{bracketed(task['MASTER_ADDR'])}:{found.rendezvous.rpartition(':')[2]}"
+        }
+    workers = task.get("PET_NPROC_PER_NODE", "")
+    return PlacedOptions(
+        **{**vars(options), **more},
+        task=int(task.get("LOCAL_RANK", "0")),
+        tasks=local,
+        workers=int(workers) if workers.isdecimal() and workers != "0" else 1,
+        job=found.job,
+        folder=found.ipc_folder,
+        spare=found.spare_ports,
+    )

@@ -1,0 +1,79 @@
+"""`ringlet run` as an engine starts it, several times at once: each task has its part of one job.
+The variables stand in for the engine; tests/system/test_slurm.py has a real one."""
+
+import os
+import signal
+
+import pytest
+
+SCRIPT = """
+import os
+import numpy as np
+from ringlet import comm
+world = comm.init(timeout=20)
+total = world.all_reduce(np.ones(3))[0]
+local = [os.environ[name] for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE")]
+print("here", world.rank, world.size, total, *local)
+"""
+
+STEP = {
+    "SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2",
+    "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_STEP_NUM_NODES": "2", "SLURM_CPUS_ON_NODE": "1",
+}  # fmt: skip
+ONE_HOST = {"SLURM_STEP_TASKS_PER_NODE": "2"}
+TWO_HOSTS = {"SLURM_STEP_TASKS_PER_NODE": "1(x2)", "MASTER_ADDR": "127.0.0.1"}
+
+
+def tasks(shape):
+    """The variables of both tasks."""
+    for task in "01":
+        local, node = (task, "0") if shape is ONE_HOST else ("0", task)
+        yield {**STEP, **shape, "SLURM_PROCID": task, "SLURM_LOCALID": local, "SLURM_NODEID": node}
+
+
+def start(launch, shape, *options, text=SCRIPT):
+    return [launch(text, options=options, variables=each) for each in tasks(shape)]
+
+
+WORLDS = {
+    "tasks on one host are ranks": (ONE_HOST, (), ["0 2 2.0 0 2", "1 2 2.0 1 2"]),
+    "tasks on two hosts are ranks": (TWO_HOSTS, (), ["0 2 2.0 0 1", "1 2 2.0 0 1"]),
+    "a task on each host starts workers": (
+        TWO_HOSTS, ("-n", "2"),
+        ["0 4 4.0 0 2", "1 4 4.0 1 2", "2 4 4.0 0 2", "3 4 4.0 1 2"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WORLDS)
+def test_tasks_are_one_world(case, launch):
+    shape, options, lines = WORLDS[case]
+    ends = [each.end() for each in start(launch, shape, *options)]
+    assert [code for code, _, _ in ends] == [0, 0], ends
+    shown = "".join(out for _, out, _ in ends).splitlines()
+    assert sorted(line.partition("here ")[2] for line in shown) == lines
+
+
+def test_they_end_alike(launch):
+    text = "import os, sys; sys.exit(3 if os.environ['RANK'] == '1' else 0)"
+    ends = [each.end() for each in start(launch, ONE_HOST, text=text)]
+    assert [code for code, _, _ in ends] == [3, 3], ends
+
+
+def test_a_rank_may_start_a_job_of_its_own(launch):
+    text = """
+    import subprocess, sys
+    program = [sys.executable, "-m", "ringlet", "run", "-n", "1", "-m", "platform"]
+    sys.exit(subprocess.run(program).returncode)
+    """
+    ends = [each.end() for each in start(launch, ONE_HOST, text=text)]
+    assert [code for code, _, _ in ends] == [0, 0], ends
+
+
+def test_a_task_that_waits_for_the_others_can_be_stopped(launch):
+    variables = next(tasks(ONE_HOST))
+    alone = launch(SCRIPT, options=(), variables=variables)
+    alone.temporary_files("ringlet.*/agents")
+    alone.process.send_signal(signal.SIGINT)
+    code, _, shown = alone.end()
+    assert code in (130, -signal.SIGINT), shown
