@@ -13,6 +13,7 @@ import contextlib
 import math
 import types
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 else:
     xp = types.ModuleType("ringlet.nn.backend.xp", "The functions of the chosen backend.")
 
-__all__ = ["Backend", "BackendError", "MixedArrays", "asarray", "to_host", "use"]
+__all__ = ["Backend", "BackendError", "Device", "MixedArrays", "asarray", "to_host", "use"]
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -49,11 +50,30 @@ class MixedArrays(TypeError):
     """Host and device arrays met in one operation; the message names both."""
 
 
+@dataclass(frozen=True)
+class Device:
+    """A place of arrays: Device("cpu"), Device("cuda", 0) or Device("cuda:0"), as torch.device."""
+
+    type: str
+    index: int | None = None
+
+    def __post_init__(self) -> None:
+        kind, _, number = self.type.partition(":")
+        if number:
+            object.__setattr__(self, "type", kind)
+            object.__setattr__(self, "index", int(number))
+
+    def __str__(self) -> str:
+        return self.type if self.index is None else f"{self.type}:{self.index}"
+
+
 class Backend:
     """NumPy: arrays live on the host and are never moved."""
 
     name = "numpy"
     on_device = False
+
+    device = Device("cpu")
 
     def __init__(self) -> None:
         self.module: Any = np
@@ -135,6 +155,7 @@ class CuPy(Backend):
         from cupyx.scipy import special
 
         self.module, self._extension, self._special = cupy, cupyx, special
+        self.device = Device("cuda", device % count)
         cupy.cuda.Device(device % count).use()  # of the calling thread
 
     def asarray(self, data: Any, dtype: npt.DTypeLike | None = None) -> Array:
@@ -262,6 +283,15 @@ def to_host(array: Any, out: Array | None = None) -> Array:
     """An array as NumPy's: itself if it is one and `out` is not given."""
     here = _HOST if isinstance(array, np.ndarray) else _present
     return here.to_host(array, out)
+
+
+def check_device(device: Any) -> None:
+    """Raise BackendError unless this is where the backend's arrays are; None is."""
+    if device is not None and str(device) not in (str(_present.device), _present.device.type):
+        raise BackendError(
+            f"device {device}: this process computes with {_present.name} on {_present.device}; "
+            "nn.use('cupy') before the first tensor chooses a GPU"
+        )
 
 
 def copy_from_host(out: Any, values: Array) -> None:

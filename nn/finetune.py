@@ -94,7 +94,7 @@ class LoRALinear(Module):
         linear.weight, linear.bias = self.weight, self.bias
         return linear
 
-    def describe(self) -> str:
+    def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, rank={self.rank}, alpha={self.alpha}"
 
 

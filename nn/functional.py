@@ -3,6 +3,7 @@
 from ringlet.nn.autograd.operations.activations import *
 from ringlet.nn.autograd.operations.arithmetic import *
 from ringlet.nn.autograd.operations.attention import *
+from ringlet.nn.autograd.operations.casting import *
 from ringlet.nn.autograd.operations.comparisons import *
 from ringlet.nn.autograd.operations.dropout import *
 from ringlet.nn.autograd.operations.einsum import *

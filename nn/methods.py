@@ -11,6 +11,7 @@ from typing import Any
 from ringlet.nn import functional, in_place
 from ringlet.nn.autograd import engine
 from ringlet.nn.autograd.conversion import TensorLike
+from ringlet.nn.autograd.operations import casting
 from ringlet.nn.autograd.sharing import Sharing, change_placeholder
 from ringlet.nn.autograd.tensor import Tensor, any_placeholder, placeholder
 
@@ -32,6 +33,7 @@ def reflected(function: Callable[[Any, Any], Tensor]) -> Callable[[Tensor, Tenso
 
 
 FUNCTIONS = {
+    **vars(casting),
     **vars(functional),
     **in_place.METHODS,
     "backward": engine.backward,

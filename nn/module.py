@@ -1,138 +1,67 @@
 """Modules: parameters and other modules under names, as in PyTorch."""
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
-from ringlet.nn.autograd.backward_hooks import HookGradients, watch_backward
 from ringlet.nn.autograd.conversion import array_of
-from ringlet.nn.autograd.grad_mode import is_grad_enabled
-from ringlet.nn.autograd.hooks import HookHandle
-from ringlet.nn.autograd.recompute import checkpoint
+from ringlet.nn.autograd.operations.casting import cast_to
 from ringlet.nn.autograd.tensor import Tensor
-from ringlet.nn.backend import Array
+from ringlet.nn.backend import Array, Device
+from ringlet.nn.module_call import Callee
+from ringlet.nn.parameter import Parameter, construction, uninitialized
 from ringlet.nn.random import generator, next_seed
 from ringlet.nn.versions import write
 
 __all__ = ["Module", "Parameter", "uninitialized"]
 
-ForwardPreHook: TypeAlias = Callable[["Module", tuple[Any, ...]], Any]
-ForwardHook: TypeAlias = Callable[["Module", tuple[Any, ...], Any], Any]
-BackwardHook: TypeAlias = Callable[["Module", HookGradients, HookGradients], None]
+
+class IncompatibleKeys(NamedTuple):
+    """What `load_state_dict` did not find in the state, and what it did not use."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
 
 
-class _Construction(threading.local):
-    draws = True
-
-
-_construction = _Construction()
-
-
-@contextlib.contextmanager
-def uninitialized() -> Iterator[None]:
-    """Create modules inside the block without drawing initial values; the caller sets them."""
-    before, _construction.draws = _construction.draws, False
-    try:
-        yield
-    finally:
-        _construction.draws = before
-
-
-class Parameter(Tensor):
-    """A tensor that a module learns. Its gradient may be a view into a flat buffer."""
-
-    __slots__ = ()
-
-    is_parameter = True
-
-    def __init__(self, data: Array | Tensor) -> None:
-        super().__init__(data, requires_grad=True)
-
-
-class Module:
+class Module(Callee):
     """A part of a model. Parameters and modules assigned as attributes belong to it.
 
     Subclasses define `forward`, and `draw` for the initial values of their own parameters.
     """
 
     training: bool = True
-    path: str = ""
-    """The module's path in the model, as in transformer.h.0.attn; set by the model's first call."""
 
-    recompute: bool = False
-    """Discard what the forward pass computes, and compute it again in backward."""
+    _buffers: Mapping[str, bool] = {}  # their names, and whether state dicts hold them
 
     summary: ClassVar[Callable[..., Any]]
     """Run the model once on the arguments; shapes, parameters and FLOPs of each module. Set by
     nn/summary.py."""
 
-    _named = False
-    _forward_pre_hooks: tuple[ForwardPreHook, ...] = ()
-    _forward_hooks: tuple[ForwardHook, ...] = ()
-    _backward_hooks: tuple[BackwardHook, ...] = ()
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The module's computation."""
-        raise NotImplementedError(f"{type(self).__name__} has no forward")
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run `forward` and the hooks. An error gets a note with the module's path."""
-        if not self._named:
-            self.assign_paths()
-        for before in self._forward_pre_hooks:
-            changed = before(self, args)
-            if changed is not None:
-                args = changed if isinstance(changed, tuple) else (changed,)
-        try:
-            if self._backward_hooks:
-                run = partial(self._run, **kwargs)
-                result = watch_backward(run, args, self._call_backward_hooks)
-            else:
-                result = self._run(*args, **kwargs)
-        except (ValueError, IndexError, TypeError) as error:
-            if not getattr(error, "__notes__", None):
-                error.add_note(f"in {self.path or 'the model'} ({type(self).__name__})")
-            raise
-        for after in self._forward_hooks:
-            changed = after(self, args, result)
-            result = result if changed is None else changed
-        return result
-
-    def _run(self, *args: Any, **kwargs: Any) -> Any:
-        if self.recompute and is_grad_enabled():
-            return checkpoint(self, *args, forward=partial(self.forward, **kwargs))
-        return self.forward(*args, **kwargs)
-
-    def _call_backward_hooks(self, grad_inputs: HookGradients, grad_outputs: HookGradients) -> None:
-        for hook in self._backward_hooks:
-            hook(self, grad_inputs, grad_outputs)
-
-    def register_forward_pre_hook(self, hook: ForwardPreHook) -> HookHandle:
-        """Call `hook(module, arguments)` before each forward pass of this module; a result other
-        than None replaces the arguments."""
-        return HookHandle(self, "_forward_pre_hooks", hook)
-
-    def register_forward_hook(self, hook: ForwardHook) -> HookHandle:
-        """Call `hook(module, arguments, result)` after each forward pass; a result other than None
-        replaces the module's."""
-        return HookHandle(self, "_forward_hooks", hook)
-
-    def register_full_backward_hook(self, hook: BackwardHook) -> HookHandle:
-        """Call `hook(module, grad_inputs, grad_outputs)` in backward, once all inputs that require
-        a gradient have theirs (arrays, or None). It must not change them."""
-        return HookHandle(self, "_backward_hooks", hook)
-
-    @property
-    def is_watched(self) -> bool:
-        """Whether a call does more than `forward`: hooks, or recomputation."""
-        hooks = self._forward_pre_hooks or self._forward_hooks or self._backward_hooks
-        return bool(hooks) or self.recompute
-
     # -- contents ----------------------------------------------------------------------------
+
+    def register_parameter(self, name: str, param: Parameter | None) -> None:
+        """What `self.name = param` does."""
+        self._register(name, param, Parameter)
+
+    def register_module(self, name: str, module: "Module | None") -> None:
+        """What `self.name = module` does."""
+        self._register(name, module, Module)
+
+    add_module = register_module
+
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """Make a tensor that does not learn an attribute; if persistent, state dicts hold it."""
+        self._register(name, tensor, Tensor)
+        self._buffers = {**self._buffers, name: persistent}
+
+    def _register(self, name: str, value: Any, kind: type) -> None:
+        if not isinstance(value, kind | None):
+            raise TypeError(f"{name} is a {type(value).__name__}; it must be a {kind.__name__}")
+        if not name or "." in name or (hasattr(self, name) and name not in vars(self)):
+            raise KeyError(f"nothing in {type(self).__name__} can be named {name!r}")
+        setattr(self, name, value)
 
     def named_children(self) -> Iterator[tuple[str, "Module"]]:
         """The modules directly inside, with their names."""
@@ -146,12 +75,25 @@ class Module:
         """The parameters of this module alone, with their names."""
         return ((name, x) for name, x in vars(self).items() if isinstance(x, Parameter))
 
-    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, "Module"]]:
-        """This module and all inside it, with their paths, in the order of assignment."""
+    def own_buffers(self, persistent: bool = False) -> Iterator[tuple[str, Tensor]]:
+        """The buffers of this module alone, with their names; or the persistent ones alone."""
+        names = [name for name, kept in self._buffers.items() if kept or not persistent]
+        return ((n, x) for n in names if isinstance(x := vars(self).get(n), Tensor))
+
+    def named_modules(
+        self, memo: set["Module"] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, "Module"]]:
+        """This module and all inside it, with their paths, in the order of assignment; a shared
+        one once, under its first path, unless `remove_duplicate` is false."""
         self._refuse_hidden()
+        memo = set() if memo is None else memo
+        if remove_duplicate and self in memo:
+            return
+        memo.add(self)
         yield prefix, self
         for name, child in self.named_children():
-            yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
+            path = f"{prefix}.{name}" if prefix else name
+            yield from child.named_modules(memo, path, remove_duplicate)
 
     def _refuse_hidden(self) -> None:
         """Raise TypeError if modules or parameters are in a list or dict, where none finds them."""
@@ -169,18 +111,37 @@ class Module:
         """This module and all inside it."""
         return (module for _, module in self.named_modules())
 
-    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """All parameters with their paths; a shared one once, under its first path."""
+    def _find(
+        self, own: Callable[["Module"], Any], prefix: str, recurse: bool, once: bool
+    ) -> Iterator[tuple[str, Any]]:
+        """What `own` finds in this module and all inside it, with paths."""
         seen: set[int] = set()
-        for path, module in self.named_modules():
-            for name, parameter in module.own_parameters():
-                if id(parameter) not in seen:
-                    seen.add(id(parameter))
-                    yield f"{path}.{name}" if path else name, parameter
+        inside = self.named_modules(None, prefix, once) if recurse else [(prefix, self)]
+        for path, module in inside:
+            for name, found in own(module):
+                if not (once and id(found) in seen):
+                    seen.add(id(found))
+                    yield f"{path}.{name}" if path else name, found
 
-    def parameters(self) -> Iterator[Parameter]:
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Parameter]]:
+        """All parameters with their paths; a shared one once, under its first path."""
+        return self._find(Module.own_parameters, prefix, recurse, remove_duplicate)
+
+    def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
         """All parameters, each once."""
-        return (parameter for _, parameter in self.named_parameters())
+        return (parameter for _, parameter in self.named_parameters(recurse=recurse))
+
+    def named_buffers(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Tensor]]:
+        """All buffers with their paths; a shared one once, under its first path."""
+        return self._find(Module.own_buffers, prefix, recurse, remove_duplicate)
+
+    def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
+        """All buffers, each once."""
+        return (buffer for _, buffer in self.named_buffers(recurse=recurse))
 
     def num_parameters(self) -> int:
         """The number of elements of all parameters."""
@@ -219,11 +180,62 @@ class Module:
         for parameter in self.parameters():
             parameter.zero_grad()
 
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Set whether the parameters learn."""
+        for parameter in self.parameters():
+            parameter.requires_grad_(requires_grad)
+        return self
+
+    def apply(self, fn: Callable[["Module"], object]) -> Self:
+        """Call a function with each module inside this one, and then with this one."""
+        for child in self.children():
+            child.apply(fn)
+        fn(self)
+        return self
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Cast floating-point parameters and buffers, as `Tensor.to` does.
+
+        Raises RuntimeError for a device other than the backend's, and if a parameter has a gradient
+        or an optimizer already: cast first.
+        """
+        dtype = cast_to(*args, **kwargs)
+        if dtype is None:
+            return self
+        if dtype.kind != "f":
+            raise TypeError(f"parameters are floating-point, not {dtype}")
+        for name, tensor in [*self.named_parameters(), *self.named_buffers()]:
+            if dtype != tensor.dtype and tensor.dtype.kind == "f":
+                if tensor.grad is not None:
+                    raise RuntimeError(f"{name} has a gradient: cast the model before")
+                tensor.data = tensor.data.astype(dtype)
+        return self
+
+    def float(self) -> Self:
+        """In float32."""
+        return self.to(np.float32)
+
+    def double(self) -> Self:
+        """In float64."""
+        return self.to(np.float64)
+
+    def half(self) -> Self:
+        """In float16."""
+        return self.to(np.float16)
+
+    def cpu(self) -> Self:
+        """`to("cpu")`."""
+        return self.to("cpu")
+
+    def cuda(self, device: int | None = None) -> Self:
+        """`to("cuda")`."""
+        return self.to(Device("cuda", device))
+
     def initialize(self, seed: int | None = None) -> None:
         """Draw all parameters again. Each depends on the seed and its path only; without a seed
         it is the next draw of the stream of `nn.random.manual_seed`, as in a new layer. Parameters
         of modules that define no `draw` keep their values."""
-        if not _construction.draws:
+        if not construction.draws:
             return
         seed = next_seed() if seed is None else seed
         by_layer = type(self).initial_value is Module.initial_value
@@ -244,47 +256,82 @@ class Module:
             module = getattr(module, part)
         return module
 
+    get_submodule = submodule
+
+    def get_parameter(self, target: str) -> Parameter:
+        """The parameter at this path; raises AttributeError if there is none."""
+        return self._get(target, Parameter)
+
+    def get_buffer(self, target: str) -> Tensor:
+        """The buffer at this path; raises AttributeError if there is none."""
+        return self._get(target, Tensor)
+
+    def _get(self, target: str, kind: type) -> Any:
+        path, _, name = target.rpartition(".")
+        found = getattr(self.submodule(path), name)
+        if not isinstance(found, kind):
+            raise AttributeError(f"{target} is a {type(found).__name__}, no {kind.__name__}")
+        return found
+
     def draw(self, name: str, shape: tuple[int, ...], random: np.random.Generator) -> Array:
         """The initial values of this module's parameter `name`."""
         raise NotImplementedError(f"{type(self).__name__} has no initial values for {name}")
 
-    def state_dict(self) -> dict[str, Array]:
-        """All parameters' arrays (not copies) by path."""
-        return {name: parameter.data for name, parameter in self.named_parameters()}
+    def _state(self) -> dict[str, Tensor]:
+        """Parameters and persistent buffers; shared ones under each of their names."""
 
-    def load_state_dict(self, state: Mapping[str, Array | Tensor], strict: bool = True) -> None:
-        """Copy the arrays (the host's or the backend's) or tensors into the parameters.
+        def own(module: Module) -> list[tuple[str, Tensor]]:
+            return [*module.own_parameters(), *module.own_buffers(persistent=True)]
 
-        Raises KeyError listing what is missing, unexpected or of the wrong shape before it copies
-        anything; with `strict=False` only wrong shapes are errors.
+        return dict(self._find(own, "", True, once=False))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All parameters and persistent buffers by path; tensors of the same arrays (not copies).
+
+        Tied parameters are there under each of their names, as in PyTorch.
         """
-        own = dict(self.named_parameters())
-        missing = [name for name in own if name not in state]
-        unexpected = [name for name in state if name not in own]
+        return {name: tensor.detach() for name, tensor in self._state().items()}
+
+    def load_state_dict(
+        self, state: Mapping[str, Array | Tensor], strict: bool = True
+    ) -> "IncompatibleKeys":
+        """Copy the arrays (the host's or the backend's) or tensors into parameters and buffers.
+
+        One name of a tied parameter is enough. Raises KeyError listing what is missing, unexpected
+        or of the wrong shape before it copies anything; with `strict=False` only wrong shapes are
+        errors, and the names of the others are returned.
+        """
+        own = self._state()
+        given = {id(tensor) for name, tensor in own.items() if name in state}
+        found = IncompatibleKeys(
+            [name for name, tensor in own.items() if id(tensor) not in given],
+            [name for name in state if name not in own],
+        )
         wrong = [
-            f"{name}: {tuple(np.shape(state[name]))} for {own[name].shape}"
-            for name in own
-            if name in state and np.shape(state[name]) != own[name].shape
+            f"{name}: {tuple(np.shape(state[name]))} for {tensor.shape}"
+            for name, tensor in own.items()
+            if name in state and np.shape(state[name]) != tensor.shape
         ]
         faults = {"wrong shape": wrong}
         if strict:
-            faults = {"missing": missing, "unexpected": unexpected, **faults}
+            faults = {"missing": found.missing_keys, "unexpected": found.unexpected_keys, **faults}
         text = "; ".join(f"{what}: {', '.join(names)}" for what, names in faults.items() if names)
         if text:
             raise KeyError(f"the state does not match {type(self).__name__}: {text}")
-        for name, parameter in own.items():
+        for name, tensor in own.items():
             if name in state:
-                write(parameter.data, array_of(state[name]))
+                write(tensor.data, array_of(state[name]))
+        return found
 
     # -- printing -----------------------------------------------------------------------------
 
-    def describe(self) -> str:
+    def extra_repr(self) -> str:
         """The module's options, for its repr."""
         return ""
 
     def __repr__(self) -> str:
         lines = [f"({name}): {child!r}" for name, child in self.named_children()]
-        head = f"{type(self).__name__}({self.describe()}"
+        head = f"{type(self).__name__}({self.extra_repr()}"
         if not lines:
             return f"{head})"
         body = "\n".join(lines).replace("\n", "\n  ")

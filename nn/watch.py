@@ -22,7 +22,7 @@ def watching(watcher: Watcher) -> Iterator[None]:
         watcher(self, inputs, result, around)
         return result
 
-    def call_module(self: Module, *args: Any, **kwargs: Any) -> Any:
+    def call_module(self: Any, *args: Any, **kwargs: Any) -> Any:
         around.append(self)
         try:
             return plain_module(self, *args, **kwargs)

@@ -17,7 +17,7 @@ from ringlet.nn.autograd.grad_mode import mode
 from ringlet.nn.autograd.hooks import HookHandle
 from ringlet.nn.autograd.promotion import OF_PYTHON, is_of_python
 from ringlet.nn.autograd.sharing import Sharing
-from ringlet.nn.backend import Array, asarray, refuse_mixture, to_host, xp
+from ringlet.nn.backend import Array, Device, asarray, chosen, refuse_mixture, to_host, xp
 from ringlet.nn.versions import numbers
 
 __all__ = ["Array", "Gradient", "Operation", "Source", "Tensor", "View"]
@@ -140,6 +140,11 @@ class Tensor(Sharing):
     def dtype(self) -> np.dtype[Any]:
         """The array's dtype."""
         return self.data.dtype
+
+    @property
+    def device(self) -> Device:
+        """Where the array is: cpu, or cuda with the GPU's number."""
+        return chosen().device
 
     @property
     def ndim(self) -> int:
@@ -297,8 +302,9 @@ class Tensor(Sharing):
     reshape = view = flatten = transpose = swapaxes = permute = movedim = t = placeholder
     squeeze = unsqueeze = expand = repeat = repeat_interleave = flip = roll = placeholder
     narrow = select = gather = scatter = scatter_add = index_select = placeholder
-    masked_select = masked_fill = tril = triu = clone = contiguous = to = placeholder
+    masked_select = masked_fill = tril = triu = clone = contiguous = placeholder
     split = chunk = unbind = any_placeholder
+    to = type = type_as = float = double = half = long = int = bool = cpu = cuda = placeholder
 
     def expand_as(self, other: "Tensor") -> "Tensor":
         """Broadcast to another tensor's shape."""
@@ -317,18 +323,6 @@ class Tensor(Sharing):
     def mT(self) -> "Tensor":
         """With the last two axes swapped."""
         return self.transpose(-2, -1)
-
-    def float(self) -> "Tensor":
-        """In float32."""
-        return self.to(np.float32)
-
-    def double(self) -> "Tensor":
-        """In float64."""
-        return self.to(np.float64)
-
-    def half(self) -> "Tensor":
-        """In float16."""
-        return self.to(np.float16)
 
 
 def _array(data: Any) -> Array:

@@ -18,7 +18,7 @@ class GELU(Module):
     def forward(self, x: Tensor) -> Tensor:
         return F.gelu(x, self.approximate)
 
-    def describe(self) -> str:
+    def extra_repr(self) -> str:
         return f"approximate={self.approximate!r}"
 
 
@@ -66,7 +66,7 @@ class Softmax(Module):
     def forward(self, x: Tensor) -> Tensor:
         return F.softmax(x, self.dim)
 
-    def describe(self) -> str:
+    def extra_repr(self) -> str:
         return f"dim={self.dim}"
 
 

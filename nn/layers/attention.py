@@ -164,7 +164,7 @@ class MultiheadAttention(Module):
         bound = math.sqrt(6 / sum(shape))
         return np.float32(bound) * (2 * random.random(shape, np.float32) - 1)
 
-    def describe(self) -> str:
+    def extra_repr(self) -> str:
         return f"{self.embed_dim}, {self.num_heads}, dropout={self.dropout}"
 
 
@@ -197,7 +197,7 @@ class PackedAttention(Module):
     def forward(self, qkv: Tensor) -> Tensor:
         return F.packed_self_attention(qkv, self.heads)
 
-    def describe(self) -> str:
+    def extra_repr(self) -> str:
         return f"heads={self.heads}"
 
 

@@ -1,6 +1,7 @@
 """Linear layers, embeddings and dropout."""
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from ringlet.nn.autograd.tensor import Tensor
 from ringlet.nn.backend import Array, xp
 from ringlet.nn.module import Module, Parameter
 
-__all__ = ["Dropout", "Embedding", "Linear"]
+__all__ = ["Dropout", "Embedding", "Identity", "Linear"]
 
 
 def unset(*shape: int) -> Parameter:
@@ -35,7 +36,7 @@ class Linear(Module):
         bound = 1 / math.sqrt(self.in_features)
         return bound * (2 * random.random(shape, np.float32) - 1)
 
-    def describe(self) -> str:
+    def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
 
 
@@ -63,7 +64,7 @@ class Embedding(Module):
             values[self.padding_idx] = 0
         return values
 
-    def describe(self) -> str:
+    def extra_repr(self) -> str:
         padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
         return f"{self.num_embeddings}, {self.embedding_dim}{padding}"
 
@@ -82,5 +83,15 @@ class Dropout(Module):
     def forward(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.p, self.training, self.path, self.part)
 
-    def describe(self) -> str:
+    def extra_repr(self) -> str:
         return f"p={self.p}"
+
+
+class Identity(Module):
+    """The input itself, whatever the arguments."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x

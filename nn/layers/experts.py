@@ -52,7 +52,7 @@ class ExpertLinear(Module):
         bound = 1 / math.sqrt(self.weight.shape[2])
         return bound * (2 * random.random(shape, np.float32) - 1)
 
-    def describe(self) -> str:
+    def extra_repr(self) -> str:
         experts, out_features, in_features = self.weight.shape
         return f"{experts}, {in_features}, {out_features}, bias={self.bias is not None}"
 
@@ -130,7 +130,7 @@ class Experts(Module):
             logits = operations.Balance(fractions, self.share * self.balance * scale)(logits)
         return kept, logits
 
-    def describe(self) -> str:
+    def extra_repr(self) -> str:
         return (
             f"{self.experts}, top_k={self.top_k}, capacity_factor={self.capacity_factor}, "
             f"balance={self.balance}"

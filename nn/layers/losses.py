@@ -64,5 +64,5 @@ class CrossEntropyLoss(LogitsLoss):
         own = layer.weight, targets
         return F.linear_cross_entropy(logits, *own, linear_bias=layer.bias, **options)
 
-    def describe(self) -> str:
+    def extra_repr(self) -> str:
         return f"label_smoothing={self.label_smoothing}" if self.label_smoothing else ""

@@ -24,7 +24,7 @@ class _Normalization(Module):
     def draw(self, name: str, shape: tuple[int, ...], random: np.random.Generator) -> Array:
         return np.full(shape, 1 if name == "weight" else 0, np.float32)
 
-    def describe(self) -> str:
+    def extra_repr(self) -> str:
         return f"{', '.join(map(str, self.normalized_shape))}, eps={self.eps}"
 
 

@@ -45,7 +45,7 @@ class SinusoidalPositions(Module):
         table = self.table(np.arange(first, first + x.shape[-2]))
         return x + Tensor(table.astype(x.dtype))
 
-    def describe(self) -> str:
+    def extra_repr(self) -> str:
         return f"{self.width}"
 
 
@@ -90,7 +90,7 @@ class RotaryEmbedding(Module):
         cos, sin = self._tables
         return cos[where], sin[where]
 
-    def describe(self) -> str:
+    def extra_repr(self) -> str:
         return f"{self.width}, base={self.base:g}"
 
 
@@ -136,5 +136,5 @@ class RelativePositionBias(Module):
         large = np.minimum(exact + far.astype(np.int64), count - 1)
         return offset + np.where(back < exact, back, large)
 
-    def describe(self) -> str:
+    def extra_repr(self) -> str:
         return f"buckets={self.buckets}, max_distance={self.max_distance}"

@@ -60,7 +60,7 @@ class _Layer(Module):
     def _feed_forward(self, x: Tensor) -> Tensor:
         return self.linear2(self.dropout(self._act(self.linear1(x))))
 
-    def describe(self) -> str:
+    def extra_repr(self) -> str:
         return f"norm_first={self.norm_first}"
 
 

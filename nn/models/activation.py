@@ -22,5 +22,5 @@ class Activation(Module):
             return F.silu(x)
         return F.gelu(x, "none" if self.kind == "gelu" else "tanh")
 
-    def describe(self) -> str:
+    def extra_repr(self) -> str:
         return repr(self.kind)

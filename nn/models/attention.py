@@ -83,7 +83,7 @@ class HeadsAttention(Module):
         batch, heads, length, width = y.shape
         return y.permute(0, 2, 1, 3).reshape(batch, length, heads * width)
 
-    def describe(self) -> str:
+    def extra_repr(self) -> str:
         shared = "" if self.groups == self.heads else f", groups={self.groups}"
         return f"heads={self.heads}{shared}, causal={self.causal}"
 

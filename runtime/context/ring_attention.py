@@ -142,7 +142,7 @@ class RingSelfAttention(Module):
     def forward(self, qkv: Tensor) -> Tensor:
         return RingAttention(self.group, self.heads)(qkv)
 
-    def describe(self) -> str:
+    def extra_repr(self) -> str:
         return f"heads={self.heads}, ranks={self.group.size}"
 
 
@@ -157,5 +157,5 @@ class RingHeadsAttention(HeadsAttention):
         """(B, H, T / n, D), (B, G, T / n, D) twice -> (B, T / n, H * D)."""
         return self._merge_heads(GroupedRingAttention(self.group)(q, k, v))
 
-    def describe(self) -> str:
-        return f"{super().describe()}, ranks={self.group.size}"
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, ranks={self.group.size}"

@@ -144,6 +144,6 @@ class ShardedExperts(Experts):
         before += np.stack([earlier[rank], earlier[-1 - rank]], axis=1)[:, :, None]
         return before.reshape(chosen.shape), ordered.sum(axis=0)
 
-    def describe(self) -> str:
+    def extra_repr(self) -> str:
         here = len(self.c_fc.weight)
-        return f"{here} of {super().describe()}" if here < self.experts else super().describe()
+        return f"{here} of {super().extra_repr()}" if here < self.experts else super().extra_repr()

@@ -118,7 +118,7 @@ class ColumnParallelLinear(ShardedLinear):
 
     product = ColumnParallelProduct
 
-    def describe(self) -> str:
+    def extra_repr(self) -> str:
         return f"{self.weight.shape[1]}, {self.weight.shape[0]} of {self.region.group.size} parts"
 
 
@@ -127,7 +127,7 @@ class RowParallelLinear(ShardedLinear):
 
     product = RowParallelProduct
 
-    def describe(self) -> str:
+    def extra_repr(self) -> str:
         return f"{self.weight.shape[1]} of {self.region.group.size} parts, {self.weight.shape[0]}"
 
 

@@ -58,7 +58,7 @@ class VocabularyParallelEmbedding(Module):
             raise IndexError(f"id {wrong[0]} is out of range for a vocabulary of {self.rows}")
         return VocabularyLookup(self.region, numbers, self.first)(self.weight)
 
-    def describe(self) -> str:
+    def extra_repr(self) -> str:
         return f"{self.first} to {self.first + len(self.weight)} of {self.rows}"
 
 

@@ -79,9 +79,9 @@ def test_initial_weights_are_the_same_bits(request):
     expected = nn.models.GPT(config, seed=3).state_dict()
     cupy = request.getfixturevalue("fake_cupy")
     state = nn.models.GPT(config, seed=3).state_dict()
-    for name, array in state.items():
-        assert isinstance(array, cupy.ndarray)
-        np.testing.assert_array_equal(nn.to_host(array), expected[name])
+    for name, tensor in state.items():
+        assert isinstance(tensor.data, cupy.ndarray)
+        np.testing.assert_array_equal(tensor.numpy(), expected[name].data)
 
 
 def continued(name, **options):
@@ -149,14 +149,14 @@ def test_models_are_saved_and_loaded(name, fake_cupy, tmp_path):
     kind, config, _ = MODELS[name]
     model = kind(config, seed=4)
     model.save_pretrained(tmp_path / "device")
-    expected = {path: nn.to_host(array) for path, array in model.state_dict().items()}
+    expected = {path: tensor.numpy() for path, tensor in model.state_dict().items()}
     again = nn.models.from_pretrained(tmp_path / "device")
     with nn.backend.substituted(nn.Backend()):
         on_host = nn.models.from_pretrained(tmp_path / "device")
     for path, array in expected.items():
-        assert isinstance(again.state_dict()[path], fake_cupy.ndarray)
-        np.testing.assert_array_equal(nn.to_host(again.state_dict()[path]), array)
-        np.testing.assert_array_equal(on_host.state_dict()[path], array)
+        assert isinstance(again.state_dict()[path].data, fake_cupy.ndarray)
+        np.testing.assert_array_equal(again.state_dict()[path].numpy(), array)
+        np.testing.assert_array_equal(on_host.get_parameter(path).data, array)
 
 
 def test_low_rank_changes_learn_and_merge(fake_cupy, tmp_path):

@@ -200,7 +200,7 @@ def test_parameters_and_gradients_are_views():
 
 def test_moving_keeps_the_values_and_uses_the_given_memory():
     model = Sequential(Linear(3, 4), Linear(4, 2))
-    before = {name: array.copy() for name, array in model.state_dict().items()}
+    before = {name: array.numpy().copy() for name, array in model.state_dict().items()}
     given = []
 
     def allocate(shape, dtype):

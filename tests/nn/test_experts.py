@@ -33,6 +33,7 @@ def gelu(x):
 
 def reference(p, x, top_k, capacity_factor=0.0):
     """Position by position: (results, balance loss of each sample, choices dropped)."""
+    p = {name: tensor.numpy() for name, tensor in p.items()}
     experts = len(p["router.weight"])
     out, balance, dropped = np.zeros_like(x), [], 0
     for b, sample in enumerate(x):
@@ -93,7 +94,7 @@ def test_gradients(experts, top_k, factor, drops):
             vars(made.submodule(path))[own] = value
         return made(x)
 
-    nn.gradcheck(function, [inputs(2, 4), *made.state_dict().values()])
+    nn.gradcheck(function, [inputs(2, 4), *map(np.asarray, made.state_dict().values())])
 
 
 @pytest.mark.parametrize("top_k", [1, 2])
@@ -212,7 +213,7 @@ def test_generation_is_the_same_with_a_cache():
 
 def test_biases_of_experts_do_not_decay():
     made = nn.ExpertLinear(2, 3, 4)
-    before = {name: array.copy() for name, array in made.state_dict().items()}
+    before = {name: array.numpy().copy() for name, array in made.state_dict().items()}
     flat = nn.FlatParameters(made.named_parameters())
     flat.zero_grad()
     flat.settle()

@@ -31,13 +31,13 @@ def llama():
 
 def trained(model, steps=3):
     """The names of what has changed in a few steps; weight decay would change all that it may."""
-    before = {name: array.copy() for name, array in model.state_dict().items()}
+    before = {name: p.data.copy() for name, p in model.named_parameters()}
     optimizer = AdamW(FlatParameters(model), 1e-2, weight_decay=0.5)
     for _ in range(steps):
         model.zero_grad()
         model(IDS, IDS).backward()
         optimizer.step()
-    return {n for n, array in model.state_dict().items() if not np.array_equal(array, before[n])}
+    return {n for n, p in model.named_parameters() if not np.array_equal(p.data, before[n])}
 
 
 def test_what_is_frozen_stays():

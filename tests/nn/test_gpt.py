@@ -14,7 +14,7 @@ TARGETS = np.random.default_rng(2).integers(0, 13, (3, 7))
 
 def reference(state, ids):
     """GPT-2 written down once more, in float64 and without any cleverness."""
-    p = {name: array.astype(np.float64) for name, array in state.items()}
+    p = {name: array.numpy().astype(np.float64) for name, array in state.items()}
 
     def norm(x, name):
         mean, var = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)

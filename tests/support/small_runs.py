@@ -32,4 +32,5 @@ def run_to_the_end(world, sizes, folder=None, resume=False, **options):
 
 def newest_weights(folder):
     """All parameters of a run's newest checkpoint, by name."""
-    return load_model(latest_checkpoint(Path(folder) / "checkpoints")).state_dict()
+    model = load_model(latest_checkpoint(Path(folder) / "checkpoints"))
+    return {name: parameter.data for name, parameter in model.named_parameters()}

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from ringlet.nn.autograd.conversion import axis_of, number_in, promoted, size_of, to, unary
+from ringlet.nn.autograd.conversion import axis_of, number_in, promoted, size_of, unary
 from ringlet.nn.autograd.deferred import Gradients
 from ringlet.nn.autograd.tensor import Operation, Tensor, View
 from ringlet.nn.backend import Array, xp
 
 __all__ = [
     "cat", "clone", "contiguous", "expand", "flatten", "movedim", "pad", "permute", "repeat",
-    "reshape", "squeeze", "stack", "t", "to", "transpose", "unsqueeze",
+    "reshape", "squeeze", "stack", "t", "transpose", "unsqueeze",
 ]  # fmt: skip
 
 

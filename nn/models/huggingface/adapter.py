@@ -100,7 +100,7 @@ class Adapter:
 
     def file_state(self, model: LanguageModel) -> dict[str, Array]:
         """The parameters under their names in files, laid out as there."""
-        named = ((self.file_name(name), array) for name, array in model.state_dict().items())
+        named = ((self.file_name(name), p.data) for name, p in model.named_parameters())
         return {name: array.T if matches(name, self.transposed) else array for name, array in named}
 
     def load(self, kind: type[LanguageModel], folder: Path, strict: bool) -> LanguageModel:
@@ -198,7 +198,7 @@ class RenamedArrays(LazyArrays):
 
     def __init__(self, adapter: Adapter, model: LanguageModel, arrays: FileArrays) -> None:
         self._adapter, self._arrays = adapter, arrays
-        own = {adapter.file_name(name): name for name in model.state_dict()}
+        own = {adapter.file_name(name): name for name, _ in model.named_parameters()}
         self.entries = {
             own.get(name, name): name
             for name in arrays
