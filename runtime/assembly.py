@@ -49,6 +49,8 @@ class Assembly:
         self.plan = sharding_plan_of(model)
         require("frozen", frozen=[n for n, p in model.named_parameters() if not p.requires_grad])
         check_patterns(model, options.recompute)
+        there = {path for path, _ in model.named_modules()}
+        require("no head", missing=[path for path in self.plan.head if path not in there])
         whole = skeleton(model)
         self.shapes = {name: p.shape for name, p in whole.named_parameters()}
         self.numbers = {name: number for number, name in enumerate(self.shapes)}
@@ -113,7 +115,7 @@ class Assembly:
         codec = options.codec
         collectives = device_collectives if codec is None else EncodedCollectives(codec)
         region = kind(mesh.group("tp"), collectives)
-        self._sharder = Sharder(model, mesh, region, options.sequence)
+        self._sharder = Sharder(model, mesh, region, options)
         for twin, original in self._twins.items():
             self._sharder.names[id(twin)] = self._sharder.names[id(original)]
         kept = {number for stage in self._mine for number in self.stages[stage]}

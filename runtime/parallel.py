@@ -38,7 +38,7 @@ from ringlet.runtime.mesh import Mesh, MeshError
 from ringlet.runtime.options import Parallelism
 from ringlet.runtime.pipeline.run import Executor, MicroBatch, divide, join
 from ringlet.runtime.pipeline.schedules import make_forward, make_schedule
-from ringlet.runtime.rules import OPTIONS, problem
+from ringlet.runtime.rules import OPTIONS, problem, require
 
 
 @dataclass
@@ -218,6 +218,7 @@ class Parallel:
         if contexts == 1:
             positions, part = np.arange(length), None
         else:
+            require("padded contexts", cp=contexts, masked="attention_mask" in batch.options)
             part = positions = zigzag(length, contexts, self.mesh.index("cp"))
         if self._step is None:
             return self._forward(stage, x, batch, positions)

@@ -260,10 +260,28 @@ MODEL = {
 
 MODULE = {
     "causal": Rule(
-        "`cp` with attention that is not causal, or has biases or dropout (BERT, T5) | "
-        "ring attention is causal, without biases and dropout",
+        "`cp` with attention that is not causal, or has biases, dropout, a sliding window or "
+        "`dynamic` positions (BERT, T5, Mistral) | ring attention is causal, without biases, "
+        "dropout, windows and positions that depend on the length",
         lambda r: not r.plain,
         "{why}: this model's contexts cannot be cut; cp=1 and dp={ranks} would fit",
+    ),
+    "padded contexts": Rule(
+        "`cp` with an `attention_mask` | ring attention has no mask",
+        lambda r: r.masked and r.cp > 1,
+        "{why}: without it, padded at the end with targets of -100, or with cp=1 it would fit",
+    ),
+    "head norms": Rule(
+        "`--compress` with `tp` and normalized queries and keys (Qwen3) | each rank has a part of "
+        "these norms' gradients, and a compressor needs whole ones",
+        lambda r: r.head_norm and r.compress and r.tp > 1,
+        "{why}: without compress, or with tp=1, it would fit",
+    ),
+    "no head": Rule(
+        "any mesh with a model without a head (a sentence encoder) | without a head there is no "
+        "loss to train with",
+        lambda r: r.missing,
+        "{why}: this model has no {missing[0]}",
     ),
     "padding": Rule(
         "`tp` with an embedding that has a `padding_idx` | sharded embeddings do not support it",

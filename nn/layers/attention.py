@@ -194,8 +194,9 @@ class PackedAttention(Module):
     def __init__(self, heads: int) -> None:
         self.heads = heads
 
-    def forward(self, qkv: Tensor) -> Tensor:
-        return F.packed_self_attention(qkv, self.heads)
+    def forward(self, qkv: Tensor, mask: Array | None = None) -> Tensor:
+        """The mask is that of functional.packed_self_attention."""
+        return F.packed_self_attention(qkv, self.heads, attn_mask=mask)
 
     def extra_repr(self) -> str:
         return f"heads={self.heads}"
@@ -216,16 +217,20 @@ class CausalSelfAttention(Module):
         self.c_proj = Linear(width, width, bias)
         self.resid_dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
-        """With a cache, x attends to its positions too, and is added to it."""
+    def forward(
+        self, x: Tensor, cache: KeyValueCache | None = None, mask: Array | None = None
+    ) -> Tensor:
+        """With a cache, x attends to its positions too, and is added to it. The bool mask
+        (B, 1, 1, S) is true for the keys to attend to, those of the cache first."""
         qkv = self.c_attn(x)  # (B, T, 3C)
-        y = self.attend(qkv) if cache is None else self._attend_cached(qkv, cache)
+        y = self.attend(qkv, mask) if cache is None else self._attend_cached(qkv, cache, mask)
         return self.resid_dropout(self.c_proj(y))
 
-    def _attend_cached(self, qkv: Tensor, cache: KeyValueCache) -> Tensor:
+    def _attend_cached(self, qkv: Tensor, cache: KeyValueCache, mask: Array | None) -> Tensor:
         batch, length, width = qkv.shape
         heads = qkv.data.reshape(batch, length, 3, self.attend.heads, -1)
         q, k, v = heads.transpose(2, 0, 3, 1, 4)  # each (B, H, T, D)
         keys, values = cache.append(k, v)
-        y = F.scaled_dot_product_attention(Tensor(q), Tensor(keys), Tensor(values), is_causal=True)
+        arrays = Tensor(q), Tensor(keys), Tensor(values)
+        y = F.scaled_dot_product_attention(*arrays, mask, is_causal=True)
         return y.permute(0, 2, 1, 3).reshape(batch, length, width // 3)

@@ -54,7 +54,8 @@ class RotaryEmbedding(Module):
 
     Su et al., "RoFormer" (2021). Element i is paired with i + width / 2, as in Llama; interleaved,
     2i with 2i + 1. In wider heads only the first `width` elements are rotated. `frequencies`
-    (width / 2,), in radians per position, replace those of `base`.
+    (width / 2,), in radians per position, replace those of `base`. Cosines and sines are multiplied
+    by `scale`.
     """
 
     def __init__(
@@ -63,8 +64,9 @@ class RotaryEmbedding(Module):
         base: float = 10000.0,
         interleaved: bool = False,
         frequencies: Array | None = None,
+        scale: float = 1.0,
     ) -> None:
-        self.width, self.base, self.interleaved = width, base, interleaved
+        self.width, self.base, self.interleaved, self.scale = width, base, interleaved, scale
         given = F.rotary_frequencies(width, base) if frequencies is None else frequencies
         if np.shape(given) != (width // 2,):
             raise ValueError(f"{np.shape(given)} frequencies do not match a width of {width}")
@@ -85,7 +87,8 @@ class RotaryEmbedding(Module):
         )
         if self._tables is None or len(self._tables[0]) < end or self._tables[0].dtype != dtype:
             angles = np.arange(2 ** math.ceil(math.log2(max(end, 1))))[:, None] * self._frequencies
-            self._tables = np.cos(angles).astype(dtype), np.sin(angles).astype(dtype)
+            both = self.scale * np.cos(angles), self.scale * np.sin(angles)
+            self._tables = both[0].astype(dtype), both[1].astype(dtype)
         where = slice(positions, end) if isinstance(positions, int) else positions
         cos, sin = self._tables
         return cos[where], sin[where]

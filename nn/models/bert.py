@@ -2,13 +2,13 @@
 understanding", 2019), with its masked-language head."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ringlet.nn.autograd.conversion import host_array
 from ringlet.nn.autograd.tensor import Tensor
-from ringlet.nn.backend import Array
+from ringlet.nn.backend import Array, asarray
 from ringlet.nn.containers import ModuleDict, ModuleList
 from ringlet.nn.layers.basic import Dropout, Embedding, Linear
 from ringlet.nn.layers.normalization import LayerNorm
@@ -18,6 +18,9 @@ from ringlet.nn.models.language_model import LanguageModel
 from ringlet.nn.module import Module
 
 __all__ = ["BERT", "BERTConfig"]
+
+TINY = 1e-24
+"""Under the root of a length, so that a row of zeros has one."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class BERTConfig:
     type_vocab_size: int = 2
     layer_norm_eps: float = 1e-12
     tie_word_embeddings: bool = True
+    language_head: bool = True
+    """False for a sentence encoder, or whatever else uses the encoder's result."""
 
 
 class BERTEmbeddings(Module):
@@ -134,13 +139,16 @@ class BERT(LanguageModel):
 
     Logits are those of the words at every position; only masked positions count in the loss: the
     targets of all others are -100. Parameters have the names of Hugging Face's BERT
-    (bert.encoder.layer.0.attention.self.query.weight).
+    (bert.encoder.layer.0.attention.self.query.weight). Without `language_head` a call returns the
+    encoder's result (B, T, C); for vectors of sentences see `sentence_embeddings`.
     """
 
     def build(self, config: BERTConfig) -> None:
         self.context_length = config.max_position_embeddings
         blocks = ModuleList([BERTBlock(config) for _ in range(config.num_hidden_layers)])
         self.bert = ModuleDict(embeddings=BERTEmbeddings(config), encoder=ModuleDict(layer=blocks))
+        if not config.language_head:
+            return
         decoder = Linear(config.hidden_size, config.vocab_size)
         head = ModuleDict(transform=BERTTransform(config), decoder=decoder)
         self.cls = ModuleDict(predictions=head)
@@ -177,6 +185,45 @@ class BERT(LanguageModel):
     def output(self) -> Module:
         return self.cls.predictions.decoder
 
+    def end(
+        self, x: Tensor, targets: Array | Tensor | None, reduction: Literal["mean", "sum"]
+    ) -> Tensor:
+        if self.config.language_head:
+            return super().end(x, targets, reduction)
+        if targets is not None:
+            raise ValueError(
+                "this BERT has no language head, so there is no loss of targets: make one of "
+                "`encode` or `sentence_embeddings`"
+            )
+        return x
+
     def encode(self, ids: Array, **options: Any) -> Tensor:
         """The encoder's result for ids (B, T): (B, T, C). Options as for `forward`."""
         return self.body(host_array(ids), np.arange(np.shape(ids)[1]), **options)
+
+    def sentence_embeddings(
+        self,
+        ids: Array,
+        attention_mask: Array | None = None,
+        *,
+        pooling: Literal["mean", "cls"] = "mean",
+        normalize: bool = False,
+        **options: Any,
+    ) -> Tensor:
+        """A vector for each row of ids (B, T): (B, C), with gradients.
+
+        The mean of the encoder's result over the positions where `attention_mask` (B, T) is not 0,
+        or with "cls" the first position's; `normalize` scales it to length 1. Reimers and Gurevych,
+        "Sentence-BERT" (2019), section 3. Which of them a model was trained with is said beside it:
+        sentence-transformers' folders have `1_Pooling/config.json` and `modules.json`.
+        """
+        x = self.encode(ids, attention_mask=attention_mask, **options)
+        if pooling == "mean":
+            seen = np.ones(x.shape[:2]) if attention_mask is None else host_array(attention_mask)
+            weights = (seen != 0) / np.maximum((seen != 0).sum(axis=1, keepdims=True), 1)
+            y = (x * asarray(weights[:, :, None], x.dtype)).sum(1)
+        elif pooling == "cls":
+            y = x[:, 0]
+        else:
+            raise ValueError(f"pooling is {pooling!r}; it must be mean or cls")
+        return y / ((y * y).sum(-1, keepdim=True) + TINY).sqrt() if normalize else y

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from ringlet.nn.autograd.tensor import Tensor
 from ringlet.nn.backend import Array
@@ -12,6 +13,7 @@ from ringlet.nn.layers.basic import Dropout, Embedding, Linear
 from ringlet.nn.layers.cache import KeyValueCache
 from ringlet.nn.layers.experts import MixtureOfExperts
 from ringlet.nn.layers.normalization import LayerNorm
+from ringlet.nn.models.attention import padded
 from ringlet.nn.models.language_model import INITIAL_STD, LanguageModel
 from ringlet.nn.module import Module
 
@@ -70,9 +72,11 @@ class GPTBlock(Module):
         self.ln_2 = LayerNorm(config.n_embd, config.eps)
         self.mlp = make_mlp(config)
 
-    def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, mask: Array | None = None, cache: KeyValueCache | None = None
+    ) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        x = x + self.attn(self.ln_1(x), cache)
+        x = x + self.attn(self.ln_1(x), cache, mask)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -96,11 +100,24 @@ class GPT(LanguageModel):
         if config.tie_word_embeddings:
             self.lm_head.weight = self.transformer.wte.weight
 
-    def embed(self, ids: Array, positions: Array) -> Tensor:
+    def embed(self, ids: Array, positions: Array, attention_mask: Any = None) -> Tensor:
         """Ids (B, T) at positions (T,) of their contexts -> (B, T, C)."""
-        self.check_length(positions)
+        own, _ = padded(positions, attention_mask)
+        self.check_length(own)
         parts = self.transformer
-        return parts.drop(parts.wte(ids) + parts.wpe(positions))
+        return parts.drop(parts.wte(ids) + parts.wpe(own))
+
+    def for_blocks(
+        self, ids: Array, positions: Array, attention_mask: Any = None
+    ) -> tuple[Array | None]:
+        """The keys to attend to: where `attention_mask` (B, S) is not 0."""
+        _, mask = padded(positions, attention_mask)
+        if mask is not None and self.config.n_expert and self.training:
+            raise ValueError(
+                "padding would take the experts' capacity and their balance loss: train a mixture "
+                "of experts without an attention_mask, on batches of one length"
+            )
+        return (mask,)
 
     @property
     def blocks(self) -> ModuleList:

@@ -133,13 +133,19 @@ def _halves(x: Array) -> Array:
     return x.reshape(batch, heads, 2, length // 2, width).transpose(2, 0, 1, 3, 4)
 
 
+def _refuse(mask: Any) -> None:
+    if mask is not None:
+        raise ValueError("ring attention has no mask: pad at the end, where no query looks")
+
+
 class RingSelfAttention(Module):
     """RingAttention in place of nn.PackedAttention: (B, T / n, 3C) -> (B, T / n, C)."""
 
     def __init__(self, group: Group, heads: int) -> None:
         self.group, self.heads = group, heads
 
-    def forward(self, qkv: Tensor) -> Tensor:
+    def forward(self, qkv: Tensor, mask: Array | None = None) -> Tensor:
+        _refuse(mask)
         return RingAttention(self.group, self.heads)(qkv)
 
     def extra_repr(self) -> str:
@@ -155,6 +161,7 @@ class RingHeadsAttention(HeadsAttention):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Any, causal: bool) -> Tensor:
         """(B, H, T / n, D), (B, G, T / n, D) twice -> (B, T / n, H * D)."""
+        _refuse(mask)
         return self._merge_heads(GroupedRingAttention(self.group)(q, k, v))
 
     def extra_repr(self) -> str:

@@ -146,7 +146,9 @@ def _scores(block: Block, model: Model, setting: Setting) -> float:
         return block.attentions * length * item
     rows = rows_for(length)
     starts = range(0, length, rows)
-    return item * sum(min(s + rows, length) * min(rows, length - s) for s in starts) / length
+    nearest = block.window or length
+    seen = (min(s + rows, length, nearest + rows - 1) * min(rows, length - s) for s in starts)
+    return item * sum(seen) / length
 
 
 def _messages(model: Model, setting: Setting) -> float:

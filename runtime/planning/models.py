@@ -26,6 +26,17 @@ class Block:
     """SwiGLU: three matrices in place of two."""
 
     bias: bool = True
+    """Whether linear layers have biases; `qkv_bias` is about those of queries, keys and values,
+    `mlp_bias` about the MLP's if they differ."""
+
+    qkv_bias: bool = False
+    mlp_bias: bool | None = None
+    head_norm: bool = False
+    """Whether each head's queries and keys are normalized."""
+
+    window: int = 0
+    """How many keys a query attends to; 0 for all."""
+
     norm: int = 2
     """Numbers of a normalization's parameters for each of the width: 2, or 1 of RMSNorm."""
 
@@ -50,17 +61,19 @@ class Block:
     @property
     def attention_parameters(self) -> tuple[int, int]:
         """Numbers in its attentions: those that tensor parallelism shards, and the biases of the
-        last matrices, which it does not."""
+        last matrices and the heads' norms, which it does not."""
         queries, keys = self.heads * self.head, self.kv_heads * self.head
-        weights = self.width * (2 * queries + 2 * keys) + self.bias * (queries + 2 * keys)
-        return self.attentions * weights, self.attentions * self.bias * self.width
+        biases = (self.bias or self.qkv_bias) * (queries + 2 * keys)
+        weights = self.width * (2 * queries + 2 * keys) + biases
+        whole = self.bias * self.width + self.head_norm * 2 * self.head
+        return self.attentions * weights, self.attentions * whole
 
     @property
     def mlp_parameters(self) -> tuple[int, int]:
         """The same of one MLP, or of one expert."""
         up = 2 if self.gated else 1
-        weights = (up + 1) * self.width * self.inner + self.bias * up * self.inner
-        return weights, self.bias * self.width
+        bias = self.bias if self.mlp_bias is None else self.mlp_bias
+        return (up + 1) * self.width * self.inner + bias * up * self.inner, bias * self.width
 
 
 @dataclass(frozen=True)
@@ -228,10 +241,12 @@ def model_of(config: Any, name: str = "") -> Model:
     if isinstance(config, LlamaConfig):
         block = Block(
             config.hidden_size, config.num_attention_heads, config.groups, config.width,
-            config.intermediate_size, gated=True, bias=config.attention_bias, norm=1,
+            config.intermediate_size, gated=True, bias=config.attention_bias,
+            qkv_bias=config.qkv_bias, mlp_bias=config.mlp_bias,
+            head_norm=config.qk_norm, norm=1,
         )  # fmt: skip
         return Model(
-            name, (block,) * config.num_hidden_layers, config.vocab_size,
+            name, tuple(replace(block, window=w) for w in config.windows), config.vocab_size,
             config.max_position_embeddings, positions=False, tied=config.tie_word_embeddings,
         )  # fmt: skip
     if isinstance(config, BERTConfig):

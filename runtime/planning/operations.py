@@ -133,6 +133,9 @@ class _Maker:
         shape = (batch, self.queries, self.keys, head)
         scores = float(batch * self.queries * self.keys)
         seen = 0.5 if self.skips else 1.0
+        if self.skips and 0 < self.block.window < self.keys:
+            part = self.block.window / self.keys
+            seen = part * (1 - part / 2)
         flops = 4.0 * scores * head * seen
         nbytes = float(batch * head * (2 * self.queries + 2 * self.keys) * self.item)
         # Through memory: scaled, masked softmax reads and writes; dropout too, and its mask.

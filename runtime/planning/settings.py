@@ -26,7 +26,8 @@ SEARCHED_ACTIONS = 512
 
 FACTS: dict[str, Any] = {
     "optimizer": "adamw", "clip": 1.0, "device": "cpu", "steps": 1, "checkpoint_every": 1,
-    "padding_idx": None, "frozen": (),
+    "padding_idx": None, "frozen": (), "masked": False, "missing": (),
+    "head_norm": False,
 }  # fmt: skip
 """What the rules ask for beside mesh and options, where nobody says."""
 
@@ -70,7 +71,7 @@ class Request:
     def problem(self, setting: Setting) -> str:
         """Why a setting cannot be; "" if it can."""
         model, mesh = self.model, setting.mesh
-        plain = all(b.causal and not b.cross for b in self._kinds)
+        plain = all(b.causal and not b.cross and not b.window for b in self._kinds)
         for block in self._kinds:
             shared = block.kv_heads if block.kv_heads != block.heads else 0
             facts = {
@@ -79,7 +80,7 @@ class Request:
                 "accumulate": setting.micro_batches, "block_size": model.context,
                 "n_layer": len(model.blocks), "n_head": block.heads, "n_kv_head": shared,
                 "experts": block.experts, "plain": plain or mesh["cp"] == 1,
-                "ranks": self.workers,
+                "ranks": self.workers, "head_norm": block.head_norm,
             }  # fmt: skip
             if text := problem(facts, OPTIONS, RUN, MODEL, MODULE):
                 return text

@@ -16,6 +16,7 @@ from ringlet.runtime.sharding.styles import (
     ColumnParallel,
     ExpertParallel,
     HeadBiasParallel,
+    HeadNormParallel,
     HeadParallel,
     HiddenDropout,
     LossParallel,
@@ -25,6 +26,7 @@ from ringlet.runtime.sharding.styles import (
     Sharder,
     Style,
     VocabularyParallel,
+    WholeText,
 )
 
 
@@ -89,7 +91,9 @@ LLAMA_SHARDING = ShardingPlan(
     styles={
         VocabularyParallel(): ("model.embed_tokens",),
         SequenceParallel(): ("model.layers.*layernorm", "model.norm"),
+        WholeText(): ("model.rotary_emb",),
         HeadParallel(): ("model.layers.*.self_attn.attend",),
+        HeadNormParallel(): ("model.layers.*.self_attn.[qk]_norm",),
         ColumnParallel(): (
             "model.layers.*.self_attn.[qkv]_proj", "model.layers.*.mlp.gate_proj",
             "model.layers.*.mlp.up_proj", "lm_head",

@@ -10,8 +10,10 @@ import numpy as np
 
 from ringlet.nn import Dropout, Module, PackedAttention, Parameter
 from ringlet.nn.models.attention import HeadsAttention
+from ringlet.nn.models.rope import DynamicRotaryEmbedding
 from ringlet.runtime.context.ring_attention import RingHeadsAttention, RingSelfAttention
 from ringlet.runtime.mesh import Mesh
+from ringlet.runtime.options import Parallelism
 from ringlet.runtime.rules import require
 from ringlet.runtime.sharding.shard_spec import ShardSpec
 from ringlet.runtime.tensor.regions import ParallelRegion
@@ -32,11 +34,14 @@ class Sharder:
 
     `names` has the logical name of each parameter that the model now has, by its id. `partial` are
     the ids of those whose gradients must be summed over the tensor-parallel ranks, because each
-    rank saw a shard of the sequence only.
+    rank saw a shard of the sequence, or some heads, only.
     """
 
-    def __init__(self, root: Module, mesh: Mesh, region: ParallelRegion, sequence: bool) -> None:
-        self.root, self.mesh, self.region, self.sequence = root, mesh, region, sequence
+    def __init__(
+        self, root: Module, mesh: Mesh, region: ParallelRegion, options: Parallelism
+    ) -> None:
+        self.root, self.mesh, self.region = root, mesh, region
+        self.sequence, self.compress = options.sequence, options.compress
         self.names = {id(parameter): name for name, parameter in root.named_parameters()}
         self.tensor = mesh.size("tp") > 1
         self.partial: set[int] = set()
@@ -148,10 +153,31 @@ class HeadParallel(Style):
         require("key heads", n_kv_head=module.groups, tp=parts)
         groups = module.groups // parts
         if ring:
-            plain = module.causal and module.scale is None and not module.dropout
+            own = module.scale, module.dropout, module.window
+            plain = module.causal and own == (None, 0, 0)
             require("causal", plain=plain, ranks=mesh.size("dp", "cp"))
             return RingHeadsAttention(mesh.group("cp"), heads, groups)
         module.heads, module.groups, module.part = heads, groups, (mesh.index("tp"), parts)
+        return module
+
+
+class HeadNormParallel(Style):
+    """A normalization of each head: this rank's heads see a part of its gradient."""
+
+    def shard(self, module: Any, sharder: Sharder) -> Any:
+        axes = {"tp": sharder.mesh.size("tp"), "compress": sharder.compress}
+        require("head norms", head_norm=True, **axes)
+        sharder.partial.update(map(id, module.parameters()))
+        return module
+
+
+class WholeText(Style):
+    """Rotary positions: those whose angles depend on a text's length need all of it."""
+
+    def apply(self, module: Any, sharder: Sharder) -> Any:
+        mesh = sharder.mesh
+        plain = mesh.size("cp") == 1 or not isinstance(module, DynamicRotaryEmbedding)
+        require("causal", plain=plain, ranks=mesh.size("dp", "cp"))
         return module
 
 

@@ -10,14 +10,19 @@ import numpy as np
 import pytest
 
 from ringlet.launcher.workers.warm import load
-from ringlet.nn.models import BERT, GPT, T5, Llama, beam_search, generate
+from ringlet.nn.models import BERT, GPT, T5, Llama, beam_search, from_pretrained, generate
 from ringlet.nn.models.huggingface.adapter import matches
 
 HERE = Path(__file__).parent / "transformers"
 library = load(str(HERE / "library.py"))
 
-CLASSES = {"gpt2": GPT, "llama": Llama, "llama3": Llama, "bert": BERT, "t5": T5, "t5-gated": T5}
-GENERATING = [name for name in CLASSES if name != "bert"]
+KINDS = {"GPT2": GPT, "Bert": BERT, "T5": T5}
+CLASSES = {name: KINDS.get(kind, Llama) for name, (kind, _, _) in library.MODELS.items()}
+WITH_HEAD = [name for name in CLASSES if name != "bert-encoder"]
+GENERATING = [name for name in WITH_HEAD if name != "bert"]
+DECODERS = [name for name in CLASSES if library.decodes(name)]
+MASKS = {"left": [3, 0], "right": [0, 4], "both": [5, 6], "far": [1, 10]}
+"""How much of the rows is padding: in front of the second, and at the end of the first."""
 
 
 def expected(name):
@@ -52,9 +57,52 @@ def assert_computes(model, name, results):
         np.testing.assert_allclose(grad, results[f"grad/{name}"], atol=1e-4, err_msg=name)
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", WITH_HEAD)
 def test_logits_and_gradients(name):
     assert_computes(load(name), name, expected(name))
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_padded_rows(name):
+    """Logits and gradients of a row are those that it has alone, and the library's."""
+    model, results = load(name), expected(name)
+    given = library.padding(library.inputs(name))
+    ids, mask = given["input_ids"], given["attention_mask"]
+    targets = np.where(mask, ids, -100)
+    logits = model(ids, attention_mask=mask)
+    if "padded" in results:
+        seen = mask > 0
+        np.testing.assert_allclose(logits.data[seen], results["padded"][seen], atol=1e-4)
+    np.testing.assert_allclose(logits.data[1, 3:], model(ids[1:, 3:]).data[0], atol=2e-5)
+    model(ids, targets, "sum", attention_mask=mask).backward()
+    together = {key: parameter.grad.copy() for key, parameter in model.named_parameters()}
+    model.zero_grad()
+    (model(ids[:1], ids[:1], "sum") + model(ids[1:, 3:], ids[1:, 3:], "sum")).backward()
+    for key, parameter in model.named_parameters():
+        np.testing.assert_allclose(together[key], parameter.grad, atol=2e-4, err_msg=key)
+
+
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [(n, c) for n in DECODERS for c in MASKS if c == "both" or n in ("gpt2", "llama-dynamic")],
+)
+def test_a_padded_row_continues_as_it_would_alone(name, case):
+    """To beyond the end of the context, which rows reach at different times."""
+    model, ids = load(name), library.inputs(name)["ids"]
+    model.context_length = 20
+    front, end = MASKS[case]
+    mask = np.ones_like(ids)
+    mask[1, :front] = mask[0, 12 - end :] = 0
+    rows = ids[:1, : 12 - end], ids[1:, front:]
+    alone = [generate(model, row, 30, temperature=0)[0, row.shape[1] :] for row in rows]
+    for use_cache in (True, False):
+        how = {"attention_mask": mask, "use_cache": use_cache}
+        together = generate(model, ids, 30, temperature=0, **how)
+        np.testing.assert_array_equal(together, np.concatenate([ids, alone], axis=1))
+        beams = beam_search(model, ids, 9, beams=3, **how)
+        for found, row in zip(beams, rows, strict=True):
+            one = beam_search(model, row, 9, beams=3)[0, row.shape[1] :]
+            np.testing.assert_array_equal(found[12:], one)
 
 
 @pytest.mark.parametrize("name", GENERATING)
@@ -84,6 +132,34 @@ def test_what_is_saved_is_loaded_again(name, tmp_path):
         np.testing.assert_array_equal(again.state_dict()[key], array, err_msg=key)
 
 
+def assert_encodes(model, results):
+    given = library.inputs("bert-encoder")
+    ids = given.pop("ids")
+    del given["targets"]
+    seen = given["attention_mask"] > 0
+    for encoded in (model(ids, **given), model.encode(ids, **given)):
+        np.testing.assert_allclose(encoded.data[seen], results["encoded"][seen], atol=1e-5)
+    mean = results["mean"]
+    np.testing.assert_allclose(model.sentence_embeddings(ids, **given).data, mean, atol=1e-5)
+    unit = model.sentence_embeddings(ids, normalize=True, **given).data
+    expected = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+    np.testing.assert_allclose(unit, expected, atol=1e-6)
+    first = model.sentence_embeddings(ids, pooling="cls", **given).data
+    np.testing.assert_allclose(first, results["encoded"][:, 0], atol=1e-5)
+
+
+def test_a_sentence_encoder():
+    model = from_pretrained(HERE / "fixtures" / "bert-encoder")
+    assert_encodes(model, expected("bert-encoder"))
+    ids = library.inputs("bert-encoder")["ids"]
+    model.sentence_embeddings(ids, normalize=True).sum().backward()
+    assert model.bert.embeddings.word_embeddings.weight.grad.any()
+    with pytest.raises(ValueError, match="no language head"):
+        model(ids, ids)
+    with pytest.raises(ValueError, match="pooling is 'max'"):
+        model.sentence_embeddings(ids, pooling="max")
+
+
 @pytest.mark.parametrize("name", CLASSES)
 def test_live(name, tmp_path):
     """The library here: the round trip in both directions."""
@@ -93,12 +169,17 @@ def test_live(name, tmp_path):
     theirs.save_pretrained(tmp_path / "theirs")
     own = load(name, tmp_path / "theirs")
     results = library.computed(theirs, name)
-    assert_computes(own, name, results)
+    if name == "bert-encoder":
+        assert_encodes(own, results)
+    else:
+        assert_computes(own, name, results)
     ids = library.inputs(name)["ids"]
-    if name != "bert":
+    if name in GENERATING:
         tokens = generate(own, ids, library.NEW, temperature=0)
         np.testing.assert_array_equal(tokens, results["greedy"])
     own.save_pretrained(tmp_path / "own")
     back, info = type(theirs).from_pretrained(tmp_path / "own", output_loading_info=True)
-    assert not (info["missing_keys"] or info["unexpected_keys"] or info["mismatched_keys"])
-    np.testing.assert_array_equal(library.computed(back.eval(), name)["logits"], results["logits"])
+    missing = [key for key in info["missing_keys"] if not key.startswith("pooler.")]
+    assert not (missing or info["unexpected_keys"] or info["mismatched_keys"])
+    for key in {"logits", "encoded"} & set(results):
+        np.testing.assert_array_equal(library.computed(back.eval(), name)[key], results[key])

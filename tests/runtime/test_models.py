@@ -1,11 +1,23 @@
 """Llama, BERT and T5 on meshes compute what one process computes."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from whole_models import collected
 
 from ringlet import nn
-from ringlet.nn.models import BERT, T5, BERTConfig, Llama, LlamaConfig, T5Config
+from ringlet.nn.models import (
+    BERT,
+    GPT,
+    T5,
+    BERTConfig,
+    GPTConfig,
+    Llama,
+    LlamaConfig,
+    T5Config,
+)
 from ringlet.nn.optim import SGD
 from ringlet.runtime import Mesh, MeshError, MicroBatch, Parallelism, Step, parallelize
 from ringlet.runtime.mesh import share
@@ -20,6 +32,15 @@ MODELS = {
     "llama-tied": lambda: Llama(
         LlamaConfig(VOCABULARY, num_attention_heads=2, tie_word_embeddings=True, **SMALL)
     ),
+    "qwen": lambda: Llama(
+        LlamaConfig(
+            VOCABULARY, num_attention_heads=4, num_key_value_heads=2, qkv_bias=True, qk_norm=True,
+            sliding_window=3, layer_types=("sliding_attention", "full_attention") * 2,
+            rope_scaling={"rope_type": "dynamic", "factor": 4.0}, max_position_embeddings=4,
+            attention_dropout=0.1, head_dim=6, **SMALL,
+        )
+    ),
+    "gpt": lambda: GPT(GPTConfig(VOCABULARY, LENGTH, 4, 4, 16, dropout=0.1)),
     "bert": lambda: BERT(BERTConfig(VOCABULARY, num_attention_heads=4, **SMALL)),
     "t5": lambda: T5(T5Config(VOCABULARY, 16, 4, 20, num_layers=2, num_heads=4)),
     "t5-gated": lambda: T5(
@@ -32,7 +53,7 @@ MODELS = {
 
 
 def batch_of(name, step, first, count):
-    """Some samples of a step's batch; in BERT and T5 some of it is padding."""
+    """Some samples of a step's batch; in all but the plain Llamas some of it is padding."""
     random = np.random.default_rng(step)
     ids, targets = random.integers(1, VOCABULARY, (2, BATCH, LENGTH))
     targets[:, -1] = VOCABULARY - 1
@@ -40,6 +61,9 @@ def batch_of(name, step, first, count):
     if name.startswith("llama"):
         return MicroBatch(ids[mine], targets[mine], first)
     mask = np.ones((BATCH, LENGTH), int)
+    if name in ("qwen", "gpt"):
+        mask[1, :3] = 0
+        return MicroBatch(ids[mine], targets[mine], first, {"attention_mask": mask[mine]})
     mask[1, 5:] = 0
     targets[2, :3] = -100
     options = {"attention_mask": mask[mine]}
@@ -78,7 +102,7 @@ def trained_on(world, name, mesh, options):
     return [losses, norms, gradients, weights, float(world.all_reduce(score)[0])]
 
 
-MAIN = ("llama", "bert", "t5")
+MAIN = ("llama", "qwen", "bert", "t5")
 """The others differ in few layers, and go through fewer meshes."""
 
 TWO = [
@@ -125,18 +149,44 @@ def test_meshes(ranks, name):
             np.testing.assert_allclose(result[4], alone[4], rtol=1e-5, err_msg=case)
 
 
-def refused(world, name, mesh):
+def refused(world, name, mesh, change=None, options=None, mask=False):
     with nn.uninitialized():
         model = MODELS[name]()
+        if change:
+            model = type(model)(replace(model.config, **change))
     try:
-        parallelize(model, Mesh(world, **mesh))
+        parallel = parallelize(model, Mesh(world, **mesh), Parallelism(**options or {}), seed=1)
+        if mask:
+            ids = np.ones((2, LENGTH), int)
+            batch = MicroBatch(ids, ids, 0, {"attention_mask": ids})
+            parallel.gradients([batch], Step(1, 0, 1.0))
     except MeshError as error:
         return str(error)
     return ""
 
 
-def test_what_cannot_be_is_refused(ranks):
-    texts = ranks(4).run(refused, name="llama", mesh={"tp": 4})
-    assert texts == ["2 heads of keys cannot be cut into tp=4 parts; tp can be 1, 2"] * 4
-    texts = ranks(2).run(refused, name="bert", mesh={"cp": 2})
-    assert all("cp=1 and dp=2 would fit" in text for text in texts)
+WINDOW = {"sliding_window": 3}
+DYNAMIC = {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}
+REFUSED = {
+    "key heads": ("llama", {"tp": 4}, {}, "2 heads of keys cannot be cut into tp=4 parts; tp can"),
+    "both ways": ("bert", {"cp": 2}, {}, "cp=1 and dp=2 would fit"),
+    "window": ("llama", {"cp": 2}, {"change": WINDOW}, "windows and positions that"),
+    "dropout": (
+        "llama",
+        {"cp": 2},
+        {"change": {"attention_dropout": 0.5}},
+        "windows and positions that",
+    ),
+    "dynamic": ("llama", {"cp": 2}, {"change": DYNAMIC}, "depend on the length: this"),
+    "mask": ("llama", {"cp": 2}, {"mask": True}, "ring attention has no mask"),
+    "gpt's mask": ("gpt", {"cp": 2}, {"mask": True}, "ring attention has no mask"),
+    "head norms": ("qwen", {"tp": 2, "dp": 2}, {"options": {"compress": "int8"}}, "with tp=1"),
+    "no head": ("bert", {"dp": 2}, {"change": {"language_head": False}}, "has no cls"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_is_refused(ranks, case):
+    name, mesh, more, words = REFUSED[case]
+    texts = ranks(math.prod(mesh.values())).run(refused, name=name, mesh=mesh, **more)
+    assert all(words in text for text in texts), texts

@@ -2,7 +2,7 @@
 
 from ringlet.nn.autograd.conversion import array_of, of_one_dtype, only_floats
 from ringlet.nn.autograd.deferred import Gradients
-from ringlet.nn.autograd.operations.attention_scores import CAUSAL, PLAIN, Masks
+from ringlet.nn.autograd.operations.attention_scores import Masks
 from ringlet.nn.autograd.operations.dropout import check_probability, keep_mask
 from ringlet.nn.autograd.operations.tiled_attention import attend, attend_backward
 from ringlet.nn.autograd.tensor import Operation, Tensor
@@ -52,8 +52,8 @@ class PackedSelfAttention(Operation):
     This saves the copies of splitting, transposing and joining the heads.
     """
 
-    def __init__(self, heads: int, causal: bool) -> None:
-        self.heads, self.masks = heads, CAUSAL if causal else PLAIN
+    def __init__(self, heads: int, masks: Masks) -> None:
+        self.heads, self.masks = heads, masks
 
     def _heads(self, packed: Array, parts: int) -> list[Array]:
         """(B, T, parts * C) -> parts views of (B, H, T, D)."""
@@ -90,6 +90,7 @@ def scaled_dot_product_attention(
     enable_gqa: bool = False,
     path: str = "",
     part: tuple[int, int] = (0, 1),
+    window: int = 0,
 ) -> Tensor:
     """softmax(q k^T / sqrt(D) + mask) v: (B, H, T, D), (B, G, S, D), (B, G, S, E) -> (B, H, T, E).
 
@@ -98,21 +99,22 @@ def scaled_dot_product_attention(
     attends to the key) or numbers to add, which may require a gradient. A query that attends to no
     key gets zeros. Causal: the last query attends to all keys, each earlier one to one key less
     (PyTorch counts from the first query; the two agree for T = S); it may be combined with a mask.
-    Dropout is applied to the probabilities, with `path` and `part` (of the heads) as in `dropout`.
+    With a `window` each query attends only to the nearest so many of these keys. Dropout is applied
+    to the probabilities, with `path` and `part` (of the heads) as in `dropout`.
 
     Raises ValueError naming the shapes if they do not match, TypeError naming dtypes.
     """
     if query.ndim == 3:
         mask = attn_mask if attn_mask is None or attn_mask.ndim < 3 else _with_heads(attn_mask)
         q, k, v = (x.unsqueeze(1) for x in (query, key, value))
-        options = (mask, dropout_p, is_causal, scale, enable_gqa, path, part)
+        options = (mask, dropout_p, is_causal, scale, enable_gqa, path, part, window)
         return scaled_dot_product_attention(q, k, v, *options).squeeze(1)
     _check(query, key, value, enable_gqa)
-    _check_scores(query, key, attn_mask, is_causal)
+    _check_scores(query, key, attn_mask, is_causal, window)
     check_probability(dropout_p)
     shape = (*query.shape[:3], key.shape[2])
     keep = keep_mask(shape, query.dtype, dropout_p, path, part) if dropout_p else None
-    masks = Masks(is_causal, None, keep, scale)
+    masks = Masks(is_causal, None, keep, scale, window)
     if isinstance(attn_mask, Tensor) and attn_mask.requires_grad:
         bias = attn_mask.reshape(*(1,) * (4 - attn_mask.ndim), *attn_mask.shape)
         return ScaledDotProductAttention(masks)(query, key, value, bias)
@@ -134,9 +136,13 @@ def _check(q: Tensor, k: Tensor, v: Tensor, grouped: bool) -> None:
         raise ValueError(f"{q.shape[1]} query and {k.shape[1]} key heads need enable_gqa=True")
 
 
-def _check_scores(q: Tensor, k: Tensor, mask: Tensor | Array | None, causal: bool) -> None:
+def _check_scores(
+    q: Tensor, k: Tensor, mask: Tensor | Array | None, causal: bool, window: int
+) -> None:
     if causal and q.shape[2] > k.shape[2]:
         raise ValueError(f"causal attention of {q.shape[2]} queries to only {k.shape[2]} keys")
+    if window < 0 or (window and not causal):
+        raise ValueError(f"a window of {window} keys; it is for causal attention, 0 for all keys")
     if mask is None:
         return
     if array_of(mask).dtype.kind in "iu":
@@ -147,8 +153,19 @@ def _check_scores(q: Tensor, k: Tensor, mask: Tensor | Array | None, causal: boo
         raise ValueError(f"a mask of shape {mask.shape} cannot be broadcast to scores of {scores}")
 
 
-def packed_self_attention(qkv: Tensor, heads: int, is_causal: bool = True) -> Tensor:
-    """Self-attention of queries, keys and values side by side: (B, T, 3C) -> (B, T, C)."""
+def packed_self_attention(
+    qkv: Tensor, heads: int, is_causal: bool = True, attn_mask: Array | None = None
+) -> Tensor:
+    """Self-attention of queries, keys and values side by side: (B, T, 3C) -> (B, T, C).
+
+    `attn_mask` is an array as for `scaled_dot_product_attention`, without a gradient.
+    """
     if qkv.shape[-1] % (3 * heads):
         raise ValueError(f"a last axis of {qkv.shape[-1]} is no multiple of 3 x {heads} heads")
-    return PackedSelfAttention(heads, is_causal)(qkv)
+    masks = Masks(is_causal)
+    if attn_mask is not None:
+        batch, length, _ = qkv.shape
+        masks = Masks(
+            is_causal, xp.broadcast_to(asarray(attn_mask), (batch, heads, length, length))
+        )
+    return PackedSelfAttention(heads, masks)(qkv)

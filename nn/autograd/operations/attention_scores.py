@@ -51,6 +51,9 @@ class Masks(NamedTuple):
     scale: float | None = None
     """The factor of the scores; None for 1 / sqrt(D)."""
 
+    window: int = 0
+    """Of a causal mask: how many keys each query attends to, the nearest ones; 0 for all."""
+
     def factor(self, q: Array) -> Any:
         """The scale in the dtype of `q`."""
         return in_dtype(self.scale or 1 / math.sqrt(q.shape[-1]), q)
@@ -119,6 +122,8 @@ class Scores:
         if masks.causal:
             ahead = tile.queries.start + self.keys - self.q.shape[2] - tile.keys.start
             _mask(scores, ahead)
+            if masks.window:
+                _mask_before(scores, ahead - masks.window)
         if masks.bias is not None and masks.bias.dtype == bool:
             xp.copyto(scores, -np.inf, where=~masks.bias[tile.place])
         elif masks.bias is not None:
@@ -238,6 +243,16 @@ def _mask(scores: Array, first: int) -> None:
     before = max(0, first)  # every row attends to these columns
     if columns <= before + (first >= 0):
         return
-    hidden = xp.arange(before, columns) > first + xp.arange(rows)[:, None]
-    ahead = xp.where(hidden, in_dtype(-np.inf, scores), in_dtype(0, scores))
-    scores[..., before:] += ahead
+    _hide(scores[..., before:], xp.arange(before, columns) > first + xp.arange(rows)[:, None])
+
+
+def _mask_before(scores: Array, last: int) -> None:
+    """Mask keys before the window: of row r the columns up to last + r."""
+    rows, columns = scores.shape[-2:]
+    end = min(columns, last + rows)  # all rows attend to the columns from here on
+    if end > 0:
+        _hide(scores[..., :end], xp.arange(end) <= last + xp.arange(rows)[:, None])
+
+
+def _hide(scores: Array, hidden: Array) -> None:
+    scores += xp.where(hidden, in_dtype(-np.inf, scores), in_dtype(0, scores))

@@ -52,7 +52,7 @@ def attend(q: Array, k: Array, v: Array, out: Array, masks: Masks) -> list[Atten
 
     q: (B, H, T, D); k: (B, G, S, D); v: (B, G, S, E); out: (B, H, T, E). Each of the G heads of
     keys and values serves H / G heads of queries. Causal: query i attends to the keys up to
-    i + S - T. Queries without a key get zeros.
+    i + S - T, with a window to the last ones of these. Queries without a key get zeros.
     """
     scores, blocks = Scores(q, k, masks), []
     values = GemmOperand(v, q.shape[2], transposed=False)
@@ -88,14 +88,18 @@ def attend_backward(
     q, k, v, out = arrays
     to_q, to_k, to_v = gradients
     scores = Scores(q, k, masks)
+    if masks.window and not more:
+        to_k.fill(0)
+        to_v.fill(0)
     keys = GemmOperand(k, q.shape[2], transposed=False)
     turned_values = GemmOperand(v, q.shape[2], transposed=True)
     room = scores.room(tile for block in blocks for tile in block.tiles)
     spare = xp.empty((2, room), q.dtype)
     for tiles, inverse, shift, kept in reversed(blocks):
         rows = tiles[0].rows
-        # The last queries attend to all keys: the first block writes, the others add.
-        add = more or tiles[0].queries.stop < q.shape[2]
+        # The last queries attend to all keys (without a window): the first block writes, the
+        # others add.
+        add = more or masks.window > 0 or tiles[0].queries.stop < q.shape[2]
         queries = scores.queries(tiles[0])
         g = grad[rows] * inverse  # (S, H, R, E)
         delta = row_sums(g * out[rows])  # (S, H, R, 1)
@@ -151,9 +155,10 @@ def tiles_of(q: Array, k: Array, masks: Masks) -> list[list[Tile]]:
         for start in range(0, length, rows or 1):
             queries = slice(start, min(start + rows, length))
             seen = queries.stop + keys - length if masks.causal else keys
+            nearest = start + keys - length + 1 - masks.window if masks.window else 0
             tiles = [
                 Tile(samples, queries, slice(first, min(first + columns, seen)))
-                for first in range(0, seen, columns)
+                for first in range(max(0, nearest), seen, columns)
             ]
             blocks.append(tiles)
     return blocks

@@ -87,7 +87,8 @@ def beam_search(
     Every step keeps the `beams` likeliest continuations. A continuation's score is the sum of its
     tokens' log-probabilities, divided by its length to the power of `length_penalty`. It ends with
     `eos`, an id or one of several; shorter rows are padded with the first one to the length of the
-    longest. For a T5, `ids` is the source, and the result is the decoder's output, beginning with
+    longest. Rows of different lengths are padded, and an option `attention_mask` (B, T) is 0 there.
+    For a T5, `ids` is the source, and the result is the decoder's output, beginning with
     its start token. Graves, "Sequence transduction with recurrent neural networks" (2012), section
     4, with the length's power from Wu et al., "Google's neural machine translation system" (2016),
     section 7.

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ringlet.nn.autograd.conversion import host_array
 from ringlet.nn.autograd.grad_mode import no_grad
 from ringlet.nn.autograd.tensor import Tensor
 from ringlet.nn.backend import Array, asarray, to_host
@@ -46,23 +47,44 @@ class Decoding:
 
 
 class DecoderOnly(Decoding):
-    """A model that attends to its own output. When its context is full, it continues from the
-    latter half."""
+    """A model that attends to its own output. A row whose context is full continues from its latter
+    half.
 
-    def __init__(self, model: LanguageModel, ids: Array, use_cache: bool) -> None:
+    The tokens that count are the last `_lengths` (B,) of each row.
+    """
+
+    def __init__(
+        self, model: LanguageModel, ids: Array, use_cache: bool, attention_mask: Array | None = None
+    ) -> None:
         self._model, self._context = model, model.context_length
         self._new_caches = model.caches if use_cache else list[KeyValueCache]
         super().__init__(ids, self._new_caches())
-        self._ids = self._pending = ids[:, -self._context :] if self._context else ids
+        self._ids, self._lengths = left_padded(ids, attention_mask)
+        if self._context:
+            self._lengths = np.minimum(self._lengths, self._context)
+        self._trim()
 
     def run(self) -> Tensor:
-        return self._model(self._pending, caches=self._caches)
+        places, padding = np.arange(self._ids.shape[1]), self._ids.shape[1] - self._lengths
+        options = {"attention_mask": places >= padding[:, None]} if padding.any() else {}
+        return self._model(self._pending, caches=self._caches, **options)
 
     def add(self, ids: Array) -> None:
         super().add(ids)
-        if self._context and self._ids.shape[1] > self._context:
-            self._ids = self._pending = self._ids[:, -(self._context // 2 or 1) :]
+        self._lengths = self._lengths + 1
+        if self._context and self._lengths.max() > self._context:
+            full = self._lengths > self._context
+            self._lengths = np.where(full, self._context // 2 or 1, self._lengths)
+            self._trim()
             self._caches = self._new_caches()
+
+    def select(self, rows: Array) -> None:
+        super().select(rows)
+        self._lengths = self._lengths[rows]
+
+    def _trim(self) -> None:
+        """Drop the columns that are padding in all rows; the model sees all others anew."""
+        self._ids = self._pending = self._ids[:, -self._lengths.max(initial=1) :]
 
 
 class EncoderDecoder(Decoding):
@@ -88,7 +110,8 @@ class EncoderDecoder(Decoding):
 
 
 def start_decoding(model: LanguageModel, ids: Array, use_cache: bool, **options: Any) -> Decoding:
-    """The state of a generation from ids (B, T): the prompt's, or the source's of a T5.
+    """The state of a generation from ids (B, T): the prompt's, or the source's of a T5. In both an
+    option `attention_mask` (B, T) is 0 for padding.
 
     Raises TypeError for a BERT.
     """
@@ -104,3 +127,19 @@ def prompt_of(model: LanguageModel, ids: Array) -> Array:
     if isinstance(model, T5):
         return np.full((len(ids), 1), model.config.decoder_start_token_id, np.int64)
     return ids
+
+
+def left_padded(ids: Array, attention_mask: Any) -> tuple[Array, Array]:
+    """Each row's tokens at its end, whatever side they were padded on, and how many they are (B,).
+
+    Raises ValueError for a mask of another shape than the ids (B, T), or a row without a token.
+    """
+    if attention_mask is None:
+        return ids, np.full(len(ids), ids.shape[1])
+    seen = host_array(attention_mask) != 0
+    if seen.shape != ids.shape:
+        raise ValueError(f"an attention_mask of shape {seen.shape} for ids of {ids.shape}")
+    lengths = seen.sum(axis=1)
+    if not lengths.all():
+        raise ValueError(f"row {int(lengths.argmin())} of the ids is padding only")
+    return np.take_along_axis(ids, np.argsort(seen, axis=1, kind="stable"), axis=1), lengths

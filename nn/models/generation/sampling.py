@@ -43,10 +43,11 @@ def stream(
     Temperature 0 takes the likeliest token. Otherwise the token is drawn from the `top_k`
     likeliest, and of those from the smallest set with a total probability of `top_p` (Holtzman et
     al., "The curious case of neural text degeneration", 2020). The draws depend on (seed,
-    position) only. When the context is full, the model continues from its latter half. After `eos`
-    (an id, or one of several) a row repeats it, and generation ends when all rows have ended. For a
-    T5, `ids` is the source, and its `attention_mask` an option. The model is in evaluation mode
-    until the end; then each of its modules is in its own mode again.
+    position) only. When a row's context is full, it continues from its latter half. After `eos`
+    (an id, or one of several) a row repeats it, and generation ends when all rows have ended. Rows
+    of different lengths are padded, on either side, and an option `attention_mask` (B, T) is 0
+    there: each continues as it would alone. For a T5, `ids` is the source. The model is in
+    evaluation mode until the end; then each of its modules is in its own mode again.
     """
     check_ids(ids)
     _check(temperature, top_k, top_p)

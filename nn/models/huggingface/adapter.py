@@ -65,16 +65,15 @@ def _check(config: Any, arrays: int) -> None:
 class Adapter:
     """How one class of models differs from its files.
 
-    `architecture` and `model_type` are its names in a config.json. `file_names` are pairs (here,
-    there) of parts of parameters' names. `transposed` and `ignored` are patterns of names in files:
-    matrices that are (in, out) there, and arrays that are no parameters here. Files of a model
-    without its head omit `prefix`. `head` is the name there of the matrix that computes the logits,
-    and `table` that of the embedding with which a tied model shares it; `copies` are pairs (copy,
-    original) of other arrays that are there twice.
+    `kinds` are its names in a config.json: pairs (model_type, architecture). `file_names` are pairs
+    (here, there) of parts of parameters' names. `transposed` and `ignored` are patterns of names in
+    files: matrices that are (in, out) there, and arrays that are no parameters here. Files of a
+    model without its head omit `prefix`. `head` is the name there of the matrix that computes the
+    logits, and `table` that of the embedding with which a tied model shares it; `copies` are pairs
+    (copy, original) of other arrays that are there twice.
     """
 
-    architecture: str
-    model_type: str
+    kinds: tuple[tuple[str, str], ...]
     prefix: str = ""
     file_names: tuple[tuple[str, str], ...] = ()
     older_names: tuple[tuple[str, str], ...] = ()
@@ -92,6 +91,14 @@ class Adapter:
         """The values for a config.json; raises PretrainedError for what it cannot express."""
         raise NotImplementedError
 
+    def kind_of(self, model: LanguageModel) -> tuple[str, str]:
+        """The model_type and the architecture of its file."""
+        return self.kinds[0]
+
+    def adapt(self, config: Any, values: Mapping[str, Any], arrays: Mapping[str, Array]) -> Any:
+        """The config as the arrays in the files need it."""
+        return config
+
     def file_name(self, name: str) -> str:
         """A parameter's name in files."""
         for here, there in self.file_names:
@@ -106,10 +113,16 @@ class Adapter:
     def load(self, kind: type[LanguageModel], folder: Path, strict: bool) -> LanguageModel:
         """See LanguageModel.from_pretrained."""
         values = read_config(folder)
-        if values.get("model_type") != self.model_type:
+        kinds = [kind for kind, _ in self.kinds]
+        if values.get("model_type") not in kinds:
             raise PretrainedError(
                 f"{folder / CONFIG} is of a {values.get('model_type')!r}, not of a "
-                f"{self.model_type!r}"
+                f"{' or '.join(map(repr, kinds))}"
+            )
+        if values.get("quantization_config") is not None:
+            raise PretrainedError(
+                f"{folder / CONFIG} has a quantization_config, and quantized weights cannot be "
+                "loaded: take the folder of the model that was quantized"
             )
         generation = read_generation(folder)
         arrays = FileArrays(self, read_weights(folder), folder)
@@ -118,7 +131,7 @@ class Adapter:
             _check(config, len(arrays))
             if config.tie_word_embeddings and not arrays.join(self.head, self.table):
                 config = replace(config, tie_word_embeddings=False)
-            model = kind(config)
+            model = kind(self.adapt(config, values, arrays) if strict else config)
         model.huggingface, model.generation = values, generation
         ends = [each.get("eos_token_id") for each in (generation, values)]
         model.eos = _end_ids(ends[1] if ends[0] is None else ends[0])
@@ -137,10 +150,11 @@ class Adapter:
                 f"{adapted[0]} has LoRA matrices, which have no place in a model's files: merge "
                 "them first (merge_lora), or save them alone (save_lora)"
             )
+        model_type, architecture = self.kind_of(model)
         values = {
             **{k: v for k, v in model.huggingface.items() if k != "dtype"},
-            "model_type": self.model_type,
-            "architectures": [self.architecture],
+            "model_type": model_type,
+            "architectures": [architecture],
             **self.values(model.config),
             "torch_dtype": "float32",
         }

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ringlet.nn.models.bert import BERT
 from ringlet.nn.models.gpt import GPT
+from ringlet.nn.models.huggingface.adapter import Adapter
 from ringlet.nn.models.huggingface.bert import BERTAdapter
 from ringlet.nn.models.huggingface.folder import PretrainedError, read_config
 from ringlet.nn.models.huggingface.gpt2 import GPT2Adapter
@@ -15,12 +16,13 @@ from ringlet.nn.models.t5 import T5
 
 __all__ = ["from_pretrained"]
 
-KINDS: dict[str, type[LanguageModel]] = {
-    GPT2Adapter.model_type: GPT,
-    LlamaAdapter.model_type: Llama,
-    BERTAdapter.model_type: BERT,
-    T5Adapter.model_type: T5,
+ADAPTERS: dict[type[Adapter], type[LanguageModel]] = {
+    GPT2Adapter: GPT,
+    LlamaAdapter: Llama,
+    BERTAdapter: BERT,
+    T5Adapter: T5,
 }
+KINDS = {name: kind for adapter, kind in ADAPTERS.items() for name, _ in adapter.kinds}
 
 
 def from_pretrained(folder: str | Path) -> LanguageModel:

@@ -1,12 +1,14 @@
 """BERT as Hugging Face's BERT with the masked-language head."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
+from ringlet.nn.backend import Array
 from ringlet.nn.models.activation import Activation
 from ringlet.nn.models.bert import BERT, BERTConfig
 from ringlet.nn.models.huggingface.adapter import Adapter, expect, known_values
+from ringlet.nn.models.language_model import LanguageModel
 
 SUPPORTED = {
     "hidden_act": Activation.KINDS,
@@ -16,9 +18,10 @@ SUPPORTED = {
 
 
 class BERTAdapter(Adapter):
-    """The pooler and the next-sentence head are left out."""
+    """The pooler and the next-sentence head are left out, and the language head if the files have
+    none, as a sentence encoder's."""
 
-    architecture, model_type = "BertForMaskedLM", "bert"
+    kinds = (("bert", "BertForMaskedLM"),)
     prefix = "bert."
     file_names = (("predictions.decoder.bias", "predictions.bias"),)
     older_names = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"))
@@ -34,8 +37,23 @@ class BERTAdapter(Adapter):
         expect(values, SUPPORTED)
         return BERTConfig(**known_values(BERTConfig, values))
 
+    def adapt(
+        self, config: BERTConfig, values: Mapping[str, Any], arrays: Mapping[str, Array]
+    ) -> BERTConfig:
+        """Files that should have a head, as their architecture says, keep it: it is missing."""
+        named = values.get("architectures") or []
+        expected = {"BertForMaskedLM", "BertForPreTraining"} & {*map(str, named)}
+        return replace(
+            config, language_head=bool(expected) or any(name.startswith("cls.") for name in arrays)
+        )
+
+    def kind_of(self, model: LanguageModel) -> tuple[str, str]:
+        return "bert", "BertForMaskedLM" if model.config.language_head else "BertModel"
+
     def values(self, config: BERTConfig) -> dict[str, Any]:
-        return asdict(config)
+        values = asdict(config)
+        del values["language_head"]
+        return values
 
 
 BERT.files = BERTAdapter()

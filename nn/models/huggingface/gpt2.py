@@ -25,7 +25,7 @@ SAME_NAMES = ("vocab_size", "n_embd", "n_layer", "n_head")
 class GPT2Adapter(Adapter):
     """Its linear weights are (in, out) in files."""
 
-    architecture, model_type = "GPT2LMHeadModel", "gpt2"
+    kinds = (("gpt2", "GPT2LMHeadModel"),)
     prefix = "transformer."
     transposed = ("*.attn.c_attn.weight", "*.c_proj.weight", "*.mlp.c_fc.weight")
     ignored = ("*.attn.bias", "*.attn.masked_bias")

@@ -14,7 +14,7 @@ from ringlet.nn.models.t5 import T5, T5Config
 class T5Adapter(Adapter):
     """What belongs to all blocks is in the first or the last block there, or beside them."""
 
-    architecture, model_type = "T5ForConditionalGeneration", "t5"
+    kinds = (("t5", "T5ForConditionalGeneration"),)
     file_names = tuple(
         (f"{stack}.position_bias.", f"{stack}.block.0.layer.0.SelfAttention.")
         for stack in ("encoder", "decoder")

@@ -1,5 +1,9 @@
-"""Write the fixtures of test_transformers.py, with a Python that has torch and transformers."""
+"""Write the fixtures of test_transformers.py, with a Python that has torch and transformers.
 
+All of them, or those named on the command line.
+"""
+
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +14,7 @@ FOLDER = Path(__file__).parent / "fixtures"
 
 def main():
     """One folder for each model: as the library saves it, and what it computes."""
-    for name in MODELS:
+    for name in sys.argv[1:] or MODELS:
         model = build(name)
         shards = {"max_shard_size": "4KB"} if name == "llama" else {}
         model.save_pretrained(FOLDER / name, **shards)
