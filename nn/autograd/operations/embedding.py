@@ -58,6 +58,8 @@ def embedding(ids: Tensor | Array, weight: Tensor, padding_idx: int | None = Non
     id that is out of range, TypeError if ids are not integers.
     """
     numbers = host_array(ids)
+    if weight.ndim != 2:
+        raise ValueError(f"the weight of an embedding needs two axes; it has shape {weight.shape}")
     if numbers.dtype.kind not in "iu":
         raise TypeError(f"ids must be integers, not {numbers.dtype}")
     wrong = numbers[(numbers < 0) | (numbers >= weight.shape[0])]

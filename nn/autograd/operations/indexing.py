@@ -1,6 +1,7 @@
 """Operations that select some of the elements, or replace them."""
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from ringlet.nn.autograd.conversion import (
     array_of,
     axis_of,
+    host_array,
     length_of,
     mask_array,
     number_in,
@@ -203,12 +205,14 @@ def index_select(x: Tensor, dim: int, index: Tensor | Array) -> Tensor:
     return found if shape else found.reshape(())
 
 
-def narrow(x: Tensor, dim: int, start: int, length: int) -> Tensor:
-    """`length` slices of an axis from `start` on."""
+def narrow(x: Tensor, dim: int, start: int | Tensor, length: int) -> Tensor:
+    """`length` slices of an axis from `start` on (a negative one counts from the end)."""
     size_of(length, "the length of a part")
-    if start < 0 or start + length > length_of(x, dim):
-        raise IndexError(f"{start}:{start + length} is out of range for axis {dim} of {x.shape}")
-    return getitem(x, (*_before(x, dim), slice(start, start + length)))
+    first, size = operator.index(array_of(start)), length_of(x, dim)
+    first += size if first < 0 else 0
+    if first < 0 or first + length > size:
+        raise IndexError(f"{length} from {start} on is out of range for axis {dim} of {x.shape}")
+    return getitem(x, (*_before(x, dim), slice(first, first + length)))
 
 
 def select(x: Tensor, dim: int, index: int) -> Tensor:
@@ -230,16 +234,27 @@ def flip(x: Tensor, dims: int | Sequence[int]) -> Tensor:
     return getitem(x, tuple(slice(None, None, -1 if n in turned else 1) for n in range(x.ndim)))
 
 
-def roll(x: Tensor, shifts: int, dim: int) -> Tensor:
-    """The elements shifted along an axis; those that leave re-enter at the other end."""
-    length = length_of(x, dim)
-    order = (np.arange(length) - shifts) % (length or 1)
-    return index_select(x, dim, order)
+def roll(x: Tensor, shifts: int | Sequence[int], dims: int | Sequence[int] | None = None) -> Tensor:
+    """The elements shifted along axes (None: of all elements in a row); those that leave re-enter
+    at the other end."""
+    if dims is None:
+        return roll(x.flatten(), shifts, 0).reshape(x.shape)
+    steps, axes = ((n,) if isinstance(n, int) else tuple(n) for n in (shifts, dims))
+    if len(steps) != len(axes):
+        raise ValueError(f"shifts {steps} and dims {axes} are not of one length")
+    for step, dim in zip(steps, axes, strict=True):
+        length = length_of(x, dim)
+        x = index_select(x, dim, (np.arange(length) - step) % (length or 1))
+    return x
 
 
-def repeat_interleave(x: Tensor, repeats: int, dim: int) -> Tensor:
-    """Each slice of an axis several times in a row."""
-    return index_select(x, dim, np.repeat(np.arange(length_of(x, dim)), repeats))
+def repeat_interleave(x: Tensor, repeats: int | Tensor | Array, dim: int | None = None) -> Tensor:
+    """Each slice of an axis (None: each element) several times in a row; `repeats` is the number
+    of times, or one for each slice."""
+    if dim is None:
+        x, dim = x.flatten(), 0
+    times = repeats if isinstance(repeats, int) else host_array(repeats)
+    return index_select(x, dim, np.repeat(np.arange(length_of(x, dim)), times))
 
 
 def split(x: Tensor, split_size: int | Sequence[int], dim: int = 0) -> list[Tensor]:
@@ -281,7 +296,10 @@ def masked_fill(x: Tensor, mask: Tensor | Array, value: Tensor | float) -> Tenso
 
 def masked_select(x: Tensor, mask: Tensor | Array) -> Tensor:
     """The elements where `mask` (bool, broadcast) holds, on one axis."""
-    return getitem(x, xp.broadcast_to(mask_array(mask), x.shape))
+    holds = mask_array(mask)
+    shape = np.broadcast_shapes(x.shape, holds.shape)
+    wide = x if x.shape == shape else x.expand(shape)
+    return getitem(wide, xp.broadcast_to(holds, shape))
 
 
 def tril(x: Tensor, diagonal: int = 0) -> Tensor:
@@ -294,9 +312,13 @@ def triu(x: Tensor, diagonal: int = 0) -> Tensor:
     return masked_fill(x, xp.tri(length_of(x, -2), x.shape[-1], diagonal - 1, dtype=bool), 0)
 
 
-def one_hot(ids: Tensor | Array, num_classes: int) -> Tensor:
-    """int64 (..., num_classes): 1 at each id, else 0. Raises IndexError naming a wrong id."""
+def one_hot(ids: Tensor | Array, num_classes: int = -1) -> Tensor:
+    """int64 (..., num_classes): 1 at each id, else 0; -1 for as many classes as the largest id
+    needs. Raises IndexError naming a wrong id."""
     numbers = array_of(ids)
+    if num_classes == -1 and numbers.size:
+        num_classes = int(numbers.max()) + 1
+    size_of(num_classes, "num_classes", 1)
     wrong = numbers[(numbers < 0) | (numbers >= num_classes)]
     if wrong.size:
         raise IndexError(f"id {wrong[0]} is out of range for {num_classes} classes")

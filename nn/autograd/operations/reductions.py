@@ -87,7 +87,8 @@ class Var(_Reduction):
         *,
         correction: int | None = None,
     ) -> None:
-        super().__init__(dim, keepdim)
+        unbiased = dim if isinstance(dim, bool) else unbiased  # x.var(False), as in PyTorch
+        super().__init__(None if isinstance(dim, bool) else dim, keepdim)
         self.correction = int(unbiased) if correction is None else correction
 
     def forward(self, x: Array) -> Array:
@@ -241,14 +242,14 @@ def argmin(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     return _position("argmin", x, dim, keepdim)
 
 
-def sort(x: Tensor, dim: int = -1, descending: bool = False) -> Found:
-    """The elements sorted along an axis (stable), and their indices."""
+def sort(x: Tensor, dim: int = -1, descending: bool = False, *, stable: bool = True) -> Found:
+    """The elements sorted along an axis (always stable), and their indices."""
     order = argsort(x, dim, descending)
     return Found(gather(x, dim, order), order)
 
 
-def argsort(x: Tensor, dim: int = -1, descending: bool = False) -> Tensor:
-    """The indices that sort along an axis (stable)."""
+def argsort(x: Tensor, dim: int = -1, descending: bool = False, *, stable: bool = True) -> Tensor:
+    """The indices that sort along an axis (always stable)."""
     if not x.ndim:
         return Tensor(xp.full((), axis_of(dim, 0)))
     if not descending:
@@ -257,8 +258,8 @@ def argsort(x: Tensor, dim: int = -1, descending: bool = False) -> Tensor:
     return Tensor(x.shape[dim] - 1 - xp.flip(backwards, dim))
 
 
-def topk(x: Tensor, k: int, dim: int = -1, largest: bool = True) -> Found:
-    """The k largest (or smallest) along an axis, in order, and their indices."""
+def topk(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Found:
+    """The k largest (or smallest) along an axis, always in order, and their indices."""
     if not x.ndim:
         return sort(x, dim) if 0 <= k <= 1 else topk(x.reshape(1), k, dim)
     if not 0 <= k <= x.shape[dim]:

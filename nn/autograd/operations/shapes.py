@@ -173,12 +173,16 @@ def t(x: Tensor) -> Tensor:
     return x if x.ndim < 2 else transpose(x, 0, 1)
 
 
-def movedim(x: Tensor, source: int, destination: int) -> Tensor:
-    """One axis moved to another position."""
-    moved, place = axis_of(source, x.ndim), axis_of(destination, x.ndim)
-    dims = [dim for dim in range(x.ndim) if dim != moved]
-    dims.insert(place, moved)
-    return Permute(tuple(dims))(x) if x.ndim else x
+def movedim(x: Tensor, source: int | Sequence[int], destination: int | Sequence[int]) -> Tensor:
+    """Axes moved to other positions; the rest keep their order."""
+    given = ((n,) if isinstance(n, int) else n for n in (source, destination))
+    axes, places = ([axis_of(dim, x.ndim) for dim in dims] for dims in given)
+    if len(axes) != len(places) or len(set(axes)) < len(axes) or len(set(places)) < len(places):
+        raise ValueError(f"axes {source} cannot move to {destination}: each must move once")
+    rest = iter([dim for dim in range(x.ndim) if dim not in axes])
+    moved = dict(zip(places, axes, strict=True))
+    dims = tuple(moved[n] if n in moved else next(rest) for n in range(x.ndim))
+    return Permute(dims)(x) if dims else x
 
 
 def expand(x: Tensor, *shape: Any) -> Tensor:
