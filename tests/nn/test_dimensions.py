@@ -74,7 +74,7 @@ WRONG_SIZES = {
     "repeat": lambda: X.repeat(-1, 1),
     "repeat_interleave": lambda: X.repeat_interleave(-1, 0),
     "pad": lambda: F.pad(X, (-1, 0)),
-    "one_hot": lambda: F.one_hot(ROW, -1),
+    "one_hot": lambda: F.one_hot(ROW, -2),
     "topk": lambda: X.topk(-1),
     "flatten backwards": lambda: X.flatten(1, 0),
 }
