@@ -211,7 +211,7 @@ def narrow(x: Tensor, dim: int, start: int | Tensor, length: int) -> Tensor:
     first, size = operator.index(array_of(start)), length_of(x, dim)
     first += size if first < 0 else 0
     if first < 0 or first + length > size:
-        raise IndexError(f"{length} from {start} on is out of range for axis {dim} of {x.shape}")
+        raise IndexError(f"{first}:{first + length} is out of range for axis {dim} of {x.shape}")
     return getitem(x, (*_before(x, dim), slice(first, first + length)))
 
 
