@@ -51,6 +51,8 @@ LITERAL = {  # the function, its input, its value and the gradient of its sum
     "number selected": (lambda x: x.index_select(0, ids(1)), 2, 2, 1),
     "number sorted": (lambda x: x.sort()[0] + x.topk(1)[0], 2, 4, 2),
     "numbers stacked": (lambda x: F.stack([x, x]), 2, [2, 2], 2),
+    "number dropped": (lambda x: 0 * F.dropout(x) + x, 2, 2, 1),
+    "numbers dropped": (lambda x: 0 * F.dropout(x) + x, [2], [2], [1]),
     "larger number": (lambda x: F.maximum(x, x), 2, 2, 1),
     "number transposed": (lambda x: x.transpose(0, -1).movedim(0, 0).squeeze(0), 2, 2, 1),
 }  # fmt: skip

@@ -212,10 +212,12 @@ def sub(a: TensorLike, b: TensorLike) -> Tensor:
 
 def pow(x: TensorLike, exponent: TensorLike) -> Tensor:
     """x ** exponent; either may be a number. Integers to negative powers raise ValueError."""
-    if isinstance(x, Tensor) and isinstance(exponent, int | float):
-        whole = x.data.dtype.kind in "biu"
-        return Pow(exponent)(only_numbers("pow", tensors(x, exponent)[0])[0] if whole else x)
-    return Power()(*only_numbers("pow", *tensors(x, exponent)))
+    if isinstance(x, Tensor) and isinstance(exponent, NUMBERS) and x.data.dtype.kind in "fc":
+        return Pow(exponent)(x)
+    base, power = only_numbers("pow", *tensors(x, exponent))
+    if power.dtype.kind == "i" and xp.any(power.data < 0):
+        raise ValueError("pow of integers to a negative power: convert them with float()")
+    return Power()(base, power)
 
 
 def floor_divide(a: TensorLike, b: TensorLike) -> Tensor:

@@ -102,6 +102,8 @@ def bitwise_not(x: Tensor) -> Tensor:
 
 def isclose(a: Tensor, b: TensorLike, rtol: float = 1e-5, atol: float = 1e-8) -> Tensor:
     """|a - b| <= atol + rtol |b|. Raises TypeError if the dtypes differ."""
+    if not (rtol >= 0 and atol >= 0):
+        raise ValueError(f"rtol is {rtol} and atol is {atol}; both must be at least 0")
     x, y = _alike("isclose", a, b)
     return Tensor(xp.asarray(xp.isclose(x.data, y.data, rtol, atol)))
 

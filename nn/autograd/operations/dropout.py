@@ -40,8 +40,8 @@ def keep_mask(
     """
     mask = np.empty(shape, bool)
     chosen, whole = _positions(shape, part)
-    for row, generator in zip(mask, sample_generators(len(mask), path), strict=True):
-        row[...] = (generator.random(whole, np.float32) >= p)[chosen]
+    for row, generator in enumerate(sample_generators(len(mask), path)):
+        mask[row] = (generator.random(whole, np.float32) >= p)[chosen]
     keep = asarray(mask).astype(dtype)
     keep *= dtype.type(1 / (1 - p))
     return keep
@@ -74,6 +74,8 @@ def dropout(
     if not (training and p):
         return x
     only_floats("dropout", x)
+    if not x.ndim:
+        return dropout(x.reshape(1), p, training, path, part).reshape(())
     return Dropout(p, path, part)(x)
 
 

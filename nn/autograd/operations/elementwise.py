@@ -8,7 +8,7 @@ import numpy as np
 
 from ringlet.nn.autograd.conversion import Preparation, as_floats, in_dtype, only_numbers, unary
 from ringlet.nn.autograd.deferred import Gradients
-from ringlet.nn.autograd.operations.arithmetic import div, mul
+from ringlet.nn.autograd.operations.arithmetic import div, mul, pow
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, chosen, xp
 
@@ -106,8 +106,8 @@ round = elementwise("round", "The nearest integer, the even one of two; the grad
 
 
 def square(x: Tensor) -> Tensor:
-    """x * x."""
-    return mul(x, x)
+    """x * x; of bools int64."""
+    return mul(x, x) if x.data.dtype.kind != "b" else pow(x, 2)
 
 
 def reciprocal(x: Tensor) -> Tensor:
