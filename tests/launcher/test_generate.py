@@ -82,14 +82,17 @@ NO_VALUES = [None, [], {}, "x", -1, 0, 1.5, 3, 10**30, 1 << 40, True, float("nan
 """What config.json may say where a number, a name or an object belongs."""
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "t5"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "mistral", "qwen3", "t5"])
 def test_whatever_a_config_says_gives_text_or_one_line(capsys, tmp_path, name):
     shutil.copytree(FIXTURES / name, tmp_path / "m")
     config = tmp_path / "m" / "config.json"
     good = json.loads(config.read_text())
-    rope = {"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 1.0}
-    inner = [{key: value, **{k: v for k, v in rope.items() if k != key}}
-             for key in rope for value in NO_VALUES]  # fmt: skip
+    ropes = [
+        {"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 1.0},
+        {"rope_type": "yarn", "factor": 2.0, "beta_fast": 9.0, "truncate": False, "mscale": 1.0},
+        {"rope_type": "dynamic", "factor": 2.0, "partial_rotary_factor": 1.0},
+    ]
+    inner = [{**rope, key: value} for rope in ropes for key in rope for value in NO_VALUES]
     nested = {"rope_parameters": inner, "rope_scaling": inner} if name == "llama" else {}
     refused = 0
     for key in {*good, "rope_parameters", "rope_scaling", "n_inner", "resid_pdrop", "model_type"}:

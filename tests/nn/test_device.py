@@ -54,7 +54,29 @@ PADDED = np.array([[1] * 8, [1] * 6 + [0] * 2, [1] * 8])
 MODELS = {
     "gpt": (nn.models.GPT, nn.models.GPTConfig(13, 8, 2, 2, 8, dropout=0.1), {}),
     "gpt of experts": (nn.models.GPT, nn.models.GPTConfig(13, 8, 2, 2, 8, n_expert=4), {}),
+    "padded gpt": (
+        nn.models.GPT,
+        nn.models.GPTConfig(13, 8, 2, 2, 8),
+        {"attention_mask": PADDED[:, ::-1]},
+    ),
     "llama": (nn.models.Llama, nn.models.LlamaConfig(13, 8, 16, 2, 2, 1), {}),
+    "qwen": (
+        nn.models.Llama,
+        nn.models.LlamaConfig(
+            13,
+            8,
+            16,
+            2,
+            2,
+            1,
+            qk_norm=True,
+            qkv_bias=True,
+            sliding_window=3,
+            rope_scaling={"rope_type": "dynamic", "factor": 4},
+            max_position_embeddings=4,
+        ),
+        {"attention_mask": PADDED[:, ::-1]},
+    ),
     "bert": (nn.models.BERT, nn.models.BERTConfig(13, 8, 2, 2, 16), {"attention_mask": PADDED}),
     "t5": (
         nn.models.T5,

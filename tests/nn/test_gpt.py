@@ -212,3 +212,60 @@ def test_a_prompt_longer_than_the_context_keeps_its_end(model):
     ids = generate(model, long, 2, temperature=0)
     assert ids.shape == (1, 27)
     assert ids[0, 25] == model(long[:, -10:]).data[0, -1].argmax()
+
+
+def test_rows_of_different_lengths(model):
+    """Padding in front or behind, and holes, change no row; without padding a mask does nothing."""
+    np.testing.assert_array_equal(
+        model(IDS, attention_mask=np.ones_like(IDS)).data, model(IDS).data
+    )
+    mask = np.array([[0, 0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 0, 0], [1, 0, 1, 1, 0, 1, 1]])
+    together = model(IDS, attention_mask=mask).data
+    for row, ids, seen in zip(together, IDS, mask > 0, strict=True):
+        np.testing.assert_allclose(row[seen], model(ids[seen][None]).data[0], atol=1e-5)
+
+
+def test_a_cache_with_padding_takes_the_mask_of_all(model):
+    mask = np.array([[0, 0, 1, 1, 1, 1, 1], [1] * 7, [0, 1, 1, 1, 1, 1, 1]])
+    whole, caches = model(IDS, attention_mask=mask).data, model.caches()
+    for start, end in ((0, 4), (4, 6), (6, 7)):
+        part = model(IDS[:, start:end], caches=caches, attention_mask=mask[:, :end]).data
+        seen = mask[:, start:end] > 0
+        np.testing.assert_allclose(part[seen], whole[:, start:end][seen], atol=1e-5)
+    with pytest.raises(ValueError, match=r"attention_mask of shape \(3, 1\) for rows of 8"):
+        model(IDS[:, :1], caches=caches, attention_mask=mask[:, :1])
+
+
+MASKS_REFUSED = {
+    "shape": (np.ones((3, 6)), r"attention_mask of shape \(3, 6\)"),
+    "axes": (np.ones((3, 1, 7)), r"attention_mask of shape \(3, 1, 7\)"),
+}
+
+
+@pytest.mark.parametrize("case", MASKS_REFUSED)
+def test_a_mask_that_does_not_fit_is_refused(model, case):
+    mask, words = MASKS_REFUSED[case]
+    for call in (lambda: model(IDS, attention_mask=mask),
+                 lambda: generate(model, IDS, 2, attention_mask=mask)):  # fmt: skip
+        with pytest.raises(ValueError, match=words):
+            call()
+
+
+def test_a_row_of_padding_is_refused(model):
+    mask = np.ones_like(IDS)
+    mask[1] = 0
+    for run in (generate, beam_search):
+        with pytest.raises(ValueError, match="row 1 of the ids is padding only"):
+            run(model, IDS, 2, attention_mask=mask)
+
+
+def test_experts_do_not_train_on_padding():
+    model = GPT(GPTConfig(13, 10, 2, 2, 8, n_expert=2))
+    mask = np.ones_like(IDS)
+    mask[0, :2] = 0
+    with pytest.raises(ValueError, match="padding would take the experts' capacity"):
+        model(IDS, TARGETS, attention_mask=mask)
+    alone = generate(model, IDS[:1, 2:], 3, temperature=0)[0, 5:]
+    np.testing.assert_array_equal(
+        generate(model, IDS, 3, temperature=0, attention_mask=mask)[0, 7:], alone
+    )

@@ -113,11 +113,31 @@ def test_attention_dropout_is_on_the_probabilities():
         ([(1, 2, 6, 4)] + [(1, 2, 5, 4)] * 2, {"is_causal": True}, "6 queries to only 5 keys"),
         ([(1, 2, 3, 4)] * 3, {"attn_mask": np.ones((4, 3))}, r"\(4, 3\).*\(1, 2, 3, 3\)"),
         ([(1, 2, 3, 4)] * 3, {"dropout_p": 1.0}, "probability is 1.0"),
+        ([(1, 2, 3, 4)] * 3, {"window": 2}, "a window of 2 keys; it is for causal attention"),
+        ([(1, 2, 3, 4)] * 3, {"is_causal": True, "window": -1}, "a window of -1 keys"),
     ],
 )
 def test_attention_that_does_not_fit_is_refused(shapes, options, message):
     with pytest.raises(ValueError, match=message):
         F.scaled_dot_product_attention(*(normal(*shape) for shape in shapes), **options)
+
+
+@pytest.mark.parametrize("window", [1, 3, 64, 200, 2000])
+@pytest.mark.parametrize(("queries", "keys"), [(1, 300), (130, 300), (300, 300), (260, 1100)])
+def test_a_window_is_a_mask(queries, keys, window):
+    """In several blocks of queries and tiles of keys, with kept exponentials and without."""
+    shapes = [(2, 4, queries, 4), (2, 2, keys, 4), (2, 2, keys, 4)]
+    arrays = [np.random.default_rng(n).standard_normal(s) for n, s in enumerate(shapes)]
+    distance = np.arange(queries)[:, None] + keys - queries - np.arange(keys)
+    seen = (distance >= 0) & (distance < window)
+    found = []
+    for how in ({"is_causal": True, "window": window}, {"attn_mask": seen}):
+        inputs = [Tensor(array, requires_grad=True) for array in arrays]
+        y = F.scaled_dot_product_attention(*inputs, enable_gqa=True, **how)
+        y.backward(arrays[0])
+        found.append([y.data, *(x.grad for x in inputs)])
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-11)
 
 
 def test_multi_head_attention_refuses():

@@ -277,6 +277,130 @@ def test_a_config_that_is_not_built_here_is_refused(folder, case):
         GPT.from_pretrained(folder)
 
 
+SMALL = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8}
+YARN = {"rope_type": "yarn", "factor": 2.0}
+LLAMAS_REFUSED = {
+    "a window": ("llama", {"sliding_window": 4}, "sliding_window: 4; this model supports null"),
+    "layers": ("mistral", {"layer_types": ["full_attention"] * 2}, "layer_types: .*full_attention"),
+    "a kind of layer": (
+        "qwen3",
+        {"layer_types": ["chunked_attention"] * 2},
+        "layer_types are .*'chunked_attention'.*for each of 2 layers",
+    ),
+    "too few layers": (
+        "qwen2",
+        {"use_sliding_window": True, "layer_types": ["sliding_attention"]},
+        "for each of 2 layers",
+    ),
+    "no window": (
+        "qwen2",
+        {"layer_types": ["full_attention", "sliding_attention"]},
+        "layer_types of sliding_attention, and no sliding_window",
+    ),
+    "part of a head": ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor: 0.5"),
+    "part of a head inside": (
+        "llama",
+        {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}},
+        "partial_rotary_factor: 0.5",
+    ),
+    "a rope": ("llama", {"rope_scaling": {"type": "longrope"}}, "rope_type is 'longrope'; known"),
+    "a rope's option": (
+        "llama",
+        {"rope_scaling": {**YARN, "long_factor": [1.0]}},
+        "yarn has no long_factor",
+    ),
+    "a rope by layers": (
+        "llama",
+        {"rope_parameters": {"full_attention": {"rope_type": "default"}}},
+        "default has no full_attention",
+    ),
+    "a rope without a factor": ("llama", {"rope_scaling": {"type": "linear"}}, "needs factor"),
+    "quantized": ("llama", {"quantization_config": {"bits": 4}}, "has a quantization_config"),
+    "another model": ("gemma", {}, "is of a 'gemma', not of a 'llama' or 'mistral' or 'qwen2'"),
+}
+
+
+@pytest.mark.parametrize("case", LLAMAS_REFUSED)
+def test_what_a_llama_s_config_cannot_have_is_refused(tmp_path, case):
+    kind, values, words = LLAMAS_REFUSED[case]
+    Llama(LlamaConfig(11, **SMALL)).save_pretrained(tmp_path)
+    edit(tmp_path, model_type=kind, **values)
+    with pytest.raises(PretrainedError, match=words):
+        Llama.from_pretrained(tmp_path)
+
+
+SLIDING, FULL = "sliding_attention", "full_attention"
+LLAMAS = {  # options, the model_type of its files, and what they say
+    "llama": ({"attention_bias": True, "mlp_bias": True}, "llama", {"rope_scaling": None}),
+    "yarn": ({"rope_scaling": {**YARN, "original_max_position_embeddings": 4}}, "llama", {}),
+    "mistral": ({"sliding_window": 3}, "mistral", {"sliding_window": 3}),
+    "qwen2": ({"qkv_bias": True}, "qwen2", {"use_sliding_window": False, "sliding_window": None}),
+    "qwen3": (
+        {"qk_norm": True, "sliding_window": 3, "layer_types": (FULL, SLIDING)},
+        "qwen3",
+        {"use_sliding_window": True, "layer_types": [FULL, SLIDING], "sliding_window": 3},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LLAMAS)
+def test_relatives_of_llama_are_saved_as_what_they_are(tmp_path, case):
+    options, kind, said = LLAMAS[case]
+    sizes = {**SMALL, "num_key_value_heads": 1, "head_dim": 4}
+    model = Llama(LlamaConfig(11, **sizes, **options))
+    model.save_pretrained(tmp_path / "a")
+    values = json.loads((tmp_path / "a" / "config.json").read_text())
+    assert values["model_type"] == kind
+    assert values["architectures"][0].lower() == f"{kind}forcausallm"
+    assert said.items() <= values.items()
+    for again in (from_pretrained(tmp_path / "a"), Llama.from_pretrained(tmp_path / "a")):
+        assert again.config == model.config
+        assert_same(again, model)
+
+
+def test_a_config_keeps_its_family_s_defaults(tmp_path):
+    """As the library reads them: a Mistral has a window and 8 heads of keys unless it says not."""
+    sizes = {**SMALL, "num_attention_heads": 8, "hidden_size": 16}
+    Llama(LlamaConfig(11, **sizes, sliding_window=3)).save_pretrained(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    del values["sliding_window"], values["num_key_value_heads"], values["head_dim"]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    config = Llama.from_pretrained(tmp_path).config
+    assert (config.sliding_window, config.groups, config.width) == (4096, 8, 2)
+    edit(tmp_path, sliding_window=None)
+    assert Llama.from_pretrained(tmp_path).config.sliding_window == 0
+
+
+def test_a_mixture_that_nobody_has_is_not_saved(tmp_path):
+    model = Llama(LlamaConfig(11, **SMALL, qkv_bias=True, qk_norm=True))
+    with pytest.raises(PretrainedError, match="together what this one has: qkv_bias True, qk_norm"):
+        model.save_pretrained(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bert_without_its_head(tmp_path):
+    """Loaded as an encoder, unless its config promises a head: then it is missing."""
+    BERT(BERTConfig(11, **SMALL), seed=3).save_pretrained(tmp_path)
+    rewrite(tmp_path, lambda arrays: {
+        name.removeprefix("bert."): array
+        for name, array in arrays.items() if not name.startswith("cls.")
+    } | {"pooler.dense.weight": np.ones((8, 8), np.float32)})  # fmt: skip
+    with pytest.raises(KeyError, match=r"missing: cls.predictions"):
+        BERT.from_pretrained(tmp_path)
+    edit(tmp_path, architectures=["BertModel"])
+    model = from_pretrained(tmp_path)
+    assert not any(name.startswith("cls") for name, _ in model.named_parameters())
+    assert BERT.from_pretrained(tmp_path, strict=False).config.language_head
+    model.save_pretrained(tmp_path / "b")
+    assert json.loads((tmp_path / "b" / "config.json").read_text())["architectures"] == [
+        "BertModel"
+    ]
+    assert_same(from_pretrained(tmp_path / "b"), model)
+    rewrite(tmp_path, lambda arrays: arrays | {"classifier.weight": np.ones((2, 8), np.float32)})
+    with pytest.raises(KeyError, match=r"unexpected: bert.classifier.weight"):
+        from_pretrained(tmp_path)
+
+
 def test_folders_without_a_model_are_refused(folder, tmp_path):
     with pytest.raises(PretrainedError, match=r"config.json does not exist"):
         GPT.from_pretrained(tmp_path / "nowhere")

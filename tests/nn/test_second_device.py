@@ -82,6 +82,9 @@ def trained(make):
 MODELS = {
     "gpt": lambda: nn.models.GPT(nn.models.GPTConfig(13, 8, 2, 2, 8, dropout=0.1)),
     "llama": lambda: nn.models.Llama(nn.models.LlamaConfig(13, 8, 16, 2, 2, 1)),
+    "qwen": lambda: nn.models.Llama(
+        nn.models.LlamaConfig(13, 8, 16, 2, 2, 1, qk_norm=True, sliding_window=3)
+    ),
 }
 
 

@@ -39,6 +39,9 @@ CONFIGS = [
     GPTConfig(30, 16, n_layer=3, n_head=2, n_embd=8, bias=False, n_expert=3),
     LlamaConfig(30, 16, 24, 3, 4, 2, max_position_embeddings=16),
     LlamaConfig(30, 16, 24, 3, 4, tie_word_embeddings=True),
+    LlamaConfig(30, 16, 24, 3, 4, 2, attention_bias=True),
+    LlamaConfig(30, 16, 24, 3, 4, mlp_bias=True),
+    LlamaConfig(30, 16, 24, 3, 4, 2, head_dim=6, qkv_bias=True, qk_norm=True, sliding_window=3),
     T5Config(30, 16, 4, 24, 2, 3, 4, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
 ]
 

@@ -61,7 +61,7 @@ class DecoderOnly(Decoding):
         super().__init__(ids, self._new_caches())
         self._ids, self._lengths = left_padded(ids, attention_mask)
         if self._context:
-            self._lengths = np.minimum(self._lengths, self._context)
+            self._lengths = np.minimum(self._lengths, min(self._context, ids.shape[1]))
         self._trim()
 
     def run(self) -> Tensor:

@@ -46,6 +46,7 @@ class LlamaAdapter(Adapter):
     def config(self, values: Mapping[str, Any]) -> LlamaConfig:
         expect(values, {"hidden_act": ("silu",), "partial_rotary_factor": (None, 1)})
         kind = values["model_type"]
+        expect(values, {"use_sliding_window": (None, False, True)})
         if kind == "llama":
             expect(values, {"sliding_window": (None,), "layer_types": (None,)})
         values = {**DEFAULTS[kind], **values}
@@ -129,7 +130,7 @@ def _windows(values: Mapping[str, Any]) -> dict[str, Any]:
     if values["model_type"] == "mistral":
         expect(values, {"layer_types": (None, [SLIDING if window else FULL] * layers)})
         return {"sliding_window": 0 if window is None else number(values, "sliding_window")}
-    if not values.get("use_sliding_window", False):
+    if values.get("use_sliding_window") is not True:
         window = None
     types = values.get("layer_types")
     if types is None:
@@ -139,7 +140,7 @@ def _windows(values: Mapping[str, Any]) -> dict[str, Any]:
         raise PretrainedError(f"{CONFIG} has layer_types of {SLIDING}, and no sliding_window")
     return {
         "sliding_window": number(values, "sliding_window") if SLIDING in types else 0,
-        "layer_types": tuple(types) if SLIDING in types else (),
+        "layer_types": () if types == [FULL] * layers else tuple(types),
     }
 
 
