@@ -54,6 +54,8 @@ def rotary_positions(
     """
     scaling = scaling or {"rope_type": "default"}
     check_scaling(scaling)
+    if not 0 < theta < math.inf:
+        raise ValueError(f"rope_theta {theta}")
     kind, factor = scaling["rope_type"], float(scaling.get("factor", 1))
     if kind == "default":
         return RotaryEmbedding(width, theta)
@@ -127,7 +129,7 @@ class DynamicRotaryEmbedding(RotaryEmbedding):
             np.arange(positions, positions + length) if isinstance(positions, int) else positions
         )
         ends = np.maximum(where.max(axis=-1, keepdims=True, initial=0) + 1, self.context)
-        growth = self.factor * ends / self.context - (self.factor - 1)
+        growth = 1 + self.factor * (ends - self.context) / self.context
         bases = self.base * growth ** (self.width / (self.width - 2))
         angles = where[..., None] * bases[..., None] ** (-np.arange(0, self.width, 2) / self.width)
         return np.cos(angles).astype(dtype), np.sin(angles).astype(dtype)
