@@ -5,7 +5,7 @@ autograd/ first, then module.py, layers/ and models/gpt.py, then flat.py and opt
 init and random are public under these names; watch, anomaly and summary observe a model.
 """
 
-from ringlet.nn import functional, init, methods, models, optim, random, summary
+from ringlet.nn import functional, init, methods, models, optim, random, summary, utils
 from ringlet.nn.anomaly import *
 from ringlet.nn.autograd.grad_mode import *
 from ringlet.nn.autograd.gradcheck import *

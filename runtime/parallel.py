@@ -18,7 +18,7 @@ from ringlet.nn import random as nn_random
 from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import chosen
 from ringlet.nn.flat import Flat
-from ringlet.nn.optim import Optimizer
+from ringlet.nn.optim import FlatOptimizer
 from ringlet.nn.optim.clipping import sums_of_squares
 from ringlet.nn.optim.optimizer import check_groups
 from ringlet.runtime.assembly import REPLICA, Assembly
@@ -72,7 +72,7 @@ class Parallel:
             self.outer = OuterOptimizer(self.shards, mesh.group("dp"), *rates)
         self._executors: dict[tuple[int, bool], Executor] = {}
         self._step: Step | None = None
-        self.optimizers: list[Optimizer] = []
+        self.optimizers: list[FlatOptimizer] = []
         self.waited = 0.0
 
     def gradients(self, batches: Sequence[MicroBatch], step: Step) -> float:
@@ -162,7 +162,7 @@ class Parallel:
         """What this rank's optimizers update."""
         return [group.reducer.shard for group in self.gradient_groups]
 
-    def use(self, make: Callable[[Flat], Optimizer]) -> None:
+    def use(self, make: Callable[[Flat], FlatOptimizer]) -> None:
         """Make an optimizer for each gradient group. Raises ValueError for a group of its options
         that fits no parameter of the model."""
         self.optimizers = [make(shard) for shard in self.shards]

@@ -240,6 +240,11 @@ class Tensor(Sharing):
     def grad(self, value: Array | None) -> None:
         self._grad, self._fresh = value, False
 
+    @property
+    def has_grad(self) -> bool:
+        """Whether a gradient was accumulated or set since the last `zero_grad()`."""
+        return self._grad is not None and not self._fresh
+
     def zero_grad(self) -> None:
         """Reset the gradient to zeros; its memory is kept for the next one."""
         self._fresh = self._grad is not None

@@ -4,6 +4,7 @@ They may import flat parameters, modules and the backend. Read optimizer.py firs
 whole.py is the base of optimizers that need whole matrices.
 """
 
+import ringlet.nn.optim.lr_scheduler as lr_scheduler
 from ringlet.nn.optim.adafactor import *
 from ringlet.nn.optim.adam import *
 from ringlet.nn.optim.adaptive import *
@@ -11,5 +12,6 @@ from ringlet.nn.optim.clipping import *
 from ringlet.nn.optim.lion import *
 from ringlet.nn.optim.muon import *
 from ringlet.nn.optim.optimizer import *
+from ringlet.nn.optim.param_groups import *
 from ringlet.nn.optim.schedules import *
 from ringlet.nn.optim.sgd import *

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ringlet.nn.backend import Array, xp
-from ringlet.nn.flat import Flat
+from ringlet.nn.flat import Flat, Slot
 from ringlet.nn.optim.optimizer import Decay, Group, Update, everything
+from ringlet.nn.optim.parameters import PyTorch
 from ringlet.nn.optim.whole import WholeParameters
 
 __all__ = ["Adafactor"]
@@ -35,6 +36,18 @@ class Adafactor(WholeParameters):
     decay: Decay = everything
     groups: Sequence[Group] = ()
 
+    PYTORCH = PyTorch(
+        {"lr": 1e-2, "beta2_decay": -0.8, "eps": (None, 1e-3), "d": 1.0, "weight_decay": 0.0},
+        fields={"d": "clip"},
+    )
+
+    def parts(self, slot: Slot) -> dict[str, Array]:
+        kept = self.state["variance"][slot.start : slot.stop]
+        if not _is_factored(slot.shape):
+            return {"variance": kept.reshape(slot.shape)}
+        row, column = _factors(kept, slot.shape)
+        return {"row_var": row, "col_var": column}
+
     def update_whole(self, whole: Update) -> None:
         data, grad, rate = whole.data, whole.grad, whole.rate
         tiny = float(np.finfo(data.dtype).eps) if self.eps[0] is None else self.eps[0]
@@ -52,18 +65,27 @@ class Adafactor(WholeParameters):
         """The running mean of the gradient's squares after this gradient, as a new array."""
         fresh = self.steps**self.beta2_decay
         square = grad * grad
-        if grad.ndim < 2 or min(grad.shape[-2:]) < 2:  # factoring would save nothing
+        if not _is_factored(grad.shape):
             kept += fresh * (square.reshape(-1) - kept)
             return kept.reshape(grad.shape).copy()
-        *batch, rows, columns = grad.shape
-        count = math.prod(batch)
-        row = kept[: count * rows].reshape(*batch, rows, 1)
-        column = kept[count * rows : count * (rows + columns)].reshape(*batch, 1, columns)
+        row, column = _factors(kept, grad.shape)
         row += fresh * (square.mean(axis=-1, keepdims=True) - row)
         column += fresh * (square.mean(axis=-2, keepdims=True) - column)
         xp.multiply(row, column, out=square)
         square /= xp.maximum(row.mean(axis=-2, keepdims=True), tiny)
         return square
+
+
+def _is_factored(shape: tuple[int, ...]) -> bool:
+    return len(shape) > 1 and min(shape[-2:]) > 1  # otherwise it would save nothing
+
+
+def _factors(kept: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:
+    """The means of each matrix's rows (..., rows, 1) and columns (..., 1, columns)."""
+    *batch, rows, columns = shape
+    count = math.prod(batch)
+    row = kept[: count * rows].reshape(*batch, rows, 1)
+    return row, kept[count * rows : count * (rows + columns)].reshape(*batch, 1, columns)
 
 
 def _root_mean_square(x: Array) -> float:

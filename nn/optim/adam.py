@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from ringlet.nn.backend import Array, xp
 from ringlet.nn.flat import Flat
-from ringlet.nn.optim.optimizer import Decay, Group, Optimizer, Update, everything, matrices
+from ringlet.nn.optim.optimizer import Decay, FlatOptimizer, Group, Update, everything, matrices
+from ringlet.nn.optim.parameters import PyTorch
 
 __all__ = ["Adam", "AdamW"]
 
@@ -58,7 +59,7 @@ class Moments:
 
 
 @dataclass(eq=False)
-class Adam(Optimizer):
+class Adam(FlatOptimizer):
     """Kingma and Ba, "Adam: a method for stochastic optimization" (2015), algorithm 1.
 
     Weight decay is added to the gradient, as in PyTorch; AdamW decouples it. `amsgrad`: see
@@ -73,6 +74,10 @@ class Adam(Optimizer):
     decay: Decay = everything
     groups: Sequence[Group] = ()
     amsgrad: bool = False
+
+    PYTORCH = PyTorch(
+        {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0, "amsgrad": False}
+    )
 
     def __post_init__(self) -> None:
         self.STATE = (*Moments.NAMES, Moments.LARGEST) if self.amsgrad else Moments.NAMES
@@ -96,6 +101,8 @@ class AdamW(Adam):
 
     weight_decay: float = 0.01
     decay: Decay = matrices
+
+    PYTORCH = PyTorch({**Adam.PYTORCH.options, "weight_decay": 1e-2})
 
     def update(self, block: Update) -> None:
         block.decay_data()

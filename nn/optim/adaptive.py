@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 from ringlet.nn.backend import xp
 from ringlet.nn.flat import Flat
-from ringlet.nn.optim.optimizer import Decay, Group, Optimizer, Update, everything
+from ringlet.nn.optim.optimizer import Decay, FlatOptimizer, Group, Update, everything
+from ringlet.nn.optim.parameters import PyTorch
 
 __all__ = ["Adagrad", "RMSprop"]
 
 
 @dataclass(eq=False)
-class Adagrad(Optimizer):
+class Adagrad(FlatOptimizer):
     """Duchi, Hazan and Singer, "Adaptive subgradient methods" (2011), as PyTorch defines it.
 
     Weight decay is added to the gradient. `learning_rate_decay` divides the rate by
@@ -27,6 +28,14 @@ class Adagrad(Optimizer):
     eps: float = 1e-10
     decay: Decay = everything
     groups: Sequence[Group] = ()
+
+    PYTORCH = PyTorch(
+        {
+            "lr": 1e-2, "lr_decay": 0, "weight_decay": 0, "initial_accumulator_value": 0,
+            "eps": 1e-10,
+        },
+        fields={"lr_decay": "learning_rate_decay"},
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -45,7 +54,7 @@ class Adagrad(Optimizer):
 
 
 @dataclass(eq=False)
-class RMSprop(Optimizer):
+class RMSprop(FlatOptimizer):
     """Tieleman and Hinton, "Lecture 6.5: rmsprop" (2012), as PyTorch defines it.
 
     Weight decay is added to the gradient. `centered` divides by the deviation instead of the root
@@ -61,6 +70,13 @@ class RMSprop(Optimizer):
     centered: bool = False
     decay: Decay = everything
     groups: Sequence[Group] = ()
+
+    PYTORCH = PyTorch(
+        {
+            "lr": 1e-2, "alpha": 0.99, "eps": 1e-8, "weight_decay": 0, "momentum": 0,
+            "centered": False,
+        }
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         wanted = {"square_avg": True, "grad_avg": self.centered, "momentum": bool(self.momentum)}

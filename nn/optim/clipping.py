@@ -2,9 +2,13 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
 
-from ringlet.nn.backend import Array, block_size, to_host, xp
+import numpy as np
+
+from ringlet.nn.autograd.tensor import Tensor
+from ringlet.nn.backend import Array, asarray, block_size, to_host, xp
 from ringlet.nn.flat import FlatParameters
 from ringlet.nn.optim.optimizer import BLOCK
 
@@ -31,21 +35,58 @@ def sums_of_squares(arrays: Sequence[Array]) -> list[float]:
     return [sum(itertools.islice(values, len(each))) for each in parts]
 
 
-def clip_grad_norm_(flat: FlatParameters, max_norm: float) -> float:
-    """Scale all gradients so that their norm is at most `max_norm`; returns the norm before.
+Parameters: TypeAlias = FlatParameters | Tensor | Iterable[Tensor]
 
-    Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks" (2013).
+
+def clip_grad_norm_(
+    parameters: Parameters,
+    max_norm: float,
+    norm_type: float | str = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+) -> Any:
+    """Scale all gradients so that their norm is at most `max_norm`; returns the norm before: a
+    number for flat parameters, a 0-d tensor for others.
+
+    Raises RuntimeError for a norm that is not finite if `error_if_nonfinite`. `foreach` is
+    PyTorch's and says how it computes. Pascanu, Mikolov and Bengio, "On the difficulty of training
+    recurrent neural networks" (2013).
     """
-    grad = flat.grad
-    norm = grad_norm(grad)
+    grads = _gradients(parameters)
+    norm = _norm(grads, float(norm_type))
+    if error_if_nonfinite and not math.isfinite(norm):
+        raise RuntimeError(f"the norm of the gradients is non-finite: {norm}")
     if norm > max_norm:
-        grad *= max_norm / (norm + 1e-6)
-    return norm
+        for grad in grads:
+            grad *= max_norm / (norm + 1e-6)
+    if isinstance(parameters, FlatParameters):
+        return norm
+    return Tensor(asarray(norm, grads[0].dtype if grads else np.float32))
 
 
-def clip_grad_value_(flat: FlatParameters, clip_value: float) -> None:
+def clip_grad_value_(
+    parameters: Parameters, clip_value: float, foreach: bool | None = None
+) -> None:
     """Limit every element of the gradients to +- clip_value."""
     if clip_value < 0:
         raise ValueError(f"clip_value is {clip_value}; it must not be negative")
-    grad = flat.grad
-    xp.clip(grad, -clip_value, clip_value, out=grad)
+    for grad in _gradients(parameters):
+        xp.clip(grad, -clip_value, clip_value, out=grad)
+
+
+def _gradients(parameters: Parameters) -> list[Array]:
+    """The gradients that are there; those of flat parameters as one array."""
+    if isinstance(parameters, FlatParameters):
+        return [parameters.grad]
+    each = [parameters] if isinstance(parameters, Tensor) else parameters
+    return [parameter.grad for parameter in each if parameter.grad is not None]
+
+
+def _norm(grads: Sequence[Array], kind: float) -> float:
+    """The norm of all elements together."""
+    if kind == 2:
+        return math.sqrt(sum(sums_of_squares([grad.reshape(-1) for grad in grads])))
+    sizes = [xp.abs(grad).astype(np.float64) for grad in grads if grad.size]
+    if kind == math.inf:
+        return max((float(size.max()) for size in sizes), default=0.0)
+    return float(sum(float((size**kind).sum()) for size in sizes) ** (1 / kind))

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 from ringlet.nn.backend import xp
 from ringlet.nn.flat import Flat
-from ringlet.nn.optim.optimizer import Decay, Group, Optimizer, Update, matrices
+from ringlet.nn.optim.optimizer import Decay, FlatOptimizer, Group, Update, matrices
+from ringlet.nn.optim.parameters import PyTorch
 
 __all__ = ["Lion"]
 
 
 @dataclass(eq=False)
-class Lion(Optimizer):
+class Lion(FlatOptimizer):
     """Chen et al., "Symbolic discovery of optimization algorithms" (2023), algorithm 2.
 
     Weight decay is decoupled. The authors take a learning rate 3 to 10 times smaller than
@@ -25,6 +26,8 @@ class Lion(Optimizer):
     weight_decay: float = 0.0
     decay: Decay = matrices
     groups: Sequence[Group] = ()
+
+    PYTORCH = PyTorch({"lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 0.0})
 
     def update(self, block: Update) -> None:
         data, grad, (mean,), (change, other) = block.data, block.grad, block.state, block.scratch

@@ -3,17 +3,21 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 from ringlet.nn.backend import Array, block_size, copy_from_host, xp
 from ringlet.nn.flat import Flat, Slot
 from ringlet.nn.module import Parameter
+from ringlet.nn.optim.parameters import PyTorch, face
 from ringlet.nn.versions import changed
 
-__all__ = ["Group", "Optimizer", "everything", "matrices"]
+__all__ = ["FlatOptimizer", "Group", "everything", "matrices"]
 
 BLOCK = 32 * 1024
 """Elements for each block: its parameters, gradients, state and scratch memory fit the cache."""
+
+NAMES = {"momentum": "momentum_buffer"}
+"""What PyTorch calls a state that has another name here."""
 
 Decay: TypeAlias = Callable[[str, Parameter], bool]
 
@@ -78,7 +82,7 @@ class Rates(NamedTuple):
 class Update:
     """A block of parameters to be updated in place, and what the update needs.
 
-    `grad` must not be changed. `state` are the arrays of `Optimizer.STATE`; `scratch` are two
+    `grad` must not be changed. `state` are the arrays of `FlatOptimizer.STATE`; `scratch` are two
     arrays of the block's size to compute in. One object serves all blocks of a step.
     """
 
@@ -106,7 +110,7 @@ class Update:
         return out
 
 
-class Optimizer:
+class FlatOptimizer:
     """Updates flat parameters (FlatParameters, or a shard of them) from their gradients.
 
     `learning_rate` may be set before each `step()`. State is one flat array for each name in
@@ -123,6 +127,13 @@ class Optimizer:
     decay: Decay
     groups: Sequence[Group]
     STATE: tuple[str, ...] = ()
+    PYTORCH: ClassVar[PyTorch]
+
+    def __new__(cls, flat: Any = None, *args: Any, params: Any = None, **options: Any) -> Any:
+        """With parameters, or dicts of them, in place of flat ones: see parameters.Optimizer."""
+        if params is None and (flat is None or isinstance(flat, Flat)):
+            return super().__new__(cls)
+        return face(cls)(flat if params is None else params, *args, **options)
 
     def __post_init__(self) -> None:
         if self.learning_rate < 0 or self.weight_decay < 0:
@@ -190,6 +201,13 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]:
         """{"steps": number, and the flat arrays (not copies) by name}."""
         return {"steps": self.steps, **self.state}
+
+    def parts(self, slot: Slot) -> dict[str, Array]:
+        """A parameter's state under PyTorch's names: views, in its shape."""
+        return {
+            NAMES.get(name, name): array[slot.start : slot.stop].reshape(slot.shape)
+            for name, array in self.state.items()
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a saved state; raises KeyError if it is another optimizer's."""

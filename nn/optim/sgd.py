@@ -5,17 +5,18 @@ from dataclasses import dataclass
 
 from ringlet.nn.backend import xp
 from ringlet.nn.flat import Flat
-from ringlet.nn.optim.optimizer import Decay, Group, Optimizer, Update, everything
+from ringlet.nn.optim.optimizer import Decay, FlatOptimizer, Group, Update, everything
+from ringlet.nn.optim.parameters import PyTorch
 
 __all__ = ["SGD"]
 
 
 @dataclass(eq=False)
-class SGD(Optimizer):
+class SGD(FlatOptimizer):
     """SGD with momentum as PyTorch defines it; weight decay is added to the gradient.
 
     Sutskever et al., "On the importance of initialization and momentum in deep learning" (2013),
-    for `nesterov`.
+    for `nesterov`. `dampening` scales all gradients but the first that enter the momentum.
     """
 
     flat: Flat
@@ -25,10 +26,16 @@ class SGD(Optimizer):
     weight_decay: float = 0.0
     decay: Decay = everything
     groups: Sequence[Group] = ()
+    dampening: float = 0.0
+
+    PYTORCH = PyTorch(
+        {"lr": 1e-3, "momentum": 0, "dampening": 0, "weight_decay": 0, "nesterov": False},
+        counts=False,
+    )
 
     def __post_init__(self) -> None:
-        if self.nesterov and not self.momentum:
-            raise ValueError("Nesterov's method needs a momentum above 0")
+        if self.nesterov and (not self.momentum or self.dampening):
+            raise ValueError("Nesterov's method needs a momentum above 0 and no dampening")
         self.STATE = ("momentum",) if self.momentum else ()
         super().__post_init__()
 
@@ -39,7 +46,11 @@ class SGD(Optimizer):
         if self.momentum:
             (velocity,) = block.state
             velocity *= self.momentum
-            velocity += change
+            if self.dampening and self.steps > 1:
+                xp.multiply(change, 1 - self.dampening, out=other)
+                velocity += other
+            else:
+                velocity += change
             if self.nesterov:
                 xp.multiply(velocity, self.momentum, out=other)
                 change += other

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from ringlet.nn.flat import Slot
-from ringlet.nn.optim.optimizer import Optimizer, Update
+from ringlet.nn.optim.optimizer import FlatOptimizer, Update
 
 
-class WholeParameters(Optimizer):
+class WholeParameters(FlatOptimizer):
     """Updates the parameters in `whole_slots()` one at a time, the others in blocks.
 
     Raises ValueError naming the parameter if only a part of one is in the flat arrays, as with
@@ -33,7 +33,7 @@ class WholeParameters(Optimizer):
         return [slot for slot in self.flat.slots if slot.start not in whole]
 
     def update_range(self, begin: int, end: int) -> None:
-        """See Optimizer; a parameter must be entirely inside the range or outside."""
+        """See FlatOptimizer; a parameter must be entirely inside the range or outside."""
         super().update_range(begin, end)
         for slot in self._whole:
             if not begin <= slot.start < end:

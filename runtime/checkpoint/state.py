@@ -15,7 +15,7 @@ from ringlet.nn import FlatParameters
 from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import copy_from_host
 from ringlet.nn.flat import Flat
-from ringlet.nn.optim import Optimizer
+from ringlet.nn.optim import FlatOptimizer
 from ringlet.nn.versions import write
 from ringlet.runtime.sharding.shard_spec import ShardSpec
 
@@ -58,7 +58,7 @@ class Part:
     """
 
     flat: Flat
-    optimizer: Optimizer
+    optimizer: FlatOptimizer
     specs: Mapping[str, ShardSpec]
     owned: frozenset[str]
     store: Callable[[str, Array], None]
@@ -90,7 +90,7 @@ class TrainingState:
     dtype: np.dtype[np.generic] = field(default_factory=lambda: np.dtype(np.float32))
 
     @classmethod
-    def of(cls, flat: FlatParameters, optimizer: Optimizer) -> "TrainingState":
+    def of(cls, flat: FlatParameters, optimizer: FlatOptimizer) -> "TrainingState":
         """The state of a model that is whole on every rank; each rank may write it."""
         shapes = {slot.name: slot.shape for slot in flat.slots}
         specs = {name: ShardSpec.whole(shape) for name, shape in shapes.items()}
@@ -104,7 +104,7 @@ class TrainingState:
         return cls([part], shapes, dtype=flat.dtype)
 
     @property
-    def optimizer(self) -> Optimizer:
+    def optimizer(self) -> FlatOptimizer:
         """The first part's optimizer; those of all parts have taken the same steps."""
         return self.parts[0].optimizer
 
@@ -154,7 +154,7 @@ class TrainingState:
 
 
 def optimizer_arrays(
-    optimizer: Optimizer, owned: frozenset[str], replicas: Replicas = SINGLE
+    optimizer: FlatOptimizer, owned: frozenset[str], replicas: Replicas = SINGLE
 ) -> dict[str, FlatArray]:
     """The optimizer's state by kind."""
     return {

@@ -13,7 +13,7 @@ import numpy as np
 
 from ringlet.comm import Group, Work
 from ringlet.nn import FlatParameters, Module
-from ringlet.nn.optim import Optimizer
+from ringlet.nn.optim import FlatOptimizer
 from ringlet.runtime.data.data_parallel import DataParallel
 
 MEASURED_STEPS = 4
@@ -32,7 +32,7 @@ class PriorityDataParallel(DataParallel):
         super().__init__(flat, group, bucket_bytes)
         self._steps = 0
         self._due: dict[int, Work | None] = {}
-        self._optimizer: Optimizer | None = None
+        self._optimizer: FlatOptimizer | None = None
         inside = {id(parameter) for block in blocks for parameter in block.parameters()}
         self._outside = self._buckets_with({id(slot.parameter) for slot in flat.slots} - inside)
         for block in blocks:
@@ -54,7 +54,7 @@ class PriorityDataParallel(DataParallel):
         for work in self._works.values():
             work.wait()
 
-    def update(self, optimizer: Optimizer) -> None:
+    def update(self, optimizer: FlatOptimizer) -> None:
         """Begin a step of the optimizer, which goes on bucket by bucket."""
         self.complete()
         optimizer.prepare()

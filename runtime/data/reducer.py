@@ -11,7 +11,7 @@ from ringlet.nn import Parameter, Slot
 from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import copy_from_host
 from ringlet.nn.flat import Flat
-from ringlet.nn.optim import Optimizer
+from ringlet.nn.optim import FlatOptimizer
 from ringlet.runtime.device_collectives import Pending
 
 
@@ -99,7 +99,7 @@ class Reducer:
     def wait(self) -> None:
         """Wait until all gradients of the shard are summed."""
 
-    def update(self, optimizer: Optimizer) -> None:
+    def update(self, optimizer: FlatOptimizer) -> None:
         """Let the optimizer take a step, and show every rank the new parameters."""
         optimizer.step()
         self.publish()

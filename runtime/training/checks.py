@@ -10,7 +10,7 @@ import numpy as np
 from ringlet.comm import Group
 from ringlet.nn.backend import xp
 from ringlet.nn.flat import Flat
-from ringlet.nn.optim import Optimizer
+from ringlet.nn.optim import FlatOptimizer
 from ringlet.runtime.checkpoint.manifest import CheckpointError
 from ringlet.runtime.checkpoint.state import TrainingState
 from ringlet.runtime.training.corpus import Corpus, DataError
@@ -102,7 +102,7 @@ def _bad(flats: Sequence[Flat], which: int) -> list[str]:
     ]
 
 
-def all_finite(world: Group, flats: Iterable[Flat], optimizers: Iterable[Optimizer]) -> bool:
+def all_finite(world: Group, flats: Iterable[Flat], optimizers: Iterable[FlatOptimizer]) -> bool:
     """Whether all that a checkpoint would hold is finite, on every rank (a collective)."""
     arrays = [flat.views(start, stop)[0] for flat in flats for start, stop in flat.segments]
     arrays += [state for optimizer in optimizers for state in optimizer.state.values()]

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, fields
-from typing import Any
+from typing import Any, TypeAlias
 
 from ringlet.nn import optim
 from ringlet.nn.flat import Flat
 from ringlet.nn.models import GPT, GPTConfig, LanguageModel, Llama, LlamaConfig
-from ringlet.nn.optim import Optimizer, Schedule
+from ringlet.nn.optim import FlatOptimizer, Schedule
 from ringlet.runtime.training.config import TrainConfig
 
 INTERMEDIATE_MULTIPLE = 32
@@ -42,7 +42,8 @@ def _betas(config: TrainConfig) -> dict[str, Any]:
     return {"betas": (config.beta1, config.beta2)}
 
 
-_OPTIMIZERS: dict[str, tuple[Callable[..., Optimizer], Callable[[TrainConfig], dict[str, Any]]]] = {
+_Make: TypeAlias = Callable[..., FlatOptimizer]
+_OPTIMIZERS: dict[str, tuple[_Make, Callable[[TrainConfig], dict[str, Any]]]] = {
     "adamw": (optim.AdamW, _betas),
     "adam": (optim.Adam, _betas),
     "sgd": (optim.SGD, lambda c: {"momentum": c.momentum}),
@@ -54,7 +55,7 @@ _OPTIMIZERS: dict[str, tuple[Callable[..., Optimizer], Callable[[TrainConfig], d
 }
 
 
-def make_optimizer(config: TrainConfig, flat: Flat) -> Optimizer:
+def make_optimizer(config: TrainConfig, flat: Flat) -> FlatOptimizer:
     """The optimizer that the config names."""
     kind, options = _OPTIMIZERS[config.optimizer]
     return kind(flat, config.learning_rate, weight_decay=config.weight_decay, **options(config))

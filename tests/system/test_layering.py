@@ -185,6 +185,7 @@ ORDER = {
         {"containers"},
         {"methods", "watch", "flat", "layers"},
         {"anomaly", "summary", "finetune", "optim"},
+        {"utils"},
         {"models"},
     ],
     "runtime": [
