@@ -124,16 +124,6 @@ def _copied(x: Tensor, src: TensorLike, non_blocking: bool = False) -> TensorLik
     return src
 
 
-def _scaled(function: Change) -> Change:
-    """The function with `alpha`, a factor of its second argument."""
-
-    def scaled(x: Tensor, other: TensorLike, *, alpha: float = 1) -> Tensor:
-        return function(x, other if alpha == 1 else F.mul(other, alpha))
-
-    scaled.__doc__ = function.__doc__
-    return scaled
-
-
 OVERWRITING = {
     "copy_": overwritten(_copied, "The elements of `src`, broadcast."),
     "fill_": overwritten(lambda x, value: value, "One number everywhere."),
@@ -145,17 +135,14 @@ OVERWRITING = {
 }
 
 NAMES = (
-    "abs", "addcdiv", "addcmul", "ceil", "clamp", "cos", "cumsum", "div", "erf", "exp", "expm1",
-    "floor", "floor_divide", "lerp", "log", "log10", "log1p", "log2", "logical_and",
+    "abs", "add", "addcdiv", "addcmul", "ceil", "clamp", "cos", "cumsum", "div", "erf", "exp",
+    "expm1", "floor", "floor_divide", "lerp", "log", "log10", "log1p", "log2", "logical_and",
     "logical_not", "logical_or", "logical_xor", "masked_fill", "mul", "neg", "pow", "reciprocal",
     "relu", "remainder", "round", "rsqrt", "scatter", "scatter_add", "sigmoid", "sign", "sin",
-    "sqrt", "square", "tanh", "tril", "triu",
+    "sqrt", "square", "sub", "tanh", "tril", "triu",
 )  # fmt: skip
 
-FUNCTIONS = {
-    **{f"{name}_": getattr(F, name) for name in NAMES},
-    "add_": _scaled(F.add), "sub_": _scaled(F.sub), "clip_": F.clamp,
-}  # fmt: skip
+FUNCTIONS = {**{f"{name}_": getattr(F, name) for name in NAMES}, "clip_": F.clamp}
 
 METHODS: dict[str, Callable[..., Any]] = {
     "__setitem__": setitem,

@@ -17,7 +17,7 @@ from ringlet.nn.autograd.tensor import Tensor, any_placeholder, placeholder
 
 ALIASES = {
     "__add__": "add", "__radd__": "add", "__sub__": "sub", "__mul__": "mul", "__rmul__": "mul",
-    "__truediv__": "div", "__floordiv__": "floor_divide", "__mod__": "remainder",
+    "__truediv__": "true_divide", "__floordiv__": "floor_divide", "__mod__": "remainder",
     "__pow__": "pow", "__neg__": "neg", "__abs__": "abs", "__matmul__": "matmul", "__eq__": "eq",
     "__ne__": "ne", "__lt__": "lt", "__le__": "le", "__gt__": "gt", "__ge__": "ge",
     "__and__": "bitwise_and", "__rand__": "bitwise_and", "__or__": "bitwise_or",
@@ -38,7 +38,7 @@ FUNCTIONS = {
     **in_place.METHODS,
     "backward": engine.backward,
     "__rsub__": reflected(functional.sub),
-    "__rtruediv__": reflected(functional.div),
+    "__rtruediv__": reflected(functional.true_divide),
     "__rpow__": reflected(functional.pow),
     "__rfloordiv__": reflected(functional.floor_divide),
     "__rmod__": reflected(functional.remainder),

@@ -86,6 +86,8 @@ def tensors(a: TensorLike, b: TensorLike) -> Sequence[Tensor]:
 def promoted(*operands: Any) -> list[Tensor]:
     """Tensors, arrays and numbers as tensors of their common dtype."""
     beside = next((x for x in operands if isinstance(x, Tensor)), None)
+    if all(isinstance(x, NUMBERS) for x in operands):
+        raise TypeError(f"an operation needs a tensor, not only numbers: {operands}")
     for x in operands:
         if not isinstance(x, Tensor):
             operand_array(x, beside)
@@ -137,7 +139,7 @@ def only_ordered(name: str, *operands: Tensor) -> Sequence[Tensor]:
     return operands
 
 
-def of_one_dtype(name: str, *operands: Tensor) -> None:
+def of_one_dtype(name: str, *operands: Any) -> None:
     """Raise TypeError naming the dtypes if they differ: products do not mix them."""
     dtypes = [x.dtype for x in operands]
     if any(dtype != dtypes[0] for dtype in dtypes):

@@ -150,8 +150,10 @@ def difference(theirs, make, given, drawn):
         return None
     draw = np.random.default_rng(0).standard_normal
     weights = [draw(x.shape).astype(array(x).dtype) for x, _ in pairs]
-    parts = [(y * nn.Tensor(w)).sum() for (_, y), w in zip(pairs, weights, strict=True)]
-    sum(parts[1:], parts[0]).backward()
+    both = zip(pairs, weights, strict=True)
+    parts = [(y * nn.Tensor(w)).sum() for (_, y), w in both if y.requires_grad]
+    if parts:  # else the gradients are zeros
+        sum(parts[1:], parts[0]).backward()
     weights = [torch.from_numpy(w) for w in weights]
     results, inputs = [x for x, _ in pairs], [x for x, _ in leaves]
     expected = torch.autograd.grad(results, inputs, weights, materialize_grads=True)
@@ -218,6 +220,8 @@ def function_of(operator):
         return CALLS[operator.name]
     if isinstance(vars(nn.Tensor).get(name), property):
         return lambda x: getattr(x, name)
+    if name.endswith("_") and hasattr(nn.Tensor, name) and not name.endswith("__"):
+        return lambda x, *args: getattr(x.clone(), name)(*args)
     places = (vars(place).get(name) for place in (F, nn.Tensor, nn))
     return next((each for each in places if callable(each) and not isinstance(each, type)), None)
 

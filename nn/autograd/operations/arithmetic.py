@@ -12,6 +12,7 @@ from ringlet.nn.autograd.conversion import (
     binary,
     in_dtype,
     mask_array,
+    number_in,
     only_numbers,
     only_ordered,
     promoted,
@@ -26,7 +27,7 @@ from ringlet.nn.backend import Array, xp
 
 __all__ = [
     "add", "clamp", "div", "floor_divide", "maximum", "minimum", "mul", "neg", "pow",
-    "remainder", "sub", "where",
+    "remainder", "sub", "true_divide", "where",
 ]  # fmt: skip
 
 
@@ -195,19 +196,38 @@ def whole_quotients(name: str, a: Tensor, b: Tensor) -> Sequence[Tensor]:
     return a, b
 
 
-add = binary(Add)
 mul = binary(Mul)
-div = binary(Div, as_floats)
+true_divide = binary(Div, as_floats)
 remainder = binary(Remainder, whole_quotients)
 neg = unary(Neg, only_numbers)
 
 
-def sub(a: TensorLike, b: TensorLike) -> Tensor:
-    """a - b."""
+def add(a: TensorLike, b: TensorLike, *, alpha: float = 1) -> Tensor:
+    """a + alpha * b."""
+    x, y = tensors(a, b)
+    return Add()(x, y if alpha == 1 else mul(y, number_in(alpha, y.dtype)))
+
+
+def sub(a: TensorLike, b: TensorLike, *, alpha: float = 1) -> Tensor:
+    """a - alpha * b."""
     x, y = tensors(a, b)
     if x is not a or y is not b or x.data.dtype.kind == "b":
         only_numbers("sub", a, b)
-    return Sub()(x, y)
+    return Sub()(x, y if alpha == 1 else mul(y, number_in(alpha, y.dtype)))
+
+
+def div(a: TensorLike, b: TensorLike, *, rounding_mode: str | None = None) -> Tensor:
+    """a / b; rounded to "floor" or to "trunc" (towards 0) it has no gradient, and integers stay
+    integers."""
+    if rounding_mode is None:
+        return true_divide(a, b)
+    if rounding_mode not in ("floor", "trunc"):
+        raise ValueError(f"rounding_mode is {rounding_mode!r}; it must be 'floor' or 'trunc'")
+    x, y = tensors(a, b)
+    if rounding_mode == "floor" or x.dtype.kind not in "biu":
+        return floor_divide(x, y) if rounding_mode == "floor" else Tensor(xp.trunc(x.data / y.data))
+    floor = floor_divide(x, y)
+    return floor + ((floor < 0) & (floor * y != x)).to(x.dtype)
 
 
 def pow(x: TensorLike, exponent: TensorLike) -> Tensor:

@@ -100,24 +100,23 @@ def bitwise_not(x: Tensor) -> Tensor:
     return Tensor(xp.asarray(xp.invert(x.data)))
 
 
-def isclose(a: Tensor, b: TensorLike, rtol: float = 1e-5, atol: float = 1e-8) -> Tensor:
-    """|a - b| <= atol + rtol |b|. Raises TypeError if the dtypes differ."""
+def isclose(
+    a: Tensor, b: TensorLike, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
+) -> Tensor:
+    """|a - b| <= atol + rtol |b|, or both are NaN. Raises TypeError if the dtypes differ."""
+    if not is_number(b):
+        of_one_dtype("isclose", a, b)
+    x, y = tensors(a, b)
     if not (rtol >= 0 and atol >= 0):
         raise ValueError(f"rtol is {rtol} and atol is {atol}; both must be at least 0")
-    x, y = _alike("isclose", a, b)
-    return Tensor(xp.asarray(xp.isclose(x.data, y.data, rtol, atol)))
+    return Tensor(xp.asarray(xp.isclose(x.data, y.data, rtol, atol, equal_nan)))
 
 
-def allclose(a: Tensor, b: TensorLike, rtol: float = 1e-5, atol: float = 1e-8) -> bool:
+def allclose(
+    a: Tensor, b: TensorLike, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
+) -> bool:
     """Whether isclose holds everywhere."""
-    x, y = _alike("allclose", a, b)
-    return bool(xp.allclose(x.data, y.data, rtol, atol))
-
-
-def _alike(name: str, a: Tensor, b: Any) -> Sequence[Tensor]:
-    if not is_number(b):
-        of_one_dtype(name, a, b)
-    return tensors(a, b)
+    return bool(isclose(a, b, rtol, atol, equal_nan).all())
 
 
 def equal(a: Tensor, b: Tensor) -> bool:

@@ -6,7 +6,14 @@ from typing import Literal
 
 import numpy as np
 
-from ringlet.nn.autograd.conversion import Preparation, as_floats, in_dtype, only_numbers, unary
+from ringlet.nn.autograd.conversion import (
+    Preparation,
+    as_floats,
+    in_dtype,
+    only_floats,
+    only_numbers,
+    unary,
+)
 from ringlet.nn.autograd.deferred import Gradients
 from ringlet.nn.autograd.operations.arithmetic import div, mul, pow
 from ringlet.nn.autograd.tensor import Operation, Tensor
@@ -100,9 +107,18 @@ floor = elementwise("floor", "The largest integer not above x; the gradient is z
                     lambda x: xp.floor(x), "y", _zeros, only_numbers)
 ceil = elementwise("ceil", "The smallest integer not below x; the gradient is zeros.",
                    lambda x: xp.ceil(x), "y", _zeros, only_numbers)
-round = elementwise("round", "The nearest integer, the even one of two; the gradient is zeros.",
-                    lambda x: xp.round(x), "y", _zeros, only_numbers)
+_round = elementwise("round", "The nearest integer, the even one of two; the gradient is zeros.",
+                     lambda x: xp.round(x), "y", _zeros, only_numbers)
 # fmt: on
+
+
+def round(x: Tensor, *, decimals: int = 0) -> Tensor:
+    """The nearest integer, or multiple of 10^-decimals, the even one of two; the gradient is
+    zeros."""
+    if not decimals:
+        return _round(x)
+    (x,), scale = only_floats("round to decimals", x), 10.0 ** max(decimals, -decimals)
+    return _round(x * scale) / scale if decimals > 0 else _round(x / scale) * scale
 
 
 def square(x: Tensor) -> Tensor:
