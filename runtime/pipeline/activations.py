@@ -4,8 +4,16 @@ A rank takes its actions in one order whatever the others do, so its memory foll
 list. `prove` counts the same while it executes.
 """
 
+from functools import lru_cache
+from typing import TypeAlias
+
 from ringlet.runtime.pipeline.actions import PipelineSchedule
 from ringlet.runtime.pipeline.costs import Seconds, at
+from ringlet.runtime.pipeline.formulas import Shape, peaks
+from ringlet.runtime.pipeline.schedules import make_schedule
+
+Moments: TypeAlias = tuple[tuple[int, ...], ...]
+"""Of some moments, how many micro-batches a rank holds of each of its stages."""
 
 
 def peak_activations(
@@ -33,12 +41,28 @@ def peak_activations(
     return tuple(peaks)
 
 
-def peak_micro_batches(schedule: PipelineSchedule) -> tuple[int, ...]:
-    """By stage: the most micro-batches whose activations it holds at once."""
-    held, peaks = [0] * schedule.stages, [0] * schedule.stages
+@lru_cache(maxsize=4096)
+def moments(name: str, ranks: int, micro_batches: int, chunks: int) -> tuple[Moments, ...]:
+    """By rank: what it holds whenever it holds most, without the schedule where `peaks` is exact.
+
+    At each of these moments, the number of micro-batches of each of its stages; moments at which it
+    holds less of one stage and no more of any other may be left out. Arguments as of
+    `make_schedule`.
+    """
+    shape = Shape(name, ranks, micro_batches, chunks)
+    if name in ("gpipe", "1f1b", "zero-bubble", "zb-h2"):
+        return tuple(((most,),) for most in peaks(shape))
+    schedule = make_schedule(*shape)
+    return tuple(_moments(schedule, rank) for rank in range(ranks))
+
+
+def _moments(schedule: PipelineSchedule, rank: int) -> Moments:
     change = {"F": 1, "B": -1, "I": 0, "W": -1}
-    for actions in schedule.compute:
-        for kind, stage, _ in actions:
-            held[stage] += change[kind]
-            peaks[stage] = max(peaks[stage], held[stage])
-    return tuple(peaks)
+    held = dict.fromkeys(schedule.stages_of(rank), 0)
+    found, grown = dict[tuple[int, ...], None](), False
+    for kind, stage, _ in schedule.compute[rank]:
+        if grown and change[kind] < 0:
+            found[tuple(held.values())] = None
+        grown = change[kind] > 0 or (grown and not change[kind])
+        held[stage] += change[kind]
+    return tuple(found)

@@ -8,10 +8,11 @@ other cases are our own, and as exact. Their ZB-H2 and ZB-V have no bubble withi
 time counts until the last rank has finished, since a step ends with a norm over all ranks.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ringlet.runtime.pipeline.actions import PipelineSchedule
-from ringlet.runtime.pipeline.costs import Costs, at
+from ringlet.runtime.pipeline.costs import Costs
 from ringlet.runtime.pipeline.schedules import placement_of, recipe_of
 
 NO_FORMULA = {
@@ -114,22 +115,44 @@ def least_seconds(shape: Shape, costs: Costs) -> float:
     """
     ranks = placement_of(shape.name, shape.ranks, shape.chunks)
     splits, count = recipe_of(shape.name).splits, shape.micro_batches
-    stages = range(len(ranks))
-    forward, inputs, weights = (
-        [at(cost, stage) for stage in stages]
-        for cost in (costs.forward, costs.inputs, costs.weights)
+    forwards, inputs, weights = (
+        each if isinstance(each, Sequence) else (each,) * len(ranks)
+        for each in (costs.forward, costs.inputs, costs.weights)
     )
-    ways = [
-        sum(costs.message(stage)) if ranks[stage] != ranks[stage + 1] else 0
-        for stage in stages[:-1]
-    ]
-    back = inputs if splits else [i + w for i, w in zip(inputs, weights, strict=True)]
-    longest = sum(forward) + sum(back) + 2 * sum(ways) + (weights[0] if splits else 0)
-    for rank in range(shape.ranks):
-        own = [stage for stage in stages if ranks[stage] == rank]
-        comes = sum(forward[: own[0]]) + sum(ways[: own[0]])
-        goes = sum(back[: own[0]]) + sum(ways[: own[0]])
-        urgent = count * sum(forward[stage] + back[stage] for stage in own)
-        work = count * sum(forward[stage] + inputs[stage] + weights[stage] for stage in own)
-        longest = max(longest, comes + work, comes + urgent + goes + (weights[0] if splits else 0))
+    messages = costs.has_messages
+    work: dict[int, float] = {}
+    urgent: dict[int, float] = {}
+    first: dict[int, tuple[float, float]] = {}
+    comes = goes = 0.0  # until a micro-batch has come to a stage, and from there back to the first
+    for stage, (rank, forward) in enumerate(zip(ranks, forwards, strict=True)):
+        if messages and stage and ranks[stage - 1] != rank:
+            way = sum(costs.message(stage - 1))
+            comes, goes = comes + way, goes + way
+        first.setdefault(rank, (comes, goes))
+        back = inputs[stage] if splits else inputs[stage] + weights[stage]
+        urgent[rank] = urgent.get(rank, 0.0) + forward + back
+        work[rank] = work.get(rank, 0.0) + forward + inputs[stage] + weights[stage]
+        comes, goes = comes + forward, goes + back
+    end = weights[0] if splits else 0.0
+    longest = comes + goes + end
+    for rank, (before, after) in first.items():
+        longest = max(
+            longest, before + count * work[rank], before + count * urgent[rank] + after + end
+        )
     return longest
+
+
+def least_of_any_cut(shape: Shape, forward: float, inputs: float, weights: float) -> float:
+    """The same wherever the stages are cut; these are seconds of the whole model.
+
+    The busiest rank has its part of the work. What a stage computes before it passes on what the
+    next one waits for, w_s, goes by for one micro-batch at least; with a stage on each rank, rank r
+    waits for one to pass the ranks before it, and back again: the largest of
+    w_0 + ... + w_(r-1) + m w_r is least where all are equal, and then T / (1 - (1 - 1/m)^p) for a
+    sum of T.
+    """
+    p, m = shape.ranks, shape.micro_batches
+    wave = forward + inputs + (0.0 if recipe_of(shape.name).splits else weights)
+    if shape.chunks == 1:
+        wave /= 1 - (1 - 1 / m) ** p
+    return max(wave, m * (forward + inputs + weights) / p) * (1 - 1e-9)  # if others round down

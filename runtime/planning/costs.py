@@ -255,26 +255,26 @@ class ModelCosts:
     @cached_property
     def stages(self) -> tuple[Seconds, ...]:
         """Of each stage of the pipeline."""
-        found = []
+        found, known = [], dict[Any, Seconds]()
         stages = self.setting.blocks_of(len(self.model.blocks))
         for number, blocks in enumerate(stages):
-            total = Seconds()
-            for own in _runs(self.blocks[blocks.start : blocks.stop]):
-                total += own
-            if number == 0:
-                total += self.embedding
-            if number == len(stages) - 1:
-                total += self.head
-            found.append(self._with_transfers(number, self._with_shards(total, blocks)))
+            first, last = number == 0, number == len(stages) - 1
+            own, waits = self.blocks[blocks.start : blocks.stop], self._waits(number)
+            key = first, last, waits, *map(id, own)  # equal blocks are one object
+            if key not in known:
+                ends = [self.embedding] * first + [self.head] * last
+                total = self._with_shards(sum([*_runs(own), *ends], Seconds()), blocks)
+                known[key] = total + Seconds(*waits)
+            found.append(known[key])
         return tuple(found)
 
-    def _with_transfers(self, stage: int, own: Seconds) -> Seconds:
-        """If a rank waits for its messages: it receives and sends in forward, and in backward."""
+    def _waits(self, stage: int) -> tuple[float, float]:
+        """Seconds that a rank waits for its messages, which it receives and sends in forward, and
+        in backward."""
         if self.setting.program.overlap_transfers or self.setting.mesh["pp"] == 1:
-            return own
-        ahead = self.transfer(stage) if stage < self.setting.stages - 1 else ()
-        back = self.transfer(stage - 1) if stage else ()
-        return own + Seconds(sum(ahead), sum(back))
+            return 0.0, 0.0
+        ahead = sum(self.transfers[stage]) if stage < self.setting.stages - 1 else 0.0
+        return ahead, sum(self.transfers[stage - 1]) if stage else 0.0
 
     def _with_shards(self, own: Seconds, blocks: range) -> Seconds:
         """ZeRO's stages 2 and 3 send in each pass: gradients, and before both ways parameters."""
@@ -313,18 +313,22 @@ class ModelCosts:
         before, after = (rank * stride for rank in self._placement[border : border + 2])
         return None if before == after else (before, after)
 
-    def transfer(self, border: int) -> tuple[float, float]:
-        """(busy, latency) of what passes over a border of stages for one micro-batch, either way,
-        while the neighbours of the same stage send as well."""
-        if not (ends := self.ends(border)):
-            return 0.0, 0.0
+    @cached_property
+    def transfers(self) -> list[tuple[float, float]]:
+        """By border of stages, (busy, latency) of what passes over it for one micro-batch, either
+        way, while the neighbours of the same stage send as well."""
+        every = [self.ends(border) for border in range(self.setting.stages - 1)]
+        known = {ends: self._transfer(*ends) if ends else (0.0, 0.0) for ends in set(every)}
+        return [known[ends] for ends in every]
+
+    def _transfer(self, sender: int, receiver: int) -> tuple[float, float]:
         mesh, program = self.setting.mesh, self.setting.program
         rows = self.setting.micro_batch * self.model.context // mesh["cp"]
         nbytes = float(rows * self.model.width * program.precision.activation)
         sequence = self.setting.options.sequence
         parts = mesh["tp"] if program.scatter or sequence else 1
         at_once = min(self.setting.strides["pp"], self.cluster.devices)
-        busy, latency = self.fabric.transfer(*ends, nbytes / parts, at_once)
+        busy, latency = self.fabric.transfer(sender, receiver, nbytes / parts, at_once)
         if parts > 1 and not sequence:
             latency += self.fabric.collective("all_gather", self.group("tp"), nbytes)
         return busy, latency

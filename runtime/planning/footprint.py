@@ -5,12 +5,14 @@ Activations: Korthikanti et al., "Reducing activation recomputation in large tra
 (2022), section 4, with what the operations here keep for their backward.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import add, mul
 
 from ringlet.nn.autograd.operations.linear_cross_entropy import LOGITS, ROWS
 from ringlet.nn.autograd.operations.tiled_attention import rows_for
 from ringlet.runtime.data.zero_blocks import BUFFERS
-from ringlet.runtime.pipeline.activations import peak_activations
+from ringlet.runtime.pipeline.activations import Moments
 from ringlet.runtime.planning.costs import CORE, WHOLE, repeated
 from ringlet.runtime.planning.models import (
     Block,
@@ -62,15 +64,18 @@ def footprint(model: Model, setting: Setting, stage_rank: int = 0) -> Footprint:
     return footprints(model, setting)[stage_rank]
 
 
-def footprints(model: Model, setting: Setting) -> tuple[Footprint, ...]:
-    """The same of every rank of the pipeline."""
+def footprints(
+    model: Model, setting: Setting, held: Sequence[Moments] | None = None
+) -> tuple[Footprint, ...]:
+    """The same of every rank of the pipeline; `held` in place of what its schedule holds."""
     options, precision, mesh = setting.options, setting.program.precision, setting.mesh
-    schedule, ranks = setting.schedule, mesh["dp"] * mesh["cp"]
+    ranks, last = mesh["dp"] * mesh["cp"], setting.stages - 1
     messages, found = _messages(model, setting), []
     kept, again = _by_stage(model, setting)
-    for rank, activations in enumerate(peak_activations(schedule, kept)):
-        own = schedule.stages_of(rank)
-        dense, experts, largest = shards(model, setting, rank)
+    every = setting.stages_by_rank, held or setting.held, shards(model, setting)
+    for own, moments, (dense, experts, largest) in zip(*every, strict=True):
+        sizes = [kept[stage] for stage in own]
+        activations = max(sum(map(mul, moment, sizes)) for moment in moments)
         # Those who differ in ep share everything but the experts.
         state = zip(
             states(dense, ranks * mesh["ep"], options.zero, precision),
@@ -78,7 +83,7 @@ def footprints(model: Model, setting: Setting) -> tuple[Footprint, ...]:
             strict=True,
         )
         activations += max(again[stage] for stage in own)
-        if schedule.stages - 1 in own:
+        if last in own:
             activations += _head_activations(model, setting)
         buffers = messages
         if options.zero >= 2:  # a few blocks at a time
@@ -91,21 +96,24 @@ def footprints(model: Model, setting: Setting) -> tuple[Footprint, ...]:
     return tuple(found)
 
 
-def shards(model: Model, setting: Setting, rank: int) -> tuple[float, float, float]:
-    """Numbers on a rank of the pipeline, before ZeRO: outside experts, in experts, and in what ZeRO
-    has whole at once, a few blocks and all that lies outside them."""
+def shards(model: Model, setting: Setting) -> list[tuple[float, float, float]]:
+    """Numbers on each rank of the pipeline, before ZeRO: outside experts, in experts, and in what
+    ZeRO has whole at once, a few blocks and all that lies outside them."""
     tensor, expert = setting.mesh["tp"], setting.mesh["ep"]
-    schedule = setting.schedule
-    own, last = schedule.stages_of(rank), schedule.stages - 1
-    stages = setting.blocks_of(len(model.blocks))
-    blocks = [model.blocks[number] for stage in own for number in stages[stage]]
-    root = embed_parameters(model, tensor) if 0 in own else 0.0
-    if last in own:
-        root += head_parameters(model, tensor, shared=setting.mesh["pp"] == 1)
-    dense = [dense_parameters(block, tensor) for block in blocks]
-    experts = [expert_parameters(block, tensor) / expert for block in blocks]
-    together = sorted(map(sum, zip(dense, experts, strict=True)))[-BUFFERS:]
-    return sum(dense) + root, sum(experts), sum(together) + root
+    stages, last = setting.blocks_of(len(model.blocks)), setting.stages - 1
+    kinds, kind_of = model.kinds
+    dense = [dense_parameters(block, tensor) for block in kinds]
+    experts = [expert_parameters(block, tensor) / expert for block in kinds]
+    found = []
+    for own in setting.stages_by_rank:
+        blocks = [kind_of[number] for stage in own for number in stages[stage]]
+        root = embed_parameters(model, tensor) if 0 in own else 0.0
+        if last in own:
+            root += head_parameters(model, tensor, shared=setting.mesh["pp"] == 1)
+        here, shared = [dense[kind] for kind in blocks], [experts[kind] for kind in blocks]
+        together = sum(sorted(map(add, here, shared))[-BUFFERS:])
+        found.append((sum(here) + root, sum(shared), together + root))
+    return found
 
 
 def block_activations(block: Block, model: Model, setting: Setting) -> tuple[float, float, float]:
@@ -164,15 +172,13 @@ def _by_stage(model: Model, setting: Setting) -> tuple[list[float], list[float]]
     """By stage, the bytes that it keeps of one micro-batch, and those that are there besides while
     backward computes a block again."""
     kept, again = [], []
-    known: dict[Block, tuple[float, float, float]] = {}
+    kinds, kind_of = model.kinds
+    known = [block_activations(block, model, setting) for block in kinds]
     repeats = repeated(setting.options, len(model.blocks))
     for numbers in setting.blocks_of(len(model.blocks)):
         total = most = 0.0
         for number in numbers:
-            block = model.blocks[number]
-            if block not in known:
-                known[block] = block_activations(block, model, setting)
-            everything, without, inputs = known[block]
+            everything, without, inputs = known[kind_of[number]]
             own = {WHOLE: inputs, CORE: without}.get(repeats[number], everything)
             total += own
             most = max(most, everything - own)

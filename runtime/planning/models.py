@@ -4,6 +4,7 @@ Names as in the papers (gpt3-175b, llama-7b, ...), or ringlet's own presets and 
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from ringlet.nn.models import BERTConfig, GPTConfig, LlamaConfig, T5Config
@@ -94,6 +95,13 @@ class Model:
 
     encoder: int = 0
     """Of an encoder and a decoder, how many blocks are the encoder's."""
+
+    @cached_property
+    def kinds(self) -> tuple[tuple[Block, ...], tuple[int, ...]]:
+        """The different blocks, and which of them each block is."""
+        different = dict.fromkeys(self.blocks)
+        number = {block: place for place, block in enumerate(different)}
+        return tuple(different), tuple(number[block] for block in self.blocks)
 
     @property
     def width(self) -> int:

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-from ringlet.runtime.pipeline.activations import peak_micro_batches
 from ringlet.runtime.planning.costs import BLOCK_PATHS, CORE, WHOLE, ModelCosts
 from ringlet.runtime.planning.footprint import block_activations, footprints
 from ringlet.runtime.planning.models import Block, Model
@@ -27,6 +26,14 @@ def recomputed(setting: Setting) -> Setting:
     return replace(setting, options=replace(setting.options, recompute=("blocks",)))
 
 
+def needed_at_least(model: Model, setting: Setting, free: bool) -> float:
+    """The same with any schedule, and with all blocks computed again if that is `free` to choose:
+    before its first backward, every rank holds one micro-batch in all its stages."""
+    once = [((1,) * setting.options.chunks,)] * setting.mesh["pp"]
+    ranks = footprints(model, recomputed(setting) if free else setting, once)
+    return max(rank.total for rank in ranks)
+
+
 def fitted(costs: ModelCosts, limit: float, free: bool) -> tuple[Setting | None, float]:
     """The setting of these costs with as little computed again as lets every rank do with `limit`
     bytes, and the bytes that some rank needs at least.
@@ -34,7 +41,7 @@ def fitted(costs: ModelCosts, limit: float, free: bool) -> tuple[Setting | None,
     A knapsack over the blocks of each rank; None if not even recomputing all of them is enough,
     or if that is not `free` to choose and the setting as it is needs more.
     """
-    setting, model, schedule = costs.setting, costs.model, costs.setting.schedule
+    setting, model = costs.setting, costs.model
     plain = footprints(model, setting)
     least = max(rank.total for rank in plain)
     if least <= limit or not free:
@@ -43,19 +50,20 @@ def fitted(costs: ModelCosts, limit: float, free: bool) -> tuple[Setting | None,
     least = min(least, max(rank.total for rank in most))
     if any(min(a.total, b.total) > limit for a, b in zip(plain, most, strict=True)):
         return None, least
-    flights, stages = peak_micro_batches(schedule), setting.blocks_of(len(model.blocks))
-    ways = {block: _ways(block, setting, costs) for block in dict.fromkeys(model.blocks)}
+    kinds, kind_of = model.kinds
+    stages, ways = setting.blocks_of(len(kind_of)), [_ways(b, setting, costs) for b in kinds]
+    every = zip(setting.stages_by_rank, setting.held, plain, most, strict=True)
     chosen = [""] * len(model.blocks)
-    for rank, footprint in enumerate(plain):
-        if footprint.total <= limit:
+    for own_stages, held, before, after in every:
+        if before.total <= limit:
             continue
-        own = [(flights[stage], n) for stage in schedule.stages_of(rank) for n in stages[stage]]
+        counts = [max(column) for column in zip(*held, strict=True)]
+        own = [(c, n) for c, stage in zip(counts, own_stages, strict=True) for n in stages[stage]]
         kept = [
-            [Kept(count * way.nbytes, way.seconds) for way in ways[model.blocks[n]]]
-            for count, n in own
+            [Kept(count * way.nbytes, way.seconds) for way in ways[kind_of[n]]] for count, n in own
         ]
         inputs = sum(one[-1].nbytes for one in kept)
-        found = knapsack(kept, limit - (most[rank].total - inputs))
+        found = knapsack(kept, limit - (after.total - inputs))
         if found is None:
             return None, least
         for (_, n), way in zip(own, found, strict=True):

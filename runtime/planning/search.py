@@ -1,24 +1,28 @@
 """The search for the best way to train a model on a cluster.
 
-All settings that the rules allow are listed (settings.py), bounded from below by what their busiest
-rank computes at least, and simulated in the order of an estimate. A setting whose bound is above
-the best ones found needs no simulation, so the answer is that of simulating all of them.
+All settings that the rules allow are listed (settings.py), and looked at in the order of an
+estimate. Bounds that need ever more work say what a setting takes and needs at least; one whose
+bound is above the best ones found, or above the memory, needs no simulation and mostly no schedule,
+so the answer is that of simulating all of them.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from ringlet.runtime.mesh import mesh_text
-from ringlet.runtime.pipeline.costs import Costs
-from ringlet.runtime.pipeline.formulas import Shape, least_seconds
-from ringlet.runtime.planning.costs import ModelCosts
 from ringlet.runtime.planning.fabric import SIMULATED_RANKS, Fabric
-from ringlet.runtime.planning.recompute import fitted, needed, recomputed
+from ringlet.runtime.planning.recompute import fitted, needed, needed_at_least, recomputed
 from ringlet.runtime.planning.setting import Setting
-from ringlet.runtime.planning.settings import Bounds, Request, meshes, settings
+from ringlet.runtime.planning.settings import (
+    Bounds,
+    Family,
+    Request,
+    families,
+    meshes,
+    settings,
+)
 from ringlet.runtime.planning.simulate import Simulation, simulate
-from ringlet.runtime.planning.stages import balanced
 
 BEST = 10
 """How many of the best settings are kept."""
@@ -120,22 +124,26 @@ class _Searching:
         self.request, self.fabric = request, fabric
         self.key, self.by_time = OBJECTIVES[objective], objective == "time"
         self.bounds = Bounds(request, fabric)
+        self.free = "recompute" not in request.fixed
         self.found = Search(request)
-        self.least: dict[str, tuple[float, str]] = {}
+        self.least: dict[str, tuple[tuple[float, float], str]] = {}
         self.actions = 0
 
     def run(self, progress: Callable[[int, int], None], exact: bool) -> Search:
-        found, ordered = self.found, self._listed()
-        found.listed = len(ordered)
-        for number, (_, bound, setting) in enumerate(ordered):
+        found, ordered, done = self.found, self._listed(), 0
+        found.listed = sum(len(family.stages) for *_, family in ordered)
+        for _, bound, family in ordered:
             if bound > self._enough():
-                self._slower(setting, bound)
+                self._slower(family.first, bound)
             elif not exact and (found.simulated >= SIMULATED or self.actions >= ACTIONS):
                 found.complete = False
-                self._slower(setting, bound)
+                self._slower(family.first, bound)
             else:
-                self._try(setting)
-            progress(number + 1, len(ordered))
+                self._try(family)
+            done += len(family.stages)
+            progress(done, found.listed)
+        if found.best:
+            found.nearest = None
         if not exact:
             self._simulate_again()
         best = {mesh_text(candidate.setting.mesh) for candidate in found.best}
@@ -144,32 +152,48 @@ class _Searching:
         found.lost = {**reasons, **found.lost}
         return found
 
-    def _listed(self) -> list[tuple[float, float, Setting]]:
-        """(estimate, bound, setting) of all settings, the best estimates first."""
-        listed: list[tuple[float, float, Setting]] = []
+    def _listed(self) -> list[tuple[float, float, Family]]:
+        """(estimate, bound, family) of all settings, the best estimates first."""
+        listed: list[tuple[float, float, Family]] = []
         for mesh, problem in meshes(self.request):
             if problem:
                 self.found.lost[mesh_text(mesh)] = problem
                 continue
             before = len(listed)
-            for setting in settings(self.request, mesh):
-                listed.append((self.bounds.estimate(setting), self.bounds.least(setting), setting))
+            for family in families(self.request, mesh):
+                listed.append((*self.bounds.expected(family.first), family))
             if len(listed) == before:
                 self.found.lost[mesh_text(mesh)] = "no micro-batches or options fit those given"
         return sorted(listed, key=lambda one: one[:2])
 
-    def _try(self, setting: Setting) -> None:
-        """Simulate a setting with equal stages, and with balanced ones."""
+    def _try(self, family: Family) -> None:
+        """Try what may be among the best, with equal stages and with balanced ones."""
+        for layers_per_stage, bound in self.bounds.cuts(family.first):
+            if bound > self._enough():
+                self._slower(family.first, bound)
+                continue
+            for setting in family.members(layers_per_stage):
+                self._try_one(setting)
+
+    def _try_one(self, setting: Setting) -> None:
+        """Simulate a setting, unless it is too large or too slow."""
         request = self.request
-        free = "recompute" not in request.fixed
-        for costs in self._cuts(self.bounds.costs(setting)):
-            if (bound := _least(costs)) > self._enough():
-                self._slower(costs.setting, bound)
-                continue
-            fits, nbytes = fitted(costs, request.limit, free)
-            if fits is None:
-                self._too_large(recomputed(costs.setting) if free else costs.setting, nbytes)
-                continue
+        if (nbytes := needed_at_least(request.model, setting, self.free)) > request.limit:
+            self._too_large(setting, nbytes)
+            return
+        costs = self.bounds.costs(setting)
+        if (bound := self.bounds.of_step(costs)) > self._enough():
+            self._slower(setting, bound)
+            return
+        fits, nbytes = fitted(costs, request.limit, self.free)
+        if fits is None:
+            self._too_large(setting, nbytes)
+        elif (
+            fits is not setting
+            and (bound := self.bounds.of_step(self.bounds.costs(fits))) > self._enough()
+        ):
+            self._slower(setting, bound)
+        else:
             self.found.simulated += 1
             self.actions += 2 * fits.stages * fits.micro_batches
             made = simulate(request.model, request.cluster, fits, fabric=self.fabric)
@@ -180,41 +204,32 @@ class _Searching:
         best = self.found.best
         return best[-1].simulation.seconds if self.by_time and len(best) == BEST else math.inf
 
-    def _cuts(self, costs: ModelCosts) -> Iterator[ModelCosts]:
-        """With the stages that the setting has, and with balanced ones if they are others."""
-        yield costs
-        setting = costs.setting
-        if setting.stages == 1 or setting.options.layers_per_stage:
-            return
-        times = [sum(block[:3]) for block in costs.blocks]
-        first, last = sum(costs.embedding[:3]), sum(costs.head[:3])
-        sizes = balanced(times, setting.stages, first, last)
-        if sizes != tuple(map(len, setting.blocks_of(len(times)))):
-            options = replace(setting.options, layers_per_stage=sizes)
-            yield self.bounds.costs(replace(setting, options=options))
-
     def _keep(self, candidate: Candidate) -> None:
         best, seconds = self.found.best, candidate.simulation.seconds
         best.append(candidate)
         best.sort(key=self.key)
         del best[BEST:]
-        self._reason(candidate.setting, seconds, f"{seconds:.4g} s {_where(candidate)}")
+        self._reason(candidate.setting, (seconds, 0), f"{seconds:.4g} s {_where(candidate)}")
 
     def _slower(self, setting: Setting, bound: float) -> None:
-        self._reason(setting, bound, f"at least {bound:.4g} s")
+        self._reason(setting, (bound, 0), f"at least {bound:.4g} s")
 
     def _too_large(self, setting: Setting, nbytes: float) -> None:
-        """Nothing or too little can be recomputed: a rank needs so many bytes."""
-        if self.found.nearest is None or nbytes < self.found.nearest[1]:
-            self.found.nearest = setting, nbytes
-        text = f"needs {nbytes / 1e9:.4g} GB on a rank, of {self.request.limit / 1e9:.4g}"
-        self._reason(setting, math.inf, text)
+        """Nothing or too little can be recomputed: a rank needs so many bytes at least."""
+        request, found = self.request, self.found
+        if not found.best and (found.nearest is None or nbytes < found.nearest[1]):
+            for each in [setting, recomputed(setting)] if self.free else [setting]:
+                exact = needed(request.model, each)
+                if found.nearest is None or exact < found.nearest[1]:
+                    found.nearest = each, exact
+        text = f"needs at least {nbytes / 1e9:.4g} GB on a rank, of {request.limit / 1e9:.4g}"
+        self._reason(setting, (math.inf, nbytes), text)
 
-    def _reason(self, setting: Setting, seconds: float, text: str) -> None:
-        """Remember what the best setting of a mesh takes."""
+    def _reason(self, setting: Setting, order: tuple[float, float], text: str) -> None:
+        """Remember what the best setting of a mesh takes: seconds, or bytes."""
         mesh = mesh_text(setting.mesh)
-        if mesh not in self.least or seconds < self.least[mesh][0]:
-            self.least[mesh] = seconds, text
+        if mesh not in self.least or order < self.least[mesh][0]:
+            self.least[mesh] = order, text
 
     def _simulate_again(self) -> None:
         """Simulate the best settings with their collectives."""
@@ -226,14 +241,6 @@ class _Searching:
             for one in self.found.best
         ]  # fmt: skip
         self.found.best = sorted(best, key=self.key)
-
-
-def _least(costs: ModelCosts) -> float:
-    """Seconds of the pipeline at least, with these stages and free messages."""
-    forward, inputs, weights, *_ = zip(*costs.stages, strict=True)
-    setting, options = costs.setting, costs.setting.options
-    shape = Shape(options.schedule, setting.mesh["pp"], setting.micro_batches, options.chunks)
-    return least_seconds(shape, Costs(forward, inputs, weights))
 
 
 def _where(candidate: Candidate) -> str:

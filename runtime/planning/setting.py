@@ -8,7 +8,8 @@ from functools import cached_property, lru_cache
 from ringlet.runtime.mesh import AXES, MeshError, mesh_text
 from ringlet.runtime.options import Parallelism, consecutive
 from ringlet.runtime.pipeline.actions import PipelineSchedule
-from ringlet.runtime.pipeline.schedules import make_schedule
+from ringlet.runtime.pipeline.activations import Moments, moments
+from ringlet.runtime.pipeline.schedules import make_schedule, placement_of
 
 _schedule = lru_cache(maxsize=32)(make_schedule)
 
@@ -151,6 +152,21 @@ class Setting:
         """What the ranks of the pipeline do, in which order."""
         options = self.options
         return _schedule(options.schedule, self.mesh["pp"], self.micro_batches, options.chunks)
+
+    @property
+    def held(self) -> tuple[Moments, ...]:
+        """By rank of the pipeline: the micro-batches in memory whenever there are most."""
+        options = self.options
+        return moments(options.schedule, self.mesh["pp"], self.micro_batches, options.chunks)
+
+    @cached_property
+    def stages_by_rank(self) -> list[list[int]]:
+        """The stages of each rank of the pipeline, in order."""
+        options, found = self.options, [list[int]() for _ in range(self.mesh["pp"])]
+        placement = placement_of(options.schedule, self.mesh["pp"], options.chunks)
+        for stage, rank in enumerate(placement):
+            found[rank].append(stage)
+        return found
 
     @cached_property
     def strides(self) -> dict[str, int]:

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from ringlet.runtime.compression.schemes import bytes_sent
-from ringlet.runtime.options import Parallelism
 from ringlet.runtime.pipeline.costs import Costs
 from ringlet.runtime.pipeline.price import PipelinePrice, price
 from ringlet.runtime.planning.cluster import Cluster
@@ -25,10 +23,10 @@ from ringlet.runtime.planning.costs import (
 from ringlet.runtime.planning.critical import Segment, critical_path
 from ringlet.runtime.planning.fabric import Fabric, Ranks
 from ringlet.runtime.planning.figures import ClusterError
+from ringlet.runtime.planning.finish import finish, groups, sums
 from ringlet.runtime.planning.footprint import Footprint, footprints, shards
 from ringlet.runtime.planning.models import Model
-from ringlet.runtime.planning.operations import update
-from ringlet.runtime.planning.setting import FLOAT32, Setting
+from ringlet.runtime.planning.setting import Setting
 
 BUCKETS = 64
 """The most buckets that are simulated one by one; more behave the same."""
@@ -104,19 +102,6 @@ def simulate(
     return _Step(costs, slow or {}).simulation()
 
 
-SAMPLE = 1024
-"""Compression is counted on matrices of so many rows and columns."""
-
-
-def compressed(options: Parallelism, ranks: int) -> float:
-    """The part of an all-reduce's bytes that travels compressed."""
-    if not options.compress or ranks == 1:
-        return 1.0
-    size = SAMPLE * SAMPLE
-    sent = bytes_sent(options.compress, size, ((0, size, (SAMPLE, SAMPLE)),), ranks)
-    return sent / (2 * (ranks - 1) / ranks * FLOAT32.gradient * size)
-
-
 class _Step:
     """The parts of a step, one after the other."""
 
@@ -124,7 +109,7 @@ class _Step:
         self.costs, self.model, self.setting = costs, costs.model, costs.setting
         self.cluster, self.fabric = costs.cluster, costs.fabric
         self.pipeline, self.schedule = self.setting.mesh["pp"], self.setting.schedule
-        self.shards = [shards(self.model, self.setting, rank) for rank in range(self.pipeline)]
+        self.shards = shards(self.model, self.setting)
         self.columns = [self._price(factors) for factors in self._columns(slow)]
         self.exposed: dict[str, float] = {}
         self.tail: list[Segment] = []
@@ -133,17 +118,11 @@ class _Step:
         finished = [self._summed(rank) for rank in range(self.pipeline)]
         last = max(range(self.pipeline), key=finished.__getitem__)
         seconds = finished[last]
-        for what, more in (
-            ("tied", self._tied()),
-            ("norm", self._norm()),
-            ("update", self._update()),
-            ("parameters", self._published()),
-        ):
-            if more:
-                seconds += more
-                self.tail.append(Segment(what, last, more))
-                if what != "update":
-                    self.exposed[what] = more
+        for what, more in finish(self.costs, self.shards):
+            seconds += more
+            self.tail.append(Segment(what, last, more))
+            if what != "update":
+                self.exposed[what] = more
         micro_batches = self.setting.micro_batches
         for stage in self.schedule.stages_of(last):
             for axis, each in self.costs.stages[stage].exposed:
@@ -182,15 +161,14 @@ class _Step:
     def _price(self, factors: tuple[float, ...]) -> PipelinePrice:
         stages = self.costs.stages
         slower = [factors[self.schedule.rank_of(stage)] for stage in range(len(stages))]
-        messages = [self.costs.transfer(border) for border in range(len(stages) - 1)]
         return price(
             self.schedule,
             Costs(
                 [s.forward * f for s, f in zip(stages, slower, strict=True)],
                 [s.inputs * f for s, f in zip(stages, slower, strict=True)],
                 [s.weights * f for s, f in zip(stages, slower, strict=True)],
-                [busy for busy, _ in messages],
-                [latency for _, latency in messages],
+                [busy for busy, _ in self.costs.transfers],
+                [latency for _, latency in self.costs.transfers],
             ),
         )
 
@@ -201,24 +179,12 @@ class _Step:
 
     # -- the sums of gradients ------------------------------------------------------------------
 
-    def _groups(self) -> tuple[Ranks, Ranks]:
-        """The ranks over which gradients are summed: of all but the experts, and of experts."""
-        mesh, strides = self.setting.mesh, self.setting.strides
-        dense = Ranks(mesh["dp"] * mesh["ep"] * mesh["cp"], strides["cp"])
-        return dense, Ranks(mesh["dp"] * mesh["cp"], strides["cp"] * mesh["ep"])
-
     def _summed(self, rank: int) -> float:
         """When the gradients of a rank of the pipeline are summed."""
         ready = max(column.finished[rank] for column in self.columns)
-        if self.setting.options.zero >= 2:
-            return ready  # each micro-batch's were: ModelCosts.stages
-        operation = "reduce_scatter" if self.setting.options.zero else "all_reduce"
-        precision = self.setting.program.precision
         done = ready
-        for group, numbers in zip(self._groups(), self.shards[rank], strict=False):
-            nbytes = numbers * precision.gradient * compressed(self.setting.options, group.size)
-            if group.size > 1 and nbytes:
-                done = max(done, self._buckets(rank, operation, group, nbytes, done))
+        for operation, group, nbytes in sums(self.setting, self.shards[rank]):
+            done = max(done, self._buckets(rank, operation, group, nbytes, done))
         done = ready + (done - ready) / self.setting.options.local_steps
         if done > ready:
             self.exposed["dp"] = max(self.exposed.get("dp", 0.0), done - ready)
@@ -246,50 +212,6 @@ class _Step:
                 hidden += max(0.0, min(now, ready) - start)
         return max(now, ready) + self.cluster.slowdown.sums * hidden
 
-    def _tied(self) -> float:
-        """Seconds for which the first and the last stage sum the embedding's gradient."""
-        if not self.model.tied or self.pipeline == 1:
-            return 0.0
-        first, last = self.schedule.rank_of(0), self.schedule.rank_of(self.schedule.stages - 1)
-        if first == last:
-            return 0.0
-        words = -(-self.model.vocabulary // self.setting.mesh["tp"])
-        nbytes = words * self.model.width * self.setting.program.precision.gradient
-        ends = Ranks(2, self.setting.strides["pp"] * (self.pipeline - 1))
-        return self.fabric.collective("all_reduce", ends, float(nbytes))
-
-    # -- the update -----------------------------------------------------------------------------
-
-    def _norm(self) -> float:
-        """Seconds to agree on the norm of all gradients."""
-        everybody = Ranks(self.setting.ranks, 1)
-        return self.fabric.collective("all_reduce", everybody, 8.0)
-
-    def _update(self) -> float:
-        """Seconds in which the slowest rank updates its part."""
-        precision, zero = self.setting.program.precision, self.setting.options.zero
-        most = 0.0
-        for parts in self.shards:
-            own = sum(
-                numbers / (group.size if zero else 1)
-                for group, numbers in zip(self._groups(), parts, strict=False)
-            )
-            most = max(most, self.costs.compute([update(own, precision)]))
-        return most + self.setting.program.update
-
-    def _published(self) -> float:
-        """Seconds to gather the parameters that ZeRO's ranks have updated."""
-        if self.setting.options.zero not in (1, 2):
-            return 0.0
-        precision = self.setting.program.precision
-        return max(
-            sum(
-                self.fabric.collective("all_gather", group, numbers * precision.parameter)
-                for group, numbers in zip(self._groups(), parts, strict=False)
-            )
-            for parts in self.shards
-        )
-
     # -- where the time goes --------------------------------------------------------------------
 
     def path(self, rank: int, seconds: float) -> list[Segment]:
@@ -309,12 +231,12 @@ class _Step:
             calls = [
                 self.fabric.cost(operation, group, part * nbytes).carried
                 for operation, nbytes in self._sums()
-                for group, part in zip(self._groups(), numbers, strict=False)
+                for group, part in zip(groups(self.setting), numbers, strict=False)
             ]
             for border in self.schedule.stages_of(rank):
                 if border < len(self.costs.stages) - 1 and (ends := self.costs.ends(border)):
                     tier = self.cluster.links[self.cluster.tier_of(*ends)]
-                    busy = self.setting.micro_batches * self.costs.transfer(border)[0]
+                    busy = self.setting.micro_batches * self.costs.transfers[border][0]
                     calls.append(((tier.name, busy),))
             for name, busy in merged(total, *calls):
                 busiest[name] = max(busiest.get(name, 0.0), busy / seconds)

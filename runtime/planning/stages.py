@@ -3,18 +3,19 @@
 Both are searches of their own with exact answers, made for one setting at a time.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import accumulate, product
+from itertools import accumulate, combinations_with_replacement, pairwise
+from operator import mul, sub
 from typing import NamedTuple
 
 
-def balanced(times: Sequence[float], stages: int, first: float, last: float) -> tuple[int, ...]:
+def balanced(times: Sequence[float], stages: int) -> tuple[int, ...]:
     """How many blocks each of `stages` takes so that the slowest stage is as fast as can be.
 
-    `times` are those of the blocks, in seconds; the first stage takes `first` more and the last
-    one `last`. Alpa's objective (Zheng et al., OSDI 2022, section 5: the sum of all stages plus
+    `times` are those of the blocks, in seconds, the first and the last one with the model's ends.
+    Alpa's objective (Zheng et al., OSDI 2022, section 5: the sum of all stages plus
     m - 1 times the slowest) comes to this where a block costs the same in any stage. Of several
     answers this is the most even one, with what is left over in the last stages, which keep the
     fewest micro-batches.
@@ -27,8 +28,7 @@ def balanced(times: Sequence[float], stages: int, first: float, last: float) -> 
 
     def begin(stop: int, stage: int, limit: float) -> int:
         """The first block that a stage can have which ends before `stop`; `stop` if none."""
-        room = limit * (1 + 1e-9) - (stage == stages - 1) * last - (stage == 0) * first
-        return min(stop, max(bisect_left(sums, sums[stop] - room), stage))
+        return min(stop, max(bisect_left(sums, sums[stop] - limit * (1 + 1e-9)), stage))
 
     def fits(stop: int, stage: int, limit: float) -> bool:
         """Whether this stage and those before can have all blocks before `stop`."""
@@ -39,11 +39,17 @@ def balanced(times: Sequence[float], stages: int, first: float, last: float) -> 
             stop = start
         return stop == 0
 
-    # The slowest stage is a run of blocks, maybe with an end.
+    # The slowest stage is a run of blocks: as slow as the average at least, and no slower than if
+    # all had equally many blocks.
+    cut = [blocks * stage // stages for stage in range(stages + 1)]
+    most = max(sums[stop] - sums[start] for start, stop in pairwise(cut)) * (1 + 1e-9)
+    least = sums[-1] / stages * (1 - 1e-9)
     limits = sorted({
-        sums[stop] - sums[start] + (start == 0) * first + (stop == blocks) * last
-        for start in range(blocks)
-        for stop in range(start + 1, blocks + 1)
+        sums[stop] - before
+        for start, before in enumerate(sums)
+        for stop in range(
+            bisect_left(sums, before + least, start), bisect_right(sums, before + most, start)
+        )
     })  # fmt: skip
     slowest = limits[bisect_left(limits, True, key=lambda limit: fits(blocks, stages - 1, limit))]
     found, stop = [], blocks
@@ -111,14 +117,11 @@ def _choices(ways: tuple[Kept, ...], count: int) -> list[_Way]:
 
 
 def _counted(ways: Sequence[Kept], count: int) -> Iterator[_Way]:
-    """All choices for so many equal blocks."""
-    for counts in product(range(count + 1), repeat=len(ways) - 1):
-        rest = count - sum(counts)
-        if rest >= 0:
-            numbers = (rest, *counts)
-            nbytes = sum(n * way.nbytes for n, way in zip(numbers, ways, strict=True))
-            seconds = sum(n * way.seconds for n, way in zip(numbers, ways, strict=True))
-            yield _Way(nbytes, seconds, (numbers,))
+    """All choices for so many equal blocks: where their row is cut into those of each way."""
+    nbytes, seconds = zip(*ways, strict=True)
+    for cuts in combinations_with_replacement(range(count + 1), len(ways) - 1):
+        numbers = tuple(map(sub, (*cuts, count), (0, *cuts)))
+        yield _Way(sum(map(mul, numbers, nbytes)), sum(map(mul, numbers, seconds)), (numbers,))
 
 
 def _front(choices: Iterable[_Way]) -> list[_Way]:

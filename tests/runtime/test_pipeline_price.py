@@ -6,8 +6,8 @@ import pytest
 
 from ringlet.comm.schedules.kernel import execute
 from ringlet.runtime.pipeline.actions import Action, PipelineSchedule
-from ringlet.runtime.pipeline.costs import Costs
-from ringlet.runtime.pipeline.formulas import Shape, bubble, least_seconds, peaks
+from ringlet.runtime.pipeline.costs import Costs, at
+from ringlet.runtime.pipeline.formulas import Shape, bubble, least_of_any_cut, least_seconds, peaks
 from ringlet.runtime.pipeline.price import Interval, price
 from ringlet.runtime.pipeline.schedules import SCHEDULES, make_schedule
 
@@ -101,6 +101,11 @@ def test_no_schedule_is_faster_than_the_formula_allows(name):
         costs = drawn_costs(draw, made.stages)
         shape = Shape(name, made.ranks, made.micro_batches, made.chunks)
         assert least_seconds(shape, costs) <= price(made, costs).makespan
+        whole = [
+            sum(at(cost, stage) for stage in range(made.stages))
+            for cost in (costs.forward, costs.inputs, costs.weights)
+        ]
+        assert least_of_any_cut(shape, *whole) <= least_seconds(shape, costs)
         equal = Costs(*(draw.randint(0, 9) for _ in range(3)))
         if name in ("gpipe", "1f1b"):
             assert least_seconds(shape, equal) == price(made, equal).makespan

@@ -1,14 +1,16 @@
 """Pipeline schedules: proven, priced and drawn, for every number of ranks and micro-batches."""
 
+import random
 import re
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
+from operator import mul
 
 import pytest
 
 from ringlet.comm.errors import ScheduleError
 from ringlet.runtime.pipeline.actions import Action, PipelineSchedule
-from ringlet.runtime.pipeline.activations import peak_activations
+from ringlet.runtime.pipeline.activations import moments, peak_activations
 from ringlet.runtime.pipeline.costs import Costs
 from ringlet.runtime.pipeline.formulas import bubble, peaks
 from ringlet.runtime.pipeline.price import price
@@ -56,6 +58,19 @@ def borders(schedule):
     """Over which messages go: between stages that are on different ranks."""
     ranks = [schedule.rank_of(stage) for stage in range(schedule.stages)]
     return sum(one != other for one, other in pairwise(ranks))
+
+
+@every_schedule
+def test_what_is_held_is_known_without_the_schedule(name, chunks):
+    """In any unit: a rank holds most at one of its moments."""
+    draw = random.Random(name)
+    for ranks, micro_batches in product(range(1, 6), range(1, 12)):
+        schedule = make_schedule(name, ranks, micro_batches, chunks)
+        sizes = [draw.randint(1, 9) for _ in range(schedule.stages)]
+        for rank, held in enumerate(moments(name, ranks, micro_batches, chunks)):
+            own = [sizes[stage] for stage in schedule.stages_of(rank)]
+            most = max(sum(map(mul, moment, own)) for moment in held)
+            assert most == peak_activations(schedule, sizes)[rank]
 
 
 COSTS = [(1, 1, 1), (3, 4, 2), (1, 2, 3), (5, 1, 2)]

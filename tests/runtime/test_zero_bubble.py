@@ -3,7 +3,7 @@
 import pytest
 
 from ringlet.runtime.pipeline.actions import Action
-from ringlet.runtime.pipeline.activations import peak_activations, peak_micro_batches
+from ringlet.runtime.pipeline.activations import moments, peak_activations
 from ringlet.runtime.pipeline.automatic import automatic
 from ringlet.runtime.pipeline.costs import Costs
 from ringlet.runtime.pipeline.price import price
@@ -87,7 +87,7 @@ def test_the_published_bubbles_of_searched_schedules(line):
 def test_what_is_held_is_counted_in_any_unit():
     """Of rank 0 of a V with two micro-batches: F0.0 F0.1 F3.0 I3.0 W3.0 F3.1 ..."""
     schedule = make_schedule("zb-v", 2, 2)
-    assert peak_micro_batches(schedule) == (2, 2, 2, 1)
+    assert moments("zb-v", 2, 2, 2) == (((2, 1),), ((2, 2),))
     assert peak_activations(schedule)[0] == 3
     assert peak_activations(schedule, [100, 10, 10, 1])[0] == 201
     assert peak_activations(schedule, [1, 10, 10, 100])[0] == 102
