@@ -143,6 +143,9 @@ class BERT(LanguageModel):
     encoder's result (B, T, C); for vectors of sentences see `sentence_embeddings`.
     """
 
+    pooling = "mean"
+    """How `sentence_embeddings` pools, as sentence-transformers' 1_Pooling/config.json said."""
+
     def build(self, config: BERTConfig) -> None:
         self.context_length = config.max_position_embeddings
         blocks = ModuleList([BERTBlock(config) for _ in range(config.num_hidden_layers)])
@@ -206,17 +209,18 @@ class BERT(LanguageModel):
         ids: Array,
         attention_mask: Array | None = None,
         *,
-        pooling: Literal["mean", "cls"] = "mean",
+        pooling: str = "",
         normalize: bool = False,
         **options: Any,
     ) -> Tensor:
         """A vector for each row of ids (B, T): (B, C), with gradients.
 
-        The mean of the encoder's result over the positions where `attention_mask` (B, T) is not 0,
-        or with "cls" the first position's; `normalize` scales it to length 1. Reimers and Gurevych,
-        "Sentence-BERT" (2019), section 3. Which of them a model was trained with is said beside it:
-        sentence-transformers' folders have `1_Pooling/config.json` and `modules.json`.
+        With a `pooling` of "mean" that of the encoder's result over the positions where
+        `attention_mask` (B, T) is not 0, with "cls" the first position's result; by default what
+        the model's folder says, or the mean. `normalize` scales it to length 1. Reimers and
+        Gurevych, "Sentence-BERT" (2019), section 3.
         """
+        pooling = pooling or self.pooling
         x = self.encode(ids, attention_mask=attention_mask, **options)
         if pooling == "mean":
             seen = np.ones(x.shape[:2]) if attention_mask is None else host_array(attention_mask)

@@ -4,6 +4,8 @@
 imported, the same is compared live, with what is saved here loaded there.
 """
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +148,32 @@ def assert_encodes(model, results):
     np.testing.assert_allclose(unit, expected, atol=1e-6)
     first = model.sentence_embeddings(ids, pooling="cls", **given).data
     np.testing.assert_allclose(first, results["encoded"][:, 0], atol=1e-5)
+
+
+POOLINGS = {
+    "mean": ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}, "mean"),
+    "cls": ({"word_embedding_dimension": 16, "pooling_mode_cls_token": True}, "cls"),
+    "a name": ({"pooling_mode": "cls"}, "cls"),
+    "nothing": ({"word_embedding_dimension": 16}, "mean"),
+    "max": ({"pooling_mode_max_tokens": True}, "max_tokens"),
+    "two": ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}, "mean and cls"),
+}
+
+
+@pytest.mark.parametrize("case", POOLINGS)
+def test_a_folder_says_how_sentences_are_pooled(case, tmp_path):
+    values, pooling = POOLINGS[case]
+    shutil.copytree(HERE / "fixtures" / "bert-encoder", tmp_path / "m")
+    (tmp_path / "m" / "1_Pooling").mkdir()
+    (tmp_path / "m" / "1_Pooling" / "config.json").write_text(json.dumps(values))
+    model, ids = from_pretrained(tmp_path / "m"), library.inputs("bert")["ids"]
+    if pooling not in ("mean", "cls"):
+        with pytest.raises(ValueError, match=f"pooling is '{pooling}'; it must be mean or cls"):
+            model.sentence_embeddings(ids)
+        assert model.sentence_embeddings(ids, pooling="mean").shape == (2, 16)
+        return
+    found = model.sentence_embeddings(ids).data
+    np.testing.assert_array_equal(found, model.sentence_embeddings(ids, pooling=pooling).data)
 
 
 def test_a_sentence_encoder():

@@ -1,13 +1,17 @@
 """BERT as Hugging Face's BERT with the masked-language head."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from ringlet.nn.backend import Array
+from ringlet.nn.files import read_object
 from ringlet.nn.models.activation import Activation
 from ringlet.nn.models.bert import BERT, BERTConfig
 from ringlet.nn.models.huggingface.adapter import Adapter, expect, known_values
+from ringlet.nn.models.huggingface.folder import CONFIG, PretrainedError
 from ringlet.nn.models.language_model import LanguageModel
 
 SUPPORTED = {
@@ -15,6 +19,9 @@ SUPPORTED = {
     "position_embedding_type": ("absolute",),
     "is_decoder": (False,),
 }
+
+POOLING, MODE = Path("1_Pooling") / CONFIG, "pooling_mode_"
+"""Where sentence-transformers says how it pools, and how the names of its ways begin."""
 
 
 class BERTAdapter(Adapter):
@@ -37,6 +44,12 @@ class BERTAdapter(Adapter):
         expect(values, SUPPORTED)
         return BERTConfig(**known_values(BERTConfig, values))
 
+    def load(self, kind: type[LanguageModel], folder: Path, strict: bool) -> LanguageModel:
+        model: Any = super().load(kind, folder, strict)
+        if os.path.lexists(path := folder / POOLING):
+            model.pooling = _pooling(read_object(path, PretrainedError))
+        return model
+
     def adapt(
         self, config: BERTConfig, values: Mapping[str, Any], arrays: Mapping[str, Array]
     ) -> BERTConfig:
@@ -54,6 +67,15 @@ class BERTAdapter(Adapter):
         values = asdict(config)
         del values["language_head"]
         return values
+
+
+def _pooling(values: Mapping[str, Any]) -> str:
+    """How sentences are pooled; what is not known here is refused when it is used."""
+    modes = [name.removeprefix(MODE) for name, on in values.items() if name.startswith(MODE) and on]
+    known = {"mean_tokens": "mean", "cls_token": "cls"}
+    return " and ".join(
+        known.get(mode, mode) for mode in modes or [str(values.get("pooling_mode", "mean"))]
+    )
 
 
 BERT.files = BERTAdapter()

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ringlet.nn.models.activation import Activation
-from ringlet.nn.models.huggingface.adapter import Adapter, known_values
+from ringlet.nn.models.huggingface.adapter import Adapter, expect, known_values
 from ringlet.nn.models.huggingface.folder import PretrainedError
 from ringlet.nn.models.t5 import T5, T5Config
 
@@ -36,6 +36,8 @@ class T5Adapter(Adapter):
         config = T5Config(**known)
         if config.activation not in Activation.KINDS:
             raise PretrainedError(f"feed_forward_proj is {config.feed_forward_proj!r}")
+        said = {"dense_act_fn": config.activation, "is_gated_act": config.gated}
+        expect(values, {key: (None, value) for key, value in said.items()})
         return config
 
     def values(self, config: T5Config) -> dict[str, Any]:
