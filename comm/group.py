@@ -47,8 +47,8 @@ class Group:
     world's. Collectives also take `Options`. Arrays can have any shape, any memory order and any
     dtype that NumPy can add; they may be written again when a call, or `wait()`, returns.
 
-    Raises `PeerLost`, `CommTimeout` and `CollectiveMismatch`, all of them `CommError`s. After one
-    of them the group cannot be used any more: every later collective raises the same error.
+    Raises `PeerLost`, `CommTimeout` and `CollectiveMismatch`, all of them `CommError`s. After one,
+    the group cannot be used any more: every later collective raises the same error.
     """
 
     def __init__(self, channel: Channel, progress: Progress) -> None:
@@ -60,6 +60,7 @@ class Group:
         self._memory = Memory(channel, partial(_among, channel, progress))
         self.rank: int = channel.index
         self.size: int = len(channel.ranks)
+        self.timeout: float = channel.context.timeout  # seconds, where a call does not say
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -300,7 +301,7 @@ class Group:
         """Run a collective in this thread, or on the progress thread behind the earlier ones."""
         channel, faults = self._channel, self._endpoint.faults
         count = 0 if faults is None else faults.called(signature.operation)
-        timeout, label, algorithm, async_op = channel.context.timeout, "", "", False
+        timeout, label, algorithm, async_op = self.timeout, "", "", False
         if options:
             if unknown := options.keys() - Options.__annotations__.keys():
                 raise TypeError(f"{signature.operation} takes no argument {', '.join(unknown)}")
@@ -337,7 +338,7 @@ class Group:
         return (x.shape[0] // self.size, *x.shape[1:])
 
     def _timeout(self, timeout: float | None) -> float:
-        return self._channel.context.timeout if timeout is None else seconds(timeout)
+        return self.timeout if timeout is None else seconds(timeout)
 
 
 def _among(channel: Channel, progress: Progress, name: str, members: list[int]) -> Group:

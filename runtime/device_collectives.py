@@ -2,7 +2,8 @@
 
 A host array is passed on as it is. A device array is copied to pinned memory and travels from
 there; what arrives is copied back by the thread that waits for it, so that the progress thread
-never touches the device. Functions mean what the methods of Group mean.
+never touches the device; or GPUs exchange it by themselves (nccl.py). Functions mean what the
+methods of Group mean.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from ringlet.comm import Group, Work
 from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import asarray, chosen, copy_from_host, to_host, xp
+from ringlet.runtime.nccl import communicator
 
 
 class Pending(Protocol):
@@ -56,6 +58,8 @@ def all_reduce(
     """In place."""
     if _on_host(x):
         return group.all_reduce(x, op, async_op=async_op, label=label)
+    if nccl := communicator(group, x, op):
+        return _now(nccl.all_reduce(x, op), async_op)
     return _staged(group.all_reduce(fetched(x), op, async_op=True, label=label), x, async_op)
 
 
@@ -65,6 +69,8 @@ def all_gather(
     """x -> (size, *x.shape)."""
     if _on_host(x):
         return group.all_gather(x, out=out, async_op=async_op, label=label)
+    if nccl := communicator(group, x):
+        return _now(nccl.all_gather(x, out), async_op)
     space = chosen().pinned((group.size, *x.shape), x.dtype)
     work = group.all_gather(fetched(x), out=space, async_op=True, label=label)
     return _staged(work, out, async_op)
@@ -76,6 +82,8 @@ def reduce_scatter(
     """(size * k, ...) -> (k, ...)."""
     if _on_host(x):
         return group.reduce_scatter(x, out=out, async_op=async_op, label=label)
+    if nccl := communicator(group, x):
+        return _now(nccl.reduce_scatter(x, out), async_op)
     work = group.reduce_scatter(fetched(x), async_op=True, label=label)
     return _staged(work, out, async_op)
 
@@ -84,6 +92,8 @@ def all_to_all(group: Group, x: Array, *, label: str = "") -> Array:
     """(size * k, ...) -> the same shape."""
     if _on_host(x):
         return group.all_to_all(x, label=label)
+    if nccl := communicator(group, x):
+        return nccl.all_to_all(x).wait()
     return put_back(group.all_to_all(fetched(x), label=label), None)
 
 
@@ -125,5 +135,8 @@ def put_back(arrived: Array, out: Array | None) -> Array:
 
 
 def _staged(work: Work, out: Array | None, async_op: bool) -> Any:
-    staged = Then(work, lambda arrived: put_back(arrived, out))
-    return staged if async_op else staged.wait()
+    return _now(Then(work, lambda arrived: put_back(arrived, out)), async_op)
+
+
+def _now(work: Pending, async_op: bool) -> Any:
+    return work if async_op else work.wait()

@@ -189,7 +189,8 @@ ORDER = {
         {"models"},
     ],
     "runtime": [
-        {"mesh", "device_collectives"},
+        {"mesh", "nccl"},
+        {"device_collectives"},
         {"compression"},
         {"pipeline"},
         {"options", "rules"},

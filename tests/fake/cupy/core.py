@@ -18,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from cupy import nccl
+
 counts = Counter()
 
 _LINES = (Path(__file__).parents[1] / "names.txt").read_text().splitlines()
@@ -294,8 +296,9 @@ class CUDARuntimeError(RuntimeError):
 
 
 class _Device:
-    def __init__(self, number):
+    def __init__(self, number=0):
         self.number = number
+        self.pci_bus_id = nccl.device.pci_bus_id
 
     def use(self):
         """Of this thread."""
@@ -309,10 +312,17 @@ def _device_count():
     return count
 
 
+def _current():
+    nccl.current.synchronize = _look
+    return nccl.current
+
+
 cuda = types.SimpleNamespace(
     runtime=types.SimpleNamespace(getDeviceCount=_device_count, CUDARuntimeError=CUDARuntimeError),
     Device=_Device,
-    get_current_stream=lambda: types.SimpleNamespace(synchronize=_look),
+    Stream=nccl.Stream,
+    nccl=nccl,
+    get_current_stream=_current,
 )
 
 _OPERATORS = {
