@@ -51,7 +51,8 @@ def assign(x: Tensor, name: str, compute: Callable[[Tensor], Tensor], casts: boo
     elif x.shares_memory():
         raise RuntimeError(
             f"{name} would change memory that another tensor shares (a view, or the base of this "
-            "one), without changing that one's gradient: compute a new tensor, or change a clone()"
+            "one), without changing that one's gradient: write x = x + y or x[i] = x[i] + y, or "
+            "change a clone()"
         )
     else:
         result = result.to(x.dtype)

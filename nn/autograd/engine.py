@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ringlet.nn.autograd.deferred import Deferred, Gradient
-from ringlet.nn.autograd.tensor import Operation, Source, Tensor
+from ringlet.nn.autograd.tensor import UNNEEDED, Operation, Source, Tensor
 from ringlet.nn.backend import Array, refuse_mixture, xp
 from ringlet.nn.versions import changes, refuse_stale
 
@@ -108,11 +108,10 @@ def _sort(root: Operation) -> tuple[list[Operation], dict[int, int]]:
         for tensor in operation.inputs:
             source = tensor.operation
             if source is not None:
-                # A tensor without a gradient may have got a history since, by a change in place.
-                if source not in seen and source.number < operation.number:
+                if source not in seen:
                     seen.add(source)
                     stack.append(source)
-            elif isinstance(tensor, Tensor) and tensor.requires_grad:
+            elif tensor is not UNNEEDED:
                 consumers[id(tensor)] = consumers.get(id(tensor), 0) + 1
     return sorted(seen, key=attrgetter("number"), reverse=True), consumers
 

@@ -24,25 +24,26 @@ class Recompute(Operation):
     computes the same bits as the first.
     """
 
-    def __init__(self, function: Callable[..., Tensor], arguments: Sequence[Any]) -> None:
-        self.function, self.arguments = function, arguments
-        self.scope = random.current()
+    def __init__(
+        self,
+        function: Callable[..., Tensor],
+        arguments: Sequence[Any],
+        parameters: Sequence[Tensor],
+    ) -> None:
+        self.function, self.parameters, self.scope = function, parameters, random.current()
+        self.arguments = [
+            Tensor(x.data, requires_grad=x.requires_grad) if isinstance(x, Tensor) else x
+            for x in arguments
+        ]
 
     def forward(self, *inputs: Array) -> Array:
         with no_grad():
             return self.function(*self.arguments).data
 
-    def saved(self) -> Any:
-        return [self.arguments, [x for x in self.inputs or () if isinstance(x, Tensor)]]
-
     def backward(self, grad: Array) -> Gradients:
-        arguments = [
-            Tensor(x.data, requires_grad=x.requires_grad) if isinstance(x, Tensor) else x
-            for x in self.arguments
-        ]
         with self.scope, enable_grad():
-            result = self.function(*arguments)
-        inputs = [argument for argument in arguments if isinstance(argument, Tensor)]
+            result = self.function(*self.arguments)
+        inputs = [argument for argument in self.arguments if isinstance(argument, Tensor)]
         gradients = nested(result, grad, inputs)
         return [*gradients, *[None] * (len(self.inputs or ()) - len(inputs))]
 
@@ -67,4 +68,5 @@ def checkpoint(
     forward pass. `forward` is called with the arguments, by default the module.
     """
     inputs = [argument for argument in arguments if isinstance(argument, Tensor)]
-    return Recompute(forward or module, arguments)(*inputs, *module.parameters())
+    parameters = tuple(module.parameters())
+    return Recompute(forward or module, arguments, parameters)(*inputs, *parameters)

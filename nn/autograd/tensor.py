@@ -34,6 +34,11 @@ class Source:
         self.shape, self.dtype = data.shape, data.dtype
 
 
+UNNEEDED = Source.__new__(Source)
+"""In place of an input that needs no gradient."""
+UNNEEDED.operation = None
+
+
 class Operation:
     """An operation on arrays: `forward`, and its gradient.
 
@@ -44,7 +49,7 @@ class Operation:
     """
 
     inputs: "tuple[Tensor | Source, ...] | None" = None
-    """Leaves, and the sources of other inputs; None once the gradients are computed."""
+    """Leaves that need gradients, and the sources of others; None once they are computed."""
 
     needs: tuple[bool, ...] = ()
 
@@ -73,7 +78,12 @@ class Operation:
             result.requires_grad = True
             result.operation = self
             self.number = next(numbers)
-            self.inputs = tuple([t if t.operation is None else Source(t) for t in inputs])
+            self.inputs = tuple(
+                [
+                    Source(t) if t.operation is not None else t if t.requires_grad else UNNEEDED
+                    for t in inputs
+                ]
+            )
         return result
 
     def saved(self) -> Any:

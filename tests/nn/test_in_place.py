@@ -272,6 +272,22 @@ def test_what_was_computed_before_a_tensor_got_a_gradient_keeps_none():
     assert_array_equal(w.grad, [4, 5])
 
 
+def test_recomputation_sees_its_arguments_as_they_were():
+    w, total = leaf(1, 2), tensor(3, 4)
+    product, square = w * total, nn.Sequential(nn.Tanh())
+    expected = []
+    for checkpoint in (False, True):
+        w.grad = None
+        product, total = w * tensor(3, 4), tensor(3, 4)
+        run = (lambda x: nn.checkpoint(square, x)) if checkpoint else square
+        y = run(product) + run(total * 1.0) + run(total)
+        product += 1
+        total += w
+        y.sum().backward()
+        expected.append(w.grad.copy())
+    assert_array_equal(*expected)
+
+
 def test_elements_are_set_with_gradients():
     w, x = leaf(1, 2, 3), Tensor(np.zeros((2, 3), np.float32))
     x[0] = w
@@ -280,6 +296,11 @@ def test_elements_are_set_with_gradients():
     assert x.tolist() == [[5, 2, 3], [5, 2, 4]]
     (x * x).sum().backward()
     assert_array_equal(w.grad, [8, 4 + 16, 6])
+    y = Tensor(np.ones((2, 3), np.float32))
+    y[0] = y[0] + w  # the view of y is gone by then
+    y[1, :2] = y[0, 1:] * 3
+    y.sum().backward()
+    assert_array_equal(w.grad, [9, 24, 10])
 
 
 def test_attention_scores_are_masked_and_scaled_in_place():
