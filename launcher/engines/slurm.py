@@ -22,6 +22,10 @@ from ringlet.launcher.options import option
 ANSWER_S = 60.0
 """How long Slurm's commands may take."""
 
+WAIT_S = 60
+"""Agents end together. Those that have not so long after the first wait for one that cannot come.
+(Slurm's own remedy, --kill-on-bad-exit, ends agents that have saved before they can say so.)"""
+
 
 @dataclass(frozen=True)
 class Slurm:
@@ -65,7 +69,13 @@ class Slurm:
         key = _key_file(job)
         if key is not None:
             lines += [f"export {KEY_FILE}={shlex.quote(str(key))}"]
-        step = ["srun", "--kill-on-bad-exit=1", "--cpu-bind=none", *(cores if job.cpus else [])]
+        step = [
+            "srun",
+            "--kill-on-bad-exit=0",
+            f"--wait={WAIT_S}",
+            "--cpu-bind=none",
+            *(cores if job.cpus else []),
+        ]
         command = shlex.join([*step, *RINGLET, *job.command])
         if job.command[0] == "train":
             command += _continued(job.command)
@@ -95,12 +105,34 @@ class Slurm:
         if key is not None and not key.exists():
             with user_errors(os_error=f"cannot write {key}"):
                 write_key(key)
+        # Slurm takes jobs that are larger than the cluster, and lets them wait for ever.
+        waits, _, _ = _call("sbatch", "--test-only", given=text)
+        there, most = self._hosts()
+        if waits and most < job.nodes:
+            raise UserError(f"the job asks for {job.nodes} hosts. {there}")
         code, out, error = _call("sbatch", "--parsable", given=text)
         if code:
             reason = error.removeprefix("sbatch: error: ").replace("\nsbatch: error:", ";")
-            raise UserError(f"sbatch refuses the job: {reason.strip()}. {_cluster()}")
+            raise UserError(f"sbatch refuses the job: {reason.strip()}. {there}")
         number = out.strip().partition(";")[0]
-        return f"job {number}: its output is in {job.name}-{number}.log, `scancel {number}` ends it"
+        note = (
+            f"\nIt has to wait: as things are, the cluster cannot run it. {there}" if waits else ""
+        )
+        log = f"{job.name}-{number}.log"
+        return f"job {number}: its output is in {log}, `scancel {number}` ends it{note}"
+
+    def _hosts(self) -> tuple[str, int]:
+        """What the cluster has, in a sentence, and how many hosts one job may get at most."""
+        where = [] if self.partition is None else [f"--partition={self.partition}"]
+        _, out, _ = _call("sinfo", "--noheader", "--format=%P %D %c %l", *where)
+        hosts: dict[str, int] = {}
+        text = []
+        for line in out.splitlines():
+            name, count, cores, time = (*line.split(), "", "", "", "")[:4]
+            hosts[name] = hosts.get(name, 0) + int(count if count.isdecimal() else 0)
+            text.append(f"{name}: {count} hosts of {cores} cores, at most {time}")
+        there = f"There is {'; '.join(text)}" if text else "`sinfo` shows no hosts"
+        return there, max(hosts.values(), default=0)
 
 
 def _clock(seconds: float) -> str:
@@ -127,13 +159,6 @@ def _key_file(job: Submission) -> Path | None:
     if given or path.exists():
         read_key(path)
     return path
-
-
-def _cluster() -> str:
-    """What the cluster has, in a sentence."""
-    code, out, _ = _call("sinfo", "--noheader", "--format=%P: %D hosts of %c cores, at most %l")
-    there = "; ".join(line.strip() for line in out.splitlines())
-    return f"There is {there}" if there and not code else "`sinfo` shows no hosts"
 
 
 def _call(*words: str, given: str = "") -> tuple[int, str, str]:

@@ -84,10 +84,21 @@ def test_what_cannot_run_is_refused(case, tmp_path, capfd, monkeypatch):
     assert "Traceback" not in shown
 
 
+THERE = "echo 'all* 2 4 infinite'"
+FULL = "cat >/dev/null; [ $1 = --test-only ] && exit 1; echo 17"
+
+
 def test_a_refusal_says_what_there_is(tmp_path, capfd, monkeypatch):
-    refusal = "cat >/dev/null; echo 'sbatch: error: Node count specification invalid' >&2; exit 1"
-    there = "echo 'all*: 2 hosts of 4 cores, at most infinite'"
-    stand_in(tmp_path, monkeypatch, sbatch=refusal, sinfo=there)
+    refusal = "cat >/dev/null; echo 'sbatch: error: Invalid account' >&2; exit 1"
+    stand_in(tmp_path, monkeypatch, sbatch=refusal, sinfo=THERE)
     code, text = submit(capfd, *SLURM, "--", "train")
     assert code == 2
-    assert "refuses the job: Node count specification invalid. There is all*: 2 hosts" in text
+    assert "refuses the job: Invalid account. There is all*: 2 hosts of 4 cores" in text
+
+
+def test_more_hosts_than_there_are_would_be_waited_for_in_vain(tmp_path, capfd, monkeypatch):
+    stand_in(tmp_path, monkeypatch, sbatch=FULL, sinfo=THERE)
+    code, text = submit(capfd, *SLURM[:3], "3", "--", "train")
+    assert (code, "asks for 3 hosts. There is all*: 2 hosts" in text) == (2, True)
+    code, text = submit(capfd, *SLURM, "--", "train")  # some are down now
+    assert (code, "It has to wait: as things are" in text) == (0, True)
