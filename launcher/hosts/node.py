@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass, field
 
-from ringlet.comm.errors import AuthenticationError
+from ringlet.comm.errors import AuthenticationError, CommError
 from ringlet.comm.join.addresses import bracketed, loopback
 from ringlet.comm.join.environment import ENCRYPTIONS, INSECURE, check_network
 from ringlet.comm.join.key import KEY, KEY_FILE, JobKey, find_key
@@ -11,6 +11,9 @@ from ringlet.launcher.errors import UserError, user_errors
 from ringlet.launcher.hosts.addresses import host_of, is_own, own_address, resolve
 from ringlet.launcher.hosts.options import HostOptions
 from ringlet.launcher.hosts.placed import PlacedOptions
+
+FIND_S = 60.0
+"""How long host 0's name may be unknown where an engine starts hosts."""
 
 gone: set[int] = set()
 """The hosts whose agents have failed, as far as the launcher that started all over ssh tells."""
@@ -81,6 +84,11 @@ def node_spec(options: HostOptions) -> NodeSpec | None:
             f"--node-rank is {options.node_rank}; with --nnodes {options.nnodes} it is a number "
             f"from 0 to {most - 1}"
         )
+    if options.node_rank and (place.job or "KUBERNETES_SERVICE_HOST" in os.environ):
+        from ringlet.comm.join.rendezvous import find_host
+
+        with user_errors(CommError):  # its name may come with it
+            find_host(f"tcp://{options.master}", options.node_rank, FIND_S, lambda: None)
     master = resolve(options.master)
     if options.node_rank == 0 and not is_own(host_of(master)):
         raise UserError(

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ringlet.comm.errors import CommError
-from ringlet.comm.join.addresses import bracketed
 from ringlet.comm.join.environment import INSECURE, read_environment
 from ringlet.comm.join.key import KEY, KEY_FILE
 from ringlet.comm.join.launchers import task_of
-from ringlet.launcher.errors import user_errors
+from ringlet.launcher.errors import UserError, user_errors
 from ringlet.launcher.hosts.options import HostOptions
 
 
@@ -42,17 +41,17 @@ def placed(options: HostOptions, variables: Mapping[str, str] = os.environ) -> H
             return options
         # The same checks as for a rank; the key is read when they are to meet.
         found = read_environment({**task, KEY: "", KEY_FILE: "", INSECURE: "1"})
-    local = found.local_size or 1
+    number, local = task.get("LOCAL_RANK", "0"), found.local_size or found.size
+    if not number.isdecimal() or int(number) >= local:
+        raise UserError(f"this is task {number!r} of {local} on this host, as an engine says")
     more: dict[str, Any] = {"nnodes": str(found.size), "node_rank": found.rank}
     if found.ipc_folder is None:
-        more |= {
-            "master": f"{bracketed(task['MASTER_ADDR'])}:{found.rendezvous.rpartition(':')[2]}"
-        }
+        more["master"] = found.rendezvous.removeprefix("tcp://")
     workers = task.get("PET_NPROC_PER_NODE", "")
     return PlacedOptions(
         **{**vars(options), **more},
-        task=int(task.get("LOCAL_RANK", "0")),
-        tasks=local,
+        task=int(number),
+        tasks=found.local_size or 1,
         workers=int(workers) if workers.isdecimal() and workers != "0" else 1,
         job=found.job,
         folder=found.ipc_folder,

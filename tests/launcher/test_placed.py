@@ -70,6 +70,25 @@ def test_a_rank_may_start_a_job_of_its_own(launch):
     assert [code for code, _, _ in ends] == [0, 0], ends
 
 
+WRONG = {
+    "no number of tasks": ({"SLURM_STEP_NUM_TASKS": "many"}, "WORLD_SIZE is 'many'"),
+    "a rank beyond them": ({"SLURM_PROCID": "7"}, "RANK is 7, but WORLD_SIZE is 2"),
+    "no local number": ({"SLURM_LOCALID": "x"}, "task 'x' of 1 on this host"),
+    "a port that is none": ({"MASTER_PORT": "x"}, "MASTER_PORT is 'x'"),
+    "no list of hosts": ({"MASTER_ADDR": "", "SLURM_STEP_NODELIST": "n["}, "'n[' is no list of"),
+    "hosts that others reach": ({"MASTER_ADDR": "192.0.2.1"}, "is not an address of this host"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_is_said_in_one_line(case, launch):
+    changed, text = WRONG[case]
+    code, _, shown = launch(SCRIPT, options=(), variables=next(tasks(TWO_HOSTS)) | changed).end()
+    assert code == 2
+    assert text in shown
+    assert len(shown.splitlines()) == 1
+
+
 def test_a_task_that_waits_for_the_others_can_be_stopped(launch):
     variables = next(tasks(ONE_HOST))
     alone = launch(SCRIPT, options=(), variables=variables)
