@@ -12,14 +12,15 @@ from ringlet.nn import functional, in_place
 from ringlet.nn.autograd import engine
 from ringlet.nn.autograd.conversion import TensorLike
 from ringlet.nn.autograd.operations import casting
+from ringlet.nn.autograd.promotion import is_number
 from ringlet.nn.autograd.sharing import Sharing, change_placeholder
 from ringlet.nn.autograd.tensor import Tensor, any_placeholder, placeholder
 
 ALIASES = {
     "__add__": "add", "__radd__": "add", "__sub__": "sub", "__mul__": "mul", "__rmul__": "mul",
     "__truediv__": "true_divide", "__floordiv__": "floor_divide", "__mod__": "remainder",
-    "__pow__": "pow", "__neg__": "neg", "__abs__": "abs", "__matmul__": "matmul", "__eq__": "eq",
-    "__ne__": "ne", "__lt__": "lt", "__le__": "le", "__gt__": "gt", "__ge__": "ge",
+    "__pow__": "pow", "__neg__": "neg", "__abs__": "abs", "__matmul__": "matmul",
+    "__lt__": "lt", "__le__": "le", "__gt__": "gt", "__ge__": "ge",
     "__and__": "bitwise_and", "__rand__": "bitwise_and", "__or__": "bitwise_or",
     "__ror__": "bitwise_or", "__xor__": "bitwise_xor", "__rxor__": "bitwise_xor",
     "__invert__": "bitwise_not", "__getitem__": "getitem", "clip": "clamp", "view": "reshape",
@@ -32,6 +33,15 @@ def reflected(function: Callable[[Any, Any], Tensor]) -> Callable[[Tensor, Tenso
     return lambda x, other: function(other, x)
 
 
+def equality(function: Callable[[Any, Any], Tensor]) -> Callable[[Tensor, Any], Any]:
+    """The function of operands; whatever is none (None, text) is unequal, as in Python."""
+
+    def compare(x: Tensor, other: Any) -> Any:
+        return function(x, other) if hasattr(other, "dtype") or is_number(other) else NotImplemented
+
+    return compare
+
+
 FUNCTIONS = {
     **vars(casting),
     **vars(functional),
@@ -39,6 +49,8 @@ FUNCTIONS = {
     "backward": engine.backward,
     "__rsub__": reflected(functional.sub),
     "__rtruediv__": reflected(functional.true_divide),
+    "__eq__": equality(functional.eq),
+    "__ne__": equality(functional.ne),
     "__rpow__": reflected(functional.pow),
     "__rfloordiv__": reflected(functional.floor_divide),
     "__rmod__": reflected(functional.remainder),

@@ -100,9 +100,12 @@ def promoted(*operands: Any) -> list[Tensor]:
 def number_in(value: Any, dtype: np.dtype[Any]) -> Any:
     """A number in a dtype. Raises TypeError or OverflowError if it is none of its values: 0.5 is no
     integer; floats are rounded."""
-    number = dtype.type(value)
+    with np.errstate(over="ignore"):
+        number = dtype.type(value)
     if dtype.kind in "biu" and number != value:
         raise TypeError(f"{value} is no value of {dtype}; convert the tensor with to() first")
+    if dtype.kind == "f" and np.isinf(number) and not np.isinf(value):
+        raise OverflowError(f"{value} is out of the range of {dtype}")
     return number
 
 
@@ -189,16 +192,15 @@ def unary(
     """The function of one tensor that runs an operation; it has the operation's docstring, and
     takes its options after the tensor. `integers` prepares tensors of integers and bools.
     Operations `along` axes take a 0-d tensor as one of one element."""
-    name = kind.__name__.lower()
 
     def function(x: Tensor, /, *args: P.args, **kwargs: P.kwargs) -> Tensor:
         if integers is not None and x.data.dtype.kind in "biu":
-            (x,) = integers(name, x)
+            (x,) = integers(function.__name__, x)
         if along and not x.data.ndim:
             return kind(*args, **kwargs)(x.reshape(1)).reshape(())
         return kind(*args, **kwargs)(x)
 
-    return named(name, kind.__doc__, function)
+    return named(kind.__name__.lower(), kind.__doc__, function)
 
 
 def binary(

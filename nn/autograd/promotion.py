@@ -17,20 +17,29 @@ FLOAT = np.dtype(np.float32)
 """What integers and Python numbers become where the result is a float."""
 
 CATEGORIES = "b", "iu", "fV", "c"  # V: bfloat16
-NAMES = "bool", "integers", "floats", "complex numbers"
 OF_NUMBERS = np.dtype(bool), np.dtype(np.int64), FLOAT, np.dtype(np.complex64)
 OF_PYTHON = {np.dtype(np.float64): OF_NUMBERS[2], np.dtype(np.complex128): OF_NUMBERS[3]}
 """What tensors of Python's numbers are, by the dtype that NumPy gives those."""
 
 
 def category(dtype: DType) -> int:
-    """0: bool, 1: integers, 2: floats, 3: complex numbers."""
-    return next(n for n, kinds in enumerate(CATEGORIES) if dtype.kind in kinds)
+    """0: bool, 1: integers, 2: floats, 3: complex numbers; TypeError for others."""
+    for number, kinds in enumerate(CATEGORIES):
+        if dtype.kind in kinds:
+            return number
+    raise TypeError(f"operands hold numbers, not {dtype}")
 
 
 def is_number(operand: Any) -> bool:
     """Whether it is a number of Python's or a scalar of NumPy's."""
     return isinstance(operand, int | float | complex | np.generic)
+
+
+def _of_number(number: Any) -> DType:
+    if isinstance(number, np.generic):
+        return OF_NUMBERS[category(number.dtype)]
+    kinds = bool, int, float, complex
+    return next(d for kind, d in zip(kinds, OF_NUMBERS, strict=True) if isinstance(number, kind))
 
 
 def is_of_python(data: Any) -> bool:
@@ -45,7 +54,7 @@ def common_dtype(*operands: Any) -> DType:
     ranks: list[list[DType]] = [[], [], []]  # with axes, 0-d, numbers
     for operand in operands:
         if is_number(operand):
-            ranks[2].append(OF_NUMBERS[category(np.asarray(operand).dtype)])
+            ranks[2].append(_of_number(operand))
         else:
             ranks[not operand.ndim].append(np.dtype(operand.dtype))
     return reduce(_lifted, (reduce(_among_equals, rank) for rank in ranks[::-1] if rank))

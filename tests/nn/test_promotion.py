@@ -2,6 +2,7 @@
 
 import importlib.util
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from ringlet import nn
 from ringlet.nn import Tensor
 from ringlet.nn import functional as F
 
+INF = math.inf
 NAMES = [
     "bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64",
     "complex64", "complex128",
@@ -139,6 +141,10 @@ REFUSED = {
     "silu": lambda: F.silu(IDS),
     "dropout": lambda: F.dropout(IDS),
     "cross_entropy": lambda: F.cross_entropy(IDS, np.array(0)),
+    "probabilities of bools": lambda: F.cross_entropy(X, np.array(True)),
+    "classes of floats": lambda: F.one_hot(X, 5),
+    "bias": lambda: F.linear(X, Tensor(np.ones((2, 2), np.float32)), Tensor(np.ones(2))),
+    "text": lambda: X + "1",
     "a list": lambda: F.add(X, [1, 2]),
     "unsigned and signed": lambda: Tensor(np.ones(1, np.uint64)) + IDS,
 }
@@ -156,8 +162,19 @@ def test_integers_are_not_divided_by_zero(function):
         function(Tensor(np.array([0, 1])))
     with pytest.raises(ValueError, match="negative"):
         IDS**-1
-    with pytest.raises(OverflowError):
-        IDS.to(np.uint8) + 300
+    for out_of_range in (
+        lambda: IDS.to(np.uint8) + 300,
+        lambda: IDS * 10**30,
+        lambda: IDS.masked_fill(MASK, INF),
+        lambda: X.half().masked_fill(MASK, -1e9),
+    ):
+        with pytest.raises(OverflowError):
+            out_of_range()
+
+
+def test_what_is_no_operand_is_unequal():
+    assert (X == None) is False and (X != "text") is True  # noqa: E711
+    assert (X == 4).tolist() == [False, True]
 
 
 MIXED = {

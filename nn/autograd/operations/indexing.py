@@ -315,7 +315,7 @@ def triu(x: Tensor, diagonal: int = 0) -> Tensor:
 def one_hot(ids: Tensor | Array, num_classes: int = -1) -> Tensor:
     """int64 (..., num_classes): 1 at each id, else 0; -1 for as many classes as the largest id
     needs. Raises IndexError naming a wrong id."""
-    numbers = array_of(ids)
+    numbers = _whole_numbers(ids)
     if num_classes == -1 and numbers.size:
         num_classes = int(numbers.max()) + 1
     size_of(num_classes, "num_classes", 1)

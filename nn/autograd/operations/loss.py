@@ -4,7 +4,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 
-from ringlet.nn.autograd.conversion import array_of, host_array
+from ringlet.nn.autograd.conversion import array_of, host_array, only_floats
 from ringlet.nn.autograd.deferred import Gradients
 from ringlet.nn.autograd.operations.normalization import log_softmax
 from ringlet.nn.autograd.tensor import Operation, Tensor
@@ -111,6 +111,7 @@ def cross_entropy(
     vocabulary, ValueError naming the shapes if they do not match.
     """
     check_options(reduction, label_smoothing)
+    only_floats("cross_entropy", logits)
     if are_probabilities(targets):
         return _to_probabilities(logits, targets, weight, reduction, label_smoothing)
     count, dtype = logits.shape[-1], logits.dtype
@@ -145,6 +146,8 @@ def checked(
 ) -> tuple[Array, Array | None]:
     """Ids (N,) and weights of `count` classes on the host, checked as `cross_entropy` says."""
     ids, classes = host_array(targets), None if weight is None else host_array(weight)
+    if ids.dtype.kind not in "iu":
+        raise TypeError(f"targets are ids, or probabilities of the classes, not {ids.dtype}")
     if ids.shape != shape:
         logits = (*shape, count)
         raise ValueError(f"logits of shape {logits} and targets of {ids.shape} do not match")

@@ -76,9 +76,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x @ weight.T + bias. Raises ValueError naming both shapes if they do not match."""
     if x.shape[-1:] != weight.shape[1:]:
         raise ValueError(f"input of shape {x.shape} and weight of {weight.shape} do not match")
-    if x.data.dtype is not weight.data.dtype:
-        of_one_dtype("linear", x, weight)
-    return Linear()(x, weight) if bias is None else Linear()(x, weight, bias)
+    operands = (x, weight) if bias is None else (x, weight, bias)
+    if x.data.dtype is not weight.data.dtype or x.data.dtype is not operands[-1].data.dtype:
+        of_one_dtype("linear", *operands)
+    return Linear()(*operands)
 
 
 def mm(a: Tensor, b: Tensor) -> Tensor:

@@ -225,8 +225,11 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Tensors joined along an axis, in their common dtype. Tensors of shape (0,) fit anywhere."""
     if not tensors:
         raise ValueError("cat and stack take at least one tensor")
-    dtype = tensors[0].data.dtype
-    if any(x.data.dtype is not dtype or x.data.shape == (0,) for x in tensors):
+    dtype = tensors[0].dtype
+    if any(
+        not isinstance(x, Tensor) or x.data.dtype is not dtype or x.data.shape == (0,)
+        for x in tensors
+    ):
         tensors = promoted(*tensors)
         tensors = [x for x in tensors if x.shape != (0,)] or tensors[:1]
     return Cat(dim)(*tensors)
