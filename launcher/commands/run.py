@@ -42,17 +42,7 @@ def run(
     --hostfile. Under srun, mpirun and the like, each task starts its part of one job.
     """
     options.check()
-    if program[0].startswith("-") and program[0] != "-m":
-        near = similar_options(context, program[0])
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise UserError(f"there is no option {program[0]}, and no script of that name{hint}")
-    script = Path(program[0])
-    if script.is_dir():
-        script /= "__main__.py"
-    if program[0] != "-m" and not script.is_file():
-        raise UserError(f"there is no script {program[0]}")
-    if program == ["-m"]:
-        raise UserError("-m needs the name of a module")
+    check_program(context, program)
     if hosts.over_ssh:
         from ringlet.launcher.hosts.ssh import SshLauncher
 
@@ -72,3 +62,18 @@ def run(
             return Supervisor(job, module, program, screen=screen, agent=agent, inform=inform)
 
         raise typer.Exit(run_with_restarts(start, agent, lambda: bool(notices), screen))
+
+
+def check_program(context: typer.Context, program: list[str]) -> None:
+    """Raise UserError unless the words after the options name a program."""
+    if program[0].startswith("-") and program[0] != "-m":
+        near = similar_options(context, program[0])
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise UserError(f"there is no option {program[0]}, and no script of that name{hint}")
+    script = Path(program[0])
+    if script.is_dir():
+        script /= "__main__.py"
+    if program[0] != "-m" and not script.is_file():
+        raise UserError(f"there is no script {program[0]}")
+    if program == ["-m"]:
+        raise UserError("-m needs the name of a module")

@@ -72,7 +72,7 @@ def _check(command: list[str]) -> None:
         raise UserError(f"{command[0]} is not for an engine; {' and '.join(SUBMITTED)} are")
     hosts = {each.name for each in fields(HostOptions)} - {"interface", "encrypt", "host_timeout"}
     # Imported here: what a command needs is read only for that command.
-    from ringlet.launcher.commands.run import run
+    from ringlet.launcher.commands.run import check_program, run
     from ringlet.launcher.commands.train.command import train
 
     app = typer.Typer()
@@ -81,3 +81,5 @@ def _check(command: list[str]) -> None:
     app.command(cls=Command, context_settings=settings if known is run else {})(known)
     context: Any = typer.main.get_command(app).make_context(f"ringlet {command[0]}", command[1:])
     refuse(context, hosts, "the engine says which hosts there are")
+    if known is run:
+        check_program(context, context.params["program"])

@@ -22,6 +22,9 @@ from ringlet.launcher.options import option
 ANSWER_S = 60.0
 """How long Slurm's commands may take."""
 
+EARLY_S = 60
+"""How much too early Slurm may send a signal (sbatch(1), --signal)."""
+
 WAIT_S = 60
 """Agents end together. Those that have not so long after the first wait for one that cannot come.
 (Slurm's own remedy, --kill-on-bad-exit, ends agents that have saved before they can say so.)"""
@@ -41,7 +44,35 @@ class Slurm:
 
     def write(self, job: Submission) -> str:
         """The batch script."""
-        cores = ["--exclusive"] if job.cpus is None else [f"--cpus-per-task={job.cpus}"]
+        lines = ["#!/bin/bash", *(f"#SBATCH {each}" for each in self._options(job)), ""]
+        lines += [f"cd {shlex.quote(str(Path.cwd()))} || exit {ExitCode.USER_ERROR}"]
+        key = _key_file(job)
+        if key is not None:
+            lines += [f"export {KEY_FILE}={shlex.quote(str(key))}"]
+        step = ["srun", "--kill-on-bad-exit=0", f"--wait={WAIT_S}", "--cpu-bind=none"]
+        step += [] if job.cpus is None else [f"--cpus-per-task={job.cpus}"]
+        command = shlex.join([*step, *RINGLET, *job.command])
+        if job.command[0] == "train":
+            command += _continued(job.command)
+        lines += [
+            "trap 'exit 143' TERM  # scancel: what is saved stays, and the job ends",
+            command,
+            "code=$?",
+            f"case $code in {ExitCode.STOPPED}|{ExitCode.PEER_LOST})"
+            "  # saved before the end of its time, or a host is lost",
+            '  scontrol requeue "$SLURM_JOB_ID" ;;',
+            "esac",
+            "exit $code",
+        ]
+        return "\n".join(lines) + "\n"
+
+    def _options(self, job: Submission) -> list[str]:
+        """What the batch script tells sbatch."""
+        if job.seconds is not None and job.seconds < self.notice + EARLY_S:
+            raise UserError(
+                f"--time is {job.seconds:g} s, and ranks would be told to save at once: Slurm does "
+                f"so {self.notice:g} s before the end (--notice), or up to {EARLY_S} s earlier"
+            )
         try:
             more = shlex.split(self.sbatch)
         except ValueError as error:
@@ -56,7 +87,7 @@ class Slurm:
             f"--job-name={job.name}",
             f"--nodes={job.nodes}",
             "--ntasks-per-node=1",
-            *cores,
+            "--exclusive" if job.cpus is None else f"--cpus-per-task={job.cpus}",
             *(f"{name}={value}" for name, value in given.items() if value is not None),
             f"--output={job.name}-%j.log",
             "--open-mode=append",
@@ -64,35 +95,9 @@ class Slurm:
             f"--signal=USR2@{round(self.notice)}",
             *more,
         ]
-        lines = ["#!/bin/bash", *(f"#SBATCH {each}" for each in options), ""]
-        lines += [f"cd {shlex.quote(str(Path.cwd()))} || exit {ExitCode.USER_ERROR}"]
-        key = _key_file(job)
-        if key is not None:
-            lines += [f"export {KEY_FILE}={shlex.quote(str(key))}"]
-        step = [
-            "srun",
-            "--kill-on-bad-exit=0",
-            f"--wait={WAIT_S}",
-            "--cpu-bind=none",
-            *(cores if job.cpus else []),
-        ]
-        command = shlex.join([*step, *RINGLET, *job.command])
-        if job.command[0] == "train":
-            command += _continued(job.command)
-        return "\n".join(
-            [
-                *lines,
-                "trap 'exit 143' TERM  # scancel: what is saved stays, and the job ends",
-                command,
-                "code=$?",
-                f"case $code in {ExitCode.STOPPED}|{ExitCode.PEER_LOST})"
-                "  # saved before the end of its time, or a host is lost",
-                '  scontrol requeue "$SLURM_JOB_ID" ;;',
-                "esac",
-                "exit $code",
-                "",
-            ]
-        )
+        if strange := next((each for each in options if "\n" in each), ""):
+            raise UserError(f"an option of sbatch has one line, and this one has more: {strange!r}")
+        return options
 
     def submit(self, job: Submission, text: str) -> str:
         """Make the key unless it is there, and call sbatch."""

@@ -70,6 +70,15 @@ REFUSED = {
     "an unknown option": ((*SLURM, "--", "train", "--stepps", "2"), "No such option: --stepps"),
     "a name that is a path": ((*SLURM, "--name", "a/b", "--", "train"), "--name is 'a/b'"),
     "quotes": ((*SLURM, "--sbatch", "'x", "--", "train"), "No closing quotation"),
+    "a name of two lines": (
+        (*SLURM, "--account", "a\nrm", "--", "train"),
+        "has more: '--account=a\\nrm'",
+    ),
+    "no time but to save": (
+        (*SLURM, "--time", "150s", "--", "train"),
+        "would be told to save at once",
+    ),
+    "no script": ((*SLURM, "--", "run", "nothing.py"), "there is no script nothing.py"),
     "no host": (("--engine", "slurm", "--nodes", "0", "--", "train"), "'--nodes'"),
 }
 
