@@ -279,6 +279,11 @@ def asarray(data: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> Array:
     return _present.asarray(data, dtype)
 
 
+def stand_in(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+    """Zeros that take no memory and cannot be written, where only shape and dtype are needed."""
+    return xp.broadcast_to(xp.zeros((), dtype), shape)
+
+
 def to_host(array: Any, out: Array | None = None) -> Array:
     """An array as NumPy's: itself if it is one and `out` is not given."""
     here = _HOST if isinstance(array, np.ndarray) else _present

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 
 import ringlet.runtime.device_collectives as device_collectives
 from ringlet.nn import Module, Parameter
-from ringlet.nn.backend import to_host
+from ringlet.nn.backend import stand_in, to_host
 from ringlet.runtime.compression.collectives import EncodedCollectives
 from ringlet.runtime.data.gradient_groups import GradientGroup, make_reducer
 from ringlet.runtime.mesh import Mesh, MeshError
@@ -54,6 +54,9 @@ class Assembly:
         whole = skeleton(model)
         self.shapes = {name: p.shape for name, p in whole.named_parameters()}
         self.numbers = {name: number for number, name in enumerate(self.shapes)}
+        if seed is not None:
+            for parameter in whole.parameters():  # what other ranks have takes no memory here
+                parameter.data = stand_in(parameter.shape, parameter.dtype)
         self.paths = self.plan.block_paths(model)
         blocks, ranks, chunks = len(self.paths), mesh.size("pp"), options.chunks
         cut = {"pp": ranks, "chunks": chunks, "layers_per_stage": options.layers_per_stage}

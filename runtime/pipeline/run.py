@@ -15,7 +15,7 @@ from ringlet.nn import Tensor, no_grad
 from ringlet.nn import functional as F
 from ringlet.nn.autograd.engine import WeightGradients, backward
 from ringlet.nn.autograd.tensor import Array
-from ringlet.nn.backend import asarray
+from ringlet.nn.backend import asarray, stand_in
 from ringlet.runtime.compression.codecs import Codec
 from ringlet.runtime.device_collectives import isend
 from ringlet.runtime.pipeline.actions import Action, PipelineSchedule
@@ -142,6 +142,8 @@ class _Run:
             self._losses[action.micro_batch] = float(result.item())
         else:
             self._pass_on(action, result.data)
+            # Backward needs its history alone: no memory until then.
+            result.data = stand_in(result.shape, result.dtype)
         if self._scale:
             self._results[place] = result
 

@@ -24,6 +24,9 @@ from ringlet.runtime.planning.models import (
 )
 from ringlet.runtime.planning.setting import Precision, Setting
 
+LAYER_NORM = 2
+"""`Block.norm` of one; RMSNorm's is 1."""
+
 
 @dataclass(frozen=True)
 class Footprint:
@@ -33,9 +36,12 @@ class Footprint:
     gradients: float
     optimizer: float
     activations: float
+    """What micro-batches in flight keep for their backward."""
+
     buffers: float = 0.0
-    """What is there for a moment: messages of the pipeline, inputs gathered over tensor-parallel
-    ranks, and the blocks that ZeRO's stages 2 and 3 have whole; and a compressor's memory."""
+    """What is there for a moment: results and gradients on their way through a block, or logits;
+    messages, inputs gathered over tensor-parallel ranks, and the blocks that ZeRO's stages 2 and 3
+    have whole; and a compressor's memory."""
 
     @property
     def total(self) -> float:
@@ -69,9 +75,9 @@ def footprints(
 ) -> tuple[Footprint, ...]:
     """The same of every rank of the pipeline; `held` in place of what its schedule holds."""
     options, precision, mesh = setting.options, setting.program.precision, setting.mesh
-    ranks, last = mesh["dp"] * mesh["cp"], setting.stages - 1
+    ranks = mesh["dp"] * mesh["cp"]
     messages, found = _messages(model, setting), []
-    kept, again = _by_stage(model, setting)
+    kept, working = _by_stage(model, setting)
     every = setting.stages_by_rank, held or setting.held, shards(model, setting)
     for own, moments, (dense, experts, largest) in zip(*every, strict=True):
         sizes = [kept[stage] for stage in own]
@@ -82,10 +88,7 @@ def footprints(
             states(experts, ranks, options.zero, precision),
             strict=True,
         )
-        activations += max(again[stage] for stage in own)
-        if last in own:
-            activations += _head_activations(model, setting)
-        buffers = messages
+        buffers = messages + max(working[stage] for stage in own) + setting.program.besides
         if options.zero >= 2:  # a few blocks at a time
             whole = precision.gradient + (precision.parameter if options.zero == 3 else 0)
             buffers += whole * largest
@@ -129,7 +132,7 @@ def block_activations(block: Block, model: Model, setting: Setting) -> tuple[flo
     item = program.precision.activation
     rows = setting.micro_batch * model.context / setting.mesh["cp"]
     split = tensor if setting.options.sequence else 1
-    masks = 2 * block.width if block.dropout and not program.tiled else 0
+    masks = 2 * block.width * program.mask if block.dropout else 0
     outside = (2 * block.norms * block.width * item + masks) / split
     queries, keys = block.heads * block.head, block.kv_heads * block.head
     attention = block.attentions * (2 * queries + 2 * keys)
@@ -147,7 +150,7 @@ def _scores(block: Block, model: Model, setting: Setting) -> float:
     item = program.precision.activation
     if not program.tiled:
         # What softmax and dropout give, and a mask of a byte.
-        return block.attentions * length * (2 * item + 1 if block.dropout else item)
+        return block.attentions * length * (2 * item + program.mask if block.dropout else item)
     if length > program.contexts_kept or setting.mesh["cp"] > 1:
         return 0.0
     if not block.causal:
@@ -160,44 +163,102 @@ def _scores(block: Block, model: Model, setting: Setting) -> float:
 
 
 def _messages(model: Model, setting: Setting) -> float:
-    """Bytes of a message in each direction of a pipeline, and of one gathered input."""
-    rows = setting.micro_batch * model.context / setting.mesh["cp"]
-    whole = rows * model.width * setting.program.precision.activation
-    split = setting.mesh["tp"] if setting.options.sequence else 1
-    gathered = whole if split > 1 else 0.0
-    return gathered + (2 * whole / split if setting.mesh["pp"] > 1 else 0.0)
+    """Bytes on their way between ranks: in each direction of a pipeline, in one collective of each
+    kind, and what the program needs besides to receive them."""
+    mesh, program, block = setting.mesh, setting.program, model.blocks[-1]
+    tensor, received, item = mesh["tp"], program.received, program.precision.activation
+    rows = setting.micro_batch * model.context / mesh["cp"]
+    whole, found = rows * model.width * item, 0.0
+    if tensor > 1 and setting.options.sequence:  # gathered; or summed, in a copy, and scattered
+        found += whole * (1 + 2 * received)
+    elif tensor > 1:
+        found += whole * received
+    if mesh["pp"] > 1:
+        found += 2 * _residual(model, setting) * (1 + received)
+    if mesh["cp"] > 1:  # another rank's keys and values
+        found += 2 * rows * block.kv_heads * block.head * item / tensor * (1 + received)
+    if mesh["ep"] > 1:
+        found += whole * block.top_k * (1 + received)
+    if mesh["dp"] * mesh["ep"] * mesh["cp"] > 1:  # a bucket has at least one parameter
+        words = model.vocabulary if mesh["pp"] == 1 else 0
+        largest = max(words, block.inner) * block.width / tensor * program.precision.gradient
+        found += max(largest, setting.options.bucket_bytes or program.bucket) * received
+    return found
 
 
 def _by_stage(model: Model, setting: Setting) -> tuple[list[float], list[float]]:
-    """By stage, the bytes that it keeps of one micro-batch, and those that are there besides while
-    backward computes a block again."""
-    kept, again = [], []
+    """By stage, the bytes that it keeps of one micro-batch, and the most that are there besides
+    while a block or the head is computed."""
+    kept, working = [], []
     kinds, kind_of = model.kinds
-    known = [block_activations(block, model, setting) for block in kinds]
+    known: dict[tuple[int, str], tuple[float, float, bool]] = {}
     repeats = repeated(setting.options, len(model.blocks))
-    for numbers in setting.blocks_of(len(model.blocks)):
+    stages = setting.blocks_of(len(model.blocks))
+    for stage, numbers in enumerate(stages):
         total = most = 0.0
         for number in numbers:
-            everything, without, inputs = known[kind_of[number]]
-            own = {WHOLE: inputs, CORE: without}.get(repeats[number], everything)
+            key = kind_of[number], repeats[number]
+            if key not in known:
+                known[key] = _block(kinds[key[0]], key[1], model, setting)
+            own, moment, apart = known[key]
+            # The first block's input came from another rank, and waits for its gradient.
+            if apart and stage and number == numbers.start:
+                own += _residual(model, setting)
             total += own
-            most = max(most, everything - own)
+            most = max(most, moment)
+        if stage == len(stages) - 1:
+            most = max(most, _head(model, setting))
         kept.append(total)
-        again.append(most)
-    return kept, again
+        working.append(most)
+    return kept, working
 
 
-def _head_activations(model: Model, setting: Setting) -> float:
+def _block(block: Block, again: str, model: Model, setting: Setting) -> tuple[float, float, bool]:
+    """Bytes that a block keeps of one micro-batch, the most that are there besides while it is
+    computed, and whether its input is kept apart from these.
+
+    Forward needs most where the MLP's activation has read what it does not keep. At the same place
+    backward has the gradients of the activation's result and of the block's, and may compute a
+    weight's gradient that it then adds. A block that is computed again has its result's gradient
+    all the while.
+    """
+    program, item = setting.program, setting.program.precision.activation
+    everything, without, inputs = block_activations(block, model, setting)
+    own = {WHOLE: inputs, CORE: without}.get(again, everything)
+    apart = program.normalized and block.norm == LAYER_NORM
+    residual, tensor = _residual(model, setting), setting.mesh["tp"]
+    rows = setting.micro_batch * model.context / setting.mesh["cp"]
+    hidden = item * rows * block.top_k * block.inner / tensor
+    forward = (2 if block.gated else 1) * hidden + (2 * residual if apart else 0.0)
+    backward = hidden + residual * (block.top_k + 1 if block.experts else 1)
+    if setting.micro_batches > 1:
+        backward += item * min(program.summed, block.inner / tensor * block.width)
+    moment = everything - own + max(forward, backward)
+    if again == WHOLE:
+        moment += residual
+    return own, moment, apart and again != WHOLE
+
+
+def _residual(model: Model, setting: Setting) -> float:
+    """Bytes of what passes from block to block."""
+    rows = setting.micro_batch * model.context / setting.mesh["cp"]
+    split = setting.mesh["tp"] if setting.options.sequence else 1
+    return rows * model.width * setting.program.precision.activation / split
+
+
+def _head(model: Model, setting: Setting) -> float:
     """Bytes of the last normalization, and of the logits and their gradients."""
     program, tensor = setting.program, setting.mesh["tp"]
     item = program.precision.activation
     rows = setting.micro_batch * model.context / setting.mesh["cp"]
-    split = tensor if setting.options.sequence else 1
-    found = 2 * rows * model.width * item / split
-    vocabulary = model.vocabulary / tensor
+    found, words = 2 * _residual(model, setting), model.vocabulary / tensor
     if not program.fused_loss:
-        return found + 4 * rows * vocabulary
+        return found + 4 * rows * words
     # A gradient of all logits, or a block of them and the gradients made from it (see
     # nn.autograd.operations.linear_cross_entropy).
-    block = max(ROWS, LOGITS / vocabulary) * vocabulary
-    return found + item * min(rows * vocabulary, block + (vocabulary + rows) * model.width)
+    weight, block = words * model.width, max(ROWS, LOGITS / words) * words
+    added = min(program.summed, weight)
+    if rows * words <= block + weight:
+        added = added if setting.micro_batches > 1 else 0
+        return found + item * (rows * (words + 2 * model.width) + added)
+    return found + item * (block + weight + 2 * rows * model.width + added)

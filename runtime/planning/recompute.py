@@ -30,8 +30,9 @@ def needed_at_least(model: Model, setting: Setting, free: bool) -> float:
     """The same with any schedule, and with all blocks computed again if that is `free` to choose:
     before its first backward, every rank holds one micro-batch in all its stages."""
     once = [((1,) * setting.options.chunks,)] * setting.mesh["pp"]
-    ranks = footprints(model, recomputed(setting) if free else setting, once)
-    return max(rank.total for rank in ranks)
+    ways = [setting, recomputed(setting)] if free else [setting]
+    ranks = zip(*(footprints(model, way, once) for way in ways), strict=True)
+    return max(min(way.total for way in rank) for rank in ranks)
 
 
 def fitted(costs: ModelCosts, limit: float, free: bool) -> tuple[Setting | None, float]:

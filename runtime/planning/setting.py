@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
+from ringlet.nn.autograd.deferred import SUMMANDS
+from ringlet.nn.autograd.operations.tiled_attention import KEPT
 from ringlet.runtime.mesh import AXES, MeshError, mesh_text
 from ringlet.runtime.options import Parallelism, consecutive
 from ringlet.runtime.pipeline.actions import PipelineSchedule
@@ -72,6 +74,23 @@ class Program:
     fused_loss: bool = True
     """Logits are computed and forgotten in blocks of rows."""
 
+    normalized: bool = False
+    """LayerNorm keeps what it has normalized in place of its input, which then takes memory of its
+    own for as long as it is the residual."""
+
+    mask: int = 1
+    """Bytes that dropout keeps of each number."""
+
+    summed: int = 0
+    """Numbers of a weight's gradient that are computed apart before they are added to those of
+    earlier micro-batches."""
+
+    received: float = 0.0
+    """How often a message that is on its way is in memory besides where it belongs."""
+
+    besides: float = 0.0
+    """Bytes that a rank needs besides what the formulas count."""
+
     bucket: int = 1 << 20
     """Bytes of a bucket of gradients, unless the options say."""
 
@@ -79,8 +98,13 @@ class Program:
     """Seconds that each step takes besides."""
 
 
-RINGLET = Program(overlap_tensor=True, contexts_kept=1024)
-"""ringlet itself."""
+RINGLET = Program(
+    overlap_tensor=True, contexts_kept=KEPT, normalized=True, mask=4, summed=SUMMANDS,
+    received=1.0, besides=4 << 20,
+)  # fmt: skip
+"""ringlet itself. ZeroMQ receives messages into its own memory; what a rank needs besides are
+modules that the first step imports, buffers of BLAS and the optimizer, and pages that are not
+full."""
 
 MEGATRON = Program(
     MIXED, overlap_gradients=False, overlap_transfers=False, scatter=True, tiled=False,
