@@ -162,6 +162,14 @@ def axis_of(dim: int, ndim: int) -> int:
     return dim % count
 
 
+def axes_of(dims: int | Sequence[int], ndim: int) -> list[int]:
+    """Axes, counted from 0; raises ValueError if one appears twice."""
+    axes = [axis_of(dim, ndim) for dim in ([dims] if isinstance(dims, int) else dims)]
+    if len(set(axes)) < len(axes):
+        raise ValueError(f"an axis appears twice in {dims}")
+    return axes
+
+
 def length_of(x: Tensor, dim: int) -> int:
     """The length of an axis; raises IndexError if there is none of this number."""
     if not x.ndim:

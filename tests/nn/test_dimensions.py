@@ -76,6 +76,11 @@ WRONG_SIZES = {
     "pad": lambda: F.pad(X, (-1, 0)),
     "one_hot": lambda: F.one_hot(ROW, -2),
     "topk": lambda: X.topk(-1),
+    "flip twice": lambda: X.flip((0, -2)),
+    "squeeze twice": lambda: X.squeeze((0, 0)),
+    "sum twice": lambda: X.sum((0, -2)),
+    "permute twice": lambda: X.permute(0, 0),
+    "expand a new axis": lambda: X.expand(-1, 2, 3),
     "flatten backwards": lambda: X.flatten(1, 0),
 }
 
@@ -90,3 +95,6 @@ def test_no_axes_are_all_axes():
     assert X.sum([]).item() == X.sum(()).item() == 15
     assert X.mean(()).item() == 2.5
     assert X.std([]).shape == X.amax([]).shape == ()
+    assert X.any([]).shape == X.all(()).shape == X.shape  # as in PyTorch
+    with pytest.raises(TypeError, match="one axis"):
+        X.prod((0, 1))

@@ -9,6 +9,7 @@ import numpy as np
 
 from ringlet.nn.autograd.conversion import (
     array_of,
+    axes_of,
     axis_of,
     host_array,
     length_of,
@@ -228,9 +229,7 @@ def unbind(x: Tensor, dim: int = 0) -> list[Tensor]:
 
 def flip(x: Tensor, dims: int | Sequence[int]) -> Tensor:
     """The elements in reverse order along some axes."""
-    turned = [axis_of(dim, x.ndim) for dim in ([dims] if isinstance(dims, int) else dims)]
-    if len(set(turned)) < len(turned):
-        raise ValueError(f"an axis appears twice in {dims}")
+    turned = axes_of(dims, x.ndim)
     return getitem(x, tuple(slice(None, None, -1 if n in turned else 1) for n in range(x.ndim)))
 
 

@@ -10,6 +10,7 @@ from ringlet.nn.autograd.conversion import (
     as_floats,
     axis_of,
     in_dtype,
+    length_of,
     only_floats,
     selected,
     unary,
@@ -262,7 +263,7 @@ def topk(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = 
     """The k largest (or smallest) along an axis, always in order, and their indices."""
     if not x.ndim:
         return sort(x, dim) if 0 <= k <= 1 else topk(x.reshape(1), k, dim)
-    if not 0 <= k <= x.shape[dim]:
+    if not 0 <= k <= length_of(x, dim):
         raise ValueError(f"k is {k}; axis {dim} of shape {x.shape} has fewer elements")
     order = array_of(argsort(x, dim, largest))
     index = Tensor(xp.take(order, xp.arange(k), axis=dim))
@@ -271,6 +272,8 @@ def topk(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = 
 
 def prod(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """The product of all elements, or along an axis."""
+    if isinstance(dim, tuple | list):
+        raise TypeError(f"prod takes one axis, not {dim}")
     return _prod(x, dim, keepdim)
 
 
@@ -285,13 +288,15 @@ def norm(x: Tensor, p: float = 2, dim: Axes = None, keepdim: bool = False) -> Te
 
 
 def all(x: Tensor, dim: Axes = None, keepdim: bool = False) -> Tensor:
-    """Whether all are true."""
-    return Tensor(xp.asarray(xp.all(x.data, axis=_axes(dim), keepdims=keepdim)))
+    """Whether all are true; along no axes () each element is, unlike a sum."""
+    axis = tuple(dim) if isinstance(dim, list) else dim
+    return Tensor(xp.asarray(xp.all(x.data, axis=axis, keepdims=keepdim)))
 
 
 def any(x: Tensor, dim: Axes = None, keepdim: bool = False) -> Tensor:
-    """Whether any is true."""
-    return Tensor(xp.asarray(xp.any(x.data, axis=_axes(dim), keepdims=keepdim)))
+    """Whether any is true; see `all`."""
+    axis = tuple(dim) if isinstance(dim, list) else dim
+    return Tensor(xp.asarray(xp.any(x.data, axis=axis, keepdims=keepdim)))
 
 
 def _position(name: str, x: Tensor, dim: int | None, keepdim: bool) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ringlet.nn.autograd.conversion import axis_of, number_in, promoted, size_of, unary
+from ringlet.nn.autograd.conversion import axes_of, axis_of, number_in, promoted, size_of, unary
 from ringlet.nn.autograd.deferred import Gradients
 from ringlet.nn.autograd.tensor import Operation, Tensor, View
 from ringlet.nn.backend import Array, xp
@@ -62,7 +62,10 @@ class Expand(View):
             x.shape[axis - extra] if length == -1 else length
             for axis, length in enumerate(self.target)
         )
-        return xp.broadcast_to(x, shape)
+        try:
+            return xp.broadcast_to(x, shape)
+        except ValueError as error:
+            raise ValueError(f"shape {x.shape} cannot be expanded to {self.target}") from error
 
     def backward(self, grad: Array) -> Gradients:
         return (grad,)
@@ -192,8 +195,8 @@ def expand(x: Tensor, *shape: Any) -> Tensor:
 
 def squeeze(x: Tensor, dim: int | tuple[int, ...] | None = None) -> Tensor:
     """Without the axes `dim` (None: all) that have length 1."""
-    dims = range(x.ndim) if dim is None else (dim,) if isinstance(dim, int) else dim
-    gone = {axis for axis in (axis_of(each, x.ndim) for each in dims) if x.shape[axis:][:1] == (1,)}
+    dims = axes_of(range(x.ndim) if dim is None else dim, x.ndim)
+    gone = {axis for axis in dims if x.shape[axis : axis + 1] == (1,)}
     return Reshape(tuple(n for axis, n in enumerate(x.shape) if axis not in gone))(x)
 
 
