@@ -70,6 +70,13 @@ class Given:
             return torch.empty(0, dtype=value).numpy().dtype  # TypeError: NumPy has no bfloat16
         if isinstance(value, torch.memory_format | torch.layout | torch.device):
             raise TypeError("only PyTorch has it")
+        if isinstance(value, torch.nn.TransformerEncoderLayer):
+            norms = value.activation, value.norm1.eps, value.self_attn.batch_first, value.norm_first
+            sizes = value.linear1.in_features, value.self_attn.num_heads, value.linear1.out_features
+            options = (*norms, value.linear1.bias is not None)
+            return nn.TransformerEncoderLayer(*sizes, value.dropout.p, *self._of(options))
+        if callable(value) and hasattr(F, getattr(value, "__name__", "")):
+            return getattr(F, value.__name__)
         if type(value) in (list, tuple, torch.Size):
             return (list if type(value) is list else tuple)(self._of(each) for each in value)
         return {k: self._of(v) for k, v in value.items()} if isinstance(value, dict) else value
@@ -121,13 +128,13 @@ def array(value):
     return np.asarray(nn.to_host(value.data if isinstance(value, nn.Tensor) else value))
 
 
-def unequal(expected, found, drawn=False):
+def unequal(expected, found, drawn=False, factor=1):
     if expected.shape != found.shape:
         return "shape"
     if expected.dtype != found.dtype:
         return "dtype"
     rtol, atol = TOLERANCES.get(expected.dtype.name, (0, 0))
-    same = drawn or np.allclose(found, expected, rtol, atol, equal_nan=True)
+    same = drawn or np.allclose(found, expected, rtol, atol * factor, equal_nan=True)
     return None if same else "value"
 
 
@@ -158,7 +165,8 @@ def difference(theirs, make, given, drawn):
     results, inputs = [x for x, _ in pairs], [x for x, _ in leaves]
     expected = torch.autograd.grad(results, inputs, weights, materialize_grads=True)
     found = [np.zeros(y.shape, y.dtype) if y.grad is None else array(y.grad) for _, y in leaves]
-    return "gradient" if any(map(unequal, map(array, expected), found)) else None
+    wrong = [unequal(array(x), y, factor=10) for x, y in zip(expected, found, strict=True)]
+    return "gradient" if any(wrong) else None
 
 
 class Table:
@@ -205,6 +213,7 @@ class Table:
 
 @pytest.fixture(scope="module")
 def table():
+    torch.manual_seed(0)
     whole = Table()
     yield whole
     print(f"\n{'':40}samples{''.join(f'{column:>15}' for column in COLUMNS)}")
