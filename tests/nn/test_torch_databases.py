@@ -201,6 +201,13 @@ class Table:
                 outcome = "refused" if is_clear(error) else f"{type(error).__name__} {error}"
             self.add(name, outcome or "same", f"{text}{described(call)}")
 
+    def refuse(self, name, make, call, text):
+        """Try what PyTorch refuses."""
+        given, error = tried(Given, call)
+        if error is None:
+            _, error = tried(lambda: make()[0](*given.args, **given.kwargs))
+            self.add(name, "errors refused" if error else "no error", f"{text}{described(call)}")
+
     def finish(self, name):
         """Fail if something about an operator differs, and is not on the list."""
         found = dict.fromkeys(self.examples.pop(name, []))
@@ -258,37 +265,41 @@ def test_operator(table, operator):
     for wrong in operator.error_inputs("cpu") if operator.error_inputs_func else ():
         sample = wrong.sample_input
         call = FunctionInput(sample.input, *sample.args, **sample.kwargs)
-        given, error = tried(Given, call)
-        if error is None:
-            _, error = tried(function, *given.args, **given.kwargs)
-            text = f"{described(call)} as {wrong.error_regex!r}"
-            table.add(name, "errors refused" if error else "no error", text)
+        table.refuse(name, lambda: (function, []), call, f"{wrong.error_regex!r}: ")
     table.finish(name)
 
 
-def built(module, arguments):
-    """ringlet's module, with PyTorch's parameters: (module, parameters in pairs)."""
+def built(name, arguments, theirs=None):
+    """ringlet's module, with the parameters of PyTorch's: (module, parameters in pairs)."""
     given = Given(arguments)
-    own = getattr(nn, type(module).__name__)(*given.args, **given.kwargs)
-    theirs, named = dict(module.named_parameters()), dict(own.named_parameters())
-    assert named.keys() == theirs.keys()
-    for name, parameter in theirs.items():
-        named[name].data = nn.asarray(parameter.detach().numpy().copy())
-    return own.train(module.training), [(p, named[name]) for name, p in theirs.items()]
+    own = getattr(nn, name)(*given.args, **given.kwargs)
+    if theirs is None:
+        return own, []
+    pairs, named = dict(theirs.named_parameters()), dict(own.named_parameters())
+    assert named.keys() == pairs.keys()
+    for key, parameter in pairs.items():
+        named[key].data = nn.asarray(parameter.detach().numpy().copy())
+    return own.train(theirs.training), [(pairs[key], named[key]) for key in pairs]
 
 
 @pytest.mark.parametrize("info", MODULES, ids=named)
 def test_module(table, info):
     name = info.module_cls.__name__
     dtypes = [each for each in DTYPES if each in info.supported_dtypes("cpu")]
+    errors = info.module_error_inputs_func or (lambda *args: [])
     for dtype, training in itertools.product(dtypes, (True, False)):
         for sample in info.module_inputs_func(info, "cpu", dtype, True, training):
             given, call = sample.constructor_input, sample.forward_input
             module = info.module_cls(*given.args, **given.kwargs).to(dtype).train(training)
             theirs, error = tried(module, *call.args, **call.kwargs)
             if error is None:
-                make = functools.partial(built, module, given)
+                make = functools.partial(built, name, given, module)
                 table.compare(name, theirs, make, call, text=f"{described(given)} of ")
+        for wrong in errors(info, "cpu", dtype, True, training):
+            sample = wrong.module_error_input
+            call = sample.forward_input or FunctionInput()
+            make = functools.partial(built, name, sample.constructor_input)
+            table.refuse(name, make, call, f"{wrong.error_regex!r}: ")
     table.finish(name)
 
 
