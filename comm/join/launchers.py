@@ -222,7 +222,7 @@ def _as_torchrun(found: _Launcher, variables: Mapping[str, str]) -> dict[str, st
         )
         raise CommError(f"{found.name} has started {size} ranks{here}: set {WHERE} for all{listed}")
     added["MASTER_ADDR"] = address
-    if found.master is not None and found.job:
+    if found.master is not None and _is_numbered(found, variables):
         added["RINGLET_JOB"] = variables.get("RINGLET_JOB", _job(found, variables))
     if found.master is not None and "MASTER_PORT" not in variables:
         added["MASTER_PORT"], added[SPARE_PORTS] = _ports(found, variables)
@@ -231,7 +231,8 @@ def _as_torchrun(found: _Launcher, variables: Mapping[str, str]) -> dict[str, st
 
 def _ports(found: _Launcher, variables: Mapping[str, str]) -> tuple[str, str]:
     """Where rank 0 listens, and where it may instead: different for jobs whose numbers are near."""
-    numbers = re.findall(r"\d{1,18}", _job(found, variables)) if found.job else []
+    known = _is_numbered(found, variables)
+    numbers = re.findall(r"\d{1,18}", _job(found, variables)) if known else []
     if not numbers:  # in a pod, which shares its ports with nobody
         return variables.get("PET_MASTER_PORT", kubernetes.PORT), ""
     start = sum(int(number) * factor for number, factor in zip(numbers, (1, 1009), strict=False))
@@ -256,6 +257,11 @@ def _warn_of_others(variables: Mapping[str, str]) -> None:
 def _speaks(launcher: _Launcher, variables: Mapping[str, str]) -> bool:
     needed = (launcher.rank, launcher.size, launcher.local_size, launcher.nodes)
     return all(name in variables for name in needed if name)
+
+
+def _is_numbered(launcher: _Launcher, variables: Mapping[str, str]) -> bool:
+    """Whether the job has a name that is the same on all hosts."""
+    return any(name in variables for name in launcher.job)
 
 
 def _job(launcher: _Launcher, variables: Mapping[str, str]) -> str:

@@ -51,7 +51,7 @@ def first_address(variables: Mapping[str, str]) -> str:
             "rank 0 is not on the step's first host (srun -m arbitrary): set MASTER_ADDR and "
             "MASTER_PORT to an address of its host"
         )
-    name = first_host(variables["SLURM_STEP_NODELIST"])
+    name = first_host(variables.get("SLURM_STEP_NODELIST", ""))
     host = _known_address(name) or name
     try:
         address = resolve(tcp(host, 1))

@@ -240,6 +240,12 @@ def test_variables_of_slurm_that_are_malformed_are_named(case, controller):
         read_environment({**STEP, **changed, "RINGLET_INSECURE": "1"})
 
 
+def test_a_step_without_its_list_of_hosts():
+    without = {name: text for name, text in STEP.items() if name != "SLURM_STEP_NODELIST"}
+    with pytest.raises(CommError, match="'' is no list of hosts"):
+        read_environment(without)
+
+
 def test_pods_that_have_no_names_get_what_to_add(monkeypatch):
     monkeypatch.setattr("socket.getfqdn", lambda: "gpt-1")
     with pytest.raises(CommError, match=r"(?s)no subdomain.* {6}subdomain: gpt\n.*kind: Service"):

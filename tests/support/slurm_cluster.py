@@ -107,6 +107,10 @@ class Cluster:
              f"SLURM_CONF={self.environment['SLURM_CONF']}",
              "bash", "-c", f"hostname {node}; exec slurmd -N {node}")  # fmt: skip
 
+    def pids(self, node: str) -> list[int]:
+        """All processes of a host: its slurmd, and what jobs run there."""
+        return [int(pid) for pid in _run("ip", "netns", "pids", self.name(node)).split()]
+
     def name(self, node: str) -> str:
         """Of the host's namespace; short, as names of interfaces are."""
         return f"rls{self.folder.name[-4:]}{node}"

@@ -4,6 +4,7 @@ go on with the same bits."""
 import os
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 from slurm_cluster import missing, slurm_cluster
@@ -101,12 +102,12 @@ def test_more_than_there_is_is_refused(cluster):
 
 
 class Run:
-    """A training that has been submitted."""
+    """A training that has been submitted, with `more` options."""
 
-    def __init__(self, cluster, name):
+    def __init__(self, cluster, name, *more):
         self.cluster, folder = cluster, cluster.folder.parent
         words = ("--nodes", "2", "--time", "1:00:00", "--cpus", "2", "--name", name)
-        done = cluster.call(*RINGLET, "submit", "--engine", "slurm", *words, "--", *TRAIN)
+        done = cluster.call(*RINGLET, "submit", "--engine", "slurm", *words, "--", *TRAIN, *more)
         assert done.returncode == 0, done.stderr
         self.job = done.stdout.split()[1].rstrip(":")
         self.out = folder / f"runs/{name}-{self.job}"
@@ -148,12 +149,20 @@ def same(run, reference):
     return all((weights[name] == reference[name]).all() for name in reference)
 
 
-def test_a_run_whose_time_is_nearly_up_saves_and_goes_on_with_the_same_bits(cluster, reference):
-    run = Run(cluster, "time")
+STOPS = {
+    "its time is nearly up": lambda job: ("scancel", "--signal=USR2", f"{job}.0"),
+    "it is queued again by hand": lambda job: ("scontrol", "requeue", job),
+}
+
+
+@pytest.mark.parametrize("why", STOPS)
+def test_a_run_that_is_stopped_saves_and_goes_on_with_the_same_bits(why, cluster, reference):
+    run = Run(cluster, "stopped")
     run.wait_for(lambda: run.saved(2))
-    cluster.call("scancel", "--signal=USR2", f"{run.job}.0")
+    assert cluster.call(*STOPS[why](run.job)).returncode == 0
     run.wait_for(run.queued_again)
     assert not run.saved(STEPS)
+    assert "stopped after step" in run.log.read_text()
     run.begin_again()
     run.wait_for(lambda: run.state() == "COMPLETED")
     assert same(run, reference)
@@ -163,8 +172,7 @@ def test_a_run_whose_time_is_nearly_up_saves_and_goes_on_with_the_same_bits(clus
 def test_a_run_outlives_any_of_its_hosts(node, cluster, reference):
     run = Run(cluster, node)
     run.wait_for(lambda: run.saved(2))
-    pids = cluster.call("ip", "netns", "pids", cluster.name(node)).stdout.split()
-    for pid in map(int, pids):
+    for pid in cluster.pids(node):
         os.kill(pid, signal.SIGKILL)
     run.wait_for(run.queued_again)
     assert not run.saved(STEPS)
@@ -172,6 +180,21 @@ def test_a_run_outlives_any_of_its_hosts(node, cluster, reference):
     run.begin_again()
     run.wait_for(lambda: run.state() == "COMPLETED")
     assert same(run, reference)
+
+
+def test_a_rank_that_is_killed_starts_again_in_place(cluster, reference):
+    run = Run(cluster, "rank", "--max-restarts", "1")
+    run.wait_for(lambda: run.saved(2))
+    worker = next(pid for pid in cluster.pids("n2") if b"train_worker" in words_of(pid))
+    os.kill(worker, signal.SIGKILL)
+    run.wait_for(lambda: run.state() == "COMPLETED")
+    assert "restart 1 of at most 1" in run.log.read_text()
+    assert same(run, reference)
+
+
+def words_of(pid):
+    """The command line of a process."""
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def test_a_cancelled_run_stays_so(cluster):
