@@ -15,6 +15,7 @@ import numpy as np
 
 from ringlet import nn
 from ringlet.launcher.testing.pool import WorkerPool
+from ringlet.nn.memory import return_freed_memory
 from ringlet.nn.models import GPT, GPTConfig, Llama, LlamaConfig
 from ringlet.nn.optim import AdamW
 from ringlet.runtime import Mesh, MicroBatch, Parallelism, Step, parallelize
@@ -59,7 +60,7 @@ def status(name):
 
 
 def config_of(sizes):
-    """A GPT's sizes, or those of a Llama as large with half as many heads of keys."""
+    """A GPT's sizes, or those of a Llama as large with two heads of keys."""
     if sizes.get("kind") != "llama":
         return GPTConfig(**sizes)
     return LlamaConfig(
@@ -68,7 +69,7 @@ def config_of(sizes):
         intermediate_size=3 * sizes["n_embd"],
         num_hidden_layers=sizes["n_layer"],
         num_attention_heads=sizes["n_head"],
-        num_key_value_heads=sizes["n_head"] // 2,
+        num_key_value_heads=2,
         max_position_embeddings=sizes["block_size"],
     )
 
@@ -80,6 +81,7 @@ def peak(world, mesh, options, sizes, samples, micro):
     small = np.ones((256, 256), np.float32)
     _ = small @ small  # BLAS takes its buffers at the first product
     gc.collect()
+    return_freed_memory()  # else the peak reuses it
     before = status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
     with nn.uninitialized():

@@ -28,6 +28,7 @@ from network_pair import NetworkPair, NetworkPairError, NetworkPairPool
 
 from ringlet import runtime
 from ringlet.launcher.testing.pool import WorkerPool
+from ringlet.nn.memory import return_freed_memory
 from ringlet.runtime import Setting, Trainer, load_corpus, make_config, simulate
 from ringlet.runtime.planning.cluster import parse_cluster
 from ringlet.runtime.planning.fabric import Fabric, Ranks
@@ -133,6 +134,7 @@ def train(world, preset, model, options, steps):
     config = make_config(preset, None, {"model": model, **options})
     corpus = load_corpus("pydoc", config.block_size, config.vocab_size or None)
     gc.collect()
+    return_freed_memory()  # else the peak reuses it
     before = status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
     trainer, times = Trainer(config, corpus, world), []

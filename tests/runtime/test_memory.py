@@ -1,12 +1,21 @@
-"""The peak of a worker's memory is what the formula says, within 15 %."""
+"""The peak of a worker's memory is what the formula says: within 10 %, of its arrays 5 %."""
 
+import math
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from ringlet import nn
 from ringlet.launcher.workers.warm import load
 from ringlet.nn.models import GPT, T5, GPTConfig, Llama, LlamaConfig, T5Config
+from ringlet.nn.optim import AdamW
+from ringlet.runtime import Mesh, MicroBatch, Parallelism, Setting, Step, parallelize
+from ringlet.runtime.planning.footprint import footprints
 from ringlet.runtime.planning.models import model_of
+from ringlet.runtime.planning.setting import RINGLET
 
 KINDS = {GPTConfig: GPT, LlamaConfig: Llama, T5Config: T5}
 
@@ -31,7 +40,66 @@ def test_the_peak_is_the_formulas(benchmark, case):
     # Only pipelines have several micro-batches in flight.
     micro = 4 if "pp" in benchmark.CASES[case][0] else 1
     for measured, formula in benchmark.measure(case, SIZES, samples=1, micro=micro):
-        assert 0.85 < measured / formula < 1.15
+        assert 0.9 < measured / formula < 1.1
+
+
+def arrays(world, mesh, options, sizes):
+    """This rank's place in the pipeline, and the peak of NumPy's arrays in two steps."""
+    kind = LlamaConfig if "hidden_size" in sizes else GPTConfig
+    ids = np.random.default_rng(0).integers(0, 256, (SAMPLES, 129))
+    tracemalloc.start()
+    try:
+        with nn.uninitialized():
+            model = KINDS[kind](kind(**sizes))
+        parallel = parallelize(model, Mesh(world, **mesh), Parallelism(**options), seed=1)
+        parallel.use(AdamW)
+        share = np.split(ids, mesh.get("dp", 1) * mesh.get("ep", 1))[parallel.data_index]
+        batches = [MicroBatch(x[:, :-1], x[:, 1:], 0) for x in np.split(share, MICRO_BATCHES)]
+        for step in range(2):
+            parallel.gradients(batches, Step(1, step, 1.0))
+            parallel.update(1e-3)
+        return parallel.mesh.index("pp"), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+SAMPLES, MICRO_BATCHES = 8, 4
+GPT_SIZES = {"vocab_size": 512, "block_size": 128, "n_layer": 4, "n_head": 4, "n_embd": 192}
+LLAMA_SIZES = {
+    "vocab_size": 512, "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("mesh", "options", "sizes"),
+    [
+        ({}, {}, GPT_SIZES),
+        ({}, {"recompute": ("blocks",)}, GPT_SIZES),
+        pytest.param({}, {}, GPT_SIZES | {"dropout": 0.1}, marks=pytest.mark.slow),
+        ({}, {}, GPT_SIZES | {"n_layer": 1, "vocab_size": 20000}),
+        pytest.param({}, {}, GPT_SIZES | {"n_expert": 2, "top_k": 1}, marks=pytest.mark.slow),
+        pytest.param({}, {}, LLAMA_SIZES, marks=pytest.mark.slow),
+        ({"dp": 2}, {"zero": 2}, GPT_SIZES),
+        pytest.param({"dp": 2}, {"compress": "int8"}, GPT_SIZES, marks=pytest.mark.slow),
+        ({"tp": 2}, {"sequence": True}, GPT_SIZES),
+        ({"pp": 2}, {}, GPT_SIZES),
+        ({"pp": 2}, {"schedule": "interleaved", "chunks": 2}, GPT_SIZES),
+        ({"pp": 2}, {"schedule": "zb-h2"}, LLAMA_SIZES),
+        ({"cp": 2}, {}, LLAMA_SIZES),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_peak_of_arrays_is_the_formulas(ranks, mesh, options, sizes):
+    kind = LlamaConfig if "hidden_size" in sizes else GPTConfig
+    # What ZeroMQ and the rest of the process need are no arrays, but the optimizer's blocks are.
+    program = replace(RINGLET, received=0.0, besides=1 << 19)
+    micro_batch = SAMPLES // MICRO_BATCHES // (mesh.get("dp", 1) * mesh.get("ep", 1))
+    setting = Setting(mesh, SAMPLES, micro_batch, Parallelism(**options), program)
+    expected = footprints(model_of(kind(**sizes)), setting)
+    pool = ranks(math.prod(mesh.values()), "ipc")
+    for place, found in pool.run(arrays, mesh=mesh, options=options, sizes=sizes):
+        assert found == pytest.approx(expected[place].total, rel=0.05)
 
 
 CONFIGS = [
