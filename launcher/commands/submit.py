@@ -8,12 +8,13 @@ import typer
 
 from ringlet.launcher.commands.options import Command, refuse, with_options
 from ringlet.launcher.engines.engine import Engine, Submission
+from ringlet.launcher.engines.kubernetes import Kubernetes
 from ringlet.launcher.engines.slurm import Slurm
 from ringlet.launcher.errors import UserError
 from ringlet.launcher.hosts.options import HostOptions
 from ringlet.launcher.options import option
 
-ENGINES: dict[str, type[Any]] = {"slurm": Slurm}
+ENGINES: dict[str, type[Any]] = {"slurm": Slurm, "kubernetes": Kubernetes}
 """name -> what launcher/engines/engine.py calls an Engine; each has options of its own."""
 
 SUBMITTED = ("train", "run")
@@ -57,17 +58,18 @@ def submit(
     for name, kind in ENGINES.items():
         if name != options.engine:
             refuse(context, {each.name for each in fields(kind)}, f"it is for --engine {name}")
-    _check(command)
+    engine = engines[options.engine]
+    _check(command, engine.SHARES_FILES)
     job = Submission(
         options.name, options.nodes, tuple(command), options.time, options.cpus, options.gpus
     )
-    engine = engines[options.engine]
     text = engine.write(job)
     typer.echo(text.rstrip() if options.print else engine.submit(job, text))
 
 
-def _check(command: list[str]) -> None:
-    """Refuse now what would fail once the job has waited in its queue."""
+def _check(command: list[str], shares_files: bool) -> None:
+    """Refuse now what would fail once the job has waited in its queue; scripts only where hosts
+    have this host's files."""
     if command[0] not in SUBMITTED:
         raise UserError(f"{command[0]} is not for an engine; {' and '.join(SUBMITTED)} are")
     hosts = {each.name for each in fields(HostOptions)} - {"interface", "encrypt", "host_timeout"}
@@ -81,5 +83,5 @@ def _check(command: list[str]) -> None:
     app.command(cls=Command, context_settings=settings if known is run else {})(known)
     context: Any = typer.main.get_command(app).make_context(f"ringlet {command[0]}", command[1:])
     refuse(context, hosts, "the engine says which hosts there are")
-    if known is run:
+    if known is run and shares_files:
         check_program(context, context.params["program"])

@@ -1,8 +1,9 @@
 """What the engines have in common: the job they are given, and what each can do with it."""
 
+import subprocess
 import sys
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,9 @@ class Submission:
 class Engine(Protocol):
     """An engine: a dataclass of options that it alone has (launcher/options.py)."""
 
+    SHARES_FILES: ClassVar[bool]
+    """Whether its hosts have the files of the one that submits."""
+
     def write(self, job: Submission) -> str:
         """The script or manifest for the job, as people would write it. Changes nothing.
 
@@ -39,3 +43,19 @@ class Engine(Protocol):
 
 RINGLET = (sys.executable, "-m", "ringlet")
 """The command line, on hosts that have this Python at the same path."""
+
+ANSWER_S = 60.0
+"""How long an engine's commands may take."""
+
+
+def call(*words: str, given: str = "") -> tuple[int, str, str]:
+    """A command of an engine's: exit code, output and errors."""
+    try:
+        done = subprocess.run(
+            words, input=given, capture_output=True, text=True, errors="replace", timeout=ANSWER_S
+        )
+    except OSError as error:
+        return 1, "", f"{words[0]}: {error.strerror}"
+    except subprocess.TimeoutExpired:
+        return 1, "", f"{words[0]} has not answered for {ANSWER_S:g} s"
+    return done.returncode, done.stdout, done.stderr

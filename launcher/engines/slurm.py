@@ -7,7 +7,6 @@ again, and so it is when a host fails. sbatch(1), srun(1), scontrol(1): https://
 import math
 import os
 import shlex
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import which
@@ -15,12 +14,9 @@ from typing import ClassVar
 
 from ringlet.comm.join.environment import INSECURE
 from ringlet.comm.join.key import KEY, KEY_FILE, read_key, write_key
-from ringlet.launcher.engines.engine import RINGLET, Submission
+from ringlet.launcher.engines.engine import RINGLET, Submission, call
 from ringlet.launcher.errors import ExitCode, UserError, user_errors
 from ringlet.launcher.options import option
-
-ANSWER_S = 60.0
-"""How long Slurm's commands may take."""
 
 EARLY_S = 60
 """How much too early Slurm may send a signal (sbatch(1), --signal)."""
@@ -35,6 +31,8 @@ class Slurm:
     """What sbatch is told of a job."""
 
     HEADING: ClassVar = "Slurm"
+    SHARES_FILES: ClassVar = True
+
     partition: str | None = option(None, "Partition to run in.", shown="the cluster's")
     account: str | None = option(None, "Account to charge.")
     notice: float = option(
@@ -111,11 +109,11 @@ class Slurm:
             with user_errors(os_error=f"cannot write {key}"):
                 write_key(key)
         # Slurm takes jobs that are larger than the cluster, and lets them wait for ever.
-        waits, _, _ = _call("sbatch", "--test-only", given=text)
+        waits, _, _ = call("sbatch", "--test-only", given=text)
         there, most = self._hosts()
         if waits and most < job.nodes:
             raise UserError(f"the job asks for {job.nodes} hosts. {there}")
-        code, out, error = _call("sbatch", "--parsable", given=text)
+        code, out, error = call("sbatch", "--parsable", given=text)
         if code:
             reason = error.removeprefix("sbatch: error: ").replace("\nsbatch: error:", ";")
             raise UserError(f"sbatch refuses the job: {reason.strip()}. {there}")
@@ -129,7 +127,7 @@ class Slurm:
     def _hosts(self) -> tuple[str, int]:
         """What the cluster has, in a sentence, and how many hosts one job may get at most."""
         where = [] if self.partition is None else [f"--partition={self.partition}"]
-        _, out, _ = _call("sinfo", "--noheader", "--format=%P %D %c %l", *where)
+        _, out, _ = call("sinfo", "--noheader", "--format=%P %D %c %l", *where)
         hosts: dict[str, int] = {}
         text = []
         for line in out.splitlines():
@@ -164,16 +162,3 @@ def _key_file(job: Submission) -> Path | None:
     if given or path.exists():
         read_key(path)
     return path
-
-
-def _call(*words: str, given: str = "") -> tuple[int, str, str]:
-    """A command of Slurm's: exit code, output and errors."""
-    try:
-        done = subprocess.run(
-            words, input=given, capture_output=True, text=True, errors="replace", timeout=ANSWER_S
-        )
-    except OSError as error:
-        return 1, "", f"{words[0]}: {error.strerror}"
-    except subprocess.TimeoutExpired:
-        return 1, "", f"{words[0]} has not answered for {ANSWER_S:g} s"
-    return done.returncode, done.stdout, done.stderr

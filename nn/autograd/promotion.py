@@ -17,7 +17,9 @@ FLOAT = np.dtype(np.float32)
 """What integers and Python numbers become where the result is a float."""
 
 CATEGORIES = "b", "iu", "fV", "c"  # V: bfloat16
-OF_NUMBERS = np.dtype(bool), np.dtype(np.int64), FLOAT, np.dtype(np.complex64)
+OF_NUMBERS: tuple[DType, ...] = (
+    np.dtype(bool), np.dtype(np.int64), FLOAT, np.dtype(np.complex64),
+)  # fmt: skip
 OF_PYTHON = {np.dtype(np.float64): OF_NUMBERS[2], np.dtype(np.complex128): OF_NUMBERS[3]}
 """What tensors of Python's numbers are, by the dtype that NumPy gives those."""
 
