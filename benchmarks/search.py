@@ -47,7 +47,7 @@ def row(case):
 
 def main():
     """Print the table."""
-    print("| | ranks | settings | simulated | exact | processor | memory |")
+    print("| | ranks | settings | simulated | complete | processor | memory |")
     print("|---|---|---|---|---|---|---|")
     for case in CASES:
         with multiprocessing.get_context("spawn").Pool(1) as pool:

@@ -10,7 +10,7 @@ from typing import TypeAlias
 from ringlet.runtime.pipeline.actions import PipelineSchedule
 from ringlet.runtime.pipeline.costs import Seconds, at
 from ringlet.runtime.pipeline.formulas import Shape, peaks
-from ringlet.runtime.pipeline.schedules import make_schedule
+from ringlet.runtime.pipeline.schedules import known_schedule
 
 Moments: TypeAlias = tuple[tuple[int, ...], ...]
 """Of some moments, how many micro-batches a rank holds of each of its stages."""
@@ -52,7 +52,7 @@ def moments(name: str, ranks: int, micro_batches: int, chunks: int) -> tuple[Mom
     shape = Shape(name, ranks, micro_batches, chunks)
     if name in ("gpipe", "1f1b", "zero-bubble", "zb-h2"):
         return tuple(((most,),) for most in peaks(shape))
-    schedule = make_schedule(*shape)
+    schedule = known_schedule(*shape)
     return tuple(_moments(schedule, rank) for rank in range(ranks))
 
 

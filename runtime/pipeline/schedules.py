@@ -6,7 +6,7 @@ gradients are summed in one order: the schedule does not change the bits.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import TypeAlias
 
 from ringlet.comm.schedules.svg import counted
@@ -125,6 +125,10 @@ def make_schedule(
         return read_schedule(name)
     compute = recipe.make(ranks, micro_batches, chunks, costs)
     return PipelineSchedule(name, ranks, chunks, micro_batches, compute, recipe.placement(ranks))
+
+
+known_schedule = lru_cache(maxsize=32)(make_schedule)
+"""`make_schedule`, which remembers the last ones."""
 
 
 def make_forward(name: str, ranks: int, micro_batches: int, chunks: int = 0) -> PipelineSchedule:

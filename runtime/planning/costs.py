@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from itertools import chain, starmap
 from typing import Any, NamedTuple, TypeAlias
 
@@ -230,18 +230,18 @@ class ModelCosts:
     @cached_property
     def blocks(self) -> tuple[Seconds, ...]:
         """Of each block."""
-        found: list[Seconds] = []
-        before: tuple[Block, str] | None = None
-        every = repeated(self.setting.options, len(self.model.blocks))
-        for block, again in zip(self.model.blocks, every, strict=True):
-            if before is None or block is not before[0] or again != before[1]:
-                before = block, again
-                own = self._known(before, partial(self._block, *before))
-            found.append(own)
-        return tuple(found)
+        kinds, kind_of = self.model.kinds
+        every = [*zip(kind_of, repeated(self.setting.options, len(kind_of)), strict=True)]
+        found = {key: self.block(kinds[key[0]], key[1]) for key in set(every)}
+        return tuple(found[key] for key in every)
 
-    def _block(self, block: Block, again: str) -> Seconds:
-        return self.part(block_part(block, self.model, self.setting), again)
+    def block(self, block: Block, again: str) -> Seconds:
+        """Of one block, with what of it is computed again."""
+
+        def make() -> Seconds:
+            return self.part(block_part(block, self.model, self.setting), again)
+
+        return self._known((block, again), make)
 
     def _known(self, what: Any, make: Callable[[], Seconds]) -> Seconds:
         """A part's cost, which depends on few axes of the mesh."""

@@ -22,8 +22,10 @@ def crowding(setting: Setting, cluster: Cluster) -> float:
     """By how much longer a step computes than a rank that has its host for itself."""
     slowdown, devices = cluster.slowdown, cluster.devices
     every = slowdown.beside(min(setting.ranks, devices))
+    if every == 1.0 or setting.mesh["pp"] == 1:
+        return every
     stride, long = setting.strides["pp"], setting.stages * setting.micro_batches > ACTIONS
-    if every == 1.0 or setting.mesh["pp"] == 1 or stride >= devices or long:
+    if stride >= devices or long:
         return every
     options = setting.options
     pipeline = options.schedule, setting.mesh["pp"], setting.micro_batches, options.chunks

@@ -5,7 +5,6 @@ from dataclasses import replace
 from ringlet.runtime.planning.costs import BLOCK_PATHS, CORE, WHOLE, ModelCosts
 from ringlet.runtime.planning.footprint import block_activations, footprints
 from ringlet.runtime.planning.models import Block, Model
-from ringlet.runtime.planning.operations import block_part
 from ringlet.runtime.planning.setting import Setting
 from ringlet.runtime.planning.stages import Kept, knapsack
 
@@ -75,8 +74,7 @@ def fitted(costs: ModelCosts, limit: float, free: bool) -> tuple[Setting | None,
 
 def _ways(block: Block, setting: Setting, costs: ModelCosts) -> list[Kept]:
     """What a block keeps of one micro-batch in each of WAYS, and how much longer that takes."""
-    part = block_part(block, costs.model, setting)
-    seconds = [costs.part(part, again).inputs for again in WAYS]
+    seconds = [costs.block(block, again).inputs for again in WAYS]
     kept = block_activations(block, costs.model, setting)
     return [Kept(n, each - seconds[0]) for n, each in zip(kept, seconds, strict=True)]
 

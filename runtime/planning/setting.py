@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 from ringlet.nn.autograd.deferred import SUMMANDS
 from ringlet.nn.autograd.operations.tiled_attention import KEPT
@@ -11,9 +11,7 @@ from ringlet.runtime.mesh import AXES, MeshError, mesh_text
 from ringlet.runtime.options import Parallelism, consecutive
 from ringlet.runtime.pipeline.actions import PipelineSchedule
 from ringlet.runtime.pipeline.activations import Moments, moments
-from ringlet.runtime.pipeline.schedules import make_schedule, placement_of
-
-_schedule = lru_cache(maxsize=32)(make_schedule)
+from ringlet.runtime.pipeline.schedules import known_schedule, placement_of
 
 
 @dataclass(frozen=True)
@@ -175,7 +173,7 @@ class Setting:
     def schedule(self) -> PipelineSchedule:
         """What the ranks of the pipeline do, in which order."""
         options = self.options
-        return _schedule(options.schedule, self.mesh["pp"], self.micro_batches, options.chunks)
+        return known_schedule(options.schedule, self.mesh["pp"], self.micro_batches, options.chunks)
 
     @property
     def held(self) -> tuple[Moments, ...]:

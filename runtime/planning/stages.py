@@ -4,7 +4,7 @@ Both are searches of their own with exact answers, made for one setting at a tim
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import accumulate, combinations_with_replacement, pairwise
 from operator import mul, sub
@@ -110,18 +110,24 @@ class _Way(NamedTuple):
     counts: tuple[tuple[int, ...], ...]
 
 
-@lru_cache(maxsize=512)
-def _choices(ways: tuple[Kept, ...], count: int) -> list[_Way]:
+def _choices(ways: Sequence[Kept], count: int) -> list[_Way]:
     """The choices for so many equal blocks of which none is worse in both."""
-    return _front(_counted(ways, count))
+    most = ways[0].nbytes or 1.0  # which of them these are does not depend on the unit of bytes
+    parts = tuple(Kept(way.nbytes / most, way.seconds) for way in ways)
+    return [_way(ways, numbers) for numbers in _best_numbers(parts, count)]
 
 
-def _counted(ways: Sequence[Kept], count: int) -> Iterator[_Way]:
-    """All choices for so many equal blocks: where their row is cut into those of each way."""
+@lru_cache(maxsize=4096)
+def _best_numbers(ways: tuple[Kept, ...], count: int) -> list[tuple[int, ...]]:
+    """How many blocks take each way, in these choices."""
+    row = combinations_with_replacement(range(count + 1), len(ways) - 1)  # where it is cut
+    every = (tuple(map(sub, (*cuts, count), (0, *cuts))) for cuts in row)
+    return [way.counts[0] for way in _front(_way(ways, numbers) for numbers in every)]
+
+
+def _way(ways: Sequence[Kept], numbers: tuple[int, ...]) -> _Way:
     nbytes, seconds = zip(*ways, strict=True)
-    for cuts in combinations_with_replacement(range(count + 1), len(ways) - 1):
-        numbers = tuple(map(sub, (*cuts, count), (0, *cuts)))
-        yield _Way(sum(map(mul, numbers, nbytes)), sum(map(mul, numbers, seconds)), (numbers,))
+    return _Way(sum(map(mul, numbers, nbytes)), sum(map(mul, numbers, seconds)), (numbers,))
 
 
 def _front(choices: Iterable[_Way]) -> list[_Way]:
