@@ -5,6 +5,7 @@ from ringlet.nn.autograd.operations.arithmetic import *
 from ringlet.nn.autograd.operations.attention import *
 from ringlet.nn.autograd.operations.casting import *
 from ringlet.nn.autograd.operations.comparisons import *
+from ringlet.nn.autograd.operations.cumulative import *
 from ringlet.nn.autograd.operations.dropout import *
 from ringlet.nn.autograd.operations.einsum import *
 from ringlet.nn.autograd.operations.elementwise import *
@@ -17,4 +18,5 @@ from ringlet.nn.autograd.operations.products import *
 from ringlet.nn.autograd.operations.reductions import *
 from ringlet.nn.autograd.operations.rotary import *
 from ringlet.nn.autograd.operations.shapes import *
+from ringlet.nn.autograd.operations.simple_losses import *
 from ringlet.nn.autograd.operations.updates import *

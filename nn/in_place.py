@@ -137,7 +137,8 @@ OVERWRITING = {
 
 NAMES = (
     "abs", "add", "addcdiv", "addcmul", "ceil", "clamp", "cos", "cumsum", "div", "erf", "exp",
-    "expm1", "floor", "floor_divide", "lerp", "log", "log10", "log1p", "log2", "logical_and",
+    "expm1", "floor", "floor_divide", "index_fill", "lerp", "log", "log10", "log1p", "log2",
+    "logical_and",
     "logical_not", "logical_or", "logical_xor", "masked_fill", "mul", "neg", "pow", "reciprocal",
     "relu", "remainder", "round", "rsqrt", "scatter", "scatter_add", "sigmoid", "sign", "sin",
     "sqrt", "square", "sub", "tanh", "tril", "triu",

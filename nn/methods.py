@@ -8,7 +8,7 @@ name. A method is the function with the tensor as its first argument.
 from collections.abc import Callable
 from typing import Any
 
-from ringlet.nn import functional, in_place
+from ringlet.nn import creation, functional, in_place
 from ringlet.nn.autograd import engine
 from ringlet.nn.autograd.conversion import TensorLike
 from ringlet.nn.autograd.operations import casting
@@ -46,6 +46,7 @@ FUNCTIONS = {
     **vars(casting),
     **vars(functional),
     **in_place.METHODS,
+    **creation.METHODS,
     "backward": engine.backward,
     "__rsub__": reflected(functional.sub),
     "__rtruediv__": reflected(functional.true_divide),

@@ -1,8 +1,9 @@
 """What operations are given (tensors, arrays, numbers, masks, ids) as what they compute with."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from ringlet.nn.backend import Array, asarray, chosen, refuse_mixture, to_host, 
 
 TensorLike: TypeAlias = Tensor | Array | float | int
 
-F = TypeVar("F", bound=Callable[..., Tensor])
+F = TypeVar("F", bound=Callable[..., Any])
 P = ParamSpec("P")
 NUMBERS = (float, int)
 Preparation: TypeAlias = Callable[..., Sequence[Tensor]]
@@ -184,6 +185,11 @@ def size_of(size: int, what: str, least: int = 0) -> int:
     return size
 
 
+def lengths_of(shape: tuple[Any, ...]) -> tuple[Any, ...]:
+    """x.reshape(2, 3) and x.reshape((2, 3)) are the same."""
+    return tuple(shape[0]) if len(shape) == 1 and isinstance(shape[0], tuple | list) else shape
+
+
 def selected(grad: Array, share: Array) -> Array:
     """grad * share, and 0 where the share is 0 (or False), also of what is infinite or NaN.
 
@@ -199,16 +205,23 @@ def unary(
 ) -> Callable[Concatenate[Tensor, P], Tensor]:
     """The function of one tensor that runs an operation; it has the operation's docstring, and
     takes its options after the tensor. `integers` prepares tensors of integers and bools.
-    Operations `along` axes take a 0-d tensor as one of one element."""
+    Operations `along` axes take a 0-d tensor as one of one element, `axis` for `dim`, and a `dtype`
+    in which to compute."""
 
-    def function(x: Tensor, /, *args: P.args, **kwargs: P.kwargs) -> Tensor:
-        if integers is not None and x.data.dtype.kind in "biu":
-            (x,) = integers(function.__name__, x)
-        if along and not x.data.ndim:
-            return kind(*args, **kwargs)(x.reshape(1)).reshape(())
-        return kind(*args, **kwargs)(x)
+    def function(input: Tensor, *args: P.args, **kwargs: P.kwargs) -> Tensor:
+        if kwargs and along:
+            input = _cast_by_name(input, _by_dim(kwargs))
+        if integers is not None and input.data.dtype.kind in "biu":
+            (input,) = integers(function.__name__, input)
+        if along and not input.data.ndim:
+            return kind(*args, **kwargs)(input.reshape(1)).reshape(())
+        return kind(*args, **kwargs)(input)
 
-    return named(kind.__name__.lower(), kind.__doc__, function)
+    return named(
+        kind.__name__.lower(),
+        kind.__doc__,
+        cast(Callable[Concatenate[Tensor, P], Tensor], function),
+    )
 
 
 def binary(
@@ -217,13 +230,35 @@ def binary(
     """The function of two tensors, arrays or numbers that runs an operation; see `unary`."""
     name = kind.__name__.lower()
 
-    def function(a: TensorLike, b: TensorLike) -> Tensor:
-        x, y = tensors(a, b)
+    def function(input: TensorLike, other: TensorLike) -> Tensor:
+        x, y = tensors(input, other)
         if integers is not None and x.data.dtype.kind in "biu":
             x, y = integers(name, x, y)
         return kind()(x, y)
 
     return named(name, kind.__doc__, function)
+
+
+def _by_dim(options: dict[str, Any]) -> dict[str, Any]:
+    """`dim` is called `axis` in NumPy; functions of PyTorch take both names."""
+    if "axis" in options:
+        options["dim"] = options.pop("axis")
+    return options
+
+
+def _cast_by_name(x: Tensor, options: dict[str, Any]) -> Tensor:
+    dtype = options.pop("dtype", None)
+    return x if dtype is None else to(x, dtype)
+
+
+def along_axis(function: F) -> F:
+    """The function, which takes `axis` for `dim`."""
+
+    @functools.wraps(function)
+    def either(*args: Any, **options: Any) -> Any:
+        return function(*args, **(_by_dim(options) if options else options))
+
+    return cast(F, either)
 
 
 def named(name: str, meaning: str | None, function: F) -> F:

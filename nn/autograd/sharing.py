@@ -34,6 +34,6 @@ class Sharing:
     square_ = reciprocal_ = sin_ = cos_ = tanh_ = sigmoid_ = erf_ = relu_ = change_placeholder
     abs_ = sign_ = floor_ = ceil_ = round_ = clamp_ = clip_ = cumsum_ = change_placeholder
     logical_and_ = logical_or_ = logical_xor_ = logical_not_ = change_placeholder
-    masked_fill_ = scatter_ = scatter_add_ = tril_ = triu_ = change_placeholder
+    masked_fill_ = scatter_ = scatter_add_ = index_fill_ = tril_ = triu_ = change_placeholder
     lerp_ = addcmul_ = addcdiv_ = copy_ = fill_ = zero_ = change_placeholder
     normal_ = uniform_ = bernoulli_ = exponential_ = change_placeholder

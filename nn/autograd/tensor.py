@@ -198,6 +198,14 @@ class Tensor(Sharing):
     def __int__(self) -> int:
         return int(self.data.item())
 
+    def __index__(self) -> int:
+        if self.data.size != 1 or self.data.dtype.kind not in "iu":
+            raise TypeError("only a tensor of one integer is an index of a list or a range")
+        return int(self.data.item())
+
+    def __format__(self, spec: str) -> str:
+        return format(self.data.item(), spec) if not self.ndim else object.__format__(self, spec)
+
     def __iter__(self) -> "Iterator[Tensor]":
         if not self.data.ndim:
             raise TypeError("a 0-d tensor has no elements to go through")
@@ -302,32 +310,23 @@ class Tensor(Sharing):
 
     add = sub = mul = div = pow = neg = abs = remainder = clamp = clip = placeholder
     maximum = minimum = exp = expm1 = log = log1p = log2 = log10 = sqrt = rsqrt = placeholder
-    square = reciprocal = sin = cos = tanh = sigmoid = erf = relu = placeholder
-    sign = floor = ceil = round = eq = ne = lt = le = gt = ge = placeholder
-    logical_and = logical_or = logical_xor = logical_not = placeholder
+    square = reciprocal = sin = cos = tanh = sigmoid = erf = relu = isclose = placeholder
+    sign = floor = ceil = round = eq = ne = lt = le = gt = ge = isnan = isinf = placeholder
+    logical_and = logical_or = logical_xor = logical_not = isfinite = outer = placeholder
     bitwise_and = bitwise_or = bitwise_xor = bitwise_not = placeholder
-    isnan = isinf = isfinite = isclose = placeholder
-    allclose = equal = any_placeholder
-
-    sum = mean = var = std = prod = norm = amax = amin = argmax = argmin = placeholder
-    cumsum = logsumexp = softmax = log_softmax = argsort = all = any = placeholder
-    max = min = sort = topk = any_placeholder
-    matmul = mm = bmm = dot = placeholder
+    matmul = mm = bmm = dot = sum = mean = var = std = prod = norm = amax = amin = placeholder
+    cumsum = cumprod = logsumexp = softmax = log_softmax = argsort = all = any = placeholder
+    argmax = argmin = multinomial = placeholder
+    allclose = equal = is_floating_point = max = min = sort = topk = nonzero = any_placeholder
 
     reshape = view = flatten = transpose = swapaxes = permute = movedim = t = placeholder
     squeeze = unsqueeze = expand = repeat = repeat_interleave = flip = roll = placeholder
-    narrow = select = gather = scatter = scatter_add = index_select = placeholder
+    index_fill = narrow = select = gather = scatter = scatter_add = index_select = placeholder
     masked_select = masked_fill = tril = triu = clone = contiguous = placeholder
     split = chunk = unbind = any_placeholder
+    expand_as = view_as = placeholder
     to = type = type_as = float = double = half = long = int = bool = cpu = cuda = placeholder
-
-    def expand_as(self, other: "Tensor") -> "Tensor":
-        """Broadcast to another tensor's shape."""
-        return self.expand(other.shape)
-
-    def view_as(self, other: "Tensor") -> "Tensor":
-        """In another tensor's shape."""
-        return self.reshape(other.shape)
+    new_zeros = new_ones = new_empty = new_full = new_tensor = placeholder
 
     @property
     def T(self) -> "Tensor":

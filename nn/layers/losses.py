@@ -1,5 +1,6 @@
 """Losses as modules."""
 
+from collections.abc import Callable
 from typing import Any
 
 from ringlet.nn import functional as F
@@ -9,7 +10,10 @@ from ringlet.nn.backend import Array
 from ringlet.nn.layers.basic import Linear
 from ringlet.nn.module import Module
 
-__all__ = ["CrossEntropyLoss"]
+__all__ = [
+    "BCEWithLogitsLoss", "CrossEntropyLoss", "KLDivLoss", "MSELoss", "NLLLoss",
+    "TokenCrossEntropyLoss",
+]  # fmt: skip
 
 
 class LogitsLoss(Module):
@@ -26,7 +30,7 @@ class LogitsLoss(Module):
         return type(layer) is self.layer_kind and not (layer.is_watched or self.is_watched)
 
 
-class CrossEntropyLoss(LogitsLoss):
+class TokenCrossEntropyLoss(LogitsLoss):
     """-log softmax(logits)[target] in nats: (..., V), (...) -> (); or with probabilities (..., V)
     as targets.
 
@@ -51,7 +55,7 @@ class CrossEntropyLoss(LogitsLoss):
         reduction: Reduction | None = None,
         layer: Linear | None = None,
     ) -> Tensor:
-        """functional.cross_entropy, or with a layer functional.linear_cross_entropy; `reduction`
+        """functional.token_cross_entropy, or with a layer linear_cross_entropy; `reduction`
         replaces the module's own."""
         options: dict[str, Any] = {
             "weight": self.weight,
@@ -60,9 +64,86 @@ class CrossEntropyLoss(LogitsLoss):
             "label_smoothing": self.label_smoothing,
         }
         if layer is None:
-            return F.cross_entropy(logits, targets, **options)
+            return F.token_cross_entropy(logits, targets, **options)
         own = layer.weight, targets
         return F.linear_cross_entropy(logits, *own, linear_bias=layer.bias, **options)
 
     def extra_repr(self) -> str:
         return f"label_smoothing={self.label_smoothing}" if self.label_smoothing else ""
+
+
+class _Loss(Module):
+    """A function of (input, target), with the options that it is made with."""
+
+    function: Callable[..., Tensor]
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+
+    def forward(self, input: Tensor, target: Tensor | Array) -> Tensor:
+        return type(self).function(input, target, **self.options)
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+
+
+class CrossEntropyLoss(_Loss):
+    """functional.cross_entropy: (N, C, ...), (N, ...) -> ()."""
+
+    function = staticmethod(F.cross_entropy)
+
+    def __init__(
+        self,
+        weight: Tensor | Array | None = None,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+        label_smoothing: float = 0.0,
+    ) -> None:
+        options = {"ignore_index": ignore_index, "label_smoothing": label_smoothing}
+        super().__init__(weight=weight, reduction=reduction, **options)
+
+
+class NLLLoss(_Loss):
+    """functional.nll_loss: (N, C, ...), (N, ...) -> ()."""
+
+    function = staticmethod(F.nll_loss)
+
+    def __init__(
+        self,
+        weight: Tensor | Array | None = None,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(weight=weight, ignore_index=ignore_index, reduction=reduction)
+
+
+class MSELoss(_Loss):
+    """functional.mse_loss: two tensors of one shape -> ()."""
+
+    function = staticmethod(F.mse_loss)
+
+    def __init__(self, reduction: Reduction = "mean") -> None:
+        super().__init__(reduction=reduction)
+
+
+class KLDivLoss(_Loss):
+    """functional.kl_div: two tensors of one shape -> ()."""
+
+    function = staticmethod(F.kl_div)
+
+    def __init__(self, reduction: str = "mean", log_target: bool = False) -> None:
+        super().__init__(reduction=reduction, log_target=log_target)
+
+
+class BCEWithLogitsLoss(_Loss):
+    """functional.binary_cross_entropy_with_logits: two tensors of one shape -> ()."""
+
+    function = staticmethod(F.binary_cross_entropy_with_logits)
+
+    def __init__(
+        self,
+        weight: Tensor | Array | None = None,
+        reduction: Reduction = "mean",
+        pos_weight: Tensor | Array | None = None,
+    ) -> None:
+        super().__init__(weight=weight, reduction=reduction, pos_weight=pos_weight)

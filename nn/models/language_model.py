@@ -12,7 +12,7 @@ from ringlet.nn.backend import Array
 from ringlet.nn.containers import ModuleList
 from ringlet.nn.layers.basic import Linear
 from ringlet.nn.layers.cache import KeyValueCache
-from ringlet.nn.layers.losses import CrossEntropyLoss, LogitsLoss
+from ringlet.nn.layers.losses import LogitsLoss, TokenCrossEntropyLoss
 from ringlet.nn.module import Module, uninitialized
 from ringlet.nn.random import generator
 
@@ -63,7 +63,7 @@ class LanguageModel(Module):
         self.config = config
         with uninitialized():
             self.build(config)
-        self.loss = CrossEntropyLoss()
+        self.loss = TokenCrossEntropyLoss()
         self.assign_paths()
         self.initialize(seed)
 

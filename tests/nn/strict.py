@@ -15,7 +15,10 @@ import numpy as np
 from ringlet.nn.backend import Backend
 
 DEVICE = strict.Device("device1")
-DTYPES = {np.dtype(each): getattr(strict, each) for each in ("float32", "float64", "int64", "bool")}
+DTYPES = {
+    np.dtype(each): getattr(strict, each)
+    for each in ("float32", "float64", "int32", "int64", "bool")
+}
 
 
 def bare(value):
@@ -139,7 +142,7 @@ class Array:
 
 NAMES = """exp expm1 cosh log log1p log2 log10 sqrt sin cos tanh abs sign negative square floor ceil
 round add subtract multiply divide maximum minimum remainder floor_divide copysign matmul isfinite
-equal not_equal greater less greater_equal less_equal logical_and logical_or logical_not
+logaddexp equal not_equal greater less greater_equal less_equal logical_and logical_or logical_not
 logical_xor bitwise_and bitwise_or bitwise_xor isnan isinf"""
 """Functions that have the same name in the standard."""
 

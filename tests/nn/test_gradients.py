@@ -179,7 +179,7 @@ CASES = {
         [normal(4, 5)],
     ),
     "cross_entropy batched": (
-        lambda x: F.cross_entropy(x, TARGETS.reshape(2, 2)),
+        lambda x: F.token_cross_entropy(x, TARGETS.reshape(2, 2)),
         [normal(2, 2, 5)],
     ),
     "cross_entropy of each": (

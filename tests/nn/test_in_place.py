@@ -186,6 +186,7 @@ ARGUMENTS = {
     "addcdiv": (tensor(1, 2), tensor(3, 4)), "clamp": (0.5, 1.5), "clip": (0.5, 1.5),
     "masked_fill": (np.array([True, False]), 9.0), "scatter": (0, np.array([1]), tensor(5)),
     "scatter_add": (0, np.array([1]), tensor(5)), "cumsum": (0,), "floor_divide": (2.0,),
+    "index_fill": (0, np.array([1]), 5.0),
 }  # fmt: skip
 METHODS = [
     name.removesuffix("_")

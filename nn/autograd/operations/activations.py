@@ -8,6 +8,7 @@ import numpy as np
 
 from ringlet.nn.autograd.conversion import (
     in_dtype,
+    named,
     of_one_dtype,
     only_floats,
     only_numbers,
@@ -15,11 +16,14 @@ from ringlet.nn.autograd.conversion import (
     unary,
 )
 from ringlet.nn.autograd.deferred import Gradients
+from ringlet.nn.autograd.operations.arithmetic import where
 from ringlet.nn.autograd.operations.elementwise import elementwise
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, block_size, chosen, xp
 
-__all__ = ["gelu", "relu", "sigmoid", "silu", "swiglu", "tanh"]
+__all__ = [
+    "gelu", "leaky_relu", "logsigmoid", "relu", "sigmoid", "silu", "softplus", "swiglu", "tanh",
+]  # fmt: skip
 
 BLOCK = 32 * 1024
 """Elements in each block: a handful of blocks fit the second-level cache."""
@@ -202,8 +206,40 @@ tanh = elementwise("tanh", "The hyperbolic tangent.", lambda x: xp.tanh(x),
 relu = elementwise("relu", "max(x, 0); slope 0 at 0.", lambda x: xp.maximum(x, 0),
                    "y", lambda grad, y: selected(grad, ~(y <= 0)), only_numbers)
 sigmoid = elementwise("sigmoid", "1 / (1 + exp(-x)).", _sigmoid, "x", _sigmoid_gradient)
+_softplus = elementwise("softplus", "log(1 + exp(x)).", lambda x: xp.logaddexp(x, in_dtype(0, x)),
+                        "x", lambda grad, x: grad * _sigmoid(x))
 # fmt: on
 silu = unary(SiLU, only_floats)
+
+
+class LeakyReLU(Operation):
+    """x above 0, else x times a slope, which is that at 0 too."""
+
+    def __init__(self, negative_slope: float = 0.01) -> None:
+        self.negative_slope = negative_slope
+
+    def forward(self, x: Array) -> Array:
+        self.slope = xp.where(x > 0, in_dtype(1, x), in_dtype(self.negative_slope, x))
+        return x * self.slope
+
+    def backward(self, grad: Array) -> Gradients:
+        return (grad * self.slope,)
+
+
+leaky_relu = named("leaky_relu", LeakyReLU.__doc__, unary(LeakyReLU, only_floats))
+
+
+def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
+    """log(1 + exp(beta x)) / beta; x itself where beta x is above the threshold."""
+    only_floats("softplus", input)
+    scaled = input if beta == 1 else input * beta
+    smooth = _softplus(scaled) if beta == 1 else _softplus(scaled) / beta
+    return where(scaled > threshold, input, smooth)
+
+
+def logsigmoid(input: Tensor) -> Tensor:
+    """log(sigmoid(x)), without its underflow."""
+    return -_softplus(-input)
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
@@ -214,9 +250,9 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     return SwiGLU()(gate, up)
 
 
-def gelu(x: Tensor, approximate: Literal["none", "tanh"] = "none") -> Tensor:
+def gelu(input: Tensor, approximate: Literal["none", "tanh"] = "none") -> Tensor:
     """The Gaussian error linear unit, exact or with GPT-2's tanh approximation."""
     if approximate not in ("none", "tanh"):
         raise ValueError(f"approximate is {approximate!r}; it must be 'none' or 'tanh'")
-    only_floats("gelu", x)
-    return TanhGELU()(x) if approximate == "tanh" else ErfGELU()(x)
+    only_floats("gelu", input)
+    return TanhGELU()(input) if approximate == "tanh" else ErfGELU()(input)

@@ -11,14 +11,15 @@ from ringlet.nn.autograd.operations.shapes import clone
 from ringlet.nn.autograd.tensor import Tensor
 from ringlet.nn.backend import Array, Device, check_device
 
-__all__ = ["to"]
+__all__ = ["is_floating_point", "to"]
 
 
 def to(x: Tensor, *args: Any, copy: builtins.bool = False, **kwargs: Any) -> Tensor:
-    """In a dtype, in that of another tensor, or on a device, which must be the backend's."""
+    """In a dtype, in that of another tensor, or on a device, which must be the backend's. Only
+    floats and complex numbers have gradients."""
     dtype = cast_to(*args, **kwargs)
     if dtype is not None and dtype != x.dtype:
-        return Cast(dtype)(x)
+        return Cast(dtype)(x) if dtype.kind in "fcV" else Tensor(x.data.astype(dtype))
     return clone(x) if copy else x
 
 
@@ -85,3 +86,8 @@ def cpu(x: Tensor) -> Tensor:
 def cuda(x: Tensor) -> Tensor:
     """The tensor itself; refused unless nn.use("cupy") has chosen a GPU."""
     return to(x, "cuda")
+
+
+def is_floating_point(input: Tensor) -> builtins.bool:
+    """Whether the elements are floats."""
+    return input.dtype.kind in "fV"

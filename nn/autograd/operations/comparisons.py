@@ -30,7 +30,8 @@ def comparison(
     With `order` complex numbers are refused: they have none.
     """
 
-    def compare(a: TensorLike, b: TensorLike) -> Tensor:
+    def compare(input: TensorLike, other: TensorLike) -> Tensor:
+        a, b = input, other
         if isinstance(a, Tensor) and isinstance(b, NUMBERS):
             if order and a.data.dtype.kind == "c":
                 only_ordered(name, a)

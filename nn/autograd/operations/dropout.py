@@ -59,7 +59,7 @@ def _positions(shape: tuple[int, ...], part: tuple[int, int]) -> tuple[Any, tupl
 
 
 def dropout(
-    x: Tensor,
+    input: Tensor,
     p: float = 0.5,
     training: bool = True,
     path: str = "",
@@ -72,11 +72,11 @@ def dropout(
     """
     check_probability(p)
     if not (training and p):
-        return x
-    only_floats("dropout", x)
-    if not x.ndim:
-        return dropout(x.reshape(1), p, training, path, part).reshape(())
-    return Dropout(p, path, part)(x)
+        return input
+    only_floats("dropout", input)
+    if not input.ndim:
+        return dropout(input.reshape(1), p, training, path, part).reshape(())
+    return Dropout(p, path, part)(input)
 
 
 def check_probability(p: float) -> None:

@@ -51,13 +51,13 @@ class Embedding(Operation):
         return (RowSums(ids, rows),)
 
 
-def embedding(ids: Tensor | Array, weight: Tensor, padding_idx: int | None = None) -> Tensor:
+def embedding(input: Tensor | Array, weight: Tensor, padding_idx: int | None = None) -> Tensor:
     """weight[ids]: ids (...), weight (V, C) -> (..., C).
 
     The row `padding_idx` (from the end if negative) gets no gradient. Raises IndexError naming an
     id that is out of range, TypeError if ids are not integers.
     """
-    numbers = host_array(ids)
+    numbers = host_array(input)
     if weight.ndim != 2:
         raise ValueError(f"the weight of an embedding needs two axes; it has shape {weight.shape}")
     if numbers.dtype.kind not in "iu":

@@ -13,6 +13,7 @@ from ringlet.nn.autograd.conversion import (
     axis_of,
     host_array,
     length_of,
+    lengths_of,
     mask_array,
     number_in,
     of_one_dtype,
@@ -27,9 +28,9 @@ from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, asarray, chosen, to_host, xp
 
 __all__ = [
-    "chunk", "flip", "gather", "getitem", "index_select", "masked_fill", "masked_select", "narrow",
-    "one_hot", "repeat_interleave", "roll", "scatter", "scatter_add", "select", "split", "tril",
-    "triu", "unbind",
+    "chunk", "flip", "gather", "getitem", "index_fill", "index_select", "masked_fill",
+    "masked_select", "narrow", "nonzero", "one_hot", "repeat_interleave", "roll", "scatter",
+    "scatter_add", "select", "split", "tril", "triu", "unbind",
 ]  # fmt: skip
 
 
@@ -227,9 +228,9 @@ def unbind(x: Tensor, dim: int = 0) -> list[Tensor]:
     return [select(x, dim, number) for number in range(length_of(x, dim))]
 
 
-def flip(x: Tensor, dims: int | Sequence[int]) -> Tensor:
-    """The elements in reverse order along some axes."""
-    turned = axes_of(dims, x.ndim)
+def flip(x: Tensor, *dims: Any) -> Tensor:
+    """The elements in reverse order along some axes: flip(0, 1) or flip([0, 1])."""
+    turned = axes_of(lengths_of(dims), x.ndim)
     return getitem(x, tuple(slice(None, None, -1 if n in turned else 1) for n in range(x.ndim)))
 
 
@@ -309,6 +310,23 @@ def tril(x: Tensor, diagonal: int = 0) -> Tensor:
 def triu(x: Tensor, diagonal: int = 0) -> Tensor:
     """Zeros below the diagonal of the last two axes."""
     return masked_fill(x, xp.tri(length_of(x, -2), x.shape[-1], diagonal - 1, dtype=bool), 0)
+
+
+def nonzero(input: Tensor | Array, *, as_tuple: bool = False) -> Any:
+    """The indices (count, axes) of what is not 0; or a tuple of those of each axis (count,)."""
+    array = array_of(input)
+    places = xp.nonzero(array) if array.ndim else xp.nonzero(array.reshape(1))[:0]
+    if as_tuple:
+        return tuple(Tensor(each) for each in places)
+    return Tensor(xp.stack(places, 1) if places else xp.empty((int(array != 0), 0), np.int64))
+
+
+def index_fill(x: Tensor, dim: int, index: Tensor | Array, value: float | Tensor) -> Tensor:
+    """The elements, with `value` in the slices of an axis that `index` (one axis) selects."""
+    chosen = np.zeros(length_of(x, dim), bool)
+    chosen[host_array(index)] = True
+    after = x.ndim - axis_of(dim, x.ndim) - 1
+    return masked_fill(x, asarray(chosen.reshape(-1, *(1,) * after)), value)
 
 
 def one_hot(ids: Tensor | Array, num_classes: int = -1) -> Tensor:

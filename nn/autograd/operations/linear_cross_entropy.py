@@ -159,7 +159,7 @@ def linear_cross_entropy(
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """cross_entropy(linear(x, linear_weight, linear_bias), targets), in less memory.
+    """token_cross_entropy(linear(x, linear_weight, linear_bias), targets), in less memory.
 
     (..., in), (V, in), (...) -> (), or (...) for "none". The logits (..., V) are held whole for
     "none", for targets that are probabilities, and where they take less memory than the weight's
@@ -168,7 +168,8 @@ def linear_cross_entropy(
     loss.check_options(reduction, label_smoothing)
     if x.shape[-1:] != linear_weight.shape[1:] or loss.are_probabilities(targets):
         logits = linear(x, linear_weight, linear_bias)
-        return loss.cross_entropy(logits, targets, weight, ignore_index, reduction, label_smoothing)
+        options = (weight, ignore_index, reduction, label_smoothing)
+        return loss.token_cross_entropy(logits, targets, *options)
     vocabulary = len(linear_weight)
     ids, classes = loss.checked(targets, weight, ignore_index, x.shape[:-1], vocabulary)
     rows = None

@@ -10,7 +10,7 @@ from ringlet.nn.autograd.operations.normalization import log_softmax
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, asarray, block_size, xp
 
-__all__ = ["cross_entropy"]
+__all__ = ["cross_entropy", "token_cross_entropy"]
 
 LOGITS = 64 * 1024
 """Logits processed at once: they stay in the cache from the maximum to the sum."""
@@ -95,6 +95,33 @@ class CrossEntropy(Operation):
 
 
 def cross_entropy(
+    input: Tensor,
+    target: Tensor | Array,
+    weight: Tensor | Array | None = None,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """-log softmax(logits)[target] with PyTorch's class axis, in nats: (N, C, ...), (N, ...) -> ().
+
+    Logits of one axis (C,) have a target (). See `token_cross_entropy`, whose classes are on the
+    last axis, for the options and errors.
+    """
+    if input.ndim > 2:
+        shares = are_probabilities(target)
+        fitting = input.shape if shares else (input.shape[0], *input.shape[2:])
+        if tuple(target.shape) != fitting:
+            raise ValueError(
+                f"logits of shape {input.shape} and targets of {tuple(target.shape)} do not match: "
+                "classes are on axis 1; token_cross_entropy has them on the last one"
+            )
+        input = input.movedim(1, -1)
+        if shares:
+            target = (target if isinstance(target, Tensor) else Tensor(target)).movedim(1, -1)
+    return token_cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing)
+
+
+def token_cross_entropy(
     logits: Tensor,
     targets: Tensor | Array,
     weight: Tensor | Array | None = None,

@@ -173,7 +173,7 @@ log_softmax = named("log_softmax", LogSoftmax.__doc__, unary(LogSoftmax, only_fl
 
 
 def layer_norm(
-    x: Tensor,
+    input: Tensor,
     normalized_shape: int | Sequence[int],
     weight: Tensor | None = None,
     bias: Tensor | None = None,
@@ -183,14 +183,14 @@ def layer_norm(
 
     Weight and bias have that shape. Raises ValueError naming the shapes if they do not match.
     """
-    shape = _normalized(x, normalized_shape, weight, bias)
-    weight = Tensor(xp.ones(shape, x.dtype)) if weight is None else weight
-    bias = Tensor(xp.zeros(shape, x.dtype)) if bias is None else bias
-    return _over_rows(LayerNorm(eps), x, weight, bias)
+    shape = _normalized(input, normalized_shape, weight, bias)
+    weight = Tensor(xp.ones(shape, input.dtype)) if weight is None else weight
+    bias = Tensor(xp.zeros(shape, input.dtype)) if bias is None else bias
+    return _over_rows(LayerNorm(eps), input, weight, bias)
 
 
 def rms_norm(
-    x: Tensor,
+    input: Tensor,
     normalized_shape: int | Sequence[int],
     weight: Tensor | None = None,
     eps: float | None = None,
@@ -200,10 +200,10 @@ def rms_norm(
     `eps` is by default that of the dtype, as in PyTorch. Raises ValueError naming the shapes if
     they do not match.
     """
-    shape = _normalized(x, normalized_shape, weight)
-    weight = Tensor(xp.ones(shape, x.dtype)) if weight is None else weight
-    eps = float(np.finfo(x.dtype).eps) if eps is None else eps
-    return _over_rows(RMSNorm(eps), x, weight)
+    shape = _normalized(input, normalized_shape, weight)
+    weight = Tensor(xp.ones(shape, input.dtype)) if weight is None else weight
+    eps = float(np.finfo(input.dtype).eps) if eps is None else eps
+    return _over_rows(RMSNorm(eps), input, weight)
 
 
 def _normalized(

@@ -4,10 +4,11 @@ import math
 
 from ringlet.nn.autograd.conversion import of_one_dtype, only_numbers
 from ringlet.nn.autograd.deferred import Gradients, Product
+from ringlet.nn.autograd.operations.arithmetic import mul
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, xp
 
-__all__ = ["bmm", "dot", "linear", "matmul", "mm"]
+__all__ = ["bmm", "dot", "linear", "matmul", "mm", "outer"]
 
 
 class MatMul(Operation):
@@ -72,12 +73,12 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     return MatMul()(a, b)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x @ weight.T + bias. Raises ValueError naming both shapes if they do not match."""
-    if x.shape[-1:] != weight.shape[1:]:
-        raise ValueError(f"input of shape {x.shape} and weight of {weight.shape} do not match")
-    operands = (x, weight) if bias is None else (x, weight, bias)
-    if x.data.dtype is not weight.data.dtype or x.data.dtype is not operands[-1].data.dtype:
+    if input.shape[-1:] != weight.shape[1:]:
+        raise ValueError(f"input of shape {input.shape} and weight of {weight.shape} do not match")
+    operands = (input, weight) if bias is None else (input, weight, bias)
+    if input.data.dtype is not weight.data.dtype or input.data.dtype is not operands[-1].data.dtype:
         of_one_dtype("linear", *operands)
     return Linear()(*operands)
 
@@ -95,6 +96,13 @@ def bmm(a: Tensor, b: Tensor) -> Tensor:
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """The product of two vectors."""
     return _product_of(a, b, 1)
+
+
+def outer(input: Tensor, vec2: Tensor) -> Tensor:
+    """The products of each element of one vector with each of another: (m,), (n,) -> (m, n)."""
+    if input.ndim != 1 or vec2.ndim != 1:
+        raise ValueError(f"outer needs two vectors, not shapes {input.shape} and {vec2.shape}")
+    return mul(input.unsqueeze(1), vec2)
 
 
 def _product_of(a: Tensor, b: Tensor, axes: int) -> Tensor:

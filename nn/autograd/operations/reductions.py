@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from ringlet.nn.autograd.conversion import (
+    along_axis,
     array_of,
     as_floats,
     axis_of,
@@ -16,15 +17,16 @@ from ringlet.nn.autograd.conversion import (
     unary,
 )
 from ringlet.nn.autograd.deferred import Gradients
-from ringlet.nn.autograd.operations.arithmetic import maximum, minimum
+from ringlet.nn.autograd.operations.arithmetic import clamp, div, maximum, minimum
 from ringlet.nn.autograd.operations.elementwise import abs
 from ringlet.nn.autograd.operations.indexing import gather
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, xp
 
 __all__ = [
-    "Axes", "Found", "all", "amax", "amin", "any", "argmax", "argmin", "argsort", "cumsum",
-    "logsumexp", "max", "mean", "min", "norm", "prod", "sort", "std", "sum", "topk", "var",
+    "Axes", "Found", "all", "amax", "amin", "any", "argmax", "argmin", "argsort",
+    "logsumexp", "max", "mean", "min", "norm", "normalize",
+    "prod", "sort", "std", "sum", "topk", "var",
 ]  # fmt: skip
 
 Axes: TypeAlias = int | tuple[int, ...] | list[int] | None
@@ -56,7 +58,7 @@ class Sum(_Reduction):
 
     def forward(self, x: Array) -> Array:
         self.shape = x.shape
-        return xp.asarray(x.sum(axis=self.dim, keepdims=self.keepdim, dtype=_dtype(x)))
+        return xp.asarray(x.sum(axis=self.dim, keepdims=self.keepdim, dtype=sum_dtype(x)))
 
     def backward(self, grad: Array) -> Gradients:
         return (self.spread(grad, self.shape),)
@@ -154,16 +156,25 @@ class LogSumExp(_Reduction):
 
 
 class Norm(_Reduction):
-    """sqrt(sum(x^2)); the slope of zeros is 0."""
+    """sum(|x|^p)^(1/p); the slope of zeros is 0."""
+
+    def __init__(self, dim: Axes = None, keepdim: bool = False, p: float = 2) -> None:
+        super().__init__(dim, keepdim)
+        self.p = p
 
     def forward(self, x: Array) -> Array:
         self.x = x
-        total = xp.square(self.x).sum(axis=self.dim, keepdims=self.keepdim)
-        self.y = xp.asarray(xp.sqrt(total))
-        return self.y
+        powers = xp.square(x) if self.p == 2 else xp.abs(x) ** in_dtype(self.p, x)
+        total = xp.asarray(powers.sum(axis=self.dim, keepdims=self.keepdim))
+        self.y = xp.sqrt(total) if self.p == 2 else total ** in_dtype(1 / self.p, x)
+        return xp.asarray(self.y)
 
     def backward(self, grad: Array) -> Gradients:
-        return (self.spread(_ratio(grad, self.y), self.x.shape) * self.x,)
+        if self.p == 2:
+            return (self.spread(_ratio(grad, self.y), self.x.shape) * self.x,)
+        size, y = xp.abs(self.x), self.spread(self.y, self.x.shape)
+        slope = _ratio(size, y) ** in_dtype(self.p - 1, y)  # infinite at 0 if p < 1
+        return (selected(self.spread(grad, self.x.shape) * xp.sign(self.x) * slope, self.x != 0),)
 
 
 class Prod(_Reduction):
@@ -171,7 +182,7 @@ class Prod(_Reduction):
 
     def forward(self, x: Array) -> Array:
         self.x = x
-        return xp.asarray(self.x.prod(axis=self.dim, keepdims=self.keepdim, dtype=_dtype(x)))
+        return xp.asarray(self.x.prod(axis=self.dim, keepdims=self.keepdim, dtype=sum_dtype(x)))
 
     def backward(self, grad: Array) -> Gradients:
         """An element's slope is the product of those before and after it, which may be zeros."""
@@ -185,68 +196,61 @@ class Prod(_Reduction):
         return (self.spread(grad, self.x.shape) * slope,)
 
 
-class CumSum(Operation):
-    """Running sums along an axis."""
-
-    def __init__(self, dim: int) -> None:
-        self.dim = dim
-
-    def forward(self, x: Array) -> Array:
-        return x.cumsum(axis=self.dim, dtype=_dtype(x))
-
-    def backward(self, grad: Array) -> Gradients:
-        return (xp.flip(xp.flip(grad, self.dim).cumsum(axis=self.dim), self.dim),)
-
-
 sum = unary(Sum, along=True)
 mean = unary(Mean, only_floats, along=True)
 var = unary(Var, only_floats, along=True)
 std = unary(Std, only_floats, along=True)
 logsumexp = unary(LogSumExp, as_floats, along=True)
-cumsum = unary(CumSum, along=True)
 _extreme = unary(Extreme, along=True)
 _norm = unary(Norm, along=True)
 _prod = unary(Prod, along=True)
 
 
-def amax(x: Tensor, dim: Axes = None, keepdim: bool = False) -> Tensor:
+@along_axis
+def amax(input: Tensor, dim: Axes = None, keepdim: bool = False) -> Tensor:
     """The maximum over all elements or some axes; equal maxima share the gradient."""
-    return _extreme(x, dim, keepdim, largest=True)
+    return _extreme(input, dim, keepdim, largest=True)
 
 
-def amin(x: Tensor, dim: Axes = None, keepdim: bool = False) -> Tensor:
+@along_axis
+def amin(input: Tensor, dim: Axes = None, keepdim: bool = False) -> Tensor:
     """The minimum over all elements or some axes; equal minima share the gradient."""
-    return _extreme(x, dim, keepdim, largest=False)
+    return _extreme(input, dim, keepdim, largest=False)
 
 
-def max(x: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -> Any:
+@along_axis
+def max(input: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -> Any:
     """The maximum of all; with an axis, (values, indices); with another tensor, `maximum`."""
     if isinstance(dim, Tensor):
-        return maximum(x, dim)
-    return amax(x) if dim is None else _along(x, argmax(x, dim, True), dim, keepdim)
+        return maximum(input, dim)
+    return amax(input) if dim is None else _along(input, argmax(input, dim, True), dim, keepdim)
 
 
-def min(x: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -> Any:
+@along_axis
+def min(input: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -> Any:
     """The minimum of all; with an axis, (values, indices); with another tensor, `minimum`."""
     if isinstance(dim, Tensor):
-        return minimum(x, dim)
-    return amin(x) if dim is None else _along(x, argmin(x, dim, True), dim, keepdim)
+        return minimum(input, dim)
+    return amin(input) if dim is None else _along(input, argmin(input, dim, True), dim, keepdim)
 
 
-def argmax(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
+@along_axis
+def argmax(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """The index of the (first) maximum; it has no gradient."""
-    return _position("argmax", x, dim, keepdim)
+    return _position("argmax", input, dim, keepdim)
 
 
-def argmin(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
+@along_axis
+def argmin(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """The index of the (first) minimum; it has no gradient."""
-    return _position("argmin", x, dim, keepdim)
+    return _position("argmin", input, dim, keepdim)
 
 
-def sort(x: Tensor, dim: int = -1, descending: bool = False, *, stable: bool = True) -> Found:
+@along_axis
+def sort(input: Tensor, dim: int = -1, descending: bool = False, *, stable: bool = True) -> Found:
     """The elements sorted along an axis (always stable), and their indices."""
-    order = argsort(x, dim, descending)
-    return Found(gather(x, dim, order), order)
+    order = argsort(input, dim, descending)
+    return Found(gather(input, dim, order), order)
 
 
 def argsort(x: Tensor, dim: int = -1, descending: bool = False, *, stable: bool = True) -> Tensor:
@@ -259,44 +263,58 @@ def argsort(x: Tensor, dim: int = -1, descending: bool = False, *, stable: bool 
     return Tensor(x.shape[dim] - 1 - xp.flip(backwards, dim))
 
 
-def topk(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Found:
+@along_axis
+def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Found:
     """The k largest (or smallest) along an axis, always in order, and their indices."""
-    if not x.ndim:
-        return sort(x, dim) if 0 <= k <= 1 else topk(x.reshape(1), k, dim)
-    if not 0 <= k <= length_of(x, dim):
-        raise ValueError(f"k is {k}; axis {dim} of shape {x.shape} has fewer elements")
-    order = array_of(argsort(x, dim, largest))
+    if not input.ndim:
+        return sort(input, dim) if 0 <= k <= 1 else topk(input.reshape(1), k, dim)
+    if not 0 <= k <= length_of(input, dim):
+        raise ValueError(f"k is {k}; axis {dim} of shape {input.shape} has fewer elements")
+    order = array_of(argsort(input, dim, largest))
     index = Tensor(xp.take(order, xp.arange(k), axis=dim))
-    return Found(gather(x, dim, index), index)
+    return Found(gather(input, dim, index), index)
 
 
-def prod(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
+@along_axis
+def prod(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """The product of all elements, or along an axis."""
     if isinstance(dim, tuple | list):
         raise TypeError(f"prod takes one axis, not {dim}")
-    return _prod(x, dim, keepdim)
+    return _prod(input, dim, keepdim)
 
 
-def norm(x: Tensor, p: float = 2, dim: Axes = None, keepdim: bool = False) -> Tensor:
-    """The 1-, 2- or infinity-norm of all elements, or over some axes."""
-    only_floats("norm", x)
-    if p == 2:
-        return _norm(x, dim, keepdim)
-    if p not in (1, math.inf):
-        raise ValueError(f"p is {p}; it must be 1, 2 or infinity")
-    return (sum if p == 1 else amax)(abs(x), dim, keepdim)
+@along_axis
+def norm(input: Tensor, p: float | str = 2, dim: Axes = None, keepdim: bool = False) -> Tensor:
+    """sum(|x|^p)^(1/p) of all elements, or over some axes.
+
+    "fro" is 2; p = 0 counts what is not 0, and infinities give the largest or smallest |x|.
+    """
+    only_floats("norm", input)
+    p = 2.0 if p == "fro" else float(p)
+    if math.isinf(p):
+        return (amax if p > 0 else amin)(abs(input), dim, keepdim)
+    if p == 0:
+        return sum(Tensor((input.data != 0).astype(input.dtype)), dim, keepdim)
+    return _norm(input, dim, keepdim, p)
 
 
-def all(x: Tensor, dim: Axes = None, keepdim: bool = False) -> Tensor:
+def normalize(input: Tensor, p: float = 2.0, dim: Axes = 1, eps: float = 1e-12) -> Tensor:
+    """Divided by the norm over some axes, or by `eps` if that is larger."""
+    return div(input, clamp(norm(input, p, dim, True), min=eps))
+
+
+@along_axis
+def all(input: Tensor, dim: Axes = None, keepdim: bool = False) -> Tensor:
     """Whether all are true; along no axes () each element is, unlike a sum."""
     axis = tuple(dim) if isinstance(dim, list) else dim
-    return Tensor(xp.asarray(xp.all(x.data, axis=axis, keepdims=keepdim)))
+    return Tensor(xp.asarray(xp.all(input.data, axis=axis, keepdims=keepdim)))
 
 
-def any(x: Tensor, dim: Axes = None, keepdim: bool = False) -> Tensor:
+@along_axis
+def any(input: Tensor, dim: Axes = None, keepdim: bool = False) -> Tensor:
     """Whether any is true; see `all`."""
     axis = tuple(dim) if isinstance(dim, list) else dim
-    return Tensor(xp.asarray(xp.any(x.data, axis=axis, keepdims=keepdim)))
+    return Tensor(xp.asarray(xp.any(input.data, axis=axis, keepdims=keepdim)))
 
 
 def _position(name: str, x: Tensor, dim: int | None, keepdim: bool) -> Tensor:
@@ -321,6 +339,6 @@ def _axes(dim: Axes) -> int | tuple[int, ...] | None:
     return tuple(dim) or None if isinstance(dim, list | tuple) else dim
 
 
-def _dtype(x: Array) -> np.dtype[Any]:
+def sum_dtype(x: Array) -> np.dtype[Any]:
     """The dtype of sums and products: int64 for integers and bools, as in PyTorch."""
     return np.dtype(np.int64) if x.dtype.kind in "biu" else x.dtype

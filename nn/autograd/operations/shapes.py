@@ -7,14 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from ringlet.nn.autograd.conversion import axes_of, axis_of, number_in, promoted, size_of, unary
+from ringlet.nn.autograd.conversion import (
+    axes_of,
+    axis_of,
+    lengths_of,
+    number_in,
+    promoted,
+    size_of,
+    unary,
+)
 from ringlet.nn.autograd.deferred import Gradients
 from ringlet.nn.autograd.tensor import Operation, Tensor, View
 from ringlet.nn.backend import Array, xp
 
 __all__ = [
-    "cat", "clone", "contiguous", "expand", "flatten", "movedim", "pad", "permute", "repeat",
-    "reshape", "squeeze", "stack", "t", "transpose", "unsqueeze",
+    "cat", "clone", "contiguous", "expand", "expand_as", "flatten", "movedim", "pad", "permute",
+    "repeat", "reshape", "squeeze", "stack", "t", "transpose", "unsqueeze", "view_as",
 ]  # fmt: skip
 
 
@@ -130,16 +138,9 @@ class Clone(Operation):
         return (grad,)
 
 
-def _lengths(shape: tuple[Any, ...]) -> tuple[int, ...]:
-    """x.reshape(2, 3) and x.reshape((2, 3)) are the same."""
-    if len(shape) == 1 and isinstance(shape[0], tuple | list):
-        return tuple(shape[0])
-    return shape
-
-
 def reshape(x: Tensor, *shape: Any) -> Tensor:
     """The same elements in another shape; one length may be -1."""
-    lengths = _lengths(shape)
+    lengths = lengths_of(shape)
     for length in lengths:
         size_of(length, "a length", -1)
     return Reshape(lengths)(x)
@@ -155,7 +156,7 @@ def flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
 
 def permute(x: Tensor, *dims: Any) -> Tensor:
     """The axes in another order."""
-    return Permute(_lengths(dims))(x)
+    return Permute(lengths_of(dims))(x)
 
 
 def transpose(x: Tensor, dim0: int, dim1: int) -> Tensor:
@@ -190,7 +191,7 @@ def movedim(x: Tensor, source: int | Sequence[int], destination: int | Sequence[
 
 def expand(x: Tensor, *shape: Any) -> Tensor:
     """Broadcast to the shape; -1 keeps an axis."""
-    return Expand(_lengths(shape))(x)
+    return Expand(lengths_of(shape))(x)
 
 
 def squeeze(x: Tensor, dim: int | tuple[int, ...] | None = None) -> Tensor:
@@ -209,25 +210,30 @@ def unsqueeze(x: Tensor, dim: int) -> Tensor:
 
 def repeat(x: Tensor, *counts: Any) -> Tensor:
     """Copies side by side along each axis; more counts than axes add axes in front."""
-    lengths = _lengths(counts)
+    lengths = lengths_of(counts)
     if len(lengths) < x.ndim:
         raise ValueError(f"{len(lengths)} counts are too few for the axes of shape {x.shape}")
     return Repeat(lengths)(x)
 
 
-def pad(x: Tensor, pad: Sequence[int], value: float = 0.0) -> Tensor:
-    """With `value` around: (before, after) of the last axis, then of the one before it, ..."""
-    if len(pad) % 2 or len(pad) > 2 * x.ndim:
-        raise ValueError(f"{len(pad)} widths of padding do not match shape {x.shape}")
+def pad(
+    input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None
+) -> Tensor:
+    """With `value` (0) around: (before, after) of the last axis, then of the one before it, ..."""
+    if mode != "constant":
+        raise ValueError(f"mode is {mode!r}; only 'constant' is supported")
+    if len(pad) % 2 or len(pad) > 2 * input.ndim:
+        raise ValueError(f"{len(pad)} widths of padding do not match shape {input.shape}")
     widths = [(pad[place], pad[place + 1]) for place in range(0, len(pad), 2)]
-    widths += [(0, 0)] * (x.ndim - len(widths))
-    return Pad(widths[::-1], number_in(value, x.dtype))(x)
+    widths += [(0, 0)] * (input.ndim - len(widths))
+    return Pad(widths[::-1], number_in(value or 0, input.dtype))(input)
 
 
-def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+def cat(tensors: Sequence[Tensor], dim: int = 0, *, axis: int | None = None) -> Tensor:
     """Tensors joined along an axis, in their common dtype. Tensors of shape (0,) fit anywhere."""
     if not tensors:
         raise ValueError("cat and stack take at least one tensor")
+    dim = dim if axis is None else axis
     dtype = tensors[0].dtype
     if any(
         not isinstance(x, Tensor) or x.data.dtype is not dtype or x.data.shape == (0,)
@@ -249,3 +255,13 @@ clone = unary(Clone)
 def contiguous(x: Tensor) -> Tensor:
     """The tensor itself if it is contiguous, else a copy."""
     return x if x.data.flags.c_contiguous else clone(x)
+
+
+def expand_as(x: Tensor, other: Tensor) -> Tensor:
+    """Broadcast to another tensor's shape."""
+    return expand(x, other.shape)
+
+
+def view_as(x: Tensor, other: Tensor) -> Tensor:
+    """In another tensor's shape."""
+    return reshape(x, other.shape)

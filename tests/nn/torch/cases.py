@@ -31,6 +31,11 @@ class Draw:
         count = int(np.prod(shape))
         return (self.random.permutation(count) - count // 2 + 0.3).reshape(shape)
 
+    def pair(self, make):
+        """Two arrays of one shape."""
+        shape = self.shape()
+        return [getattr(self, make)(*shape) for _ in range(2)]
+
     def bools(self, *shape):
         return self.random.random(shape) > 0.4
 
@@ -67,6 +72,23 @@ def logits(draw, ignored=False):
     if ignored:
         targets[0] = -100
     return [draw.normal(rows, count), targets]
+
+
+def spatial(draw, ignored=False):
+    """Logits and targets of images: classes on axis 1, of as many as there are rows or columns."""
+    shape = [draw.length(2, 4) for _ in range(3)]
+    targets = draw.ids(shape[1], shape[0], shape[2], 3)
+    if ignored:
+        targets[0, 0] = -100
+    return [draw.normal(*shape, 3), targets]
+
+
+def pairs(draw):
+    """Numbers, and probabilities with a 0 among them, of one shape."""
+    shape = draw.shape()
+    share = draw.random.random(shape)
+    share.reshape(-1)[0] = 0
+    return [draw.normal(*shape), share]
 
 
 def features(draw):
@@ -183,6 +205,52 @@ CASES = {
         lambda d: logits(d, ignored=True),
         lambda F, x, y: F.cross_entropy(x, y, label_smoothing=0.3),
     ),
+    "cross_entropy of images": (spatial, lambda F, x, y: F.cross_entropy(input=x, target=y)),
+    "cross_entropy of images, smoothed": (
+        lambda d: spatial(d, ignored=True),
+        lambda F, x, y: F.cross_entropy(x, y, reduction="none", label_smoothing=0.1),
+    ),
+    "cross_entropy of one": (
+        lambda d: [d.normal(4), np.array(2)],
+        lambda F, x, y: F.cross_entropy(x, y),
+    ),
+    "cross_entropy probabilities of images": (
+        lambda d: [d.normal(2, 3, 4), d.positive(2, 3, 4), d.positive(3)],
+        lambda F, x, p, w: F.cross_entropy(x, p, w.detach()),
+    ),
+    "nll_loss": (logits, lambda F, x, y: F.nll_loss(F.log_softmax(x, dim=-1), y)),
+    "nll_loss of images": (
+        lambda d: spatial(d, ignored=True),
+        lambda F, x, y: [F.nll_loss(x, y, reduction=how) for how in ("mean", "sum", "none")],
+    ),
+    "nll_loss weighted": (
+        lambda d: [d.normal(5, 3), d.ids(3, 5), d.positive(3)],
+        lambda F, x, y, w: F.nll_loss(input=x, target=y, weight=w.detach()),
+    ),
+    "mse_loss": (
+        lambda d: d.pair("normal"),
+        lambda F, x, y: [F.mse_loss(x, y, reduction=how) for how in ("mean", "sum", "none")],
+    ),
+    "kl_div": (
+        pairs,
+        lambda F, x, p: [
+            F.kl_div(x, p.detach(), reduction=how) for how in ("batchmean", "sum", "none")
+        ],
+    ),
+    "kl_div of logarithms": (
+        lambda d: d.pair("normal"),
+        lambda F, x, y: F.kl_div(x, y, reduction="sum", log_target=True),
+    ),
+    "binary_cross_entropy_with_logits": (
+        pairs,
+        lambda F, x, p: F.binary_cross_entropy_with_logits(x * 9, p),
+    ),
+    "binary_cross_entropy_with_logits weighted": (
+        lambda d: [d.normal(4, 3), d.positive(4, 3), d.positive(3), d.positive(3)],
+        lambda F, x, p, w, own: F.binary_cross_entropy_with_logits(
+            x, p, w.detach(), pos_weight=own.detach(), reduction="sum"
+        ),
+    ),
     "linear_cross_entropy": (
         lambda d: features(d)[:3],
         lambda F, x, w, y: F.linear_cross_entropy(x, w, y, ignore_index=-100),
@@ -235,6 +303,25 @@ ELEMENTWISE = {
     "norm": lambda F, x: x.norm(),
     "norm axis": lambda F, x: x.norm(dim=-1, keepdim=True),
     "cumsum": lambda F, x: x.cumsum(-1),
+    "cumprod": lambda F, x: [x.cumprod(-1), x.cumprod(dim=0)],
+    "cumprod with zeros": lambda F, x: F.where(x > 0.5, x * 0, x).cumprod(0),
+    "softplus": lambda F, x: [F.softplus(x), F.softplus(x * 9, beta=2.0, threshold=5)],
+    "logsigmoid": lambda F, x: F.logsigmoid(x * 50),
+    "leaky_relu": lambda F, x: F.leaky_relu(x, negative_slope=0.2),
+    "normalize": lambda F, x: [F.normalize(x, dim=0), F.normalize(x * 0, p=3.0, dim=-1)],
+    "norm 3": lambda F, x: [x.norm(3), x.norm(p=2.5, dim=-1), x.norm(0, -1), (x * 0).norm(3)],
+    "norm fro": lambda F, x: x.norm(p="fro", dim=-1, keepdim=True),
+    "dtype of a softmax": lambda F, x: F.softmax(x.float(), dim=-1, dtype=x.dtype),
+    "dtype of sums": lambda F, x: [x.sum(dim=0, dtype=x.float().dtype), (x > 0).sum(dtype=x.dtype)],
+    "axis": lambda F, x: [x.sum(axis=-1), x.mean(axis=0), x.amax(axis=0), F.cat([x, x], axis=0)],
+    "input": lambda F, x: [F.exp(input=x), F.mul(input=x, other=x), F.softmax(input=x, dim=0)],
+    "casts": lambda F, x: [x.type_as(x.float()), x.double(), x.long(), x.type(x.dtype)],
+    "casts to others": lambda F, x: [x.to(x.float()), x.to(x.device), x.bool(), x.int()],
+    "nonzero": lambda F, x: [(x > 0).nonzero(), *F.nonzero(x > 0, as_tuple=True)],
+    "flip all": lambda F, x: x.flip(*range(x.dim())) * x,
+    "size": lambda F, x: x.reshape(x.size(-1), -1) * x.size()[0],
+    "new": lambda F, x: [x.new_zeros(2), x.new_ones((1, 2)), x.new_full((2,), 3.0) * x.sum()],
+    "fill with a tensor": lambda F, x: x.masked_fill(x > 0, x.sum()),
     "prod": lambda F, x: x.prod(),
     "prod axis": lambda F, x: x.prod(0, keepdim=True),
     "reshape": lambda F, x: x.reshape(-1, 1),
@@ -371,6 +458,11 @@ CASES |= {
     "gather": (gathered, lambda F, x, index: x.gather(0, index)),
     "scatter": (lambda d: scattered(d, False), lambda F, x, i, y: x.scatter(0, i, y)),
     "scatter_add": (lambda d: scattered(d, True), lambda F, x, i, y: x.scatter_add(0, i, y)),
+    "index_fill": (
+        lambda d: [d.normal(3, 4), d.ids(4, 2)],
+        lambda F, x, index: x.index_fill(1, index, 2.0),
+    ),
+    "index 0-d": (lambda d: [d.normal(4, 3), np.array(2)], lambda F, x, i: x[i] * x[i, 1]),
     "index_select": (
         lambda d: [d.normal(2, 4), d.ids(4, 3)],
         lambda F, x, index: x.index_select(1, index),
@@ -383,6 +475,7 @@ CASES |= {
     "vector matmul": (products("a", "dab"), lambda F, x, y: x @ y),
     "mm": (products("ab", "bc"), lambda F, x, y: x.mm(y)),
     "bmm": (products("dab", "dbc"), lambda F, x, y: F.bmm(x, y)),
+    "outer": (products("a", "b"), lambda F, x, y: F.outer(x, y) + x.outer(y)),
     "dot": (products("a", "a"), lambda F, x, y: x.dot(y)),
     "einsum product": (products("abc", "acd"), lambda F, x, y: F.einsum("bij,bjk->bik", x, y)),
     "einsum implicit": (products("ab", "bc"), lambda F, x, y: F.einsum("ij,jk", x, y)),
