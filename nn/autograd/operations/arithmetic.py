@@ -21,7 +21,7 @@ from ringlet.nn.autograd.conversion import (
     unary,
 )
 from ringlet.nn.autograd.deferred import Gradients
-from ringlet.nn.autograd.operations.comparisons import gt, lt
+from ringlet.nn.autograd.operations.comparisons import ge, le, ne
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, xp
 
@@ -254,8 +254,8 @@ def clamp(x: Tensor, min: Any = None, max: Any = None) -> Tensor:
     if not bounds:
         raise ValueError("clamp takes min, max or both")
     if not all(isinstance(bound, NUMBERS) for bound in bounds):
-        x = x if min is None else where(lt(x, min), min, x)
-        return x if max is None else where(gt(x, max), max, x)
+        x = x if min is None else where(ge(x, min) | ne(x, x), x, min)  # NaN where either is
+        return x if max is None else where(le(x, max) | ne(x, x), x, max)
     if x.data.dtype.kind != "f":
         x = only_ordered("clamp", *only_numbers("clamp", *promoted(x, *bounds)))[0]
     return Clamp(min, max)(x)
