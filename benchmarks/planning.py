@@ -1,52 +1,34 @@
 """What the planner expects of this machine against what happens: steps, memory, collectives.
 
     python benchmarks/planning.py [--quick] [--only small] [--steps 8] [--seconds 20] [--no-network]
+    python benchmarks/planning.py --memory          # of every setting, over TCP; in a few minutes
+    python benchmarks/planning.py --first-choice    # against all other settings, one by one
+    python benchmarks/planning.py --auto            # against the default, and choices by hand
 
 For each number of workers and each kind of link the machine is calibrated as `ringlet calibrate`
 does it, with one BLAS thread for each worker; then each setting runs in fresh processes. A step's
 time is that of the fastest, of the slowest rank in it; of one worker also the processor's, which
 other work on the machine disturbs less. Memory is the peak of a rank's growth (VmHWM), over
 sockets, where all of it is the rank's own. The links of 1 Gbit/s and 100 Mbit/s are virtual
-(network_pair.py; needs root).
+(network_pair.py; needs root). planning_choices.py has the last two.
 """
 
 import argparse
-import contextlib
-import gc
 import os
 import statistics
 import time
 import tomllib
-from collections.abc import Mapping
-from pathlib import Path
-from types import MappingProxyType
-from typing import NamedTuple
 
 import numpy as np
-from memory import status
-from network_pair import NetworkPair, NetworkPairError, NetworkPairPool
+from network_pair import NetworkPairError
+from planning_choices import auto, first_choice
+from planning_runs import Run, error, pool_of, summary
 
 from ringlet import runtime
-from ringlet.launcher.testing.pool import WorkerPool
-from ringlet.nn.memory import return_freed_memory
-from ringlet.runtime import Setting, Trainer, load_corpus, make_config, simulate
+from ringlet.runtime import simulate
 from ringlet.runtime.planning.cluster import parse_cluster
 from ringlet.runtime.planning.fabric import Fabric, Ranks
-from ringlet.runtime.planning.models import model_of
-from ringlet.runtime.training.factories import model_config
-from ringlet.runtime.training.fit import mesh_shape, parallelism
-
-
-class Run(NamedTuple):
-    """A preset's model, trained so on so many workers; `link` is a transport, or Mbit/s between two
-    hosts."""
-
-    preset: str
-    model: str = "gpt"
-    workers: int = 1
-    link: str | int = "auto"
-    options: Mapping = MappingProxyType({})
-
+from ringlet.runtime.planning.footprint import footprints
 
 RUNS = (
     Run("nano"), Run("nano", "gpt", 2, "auto", {"mesh": "dp=2"}),
@@ -77,21 +59,28 @@ RUNS = (
 
 QUICK = (0, 1, 3, 6, 9, 10)
 
+MORE = (
+    Run("small", "gpt", 1, "tcp", {"accumulate": 4}),
+    Run("wide", "gpt", 1, "tcp", {"accumulate": 2}),
+    Run("small", "gpt", 1, "tcp", {"recompute": "blocks"}),
+    Run("small", "gpt", 1, "tcp", {"dropout": 0.1}), Run("small", "gpt", 1, "tcp", {"experts": 4}),
+    Run("small", "gpt", 2, "tcp", {"mesh": "ep=2", "experts": 4}),
+    Run("small", "gpt", 2, "tcp", {"mesh": "dp=2", "zero": 2}),
+    Run("small", "gpt", 2, "tcp", {"mesh": "dp=2", "zero": 3, "accumulate": 2}),
+    Run("small", "gpt", 2, "tcp", {"mesh": "dp=2", "compress": "int8"}),
+    Run("small", "gpt", 2, "tcp", {"mesh": "cp=2"}),
+    Run("small", "gpt", 2, "tcp", {"mesh": "pp=2", "accumulate": 4, "schedule": "interleaved"}),
+    Run("small", "gpt", 2, "tcp", {"mesh": "pp=2", "accumulate": 4, "schedule": "zero-bubble"}),
+    Run("small", "gpt", 2, "tcp", {"mesh": "pp=2", "accumulate": 4, "schedule": "zb-v"}),
+    Run("small", "gpt", 4, "tcp", {"mesh": "tp=2,pp=2", "accumulate": 4}),
+    Run("baby"), Run("baby", "gpt", 2, "tcp", {"mesh": "pp=2", "accumulate": 4}),
+    Run("long"), Run("long", "gpt", 2, "tcp", {"mesh": "cp=2"}),
+    Run("small", "llama", 2, "tcp", {"mesh": "tp=2", "sequence": True}),
+)  # fmt: skip
+"""Whose memory is compared too."""
+
 COLLECTIVES = ("all_reduce", "reduce_scatter", "all_gather")
 SIZES = (1 << 10, 1 << 16, 1 << 20, 1 << 23)
-WARM_UP = 2
-HOSTS = {2: (0, 1), 4: (0, 0, 1, 1)}
-
-
-@contextlib.contextmanager
-def pool_of(workers, link):
-    """Fresh workers."""
-    with contextlib.ExitStack() as stack:
-        if isinstance(link, str):
-            yield stack.enter_context(WorkerPool(workers, link, 120.0))
-        else:
-            pair = stack.enter_context(NetworkPair(link))
-            yield stack.enter_context(NetworkPairPool(pair, HOSTS[workers], timeout=120.0))
 
 
 def calibration(world, seconds):
@@ -127,48 +116,6 @@ def collective(world, name, nbytes):
     return statistics.quantiles(times, n=4)[0]
 
 
-def train(world, preset, model, options, steps):
-    """By step, seconds and the processor's; place in the pipeline, bytes by which the rank grew."""
-    small = np.ones((256, 256), np.float32)
-    _ = small @ small  # BLAS takes its buffers at the first product
-    config = make_config(preset, None, {"model": model, **options})
-    corpus = load_corpus("pydoc", config.block_size, config.vocab_size or None)
-    gc.collect()
-    return_freed_memory()  # else the peak reuses it
-    before = status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")
-    trainer, times = Trainer(config, corpus, world), []
-    for _ in range(steps + WARM_UP):
-        world.barrier()
-        started, busy = time.perf_counter(), time.thread_time()
-        trainer._train_step()
-        times.append([time.perf_counter() - started, time.thread_time() - busy])
-    return [times[WARM_UP:], [trainer.mesh.index("pp"), status("VmHWM") - before]]
-
-
-def expected(run, cluster):
-    """The simulated step."""
-    config = make_config(run.preset, None, {"model": run.model, **run.options})
-    corpus = load_corpus("pydoc", config.block_size, config.vocab_size or None)
-    mesh = mesh_shape(config, run.workers)
-    micro = config.batch_size // (mesh["dp"] * mesh["ep"] * config.accumulate)
-    setting = Setting(mesh, config.batch_size, micro, parallelism(config))
-    return simulate(model_of(model_config(config, corpus.vocab_size)), cluster, setting)
-
-
-def error(wanted, found):
-    """How far the expected figure is from the measured one."""
-    return wanted / found - 1
-
-
-def summary(what, errors):
-    """A line of the median and the worst."""
-    sizes = sorted(map(abs, errors))
-    if sizes:
-        middle = statistics.median(sizes)
-        print(f"{what}: {len(sizes)} figures, median {middle:.1%}, worst {sizes[-1]:.1%}")
-
-
 def steps_table(runs, machines, steps):
     """Print steps and memory; returns the errors of steps, of the processor's time, of memory."""
     seconds, processor, memory = [], [], []
@@ -179,27 +126,45 @@ def steps_table(runs, machines, steps):
         if cluster is None:
             continue
         with pool_of(run.workers, run.link) as pool:
-            how = {"preset": run.preset, "model": run.model, "options": dict(run.options)}
-            rows = pool.run(train, deadline=600, steps=steps, **how)
+            rows = run.measured(pool, steps)
         took, busy = np.max([times for times, _ in rows], axis=0).min(axis=0)
-        wanted = expected(run, cluster)
+        wanted = simulate(run.sizes, cluster, run.setting)
         seconds.append(error(wanted.seconds, took))
-        words = " ".join(f"{name}={value}" for name, value in run.options.items())
-        link = run.link if isinstance(run.link, str) else f"{run.link} Mbit/s"
-        head = f"{run.preset} {run.model} x{run.workers} {link} {words.removeprefix('mesh=')}"
-        line = f"{head:48}{wanted.seconds * 1e3:8.1f}ms{took * 1e3:8.1f}ms{seconds[-1]:+8.1%}"
+        line = f"{run!s:48}{wanted.seconds * 1e3:8.1f}ms{took * 1e3:8.1f}ms{seconds[-1]:+8.1%}"
         if run.workers == 1:
             processor.append(error(wanted.seconds, busy))
             line += f"{busy * 1e3:8.1f}ms{processor[-1]:+8.1%}"
         elif run.link == "tcp":
             line += f"{'':18}"
         if run.workers == 1 or run.link == "tcp":
-            place, grown = max((each for _, each in rows), key=lambda each: each[1])
-            most = wanted.memory[place].total
-            memory.append(error(most, grown))
-            line += f"{most / 2**20:7.1f}MiB{grown / 2**20:7.1f}MiB{memory[-1]:+8.1%}"
+            text, off = memory_of(wanted.memory, rows)
+            memory.append(off)
+            line += text
         print(line, flush=True)
     return seconds, processor, memory
+
+
+def memory_of(wanted, rows):
+    """What is expected of the rank that needs most, and what it needs: as text, and the error."""
+    place, grown = max((each for _, each in rows), key=lambda each: each[1])
+    most = wanted[place].total
+    off = error(most, grown)
+    return f"{most / 2**20:7.1f}MiB{grown / 2**20:7.1f}MiB{off:+8.1%}", off
+
+
+def memory_table(runs):
+    """Print the memory of all settings over TCP; returns the errors."""
+    errors = []
+    print(f"{'':72}{'memory':>10}{'measured':>10}")
+    for run in dict.fromkeys(
+        run._replace(link="tcp", options=tuple(run.options.items())) for run in runs
+    ):
+        own = run._replace(options=dict(run.options))
+        with pool_of(own.workers, own.link) as pool:
+            text, off = memory_of(footprints(own.sizes, own.setting), own.measured(pool, 1))
+        errors.append(off)
+        print(f"{own!s:72}{text}", flush=True)
+    return errors
 
 
 def collectives_table(machines, measured):
@@ -225,19 +190,37 @@ def main():
     parser.add_argument("--steps", type=int, default=0, help="of each setting")
     parser.add_argument("--seconds", type=float, default=0.0, help="of each calibration")
     parser.add_argument("--no-network", action="store_true", help="without virtual links")
+    parser.add_argument("--memory", action="store_true", help="memory alone, of more settings")
+    parser.add_argument("--first-choice", action="store_true", help="against every other setting")
+    parser.add_argument("--auto", action="store_true", help="`ringlet train --auto` against others")
     given = parser.parse_args()
-    runs = [RUNS[number] for number in QUICK] if given.quick else list(RUNS)
-    runs = [run for run in runs if given.only in ("", run.preset, run.model)]
-    if given.no_network:
-        runs = [run for run in runs if isinstance(run.link, str)]
+    steps = given.steps or (4 if given.quick else 8)
+    seconds = given.seconds or (5.0 if given.quick else 20.0)
+    if given.auto:  # its first part runs commands, which set BLAS's threads themselves
+        auto(steps, seconds, given.quick, not given.no_network)
+        return
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = "1"
+    if given.first_choice:
+        first_choice(steps, seconds, given.quick, given.only)
+        return
+    runs = [RUNS[number] for number in QUICK] if given.quick else [*RUNS, *MORE * given.memory]
+    runs = [run for run in runs if given.only in ("", run.preset, run.model)]
+    if given.memory:
+        summary("memory", memory_table(runs))
+    else:
+        compare(
+            [r for r in runs if isinstance(r.link, str) or not given.no_network], steps, seconds
+        )
+
+
+def compare(runs, steps, seconds):
+    """Print steps, memory and collectives, and the errors in short."""
     machines, measured = {}, {}
     for key in dict.fromkeys((run.workers, run.link) for run in runs):
         try:
             with pool_of(*key) as pool:
-                how = {"seconds": given.seconds or (5.0 if given.quick else 20.0)}
-                text, found = pool.run(calibration, deadline=600, **how)[0]
+                text, found = pool.run(calibration, deadline=600, seconds=seconds)[0]
         except NetworkPairError as reason:
             print(f"no link of {key[1]} Mbit/s: {reason}")
             continue
@@ -245,7 +228,7 @@ def main():
     cores = len(os.sched_getaffinity(0))
     name = next(iter(machines.values())).device.name
     print(f"{name}, {cores} cores, load {os.getloadavg()[0]:.1f}")
-    found = steps_table(runs, machines, given.steps or (4 if given.quick else 8))
+    found = steps_table(runs, machines, steps)
     summary("steps", found[0])
     summary("steps of one worker, the processor's time", found[1])
     summary("memory", found[2])
