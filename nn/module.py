@@ -175,10 +175,13 @@ class Module(Callee):
             for module, mode in before:
                 module.training = mode
 
-    def zero_grad(self) -> None:
-        """Reset all gradients."""
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget all gradients, or make them zeros."""
         for parameter in self.parameters():
-            parameter.zero_grad()
+            if set_to_none:
+                parameter.grad = None
+            elif parameter.grad is not None:
+                parameter.grad.fill(0)
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Set whether the parameters learn."""

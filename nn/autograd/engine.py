@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ringlet.nn.autograd.deferred import Deferred, Gradient
-from ringlet.nn.autograd.tensor import UNNEEDED, Operation, Source, Tensor
+from ringlet.nn.autograd.source import UNNEEDED, Source
+from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, refuse_mixture, xp
 from ringlet.nn.versions import changes, refuse_stale
 

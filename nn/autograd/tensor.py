@@ -17,26 +17,11 @@ from ringlet.nn.autograd.grad_mode import mode
 from ringlet.nn.autograd.hooks import HookHandle
 from ringlet.nn.autograd.promotion import OF_PYTHON, is_of_python
 from ringlet.nn.autograd.sharing import Sharing
+from ringlet.nn.autograd.source import UNNEEDED, Source
 from ringlet.nn.backend import Array, Device, asarray, chosen, refuse_mixture, to_host, xp
 from ringlet.nn.versions import numbers
 
-__all__ = ["Array", "Gradient", "Operation", "Source", "Tensor", "View"]
-
-
-class Source:
-    """Where an operation's input came from. It does not keep the input's array: an operation
-    keeps only what its backward needs."""
-
-    __slots__ = ("dtype", "operation", "shape")
-
-    def __init__(self, tensor: "Tensor") -> None:
-        self.operation, data = tensor.operation, tensor.data
-        self.shape, self.dtype = data.shape, data.dtype
-
-
-UNNEEDED = Source.__new__(Source)
-"""In place of an input that needs no gradient."""
-UNNEEDED.operation = None
+__all__ = ["Array", "Gradient", "Operation", "Tensor", "View"]
 
 
 class Operation:
@@ -124,7 +109,16 @@ class Tensor(Sharing):
     What is written into `data` itself is not seen by a later `backward()`; see nn/versions.py.
     """
 
-    __slots__ = ("__weakref__", "_fresh", "_grad", "_hooks", "data", "operation", "requires_grad")
+    __slots__ = (
+        "__weakref__",
+        "_bound",
+        "_fresh",
+        "_grad",
+        "_hooks",
+        "data",
+        "operation",
+        "requires_grad",
+    )
 
     is_parameter = False
 
@@ -136,6 +130,7 @@ class Tensor(Sharing):
         self.operation: Operation | None = None
         self._grad: Array | None = None
         self._fresh = False  # the gradient counts as zeros, whatever its memory holds
+        self._bound = False  # and its memory is not its own
         self._hooks: tuple[Callable[[Any], None], ...] = ()
         self._sharers = None
 
@@ -256,7 +251,11 @@ class Tensor(Sharing):
 
     @grad.setter
     def grad(self, value: Array | None) -> None:
-        self._grad, self._fresh = value, False
+        if not self._bound:
+            self._grad = value
+        elif self._grad is not None and value is not None:
+            xp.copyto(self._grad, value)
+        self._fresh = self._bound and value is None
 
     @property
     def has_grad(self) -> bool:
@@ -264,12 +263,12 @@ class Tensor(Sharing):
         return self._grad is not None and not self._fresh
 
     def zero_grad(self) -> None:
-        """Reset the gradient to zeros; its memory is kept for the next one."""
-        self._fresh = self._grad is not None
+        """Forget the gradient: it is None; or zeros, in memory that it is bound to."""
+        self.grad = None
 
     def bind_grad(self, memory: Array) -> None:
         """Use `memory` (same shape and dtype) for the gradient from now on; it counts as zeros."""
-        self._grad, self._fresh = memory, True
+        self._grad, self._fresh, self._bound = memory, True, True
 
     def register_post_accumulate_grad_hook(self, hook: Callable[[Any], None]) -> "HookHandle":
         """Call `hook(tensor)` in each `backward` once this leaf's gradient is final.

@@ -79,7 +79,8 @@ def _gradients(parameters: Parameters) -> list[Array]:
     if isinstance(parameters, FlatParameters):
         return [parameters.grad]
     each = [parameters] if isinstance(parameters, Tensor) else parameters
-    return [parameter.grad for parameter in each if parameter.grad is not None]
+    grads = [parameter.grad for parameter in each if parameter.has_grad]
+    return [grad for grad in grads if grad is not None]
 
 
 def _norm(grads: Sequence[Array], kind: float) -> float:

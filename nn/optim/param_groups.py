@@ -78,7 +78,7 @@ class Optimizer:
         for parameter in itertools.chain.from_iterable(g["params"] for g in self.param_groups):
             if set_to_none:
                 parameter.grad = None
-            elif parameter.grad is not None:
+            elif parameter.has_grad:
                 parameter.grad.fill(0)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

@@ -86,6 +86,36 @@ def test_zero_grad():
     assert p.grad.tolist() == [0, 0] and p.tolist() == [0.95, 1.9]
 
 
+def test_models_forget_their_gradients_and_those_of_flat_buffers_stay_bound():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    optimizer = optim.AdamW(model.parameters(), lr=0.1)
+
+    def learn():
+        model[0](nn.Tensor(np.ones((1, 2), np.float32))).sum().backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        before = [p.data.copy() for p in model.parameters()]
+        optimizer.step()
+        pairs = zip(before, model.parameters(), strict=True)
+        assert [(old != p.data).any() for old, p in pairs] == [True, True, False, False]
+
+    learn()
+    model.zero_grad(set_to_none=False)
+    assert [p.grad is None for p in model.parameters()] == [False, False, True, True]
+    assert not model[0].weight.grad.any()
+    model.zero_grad()
+    assert all(p.grad is None for p in model.parameters())
+    flat = nn.FlatParameters(model)
+    learn()
+    for forget in (flat.zero_grad, model.zero_grad, optimizer.zero_grad):
+        forget()
+        assert not flat.grad.any()
+        forget()
+        learn()
+        assert np.shares_memory(model[0].weight.grad, flat.grad) and flat.grad.any()
+    model[0].weight.grad = np.full((2, 2), 7, np.float32)
+    assert (flat.grad == 7).sum() == 4
+
+
 def test_groups_have_options_of_their_own_that_may_change():
     a, b, c = (parameter(1) for _ in range(3))
     optimizer = optim.SGD([{"params": a}, {"params": [b], "lr": 1.0, "name": "b"}], lr=0.5)
