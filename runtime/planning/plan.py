@@ -27,6 +27,9 @@ from ringlet.runtime.planning.settings import Request
 
 VERSION = 1
 
+ADAM_STATES = 2
+"""Numbers that AdamW, which programs are described with, keeps for each parameter."""
+
 
 class PlanError(ValueError):
     """A plan cannot be made, or is none, or not one for this run; the message says why."""
@@ -171,6 +174,7 @@ def make_request(
     ranks: int = 0,
     memory: float = 0.0,
     program: Program | None = None,
+    states: int = ADAM_STATES,
     options: Parallelism | None = None,
     fixed: Mapping[str, Any] | None = None,
     facts: Mapping[str, Any] | None = None,
@@ -180,6 +184,7 @@ def make_request(
     `model` is one of MODELS by its name, a Model, or a config of `nn.models`; `cluster` a name, a
     file or a Cluster. `batch` counts samples. The other arguments are those of `Request`; without a
     `program`, devices that compute in half precision run Megatron-LM's, and others ringlet's.
+    `states` are the float32 numbers that the optimizer keeps for each parameter.
     Raises PlanError or ClusterError for what cannot be.
     """
     if isinstance(model, str) and model not in MODELS:
@@ -193,7 +198,11 @@ def make_request(
         cluster = load_cluster(cluster)
     if program is None:
         program = MEGATRON if MEGATRON.precision.dtype in cluster.device.peak else RINGLET
-    cluster.device.peak_of(program.precision.dtype)
+    precision = program.precision
+    cluster.device.peak_of(precision.dtype)
+    if states != ADAM_STATES:
+        kept = precision.optimizer + 4 * (states - ADAM_STATES)
+        program = replace(program, precision=replace(precision, optimizer=kept))
     cluster.of(ranks or cluster.ranks)
     return Request(
         sizes, cluster, batch, ranks, memory, program, options or Parallelism(), fixed or {},

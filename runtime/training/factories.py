@@ -4,7 +4,9 @@ from collections.abc import Callable
 from dataclasses import asdict, fields
 from typing import Any, TypeAlias
 
-from ringlet.nn import optim
+import numpy as np
+
+from ringlet.nn import FlatParameters, Parameter, optim
 from ringlet.nn.flat import Flat
 from ringlet.nn.models import GPT, GPTConfig, LanguageModel, Llama, LlamaConfig
 from ringlet.nn.optim import FlatOptimizer, Schedule
@@ -59,6 +61,14 @@ def make_optimizer(config: TrainConfig, flat: Flat) -> FlatOptimizer:
     """The optimizer that the config names."""
     kind, options = _OPTIMIZERS[config.optimizer]
     return kind(flat, config.learning_rate, weight_decay=config.weight_decay, **options(config))
+
+
+def optimizer_states(config: TrainConfig) -> int:
+    """How many numbers the optimizer keeps for each parameter of a matrix."""
+    if config.optimizer == "adafactor":  # one for each row and column
+        return 0
+    one = FlatParameters([("parameter", Parameter(np.zeros(1, np.float32)))])
+    return len(make_optimizer(config, one).state)
 
 
 def make_schedule(config: TrainConfig) -> Schedule:

@@ -139,6 +139,17 @@ def test_with_more_ranks_it_would_fit(capsys):
     assert re.search(r"It fits with --memory [\d.]+GB, or on 16 ranks$", stderr)
 
 
+@pytest.mark.parametrize(
+    ("options", "states"),
+    [((), 2), (("--optimizer", "sgd"), 0), (("--optimizer", "sgd", "--momentum", "0.9"), 1),
+     (("--optimizer", "lion"), 1), (("--optimizer", "adafactor"), 0)],
+)  # fmt: skip
+def test_each_optimizer_has_its_own_state(capsys, options, states):
+    found = json.loads(printed(capsys, "simulate", *LAPTOP, "--mesh", "dp=2", "--json", *options))
+    (rank,) = found["memory_by_rank"]
+    assert rank["optimizer"] == states * rank["parameters"]
+
+
 def test_a_simulated_step_says_where_its_time_goes(capsys):
     words = ["--model", "llama-7b", "--cluster", "selene", "--batch", "64", "--ranks", "16"]
     words += ["--mesh", "tp=2,pp=2", "--accumulate", "4"]

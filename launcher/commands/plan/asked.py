@@ -24,7 +24,7 @@ from ringlet.runtime.training.config import (
     read_config,
 )
 from ringlet.runtime.training.corpus import BYTES, DataError, load_corpus
-from ringlet.runtime.training.factories import model_config
+from ringlet.runtime.training.factories import model_config, optimizer_states
 from ringlet.runtime.training.fit import default_workers, parallelism
 
 PROGRAMS = {"ringlet": RINGLET, "megatron": MEGATRON}
@@ -47,10 +47,10 @@ TrainingGiven: Any = make_dataclass(
     [
         (each.name, each.type, field(default=each.default, metadata=each.metadata))
         for each in fields(TrainConfig)
-        if each.name in _TAKEN | {"data", "optimizer"}
+        if each.name in _TAKEN | {"data", "optimizer", "momentum"}
     ],
 )
-"""Those options of `ringlet train` on which a step's time depends."""
+"""Those options of `ringlet train` on which a step's time and memory depend."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,8 @@ class Asked:
             cluster, ranks = self._cluster(config)
             return make_request(
                 model, cluster, batch, ranks=ranks, memory=self.memory or 0,
-                program=PROGRAMS.get(self.program), options=parallelism(config),
-                fixed=fixed(config, asked), facts=facts(config),
+                program=PROGRAMS.get(self.program), states=optimizer_states(config),
+                options=parallelism(config), fixed=fixed(config, asked), facts=facts(config),
             ), config  # fmt: skip
 
     def _config(self, asked: dict[str, Any]) -> TrainConfig:

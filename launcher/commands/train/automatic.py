@@ -25,6 +25,7 @@ from ringlet.runtime.planning.settings import Request
 from ringlet.runtime.planning.simulate import simulate
 from ringlet.runtime.training.config import ConfigError
 from ringlet.runtime.training.effects import check_effects
+from ringlet.runtime.training.factories import optimizer_states
 from ringlet.runtime.training.fit import mesh_shape, parallelism
 
 _CHOOSE = "more of it is always faster, at some point for a worse model: choose it yourself"
@@ -93,8 +94,8 @@ def _search(
         cluster = replace(cluster, algorithms=os.environ.get("RINGLET_ALGORITHM", ""))
         request = make_request(
             run.model, cluster, batches[0], ranks=workers, program=RINGLET,
-            options=parallelism(run.settings), facts=facts(run.settings),
-            fixed=fixed(run.settings, run.asked),
+            states=optimizer_states(run.settings), options=parallelism(run.settings),
+            facts=facts(run.settings), fixed=fixed(run.settings, run.asked),
         )  # fmt: skip
         found = [searching(replace(request, batch=batch)) for batch in batches]
     best = [one for each in found for one in each.best if _keeps(run, one, each.request)]
