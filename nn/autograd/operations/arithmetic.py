@@ -248,27 +248,37 @@ def floor_divide(a: TensorLike, b: TensorLike) -> Tensor:
     return Tensor(xp.floor_divide(x.data, y.data))
 
 
+BOUNDS = (*NUMBERS, type(None))
+
+
 def clamp(x: Tensor, min: Any = None, max: Any = None) -> Tensor:
     """The elements limited to `min` to `max`, numbers or tensors; slope 1 at a bound."""
-    bounds = [bound for bound in (min, max) if bound is not None]
-    if not bounds:
+    if min is None and max is None:
         raise ValueError("clamp takes min, max or both")
-    if not all(isinstance(bound, NUMBERS) for bound in bounds):
+    if not isinstance(min, BOUNDS) or not isinstance(max, BOUNDS):
         x = x if min is None else where(ge(x, min) | ne(x, x), x, min)  # NaN where either is
         return x if max is None else where(le(x, max) | ne(x, x), x, max)
     if x.data.dtype.kind != "f":
+        bounds = [bound for bound in (min, max) if bound is not None]
         x = only_ordered("clamp", *only_numbers("clamp", *promoted(x, *bounds)))[0]
     return Clamp(min, max)(x)
 
 
+def _extremum(name: str, a: TensorLike, b: TensorLike) -> Tensor:
+    x, y = tensors(a, b)
+    if x.data.dtype.kind == "c":
+        only_ordered(name, x)
+    return Extremum(largest=name == "maximum")(x, y)
+
+
 def maximum(a: TensorLike, b: TensorLike) -> Tensor:
     """The larger of two, element by element."""
-    return Extremum(largest=True)(*only_ordered("maximum", *tensors(a, b)))
+    return _extremum("maximum", a, b)
 
 
 def minimum(a: TensorLike, b: TensorLike) -> Tensor:
     """The smaller of two, element by element."""
-    return Extremum(largest=False)(*only_ordered("minimum", *tensors(a, b)))
+    return _extremum("minimum", a, b)
 
 
 def where(condition: Tensor | Array, a: TensorLike, b: TensorLike) -> Tensor:

@@ -36,7 +36,9 @@ def comparison(
             if order and a.data.dtype.kind == "c":
                 only_ordered(name, a)
             return Tensor(xp.asarray(function(a.data, b)))  # exact, also out of the dtype's range
-        x, y = only_ordered(name, *tensors(a, b)) if order else tensors(a, b)
+        x, y = tensors(a, b)
+        if order and x.data.dtype.kind == "c":
+            only_ordered(name, x)
         return Tensor(xp.asarray(function(x.data, y.data)))
 
     return named(name, meaning, compare)

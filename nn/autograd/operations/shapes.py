@@ -235,12 +235,11 @@ def cat(tensors: Sequence[Tensor], dim: int = 0, *, axis: int | None = None) -> 
         raise ValueError("cat and stack take at least one tensor")
     dim = dim if axis is None else axis
     dtype = tensors[0].dtype
-    if any(
-        not isinstance(x, Tensor) or x.data.dtype is not dtype or x.data.shape == (0,)
-        for x in tensors
-    ):
-        tensors = promoted(*tensors)
-        tensors = [x for x in tensors if x.shape != (0,)] or tensors[:1]
+    for x in tensors:
+        if not isinstance(x, Tensor) or x.data.dtype is not dtype or x.data.shape == (0,):
+            tensors = promoted(*tensors)
+            tensors = [each for each in tensors if each.shape != (0,)] or tensors[:1]
+            break
     return Cat(dim)(*tensors)
 
 
