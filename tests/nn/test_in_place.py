@@ -367,3 +367,12 @@ def test_a_base_can_be_changed_once_its_views_are_gone():
     h.sum().backward()
     assert h.tolist() == [4, 7]
     assert_array_equal(w.grad, [3, 3])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_results_that_share_memory_know_it(case):
+    function, arrays = CASES[case]
+    inputs = [Tensor(np.array(array), requires_grad=True) * 1 for array in arrays]
+    result = function(*inputs)
+    if any(np.shares_memory(result.data, x.data) for x in inputs):
+        assert result.shares_memory()
