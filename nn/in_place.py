@@ -44,7 +44,7 @@ def assign(x: Tensor, name: str, compute: Callable[[Tensor], Tensor], casts: boo
         raise RuntimeError(
             f"the result of {name} is {result.dtype}, which can't be cast to the tensor's {x.dtype}"
         )
-    if not result.requires_grad:
+    if not result.requires_grad or x.dtype.kind not in "fcV":
         if recorded:
             raise RuntimeError(f"{name} has no gradient, and this tensor needs one")
         _write(x, name, result)

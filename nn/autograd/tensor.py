@@ -251,8 +251,10 @@ class Tensor(Sharing):
 
     @grad.setter
     def grad(self, value: Array | None) -> None:
+        if value is not None and value.shape != self.data.shape:
+            raise ValueError(f"a gradient of shape {value.shape} for a tensor of {self.shape}")
         if not self._bound:
-            self._grad = value
+            self._grad = value.data if isinstance(value, Tensor) else value
         elif self._grad is not None and value is not None:
             xp.copyto(self._grad, value)
         self._fresh = self._bound and value is None

@@ -174,7 +174,11 @@ class Face(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
-        group, by_dtype = self.param_groups[-1], defaultdict(list)
+        self._engines.append(self._made(self.param_groups[-1]))
+        self._configure()
+
+    def _made(self, group: Mapping[str, Any]) -> list[Engine]:
+        by_dtype = defaultdict(list)
         for parameter in group["params"]:
             if parameter.dtype.kind != "f":
                 raise TypeError(
@@ -182,8 +186,7 @@ class Face(Optimizer):
                 )
             if parameter.numel():
                 by_dtype[parameter.dtype].append(parameter)
-        self._engines.append([Engine(self.KIND, each) for each in by_dtype.values()])
-        self._configure()
+        return [Engine(self.KIND, each) for each in by_dtype.values()]
 
     def _configure(self) -> list[Engine]:
         for group, engines in zip(self.param_groups, self._engines, strict=True):
@@ -206,6 +209,7 @@ class Face(Optimizer):
 
     def load_state(self, state: Mapping[Tensor, Mapping[str, Any]]) -> None:
         self.state.clear()
+        self._engines = [self._made(group) for group in self.param_groups]
         for engine in self._configure():
             for parameter in engine.slots.keys() & state.keys():
                 engine.load(parameter, state[parameter])

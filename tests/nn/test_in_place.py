@@ -247,6 +247,7 @@ def test_what_overwrites():
     ids = tensor(1, 2, dtype=np.int64)
     assert ids.copy_(tensor(1.7, 3.2)).tolist() == [1, 3] and ids.dtype == np.int64
     w = leaf(1, 2)
+    assert not ids.copy_(w).requires_grad and ids.is_leaf
     y = w * 2
     y.copy_(w * w)
     y.sum().backward()

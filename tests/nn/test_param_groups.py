@@ -73,6 +73,26 @@ def test_parameters_without_a_gradient_stay_and_count_their_own_steps():
     assert [optimizer.state[p]["step"] for p in (used, idle)] == [1, 3]
 
 
+def test_a_state_that_is_loaded_replaces_what_was_there():
+    p, fresh = parameter(1, 2), parameter(1, 2)
+    optimizer = optim.Adam([p], lr=0.1)
+    empty = optimizer.state_dict()
+    take(optimizer, p)
+    p.data[:] = 1, 2
+    optimizer.load_state_dict(empty)
+    assert not optimizer.state
+    assert_array_equal(take(optimizer, p), take(optim.Adam([fresh], lr=0.1), fresh))
+
+
+def test_gradients_may_be_set():
+    p = parameter(1, 2)
+    p.grad = nn.Tensor(np.ones(2))
+    optim.SGD([p], lr=1.0).step()
+    assert p.tolist() == [0, 1] and isinstance(p.grad, np.ndarray)
+    with pytest.raises(ValueError, match=r"shape \(1,\) for a tensor of \(2,\)"):
+        p.grad = np.ones(1)
+
+
 def test_zero_grad():
     p = parameter(1, 2)
     optimizer = optim.SGD([p], lr=0.1, weight_decay=0.5)
