@@ -132,11 +132,11 @@ def block_activations(block: Block, model: Model, setting: Setting) -> tuple[flo
     item = program.precision.activation
     rows = setting.micro_batch * model.context / setting.mesh["cp"]
     split = tensor if setting.options.sequence else 1
-    masks = 2 * block.width * program.mask if block.dropout else 0
+    masks = block.norms * block.width * program.mask if block.dropout else 0
     outside = (2 * block.norms * block.width * item + masks) / split
     queries, keys = block.heads * block.head, block.kv_heads * block.head
     attention = block.attentions * (2 * queries + 2 * keys)
-    mlp = (3 if block.gated else 2) * block.inner / tensor
+    mlp = (block.kept or (3 if block.gated else 2)) * block.inner / tensor
     if block.experts:
         mlp = block.top_k * (mlp + 2 * block.width)
     without = rows * (outside + item * (attention / tensor + mlp))
@@ -151,15 +151,16 @@ def _scores(block: Block, model: Model, setting: Setting) -> float:
     if not program.tiled:
         # What softmax and dropout give, and a mask of a byte.
         return block.attentions * length * (2 * item + program.mask if block.dropout else item)
+    masks = block.attentions * length * program.mask if block.score_dropout else 0
     if length > program.contexts_kept or setting.mesh["cp"] > 1:
-        return 0.0
+        return masks
     if not block.causal:
-        return block.attentions * length * item
+        return block.attentions * length * item + masks
     rows = rows_for(length)
     starts = range(0, length, rows)
     nearest = block.window or length
     seen = (min(s + rows, length, nearest + rows - 1) * min(rows, length - s) for s in starts)
-    return item * sum(seen) / length
+    return item * (sum(seen) / length + length * block.cross) + masks
 
 
 def _messages(model: Model, setting: Setting) -> float:

@@ -48,6 +48,13 @@ class Block:
     experts: int = 0
     top_k: int = 1
     dropout: bool = False
+    """Of what attention and MLP add to the residual."""
+
+    score_dropout: bool = False
+    """Of attention's probabilities, where a program tiles it; others drop them with the rest."""
+
+    kept: int = 0
+    """Numbers that the MLP keeps for each of its hidden layer; 0: 2, or 3 of SwiGLU."""
 
     @property
     def attentions(self) -> int:
@@ -187,14 +194,18 @@ def llama(
 
 def bert(name: str, layers: int, width: int, heads: int) -> Model:
     """A BERT: attention both ways."""
-    block = Block(width, heads, heads, width // heads, 4 * width, causal=False, dropout=True)
+    block = Block(
+        width, heads, heads, width // heads, 4 * width, causal=False, dropout=True,
+        score_dropout=True,
+    )  # fmt: skip
     return Model(name, (block,) * layers, 30522, 512)
 
 
 def t5(name: str, layers: int, width: int, heads: int, inner: int, head: int = 64) -> Model:
     """A T5: as many blocks that decode as encode; both read contexts of 512 tokens."""
     block = Block(
-        width, heads, heads, head, inner, bias=False, norm=1, causal=False, dropout=True
+        width, heads, heads, head, inner, bias=False, norm=1, causal=False, dropout=True,
+        score_dropout=True, kept=3,
     )  # fmt: skip
     decoder = replace(block, causal=True, cross=True)
     blocks = (block,) * layers + (decoder,) * layers
@@ -259,7 +270,11 @@ def model_of(config: Any, name: str = "") -> Model:
         )  # fmt: skip
     if isinstance(config, BERTConfig):
         made = bert(name, config.num_hidden_layers, config.hidden_size, config.num_attention_heads)
-        blocks = tuple(replace(block, inner=config.intermediate_size) for block in made.blocks)
+        one = replace(
+            made.blocks[0], inner=config.intermediate_size, dropout=config.hidden_dropout_prob > 0,
+            score_dropout=config.attention_probs_dropout_prob > 0,
+        )  # fmt: skip
+        blocks = (one,) * config.num_hidden_layers
         return replace(
             made, blocks=blocks, vocabulary=config.vocab_size,
             context=config.max_position_embeddings,
@@ -268,8 +283,14 @@ def model_of(config: Any, name: str = "") -> Model:
         made = t5(
             name, config.num_layers, config.d_model, config.num_heads, config.d_ff, config.d_kv
         )
-        gated = config.feed_forward_proj.startswith("gated-")
-        encoder, decoder = (replace(made.blocks[n], gated=gated) for n in (0, -1))
+        gated, drops = config.gated, config.dropout_rate > 0
+        # A ReLU keeps its result; a gate, a slope and both factors' product. Dropout keeps its mask
+        # and, beside the ReLU's, its own result.
+        kept = (4 + drops) if gated else (1 + 2 * drops)
+        encoder, decoder = (
+            replace(made.blocks[n], gated=gated, dropout=drops, score_dropout=drops, kept=kept)
+            for n in (0, -1)
+        )
         return replace(
             made, blocks=(encoder,) * config.num_layers + (decoder,) * config.decoders,
             vocabulary=config.vocab_size, tied=config.tie_word_embeddings,

@@ -2,7 +2,7 @@
 
 import math
 import tracemalloc
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +10,23 @@ import pytest
 
 from ringlet import nn
 from ringlet.launcher.workers.warm import load
-from ringlet.nn.models import GPT, T5, GPTConfig, Llama, LlamaConfig, T5Config
+from ringlet.nn.models import (
+    BERT,
+    GPT,
+    T5,
+    BERTConfig,
+    GPTConfig,
+    Llama,
+    LlamaConfig,
+    T5Config,
+)
 from ringlet.nn.optim import AdamW
 from ringlet.runtime import Mesh, MicroBatch, Parallelism, Setting, Step, parallelize
 from ringlet.runtime.planning.footprint import footprints
 from ringlet.runtime.planning.models import model_of
 from ringlet.runtime.planning.setting import RINGLET
 
-KINDS = {GPTConfig: GPT, LlamaConfig: Llama, T5Config: T5}
+KINDS = {GPTConfig: GPT, LlamaConfig: Llama, T5Config: T5, BERTConfig: BERT}
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "memory.py"
 SIZES = {"vocab_size": 256, "block_size": 128, "n_layer": 8, "n_head": 4, "n_embd": 320}
@@ -45,16 +54,19 @@ def test_the_peak_is_the_formulas(benchmark, case):
 
 def arrays(world, mesh, options, sizes):
     """This rank's place in the pipeline, and the peak of NumPy's arrays in two steps."""
-    kind = LlamaConfig if "hidden_size" in sizes else GPTConfig
+    config = config_of(sizes)
     ids = np.random.default_rng(0).integers(0, 256, (SAMPLES, 129))
     tracemalloc.start()
     try:
         with nn.uninitialized():
-            model = KINDS[kind](kind(**sizes))
+            model = KINDS[type(config)](config)
         parallel = parallelize(model, Mesh(world, **mesh), Parallelism(**options), seed=1)
         parallel.use(AdamW)
         share = np.split(ids, mesh.get("dp", 1) * mesh.get("ep", 1))[parallel.data_index]
-        batches = [MicroBatch(x[:, :-1], x[:, 1:], 0) for x in np.split(share, MICRO_BATCHES)]
+        batches = [
+            MicroBatch((x[:, :-1],) * 2 if isinstance(model, T5) else x[:, :-1], x[:, 1:], 0)
+            for x in np.split(share, MICRO_BATCHES)
+        ]
         for step in range(2):
             parallel.gradients(batches, Step(1, step, 1.0))
             parallel.update(1e-3)
@@ -63,12 +75,21 @@ def arrays(world, mesh, options, sizes):
         tracemalloc.stop()
 
 
+def config_of(sizes):
+    """A config of the first kind that has these fields."""
+    return next(k for k in KINDS if set(sizes) <= {each.name for each in fields(k)})(**sizes)
+
+
 SAMPLES, MICRO_BATCHES = 8, 4
 GPT_SIZES = {"vocab_size": 512, "block_size": 128, "n_layer": 4, "n_head": 4, "n_embd": 192}
 LLAMA_SIZES = {
     "vocab_size": 512, "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4,
     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128,
 }  # fmt: skip
+BERT_SIZES = {
+    "vocab_size": 512, "hidden_size": 192, "intermediate_size": 768, "hidden_dropout_prob": 0.1,
+}  # fmt: skip
+T5_SIZES = {"vocab_size": 512, "d_model": 192, "d_ff": 768, "d_kv": 48, "num_layers": 2}
 
 
 @pytest.mark.parametrize(
@@ -87,16 +108,20 @@ LLAMA_SIZES = {
         ({"pp": 2}, {"schedule": "interleaved", "chunks": 2}, GPT_SIZES),
         ({"pp": 2}, {"schedule": "zb-h2"}, LLAMA_SIZES),
         ({"cp": 2}, {}, LLAMA_SIZES),
+        ({}, {}, BERT_SIZES),
+        ({}, {}, T5_SIZES | {"dropout_rate": 0.0}),
+        pytest.param(
+            {}, {}, T5_SIZES | {"feed_forward_proj": "gated-gelu"}, marks=pytest.mark.slow
+        ),
     ],
     ids=str,
 )  # fmt: skip
 def test_the_peak_of_arrays_is_the_formulas(ranks, mesh, options, sizes):
-    kind = LlamaConfig if "hidden_size" in sizes else GPTConfig
     # What ZeroMQ and the rest of the process need are no arrays, but the optimizer's blocks are.
     program = replace(RINGLET, received=0.0, besides=1 << 19)
     micro_batch = SAMPLES // MICRO_BATCHES // (mesh.get("dp", 1) * mesh.get("ep", 1))
     setting = Setting(mesh, SAMPLES, micro_batch, Parallelism(**options), program)
-    expected = footprints(model_of(kind(**sizes)), setting)
+    expected = footprints(replace(model_of(config_of(sizes)), context=128), setting)
     pool = ranks(math.prod(mesh.values()), "ipc")
     for place, found in pool.run(arrays, mesh=mesh, options=options, sizes=sizes):
         assert found == pytest.approx(expected[place].total, rel=0.05)
