@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ringlet.nn.autograd.conversion import array_of, size_of
+from ringlet.nn.autograd.conversion import array_of, only_floats, size_of
 from ringlet.nn.autograd.promotion import FLOAT
 from ringlet.nn.autograd.tensor import Tensor
 from ringlet.nn.backend import Array, asarray, check_device, xp
@@ -205,12 +205,14 @@ def multinomial(
     Without replacement no index is drawn twice. Raises ValueError for weights that are negative or
     not finite, or where fewer than what is drawn are above 0.
     """
+    only_floats("multinomial", input)
     weights = input.numpy().astype(np.float64)
     if weights.ndim not in (1, 2):
         raise ValueError(f"weights have 1 or 2 axes, not {weights.ndim}")
     if not (np.isfinite(weights).all() and (weights >= 0).all()):
         raise ValueError("weights are negative or not finite")
-    least = min(1, num_samples) if replacement else num_samples
+    size_of(num_samples, "num_samples", 1)
+    least = 1 if replacement else num_samples
     if ((weights > 0).sum(-1) < least).any():
         raise ValueError(f"{num_samples} cannot be drawn: too few weights are above 0")
     draws = _random(generator)

@@ -28,8 +28,8 @@ class Linear(Module):
         self.bias = unset(out_features) if bias else None
         self.initialize()
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input, self.weight, self.bias)
 
     def draw(self, name: str, shape: tuple[int, ...], random: np.random.Generator) -> Array:
         """Uniform in +- 1 / sqrt(in_features), as in PyTorch."""
@@ -54,8 +54,8 @@ class Embedding(Module):
         self.weight = unset(num_embeddings, embedding_dim)
         self.initialize()
 
-    def forward(self, ids: Tensor | Array) -> Tensor:
-        return F.embedding(ids, self.weight, self.padding_idx)
+    def forward(self, input: Tensor | Array) -> Tensor:
+        return F.embedding(input, self.weight, self.padding_idx)
 
     def draw(self, name: str, shape: tuple[int, ...], random: np.random.Generator) -> Array:
         """Standard normal; zeros for the padding."""
@@ -80,8 +80,8 @@ class Dropout(Module):
     def __init__(self, p: float = 0.5) -> None:
         self.p = p
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.p, self.training, self.path, self.part)
+    def forward(self, input: Tensor) -> Tensor:
+        return F.dropout(input, self.p, self.training, self.path, self.part)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"

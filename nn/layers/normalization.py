@@ -44,8 +44,8 @@ class LayerNorm(_Normalization):
         self.bias = unset(*self.normalized_shape) if elementwise_affine and bias else None
         self.initialize()
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+    def forward(self, input: Tensor) -> Tensor:
+        return F.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
 
 
 class RMSNorm(_Normalization):
@@ -63,5 +63,5 @@ class RMSNorm(_Normalization):
         super().__init__(normalized_shape, eps, elementwise_affine)
         self.initialize()
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.normalized_shape, self.weight, self.eps)
+    def forward(self, input: Tensor) -> Tensor:
+        return F.rms_norm(input, self.normalized_shape, self.weight, self.eps)

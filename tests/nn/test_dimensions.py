@@ -73,7 +73,7 @@ WRONG_SIZES = {
     "expand": lambda: X.expand(-2, 3),
     "repeat": lambda: X.repeat(-1, 1),
     "repeat_interleave": lambda: X.repeat_interleave(-1, 0),
-    "pad": lambda: F.pad(X, (-1, 0)),
+    "pad": lambda: F.pad(X, (-9, 0)),
     "one_hot": lambda: F.one_hot(ROW, -2),
     "topk": lambda: X.topk(-1),
     "flip twice": lambda: X.flip((0, -2)),

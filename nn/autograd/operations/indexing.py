@@ -228,10 +228,11 @@ def unbind(x: Tensor, dim: int = 0) -> list[Tensor]:
     return [select(x, dim, number) for number in range(length_of(x, dim))]
 
 
-def flip(x: Tensor, *dims: Any) -> Tensor:
-    """The elements in reverse order along some axes: flip(0, 1) or flip([0, 1])."""
-    turned = axes_of(lengths_of(dims), x.ndim)
-    return getitem(x, tuple(slice(None, None, -1 if n in turned else 1) for n in range(x.ndim)))
+def flip(input: Tensor, *axes: Any, dims: Any = ()) -> Tensor:
+    """The elements in reverse order along some axes: flip(0, 1), flip([0, 1]) or flip(dims=0)."""
+    turned = axes_of((*lengths_of(axes), *lengths_of((dims,))), input.ndim)
+    steps = (-1 if axis in turned else 1 for axis in range(input.ndim))
+    return getitem(input, tuple(slice(None, None, step) for step in steps))
 
 
 def roll(x: Tensor, shifts: int | Sequence[int], dims: int | Sequence[int] | None = None) -> Tensor:
@@ -315,10 +316,10 @@ def triu(x: Tensor, diagonal: int = 0) -> Tensor:
 def nonzero(input: Tensor | Array, *, as_tuple: bool = False) -> Any:
     """The indices (count, axes) of what is not 0; or a tuple of those of each axis (count,)."""
     array = array_of(input)
-    places = xp.nonzero(array) if array.ndim else xp.nonzero(array.reshape(1))[:0]
+    places = xp.nonzero(array.reshape(array.shape or 1))
     if as_tuple:
         return tuple(Tensor(each) for each in places)
-    return Tensor(xp.stack(places, 1) if places else xp.empty((int(array != 0), 0), np.int64))
+    return Tensor(xp.stack(places, 1)[:, : array.ndim])
 
 
 def index_fill(x: Tensor, dim: int, index: Tensor | Array, value: float | Tensor) -> Tensor:

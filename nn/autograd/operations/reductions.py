@@ -290,6 +290,8 @@ def norm(input: Tensor, p: float | str = 2, dim: Axes = None, keepdim: bool = Fa
     "fro" is 2; p = 0 counts what is not 0, and infinities give the largest or smallest |x|.
     """
     only_floats("norm", input)
+    if isinstance(p, str) and p != "fro":
+        raise ValueError(f"p is {p!r}; it must be a number or 'fro'")
     p = 2.0 if p == "fro" else float(p)
     if math.isinf(p):
         return (amax if p > 0 else amin)(abs(input), dim, keepdim)

@@ -219,14 +219,23 @@ def repeat(x: Tensor, *counts: Any) -> Tensor:
 def pad(
     input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None
 ) -> Tensor:
-    """With `value` (0) around: (before, after) of the last axis, then of the one before it, ..."""
+    """With `value` (0) around: (before, after) of the last axis, then of the one before it, ...
+
+    Negative widths cut off.
+    """
     if mode != "constant":
         raise ValueError(f"mode is {mode!r}; only 'constant' is supported")
     if len(pad) % 2 or len(pad) > 2 * input.ndim:
         raise ValueError(f"{len(pad)} widths of padding do not match shape {input.shape}")
     widths = [(pad[place], pad[place + 1]) for place in range(0, len(pad), 2)]
-    widths += [(0, 0)] * (input.ndim - len(widths))
-    return Pad(widths[::-1], number_in(value or 0, input.dtype))(input)
+    widths = (widths + [(0, 0)] * (input.ndim - len(widths)))[::-1]
+    if min(pad, default=0) < 0:
+        for (before, after), length in zip(widths, input.shape, strict=True):
+            size_of(length + min(before, 0) + min(after, 0), f"what pad leaves of {length}")
+        ends = [(max(-before, 0), min(after, 0) or None) for before, after in widths]
+        input = input[tuple(slice(*each) for each in ends)]
+        widths = [(max(before, 0), max(after, 0)) for before, after in widths]
+    return Pad(widths, number_in(value or 0, input.dtype))(input)
 
 
 def cat(tensors: Sequence[Tensor], dim: int = 0, *, axis: int | None = None) -> Tensor:
