@@ -123,14 +123,14 @@ def block_activations(block: Block, model: Model, setting: Setting) -> tuple[flo
     """Bytes that a block keeps of one micro-batch: all, without the scores, and its input only.
 
     For each position, in units of the width of a GPT: 4 outside the sharded layers (two normalized
-    inputs and two inputs of linear layers) and, with dropout, 2 masks of a byte; 12 inside
+    inputs and two inputs of linear layers) and, with dropout, 2 masks; 12 inside
     (queries, keys and values 3, attention 1, and twice 4 in the MLP). For each of a position's
     top_k experts (if the load is even and none is dropped) 2 more: what goes into the expert and
     what comes out. Attention keeps its scores for short contexts, or if the program does not tile.
     """
     program, tensor = setting.program, setting.mesh["tp"]
     item = program.precision.activation
-    rows = setting.micro_batch * model.context / setting.mesh["cp"]
+    rows = _rows(model, setting)
     split = tensor if setting.options.sequence else 1
     masks = block.norms * block.width * program.mask if block.dropout else 0
     outside = (2 * block.norms * block.width * item + masks) / split
@@ -168,7 +168,7 @@ def _messages(model: Model, setting: Setting) -> float:
     kind, and what the program needs besides to receive them."""
     mesh, program, block = setting.mesh, setting.program, model.blocks[-1]
     tensor, received, item = mesh["tp"], program.received, program.precision.activation
-    rows = setting.micro_batch * model.context / mesh["cp"]
+    rows = _rows(model, setting)
     whole, found = rows * model.width * item, 0.0
     if tensor > 1 and setting.options.sequence:  # gathered; or summed, in a copy, and scattered
         found += whole * (1 + 2 * received)
@@ -228,7 +228,7 @@ def _block(block: Block, again: str, model: Model, setting: Setting) -> tuple[fl
     own = {WHOLE: inputs, CORE: without}.get(again, everything)
     apart = program.normalized and block.norm == LAYER_NORM
     residual, tensor = _residual(model, setting), setting.mesh["tp"]
-    rows = setting.micro_batch * model.context / setting.mesh["cp"]
+    rows = _rows(model, setting)
     hidden = item * rows * block.top_k * block.inner / tensor
     forward = (2 if block.gated else 1) * hidden + (2 * residual if apart else 0.0)
     backward = hidden + residual * (block.top_k + 1 if block.experts else 1)
@@ -240,18 +240,23 @@ def _block(block: Block, again: str, model: Model, setting: Setting) -> tuple[fl
     return own, moment, apart and again != WHOLE
 
 
+def _rows(model: Model, setting: Setting) -> float:
+    """Positions of a micro-batch on a rank."""
+    return setting.micro_batch * model.context / setting.mesh["cp"]
+
+
 def _residual(model: Model, setting: Setting) -> float:
     """Bytes of what passes from block to block."""
-    rows = setting.micro_batch * model.context / setting.mesh["cp"]
     split = setting.mesh["tp"] if setting.options.sequence else 1
-    return rows * model.width * setting.program.precision.activation / split
+    item = setting.program.precision.activation
+    return _rows(model, setting) * model.width * item / split
 
 
 def _head(model: Model, setting: Setting) -> float:
     """Bytes of the last normalization, and of the logits and their gradients."""
     program, tensor = setting.program, setting.mesh["tp"]
     item = program.precision.activation
-    rows = setting.micro_batch * model.context / setting.mesh["cp"]
+    rows = _rows(model, setting)
     found, words = 2 * _residual(model, setting), model.vocabulary / tensor
     if not program.fused_loss:
         return found + 4 * rows * words
