@@ -130,7 +130,7 @@ def arange(
     """The numbers from `start` (0 if it is the only one) to before `end`; int64 if all three are
     integers."""
     start, end = (0, start) if end is None else (start, end)
-    start, end, step = (x.item() if hasattr(x, "item") else x for x in (start, end, step))
+    start, end, step = (_number(x, dtype) for x in (start, end, step))
     if not step or (end - start) / step < 0:
         raise ValueError(f"steps of {step} do not lead from {start} to {end}")
     if dtype is None:
@@ -140,10 +140,20 @@ def arange(
     return _made(numbers, dtype, device, requires_grad)
 
 
+def _number(x: Any, dtype: Any) -> Any:
+    """A number of Python's or of a 0-d tensor, in whole if the dtype is one of integers."""
+    if isinstance(x, Tensor):
+        if x.ndim:
+            raise ValueError(f"a bound is a number or a 0-d tensor, not of shape {x.shape}")
+        x = x.item()
+    return int(x) if dtype is not None and np.dtype(dtype).kind in "iu" else x
+
+
 def linspace(
     start: float, end: float, steps: int, *, dtype: Any = None, device: Any = None
 ) -> Tensor:
     """`steps` numbers from `start` to `end`, equally far apart."""
+    start, end = _number(start, dtype), _number(end, dtype)
     numbers = np.linspace(start, end, size_of(steps, "the number of steps"))
     return _made(numbers, FLOAT if dtype is None else dtype, device)
 

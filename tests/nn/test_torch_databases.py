@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from ringlet import nn
+from ringlet.nn import creation
 from ringlet.nn import functional as F
 
 pytestmark = pytest.mark.torch
@@ -238,13 +239,12 @@ def function_of(operator):
         return lambda x: getattr(x, name)
     if name.endswith("_") and hasattr(nn.Tensor, name) and not name.endswith("__"):
         return lambda x, *args: getattr(x.clone(), name)(*args)
-    places = (vars(place).get(name) for place in (F, nn.Tensor, nn))
+    places = (vars(place).get(name) for place in (F, nn.Tensor, nn, creation))
     return next((each for each in places if callable(each) and not isinstance(each, type)), None)
 
 
-OPERATORS = [
-    each for each in op_db if function_of(each) and each.variant_test_name != "triton_optimized"
-]
+LEFT_OUT = {"triton_optimized", "in_place"}  # normal's form of the latter is normal_
+OPERATORS = [each for each in op_db if function_of(each) and each.variant_test_name not in LEFT_OUT]
 MODULES = [each for each in module_db if hasattr(nn, each.module_cls.__name__)]
 
 

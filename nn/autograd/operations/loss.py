@@ -140,6 +140,8 @@ def token_cross_entropy(
     check_options(reduction, label_smoothing)
     only_floats("cross_entropy", logits)
     if are_probabilities(targets):
+        if ignore_index >= 0:
+            raise ValueError(f"ignore_index is {ignore_index}; no probabilities are ignored")
         return _to_probabilities(logits, targets, weight, reduction, label_smoothing)
     count, dtype = logits.shape[-1], logits.dtype
     ids, classes = checked(targets, weight, ignore_index, logits.shape[:-1], count)

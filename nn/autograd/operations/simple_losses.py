@@ -56,10 +56,10 @@ def kl_div(
     if log_target:
         losses = target.exp() * (target - input)
     else:
-        safe = where(target > 0, target, 1)  # 0 log 0 is 0
+        safe = where(target == 0, 1, target)  # 0 log 0 is 0
         losses = target * safe.log() - target * input
     if reduction == "batchmean":
-        return losses.sum() / input.shape[0]
+        return losses.sum() / (input.shape or (1,))[0]
     return _reduced(losses, reduction)
 
 
