@@ -72,6 +72,12 @@ def times_of(run, pool, steps):
     return np.max([[seconds for seconds, _ in times] for times, _ in rows], axis=0).tolist()
 
 
+def named(run):
+    """What a run's setting chooses."""
+    config = run.config
+    return f"{run.setting}, {config.schedule}, ZeRO {config.zero}"
+
+
 def alternating(runs, pool, steps, rounds):
     """The median of each run's steps, in turns."""
     found = [[] for _ in runs]
@@ -105,11 +111,9 @@ def one_by_one(run, request, first, pool, steps):
     best = min(took, *others)
     print(f"{run}: {len(runs)} settings tried, {len(near)} of them for {steps} steps")
     expected = first.simulation.seconds
-    print(f"  first choice {first.setting}: {took * 1e3:.1f} ms, expected {expected * 1e3:.1f}")
+    print(f"  first choice {named(chosen)}: {took * 1e3:.1f} ms, expected {expected * 1e3:.1f}")
     for one, other in zip(last, others, strict=True):
-        print(
-            f"  {one.setting}, {one.config.schedule}, ZeRO {one.config.zero}: {other * 1e3:.1f} ms"
-        )
+        print(f"  {named(one)}: {other * 1e3:.1f} ms")
     verdict = "within" if took <= ENOUGH * best else "NOT within"
     print(f"  {took / best - 1:+.1%} of the best, {verdict} {ENOUGH - 1:.0%}", flush=True)
 
