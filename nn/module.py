@@ -39,6 +39,9 @@ class Module(Callee):
     """Run the model once on the arguments; shapes, parameters and FLOPs of each module. Set by
     nn/summary.py."""
 
+    def __init__(self) -> None:
+        """Takes nothing; Python names what it is given."""
+
     # -- contents ----------------------------------------------------------------------------
 
     def register_parameter(self, name: str, param: Parameter | None) -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar, cast
 
@@ -215,13 +216,24 @@ def unary(
             (input,) = integers(function.__name__, input)
         if along and not input.data.ndim:
             return kind(*args, **kwargs)(input.reshape(1)).reshape(())
-        return kind(*args, **kwargs)(input)
+        try:
+            operation = kind(*args, **kwargs)
+        except TypeError as error:
+            raise _of_function(function.__name__, error, *args, *kwargs) from None
+        return operation(input)
 
     return named(
         kind.__name__.lower(),
         kind.__doc__,
         cast(Callable[Concatenate[Tensor, P], Tensor], function),
     )
+
+
+def _of_function(name: str, error: TypeError, *options: Any) -> TypeError:
+    """An operation's error about its options, as one of the function's."""
+    if "takes no arguments" in str(error):
+        return TypeError(f"{name}() takes no argument {', '.join(map(str, options))}")
+    return TypeError(re.sub(r"^\w+\.__init__\(\)", f"{name}()", str(error)))
 
 
 def binary(

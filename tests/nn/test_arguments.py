@@ -62,6 +62,9 @@ REFUSED = {
     "num_samples": lambda: X.exp().multinomial(0),
     "two axes": lambda: F.embedding(IDS.abs(), nn.Tensor(CUBE)),
     "add_bias_kv": lambda: nn.MultiheadAttention(4, 2, add_bias_kv=True),
+    "relu.. takes no argument inplace": lambda: F.relu(X, inplace=True),
+    "argument 'inplace'": lambda: nn.ReLU(inplace=True),
+    "logsumexp.. got an unexpected keyword argument 'out'": lambda: X.logsumexp(0, out=X),
     "output_size": lambda: X.repeat_interleave(2, output_size=12),
 }
 
