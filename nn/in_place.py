@@ -15,9 +15,9 @@ from ringlet.nn import init
 from ringlet.nn.autograd.conversion import TensorLike, operand_array, tensors
 from ringlet.nn.autograd.grad_mode import is_grad_enabled
 from ringlet.nn.autograd.operations.indexing import Scatter, index_for
-from ringlet.nn.autograd.promotion import fits
+from ringlet.nn.autograd.promotion import fits, is_number
 from ringlet.nn.autograd.tensor import Tensor
-from ringlet.nn.backend import xp
+from ringlet.nn.backend import asarray, xp
 from ringlet.nn.random import next_generator
 from ringlet.nn.versions import changed
 
@@ -121,12 +121,12 @@ def _exponential(x: Tensor, lambd: float = 1.0, *, generator: init.Generator = N
     return Tensor(xp.asarray(draws / lambd)).to(x.dtype)
 
 
-def _copied(x: Tensor, src: TensorLike, non_blocking: bool = False) -> TensorLike:
-    return src
+def _copied(x: Tensor, src: Any, non_blocking: bool = False) -> TensorLike:
+    return src if isinstance(src, Tensor) or is_number(src) else asarray(src)
 
 
 OVERWRITING = {
-    "copy_": overwritten(_copied, "The elements of `src`, broadcast."),
+    "copy_": overwritten(_copied, "The elements of a tensor or any array, broadcast."),
     "fill_": overwritten(lambda x, value: value, "One number everywhere."),
     "zero_": overwritten(lambda x: 0, "Zeros."),
     "normal_": overwritten(drawn(init.normal_), "Normal: mean, std."),

@@ -19,6 +19,8 @@ from unittest.mock import MagicMock
 import numpy as np
 import pytest
 
+from ringlet import nn
+
 FOLDER = Path(os.environ.get("RINGLET_MODEL_FILES", "none"))
 LIBRARIES = ["ringlet", "torch"] if importlib.util.find_spec("torch") else ["ringlet"]
 IDS = np.random.default_rng(0).integers(1, 11, (3, 8))
@@ -206,3 +208,31 @@ def test_public_model_files_run_with_their_imports_changed(name, monkeypatch):
     for variable, value in names.items():  # picotron's path for CPUs
         monkeypatch.setenv(variable, value)
     check(CASES[name]())
+
+
+@pytest.mark.skipif(not FOLDER.is_dir(), reason="RINGLET_MODEL_FILES names no folder of clones")
+def test_mingpts_trainer_trains_with_a_loader_that_is_given():
+    def loader(dataset, **options):
+        return [[nn.Tensor(IDS), nn.Tensor(IDS)]] * 9
+
+    sampler = "sampler=torch.utils.data.RandomSampler"
+    line = f"{sampler}(self.train_dataset, replacement=True, num_samples=int(1e10)),"
+    others = {"CN": settings(), "DataLoader": loader}
+    path = FOLDER / "minGPT/mingpt/trainer.py"
+    kind = Case(path, of_mingpt, edits={line: ""}, others=others).load("ringlet").Trainer
+    config, losses = kind.get_default_config(), []
+    config.merge_from_dict({"max_iters": 5, "learning_rate": 1e-2})
+    trainer = kind(config, of_mingpt(CASES["minGPT"]().load("ringlet")), None)
+    trainer.set_callback("on_batch_end", lambda trainer: losses.append(trainer.loss.item()))
+    trainer.run()
+    assert len(losses) == 5 and losses[-1] < losses[0] - 0.3
+
+
+def test_pytorchs_own_tensors_are_loaded_and_copied():
+    linear = pytest.importorskip("torch").nn.Linear(2, 2)
+    own, state = nn.Linear(2, 2), linear.state_dict()
+    assert own.load_state_dict(state) == ([], [])
+    np.testing.assert_array_equal(own.bias.data, state["bias"].numpy())
+    with nn.no_grad():
+        own.state_dict()["weight"].copy_(state["weight"].t())
+    np.testing.assert_array_equal(own.weight.data, state["weight"].numpy().T)
