@@ -146,7 +146,7 @@ def similar_options(context: Any, name: str) -> list[str]:
 
 HEADINGS = (
     "Arguments", "Options", "Model", "Data", "Parallelism", "Optimization", "Output", "Workers",
-    "Hosts", "Slurm",
+    "Hosts", "Ray", "Slurm",
 )  # fmt: skip
 """The headings of a command's help, in this order."""
 

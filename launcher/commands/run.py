@@ -1,16 +1,19 @@
 """`ringlet run`: any script on several workers, on this host or on many."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ringlet.launcher.commands.options import similar_options, with_options, words_given
+from ringlet.launcher.commands.options import refuse, similar_options, with_options, words_given
 from ringlet.launcher.errors import UserError
 from ringlet.launcher.hosts.agents import open_agent
 from ringlet.launcher.hosts.options import HostOptions
 from ringlet.launcher.hosts.placed import PlacedOptions, placed
+from ringlet.launcher.ray import RayOptions, run_script
 from ringlet.launcher.supervisor.control import Notice
+from ringlet.launcher.supervisor.environment import Job
 from ringlet.launcher.supervisor.options import WorkerOptions
 from ringlet.launcher.supervisor.output import Screen
 from ringlet.launcher.supervisor.restarts import run_with_restarts
@@ -23,7 +26,18 @@ Workers = typer.Option(
 )  # fmt: skip
 
 
-@with_options(options=WorkerOptions, hosts=HostOptions)
+OF_AGENTS = {
+    "grace",
+    "pin",
+    "output",
+    "quiet",
+    "prefix",
+    *(each.name for each in fields(HostOptions)),
+}
+"""Options of ringlet's own agents."""
+
+
+@with_options(options=WorkerOptions, hosts=HostOptions, ray=RayOptions)
 def run(
     context: typer.Context,
     program: Annotated[
@@ -34,15 +48,27 @@ def run(
     *,
     options: WorkerOptions,
     hosts: HostOptions,
+    ray: RayOptions,
 ) -> None:
     """Run a script on several worker processes.
 
     In the script, ringlet.comm.init() joins the workers. To use several hosts, run the same command
     on each with --nnodes, --node-rank and --master, or start them all from one with --hosts or
     --hostfile. Under srun, mpirun and the like, each task starts its part of one job.
+    With --engine ray, a running Ray cluster places the workers; -n counts them on all hosts.
     """
     options.check()
     check_program(context, program)
+    if ray.engine is not None:
+        if ray.engine != "ray":
+            raise UserError(f"there is no engine {ray.engine!r} to run on; there is ray")
+        refuse(context, OF_AGENTS, "Ray starts the workers and shows their output")
+        job = Job(
+            workers or WORKERS, options.transport, options.timeout, folder=None,
+            restarts=options.max_restarts,
+        )  # fmt: skip
+        raise typer.Exit(run_script(program, job, ray))
+    refuse(context, {each.name for each in fields(RayOptions)}, "it is for --engine ray")
     if hosts.over_ssh:
         from ringlet.launcher.hosts.ssh import SshLauncher
 

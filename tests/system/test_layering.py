@@ -22,7 +22,7 @@ ALLOWED = {
         "ringlet.nn",
         "ringlet.runtime",
     },
-    "launcher": BASE | {"typer", "rich", "ringlet", "tensorboardX", "pytest"},  # for its plugin
+    "launcher": BASE | {"typer", "rich", "ringlet", "tensorboardX", "ray", "pytest"},  # its plugin
 }
 UNSAFE_MODULES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve"}
 UNSAFE_NAMES = {"recv_pyobj", "send_pyobj"}
@@ -209,7 +209,7 @@ ORDER = {
         {"errors", "options"},
         {"units", "supervisor"},
         {"hosts", "workers"},
-        {"engines"},
+        {"engines", "ray"},
         {"testing"},
         {"commands"},
         {"cli"},

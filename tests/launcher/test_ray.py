@@ -1,0 +1,234 @@
+"""Ranks on Ray: a real cluster of two nodes if Ray is installed, and a stand-in's answers."""
+
+import json
+import subprocess
+import sys
+import types
+
+import pytest
+from ray_cluster import two_nodes
+
+from ringlet.launcher.cli import main
+from ringlet.launcher.errors import UserError
+from ringlet.launcher.ray import spawn
+
+DEADLINE_S = 240
+
+PROGRAM = """
+import json, os, sys
+from pathlib import Path
+import numpy as np
+from ringlet.comm import PeerLost
+from ringlet.launcher.ray import spawn
+
+class Stumble(Exception):
+    pass
+
+def place(world, scale):
+    x = world.all_reduce(np.full(3, world.rank * scale, np.float32))
+    names = ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "RINGLET_ADDRESS")
+    return *(os.environ[name] for name in names), x
+
+def stumble(world):
+    if world.rank == 2:
+        raise Stumble("over", 3)
+    world.barrier()
+
+def train(world, folder, dies):
+    saved, start = folder / "saved.npy", os.environ["RINGLET_GENERATION"]
+    x = np.load(saved) if saved.exists() else np.zeros(4)
+    (folder / f"from-{start}-{world.rank}").write_text(str(x[0]))
+    try:
+        while x[0] < 6:
+            x += world.all_reduce(np.array([0.25, 0.1, world.rank, 0.3]))
+            if world.rank == 0:
+                np.save(folder / "new.npy", x)
+                os.replace(folder / "new.npy", saved)
+            world.barrier()
+            if dies and x[0] == 3 and world.rank == 3 and start == "0":
+                os._exit(7)
+    except PeerLost as error:
+        (folder / f"lost-{world.rank}").write_text(str(error.rank))
+        raise
+    return x
+
+if __name__ == "__main__":
+    folder, out = Path(sys.argv[1]), {}
+    out["places"] = [[*words, x.tolist()] for *words, x in spawn(place, 4, scale=2)]
+    try:
+        spawn(stumble, 4)
+    except Stumble as error:
+        out["error"] = [*error.args, *error.__notes__]
+    for name in ("whole", "broken"):
+        (folder / name).mkdir()
+        results = spawn(train, 4, max_restarts=1, folder=folder / name, dies=name == "broken")
+        out[name] = [x.tobytes().hex() for x in results]
+    print(json.dumps(out))
+"""
+
+SCRIPT = """
+import os, sys
+from ringlet import comm
+world, what = comm.init(), sys.argv[1]
+print(what, "on", world.rank, flush=True)
+if world.rank == 1:
+    if what == "exit": sys.exit(9)
+    if what == "raise": raise ValueError("over the step")
+    if what == "kill": os._exit(3)
+if what == "save": sys.exit(75)
+world.barrier()
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    pytest.importorskip("ray", reason="needs Ray: pip install 'ringlet[ray]'")
+    with two_nodes() as address:
+        yield address
+
+
+def program(text, tmp_path, monkeypatch, cluster, *words):
+    """How a script, given to these words, has ended."""
+    monkeypatch.setenv("RAY_ADDRESS", cluster)
+    (tmp_path / "script.py").write_text(text)
+    return subprocess.run(
+        [sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, timeout=DEADLINE_S
+    )
+
+
+@pytest.mark.slow
+def test_functions_on_two_hosts(cluster, tmp_path, monkeypatch):
+    done = program(PROGRAM, tmp_path, monkeypatch, cluster, "script.py", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    out = json.loads(done.stdout.splitlines()[-1])
+    assert [place[:3] for place in out["places"]] == [
+        ["0", "2", "0"], ["1", "2", "0"], ["0", "2", "1"], ["1", "2", "1"]
+    ]  # fmt: skip
+    hosts = [place[3] for place in out["places"]]
+    assert hosts[0] == hosts[1] != hosts[2] == hosts[3]
+    assert all(place[4] == [12.0] * 3 for place in out["places"])
+
+    what, number, note = out["error"]
+    assert (what, number) == ("over", 3)
+    assert "rank 2, on 127.0.0." in note
+    assert "in stumble" in note
+
+    assert out["broken"] == out["whole"]  # the bits
+    files = {path.name: path.read_text() for path in (tmp_path / "broken").glob("*-*")}
+    assert {files[f"lost-{rank}"] for rank in range(3)} == {"3"}
+    assert {files[f"from-1-{rank}"] for rank in range(4)} == {"3.0"}
+    assert "rank 3 on 127.0.0" in done.stderr
+    assert "restart 1 of at most 1" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("what", "code", "shown"),
+    [("pass", 0, ""), ("exit", 9, "rank 1 has ended with exit code 9"), ("save", 75, ""),
+     ("raise", 1, "ValueError: over the step"), ("kill", 76, "PeerLost: rank 1 on 127.0.0.")],
+)  # fmt: skip
+def test_scripts_on_two_hosts(what, code, shown, cluster, tmp_path, monkeypatch):
+    words = ("-m", "ringlet", "run", "--engine", "ray", "-n", "4", "script.py", what)
+    done = program(SCRIPT, tmp_path, monkeypatch, cluster, *words)
+    assert (done.returncode, shown in done.stderr) == (code, True), done.stdout + done.stderr
+    if what != "kill":
+        assert all(f"{what} on {rank}" in done.stdout for rank in range(4))
+
+
+@pytest.mark.slow
+def test_a_cluster_without_room_is_described(cluster, tmp_path, monkeypatch):
+    words = ("run", "--engine", "ray", "-n", "5", "--place-timeout", "1s", "script.py")
+    done = program(SCRIPT, tmp_path, monkeypatch, cluster, "-m", "ringlet", *words)
+    assert done.returncode == 2
+    assert "5 workers with 1 CPU, 0 GPU each found no room" in done.stderr
+    assert "127.0.0.3: 2 CPU, 0 GPU" in done.stderr
+
+
+class Actor:
+    """Says that Ray has placed it on a host, and who it becomes."""
+
+    def __init__(self, node):
+        self.place = types.SimpleNamespace(
+            remote=lambda: types.SimpleNamespace(node=node, address=node, ports=[4001, 4002, 4003])
+        )
+        self.call = types.SimpleNamespace(
+            remote=lambda job, work: tuple(job.environment(job.first).items())
+        )
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """A Ray that has placed actors on the hosts of a list, in this order, and calls nothing."""
+    hosts = ["10.0.0.2", "10.0.0.1", "10.0.0.2", "10.0.0.1", "10.0.0.1"]
+    actors = iter(map(Actor, hosts))
+    group = types.SimpleNamespace(wait=lambda seconds: True)
+    made = types.SimpleNamespace(options=lambda **options: made, remote=lambda: next(actors))
+    ray = types.ModuleType("ray")
+    ray.exceptions = types.SimpleNamespace(RayError=OSError, RayActorError=ConnectionError)
+    ray.is_initialized = lambda: True
+    ray.remote, ray.kill = lambda kind: made, lambda actor: None
+    ray.get = lambda given, timeout=None: given
+    ray.wait = lambda calls, timeout: (calls[:1], calls[1:])
+    ray.nodes = lambda: [{"Alive": True, "NodeManagerAddress": "a", "Resources": {"CPU": 2.0}}]
+    ray.available_resources = lambda: {"CPU": 0.5}
+    groups, strategies = types.ModuleType("ray.util.placement_group"), types.ModuleType("s")
+    groups.placement_group = lambda bundles, strategy: group
+    groups.remove_placement_group = lambda group: None
+    strategies.PlacementGroupSchedulingStrategy = lambda group, bundle: bundle
+    for name, module in {
+        "ray": ray, "ray.util": types.ModuleType("ray.util"), groups.__name__: groups,
+        "ray.util.scheduling_strategies": strategies,
+    }.items():  # fmt: skip
+        monkeypatch.setitem(sys.modules, name, module)
+    return group
+
+
+def test_ranks_are_given_host_by_host_once_all_are_placed(stand_in):
+    ranks = [dict(variables) for variables in spawn(print, 5)]
+    names = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "RINGLET_HOST")
+    assert [tuple(each[name] for name in names) for each in ranks] == [
+        ("0", "0", "2", "0", "10.0.0.2"),
+        ("1", "1", "2", "0", "10.0.0.2"),
+        ("2", "0", "3", "1", "10.0.0.1"),
+        ("3", "1", "3", "1", "10.0.0.1"),
+        ("4", "2", "3", "1", "10.0.0.1"),
+    ]
+    assert {each["RINGLET_RENDEZVOUS"] for each in ranks} == {"tcp://10.0.0.2:4001"}
+    assert {each["WORLD_SIZE"] for each in ranks} == {"5"}
+    assert len({each["RINGLET_KEY"] for each in ranks}) == 1
+
+
+def test_too_few_resources_are_said_with_what_there_is(stand_in):
+    stand_in.wait = lambda seconds: False
+    with pytest.raises(UserError, match=r"5 workers with 1 CPU.*within 3 s.*1 hosts \(a: 2 CPU"):
+        spawn(print, 5, place_timeout=3)
+
+
+REFUSED = {
+    "--engine slurm": "there is no engine 'slurm' to run on; there is ray",
+    "--engine ray": "Ray is not installed here: pip install 'ringlet[ray]'",
+    "--engine ray --pin": "--pin would do nothing: Ray starts",
+    "--engine ray --hosts a:2": "--hosts would do nothing: Ray starts",
+    "--gpus 1": "--gpus would do nothing: it is for --engine ray",
+}
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_what_cannot_run_is_one_line(words, tmp_path, monkeypatch, capfd):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    (tmp_path / "script.py").write_text("")
+    with pytest.raises(SystemExit) as end:
+        main(["run", *words.split(), str(tmp_path / "script.py")])
+    assert end.value.code == 2
+    shown = capfd.readouterr().err
+    assert (REFUSED[words] in shown, shown.count("\n")) == (True, 1)
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"), [("127.0.0.1:1", "Connection refused"), ("a:b", "there is no Ray")]
+)
+def test_no_cluster_is_one_line(address, reason, stand_in, monkeypatch):
+    monkeypatch.setattr(sys.modules["ray"], "is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(UserError, match=reason):
+        spawn(print, 2)

@@ -1,0 +1,52 @@
+"""A Ray cluster of two nodes on this host, at loopback addresses of their own, with two cores each.
+
+`ray stop` would end every Ray process of the user; these are ended by their ids, which the name of
+the cluster's folder in their command lines tells. (Ray takes 127.0.0.1 for the host's own address.)
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from ringlet.comm.join.addresses import free_port
+
+START_S = 120
+
+
+def _node(*words: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ray.scripts.scripts", "start", *words, "--num-cpus=2",
+         "--disable-usage-stats", "--object-store-memory=80000000"],
+        capture_output=True, text=True, timeout=START_S,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _end(folder: str) -> None:
+    """Kill the processes of this cluster."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended
+            if folder.encode() in path.read_bytes():
+                os.kill(int(path.parent.name), signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def two_nodes() -> Iterator[str]:
+    """The address of a running cluster."""
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # names of sockets are short
+    address = f"127.0.0.2:{free_port('127.0.0.2')}"
+    head = ("--head", "--node-ip-address=127.0.0.2", f"--port={address.split(':')[1]}")
+    client = f"--ray-client-server-port={free_port()}"
+    try:
+        _node(*head, client, "--include-dashboard=false", f"--temp-dir={folder}")
+        _node(f"--address={address}", "--node-ip-address=127.0.0.3")
+        yield address
+    finally:
+        _end(folder)
+        shutil.rmtree(folder, ignore_errors=True)
