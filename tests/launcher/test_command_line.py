@@ -152,7 +152,7 @@ def test_help_lists_the_defaults(command, capsys):
 
 
 HEADINGS = {
-    "run": ["Arguments", "Options", "Output", "Workers", "Hosts"],
+    "run": ["Arguments", "Options", "Output", "Workers", "Hosts", "Ray"],
     "train": [
         "Options", "Model", "Data", "Parallelism", "Optimization", "Output", "Workers", "Hosts",
     ],
