@@ -6,6 +6,7 @@ https://docs.ray.io/en/latest/ray-core/scheduling/placement-group.html
 """
 
 import os
+import signal
 import socket
 import sys
 import time
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, NoReturn
 from urllib.parse import urlsplit
 
 from ringlet.comm.errors import LONGEST_S, CommTimeout, PeerLost
@@ -88,9 +89,18 @@ def spawn(
 def run_script(program: list[str], job: Job, options: RayOptions) -> int:
     """Run a script, or "-m" and a module, with arguments, on all ranks; returns the exit code. The
     hosts have this folder at the same path."""
-    folder = os.getcwd()  # noqa: PTH109 - a text
+    work, ended_by = partial(_script, program, os.getcwd()), [signal.SIGINT]  # noqa: PTH109 - a text
+
+    def terminate(number: int, frame: object) -> NoReturn:
+        ended_by[:] = [signal.Signals(number)]
+        raise KeyboardInterrupt  # of all exceptions, Ray passes on this one as it is
+
     try:
-        return max(_with_restarts(job, options, LONGEST_S, partial(_script, program, folder)))
+        with _connected(_ray()):
+            signal.signal(signal.SIGTERM, terminate)  # Ray's handler writes a stack
+            return max(_with_restarts(job, options, LONGEST_S, work))
+    except KeyboardInterrupt:
+        return ExitCode.SIGNAL + ended_by[0]
     except UserError:
         raise
     except Exception as error:

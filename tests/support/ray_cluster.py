@@ -42,9 +42,8 @@ def two_nodes() -> Iterator[str]:
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # names of sockets are short
     address = f"127.0.0.2:{free_port('127.0.0.2')}"
     head = ("--head", "--node-ip-address=127.0.0.2", f"--port={address.split(':')[1]}")
-    client = f"--ray-client-server-port={free_port()}"
     try:
-        _node(*head, client, "--include-dashboard=false", f"--temp-dir={folder}")
+        _node(*head, "--include-dashboard=false", f"--temp-dir={folder}")
         _node(f"--address={address}", "--node-ip-address=127.0.0.3")
         yield address
     finally:
