@@ -192,7 +192,7 @@ def _by_stage(model: Model, setting: Setting) -> tuple[list[float], list[float]]
     while a block or the head is computed."""
     kept, working = [], []
     kinds, kind_of = model.kinds
-    known: dict[tuple[int, str], tuple[float, float, bool]] = {}
+    known: dict[tuple[int, str], tuple[float, float]] = {}
     repeats = repeated(setting.options, len(model.blocks))
     stages = setting.blocks_of(len(model.blocks))
     for stage, numbers in enumerate(stages):
@@ -201,11 +201,10 @@ def _by_stage(model: Model, setting: Setting) -> tuple[list[float], list[float]]
             key = kind_of[number], repeats[number]
             if key not in known:
                 known[key] = _block(kinds[key[0]], key[1], model, setting)
-            own, moment, apart = known[key]
-            # The first block's input came from another rank, and waits for its gradient.
-            if apart and stage and number == numbers.start:
-                own += _residual(model, setting)
+            own, moment = known[key]
             total += own
+            if stage and number == numbers.start and key[1] != WHOLE:
+                total += input_apart(kinds[key[0]], model, setting)
             most = max(most, moment)
         if stage == len(stages) - 1:
             most = max(most, _head(model, setting))
@@ -214,9 +213,16 @@ def _by_stage(model: Model, setting: Setting) -> tuple[list[float], list[float]]
     return kept, working
 
 
-def _block(block: Block, again: str, model: Model, setting: Setting) -> tuple[float, float, bool]:
-    """Bytes that a block keeps of one micro-batch, the most that are there besides while it is
-    computed, and whether its input is kept apart from these.
+def input_apart(block: Block, model: Model, setting: Setting) -> float:
+    """Bytes of a block's input where normalization does not keep it: while the block is computed,
+    and of a stage's first block, whose input is from another rank, until it has its gradient."""
+    apart = setting.program.normalized and block.norm == LAYER_NORM
+    return _residual(model, setting) if apart else 0.0
+
+
+def _block(block: Block, again: str, model: Model, setting: Setting) -> tuple[float, float]:
+    """Bytes that a block keeps of one micro-batch, and the most that are there besides while it is
+    computed.
 
     Forward needs most where the MLP's activation has read what it does not keep. At the same place
     backward has the gradients of the activation's result and of the block's, and may compute a
@@ -226,18 +232,17 @@ def _block(block: Block, again: str, model: Model, setting: Setting) -> tuple[fl
     program, item = setting.program, setting.program.precision.activation
     everything, without, inputs = block_activations(block, model, setting)
     own = {WHOLE: inputs, CORE: without}.get(again, everything)
-    apart = program.normalized and block.norm == LAYER_NORM
     residual, tensor = _residual(model, setting), setting.mesh["tp"]
     rows = _rows(model, setting)
     hidden = item * rows * block.top_k * block.inner / tensor
-    forward = (2 if block.gated else 1) * hidden + (2 * residual if apart else 0.0)
+    forward = (2 if block.gated else 1) * hidden + 2 * input_apart(block, model, setting)
     backward = hidden + residual * (block.top_k + 1 if block.experts else 1)
     if setting.micro_batches > 1:
         backward += item * min(program.summed, block.inner / tensor * block.width)
     moment = everything - own + max(forward, backward)
     if again == WHOLE:
         moment += residual
-    return own, moment, apart and again != WHOLE
+    return own, moment
 
 
 def _rows(model: Model, setting: Setting) -> float:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from ringlet.runtime.planning.costs import BLOCK_PATHS, CORE, WHOLE, ModelCosts
-from ringlet.runtime.planning.footprint import block_activations, footprints
+from ringlet.runtime.planning.footprint import block_activations, footprints, input_apart
 from ringlet.runtime.planning.models import Block, Model
 from ringlet.runtime.planning.setting import Setting
 from ringlet.runtime.planning.stages import Kept, knapsack
@@ -51,32 +51,38 @@ def fitted(costs: ModelCosts, limit: float, free: bool) -> tuple[Setting | None,
     if any(min(a.total, b.total) > limit for a, b in zip(plain, most, strict=True)):
         return None, least
     kinds, kind_of = model.kinds
-    stages, ways = setting.blocks_of(len(kind_of)), [_ways(b, setting, costs) for b in kinds]
+    stages = setting.blocks_of(len(kind_of))
+    ways = [[_ways(b, setting, costs, first) for b in kinds] for first in (False, True)]
     every = zip(setting.stages_by_rank, setting.held, plain, most, strict=True)
     chosen = [""] * len(model.blocks)
     for own_stages, held, before, after in every:
         if before.total <= limit:
             continue
         counts = [max(column) for column in zip(*held, strict=True)]
-        own = [(c, n) for c, stage in zip(counts, own_stages, strict=True) for n in stages[stage]]
-        kept = [
-            [Kept(count * way.nbytes, way.seconds) for way in ways[kind_of[n]]] for count, n in own
+        own = [
+            (count, n, ways[stage > 0 and n == stages[stage].start][kind_of[n]])
+            for count, stage in zip(counts, own_stages, strict=True)
+            for n in stages[stage]
         ]
+        kept = [[Kept(count * way.nbytes, way.seconds) for way in each] for count, _, each in own]
         inputs = sum(one[-1].nbytes for one in kept)
         found = knapsack(kept, limit - (after.total - inputs))
         if found is None:
             return None, least
-        for (_, n), way in zip(own, found, strict=True):
+        for (_, n, _), way in zip(own, found, strict=True):
             chosen[n] = WAYS[way]
     patterns = _patterns(model, chosen)
     return replace(setting, options=replace(setting.options, recompute=patterns)), least
 
 
-def _ways(block: Block, setting: Setting, costs: ModelCosts) -> list[Kept]:
-    """What a block keeps of one micro-batch in each of WAYS, and how much longer that takes."""
+def _ways(block: Block, setting: Setting, costs: ModelCosts, first: bool) -> list[Kept]:
+    """What a block, perhaps the `first` of a stage that is not the first, keeps of one micro-batch
+    in each of WAYS, and how much longer that takes."""
     seconds = [costs.block(block, again).inputs for again in WAYS]
-    kept = block_activations(block, costs.model, setting)
-    return [Kept(n, each - seconds[0]) for n, each in zip(kept, seconds, strict=True)]
+    *kept, inputs = block_activations(block, costs.model, setting)
+    apart = input_apart(block, costs.model, setting) if first else 0.0
+    sizes = [*(each + apart for each in kept), inputs]
+    return [Kept(n, each - seconds[0]) for n, each in zip(sizes, seconds, strict=True)]
 
 
 def _patterns(model: Model, chosen: list[str]) -> tuple[str, ...]:

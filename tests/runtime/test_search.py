@@ -158,7 +158,7 @@ def test_every_bound_holds_and_the_ten_best_are_those_of_all(model, ranks, memor
                     assert bound <= bounds.of_step(costs) * ROUNDED
                     fits, _ = fitted(costs, request.limit, free=True)
                     if fits is not None:
-                        assert least <= request.limit
+                        assert least <= needed(model, fits) <= request.limit
                         made = simulate(model, request.cluster, fits)
                         assert bounds.of_step(bounds.costs(fits)) <= made.seconds
                         times.append(made.seconds)
@@ -193,6 +193,19 @@ def test_a_limit_of_memory_is_kept_by_recomputing_no_more_than_it_takes():
         assert found.setting.options.recompute
         times.append(found.simulation.seconds)
     assert times == sorted(times)
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "gpipe", "zb-v"])
+def test_a_limit_is_kept_by_every_rank_of_a_pipeline(schedule):
+    fixed = {"pp": 2, "micro_batch": 1, "schedule": schedule}
+    request = Request(SMALL, LAPTOP.of(2), 8, 2, fixed=fixed)
+    most, fitting = search(request).best[0].memory, 0
+    for part in range(60, 100, 2):
+        limit = part / 100 * most
+        best = search(replace(request, memory=limit)).best
+        assert all(one.memory <= limit for one in best)
+        fitting += bool(best)
+    assert fitting > 2
 
 
 def test_where_nothing_fits_the_nearest_setting_is_told():
