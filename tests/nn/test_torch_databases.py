@@ -35,7 +35,9 @@ with warnings.catch_warnings():
 ACCEPTED = tomllib.loads(Path(__file__).with_name("torch").joinpath("accepted.toml").read_text())
 DTYPES = torch.float64, torch.float32, torch.int64, torch.bool
 TOLERANCES = {"float64": (1e-7, 1e-9), "float32": (1e-4, 1e-5), "float16": (1e-2, 1e-3)}
-COLUMNS = "same", "refused", "accepted", "different", "errors refused", "errors taken"
+COLUMNS = (
+    "same", "refused", "accepted", "different", "errors refused", "errors accepted", "errors taken",
+)  # fmt: skip
 RIGHT = 0.98
 """The share of samples that must be the same or refused."""
 
@@ -189,8 +191,8 @@ class Table:
             self.used |= set(fits)
             if not fits:
                 self.examples[name].append(f"{outcome}: {text}")
-            wrong = "errors taken" if outcome == "no error" else "different"
-            outcome = "accepted" if fits else wrong
+            prefix, wrong = ("errors ", "taken") if outcome == "no error" else ("", "different")
+            outcome = prefix + ("accepted" if fits else wrong)
         self.rows[name][outcome] += 1
 
     def compare(self, name, theirs, make, call, drawn=False, text=""):
@@ -223,9 +225,9 @@ class Table:
 def table():
     whole = Table()
     yield whole
-    print(f"\n{'':40}samples{''.join(f'{column:>15}' for column in COLUMNS)}")
+    print(f"\n{'':40}samples{''.join(f'{column:>16}' for column in COLUMNS)}")
     for name, row in [*sorted(whole.rows.items()), ("all", whole.totals())]:
-        counts = "".join(f"{row[column] or '-':>15}" for column in COLUMNS)
+        counts = "".join(f"{row[column] or '-':>16}" for column in COLUMNS)
         print(f"{name:40}{sum(row[column] for column in COLUMNS[:4]):7}{counts}")
 
 
