@@ -1,6 +1,7 @@
 """Ranks on Ray: a real cluster of two nodes if Ray is installed, and a stand-in's answers."""
 
 import json
+import signal
 import subprocess
 import sys
 import types
@@ -8,6 +9,7 @@ import types
 import pytest
 from ray_cluster import two_nodes
 
+from ringlet.comm import CommTimeout
 from ringlet.launcher.cli import main
 from ringlet.launcher.errors import UserError
 from ringlet.launcher.ray import spawn
@@ -136,6 +138,24 @@ def test_scripts_on_two_hosts(what, code, shown, cluster, tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_all(number, cluster, launch):
+    text = """
+        import os, time
+        from pathlib import Path
+        from ringlet import comm
+        Path(f"pid-{comm.init().rank}").write_text(f"{os.getpid()}\\n")
+        time.sleep(1000)
+    """
+    options = ("--engine", "ray", "-n", "2")
+    started = launch(text, options=options, variables={"RAY_ADDRESS": cluster})
+    pids = [started.number(f"pid-{rank}") for rank in range(2)]
+    started.process.send_signal(number)
+    assert started.end()[0] == 128 + number
+    assert started.gone(pids, 30)
+
+
+@pytest.mark.slow
 def test_a_cluster_without_room_is_described(cluster, tmp_path, monkeypatch):
     words = ("run", "--engine", "ray", "-n", "5", "--place-timeout", "1s", "script.py")
     done = program(SCRIPT, tmp_path, monkeypatch, cluster, "-m", "ringlet", *words)
@@ -202,6 +222,12 @@ def test_too_few_resources_are_said_with_what_there_is(stand_in):
     stand_in.wait = lambda seconds: False
     with pytest.raises(UserError, match=r"5 workers with 1 CPU.*within 3 s.*1 hosts \(a: 2 CPU"):
         spawn(print, 5, place_timeout=3)
+
+
+def test_ranks_that_do_not_return_are_named(stand_in, monkeypatch):
+    monkeypatch.setattr(sys.modules["ray"], "wait", lambda calls, timeout: ([], calls))
+    with pytest.raises(CommTimeout, match=r"ranks \[0, 1\] have not returned within 0.01 s"):
+        spawn(print, 2, deadline=0.01)
 
 
 REFUSED = {
