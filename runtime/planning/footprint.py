@@ -192,24 +192,19 @@ def _by_stage(model: Model, setting: Setting) -> tuple[list[float], list[float]]
     while a block or the head is computed."""
     kept, working = [], []
     kinds, kind_of = model.kinds
-    known: dict[tuple[int, str], tuple[float, float]] = {}
-    repeats = repeated(setting.options, len(model.blocks))
-    stages = setting.blocks_of(len(model.blocks))
-    for stage, numbers in enumerate(stages):
-        total = most = 0.0
-        for number in numbers:
-            key = kind_of[number], repeats[number]
-            if key not in known:
-                known[key] = _block(kinds[key[0]], key[1], model, setting)
-            own, moment = known[key]
-            total += own
-            if stage and number == numbers.start and key[1] != WHOLE:
-                total += input_apart(kinds[key[0]], model, setting)
-            most = max(most, moment)
-        if stage == len(stages) - 1:
-            most = max(most, _head(model, setting))
+    pairs = list(zip(kind_of, repeated(setting.options, len(kind_of)), strict=True))
+    known = {pair: _block(kinds[pair[0]], pair[1], model, setting) for pair in set(pairs)}
+    owns, moments = zip(*(known[pair] for pair in pairs), strict=True)
+    apart = [input_apart(block, model, setting) for block in kinds]
+    for numbers in setting.blocks_of(len(kind_of)):
+        part = slice(numbers.start, numbers.stop)
+        total = sum(owns[part])
+        if numbers and numbers.start:  # a stage that is not the first
+            kind, again = pairs[numbers.start]
+            total += 0.0 if again == WHOLE else apart[kind]
         kept.append(total)
-        working.append(most)
+        working.append(max(moments[part], default=0.0))
+    working[-1] = max(working[-1], _head(model, setting))
     return kept, working
 
 
