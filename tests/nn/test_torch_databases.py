@@ -309,5 +309,5 @@ def test_nearly_all_samples_are_the_same_or_refused(table):
     total = table.totals()
     right, samples = (sum(total[column] for column in COLUMNS[:n]) for n in (2, 4))
     assert right >= RIGHT * samples
-    rows = enumerate(ACCEPTED["differences"])
-    assert not [row for n, row in rows if n not in table.used], "on the list without need"
+    unused = [row for n, row in enumerate(ACCEPTED["differences"]) if n not in table.used]
+    assert all("sometimes" in row for row in unused), f"on the list without need: {unused}"
