@@ -26,6 +26,9 @@ POLL_MS = 50
 LINGER_MS = 2000
 TELL_EVERY_S = 1.0
 LOG_EVERY_S = 5.0
+CONNECT_MS = 3000
+"""How long a host is tried before its name is asked for again: it may have come anew elsewhere."""
+
 QUIET_S = 2.0
 PROBE_S = 0.5
 
@@ -97,6 +100,7 @@ class MeetingSocket:
         end = cls(zmq.DEALER, address, who, check)
         end._socket.set(zmq.RECONNECT_IVL, 20)
         end._socket.set(zmq.RECONNECT_IVL_MAX, 500)
+        end._socket.set(zmq.CONNECT_TIMEOUT, CONNECT_MS)
         if key is not None:
             key.show(end._socket)
         end._elsewhere = [with_port(address, port) for port in spare]

@@ -103,6 +103,7 @@ class Coordinator(NetworkAgent):
         """The host that asks to join; None if it was refused: it does not suit those that are
         `here`, or there is a `refusal` for all."""
         host, nodes, version = parse(HostInfo, notice["join"]), notice["nodes"], notice["version"]
+        later = bool(refusal)
         if version != ringlet.__version__:
             refusal = f"it has ringlet {version}, and host 0 has {ringlet.__version__}"
         elif notice["job"] != self.spec.placed.job:
@@ -112,10 +113,10 @@ class Coordinator(NetworkAgent):
         elif not 0 < host.node < self.spec.nodes or host.workers < 1:
             refusal = f"there is no host {host.node} among {self.spec.nodes}"
         elif here.get(host.node, host) != host:
-            refusal = f"{here[host.node]} is there already"
+            refusal, later = f"{here[host.node]} is there already", True
         if not refusal:
             return host
-        self._socket.send({"refused": refusal}, route)
+        self._socket.send({"refused": refusal, "later": later}, route)
         return None
 
     # -- running ------------------------------------------------------------------------------
@@ -165,5 +166,5 @@ class Coordinator(NetworkAgent):
     def close(self, linger_ms: int = meeting.LINGER_MS) -> None:
         """See NetworkAgent. Hosts that wait for the next start learn that there is none."""
         for _, state in self._waiting.values():
-            self._socket.send({"refused": "the job has ended"}, state.route)
+            self._socket.send({"refused": "the job has ended", "later": True}, state.route)
         super().close(linger_ms)

@@ -99,6 +99,8 @@ def node_spec(options: HostOptions) -> NodeSpec | None:
     address = own_address(master, options.interface, options.address)
     with user_errors(AuthenticationError):
         check_network([f"tcp://{master}", f"tcp://{bracketed(address)}"], key)
+    if options.node_rank and place.by_engine and not master.startswith("["):
+        master = options.master  # by name: with each connection, as its host may come anew
     return NodeSpec(
         options.node_rank,
         most,

@@ -33,7 +33,9 @@ class NodeAgent(NetworkAgent):
 
     def meet(self, timeout: float, assign: Assign) -> Assignment:
         """See NetworkAgent. A host that comes while the job is running waits for its next start,
-        however long that takes."""
+        however long that takes. One that an engine has started anew asks again until the job of
+        which it was a part has ended, too."""
+        refusal = ""
         missing, waiting, rejoins = [0], False, bool(self.assignment.hosts)
         log = meeting.MissingLog("host", f"host {self.node}", self.address)
         tell = meeting.Every(meeting.TELL_EVERY_S)
@@ -52,7 +54,9 @@ class NodeAgent(NetworkAgent):
                     self._outcome = self._again = None
                     return self._begin(Assignment.parse(notice["assignment"]))
                 if "refused" in notice:
-                    raise UserError(f"host 0 at {self.address} refused: {notice['refused']}")
+                    refusal = f"host 0 at {self.address} refused: {notice['refused']}"
+                    if not (self.spec.placed.by_engine and notice.get("later")):
+                        raise UserError(refusal)
                 if "wait" in notice:
                     until = time.monotonic() + timeout
                     if not waiting:
@@ -64,7 +68,7 @@ class NodeAgent(NetworkAgent):
                 log(missing)
         if 0 in gone:
             raise UserError(f"host 0 cannot come: {ENDED}")
-        raise UserError(self._lateness(missing, timeout))
+        raise UserError(refusal or self._lateness(missing, timeout))
 
     def _handle(self, route: bytes, notice: meeting.Notice) -> Iterator[Failure]:
         if "outcome" in notice:

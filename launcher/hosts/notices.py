@@ -64,7 +64,8 @@ def parse(kind: type[T], fields: Any) -> T:
 
 _TYPES = {
     "nodes": int, "version": str, "job": str, "missing": list, "here": list, "refused": str,
-    "wait": bool, "alive": int, "ended": int, "leaving": bool, "code": int, "again": bool,
+    "wait": bool, "later": bool, "alive": int, "ended": int, "leaving": bool, "code": int,
+    "again": bool,
 }  # fmt: skip
 _ITEMS = {"missing": int, "here": str}
 _CHECKS: dict[str, Callable[[Any], object]] = {

@@ -27,6 +27,11 @@ class PlacedOptions(HostOptions):
     folder: Path | None = None
     spare: tuple[int, ...] = ()
 
+    @property
+    def by_engine(self) -> bool:
+        """Whether an engine has started this launcher, and may start others anew."""
+        return self.nnodes != "1"
+
 
 def placed(options: HostOptions, variables: Mapping[str, str] = os.environ) -> HostOptions:
     """The options, as PlacedOptions if an engine has started this process as one of several and
