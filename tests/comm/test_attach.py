@@ -75,7 +75,7 @@ def everything(world, attached):
 
 
 @needs_attach
-@pytest.mark.parametrize("size", [pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_long_arrays_go_through_the_kernel_and_sums_have_the_bits_of_staged_ones(ranks, size):
     found = {*ranks(size).run(everything, attached=True)}
     with ranks(size, RINGLET_ATTACH="0") as without:

@@ -140,7 +140,9 @@ FLOOD = """
 ENDLESS = str(1 << 60)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM]
+)
 def test_without_a_reader_the_launcher_can_be_stopped(launch, number):
     job = launch(FLOOD, "", ENDLESS)
     pids = [job.number(f"held{rank}") for rank in range(2)]

@@ -82,7 +82,14 @@ NO_VALUES = [None, [], {}, "x", -1, 0, 1.5, 3, 10**30, 1 << 40, True, float("nan
 """What config.json may say where a number, a name or an object belongs."""
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "mistral", "qwen3", "t5"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gpt2",
+        "llama",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("mistral", "qwen3", "t5")),
+    ],
+)
 def test_whatever_a_config_says_gives_text_or_one_line(capsys, tmp_path, name):
     shutil.copytree(FIXTURES / name, tmp_path / "m")
     config = tmp_path / "m" / "config.json"

@@ -200,6 +200,7 @@ def children(process):
     return [int(pid) for pid in path.read_text().split()]
 
 
+@pytest.mark.slow
 def test_training_on_two_hosts(start, tmp_path):
     """A mesh across them, each saving its shards; host 0 speaks. Then too small a mesh."""
     (code0, out0, err0), (code1, out1, err1) = map(outcome, training(start, "--mesh", "tp=2"))

@@ -38,13 +38,14 @@ def benchmark():
     return load(str(FILE))
 
 
+QUICK = ("one process", "ZeRO 2", "1F1B, 2 ranks")
+SLOW = ("ZeRO 1", "ZeRO 3", "recomputed blocks", "GPipe, 2 ranks", "4 experts, 2 ranks", "Llama",
+        "Llama, tensor parallel")  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "case",
-    ["one process", pytest.param("ZeRO 1", marks=pytest.mark.slow), "ZeRO 2", "ZeRO 3",
-     "recomputed blocks", pytest.param("GPipe, 2 ranks", marks=pytest.mark.slow),
-     "1F1B, 2 ranks", pytest.param("4 experts, 2 ranks", marks=pytest.mark.slow), "Llama",
-     pytest.param("Llama, tensor parallel", marks=pytest.mark.slow)],
-)  # fmt: skip
+    "case", [*QUICK, *(pytest.param(case, marks=pytest.mark.slow) for case in SLOW)]
+)
 def test_the_peak_is_the_formulas(benchmark, case):
     # Only pipelines have several micro-batches in flight.
     micro = 4 if "pp" in benchmark.CASES[case][0] else 1
@@ -108,7 +109,7 @@ T5_SIZES = {"vocab_size": 512, "d_model": 192, "d_ff": 768, "d_kv": 48, "num_lay
         ({"pp": 2}, {"schedule": "interleaved", "chunks": 2}, GPT_SIZES),
         ({"pp": 2}, {"schedule": "zb-h2"}, LLAMA_SIZES),
         ({"cp": 2}, {}, LLAMA_SIZES),
-        ({}, {}, BERT_SIZES),
+        pytest.param({}, {}, BERT_SIZES, marks=pytest.mark.slow),
         ({}, {}, T5_SIZES | {"dropout_rate": 0.0}),
         pytest.param(
             {}, {}, T5_SIZES | {"feed_forward_proj": "gated-gelu"}, marks=pytest.mark.slow

@@ -131,7 +131,10 @@ CONTEXTS = [
 """Of causal attention."""
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name",
+    [n if n in ("llama", "t5") else pytest.param(n, marks=pytest.mark.slow) for n in MODELS],
+)
 def test_meshes(ranks, name):
     (alone,) = ranks(1).run(trained, name=name, cases=[({}, {})])[0]
     four = FOUR + CONTEXTS if name == "llama" else FOUR

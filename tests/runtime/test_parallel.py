@@ -209,7 +209,9 @@ def assert_same_bits(result, expected):
 
 
 @pytest.mark.parametrize("everything", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("micro", [1, 3, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "micro", [1, pytest.param(3, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("mesh", [m for m in SMALL if m["pp"] > 1], ids=text)
 def test_a_schedule_or_recomputation_changes_no_bit(ranks, alone, mesh, micro, everything):
     """Also with fewer micro-batches than stages; in every combination, or each kind once."""
@@ -303,7 +305,9 @@ SPREAD = [
     ({"ep": 2, "pp": 2}, {"schedule": "zero-bubble"}),
     ({"ep": 2, "pp": 2}, {"zero": 3, "schedule": "interleaved", "chunks": 2}),
     ({"ep": 2, "cp": 2}, {"zero": 2, "recompute": ["*.experts"]}),
-    ({"ep": 2, "cp": 2, "tp": 2}, {"zero": 3, "sequence": True}),
+    pytest.param(
+        {"ep": 2, "cp": 2, "tp": 2}, {"zero": 3, "sequence": True}, marks=pytest.mark.slow
+    ),
 ]
 
 

@@ -175,6 +175,7 @@ def test_the_command_works_from_the_target(wheel, tmp_path, empty):
     assert shown == f"{target / 'ringlet' / 'comm' / '__init__.py'}\n"
 
 
+@pytest.mark.slow
 def test_the_sdist_gives_the_same_wheel(sdist, wheel, tmp_path, empty):
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
@@ -211,6 +212,7 @@ def test_a_checkout_takes_the_folders_at_its_root_and_not_the_links(empty):
         assert shown == f"{ROOT / 'comm' / '__init__.py'}\n"
 
 
+@pytest.mark.slow
 def test_an_editable_install_imports_the_source(source, tmp_path, empty):
     """In an environment of its own, which borrows only the dependencies of this one."""
     environment = tmp_path / "environment"

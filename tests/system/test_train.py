@@ -158,6 +158,7 @@ def test_a_folder_belongs_to_one_run_at_a_time(tmp_path):
     assert again.returncode == 0, again.stderr
 
 
+@pytest.mark.slow
 def test_a_vocabulary_larger_than_the_bytes_can_write(tmp_path):
     (tmp_path / "c.toml").write_text(
         'preset = "tiny"\nvocab_size = 5000\nsteps = 1\neval_windows = 8\n'
@@ -264,7 +265,9 @@ def test_a_finished_or_changed_run_is_not_gone_on_with(done):
     assert (missing.returncode, len(missing.stderr.splitlines())) == (2, 1)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM]
+)
 def test_a_signal_stops_after_a_step_saves_and_can_be_resumed(tmp_path, number):
     arguments = ["train", *QUICK, "--eval-every", "100000", "--steps", "100000", "--out", "o"]
     process = subprocess.Popen(
