@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -177,6 +178,20 @@ def test_auto_changes_the_batch_only_if_allowed(said):
     assert made(2).batch == 8
     assert 8 <= made(2, ["batch_size"]).batch <= 16
     assert "planned" in said[-1]
+
+
+@pytest.mark.parametrize(("gain", "stays"), [(1.04, True), (1.06, False)])
+def test_auto_keeps_the_options_unless_something_else_is_clearly_faster(gain, stays, monkeypatch):
+    run = Run(make_config("tiny", options=SIZES), {}, 256)
+    request, best = automatic._search(run, 2, [], "auto")
+    usual = automatic._usual(run, request)
+    other = next(one for one in best if one.setting != usual.setting)
+    faster = replace(other.simulation, seconds=usual.simulation.seconds / gain)
+    found = request, [replace(other, simulation=faster)]
+    monkeypatch.setattr(automatic, "_search", lambda *args: found)
+    made = automatic.make(run, 2, [], WorkerOptions(), measure=False)
+    expected = usual if stays else other
+    assert made.choices == automatic.the_plan(expected, request).choices
 
 
 def test_a_trial_measures_and_one_that_is_late_says_so(found):

@@ -37,6 +37,9 @@ ALLOWED = {
 }  # fmt: skip
 """What --allow may name, and why it may not."""
 
+MARGIN = 0.05
+"""Where the options as they are take so little longer, they stay: prices are off by as much."""
+
 BATCHES = 8
 """With --allow batch_size: into so many steps the way to twice the batch is divided."""
 
@@ -61,6 +64,9 @@ def make(
         if usual is not None and equal and all(usual.setting != each.setting for each in tried):
             tried.append(usual)
         one = fastest(run, request, tried, launch)
+    elif usual is not None and equal and usual.memory <= request.limit:
+        margin = (1 + MARGIN) * one.simulation.seconds
+        one = usual if usual.simulation.seconds <= margin else one
     Screen().say(
         f"planned {chosen_text(one)}: {seconds_text(one.simulation.seconds)} a step and "
         f"{gigabytes(one.memory)} a worker are expected"
