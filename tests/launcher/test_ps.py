@@ -76,7 +76,7 @@ def test_entries_of_launchers_that_are_gone_are_removed(launch, ps, tmp_path):
     folder = tmp_path / "t" / f"ringlet-run-{os.getuid()}"
     folder.mkdir(mode=0o700)
     with socket.socket(socket.AF_UNIX) as left:  # as after a power failure
-        left.bind(str(folder / "4711.sock"))
+        left.bind(str(folder / "5000000.sock"))  # more than any process has
     ps()
     assert not folder.exists()
     job = launch(SCRIPT, variables={"XDG_RUNTIME_DIR": ""})
