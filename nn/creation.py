@@ -62,7 +62,7 @@ def _drawn(name: str, meaning: str, draw: Callable[[np.random.Generator, Any], A
         *lengths: Any, size: Any = None, generator: Random = None, dtype: Any = None,
         device: Any = None, requires_grad: bool = False,
     ) -> Tensor:  # fmt: skip
-        numbers = draw(_random(generator), _shape(lengths, size))
+        numbers = draw(next_generator(generator), _shape(lengths, size))
         return _made(numbers, FLOAT if dtype is None else dtype, device, requires_grad)
 
     function.__name__, function.__doc__ = name, f"{meaning}, of a shape; float32 by default."
@@ -189,14 +189,14 @@ def randint(
     """Integers from `low` to below `high`; from 0 if one bound is given: randint(9, (2, 3))."""
     if size is None:
         low, high, size = 0, low, high
-    return _made(_random(generator).integers(low, high, _shape((), size)), dtype, device)
+    return _made(next_generator(generator).integers(low, high, _shape((), size)), dtype, device)
 
 
 def randperm(
     n: int, *, generator: Random = None, dtype: Any = INTEGER, device: Any = None
 ) -> Tensor:
     """The integers below n in random order."""
-    return _made(_random(generator).permutation(n), dtype, device)
+    return _made(next_generator(generator).permutation(n), dtype, device)
 
 
 def normal(
@@ -225,7 +225,7 @@ def multinomial(
     least = 1 if replacement else num_samples
     if ((weights > 0).sum(-1) < least).any():
         raise ValueError(f"{num_samples} cannot be drawn: too few weights are above 0")
-    draws = _random(generator)
+    draws = next_generator(generator)
     if replacement:
         ends = weights.reshape(-1, weights.shape[-1]).cumsum(-1)
         points = draws.random((len(ends), num_samples)) * np.nextafter(ends[:, -1:], 0)
@@ -236,10 +236,6 @@ def multinomial(
     with np.errstate(divide="ignore"):
         keys = np.log(weights) + draws.gumbel(size=weights.shape)
     return _made(np.argsort(-keys, axis=-1)[..., :num_samples], INTEGER)
-
-
-def _random(generator: Random) -> np.random.Generator:
-    return next_generator() if generator is None else generator
 
 
 METHODS = {

@@ -112,12 +112,12 @@ def drawn(fill: Change) -> Callable[..., Tensor]:
 
 
 def _bernoulli(x: Tensor, p: TensorLike = 0.5, *, generator: init.Generator = None) -> Tensor:
-    draws = (generator or next_generator()).random(x.shape)
+    draws = next_generator(generator).random(x.shape)
     return Tensor(xp.asarray(draws) < operand_array(p)).to(x.dtype)
 
 
 def _exponential(x: Tensor, lambd: float = 1.0, *, generator: init.Generator = None) -> Tensor:
-    draws = (generator or next_generator()).standard_exponential(x.shape)
+    draws = next_generator(generator).standard_exponential(x.shape)
     return Tensor(xp.asarray(draws / lambd)).to(x.dtype)
 
 

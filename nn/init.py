@@ -60,7 +60,7 @@ def eye_(tensor: Tensor) -> Tensor:
 
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: Generator = None) -> Tensor:
     """Uniform from a to b."""
-    draws = _random(generator).random(tensor.shape, np.float32)
+    draws = next_generator(generator).random(tensor.shape, np.float32)
     return _write(tensor, a + (b - a) * draws)
 
 
@@ -68,7 +68,8 @@ def normal_(
     tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: Generator = None
 ) -> Tensor:
     """Normal."""
-    return _write(tensor, mean + std * _random(generator).standard_normal(tensor.shape, np.float32))
+    draws = next_generator(generator).standard_normal(tensor.shape, np.float32)
+    return _write(tensor, mean + std * draws)
 
 
 def trunc_normal_(
@@ -80,7 +81,7 @@ def trunc_normal_(
     generator: Generator = None,
 ) -> Tensor:
     """Normal; values outside a to b are drawn again."""
-    random = _random(generator)
+    random = next_generator(generator)
     draws = mean + std * random.standard_normal(tensor.shape)
     for _ in range(1000):
         outside = (draws < a) | (draws > b)
@@ -140,7 +141,7 @@ def orthogonal_(tensor: Tensor, gain: float = 1.0, generator: Generator = None) 
     if tensor.ndim < 2:
         raise ValueError(f"orthogonal_ needs two axes; the tensor has shape {tensor.shape}")
     rows, columns = tensor.shape[0], math.prod(tensor.shape[1:])
-    draws = _random(generator).standard_normal((max(rows, columns), min(rows, columns)))
+    draws = next_generator(generator).standard_normal((max(rows, columns), min(rows, columns)))
     q, r = np.linalg.qr(draws)
     q *= np.sign(np.diag(r))
     return _write(tensor, gain * (q if rows >= columns else q.T).reshape(tensor.shape))
@@ -159,10 +160,6 @@ def _kaiming_std(tensor: Tensor, a: float, mode: FanMode, nonlinearity: str) -> 
         raise ValueError(f"mode is {mode!r}; it must be 'fan_in' or 'fan_out'")
     fan = _fans(tensor)[mode == "fan_out"]
     return calculate_gain(nonlinearity, a) / math.sqrt(fan)
-
-
-def _random(generator: Generator) -> np.random.Generator:
-    return next_generator() if generator is None else generator
 
 
 def _write(tensor: Tensor, values: Array) -> Tensor:

@@ -41,8 +41,10 @@ def manual_seed(seed: int) -> None:
     _stream.seed, _stream.drawn = seed, 0
 
 
-def next_generator() -> np.random.Generator:
-    """A generator for the next draw of the stream."""
+def next_generator(given: np.random.Generator | None = None) -> np.random.Generator:
+    """The generator that is given; without one, a new one for the next draw of the stream."""
+    if given is not None:
+        return given
     _stream.drawn += 1
     return generator(_stream.seed, "stream", _stream.drawn)
 
