@@ -189,7 +189,7 @@ def _mesh(x: Tensor, dim: int, index: Tensor | Array) -> tuple[Array, ...]:
 
 def _whole_numbers(index: Any) -> Array:
     """An index's array; raises TypeError unless it is of integers: bools would be a mask."""
-    array: Array = np.asarray(index) if isinstance(index, list) else array_of(index)
+    array: Array = _index_part(index)
     if array.dtype.kind not in "iu":
         raise TypeError(f"an index is of integers, not {array.dtype}")
     return array
