@@ -212,7 +212,12 @@ def _to_probabilities(
         p = p * (1 - smoothing) + smoothing / logits.shape[-1]
     if weight is not None:
         p = p * Tensor(asarray(array_of(weight), logits.dtype))
-    losses = -(log_softmax(logits) * p).sum(-1)
+    return reduced(-(log_softmax(logits) * p).sum(-1), reduction)
+
+
+def reduced(losses: Tensor, reduction: str) -> Tensor:
+    """The losses, their sum or their mean; raises ValueError for an unknown reduction."""
+    check_options(reduction, 0.0)
     if reduction == "none":
         return losses
     return losses.sum() if reduction == "sum" else losses.mean()

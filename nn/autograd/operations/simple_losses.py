@@ -8,7 +8,13 @@ from ringlet.nn.autograd.conversion import TensorLike, array_of
 from ringlet.nn.autograd.operations.activations import softplus
 from ringlet.nn.autograd.operations.arithmetic import where
 from ringlet.nn.autograd.operations.indexing import gather
-from ringlet.nn.autograd.operations.loss import Reduction, check_options, checked, divisor_of
+from ringlet.nn.autograd.operations.loss import (
+    Reduction,
+    check_options,
+    checked,
+    divisor_of,
+    reduced,
+)
 from ringlet.nn.autograd.tensor import Tensor
 from ringlet.nn.backend import Array, asarray
 
@@ -42,7 +48,7 @@ def nll_loss(
 def mse_loss(input: Tensor, target: TensorLike, reduction: Reduction = "mean") -> Tensor:
     """The mean of (input - target)^2."""
     _check_shapes(input, target)
-    return _reduced((input - target).square(), reduction)
+    return reduced((input - target).square(), reduction)
 
 
 def kl_div(
@@ -60,7 +66,7 @@ def kl_div(
         losses = target * safe.log() - target * input
     if reduction == "batchmean":
         return losses.sum() / (input.shape or (1,))[0]
-    return _reduced(losses, reduction)
+    return reduced(losses, reduction)
 
 
 def binary_cross_entropy_with_logits(
@@ -78,7 +84,7 @@ def binary_cross_entropy_with_logits(
     # log sigmoid(x) = -softplus(-x), and log(1 - sigmoid(x)) = -softplus(-x) - x
     share = 1 if pos_weight is None else 1 + (_tensor(pos_weight) - 1) * target
     losses = (1 - target) * input + softplus(-input) * share
-    return _reduced(losses if weight is None else losses * _tensor(weight), reduction)
+    return reduced(losses if weight is None else losses * _tensor(weight), reduction)
 
 
 def _tensor(value: Any) -> Tensor:
@@ -89,10 +95,3 @@ def _check_shapes(input: Tensor, target: Any) -> None:
     if array_of(target).shape != input.shape:
         shapes = f"{input.shape} and {array_of(target).shape}"
         raise ValueError(f"input and target of shapes {shapes} do not match")
-
-
-def _reduced(losses: Tensor, reduction: str) -> Tensor:
-    check_options(reduction, 0.0)
-    if reduction == "none":
-        return losses
-    return losses.sum() if reduction == "sum" else losses.mean()
