@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ringlet.nn.autograd.conversion import array_of, only_floats, size_of
+from ringlet.nn.autograd.conversion import array_of, only_floats, size_of, tensor_of
 from ringlet.nn.autograd.promotion import FLOAT
 from ringlet.nn.autograd.tensor import Tensor
 from ringlet.nn.backend import Array, asarray, check_device, xp
@@ -168,8 +168,7 @@ def tensor(
 
 def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
     """As `tensor`, but of the same memory where that is possible; a tensor keeps its history."""
-    made = data if isinstance(data, Tensor) else Tensor(data)
-    return made.to(device=device, dtype=dtype)
+    return tensor_of(data).to(device=device, dtype=dtype)
 
 
 def from_numpy(ndarray: Array) -> Tensor:

@@ -27,6 +27,11 @@ def array_of(value: Any) -> Any:
     return value.data if isinstance(value, Tensor) else value
 
 
+def tensor_of(value: Any) -> Tensor:
+    """A tensor as it is; anything else as a tensor."""
+    return value if isinstance(value, Tensor) else Tensor(value)
+
+
 def host_array(value: Any) -> Array:
     """Ids, targets or indices as an array on the host, where they are checked.
 

@@ -4,7 +4,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 
-from ringlet.nn.autograd.conversion import array_of, host_array, only_floats
+from ringlet.nn.autograd.conversion import array_of, host_array, only_floats, tensor_of
 from ringlet.nn.autograd.deferred import Gradients
 from ringlet.nn.autograd.operations.normalization import log_softmax
 from ringlet.nn.autograd.tensor import Operation, Tensor
@@ -117,7 +117,7 @@ def cross_entropy(
             )
         input = input.movedim(1, -1)
         if shares:
-            target = (target if isinstance(target, Tensor) else Tensor(target)).movedim(1, -1)
+            target = tensor_of(target).movedim(1, -1)
     return token_cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing)
 
 

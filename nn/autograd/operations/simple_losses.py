@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ringlet.nn.autograd.conversion import TensorLike, array_of
+from ringlet.nn.autograd.conversion import TensorLike, array_of, tensor_of
 from ringlet.nn.autograd.operations.activations import softplus
 from ringlet.nn.autograd.operations.arithmetic import where
 from ringlet.nn.autograd.operations.indexing import gather
@@ -82,13 +82,9 @@ def binary_cross_entropy_with_logits(
     """
     _check_shapes(input, target)
     # log sigmoid(x) = -softplus(-x), and log(1 - sigmoid(x)) = -softplus(-x) - x
-    share = 1 if pos_weight is None else 1 + (_tensor(pos_weight) - 1) * target
+    share = 1 if pos_weight is None else 1 + (tensor_of(pos_weight) - 1) * target
     losses = (1 - target) * input + softplus(-input) * share
-    return reduced(losses if weight is None else losses * _tensor(weight), reduction)
-
-
-def _tensor(value: Any) -> Tensor:
-    return value if isinstance(value, Tensor) else Tensor(value)
+    return reduced(losses if weight is None else losses * tensor_of(weight), reduction)
 
 
 def _check_shapes(input: Tensor, target: Any) -> None:
