@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 from ringlet.nn.backend import Array, block_size, copy_from_host, xp
 from ringlet.nn.flat import Flat, Slot
 from ringlet.nn.module import Parameter
-from ringlet.nn.optim.parameters import PyTorch, face
+from ringlet.nn.optim.parameters import PyTorch, everything, face
 from ringlet.nn.versions import changed
 
 __all__ = ["FlatOptimizer", "Group", "everything", "matrices"]
@@ -25,11 +25,6 @@ Decay: TypeAlias = Callable[[str, Parameter], bool]
 def matrices(name: str, parameter: Parameter) -> bool:
     """Decay what multiplies (weights, embeddings), not what shifts or scales (biases, norms)."""
     return parameter.ndim >= 2 and not name.endswith("bias")  # experts' biases have two axes
-
-
-def everything(name: str, parameter: object) -> bool:
-    """Decay all parameters, as PyTorch's optimizers do without groups."""
-    return True
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ class Engine:
             self._present = options, group["maximize"]
             self._flat.maximize = group["maximize"]
             new = self._kind(
-                self._flat, learning_rate=0.0, decay=_always, **options, **self._like.fixed
+                self._flat, learning_rate=0.0, decay=everything, **options, **self._like.fixed
             )
             if self.optimizer is not None:
                 kept = self.optimizer.state
@@ -139,7 +139,8 @@ def _stretches(slots: Iterable[Slot]) -> list[list[int]]:
     return found
 
 
-def _always(name: str, parameter: Any) -> bool:
+def everything(name: str, parameter: object) -> bool:
+    """Decay all parameters, as PyTorch's optimizers do without groups."""
     return True
 
 
