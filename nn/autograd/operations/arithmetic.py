@@ -224,8 +224,10 @@ def div(a: TensorLike, b: TensorLike, *, rounding_mode: str | None = None) -> Te
     if rounding_mode not in ("floor", "trunc"):
         raise ValueError(f"rounding_mode is {rounding_mode!r}; it must be 'floor' or 'trunc'")
     x, y = tensors(a, b)
-    if rounding_mode == "floor" or x.dtype.kind not in "biu":
-        return floor_divide(x, y) if rounding_mode == "floor" else Tensor(xp.trunc(x.data / y.data))
+    if rounding_mode == "floor":
+        return floor_divide(x, y)
+    if x.dtype.kind not in "biu":
+        return Tensor(xp.trunc(x.data / y.data))
     floor = floor_divide(x, y)
     return floor + ((floor < 0) & (floor * y != x)).to(x.dtype)
 
