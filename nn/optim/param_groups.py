@@ -73,9 +73,13 @@ class Optimizer:
     def check(self, options: Mapping[str, Any]) -> None:
         """Raise ValueError for options that cannot be."""
 
+    def _parameters(self) -> Iterable[Any]:
+        """Those of all groups, in order."""
+        return itertools.chain.from_iterable(group["params"] for group in self.param_groups)
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients, or make them zeros: a parameter without one is not stepped."""
-        for parameter in itertools.chain.from_iterable(g["params"] for g in self.param_groups):
+        for parameter in self._parameters():
             if set_to_none:
                 parameter.grad = None
             elif parameter.has_grad:
@@ -92,8 +96,8 @@ class Optimizer:
             {**group, "params": [next(numbers) for _ in group["params"]]}
             for group in self.param_groups
         ]
-        parameters = itertools.chain.from_iterable(group["params"] for group in self.param_groups)
-        state = {n: dict(self.state[p]) for n, p in enumerate(parameters) if p in self.state}
+        numbered = enumerate(self._parameters())
+        state = {n: dict(self.state[p]) for n, p in numbered if p in self.state}
         return {"state": state, "param_groups": groups}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
