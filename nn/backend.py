@@ -138,7 +138,7 @@ class Backend:
         return owner, low, high + array.itemsize
 
     def address(self, array: Any) -> int:
-        """Of the first element."""
+        """The address of the first element."""
         return int(array.__array_interface__["data"][0])
 
 

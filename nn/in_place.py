@@ -72,7 +72,8 @@ def _write(x: Tensor, name: str, result: Tensor) -> None:
 
 
 def in_place(name: str, function: Change, casts: bool = False) -> Change:
-    """The form of a function that changes its first argument; `casts` if to any dtype."""
+    """The form of a function that changes its first argument. With `casts` the result may be of
+    any dtype."""
 
     def change(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return assign(x, name, lambda before: function(before, *args, **kwargs), casts)
@@ -138,10 +139,9 @@ OVERWRITING = {
 NAMES = (
     "abs", "add", "addcdiv", "addcmul", "ceil", "clamp", "cos", "cumsum", "div", "erf", "exp",
     "expm1", "floor", "floor_divide", "index_fill", "lerp", "log", "log10", "log1p", "log2",
-    "logical_and",
-    "logical_not", "logical_or", "logical_xor", "masked_fill", "mul", "neg", "pow", "reciprocal",
-    "relu", "remainder", "round", "rsqrt", "scatter", "scatter_add", "sigmoid", "sign", "sin",
-    "sqrt", "square", "sub", "tanh", "tril", "triu",
+    "logical_and", "logical_not", "logical_or", "logical_xor", "masked_fill", "mul", "neg", "pow",
+    "reciprocal", "relu", "remainder", "round", "rsqrt", "scatter", "scatter_add", "sigmoid",
+    "sign", "sin", "sqrt", "square", "sub", "tanh", "tril", "triu",
 )  # fmt: skip
 
 FUNCTIONS = {**{f"{name}_": getattr(F, name) for name in NAMES}, "clip_": F.clamp}

@@ -87,8 +87,8 @@ def refuse_stale(name: str, number: int, kept: Any) -> None:
 
 
 def arrays_in(kept: Any) -> Iterator[Array]:
-    """The arrays among what an operation kept: in containers, in objects of this package (tensors
-    among them), and behind bound methods."""
+    """The arrays among what an operation kept: in containers, and in tensors and other objects
+    of nn.autograd."""
     if isinstance(kept, xp.ndarray):
         yield kept
     elif isinstance(kept, tuple | list):

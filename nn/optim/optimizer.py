@@ -125,7 +125,7 @@ class FlatOptimizer:
     PYTORCH: ClassVar[PyTorch]
 
     def __new__(cls, flat: Any = None, *args: Any, params: Any = None, **options: Any) -> Any:
-        """With parameters, or dicts of them, in place of flat ones: see parameters.Optimizer."""
+        """With parameters, or dicts of them, in place of flat ones: see parameters.Face."""
         if params is None and (flat is None or isinstance(flat, Flat)):
             return super().__new__(cls)
         return face(cls)(flat if params is None else params, *args, **options)

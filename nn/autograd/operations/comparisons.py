@@ -98,7 +98,7 @@ isfinite = predicate(
 
 
 def bitwise_not(x: Tensor) -> Tensor:
-    """Each bit turned; of bools, not x."""
+    """Each bit flipped; of bools, not x."""
     only_bits("bitwise_not", x)
     return Tensor(xp.asarray(xp.invert(x.data)))
 

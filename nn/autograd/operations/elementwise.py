@@ -64,7 +64,7 @@ def elementwise(
     gradient: Callable[[Array, Array], Array],
     integers: Preparation = as_floats,
 ) -> Callable[[Tensor], Tensor]:
-    """The function of tensors for a row of the table; `integers` says what becomes of those."""
+    """The function of tensors for a row of the table; for `integers` see `unary`."""
     own = {"function": staticmethod(function), "gradient": staticmethod(gradient), "keeps": keeps}
     return unary(type(name.capitalize(), (_Elementwise,), {**own, "__doc__": meaning}), integers)
 
