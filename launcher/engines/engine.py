@@ -21,6 +21,16 @@ class Submission:
     cpus: int | None = None
     gpus: int | None = None
 
+    @property
+    def trains(self) -> bool:
+        """Whether it can go on from what it has saved, once it is started again."""
+        return self.command[0] == "train"
+
+    def gives(self, name: str) -> bool:
+        """Whether the command has the option of this name, as in `--out FOLDER` or
+        `--out=FOLDER`."""
+        return any(word.partition("=")[0] == name for word in self.command)
+
 
 class Engine(Protocol):
     """An engine: a dataclass of options that it alone has (launcher/options.py)."""

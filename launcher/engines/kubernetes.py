@@ -110,7 +110,7 @@ class Kubernetes:
                 raise UserError(f"{option_name} is {size!r}; it is a size such as 4Gi")
         if re.search(r"\s", self.image) or not self.image:
             raise UserError(f"--image is {self.image!r}; it is a name such as registry/ringlet:1")
-        if job.command[0] == "train" and self.claim is None:
+        if job.trains and self.claim is None:
             raise UserError(
                 "a training needs --claim, a PersistentVolumeClaim for what it saves: what a pod "
                 "has written is gone with the pod"
@@ -200,9 +200,8 @@ def _continued(job: Submission) -> list[str]:
     """The command, with what lets a training that is started again find what it has saved. A
     dollar of the user's is no variable of the manifest."""
     command = [word.replace("$(", "$$(") for word in job.command]
-    if command[0] != "train":
-        return command
-    given = {word.partition("=")[0] for word in command}
-    if "--out" not in given:
+    if job.trains and not job.gives("--out"):
         command += ["--out", f"{DATA}/runs/{job.name}-$(JOB_ID)"]
-    return command if "--resume" in given else [*command, "--resume-if-saved"]
+    if job.trains and not job.gives("--resume"):
+        command += ["--resume-if-saved"]
+    return command

@@ -50,8 +50,8 @@ class Slurm:
         step = ["srun", "--kill-on-bad-exit=0", f"--wait={WAIT_S}", "--cpu-bind=none"]
         step += [] if job.cpus is None else [f"--cpus-per-task={job.cpus}"]
         command = shlex.join([*step, *RINGLET, *job.command])
-        if job.command[0] == "train":
-            command += _continued(job.command)
+        if job.trains:
+            command += _continued(job)
         lines += [
             "trap 'exit 143' TERM  # scancel: what is saved stays, and the job ends",
             command,
@@ -144,11 +144,10 @@ def _clock(seconds: float) -> str:
     return f"{minutes}:{rest:02}"
 
 
-def _continued(command: tuple[str, ...]) -> str:
+def _continued(job: Submission) -> str:
     """What lets a training that is queued again find what it has saved."""
-    given = {word.partition("=")[0] for word in command}
-    out = "" if "--out" in given else ' --out "runs/$SLURM_JOB_NAME-$SLURM_JOB_ID"'
-    return out + ("" if "--resume" in given else " ${SLURM_RESTART_COUNT:+--resume-if-saved}")
+    out = "" if job.gives("--out") else ' --out "runs/$SLURM_JOB_NAME-$SLURM_JOB_ID"'
+    return out + ("" if job.gives("--resume") else " ${SLURM_RESTART_COUNT:+--resume-if-saved}")
 
 
 def _key_file(job: Submission) -> Path | None:
