@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from commands import stand_in
 
 from ringlet.comm import AuthenticationError, CommError
 from ringlet.comm.join.addresses import free_port
@@ -148,11 +149,9 @@ STEP = {
 @pytest.fixture
 def controller(tmp_path, monkeypatch):
     """A scontrol that knows the address of n07 alone."""
-    program = tmp_path / "scontrol"
     known = "NodeName=n07 Arch=x NodeAddr=127.0.0.1 NodeHostName=n07"
-    program.write_text(f'#!/bin/sh\n[ "$*" = "--oneliner show node n07" ] && echo "{known}"\n')
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    text = f'[ "$*" = "--oneliner show node n07" ] && echo "{known}"'
+    stand_in(tmp_path, monkeypatch, scontrol=text)
 
 
 SEVERAL_HOSTS = {

@@ -7,10 +7,10 @@ import sys
 import types
 
 import pytest
+from commands import outcome
 from ray_cluster import two_nodes
 
 from ringlet.comm import CommTimeout
-from ringlet.launcher.cli import main
 from ringlet.launcher.errors import UserError
 from ringlet.launcher.ray import spawn
 
@@ -243,10 +243,8 @@ REFUSED = {
 def test_what_cannot_run_is_one_line(words, tmp_path, monkeypatch, capfd):
     monkeypatch.setitem(sys.modules, "ray", None)
     (tmp_path / "script.py").write_text("")
-    with pytest.raises(SystemExit) as end:
-        main(["run", *words.split(), str(tmp_path / "script.py")])
-    assert end.value.code == 2
-    shown = capfd.readouterr().err
+    code, _, shown = outcome(capfd, "run", *words.split(), str(tmp_path / "script.py"))
+    assert code == 2
     assert (REFUSED[words] in shown, shown.count("\n")) == (True, 1)
 
 

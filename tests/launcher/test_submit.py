@@ -1,12 +1,11 @@
 """`ringlet submit`: what is written for an engine, and what is refused before it is asked."""
 
-import os
 import subprocess
 
 import pytest
+from commands import outcome, stand_in
 
 from ringlet.comm.join.key import read_key
-from ringlet.launcher.cli import main
 
 SLURM = ("--engine", "slurm", "--nodes", "2")
 
@@ -20,21 +19,8 @@ def own_folder(tmp_path, monkeypatch):
 
 def submit(capfd, *words):
     """Exit code, and what is shown."""
-    try:
-        main(["submit", *words])
-        code = 0
-    except SystemExit as end:
-        code = end.code or 0
-    shown = capfd.readouterr()
-    return code, shown.out + shown.err
-
-
-def stand_in(folder, monkeypatch, **commands):
-    """Programs of these names, as shell scripts."""
-    for name, text in commands.items():
-        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
-        (folder / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    code, out, error = outcome(capfd, "submit", *words)
+    return code, out + error
 
 
 def test_the_script_is_shown_and_nothing_is_changed(tmp_path, capfd):

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from commands import outcome
+from commands import outcome, stand_in
 from pods import missing, running
 from small_runs import newest_weights
 from waiting import until
@@ -95,22 +95,18 @@ def test_what_cannot_run_is_refused(case, ask):
     assert (code, text in shown) == (2, True), shown
 
 
-def kubectl(folder, monkeypatch, text):
-    (folder / "kubectl").write_text(f"#!/bin/sh\n{text}\n")
-    (folder / "kubectl").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-
-
 def test_kubectl_makes_the_job_before_it_replaces_a_key(tmp_path, monkeypatch, ask):
     run = (*SUBMIT, "--namespace", "lab", "--", "run", "x.py")
-    kubectl(tmp_path, monkeypatch, f'echo "$@" >> {tmp_path}/calls; cat >> {tmp_path}/text')
+    text = f'echo "$@" >> {tmp_path}/calls; cat >> {tmp_path}/text'
+    stand_in(tmp_path, monkeypatch, kubectl=text)
     code, shown = ask(*run)
     assert (code, "kubectl delete -n lab job ringlet" in shown) == (0, True)
     calls = (tmp_path / "calls").read_text().splitlines()
     assert calls == ["create --namespace lab -f -", "apply --namespace lab -f -"]
     kinds = re.findall('"kind": "(\\w+)"', (tmp_path / "text").read_text())
     assert kinds == ["Job", "Service", "Secret"]
-    kubectl(tmp_path, monkeypatch, 'cat > /dev/null; echo "Error: jobs ringlet exists" >&2; exit 1')
+    text = 'cat > /dev/null; echo "Error: jobs ringlet exists" >&2; exit 1'
+    stand_in(tmp_path, monkeypatch, kubectl=text)
     code, shown = ask(*run)
     assert (code, "has failed: Error: jobs ringlet exists" in shown) == (2, True)
     monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
