@@ -31,7 +31,7 @@ from ringlet.comm.join.folders import (
     leave_folder,
     make_folder,
 )
-from ringlet.comm.join.meeting import numbered
+from ringlet.comm.join.meeting import MeetingPoint, numbered
 from ringlet.comm.join.rendezvous import Hello, find_host, meet
 from ringlet.comm.schedules.choice import Policy
 from ringlet.comm.sockets.endpoint import WORLD, Endpoint, Peer
@@ -270,8 +270,8 @@ def _join_others(
         "algorithm": f"{environment.algorithm} {environment.links or ''}".strip(),
     }
 
-    spare = environment.spare_ports
-    table = meet(rendezvous, hello, environment.timeout, check_all, environment.key, spare)
+    point = MeetingPoint(rendezvous, environment.key, environment.spare_ports)
+    table = meet(point, hello, environment.timeout, check_all)
     # Rank 0's token is this start's own: frames of any other are strangers'.
     endpoint.job = f"{environment.job}/{table[0]['token']}"
     peers = {

@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
 import msgpack
@@ -39,6 +39,21 @@ Check: TypeAlias = Callable[[Notice], object]
 _log = logging.getLogger("ringlet.comm")
 
 
+class MeetingPoint(NamedTuple):
+    """Where processes meet: at an address or, if something else listens there, at a `spare` port of
+    the same host. All of them hold the `key`, if there is one."""
+
+    address: str
+    key: JobKey | None = None
+    spare: Sequence[int] = ()
+
+    @property
+    def addresses(self) -> list[str]:
+        """The address, and those with the spare ports."""
+        host = self.address.rpartition(":")[0]
+        return [self.address, *(f"{host}:{port}" for port in self.spare)]
+
+
 class MeetingSocket:
     """One end of a meeting: bound by the process that gathers the others, or connected to it.
 
@@ -60,52 +75,38 @@ class MeetingSocket:
         allow_ipv6(self._socket, address)
 
     @classmethod
-    def bind(
-        cls,
-        address: str,
-        key: JobKey | None,
-        who: str,
-        check: Check,
-        spare: Sequence[int] = (),
-    ) -> "MeetingSocket":
-        """Gather others at the address, or at a `spare` port if its own is in use; port 0: a free
-        one. Raises zmq.ZMQError if it cannot."""
-        end = cls(zmq.ROUTER, address, who, check)
+    def bind(cls, point: MeetingPoint, who: str, check: Check) -> "MeetingSocket":
+        """Gather others at the point's address, or at a spare port if its own is in use; port 0: a
+        free one. Raises zmq.ZMQError if it cannot."""
+        end = cls(zmq.ROUTER, point.address, who, check)
         end._socket.set(zmq.BACKLOG, 1024)
-        if address.startswith("tcp://"):
-            Authenticator(end._socket, key, who)
-        places = [address, *(with_port(address, port) for port in spare)]
-        for each in places:
+        if point.address.startswith("tcp://"):
+            Authenticator(end._socket, point.key, who)
+        for each in point.addresses:
             try:
                 end._socket.bind(each)
                 break
             except zmq.ZMQError as error:
-                if error.errno != zmq.EADDRINUSE or each == places[-1]:
+                if error.errno != zmq.EADDRINUSE or each == point.addresses[-1]:
                     end.close(0)
                     raise
         end.address = end._socket.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
         return end
 
     @classmethod
-    def connect(
-        cls,
-        address: str,
-        key: JobKey | None,
-        who: str,
-        check: Check,
-        spare: Sequence[int] = (),
-    ) -> "MeetingSocket":
-        """Join whoever gathers at the address, now or later. If those there refuse this process,
-        or do not answer, a `spare` port is tried where somebody listens: send again meanwhile."""
-        end = cls(zmq.DEALER, address, who, check)
+    def connect(cls, point: MeetingPoint, who: str, check: Check) -> "MeetingSocket":
+        """Join whoever gathers at the point's address, now or later. If those there refuse this
+        process, or do not answer, a spare port is tried where somebody listens: send again
+        meanwhile."""
+        end = cls(zmq.DEALER, point.address, who, check)
         end._socket.set(zmq.RECONNECT_IVL, 20)
         end._socket.set(zmq.RECONNECT_IVL_MAX, 500)
         end._socket.set(zmq.CONNECT_TIMEOUT, CONNECT_MS)
-        if key is not None:
-            key.show(end._socket)
-        end._elsewhere = [with_port(address, port) for port in spare]
-        end._handshakes = Handshakes(end._socket, who, address)
-        end._socket.connect(address)
+        if point.key is not None:
+            point.key.show(end._socket)
+        end._elsewhere = point.addresses[1:]
+        end._handshakes = Handshakes(end._socket, who, point.address)
+        end._socket.connect(point.address)
         return end
 
     def poll(self) -> bool:
@@ -184,11 +185,6 @@ class MeetingSocket:
             self._socket.disable_monitor()
         self._socket.close(linger_ms)
         self._context.term()
-
-
-def with_port(address: str, port: int) -> str:
-    """The tcp:// address with another port."""
-    return f"{address.rpartition(':')[0]}:{port}"
 
 
 def somebody_listens(address: str) -> bool:

@@ -6,7 +6,7 @@ are told which. Over TCP both sides prove that they hold the job key, if there i
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import zmq
 from ringlet.comm.errors import CommError, CommTimeout
 from ringlet.comm.join import meeting
 from ringlet.comm.join.addresses import resolve
-from ringlet.comm.join.key import JobKey
+from ringlet.comm.join.meeting import MeetingPoint
 
 Hello = dict[str, Any]
 """{"job", "generation", "rank", "size", "host", "name", "pid", "addresses", "token",
@@ -44,42 +44,33 @@ def find_host(address: str, rank: int, timeout: float, check: Callable[[], None]
 
 
 def meet(
-    address: str,
-    hello: Hello,
-    timeout: float,
-    check: Callable[[], None],
-    key: JobKey | None,
-    spare: Sequence[int] = (),
+    point: MeetingPoint, hello: Hello, timeout: float, check: Callable[[], None]
 ) -> list[Hello]:
     """Exchange hellos; returns those of all ranks, by rank.
 
-    `check` is called while waiting, and may raise. If something else listens at the address, rank 0
-    takes one of the `spare` ports, and the others look for it there.
+    `check` is called while waiting, and may raise. If something else listens at the point's
+    address, rank 0 takes one of the spare ports, and the others look for it there.
 
     Raises CommTimeout naming who is missing after `timeout` seconds, CommError when rank 0 refuses
     this rank (its job, world size or rank does not fit), AuthenticationError when the keys differ.
     While ranks are missing, rank 0 logs every few seconds which.
     """
-    key = key if address.startswith("tcp://") else None
+    if not point.address.startswith("tcp://"):
+        point = point._replace(key=None)
     side = _gather if hello["rank"] == 0 else _join
-    return side(address, hello, timeout, check, key, spare)
+    return side(point, hello, timeout, check)
 
 
 def _gather(
-    address: str,
-    own: Hello,
-    timeout: float,
-    check: Callable[[], None],
-    key: JobKey | None,
-    spare: Sequence[int],
+    point: MeetingPoint, own: Hello, timeout: float, check: Callable[[], None]
 ) -> list[Hello]:
     """Rank 0's side: it collects every rank's hello and sends the table to all."""
     try:
-        socket = meeting.MeetingSocket.bind(address, key, "rank 0", check_hello, spare)
+        socket = meeting.MeetingSocket.bind(point, "rank 0", check_hello)
     except zmq.ZMQError as error:
         raise CommError(
-            f"rank 0 cannot listen at {address} for the other ranks: {error}. Another program "
-            "may use the port, or the address is not this host's"
+            f"rank 0 cannot listen at {point.address} for the other ranks: {error}. Another "
+            "program may use the port, or the address is not this host's"
         ) from error
     address = socket.address
     size, deadline = own["size"], time.monotonic() + timeout
@@ -140,20 +131,16 @@ def _objection(hello: Hello, here: dict[int, Hello]) -> str:
 
 
 def _join(
-    address: str,
-    own: Hello,
-    timeout: float,
-    check: Callable[[], None],
-    key: JobKey | None,
-    spare: Sequence[int],
+    point: MeetingPoint, own: Hello, timeout: float, check: Callable[[], None]
 ) -> list[Hello]:
     """Every other rank's side: it sends its hello and gets the table from rank 0."""
-    who, missing, deadline = f"rank {own['rank']}", [0], time.monotonic() + timeout
+    address, who = point.address, f"rank {own['rank']}"
+    missing, deadline = [0], time.monotonic() + timeout
     log = meeting.MissingLog("rank", who, address)
     socket = meeting.MeetingSocket.connect(
-        address, key, who, lambda notice: check_notice(notice, own["size"]), spare
+        point, who, lambda notice: check_notice(notice, own["size"])
     )
-    tell = meeting.Every(meeting.TELL_EVERY_S if spare else timeout)
+    tell = meeting.Every(meeting.TELL_EVERY_S if point.spare else timeout)
     try:
         while time.monotonic() < deadline:
             check()
@@ -162,7 +149,7 @@ def _join(
             if tell.due():
                 socket.send(own)
             socket.poll()
-            for _, notice in socket.receive(strict=not spare):
+            for _, notice in socket.receive(strict=not point.spare):
                 if "table" in notice:
                     return list(notice["table"])
                 if "refused" in notice:

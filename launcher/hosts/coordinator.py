@@ -9,10 +9,15 @@ import zmq
 
 import ringlet
 from ringlet.comm.join import meeting
-from ringlet.comm.join.folders import join_folder
 from ringlet.comm.join.meeting import numbered
 from ringlet.launcher.errors import UserError
-from ringlet.launcher.hosts.network_agent import ENDED, AgentState, Assign, NetworkAgent
+from ringlet.launcher.hosts.network_agent import (
+    ENDED,
+    AgentState,
+    Assign,
+    NetworkAgent,
+    meeting_point,
+)
 from ringlet.launcher.hosts.node import NodeSpec, gone
 from ringlet.launcher.hosts.notices import Assignment, HostInfo, check_notice, parse
 from ringlet.launcher.supervisor.failure import Failure
@@ -27,16 +32,12 @@ class Coordinator(NetworkAgent):
 
     def __init__(self, spec: NodeSpec, workers: int, options: WorkerOptions) -> None:
         self._waiting: dict[int, tuple[HostInfo, AgentState]] = {}
-        if spec.placed.folder is not None:
-            join_folder(spec.placed.folder)
-        spare = spec.placed.spare
+        point = meeting_point(spec)
         try:
-            channel = meeting.MeetingSocket.bind(
-                spec.endpoint, spec.key, "host 0", check_notice, spare
-            )
+            channel = meeting.MeetingSocket.bind(point, "host 0", check_notice)
         except zmq.ZMQError as error:
             raise UserError(
-                f"cannot listen at {spec.endpoint} for the other hosts: {error}. --node-rank 0 "
+                f"cannot listen at {point.address} for the other hosts: {error}. --node-rank 0 "
                 "must run on the host that --master names, and the port must be free"
             ) from error
         super().__init__(spec, workers, options, channel)

@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TypeAlias
 
 from ringlet.comm.join.addresses import free_port, tcp
-from ringlet.comm.join.folders import leave_folder
-from ringlet.comm.join.meeting import LINGER_MS, MeetingSocket, Notice, numbered
+from ringlet.comm.join.folders import join_folder, leave_folder
+from ringlet.comm.join.meeting import LINGER_MS, MeetingPoint, MeetingSocket, Notice, numbered
 from ringlet.launcher.errors import ExitCode
 from ringlet.launcher.hosts.node import NodeSpec
 from ringlet.launcher.hosts.notices import Assignment, HostInfo, parse
@@ -57,6 +57,13 @@ class AgentState:
     def expected(self) -> bool:
         """Whether it will be there at the next start, as far as is known."""
         return not (self.lost or self.leaving or self.silent)
+
+
+def meeting_point(spec: NodeSpec) -> MeetingPoint:
+    """Where the agents meet. If that is in a folder, this process joins it."""
+    if spec.placed.folder is not None:
+        join_folder(spec.placed.folder)
+    return MeetingPoint(spec.endpoint, spec.key, spec.placed.spare)
 
 
 class NetworkAgent(Agent, ABC):

@@ -7,9 +7,8 @@ from dataclasses import asdict
 
 import ringlet
 from ringlet.comm.join import meeting
-from ringlet.comm.join.folders import join_folder
 from ringlet.launcher.errors import ExitCode, UserError
-from ringlet.launcher.hosts.network_agent import ENDED, Assign, NetworkAgent
+from ringlet.launcher.hosts.network_agent import ENDED, Assign, NetworkAgent, meeting_point
 from ringlet.launcher.hosts.node import NodeSpec, gone
 from ringlet.launcher.hosts.notices import Assignment, check_notice, parse
 from ringlet.launcher.supervisor.failure import Failure, first_cause
@@ -24,10 +23,8 @@ class NodeAgent(NetworkAgent):
     def __init__(self, spec: NodeSpec, workers: int, options: WorkerOptions) -> None:
         self._outcome: meeting.Notice | None = None
         self._again: bool | None = None
-        if spec.placed.folder is not None:
-            join_folder(spec.placed.folder)
-        who, spare = f"host {spec.node}", spec.placed.spare
-        channel = meeting.MeetingSocket.connect(spec.endpoint, spec.key, who, check_notice, spare)
+        point, who = meeting_point(spec), f"host {spec.node}"
+        channel = meeting.MeetingSocket.connect(point, who, check_notice)
         super().__init__(spec, workers, options, channel)
         self._others[0] = self._state()
 
