@@ -12,7 +12,7 @@ import typer
 
 import ringlet
 from ringlet.comm.errors import AuthenticationError
-from ringlet.launcher.commands.options import Command
+from ringlet.launcher.commands.options import SETTINGS, Command
 from ringlet.launcher.errors import ExitCode, UserError
 from ringlet.launcher.supervisor.output import Screen
 from ringlet.launcher.supervisor.signals import reset_signals
@@ -37,12 +37,6 @@ COMMANDS = {
 
 LIMITS = {errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """Errors of what this process may use, which no command can foresee."""
-
-# Everything after the script belongs to the script.
-SETTINGS = {
-    "run": {"allow_interspersed_args": False, "ignore_unknown_options": True},
-    "submit": {"allow_interspersed_args": False},
-}
 
 
 def _version(wanted: bool) -> None:

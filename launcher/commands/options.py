@@ -22,6 +22,12 @@ UNITS: dict[str, tuple[str, Callable[[str, str], Any]]] = {
 }
 """How options with a unit are shown and read."""
 
+SETTINGS = {
+    "run": {"allow_interspersed_args": False, "ignore_unknown_options": True},
+    "submit": {"allow_interspersed_args": False},
+}
+"""Of commands whose last words belong to another program: click's settings for their context."""
+
 
 def with_options(
     given: type[Any] | None = None, **groups: type[Any]

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ringlet.launcher.commands.options import Command, refuse, with_options
+from ringlet.launcher.commands.options import SETTINGS, Command, refuse, with_options
 from ringlet.launcher.engines.engine import Engine, Submission
 from ringlet.launcher.engines.kubernetes import Kubernetes
 from ringlet.launcher.engines.slurm import Slurm
@@ -79,8 +79,7 @@ def _check(command: list[str], shares_files: bool) -> None:
 
     app = typer.Typer()
     known = {"train": train, "run": run}[command[0]]
-    settings = {"allow_interspersed_args": False, "ignore_unknown_options": True}
-    app.command(cls=Command, context_settings=settings if known is run else {})(known)
+    app.command(cls=Command, context_settings=SETTINGS.get(command[0]))(known)
     context: Any = typer.main.get_command(app).make_context(f"ringlet {command[0]}", command[1:])
     refuse(context, hosts, "the engine says which hosts there are")
     if known is run and shares_files:
