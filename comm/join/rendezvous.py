@@ -25,18 +25,21 @@ Hello = dict[str, Any]
 FIND_EVERY_S = 0.5
 
 
-def find_host(address: str, rank: int, timeout: float, check: Callable[[], None]) -> str:
-    """The address, with the host's IP address in place of its name. Rank 0's own host must
-    know the name at once; the other ranks wait for it, since in clusters of containers a name comes
-    with its host. Raises CommError if nobody knows it."""
-    deadline, log = time.monotonic() + timeout, meeting.MissingLog("rank", f"rank {rank}", address)
+def find_host(
+    address: str, number: int, timeout: float, check: Callable[[], None], noun: str = "rank"
+) -> str:
+    """The address, with the host's IP address in place of its name, for the rank (`noun`) of this
+    number. Number 0's own host must know the name at once; the others wait for it, since in
+    clusters of containers a name comes with its host. Raises CommError if nobody knows it."""
+    who = f"{noun} {number}"
+    deadline, log = time.monotonic() + timeout, meeting.MissingLog(noun, who, address)
     while True:
         try:
             return resolve(address)
         except OSError as error:
-            if rank == 0 or time.monotonic() >= deadline:
+            if number == 0 or time.monotonic() >= deadline:
                 raise CommError(
-                    f"rank {rank}: cannot find the host of {address}: {error.strerror or error}"
+                    f"{who}: cannot find the host of {address}: {error.strerror or error}"
                 ) from error
         check()
         log([0])

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass, field
 
 from ringlet.comm.errors import AuthenticationError, CommError
-from ringlet.comm.join.addresses import bracketed, loopback
+from ringlet.comm.join.addresses import bracketed, is_endpoint, loopback
 from ringlet.comm.join.environment import ENCRYPTIONS, INSECURE, check_network
 from ringlet.comm.join.key import KEY, KEY_FILE, JobKey, find_key
 from ringlet.launcher.errors import UserError, user_errors
@@ -84,11 +84,13 @@ def node_spec(options: HostOptions) -> NodeSpec | None:
             f"--node-rank is {options.node_rank}; with --nnodes {options.nnodes} it is a number "
             f"from 0 to {most - 1}"
         )
-    if options.node_rank and (place.job or "KUBERNETES_SERVICE_HOST" in os.environ):
+    endpoint = f"tcp://{options.master}"
+    may_come_late = place.job or "KUBERNETES_SERVICE_HOST" in os.environ  # a host with its name
+    if options.node_rank and may_come_late and is_endpoint(endpoint):
         from ringlet.comm.join.rendezvous import find_host
 
-        with user_errors(CommError):  # its name may come with it
-            find_host(f"tcp://{options.master}", options.node_rank, FIND_S, lambda: None)
+        with user_errors(CommError):
+            find_host(endpoint, options.node_rank, FIND_S, lambda: None, "host")
     master = resolve(options.master)
     if options.node_rank == 0 and not is_own(host_of(master)):
         raise UserError(

@@ -292,6 +292,17 @@ def test_what_the_options_cannot_mean(case, monkeypatch):
         node_spec(HostOptions(**options))
 
 
+@pytest.mark.parametrize(
+    ("master", "text"),
+    [("a:b", "it must be HOST:PORT"), ("nobody.invalid:1", "host 1: cannot find the host of")],
+)
+def test_in_a_pod_a_name_is_waited_for_unless_it_is_none(master, text, monkeypatch):
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setattr("ringlet.launcher.hosts.node.FIND_S", 0.1)
+    with pytest.raises(UserError, match=re.escape(text)):
+        node_spec(HostOptions(nnodes="2", master=master, node_rank=1))
+
+
 def test_addresses():
     assert resolve("127.0.0.1:29400") == "127.0.0.1:29400"
     assert resolve("localhost:1") == "127.0.0.1:1"
