@@ -1,5 +1,6 @@
 """Seconds and FLOPs of a model's parts on a device: each kind of block once, then multiplied."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -160,9 +161,7 @@ class ModelCosts:
 
     def group(self, *axes: str) -> Ranks:
         """The ranks along neighbouring axes of the mesh, in the order of AXES."""
-        size = 1
-        for axis in axes:
-            size *= self.setting.mesh[axis]
+        size = math.prod(self.setting.mesh[axis] for axis in axes)
         return Ranks(size, self.setting.strides[axes[-1]])
 
     def calls(self, calls: Sequence[Call]) -> dict[str, float]:
@@ -279,7 +278,7 @@ class ModelCosts:
     def _with_shards(self, own: Seconds, blocks: range) -> Seconds:
         """ZeRO's stages 2 and 3 send in each pass: gradients, and before both ways parameters."""
         zero, mesh = self.setting.options.zero, self.setting.mesh
-        group = Ranks(mesh["dp"] * mesh["ep"] * mesh["cp"], self.setting.strides["cp"])
+        group = self.group("dp", "ep", "cp")
         if zero < 2 or group.size == 1 or not blocks:
             return own
         numbers = [
