@@ -27,6 +27,9 @@ from ringlet.runtime.planning.setting import Setting
 BLOCK_PATHS = ("transformer.h.{}", "model.layers.{}")
 """Where the models of `nn` have their blocks."""
 
+ATTENTIONS = ("attn", "self_attn")
+"""Attention in these blocks."""
+
 WHOLE, CORE = "whole", "core"
 """What of a block is computed again in backward: everything, or attention without its products."""
 
@@ -97,7 +100,7 @@ def _repeated(patterns: tuple[str, ...], blocks: int) -> tuple[str, ...]:
     found = []
     for number in range(blocks):
         paths = [path.format(number) for path in BLOCK_PATHS]
-        cores = [f"{path}.{name}.attend" for path in paths for name in ("attn", "self_attn")]
+        cores = [f"{path}.{name}.attend" for path in paths for name in ATTENTIONS]
         whole = "blocks" in plain or named(paths)
         found.append(WHOLE if whole else CORE if named(cores) else "")
     return tuple(found)

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from ringlet.runtime.planning.costs import BLOCK_PATHS, CORE, WHOLE, ModelCosts
+from ringlet.runtime.planning.costs import ATTENTIONS, BLOCK_PATHS, CORE, WHOLE, ModelCosts
 from ringlet.runtime.planning.footprint import block_activations, footprints, input_apart
 from ringlet.runtime.planning.models import Block, Model
 from ringlet.runtime.planning.setting import Setting
@@ -10,9 +10,6 @@ from ringlet.runtime.planning.stages import Kept, knapsack
 
 WAYS = ("", CORE, WHOLE)
 """What of a block is computed again: nothing, attention without its products, or everything."""
-
-ATTENTIONS = ("attn", "self_attn")
-"""Attention in the blocks of BLOCK_PATHS."""
 
 
 def needed(model: Model, setting: Setting) -> float:
