@@ -247,9 +247,7 @@ class ModelCosts:
 
     def _known(self, what: Any, make: Callable[[], Seconds]) -> Seconds:
         """A part's cost, which depends on few axes of the mesh."""
-        mesh = self.setting.mesh
-        sizes = mesh["tp"], mesh["cp"], mesh["ep"], self.setting.micro_batch
-        key = what, *sizes, self.setting.options.sequence, self._factor
+        key = what, *self.setting.parts_key, self._factor
         if key not in self.known:
             self.known[key] = make()
         return self.known[key]

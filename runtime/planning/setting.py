@@ -160,6 +160,13 @@ class Setting:
         """Micro-batches of a replica."""
         return self.batch // self.replicas // self.micro_batch
 
+    @property
+    def parts_key(self) -> tuple[int, ...]:
+        """All of it that decides what one micro-batch costs in each part of a model, beside what is
+        computed again and how crowded the host is."""
+        mesh = self.mesh
+        return mesh["tp"], mesh["cp"], mesh["ep"], self.micro_batch, self.options.sequence
+
     def blocks_of(self, layers: int) -> list[range]:
         """The numbers of the blocks in each stage; raises MeshError unless they are the model's."""
         stages = (

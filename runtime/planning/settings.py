@@ -253,9 +253,7 @@ class Bounds:
         return found
 
     def _key(self, setting: Setting) -> tuple[Any, ...]:
-        mesh, crowded = setting.mesh, crowding(setting, self._request.cluster)
-        sizes = mesh["tp"], mesh["cp"], mesh["ep"], setting.micro_batch
-        return *sizes, setting.options.sequence, crowded
+        return *setting.parts_key, crowding(setting, self._request.cluster)
 
     def _model(self, setting: Setting) -> Sums:
         """Forward, backward to inputs and to weights of one micro-batch."""
