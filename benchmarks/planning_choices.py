@@ -15,7 +15,7 @@ from planning_runs import WARM_UP, Run, calibrated, pool_of
 
 from ringlet.launcher.testing.ranks import RanksFailed
 from ringlet.runtime.mesh import mesh_text
-from ringlet.runtime.planning.plan import make_request
+from ringlet.runtime.planning.plan import Choices, make_request
 from ringlet.runtime.planning.recompute import needed
 from ringlet.runtime.planning.search import search
 from ringlet.runtime.planning.setting import RINGLET
@@ -40,15 +40,7 @@ def request_of(run, cluster):
 
 def options_of(setting):
     """A setting as options of training."""
-    options = setting.options
-    mesh = [f"{axis}={length}" for axis, length in setting.mesh.items()]
-    return {
-        "mesh": ",".join(mesh), "accumulate": setting.micro_batches, "zero": options.zero,
-        "schedule": options.schedule, "sequence": options.sequence,
-        "chunks": options.chunks if setting.mesh["pp"] > 1 else 0,
-        "layers_per_stage": ",".join(map(str, options.layers_per_stage)),
-        "recompute": ",".join(options.recompute), "bucket_bytes": options.bucket_bytes,
-    }  # fmt: skip
+    return asdict(Choices.of(setting))
 
 
 def distinct(request):

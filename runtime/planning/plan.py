@@ -22,7 +22,7 @@ from ringlet.runtime.planning.figures import (
 )
 from ringlet.runtime.planning.models import MODELS, Model, model_of
 from ringlet.runtime.planning.search import OBJECTIVES, Candidate, Search, search
-from ringlet.runtime.planning.setting import MEGATRON, RINGLET, Program
+from ringlet.runtime.planning.setting import MEGATRON, RINGLET, Program, Setting
 from ringlet.runtime.planning.settings import Request
 
 VERSION = 1
@@ -75,6 +75,19 @@ class Choices:
     sequence: bool = flag(default=False)
     recompute: str = text()
     bucket_bytes: int = whole(default=0, least=0)
+
+    @classmethod
+    def of(cls, setting: Setting) -> "Choices":
+        """What a setting has chosen."""
+        options = setting.options
+        mesh = {axis: length for axis, length in setting.mesh.items() if length > 1}
+        return cls(
+            ",".join(f"{axis}={length}" for axis, length in mesh.items()) or "dp=1",
+            setting.micro_batches, options.zero, options.schedule,
+            options.chunks if setting.mesh["pp"] > 1 else 0,
+            ",".join(map(str, options.layers_per_stage)), options.sequence,
+            ",".join(options.recompute), options.bucket_bytes,
+        )  # fmt: skip
 
     def __post_init__(self) -> None:
         figures.check(self)
@@ -212,19 +225,12 @@ def make_request(
 
 def make_plan(candidate: Candidate, model: Model, cluster: Cluster) -> Plan:
     """The plan that says what a candidate does."""
-    setting, options = candidate.setting, candidate.setting.options
-    mesh = {axis: length for axis, length in setting.mesh.items() if length > 1}
+    setting = candidate.setting
     return Plan(
         VERSION, setting.ranks, setting.batch, cluster.name, cluster.algorithms,
         str(links_of(cluster)),
         model=Sizes.of(model),
-        choices=Choices(
-            ",".join(f"{axis}={length}" for axis, length in mesh.items()) or "dp=1",
-            setting.micro_batches, options.zero, options.schedule,
-            options.chunks if setting.mesh["pp"] > 1 else 0,
-            ",".join(map(str, options.layers_per_stage)), options.sequence,
-            ",".join(options.recompute), options.bucket_bytes,
-        ),
+        choices=Choices.of(setting),
         predicted=Predicted(candidate.simulation.seconds, candidate.memory),
     )  # fmt: skip
 
