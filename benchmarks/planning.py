@@ -15,7 +15,6 @@ sockets, where all of it is the rank's own. The links of 1 Gbit/s and 100 Mbit/s
 
 import argparse
 import os
-import statistics
 import time
 import tomllib
 
@@ -29,6 +28,7 @@ from ringlet.runtime import simulate
 from ringlet.runtime.planning.cluster import parse_cluster
 from ringlet.runtime.planning.fabric import Fabric, Ranks
 from ringlet.runtime.planning.footprint import footprints
+from ringlet.runtime.planning.links import rounds, slowest, typical
 
 RUNS = (
     Run("nano"), Run("nano", "gpt", 2, "auto", {"mesh": "dp=2"}),
@@ -103,17 +103,8 @@ def collective(world, name, nbytes):
         "reduce_scatter": lambda: world.reduce_scatter(x, out=part),
         "all_gather": lambda: world.all_gather(part, out=x.reshape(world.size, -1)),
     }
-    times, until = [], time.perf_counter() + 0.5
-    on = np.ones(1)
-    while on[0]:
-        world.barrier()
-        started = time.perf_counter()
-        calls[name]()
-        took = np.array([time.perf_counter() - started])
-        times.append(float(world.all_reduce(took, "max")[0]))
-        on[0] = len(times) < 8 or time.perf_counter() < until
-        on = world.broadcast(on)
-    return statistics.quantiles(times, n=4)[0]
+    until = time.perf_counter() + 0.5
+    return typical([slowest(world, calls[name]) for _ in rounds(world, until, least=8)])
 
 
 def steps_table(runs, machines, steps):
