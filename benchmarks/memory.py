@@ -59,6 +59,16 @@ def status(name):
     raise LookupError(name)
 
 
+def watched():
+    """Bytes that this process has; its peak (VmHWM) begins here."""
+    np.matmul(*np.ones((2, 256, 256), np.float32))  # BLAS takes its buffers at the first product
+    gc.collect()
+    return_freed_memory()  # else the peak reuses it
+    before = status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    return before
+
+
 def config_of(sizes):
     """A GPT's sizes, or those of a Llama as large with two heads of keys."""
     if sizes.get("kind") != "llama":
@@ -78,12 +88,7 @@ def peak(world, mesh, options, sizes, samples, micro):
     """Bytes by which this rank's memory grew at most."""
     options = {**options, "recompute": tuple(options.get("recompute", ()))}
     made, config = Mesh(world, **mesh), config_of(sizes)
-    small = np.ones((256, 256), np.float32)
-    _ = small @ small  # BLAS takes its buffers at the first product
-    gc.collect()
-    return_freed_memory()  # else the peak reuses it
-    before = status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")
+    before = watched()
     with nn.uninitialized():
         model = Llama(config) if isinstance(config, LlamaConfig) else GPT(config)
     parallel = parallelize(model, made, Parallelism(**options), seed=1)

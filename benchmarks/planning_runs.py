@@ -1,22 +1,18 @@
 """Training runs that the planner's benchmarks share: a preset's model on workers over some link."""
 
 import contextlib
-import gc
 import statistics
 import time
 import tomllib
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-import numpy as np
-from memory import status
+from memory import status, watched
 from network_pair import NetworkPair, NetworkPairPool
 
 from ringlet import runtime
 from ringlet.launcher.testing.pool import WorkerPool
-from ringlet.nn.memory import return_freed_memory
 from ringlet.runtime import Setting, Trainer, load_corpus, make_config
 from ringlet.runtime.planning.cluster import parse_cluster
 from ringlet.runtime.planning.models import model_of
@@ -100,14 +96,9 @@ def calibrated(pool, seconds):
 
 def train(world, preset, model, options, steps):
     """By step, seconds and the processor's; place in the pipeline, bytes by which the rank grew."""
-    small = np.ones((256, 256), np.float32)
-    _ = small @ small  # BLAS takes its buffers at the first product
     config = make_config(preset, None, {"model": model, **options})
     corpus = corpus_of(config)
-    gc.collect()
-    return_freed_memory()  # else the peak reuses it
-    before = status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")
+    before = watched()
     trainer, times = Trainer(config, corpus, world), []
     for _ in range(steps + WARM_UP):
         world.barrier()
