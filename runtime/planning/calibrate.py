@@ -135,17 +135,17 @@ def _sums(world: Group, seconds: float) -> float:
     a, x = np.ones((BESIDE, BESIDE), np.float32), world.empty(LARGE // 4)
     out = np.empty_like(a)
     x.fill(0)
+
+    def summing() -> None:
+        world.all_reduce(x, async_op=True).wait()
+
     once = min(slowest(world, lambda: np.matmul(a, a, out=out)) for _ in range(3))
-    sum_once = min(slowest(world, lambda: world.all_reduce(x, async_op=True).wait())
-                   for _ in range(3))  # fmt: skip
+    sum_once = min(slowest(world, summing) for _ in range(3))
     number = max(1, round(4 * sum_once / once))
 
     def computing() -> None:
         for _ in range(number):
             np.matmul(a, a, out=out)
-
-    def summing() -> None:
-        world.all_reduce(x, async_op=True).wait()
 
     def both() -> None:
         work = world.all_reduce(x, async_op=True)
