@@ -9,6 +9,12 @@ from ringlet.nn.models.huggingface.folder import CONFIG, PretrainedError
 from ringlet.nn.models.language_model import LanguageModel
 from ringlet.nn.models.llama import FULL, SLIDING, Llama, LlamaConfig
 
+SUPPORTED = {
+    "hidden_act": ("silu",),
+    "partial_rotary_factor": (None, 1),
+    "use_sliding_window": (None, False, True),
+}
+
 KINDS: Mapping[str, Mapping[str, Any]] = {
     "llama": {"qkv_bias": False, "qk_norm": False, "sliding_window": 0, "layer_types": ()},
     "mistral": {
@@ -44,9 +50,8 @@ class LlamaAdapter(Adapter):
     table = "model.embed_tokens.weight"
 
     def config(self, values: Mapping[str, Any]) -> LlamaConfig:
-        expect(values, {"hidden_act": ("silu",), "partial_rotary_factor": (None, 1)})
+        expect(values, SUPPORTED)
         kind = values["model_type"]
-        expect(values, {"use_sliding_window": (None, False, True)})
         if kind == "llama":
             expect(values, {"sliding_window": (None,), "layer_types": (None,)})
         values = {**DEFAULTS[kind], **values}
@@ -78,10 +83,7 @@ class LlamaAdapter(Adapter):
         )
 
     def values(self, config: LlamaConfig) -> dict[str, Any]:
-        scaling, window = (
-            dict(config.rope_scaling or {"rope_type": "default"}),
-            config.sliding_window,
-        )
+        scaling, window = config.rope_scaling or {"rope_type": "default"}, config.sliding_window
         values = asdict(config) | {
             "num_key_value_heads": config.groups,
             "head_dim": config.width,
