@@ -2,10 +2,10 @@
 
 A group has one communicator, made at its first call: rank 0's id travels over the group itself.
 Calls run in the order in which they are made, on a stream of their own, after what the caller's
-stream has to do until then; who waits makes his stream wait, not the host. NCCL has no deadlines,
-so a thread watches what is in flight: at the group's timeout, or at an error of NCCL's, it aborts
-the communicator, which is the only way out, and all later calls and waits raise. Sums differ in
-bits from ringlet's, and NCCL notices no mismatch of sizes.
+stream has to do until then; `wait` holds up the caller's stream, not the host. NCCL has no
+deadlines, so a thread watches what is in flight: at the group's timeout, or at an error of NCCL's,
+it aborts the communicator, which is the only way out, and all later calls and waits raise. Sums
+differ in bits from ringlet's, and NCCL notices no mismatch of sizes.
 
 NVIDIA, "NCCL user guide", https://docs.nvidia.com/deeplearning/nccl/user-guide (communicators,
 asynchronous errors).
@@ -44,7 +44,7 @@ def communicator(group: Group, x: Array, op: str = "sum") -> "Communicator | Non
     """The group's communicator; None if NCCL is not asked for, or cannot take such an array.
 
     A collective at the first call. Raises CommError if there is no NCCL, or two ranks of the group
-    have one GPU.
+    share a GPU.
     """
     wanted = os.environ.get(VARIABLE, "0")
     if wanted not in ("0", "1"):
