@@ -105,10 +105,11 @@ def run_script(program: list[str], job: Job, options: RayOptions) -> int:
         raise
     except Exception as error:
         print("\n".join([f"ringlet: {_line(error)}", *_notes(error)]), file=sys.stderr)
-        kinds = {PeerLost: ExitCode.PEER_LOST, CommTimeout: ExitCode.TIMEOUT}
         if isinstance(error, Exited):
             return error.code
-        return next((kinds[kind] for kind in kinds if isinstance(error, kind)), ExitCode.FAILED)
+        if isinstance(error, PeerLost):
+            return ExitCode.PEER_LOST
+        return ExitCode.TIMEOUT if isinstance(error, CommTimeout) else ExitCode.FAILED
 
 
 class Exited(Exception):
@@ -211,7 +212,7 @@ def _ray() -> Any:
 
 @contextmanager
 def _connected(ray: Any) -> Iterator[None]:
-    """To the cluster of ray.init(), or of RAY_ADDRESS, or of this host; none is started."""
+    """Connected to the cluster of ray.init(), of RAY_ADDRESS or of this host; none is started."""
     if ray.is_initialized():
         yield
         return
