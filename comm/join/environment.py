@@ -167,7 +167,7 @@ class _Variables(dict[str, str]):
         return int(text)
 
     def ports(self, name: str) -> tuple[int, ...]:
-        """Numbers between commas."""
+        """The ports in a list with commas; none if it is not set."""
         listed = [text for text in self.get(name, "").split(",") if text]
         return tuple(_Variables({name: text}).integer(name, 1, most=MAX_PORT) for text in listed)
 

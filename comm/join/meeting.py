@@ -30,7 +30,10 @@ CONNECT_MS = 3000
 """How long a host is tried before its name is asked for again: it may have come anew elsewhere."""
 
 QUIET_S = 2.0
+"""How long nobody answers before spare ports are looked at."""
+
 PROBE_S = 0.5
+"""How long one of them may take to accept a connection."""
 
 Notice: TypeAlias = dict[str, Any]
 Check: TypeAlias = Callable[[Notice], object]
@@ -148,8 +151,8 @@ class MeetingSocket:
                 yield (route[0] if route else b""), notice
 
     def _turn(self, reason: str) -> bool:
-        """Those at this address are not the ones to join, or silent: go where somebody listens, if
-        there are spare ports."""
+        """Those at this address are not the ones to join, or silent: go where somebody listens.
+        Returns whether there are spare ports."""
         if not self._elsewhere:
             return False
         if reason and self.address not in self._refused:

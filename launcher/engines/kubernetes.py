@@ -20,7 +20,7 @@ from ringlet.launcher.errors import ExitCode, UserError
 from ringlet.launcher.options import option
 
 NAME = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
-"""Of what has a name in DNS (RFC 1123)."""
+"""What DNS takes as a name (RFC 1123)."""
 
 LONGEST_NAME = 52
 """A label of DNS has at most 63 characters, and a pod is called NAME-INDEX."""
@@ -101,8 +101,8 @@ class Kubernetes:
         for option_name, name in names.items():
             if name is not None and (not re.fullmatch(NAME, name) or len(name) > LONGEST_NAME):
                 raise UserError(
-                    f"{option_name} is {name!r}; on Kubernetes it is made of small letters, digits "
-                    f"and -, begins and ends with a letter or digit, and has at most "
+                    f"{option_name} is {name!r}; on Kubernetes it is made of lowercase letters, "
+                    f"digits and -, begins and ends with a letter or digit, and has at most "
                     f"{LONGEST_NAME} characters"
                 )
         for option_name, size in {"--memory": self.memory, "--shm": self.shm}.items():
@@ -130,7 +130,7 @@ class Kubernetes:
                         "action": "FailJob",
                         "onExitCodes": {"operator": "In", "values": [int(ExitCode.USER_ERROR)]},
                     },
-                    {  # saved, as its host is needed, or another's was
+                    {  # saved, because its host, or another's, is needed for something else
                         "action": "Ignore",
                         "onExitCodes": {"operator": "In", "values": [int(ExitCode.STOPPED)]},
                     },

@@ -19,10 +19,10 @@ from ringlet.launcher.errors import ExitCode, UserError, user_errors
 from ringlet.launcher.options import option
 
 EARLY_S = 60
-"""How much too early Slurm may send a signal (sbatch(1), --signal)."""
+"""How much earlier than asked Slurm may send a signal (sbatch(1), --signal)."""
 
 WAIT_S = 60
-"""Agents end together. Those that have not so long after the first wait for one that cannot come.
+"""Agents end together. One that still runs this long after the first has ended waits in vain.
 (Slurm's own remedy, --kill-on-bad-exit, ends agents that have saved before they can say so.)"""
 
 

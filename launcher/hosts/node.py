@@ -23,7 +23,7 @@ gone: set[int] = set()
 class NodeSpec:
     """What one agent is told to be: host `node` of `nodes`, reached by other hosts at `address`;
     agent 0 listens at `master`. The job can start with as few as `least` hosts, and one that is not
-    heard for `silence_s` seconds is lost. `placed` says what an engine has."""
+    heard for `silence_s` seconds is lost. `placed` is what an engine has told this launcher."""
 
     node: int
     nodes: int

@@ -15,7 +15,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 PROGRAMS = ("ip", "nsenter", "unshare", "mount")
 NETWORK = "10.77.8"
@@ -201,7 +200,7 @@ class IndexedJob:
 
 
 @contextlib.contextmanager
-def running(manifest: str, folder: Path) -> Iterator[Any]:
+def running(manifest: str, folder: Path) -> Iterator[IndexedJob]:
     """The job of a manifest, until the end of the block."""
     job = IndexedJob(manifest, folder)
     try:
