@@ -74,7 +74,7 @@ class Tier:
     """Seconds to combine two bytes of what arrives."""
 
     factors: Mapping[str, tuple[tuple[float, float], ...]] = tables("bytes", "factor")
-    """By how much longer than by these figures collectives among units were measured: by name,
+    """How much longer measured collectives among units took than these figures say: by name,
     [[bytes, factor], ...]. Between two sizes the factor changes evenly with their logarithm."""
 
     name: str = text()
@@ -85,7 +85,7 @@ class Tier:
             raise ClusterError(f"sharing is {self.sharing}; it must divide ranks, {self.ranks}")
 
     def factor(self, operation: str, nbytes: float) -> float:
-        """By how much longer than by the formulas a collective of so many bytes takes."""
+        """How much longer a collective of so many bytes takes than the formulas say."""
         rows = self.factors.get(operation)
         if not rows:
             return 1.0
@@ -100,7 +100,7 @@ class Tier:
 
 @dataclass(frozen=True)
 class Slowdown:
-    """How work that goes on at the same time slows each other down."""
+    """How much slower work is beside other work."""
 
     neighbours: tuple[tuple[float, float], ...] = steps("factor", default=())
     """[[workers of a host that compute at the moment, factor], ...]: by how much longer each does.

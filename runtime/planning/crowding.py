@@ -2,7 +2,7 @@
 
 How much ranks slow each other down depends on how many compute at the moment, so a pipeline with
 bubbles suffers less than a mesh without. Its actions are followed in time, all ranks of a host that
-compute sharing the host alike, and what they take longer on the whole becomes one factor.
+compute sharing the host alike, and how much longer they take on the whole becomes one factor.
 """
 
 from functools import lru_cache

@@ -2,8 +2,8 @@
 
 Latency, overhead and bandwidth are those on which the simulator's sums of SMALL and LARGE bytes
 take as long as they do. What formulas leave out (caches, a link that lets the first bytes pass
-faster, threads that want the same cores) differs by collective and size: by so much longer than
-their formula collectives were measured, the tier's `factors` say.
+faster, threads that want the same cores) differs by collective and size: the tier's `factors` say
+how much longer than their formula collectives were measured to take.
 """
 
 import statistics
@@ -34,6 +34,7 @@ FIRST = {
 """Where the search for a link's figures begins: memory, messages."""
 
 FITS = 8
+"""How often latency and bandwidth are corrected, one after the other."""
 
 SIZES = tuple(1 << power for power in (10, 12, 14, 16, 18, 20, 21, 22, 23, 24))
 """Bytes of the collectives that are measured, on slow links the first of them."""

@@ -23,8 +23,8 @@ def recomputed(setting: Setting) -> Setting:
 
 
 def needed_at_least(model: Model, setting: Setting, free: bool) -> float:
-    """The same with any schedule, and with all blocks computed again if that is `free` to choose:
-    before its first backward, every rank holds one micro-batch in all its stages."""
+    """A bound of `needed` for any schedule, and for all blocks computed again if that is `free` to
+    choose: before its first backward, every rank holds one micro-batch in all its stages."""
     once = [((1,) * setting.options.chunks,)] * setting.mesh["pp"]
     ways = [setting, recomputed(setting)] if free else [setting]
     ranks = zip(*(footprints(model, way, once) for way in ways), strict=True)
