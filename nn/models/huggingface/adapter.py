@@ -122,7 +122,7 @@ class Adapter:
         if values.get("quantization_config") is not None:
             raise PretrainedError(
                 f"{folder / CONFIG} has a quantization_config, and quantized weights cannot be "
-                "loaded: take the folder of the model that was quantized"
+                "loaded: take the folder of the original, unquantized model"
             )
         generation = read_generation(folder)
         arrays = FileArrays(self, read_weights(folder), folder)
