@@ -199,11 +199,8 @@ class Training:
         if generation:
             resume = _to_restart(self.folder)
         else:
-            out, resume, anyway = (
-                self.options.out,
-                self.options.resume,
-                self.options.resume_if_saved,
-            )
+            out, resume = self.options.out, self.options.resume
+            anyway = self.options.resume_if_saved
             held = RunFolder(out) if out and (resume or anyway) else RunFolder.new(out, self.name)
             self._held, self.folder = held, held.path
             if anyway and not resume and _to_restart(held.path):
