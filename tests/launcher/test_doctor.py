@@ -4,22 +4,21 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from commands import outcome
 
-from ringlet.launcher.cli import main
 from ringlet.launcher.commands import doctor
 from ringlet.launcher.workers import doctor_worker
 
 
-def outcome(capfd):
-    with pytest.raises(SystemExit) as ended:
-        main(["doctor"])
-    return ended.value.code or 0, capfd.readouterr().out
+def checked(capfd):
+    code, out, _ = outcome(capfd, "doctor")
+    return code, out
 
 
 def test_a_healthy_host(capfd, monkeypatch):
     monkeypatch.delenv("RINGLET_KEY", raising=False)
     monkeypatch.delenv("RINGLET_KEY_FILE", raising=False)
-    code, out = outcome(capfd)
+    code, out = checked(capfd)
     assert code == 0, out
     lines = out.splitlines()
     assert len(lines) == len(doctor.CHECKS)
@@ -40,7 +39,7 @@ def test_what_is_bad_is_told_with_the_remedy(case, capfd, monkeypatch):
     for variable, value in variables.items():
         monkeypatch.setenv(variable, value)
     monkeypatch.setattr(doctor, "CHECKS", {name: doctor.CHECKS[name]})
-    code, out = outcome(capfd)
+    code, out = checked(capfd)
     assert code == 1
     assert out.startswith("bad")
     assert text in out
@@ -73,4 +72,4 @@ def test_a_look_that_breaks_is_a_finding(capfd, monkeypatch):
         raise OSError("no luck")
 
     monkeypatch.setattr(doctor, "CHECKS", {"luck": breaks})
-    assert outcome(capfd) == (1, f"bad   {'luck':<14} OSError: no luck\n")
+    assert checked(capfd) == (1, f"bad   {'luck':<14} OSError: no luck\n")

@@ -9,8 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-
-from ringlet.launcher.cli import main
+from commands import outcome
 
 SCRIPT = """
 import os, time
@@ -37,10 +36,9 @@ def ps(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
 
     def ps():
-        with pytest.raises(SystemExit) as ended:
-            main(["ps"])
-        assert not ended.value.code
-        return capsys.readouterr().out
+        code, out, _ = outcome(capsys, "ps")
+        assert code == 0
+        return out
 
     return ps
 
