@@ -38,7 +38,7 @@ def first_host(nodes: str) -> str:
     rack2n07x."""
     first = re.match(r"(?!-)(?:[^\[\],\s]|\[\d+[\d,-]*\])+", nodes.strip(), re.ASCII)
     if first is None or nodes.strip()[first.end() :][:1] not in ("", ","):
-        raise CommError(f"{nodes!r} is no list of hosts as in n[1-2,05-07]")
+        raise CommError(f"SLURM_STEP_NODELIST: {nodes!r} is no list of hosts as in n[1-2,05-07]")
     return re.sub(r"\[(\d+)[^\]]*\]", r"\1", first[0])
 
 

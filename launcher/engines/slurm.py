@@ -112,7 +112,8 @@ class Slurm:
         waits, _, _ = call("sbatch", "--test-only", given=text)
         there, most = self._hosts()
         if waits and most < job.nodes:
-            raise UserError(f"the job asks for {job.nodes} hosts. {there}")
+            hosts = "1 host" if job.nodes == 1 else f"{job.nodes} hosts"
+            raise UserError(f"the job asks for {hosts}. {there}")
         code, out, error = call("sbatch", "--parsable", given=text)
         if code:
             reason = error.removeprefix("sbatch: error: ").replace("\nsbatch: error:", ";")
