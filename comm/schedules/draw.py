@@ -1,6 +1,6 @@
 """Draw a schedule as text: its rounds in a table. picture.py draws it as a picture."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from ringlet.comm.schedules.prove import Transfer
@@ -62,9 +62,14 @@ def _cell(schedule: Schedule, held: Contributions | None) -> str:
 
 def _ranges(numbers: list[int]) -> str:
     """[0, 1, 2, 5] -> 0-2,5"""
-    runs = groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0])
-    ends = [[number for _, number in run] for _, run in runs]
-    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in ends)
+    ends = ((run[0], run[-1]) for run in runs(numbers))
+    return ",".join(f"{first}-{last}" if first < last else str(first) for first, last in ends)
+
+
+def runs(numbers: Sequence[int]) -> list[list[int]]:
+    """[0, 1, 2, 5] -> [[0, 1, 2], [5]]"""
+    found = groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0])
+    return [[number for _, number in run] for _, run in found]
 
 
 def _legend(schedule: Schedule) -> list[str]:

@@ -3,11 +3,13 @@
 Every rank's slots are cells; a cell has a stripe in the colour of each rank whose value it holds.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby, product
+from typing import NamedTuple
 
 from ringlet.comm.schedules import svg
-from ringlet.comm.schedules.prove import Transfer
+from ringlet.comm.schedules.draw import runs
 from ringlet.comm.schedules.trace import Trace
 
 LABELS, TOP = 74, 128
@@ -71,7 +73,8 @@ def draw_svg(traced: Trace) -> str:
     parts = [
         *svg.headings(f"{schedule.operation}: {schedule.algorithm}".replace("_", "-"), facts),
         *_labels(grid),
-        *(_transfer(transfer, grid) for transfer in traced.transfers),
+        _gradient(grid),
+        *_transfers(traced, grid),
         *_cells(traced, grid),
         *legend,
     ]
@@ -93,80 +96,129 @@ def _labels(grid: _Grid) -> Iterator[str]:
 
 
 def _cells(traced: Trace, grid: _Grid) -> Iterator[str]:
-    for round_, state in enumerate(traced.states):
-        for rank, slots in enumerate(state):
-            for slot, held in enumerate(slots):
-                ranks = None if held is None else sorted({r for r, _ in held})
-                box = (grid.left(rank, slot) + 1, grid.top(round_), grid.cell - 2)
-                finished = traced.finished(round_, rank, slot)
-                yield from _cell(*box, grid.height, ranks, finished)
+    """What slots hold. Cells that stay alike through the same rounds are drawn once and used again,
+    which keeps pictures of many ranks small."""
+    lasting: dict[tuple[int, int], list[_Cell]] = {}
+    for rank, slot in product(range(grid.size), range(grid.slots)):
+        held = [
+            (state[rank][slot], traced.finished(round_, rank, slot))
+            for round_, state in enumerate(traced.states)
+        ]
+        for (value, finished), run in groupby(range(len(held)), key=held.__getitem__):
+            rounds = list(run)
+            ranks = () if value is None else tuple(sorted({r for r, _ in value}))
+            place = grid.left(rank, slot) + 1, grid.top(rounds[0])
+            cell = _Cell(*place, ranks, finished)
+            lasting.setdefault((rounds[0], rounds[-1]), []).append(cell)
+    levels = grid.size if traced.schedule.reduces else 1
+    for (first, last), cells in lasting.items():
+        name = f"r{first}-{last}"
+        yield f'<g id="{name}">'
+        yield from _drawn(cells, grid, levels)
+        yield "</g>"
+        for later in range(1, last - first + 1):
+            yield f'<use href="#{name}" y="{svg.number(later * grid.pitch)}"/>'
 
 
-def _cell(
-    x: float, y: float, width: float, height: float, ranks: list[int] | None, finished: bool
-) -> Iterator[str]:
-    """A stripe for each rank; None: an empty cell."""
-    across = f'x="{svg.number(x)}" width="{svg.number(width)}"'
-    frame = f'<rect {across} y="{svg.number(y)}" height="{svg.number(height)}"'
-    if ranks is None:
-        yield f'{frame} fill="{svg.EMPTY}" stroke="{svg.FAINT}"/>'
-        return
-    stripe = height / len(ranks)
-    for i, rank in enumerate(ranks):
-        yield (
-            f'<rect {across} y="{svg.number(y + i * stripe)}" height="{svg.number(stripe)}" '
-            f'fill="{svg.colour(rank)}" shape-rendering="crispEdges"/>'
-        )
+class _Cell(NamedTuple):
+    """Where a cell begins, and of whose values it holds a part; none: it is empty."""
+
+    x: float
+    y: float
+    ranks: tuple[int, ...]
+    finished: bool
+
+
+def _drawn(cells: Sequence[_Cell], grid: _Grid, levels: int) -> Iterator[str]:
+    """Boxes, filled in the colour of the rank that they hold. Each of several `levels` is a rank's,
+    so that its place tells what its colour does: runs of them are cut out of one gradient."""
+    width, filled = svg.number(grid.cell - 2), dict[str, list[str]]()
+
+    def box(x: float, y: float, height: float) -> str:
+        return f"M{svg.point(x, y)}h{width}v{svg.number(height)}h-{width}z"
+
+    frames = [box(x, y, grid.height) for x, y, _, _ in cells]
+    yield f'<path d="{"".join(frames)}" fill="{svg.EMPTY}" stroke="{svg.FAINT}"/>'
+    for x, y, ranks, _ in cells:
+        if levels == 1:
+            for rank in ranks:
+                filled.setdefault(svg.colour(rank), []).append(box(x, y, grid.height))
+        else:
+            for run in runs(ranks):
+                first, count = grid.height * run[0] / levels, grid.height * len(run) / levels
+                filled.setdefault("url(#ranks)", []).append(box(x, y + first, count))
+    for paint, paths in filled.items():
+        yield f'<path d="{"".join(paths)}" fill="{paint}" shape-rendering="crispEdges"/>'
+    finished = "".join(frame for frame, cell in zip(frames, cells, strict=True) if cell.finished)
     if finished:
-        thick = 1.8 if width > 10 else 1.2
-        yield f'{frame} fill="none" stroke="{svg.INK}" stroke-width="{thick}"/>'
+        thick = f'stroke-width="{1.8 if grid.cell > 12 else 1.2}"'
+        yield f'<path d="{finished}" fill="none" stroke="{svg.INK}" {thick}/>'
 
 
-def _transfer(transfer: Transfer, grid: _Grid) -> str:
-    return _arrow(
-        grid.middle(transfer.sender, transfer.source),
-        grid.top(transfer.round - 1) + grid.height + 3,
-        grid.middle(transfer.receiver, transfer.slot),
-        grid.top(transfer.round) - 3,
-        svg.colour(transfer.sender),
-        transfer.combined,
+def _gradient(grid: _Grid) -> str:
+    """The ranks' colours below each other, as high as a cell, again in every round."""
+    stops = "".join(
+        f'<stop offset="{(rank + end) * grid.height / grid.size / grid.pitch:.5g}" '
+        f'stop-color="{svg.colour(rank)}"/>'
+        for rank in range(grid.size)
+        for end in (0, 1)
     )
+    place = f'x1="0" x2="0" y1="{TOP}" y2="{svg.number(TOP + grid.pitch)}"'
+    kind = f'gradientUnits="userSpaceOnUse" spreadMethod="repeat" {place}'
+    return f'<linearGradient id="ranks" {kind}>{stops}</linearGradient>'
 
 
-def _arrow(x: float, y: float, to_x: float, to_y: float, paint: str, combined: bool) -> str:
-    """A curve that leaves and arrives vertically, and its head."""
-    neck = to_y - 6
-    bend = (neck - y) * 0.6
-    curve = f"M{svg.point(x, y)}C{svg.point(x, y + bend)} {svg.point(to_x, neck - bend)}"
+def _transfers(traced: Trace, grid: _Grid) -> Iterator[str]:
+    """Arrows from slot to slot; all of a colour and kind are two paths."""
+    arrows: dict[tuple[int, bool], list[tuple[float, float, float, float]]] = {}
+    for each in traced.transfers:
+        start = grid.middle(each.sender, each.source), grid.top(each.round - 1) + grid.height + 3
+        end = grid.middle(each.receiver, each.slot), grid.top(each.round) - 3
+        arrows.setdefault((each.sender, each.combined), []).append((*start, *end))
+    for (sender, combined), ends in arrows.items():
+        yield from _arrows(ends, svg.colour(sender), combined)
+
+
+def _arrows(
+    ends: Iterable[tuple[float, float, float, float]], paint: str, combined: bool
+) -> Iterator[str]:
+    """Curves that leave and arrive vertically, and their heads."""
+    curves, heads = [], []
+    for x, y, to_x, to_y in ends:
+        neck = to_y - 6
+        bend = (neck - y) * 0.6
+        curve = f"M{svg.point(x, y)}C{svg.point(x, y + bend)} {svg.point(to_x, neck - bend)}"
+        curves.append(f"{curve} {svg.point(to_x, neck)}")
+        heads.append(f"M{svg.point(to_x - 3.5, neck)}h7l-3.5 6.5z")
     dash = "" if combined else ' stroke-dasharray="4 3"'
-    return (
-        f'<path d="{curve} {svg.point(to_x, neck)}" fill="none" stroke="{paint}" '
-        f'stroke-width="1.6"{dash}/>'
-        f'<path d="M{svg.point(to_x - 3.5, neck)}h7l-3.5 6.5z" fill="{paint}"/>'
-    )
+    yield f'<path d="{"".join(curves)}" fill="none" stroke="{paint}" stroke-width="1.6"{dash}/>'
+    yield f'<path d="{"".join(heads)}" fill="{paint}"/>'
 
 
 def _legend(grid: _Grid, reduces: bool) -> tuple[list[str], float]:
     """What the signs mean, in as many lines as it needs; and where the last one ends."""
-    two = [0, 1] if reduces else None
+    both, levels = ((0, 1), grid.size) if reduces else ((), 1)
+    everyone = tuple(range(levels))
     # (meaning, ranks of a cell, whether it is finished, or whether an arrow combines)
-    signs: list[tuple[str, list[int] | None, bool, bool | None]] = [
-        ("from one rank", [0], False, None),
-        ("from two, combined" if reduces else "nothing yet", two, False, None),
-        ("as promised", two or [0], True, None),
-        *([("is combined with the slot", None, False, True)] if reduces else []),
-        ("replaces the slot", None, False, False),
+    signs: list[tuple[str, tuple[int, ...], bool, bool | None]] = [
+        ("from rank 0", (0,), False, None),
+        ("from ranks 0 and 1, combined" if reduces else "nothing yet", both, False, None),
+        ("as promised", everyone, True, None),
+        *([("is combined with the slot", (), False, True)] if reduces else []),
+        ("replaces the slot", (), False, False),
     ]
     lines: list[str] = []
     x, y = float(svg.MARGIN), grid.top(grid.rounds) + grid.height + 34
     for words, ranks, finished, combined in signs:
-        width = 34 + 6.7 * len(words)
+        sign = max(24.0, grid.cell)
+        width = sign + 10 + 6.7 * len(words)
         if x > svg.MARGIN and x + width > grid.width - svg.MARGIN:
-            x, y = float(svg.MARGIN), y + 36
-        if combined is None:
-            lines += _cell(x, y, 22, 26, ranks, finished)
+            x, y = float(svg.MARGIN), y + grid.height + 10
+        if combined is None:  # where the gradient begins, moved here
+            lines.append(f'<g transform="translate({svg.point(x, y - TOP)})">')
+            lines += [*_drawn([_Cell(0, TOP, ranks, finished)], grid, levels), "</g>"]
         else:
-            lines.append(_arrow(x + 11, y - 3, x + 11, y + 28, svg.SOFT, combined))
-        lines.append(svg.text(x + 32, y + 18, words, size=12, fill=svg.SOFT))
+            lines += _arrows([(x + 11, y - 3, x + 11, y + 28)], svg.SOFT, combined)
+        lines.append(svg.text(x + sign + 8, y + 18, words, size=12, fill=svg.SOFT))
         x += width + 22
-    return lines, y + 28
+    return lines, y + grid.height + 2

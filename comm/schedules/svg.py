@@ -4,12 +4,17 @@ The text of an SVG file is built by hand: it depends on nothing, and is the same
 """
 
 from collections.abc import Iterable
+from colorsys import hls_to_rgb
 from xml.sax.saxutils import escape
 
 PALETTE = (
     "#3f6fd8", "#f07f1e", "#35a35a", "#d93a6a", "#8a5bd1", "#11a3ad", "#a0694a", "#c79a00",
 )  # fmt: skip
-INK, SOFT, FAINT, EMPTY = "#1c2330", "#667085", "#d5dae3", "#f7f8fa"
+INK, SOFT, FAINT, EMPTY, PAPER = "#1c2330", "#5f697d", "#d5dae3", "#f7f8fa", "#ffffff"
+DARK = {INK: "#e9ecf1", SOFT: "#a3adbd", FAINT: "#3d4655", EMPTY: "#20262f", PAPER: "#14181f"}
+"""What takes the place of a colour on a dark page; a viewer that knows no media query shows the
+light picture."""
+
 FONT = "system-ui, 'Segoe UI', 'DejaVu Sans', Helvetica, Arial, sans-serif"
 MARGIN = 28
 
@@ -18,7 +23,12 @@ def colour(rank: int) -> str:
     """Each of the first eight ranks has its own; further ones go round the colour circle."""
     if rank < len(PALETTE):
         return PALETTE[rank]
-    return f"hsl({round(rank * 137.508) % 360}, {50 + rank % 3 * 12}%, {42 + rank % 2 * 12}%)"
+    hue, light, saturation = (
+        rank * 137.508 % 360 / 360,
+        0.42 + rank % 2 * 0.12,
+        0.5 + rank % 3 * 0.12,
+    )
+    return "#" + "".join(f"{round(255 * part):02x}" for part in hls_to_rgb(hue, light, saturation))
 
 
 def document(title: str, width: float, height: float, parts: Iterable[str]) -> str:
@@ -28,11 +38,28 @@ def document(title: str, width: float, height: float, parts: Iterable[str]) -> s
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{w}" height="{h}" '
         f'viewBox="0 0 {w} {h}" font-family="{FONT}">',
         f"<title>{escape(title)}</title>",
-        f'<rect width="{w}" height="{h}" fill="#ffffff"/>',
+        f"<style>@media(prefers-color-scheme:dark){{{_dark()}}}</style>",
+        f'<rect width="{w}" height="{h}" fill="{PAPER}"/>',
         *parts,
         "</svg>",
     )
     return "\n".join(lines) + "\n"
+
+
+def _dark() -> str:
+    """Rules that repaint what is painted in a colour of DARK."""
+    return "".join(
+        f'[{what}="{light}"]{{{what}:{dark}}}'
+        for light, dark in DARK.items()
+        for what in ("fill", "stroke")
+    )
+
+
+def ink_on(colour: str) -> str:
+    """Black or white, whichever is easier to read on a colour #rrggbb, on any page."""
+    red, green, blue = (int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5))
+    luminance = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2  # as in WCAG 2
+    return "black" if (luminance + 0.05) ** 2 > 0.05 * 1.05 else "white"
 
 
 def headings(title: str, facts: Iterable[str]) -> tuple[str, str]:

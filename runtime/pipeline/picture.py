@@ -106,11 +106,10 @@ def _blocks(chart: _GanttChart) -> Iterator[str]:
             paleness = 0.6 * chunk / max(1, chart.schedule.chunks - 1)
             box = f'x="{svg.number(x)}" y="{svg.number(y)}" width="{svg.number(width)}"'
             fill, label = _pale(COLOURS[action.kind], paleness), str(action.micro_batch)
-            yield f'<rect {box} height="{ROW}" fill="{fill}" stroke="#ffffff"/>'
+            yield f'<rect {box} height="{ROW}" fill="{fill}" stroke="{svg.PAPER}"/>'
             if width >= 4 + 7 * len(label):
-                ink = svg.INK if paleness > 0.35 else "#ffffff"
                 middle = x + width / 2, y + ROW / 2 + 4.5
-                yield svg.text(*middle, label, size=12, fill=ink, at="middle")
+                yield svg.text(*middle, label, size=12, fill=svg.ink_on(fill), at="middle")
 
 
 def _messages(chart: _GanttChart, costs: Costs) -> Iterator[str]:

@@ -1,11 +1,13 @@
 """Drawings: what they say, that they are always the same, and that an XML reader takes them."""
 
+import re
 from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
 
 from ringlet.comm import ScheduleError
+from ringlet.comm.schedules import svg
 from ringlet.comm.schedules.algorithms import ALGORITHMS, schedule
 from ringlet.comm.schedules.draw import draw_text
 from ringlet.comm.schedules.picture import draw_svg
@@ -88,9 +90,9 @@ def test_a_trace_ends_with_what_was_promised(operation, algorithm):
 def test_a_picture_is_well_formed_and_always_the_same(operation, algorithm):
     for size, segments in [(1, 1), (2, 3), (4, 1), (8, 1), (11, 1)]:
         collective = schedule(operation, algorithm, size)
-        svg = draw_svg(trace(collective, segments))
-        assert svg == draw_svg(trace(schedule(operation, algorithm, size), segments))
-        root = ElementTree.fromstring(svg)
+        drawn = draw_svg(trace(collective, segments))
+        assert drawn == draw_svg(trace(schedule(operation, algorithm, size), segments))
+        root = ElementTree.fromstring(drawn)
         assert root.tag == f"{SVG}svg"
         assert root.find(f"{SVG}title").text == str(collective)
         words = [text.text for text in root.iter(f"{SVG}text")]
@@ -98,25 +100,28 @@ def test_a_picture_is_well_formed_and_always_the_same(operation, algorithm):
         assert [word for word in words if word.startswith("rank")] == [
             f"rank {rank}" for rank in range(size)
         ]
-        assert "nan" not in svg
+        assert "nan" not in drawn
         check_arrows(root, trace(collective, segments))
         check_inside(root)
 
 
 def check_arrows(root, followed):
-    curves = [path for path in root.iter(f"{SVG}path") if path.get("fill") == "none"]
-    drawn = curves[: len(followed.transfers)]  # those of the legend come last
-    assert len(curves) - len(drawn) in (1, 2)
-    dashed = [path.get("stroke-dasharray") is not None for path in drawn]
-    assert dashed == [not transfer.combined for transfer in followed.transfers]
+    curves = [path for path in root.iter(f"{SVG}path") if "C" in path.get("d")]
+    legend = 2 if followed.schedule.reduces else 1  # which comes last
+    drawn = curves[:-legend]
+    for dashed in (False, True):
+        of_kind = [path for path in drawn if (path.get("stroke-dasharray") is not None) == dashed]
+        count = sum(transfer.combined != dashed for transfer in followed.transfers)
+        assert sum(path.get("d").count("C") for path in of_kind) == count
 
 
 def check_inside(root):
     """Nothing sticks out, and the ranks' names do not touch."""
     width, height = float(root.get("width")), float(root.get("height"))
-    for box in root.iter(f"{SVG}rect"):
-        assert float(box.get("x", 0)) + float(box.get("width")) <= width
-        assert float(box.get("y", 0)) + float(box.get("height")) <= height
+    for path in root.iter(f"{SVG}path"):
+        for x, y, wide, high in re.findall(r"M(\S+) (\S+)h([\d.]+)v([\d.]+)h-", path.get("d")):
+            assert float(x) + float(wide) <= width
+            assert float(y) + float(high) <= height
     names = [text for text in root.iter(f"{SVG}text") if text.text.startswith("rank")]
     middles = [float(name.get("x")) for name in names]
     assert all(b - a >= 36 for a, b in pairwise(middles))
@@ -130,8 +135,20 @@ def check_inside(root):
 def test_every_rank_has_a_colour_of_its_own():
     for size in (2, 8, 16):
         root = ElementTree.fromstring(draw_svg(trace(schedule("barrier", "dissemination", size))))
-        boxes = [box for box in root.iter(f"{SVG}rect") if box.get("shape-rendering")]
-        assert len({box.get("fill") for box in boxes[:size]}) == size
+        assert len({stop.get("stop-color") for stop in root.iter(f"{SVG}stop")}) == size
+
+
+def test_pictures_of_16_ranks_are_small():
+    """The largest: more than 25 MB if every cell were drawn in every round."""
+    drawn = draw_svg(trace(schedule("all_reduce", "bidirectional_ring", 16)))
+    assert len(drawn) < 300_000
+
+
+def test_a_dark_page_gets_a_dark_picture():
+    drawn = draw_svg(trace(schedule("all_reduce", "ring", 2)))
+    for light, dark in svg.DARK.items():
+        assert f'="{light}"' in drawn
+        assert f'[fill="{light}"]{{fill:{dark}}}' in drawn
 
 
 def test_names_are_escaped():
