@@ -25,6 +25,7 @@ COMMANDS = {
     "plan": "plan.command:plan",
     "simulate": "plan.simulate:simulate",
     "generate": "generate:generate",
+    "data": "data.group:data",
     "export": "export:export",
     "bench": "bench:bench",
     "calibrate": "calibrate:calibrate",

@@ -1,7 +1,8 @@
 """Models on many processes: meshes and every kind of parallelism, trainer, checkpoints, planning.
 
 Each part knows only those before it: mesh, device_collectives; compression; pipeline; options,
-rules; tensor, context; expert; sharding; data; checkpoint; assembly, parallel; training; planning.
+rules; tensor, context; expert; sharding; data; checkpoint; assembly, parallel; text; training;
+planning.
 To see how they work together, begin with parallel.py, then follow what interests you.
 """
 

@@ -19,7 +19,7 @@ from ringlet.nn.models import generate
 from ringlet.runtime.checkpoint.checkpoint import verify_checkpoint
 from ringlet.runtime.training.checks import check_same_data, check_shared
 from ringlet.runtime.training.config import check_config
-from ringlet.runtime.training.corpus import load_corpus, token_bytes
+from ringlet.runtime.training.corpus import first_token, load_corpus, token_bytes
 from ringlet.runtime.training.export import load_model
 from ringlet.runtime.training.trainer import Trainer
 
@@ -32,7 +32,9 @@ def work(task: dict[str, Any], report: Callable[[Notice], None]) -> None:
     config = check_config(task["config"])
     if config.device == "cuda":
         use("cupy", int(os.environ.get("LOCAL_RANK", "0")))
-    corpus = load_corpus(config.data, config.block_size, config.vocab_size or None)
+    corpus = load_corpus(
+        config.data, config.block_size, config.vocab_size or None, config.tokenizer
+    )
     os.environ.update(task["variables"])
     world = comm.init()
     folder = Path(task["folder"]) if task["folder"] else None
@@ -63,10 +65,10 @@ def work(task: dict[str, Any], report: Callable[[Notice], None]) -> None:
 
 
 def sample(trainer: Trainer, length: int) -> str:
-    """What the saved model writes after a newline (or the validation text's first token)."""
+    """What the saved model writes at a text's beginning."""
     corpus = trainer.corpus
     assert trainer.checkpoint is not None
-    first = ord("\n") if corpus.as_bytes else int(corpus.validation[0])
+    first = first_token(corpus)
     ids = generate(
         load_model(verify_checkpoint(trainer.checkpoint)),
         np.array([[first]]),

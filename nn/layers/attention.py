@@ -8,6 +8,7 @@ import numpy as np
 
 from ringlet.nn import functional as F
 from ringlet.nn.autograd.conversion import array_of, mask_array
+from ringlet.nn.autograd.operations.attention_scores import KeyMask
 from ringlet.nn.autograd.tensor import Tensor
 from ringlet.nn.backend import Array, asarray, xp
 from ringlet.nn.layers.basic import Dropout, Linear, unset
@@ -198,7 +199,7 @@ class PackedAttention(Module):
     def __init__(self, heads: int) -> None:
         self.heads = heads
 
-    def forward(self, qkv: Tensor, mask: Array | None = None) -> Tensor:
+    def forward(self, qkv: Tensor, mask: KeyMask = None) -> Tensor:
         """The mask is that of functional.packed_self_attention."""
         return F.packed_self_attention(qkv, self.heads, attn_mask=mask)
 
@@ -222,7 +223,7 @@ class CausalSelfAttention(Module):
         self.resid_dropout = Dropout(dropout)
 
     def forward(
-        self, x: Tensor, cache: KeyValueCache | None = None, mask: Array | None = None
+        self, x: Tensor, cache: KeyValueCache | None = None, mask: KeyMask = None
     ) -> Tensor:
         """With a cache, x attends to its positions too, and is added to it. The bool mask
         (B, 1, 1, S) is true for the keys to attend to, those of the cache first."""
@@ -230,7 +231,7 @@ class CausalSelfAttention(Module):
         y = self.attend(qkv, mask) if cache is None else self._attend_cached(qkv, cache, mask)
         return self.resid_dropout(self.c_proj(y))
 
-    def _attend_cached(self, qkv: Tensor, cache: KeyValueCache, mask: Array | None) -> Tensor:
+    def _attend_cached(self, qkv: Tensor, cache: KeyValueCache, mask: KeyMask) -> Tensor:
         batch, length, width = qkv.shape
         heads = qkv.data.reshape(batch, length, 3, self.attend.heads, -1)
         q, k, v = heads.transpose(2, 0, 3, 1, 4)  # each (B, H, T, D)

@@ -6,6 +6,7 @@ import numpy as np
 
 from ringlet.nn import functional as F
 from ringlet.nn.autograd.conversion import array_of, host_array
+from ringlet.nn.autograd.operations.attention_scores import FirstKeys, KeyMask
 from ringlet.nn.autograd.tensor import Tensor
 from ringlet.nn.backend import Array, asarray
 from ringlet.nn.layers.cache import KeyValueCache
@@ -59,7 +60,7 @@ class HeadsAttention(Module):
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        mask: Tensor | Array | None = None,
+        mask: Tensor | Array | FirstKeys | None = None,
         rotation: Rotation | None = None,
         cache: KeyValueCache | None = None,
     ) -> Tensor:
@@ -118,14 +119,21 @@ def key_mask(attention_mask: Any) -> Array | None:
     return asarray(seen)
 
 
-def padded(positions: Array, attention_mask: Any) -> tuple[Array, Array | None]:
+def padded(
+    positions: Array, attention_mask: Any = None, documents: Any = None
+) -> tuple[Array, KeyMask]:
     """For a causal model: each row's own positions, and the keys to attend to.
 
     `positions` (T,) are the columns' in a batch whose `attention_mask` (B, S) is 0 for padding, and
     which ends with the last of them. A row's positions count its own tokens: (B, T), and the mask
-    is (B, 1, 1, S); without padding they are `positions` and None. Raises ValueError for a mask of
-    another shape.
+    is (B, 1, 1, S); without padding they are `positions` and None.
+
+    Or rows hold several texts: `documents` (B, S) has a number for each position, the same within a
+    text and another in the next one. Each text has positions of its own, from 0 on, and attends to
+    itself alone. Raises ValueError for a mask or numbers of another shape, and for both.
     """
+    if documents is not None:
+        return _packed(positions, attention_mask, host_array(documents))
     if attention_mask is None:
         return positions, None
     seen, end = host_array(attention_mask) != 0, int(positions.max(initial=-1)) + 1
@@ -138,3 +146,17 @@ def padded(positions: Array, attention_mask: Any) -> tuple[Array, Array | None]:
         return positions, None
     own = np.maximum(np.cumsum(seen, axis=1) - 1, 0)
     return own[:, positions], key_mask(seen)
+
+
+def _packed(positions: Array, attention_mask: Any, documents: Array) -> tuple[Array, FirstKeys]:
+    """Each text's own positions (B, T), and the first keys of the whole rows, of which `positions`
+    may be a part (with context parallelism)."""
+    end = int(positions.max(initial=-1)) + 1
+    if attention_mask is not None:
+        raise ValueError("rows are packed with documents, or padded with an attention_mask")
+    if documents.ndim != 2 or documents.shape[1] < end:
+        raise ValueError(f"documents of shape {documents.shape} for rows of {end} positions")
+    places = np.arange(documents.shape[1])
+    begins = np.diff(documents, axis=1, prepend=documents[:, :1]) != 0
+    first = np.maximum.accumulate(np.where(begins, places, 0), axis=1)
+    return positions - first[:, positions], FirstKeys(first)

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from ringlet.nn.autograd.operations.attention_scores import FirstKeys, KeyMask
 from ringlet.nn.autograd.tensor import Tensor
 from ringlet.nn.backend import Array
 from ringlet.nn.containers import ModuleDict, ModuleList
@@ -73,7 +74,7 @@ class GPTBlock(Module):
         self.mlp = make_mlp(config)
 
     def forward(
-        self, x: Tensor, mask: Array | None = None, cache: KeyValueCache | None = None
+        self, x: Tensor, mask: KeyMask = None, cache: KeyValueCache | None = None
     ) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         x = x + self.attn(self.ln_1(x), cache, mask)
@@ -100,19 +101,19 @@ class GPT(LanguageModel):
         if config.tie_word_embeddings:
             self.lm_head.weight = self.transformer.wte.weight
 
-    def embed(self, ids: Array, positions: Array, attention_mask: Any = None) -> Tensor:
+    def embed(self, ids: Array, positions: Array, **rows: Any) -> Tensor:
         """Ids (B, T) at positions (T,) of their contexts -> (B, T, C)."""
-        own, _ = padded(positions, attention_mask)
+        own, _ = padded(positions, **rows)
         self.check_length(own)
         parts = self.transformer
         return parts.drop(parts.wte(ids) + parts.wpe(own))
 
-    def for_blocks(
-        self, ids: Array, positions: Array, attention_mask: Any = None
-    ) -> tuple[Array | None]:
-        """The keys to attend to: where `attention_mask` (B, S) is not 0."""
-        _, mask = padded(positions, attention_mask)
-        if mask is not None and self.config.n_expert and self.training:
+    def for_blocks(self, ids: Array, positions: Array, **rows: Any) -> tuple[KeyMask]:
+        """The keys to attend to: where an `attention_mask` (B, S) is not 0, or within `documents`
+        (B, T), numbers of the texts that rows are packed with."""
+        _, mask = padded(positions, **rows)
+        padding = mask is not None and not isinstance(mask, FirstKeys)
+        if padding and self.config.n_expert and self.training:
             raise ValueError(
                 "padding would take the experts' capacity and their balance loss: train a mixture "
                 "of experts without an attention_mask, on batches of one length"

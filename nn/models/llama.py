@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ringlet.nn import functional as F
+from ringlet.nn.autograd.operations.attention_scores import KeyMask
 from ringlet.nn.autograd.tensor import Tensor
 from ringlet.nn.backend import Array
 from ringlet.nn.containers import ModuleDict, ModuleList
@@ -98,7 +99,7 @@ class LlamaAttention(Module):
         self.qk_norm = config.qk_norm
 
     def forward(
-        self, x: Tensor, rotation: Rotation, mask: Array | None, cache: KeyValueCache | None
+        self, x: Tensor, rotation: Rotation, mask: KeyMask, cache: KeyValueCache | None
     ) -> Tensor:
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
         if self.qk_norm:
@@ -141,7 +142,7 @@ class LlamaBlock(Module):
         self,
         x: Tensor,
         rotation: Rotation,
-        mask: Array | None = None,
+        mask: KeyMask = None,
         cache: KeyValueCache | None = None,
     ) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
@@ -169,21 +170,20 @@ class Llama(LanguageModel):
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
 
-    def embed(self, ids: Array, positions: Array, attention_mask: Any = None) -> Tensor:
+    def embed(self, ids: Array, positions: Array, **rows: Any) -> Tensor:
         """Ids (B, T) -> (B, T, C)."""
-        self.check_length(padded(positions, attention_mask)[0])
+        self.check_length(padded(positions, **rows)[0])
         return self.model.embed_tokens(ids)
 
-    def for_blocks(
-        self, ids: Array, positions: Array, attention_mask: Any = None
-    ) -> tuple[Rotation, Array | None]:
-        """Cosines and sines of the positions' angles, and the keys to attend to: where
-        `attention_mask` (B, S) is not 0."""
+    def for_blocks(self, ids: Array, positions: Array, **rows: Any) -> tuple[Rotation, KeyMask]:
+        """Cosines and sines of the positions' angles, and the keys to attend to: where an
+        `attention_mask` (B, S) is not 0, or within `documents` (B, T), numbers of the texts that
+        rows are packed with."""
         rotary = self.model.rotary_emb
         every = isinstance(rotary, DynamicRotaryEmbedding)
         if every:
             positions = np.arange(int(positions.max(initial=-1)) + 1)
-        own, mask = padded(positions, attention_mask)
+        own, mask = padded(positions, **rows)
         by_head = own if own.ndim == 1 else own[:, None]
         cos, sin = rotary.tables(by_head, own.shape[-1], np.dtype(np.float32))
         return Rotation(cos, sin, every), mask

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ringlet.nn.autograd.operations.attention_scores import CAUSAL, PLAIN, GemmOperand, Scores
+from ringlet.nn.autograd.operations.attention_scores import GemmOperand, Masks, Scores
 from ringlet.nn.autograd.operations.tiled_attention import AttentionBlock, tiles_of
 from ringlet.nn.autograd.operations.tiled_attention import attend_backward as attend_backward_to_all
 from ringlet.nn.autograd.tensor import Array
@@ -36,13 +36,12 @@ class Seen(NamedTuple):
         return Seen(*(array[chunk] for array in self))
 
 
-def attend(q: Array, kv: Array, seen: Seen, causal: bool) -> None:
+def attend(q: Array, kv: Array, seen: Seen, masks: Masks) -> None:
     """Let queries (B, H, R, D) see keys and values (2, B, G, K, D); adds to `seen`.
 
     Each of the G heads of keys serves H / G heads of queries. In the end the attention is
     out / total. Causal: query i sees the keys up to i.
     """
-    masks = CAUSAL if causal else PLAIN
     scores, tiled = Scores(q, kv[0], masks), tiles_of(q, kv[0], masks)
     values = GemmOperand(kv[1], q.shape[2], transposed=False)
     spare = xp.empty(scores.room(itertools.chain.from_iterable(tiled)), q.dtype)
@@ -67,13 +66,13 @@ def attend_backward(
     seen: Seen,
     grad: Array,
     gradients: tuple[Array, Array],
-    causal: bool,
+    masks: Masks,
 ) -> None:
     """Add what comes from these keys to the gradients of the queries, and of keys and values.
 
     `out` is the attention over all keys, and `grad` its gradient.
     """
-    masks, (to_q, to_kv) = CAUSAL if causal else PLAIN, gradients
+    to_q, to_kv = gradients
     blocks = []
     for tiles in tiles_of(q, kv[0], masks):
         _, shift, total = (array[tiles[0].rows] for array in seen)

@@ -1,15 +1,22 @@
 """Ring attention: attention over a sequence sharded over ranks; see context_parallel.py."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from ringlet.comm import Group
 from ringlet.nn import Module, Operation, Tensor
 from ringlet.nn.autograd.deferred import Gradient
+from ringlet.nn.autograd.operations.attention_scores import FirstKeys, KeyMask, Masks
 from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import xp
 from ringlet.nn.models.attention import HeadsAttention
 from ringlet.runtime.context.blockwise_attention import Seen, attend, attend_backward
-from ringlet.runtime.context.context_parallel import PartialSums, chunk_pairs, travel
+from ringlet.runtime.context.context_parallel import (
+    LATE,
+    PartialSums,
+    chunk_pairs,
+    travel,
+)
 
 
 class _Ring(Operation):
@@ -27,13 +34,15 @@ class _Ring(Operation):
     """
 
     group: Group
+    first: Array | None = None
+    """(B, T): the first key of each query of the whole sequence, if texts are packed."""
 
     def _attend(self, q: Array, own: Array, out: Array) -> None:
         """Write to `out`, an array like `q`."""
         self.seen = Seen.nothing(out)
         for owner, block in travel(self.group, own):
-            for queries, keys, diagonal in chunk_pairs(self.group.rank, owner):
-                attend(q[queries], block[keys], self.seen.of(queries), diagonal)
+            for queries, keys, masks in self._pairs(owner, q.shape[3]):
+                attend(q[queries], block[keys], self.seen.of(queries), masks)
         out /= self.seen.total
 
     def _attend_backward(
@@ -44,14 +53,27 @@ class _Ring(Operation):
         sums = PartialSums(self.group, own.shape, own.dtype)
         for owner, block in travel(self.group, own):
             share = to_own if owner == rank else sums.begin(owner)
-            for queries, keys, diagonal in chunk_pairs(rank, owner):
+            for queries, keys, masks in self._pairs(owner, q.shape[3]):
                 arrays = q[queries], block[keys], out[queries]
                 gradients = to_q[queries], share[keys]
                 seen = self.seen.of(queries)
-                attend_backward(*arrays, seen, grad[queries], gradients, diagonal)
+                attend_backward(*arrays, seen, grad[queries], gradients, masks)
             if owner != rank:
                 sums.send(owner, share)
         sums.collect(to_own)
+
+    def _pairs(self, owner: int, length: int) -> Iterator[tuple[int, int, Masks]]:
+        """The pairs of chunks of this `length` that have something to compute, and their masks."""
+        rank, last = self.group.rank, 2 * self.group.size - 1
+        for queries, keys, diagonal in chunk_pairs(rank, owner):
+            first = None
+            if self.first is not None:
+                start = length * (last - rank if queries == LATE else rank)
+                before = length * (last - owner if keys == LATE else owner)
+                first = (self.first[:, start : start + length] - before).clip(0, length)
+                if first.size and first.min() == length:
+                    continue
+            yield queries, keys, Masks(diagonal, first=first)
 
     def _check(self, length: int) -> None:
         if length % 2:
@@ -71,8 +93,8 @@ class RingAttention(_Ring):
     Raises ValueError if the last axis is not 3 heads' widths, or T / n is odd.
     """
 
-    def __init__(self, group: Group, heads: int) -> None:
-        self.group, self.heads = group, heads
+    def __init__(self, group: Group, heads: int, first: Array | None = None) -> None:
+        self.group, self.heads, self.first = group, heads, first
 
     def forward(self, packed: Array) -> Array:
         self.packed = packed
@@ -107,8 +129,8 @@ class GroupedRingAttention(_Ring):
     `nn.functional.scaled_dot_product_attention` with `enable_gqa`; only G heads travel.
     """
 
-    def __init__(self, group: Group) -> None:
-        self.group = group
+    def __init__(self, group: Group, first: Array | None = None) -> None:
+        self.group, self.first = group, first
 
     def forward(self, q: Array, k: Array, v: Array) -> Array:
         if q.shape[1] % k.shape[1]:
@@ -133,9 +155,13 @@ def _halves(x: Array) -> Array:
     return x.reshape(batch, heads, 2, length // 2, width).transpose(2, 0, 1, 3, 4)
 
 
-def _refuse(mask: Any) -> None:
+def _first(mask: Any) -> Array | None:
+    """The first keys, which are those of the whole sequence; no other mask is possible."""
+    if isinstance(mask, FirstKeys):
+        return mask.first
     if mask is not None:
         raise ValueError("ring attention has no mask: pad at the end, where no query looks")
+    return None
 
 
 class RingSelfAttention(Module):
@@ -144,9 +170,8 @@ class RingSelfAttention(Module):
     def __init__(self, group: Group, heads: int) -> None:
         self.group, self.heads = group, heads
 
-    def forward(self, qkv: Tensor, mask: Array | None = None) -> Tensor:
-        _refuse(mask)
-        return RingAttention(self.group, self.heads)(qkv)
+    def forward(self, qkv: Tensor, mask: KeyMask = None) -> Tensor:
+        return RingAttention(self.group, self.heads, _first(mask))(qkv)
 
     def extra_repr(self) -> str:
         return f"heads={self.heads}, ranks={self.group.size}"
@@ -161,8 +186,7 @@ class RingHeadsAttention(HeadsAttention):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Any, causal: bool) -> Tensor:
         """(B, H, T / n, D), (B, G, T / n, D) twice -> (B, T / n, H * D)."""
-        _refuse(mask)
-        return self._merge_heads(GroupedRingAttention(self.group)(q, k, v))
+        return self._merge_heads(GroupedRingAttention(self.group, _first(mask))(q, k, v))
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, ranks={self.group.size}"

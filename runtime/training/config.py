@@ -40,9 +40,15 @@ class TrainConfig:
 
     data: str = _data(
         "pydoc",
-        "File to train on: nanoGPT's .bin (uint16 token ids), or any other, read as bytes; pydoc "
-        "is the text of Python's documentation.",
+        "Text to train on: a folder of `ringlet data build`, or several with weights, as in "
+        "a=3,b=1; nanoGPT's .bin (uint16 token ids); or any file, read as bytes. pydoc is the text "
+        "of Python's documentation.",
     )
+    tokenizer: str = _data(
+        "",
+        "File tokenizer.json that makes tokens of the text in --data; they are kept for next time.",
+    )
+    pack: bool = _data(False, "Let tokens attend to their own document alone.")
     device: str = _workers("cpu", "cpu, or cuda: one GPU for each worker, through CuPy.")
     steps: int = _optimization(2000, "Total number of optimizer steps.")
     batch_size: int = _data(12, "Sequences in each step, over all workers and micro-batches.")

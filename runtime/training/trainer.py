@@ -24,7 +24,8 @@ from ringlet.runtime.training.checks import NonFinite, all_finite, blame
 from ringlet.runtime.training.config import TrainConfig
 from ringlet.runtime.training.corpus import (
     Corpus,
-    training_batch,
+    Sampler,
+    packing,
     validation_offsets,
     windows,
 )
@@ -95,6 +96,8 @@ class Trainer:
         # Replicas that train on their own scale the loss for their own part of the batch.
         self._replicas = self.mesh.size("dp") if config.local_steps > 1 else 1
         self._first, self._count = share(config.batch_size, self._ranks, self._rank)
+        self._sampler = Sampler(corpus, config.block_size, config.batch_size, config.seed)
+        self._training_bytes = corpus.training_bytes
 
     def resume(self) -> int:
         """Continue from the folder's newest checkpoint that verifies; return its step."""
@@ -128,14 +131,15 @@ class Trainer:
         started = time.perf_counter() - self._elapsed_before
         try:
             if not self.step:
-                self._write_metrics({"step": 0, "val_loss": self.evaluate()})
+                self._write_metrics({"step": 0, **self._validation()})
             stopped, val_loss = False, math.nan
             while self.step < self.config.steps and not stopped:
                 row, stopped = self._train_step()
                 row["elapsed_s"] = time.perf_counter() - started
                 last = stopped or self.step == self.config.steps
                 if last or self.step % self.config.eval_every == 0:
-                    row["val_loss"] = val_loss = self.evaluate()
+                    row |= self._validation()
+                    val_loss = row["val_loss"]
                 saving = last or self.step % self.config.checkpoint_every == 0
                 if saving:
                     self.parallel.complete()
@@ -176,10 +180,19 @@ class Trainer:
             keep_best=self.config.keep_best,
         )
 
+    def _validation(self) -> dict[str, float]:
+        """The validation loss, per token and if that is known per byte, as metrics have it."""
+        loss = self.evaluate()
+        nbytes = self.corpus.validation_bytes(self._validation_offsets())
+        return {"val_loss": loss, **_bits(loss, nbytes, "val_bits_per_byte")}
+
+    def _validation_offsets(self) -> Array:
+        size, most = self.config.block_size, self.config.eval_windows
+        return validation_offsets(self.corpus, size, most)
+
     def evaluate(self) -> float:
         """The validation loss in nats per token, the same on all ranks; raises NonFinite on all."""
-        size = self.config.block_size
-        offsets = validation_offsets(self.corpus, size, self.config.eval_windows)
+        size, offsets = self.config.block_size, self._validation_offsets()
         batches = self._validation_batches(offsets)
         total, at_once = np.zeros(1, np.float64), EVAL_IN_FLIGHT * self.mesh.size("pp")
         for start in range(0, len(batches), at_once):
@@ -201,7 +214,9 @@ class Trainer:
             ids, targets = windows(self.corpus.validation, mine, self.config.block_size)
             missing = ((0, size - len(mine)), (0, 0))
             targets = np.pad(targets, missing, constant_values=IGNORED)
-            batches.append(MicroBatch(np.pad(ids, missing), targets, 0))
+            options = self._options(mine, validation=True)
+            options = {name: np.pad(array, missing) for name, array in options.items()}
+            batches.append(MicroBatch(np.pad(ids, missing), targets, 0, options))
         return batches
 
     def _train_step(self) -> tuple[dict[str, Any], bool]:
@@ -228,9 +243,11 @@ class Trainer:
         row = {
             "step": self.step,
             "loss": float(status[0]),
+            **_bits(status[0], self._training_bytes, "bits_per_byte"),
             "learning_rate": learning_rate,
             "grad_norm": norm,
             "tokens": self.step * tokens,
+            "epoch": self._sampler.epoch(self.step),
             "step_s": seconds,
             "tokens_per_s": tokens / seconds,
             "comm_s": comm_s,
@@ -244,11 +261,17 @@ class Trainer:
         for number in range(config.accumulate):
             skip, count = share(self._count, config.accumulate, number)
             first = self._first + skip
-            sizes = config.block_size, config.batch_size
-            ids, targets = training_batch(self.corpus, *sizes, config.seed, self.step, first, count)
-            batches.append(MicroBatch(ids, targets, first))
+            offsets = self._sampler.offsets(self.step, first, count)
+            ids, targets = windows(self.corpus.train, offsets, config.block_size)
+            options = self._options(offsets, validation=False)
+            batches.append(MicroBatch(ids, targets, first, options))
         scale = self._replicas / (config.batch_size * config.block_size)
         return self.parallel.gradients(batches, Step(config.seed, self.step, scale))
+
+    def _options(self, offsets: Array, validation: bool) -> dict[str, Array]:
+        if not self.config.pack:
+            return {}
+        return packing(self.corpus, offsets, self.config.block_size, validation)
 
     def _non_finite(self, step: int, what: str) -> NonFinite:
         """The error, the same on all ranks (a collective)."""
@@ -264,3 +287,8 @@ class Trainer:
         if self._metrics is not None:
             self._metrics.write(row)
         self._report(row)
+
+
+def _bits(nats: float, nbytes: float | None, name: str) -> dict[str, float]:
+    """A loss per token as bits per byte, if the bytes of a token are known."""
+    return {} if nbytes is None else {name: float(nats) / math.log(2) / nbytes}

@@ -129,10 +129,11 @@ def test_metrics_say_what_happened(ranks, tmp_path):
     written = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert written == rows
     assert rows[0]["step"] == 0
-    assert set(rows[0]) == {"step", "val_loss"}
+    assert set(rows[0]) == {"step", "val_loss", "val_bits_per_byte"}
+    assert rows[0]["val_bits_per_byte"] == pytest.approx(rows[0]["val_loss"] / np.log(2))
     names = {
         "step", "loss", "learning_rate", "grad_norm", "tokens", "tokens_per_s", "step_s",
-        "comm_s", "comm_bytes", "elapsed_s",
+        "comm_s", "comm_bytes", "elapsed_s", "epoch", "bits_per_byte",
     }  # fmt: skip
     assert all(names <= set(row) for row in rows[1:])
     assert [row["step"] for row in rows if "val_loss" in row] == [0, 10, 20]

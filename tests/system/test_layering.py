@@ -18,6 +18,7 @@ ALLOWED = {
     "runtime": {
         "numpy",
         "tokenizers",
+        "zstandard",
         "ringlet.comm",
         "ringlet.nn",
         "ringlet.runtime",
@@ -202,6 +203,7 @@ ORDER = {
         {"checkpoint"},
         {"assembly"},
         {"parallel"},
+        {"text"},
         {"training"},
         {"planning"},
     ],

@@ -65,7 +65,10 @@ def test_a_run_says_what_it_does_and_how_to_go_on(done):
     out = result.stdout
     assert result.stderr == ""
     assert "2 workers" in out
-    assert re.search(r"step 20/20  loss \d\.\d+, validation \d\.\d+  [\d,]+ tokens/s", out)
+    line = (
+        r"step 20/20  loss \d\.\d+, validation \d\.\d+ \(\d\.\d+ bits per byte\)  [\d,]+ tokens/s"
+    )
+    assert re.search(line, out)
     assert re.search(r"done after step 20: validation loss \d\.\d{4} nats per byte", out)
     assert "--- a sample ---" in out
     assert "runs/pydoc-tiny/checkpoints/step-000020" in out

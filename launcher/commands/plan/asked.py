@@ -47,7 +47,7 @@ TrainingGiven: Any = make_dataclass(
     [
         (each.name, each.type, field(default=each.default, metadata=each.metadata))
         for each in fields(TrainConfig)
-        if each.name in _TAKEN | {"data", "optimizer", "momentum"}
+        if each.name in _TAKEN | {"data", "tokenizer", "optimizer", "momentum"}
     ],
 )
 """Those options of `ringlet train` on which a step's time and memory depend."""
@@ -132,7 +132,9 @@ class Asked:
         if not size and config.data == TrainConfig.data:
             size = BYTES
         elif not size:
-            size = load_corpus(config.data, config.block_size).vocab_size
+            size = load_corpus(
+                config.data, config.block_size, tokenizer=config.tokenizer
+            ).vocab_size
         return model_of(model_config(config, size), self.model)
 
     def _cluster(self, config: TrainConfig) -> tuple[Cluster, int]:

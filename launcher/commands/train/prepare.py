@@ -8,6 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ringlet.launcher.commands.data.progress import BuildProgress
 from ringlet.launcher.commands.train.folder import RunFolder, newest_checkpoint, warn
 from ringlet.launcher.errors import UserError, user_errors
 from ringlet.launcher.options import option
@@ -16,6 +19,7 @@ from ringlet.nn.backend import BackendError, find_gpus
 from ringlet.runtime.checkpoint.checkpoint import Checkpoint, latest_checkpoint
 from ringlet.runtime.mesh import MeshError
 from ringlet.runtime.planning.plan import Plan
+from ringlet.runtime.text.errors import TextError
 from ringlet.runtime.training.config import (
     DEFAULT_PRESET,
     PRESETS,
@@ -25,7 +29,7 @@ from ringlet.runtime.training.config import (
     read_config,
     resume_config,
 )
-from ringlet.runtime.training.corpus import Corpus, DataError, load_corpus
+from ringlet.runtime.training.corpus import Corpus, DataError, load_corpus, packing
 from ringlet.runtime.training.effects import check_effects
 from ringlet.runtime.training.export import check_run
 from ringlet.runtime.training.fit import DEFAULT_WORKERS, check_fit, default_workers, resized
@@ -107,7 +111,7 @@ def prepare(
 ) -> "Training":
     """The training that the options mean, on at least and at most so many hosts; raises
     UserError."""
-    with user_errors(ConfigError, DataError, BackendError):
+    with user_errors(ConfigError, DataError, TextError, BackendError):
         in_file = read_config(options.config)
         given = {name: value for name, value in given.items() if value is not None}
         preset = options.preset or in_file.pop("preset", None)
@@ -124,7 +128,7 @@ def prepare(
         if settings.device == "cuda" and hosts[1] == 1:
             find_gpus()
         workers = DEFAULT_WORKERS if hosts[1] > 1 else default_workers(settings)
-        corpus = load_corpus(settings.data, settings.block_size, settings.vocab_size or None)
+        corpus = _load(settings)
     _check_memory(settings, hosts[1])
     if found is not None:
         _check_resumed(found, settings, corpus)
@@ -136,6 +140,18 @@ def prepare(
     if options.auto or options.plan or (options.resume and _stored(options).exists()):
         training.plan_by(corpus.vocab_size, launch)
     return training
+
+
+def _load(settings: TrainConfig) -> Corpus:
+    """The data, checked as a whole; text becomes tokens here if that is asked for."""
+    with BuildProgress() as progress:
+        size = settings.vocab_size or None
+        corpus = load_corpus(settings.data, settings.block_size, size, settings.tokenizer, progress)
+    for folder in corpus.folders:
+        folder.verify()
+    if settings.pack:
+        packing(corpus, np.array([0]), settings.block_size, validation=False)
+    return corpus
 
 
 def _stored(options: TrainOptions) -> Path:

@@ -57,7 +57,7 @@ class TrainingProgress:
     def _row(self, row: dict[str, Any]) -> None:
         self._last |= row
         if "val_loss" in row:
-            self._val_loss = f", validation {row['val_loss']:.3f}"
+            self._val_loss = f", validation {row['val_loss']:.3f}{_bits(row)}"
         if "loss" not in row:
             self._line(f"step 0/{self._settings.steps}{self._val_loss}")
             return
@@ -81,7 +81,7 @@ class TrainingProgress:
         tokens = self._settings.batch_size * self._settings.block_size / self._rate
         return (
             f"step {row['step']}/{self._settings.steps}  loss {row['loss']:.3f}{self._val_loss}  "
-            f"{tokens:,.0f} tokens/s  {left // 60}:{left % 60:02d} left"
+            f"{tokens:,.0f} tokens/s  epoch {row['epoch']:.2f}  {left // 60}:{left % 60:02d} left"
         )
 
     def conclude(self, folder: Path, workers: Sequence[str] = ()) -> None:
@@ -102,9 +102,15 @@ class TrainingProgress:
         self._screen.status("")
         self._screen.line(
             f"{ended} after step {last['step']}: validation loss {last['val_loss']:.4f} nats per "
-            f"{unit}\n{sample}"
+            f"{unit}{_bits(last)}\n{sample}"
             f"checkpoint  {last['checkpoint']}\n"
             f"metrics     {folder / METRICS}\n"
             f"continue    {command('train', *go_on)}\n"
             f"generate    {command('generate', '--from', folder, '--prompt', prompt)}"
         )
+
+
+def _bits(row: dict[str, Any]) -> str:
+    """The validation loss in the unit in which models of any vocabulary can be compared."""
+    bits = row.get("val_bits_per_byte")
+    return "" if bits is None else f" ({bits:.3f} bits per byte)"

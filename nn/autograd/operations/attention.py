@@ -2,13 +2,13 @@
 
 from ringlet.nn.autograd.conversion import array_of, of_one_dtype, only_floats
 from ringlet.nn.autograd.deferred import Gradients
-from ringlet.nn.autograd.operations.attention_scores import Masks
+from ringlet.nn.autograd.operations.attention_scores import FirstKeys, Masks
 from ringlet.nn.autograd.operations.dropout import check_probability, keep_mask
 from ringlet.nn.autograd.operations.tiled_attention import attend, attend_backward
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, asarray, xp
 
-__all__ = ["packed_self_attention", "scaled_dot_product_attention"]
+__all__ = ["FirstKeys", "packed_self_attention", "scaled_dot_product_attention"]
 
 
 class ScaledDotProductAttention(Operation):
@@ -83,7 +83,7 @@ def scaled_dot_product_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attn_mask: Tensor | Array | None = None,
+    attn_mask: Tensor | Array | FirstKeys | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
@@ -100,12 +100,13 @@ def scaled_dot_product_attention(
     key gets zeros. Causal: the last query attends to all keys, each earlier one to one key less
     (PyTorch counts from the first query; the two agree for T = S); it may be combined with a mask.
     With a `window` each query attends only to the nearest so many of these keys. Dropout is applied
-    to the probabilities, with `path` and `part` (of the heads) as in `dropout`.
+    to the probabilities, with `path` and `part` (of the heads) as in `dropout`. A mask may also be
+    `FirstKeys`, of packed texts: tiles without keys are not computed.
 
     Raises ValueError naming the shapes if they do not match, TypeError naming dtypes.
     """
     if query.ndim == 3:
-        mask = attn_mask if attn_mask is None or attn_mask.ndim < 3 else _with_heads(attn_mask)
+        mask = _with_heads(attn_mask)
         q, k, v = (x.unsqueeze(1) for x in (query, key, value))
         options = (mask, dropout_p, is_causal, scale, enable_gqa, path, part, window)
         return scaled_dot_product_attention(q, k, v, *options).squeeze(1)
@@ -115,6 +116,8 @@ def scaled_dot_product_attention(
     shape = (*query.shape[:3], key.shape[2])
     keep = keep_mask(shape, query.dtype, dropout_p, path, part) if dropout_p else None
     masks = Masks(is_causal, None, keep, scale, window)
+    if isinstance(attn_mask, FirstKeys):
+        return ScaledDotProductAttention(masks._replace(first=attn_mask.first))(query, key, value)
     if isinstance(attn_mask, Tensor) and attn_mask.requires_grad:
         bias = attn_mask.reshape(*(1,) * (4 - attn_mask.ndim), *attn_mask.shape)
         return ScaledDotProductAttention(masks)(query, key, value, bias)
@@ -123,7 +126,9 @@ def scaled_dot_product_attention(
     return ScaledDotProductAttention(masks)(query, key, value)
 
 
-def _with_heads(mask: Tensor | Array) -> Tensor | Array:
+def _with_heads(mask: Tensor | Array | FirstKeys | None) -> Tensor | Array | FirstKeys | None:
+    if mask is None or isinstance(mask, FirstKeys) or mask.ndim < 3:
+        return mask
     return mask.unsqueeze(-3) if isinstance(mask, Tensor) else mask[..., None, :, :]
 
 
@@ -137,13 +142,16 @@ def _check(q: Tensor, k: Tensor, v: Tensor, grouped: bool) -> None:
 
 
 def _check_scores(
-    q: Tensor, k: Tensor, mask: Tensor | Array | None, causal: bool, window: int
+    q: Tensor, k: Tensor, mask: Tensor | Array | FirstKeys | None, causal: bool, window: int
 ) -> None:
     if causal and q.shape[2] > k.shape[2]:
         raise ValueError(f"causal attention of {q.shape[2]} queries to only {k.shape[2]} keys")
     if window < 0 or (window and not causal):
         raise ValueError(f"a window of {window} keys; it is for causal attention, 0 for all keys")
     if mask is None:
+        return
+    if isinstance(mask, FirstKeys):
+        _check_first(mask, q, k, causal)
         return
     if array_of(mask).dtype.kind in "iu":
         raise TypeError(f"a mask is of bools, or of floats to add, not of {mask.dtype}")
@@ -153,8 +161,17 @@ def _check_scores(
         raise ValueError(f"a mask of shape {mask.shape} cannot be broadcast to scores of {scores}")
 
 
+def _check_first(mask: FirstKeys, q: Tensor, k: Tensor, causal: bool) -> None:
+    batch, length = q.shape[0], q.shape[-2]
+    if not causal or k.shape[-2] != length or mask.first.shape != (batch, length):
+        raise ValueError(
+            f"first keys of shape {mask.first.shape} are for causal attention of as many samples "
+            f"and positions to themselves, not of q {q.shape} to k {k.shape}"
+        )
+
+
 def packed_self_attention(
-    qkv: Tensor, heads: int, is_causal: bool = True, attn_mask: Array | None = None
+    qkv: Tensor, heads: int, is_causal: bool = True, attn_mask: Array | FirstKeys | None = None
 ) -> Tensor:
     """Self-attention of queries, keys and values side by side: (B, T, 3C) -> (B, T, C).
 
@@ -163,7 +180,10 @@ def packed_self_attention(
     if qkv.shape[-1] % (3 * heads):
         raise ValueError(f"a last axis of {qkv.shape[-1]} is no multiple of 3 x {heads} heads")
     masks = Masks(is_causal)
-    if attn_mask is not None:
+    if isinstance(attn_mask, FirstKeys):
+        _check_first(attn_mask, qkv, qkv, is_causal)
+        masks = Masks(is_causal, first=attn_mask.first)
+    elif attn_mask is not None:
         batch, length, _ = qkv.shape
         masks = Masks(
             is_causal, xp.broadcast_to(asarray(attn_mask), (batch, heads, length, length))

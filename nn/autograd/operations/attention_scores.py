@@ -7,12 +7,12 @@ only where these overflow, or all underflow; the row sums show whether they did.
 import functools
 import math
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from ringlet.nn.autograd.conversion import in_dtype
-from ringlet.nn.backend import Array, chosen, xp
+from ringlet.nn.backend import Array, asarray, chosen, xp
 
 
 class Tile(NamedTuple):
@@ -54,9 +54,23 @@ class Masks(NamedTuple):
     window: int = 0
     """Of a causal mask: how many keys each query attends to, the nearest ones; 0 for all."""
 
+    first: Array | None = None
+    """(B, T), on the host: the first key that each query attends to."""
+
     def factor(self, q: Array) -> Any:
         """The scale in the dtype of `q`."""
         return in_dtype(self.scale or 1 / math.sqrt(q.shape[-1]), q)
+
+
+class FirstKeys(NamedTuple):
+    """A mask for causal attention of a sequence to itself: each query attends to no key before its
+    first one, (B, T) on the host, which is no later than itself."""
+
+    first: Array
+
+
+KeyMask: TypeAlias = Array | FirstKeys | None
+"""Which keys a model's positions attend to: bool (B, 1, 1, S), or those of packed texts."""
 
 
 PLAIN, CAUSAL = Masks(), Masks(causal=True)
@@ -124,6 +138,8 @@ class Scores:
             _mask(scores, ahead)
             if masks.window:
                 _mask_before(scores, ahead - masks.window)
+        if masks.first is not None:
+            _mask_earlier(scores, masks.first[tile.samples, tile.queries], tile.keys)
         if masks.bias is not None and masks.bias.dtype == bool:
             xp.copyto(scores, -np.inf, where=~masks.bias[tile.place])
         elif masks.bias is not None:
@@ -136,7 +152,8 @@ class Scores:
         largest = functools.reduce(xp.maximum, found)
         # A row may attend to no key: all its exponentials become 0.
         lowest = in_dtype(float(np.finfo(largest.dtype).min), largest)
-        return largest if self.masks.bias is None else xp.maximum(largest, lowest)
+        empty = self.masks.bias is not None or self.masks.first is not None
+        return xp.maximum(largest, lowest) if empty else largest
 
     def exponentials(self, tile: Tile, queries: Array, shift: Array | None, out: Array) -> Array:
         """exp(scores - shift), (S, H, R, K), in the memory of `out`."""
@@ -252,6 +269,13 @@ def _mask_before(scores: Array, last: int) -> None:
     end = min(columns, last + rows)  # all rows attend to the columns from here on
     if end > 0:
         _hide(scores[..., :end], xp.arange(end) <= last + xp.arange(rows)[:, None])
+
+
+def _mask_earlier(scores: Array, first: Array, keys: slice) -> None:
+    """Mask the keys before each query's first (S, R)."""
+    if first.max(initial=0) > keys.start:
+        stop = keys.start + scores.shape[-1]
+        _hide(scores, xp.arange(keys.start, stop) < asarray(first)[:, None, :, None])
 
 
 def _hide(scores: Array, hidden: Array) -> None:

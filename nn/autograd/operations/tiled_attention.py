@@ -88,7 +88,8 @@ def attend_backward(
     q, k, v, out = arrays
     to_q, to_k, to_v = gradients
     scores = Scores(q, k, masks)
-    if masks.window and not more:
+    narrow = masks.window > 0 or masks.first is not None  # not all queries attend to all keys
+    if narrow and not more:
         to_k.fill(0)
         to_v.fill(0)
     keys = GemmOperand(k, q.shape[2], transposed=False)
@@ -97,9 +98,9 @@ def attend_backward(
     spare = xp.empty((2, room), q.dtype)
     for tiles, inverse, shift, kept in reversed(blocks):
         rows = tiles[0].rows
-        # The last queries attend to all keys (without a window): the first block writes, the
+        # The last queries attend to all keys, unless it is narrow: the first block writes, the
         # others add.
-        add = more or masks.window > 0 or tiles[0].queries.stop < q.shape[2]
+        add = more or narrow or tiles[0].queries.stop < q.shape[2]
         queries = scores.queries(tiles[0])
         g = grad[rows] * inverse  # (S, H, R, E)
         delta = row_sums(g * out[rows])  # (S, H, R, 1)
@@ -156,9 +157,12 @@ def tiles_of(q: Array, k: Array, masks: Masks) -> list[list[Tile]]:
             queries = slice(start, min(start + rows, length))
             seen = queries.stop + keys - length if masks.causal else keys
             nearest = start + keys - length + 1 - masks.window if masks.window else 0
+            if masks.first is not None:
+                nearest = max(nearest, int(masks.first[samples, queries].min(initial=keys)))
             tiles = [
                 Tile(samples, queries, slice(first, min(first + columns, seen)))
                 for first in range(max(0, nearest), seen, columns)
             ]
-            blocks.append(tiles)
+            if tiles:
+                blocks.append(tiles)
     return blocks

@@ -1,0 +1,76 @@
+"""`ringlet data show`: what is in a folder of tokens."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ringlet.comm.schedules.svg import counted
+from ringlet.launcher.errors import user_errors
+from ringlet.launcher.supervisor.output import Screen
+from ringlet.runtime.text.errors import TextError
+from ringlet.runtime.text.folder import TextFolder
+from ringlet.runtime.training.tokenizers import TokenizerError, load_tokenizer
+
+SHOWN = 5
+"""So many documents and sources are shown."""
+
+BEGINNING = 64
+"""Tokens of a document that are decoded."""
+
+
+def show(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="What `data build` has made.")],
+) -> None:
+    """Check a folder of tokens, and print what is in it and how some documents begin."""
+    with user_errors(TextError, TokenizerError):
+        found = TextFolder(folder)
+        found.verify()
+        lines = [counts_text(found), *_facts(found), "", *_beginnings(found)]
+    screen = Screen()
+    for line in lines:
+        screen.line(line)
+
+
+def counts_text(found: TextFolder) -> str:
+    """How much is there, and what was noticed when it was built."""
+    facts = found.manifest
+    text = (
+        f"{counted(found.documents, 'document')}, {facts['bytes'] / 1e6:,.1f} MB of text, "
+        f"{found.tokens:,} tokens of {facts['bytes'] / found.tokens:.2f} bytes"
+    )
+    if facts["empty"]:
+        text += f"; {counted(facts['empty'], 'empty document')} left out"
+    if facts["replaced"]:
+        text += f"; {counted(facts['replaced'], 'character')} replaced that were not UTF-8"
+    return text
+
+
+def _facts(found: TextFolder) -> list[str]:
+    facts = found.manifest
+    shards = sum(name.startswith("shard-") for name in facts["files"])
+    sources = [name for name, *_ in facts["sources"]]
+    names = ", ".join(sources[:SHOWN]) + (", ..." if len(sources) > SHOWN else "")
+    end = facts["end_of_text"]
+    return [
+        f"tokenizer    {found.tokenizer}: {found.vocab_size:,} ids; {end['token']} ({end['id']}) "
+        "ends a document",
+        f"files        {counted(shards, 'shard')}, uint{8 * int(facts['dtype'][-1])}; all "
+        "checksums are right",
+        f"made from    {counted(len(sources), 'source')}: {names}",
+    ]
+
+
+def _beginnings(found: TextFolder) -> list[str]:
+    """How some documents begin, evenly spread, on a line each."""
+    tokenizer = load_tokenizer(found.path, found.vocab_size)
+    count = min(SHOWN, found.documents)
+    lines = []
+    for number in sorted({index * found.documents // count for index in range(count)}):
+        first, stop = found.document(number)
+        ids = found.take(first, min(stop, first + BEGINNING)).tolist()
+        text = tokenizer.decode(ids).encode("utf-8", "replace").decode()
+        more = "..." if stop - first > BEGINNING else ""
+        size = counted(stop - first, "token")
+        lines.append(f"document {number:,} ({size}): {text!r}{more}")
+    return lines
