@@ -14,10 +14,11 @@ import numpy as np
 import typer
 
 import ringlet
-from ringlet.launcher.commands.options import with_options
+from ringlet.launcher.commands.options import with_options, words_given
 from ringlet.launcher.errors import ExitCode, UserError, user_errors
+from ringlet.launcher.hosts.agents import open_agent
+from ringlet.launcher.hosts.options import HostOptions
 from ringlet.launcher.options import option
-from ringlet.launcher.supervisor.agent import Agent
 from ringlet.launcher.supervisor.control import Notice
 from ringlet.launcher.supervisor.environment import THREAD_VARIABLES, cores
 from ringlet.launcher.supervisor.options import JoinOptions, WorkerOptions
@@ -38,21 +39,27 @@ class CalibrateOptions:
     """For how many workers, for how long, and where to."""
 
     workers: int = option(
-        0, "Number of worker processes.", "-n", "--workers", least=0, metavar="N", shown="cores"
+        0, "Number of worker processes on each host.", "-n", "--workers", least=0, metavar="N",
+        shown="cores",
+    )  # fmt: skip
+    out: Path | None = option(
+        None, "File to write the description to, on host 0.", metavar="FILE.toml"
     )
-    out: Path | None = option(None, "File to write the description to.", metavar="FILE.toml")
     seconds: float = option(SECONDS, "About how long to measure.", unit="seconds", least=0.0)
     again: bool = option(False, "Measure even if this machine was measured before.")
 
 
-@with_options(options=CalibrateOptions, join=JoinOptions)
-def calibrate(options: CalibrateOptions, join: JoinOptions) -> None:
-    """Measure this machine: its operators, workers and links.
+@with_options(options=CalibrateOptions, join=JoinOptions, hosts=HostOptions)
+def calibrate(
+    context: typer.Context, options: CalibrateOptions, join: JoinOptions, hosts: HostOptions
+) -> None:
+    """Measure this machine: its operators, workers and links; of several hosts also the network.
 
     The description is the same TOML as one of a cluster that is written by hand, for
     `ringlet plan --cluster` and `runtime.load_cluster`. It is remembered under XDG_CACHE_HOME
     (~/.cache), for this processor, number of workers, transport and NumPy, and is what
-    `ringlet plan` takes when no cluster is named.
+    `ringlet plan` takes when no cluster is named. Several hosts, which --hosts names or which run
+    the same command with --nnodes, --node-rank and --master, are measured each time: use --out.
     """
     join.check()
     if options.out is not None:
@@ -61,12 +68,21 @@ def calibrate(options: CalibrateOptions, join: JoinOptions) -> None:
         if not options.out.parent.is_dir():
             raise UserError(f"--out {options.out}: there is no folder {options.out.parent}")
     screen, workers = Screen(), options.workers or cores()
-    path = cache_file(workers, join.transport)
-    found = None if options.again else remembered(path)
+    if hosts.over_ssh:
+        # Imported here, as most machines are calibrated alone.
+        from ringlet.launcher.hosts.ssh import SshLauncher
+
+        command = ["calibrate", *words_given(context, without=hosts.left_out)]
+        raise typer.Exit(SshLauncher(command, hosts, workers).run())
+    alone, path = hosts == HostOptions(), cache_file(workers, join.transport)
+    found = remembered(path) if alone and not options.again else None
     if found is not None:
         screen.line(f"as it was measured before (--again measures anew): {path}")
     else:
-        found = _measured(workers, join, options.seconds, screen)
+        found = _measured(workers, join, options.seconds, screen, hosts)
+    if found is None:
+        return  # host 0 has the description
+    if alone:
         _remember(path, str(found))
     if options.out is not None:
         with user_errors(os_error=f"cannot write --out {options.out}"):
@@ -84,6 +100,7 @@ def calibrated(workers: int, transport: str = "auto") -> Cluster:
     found = remembered(path)
     if found is None:
         found = _measured(workers, JoinOptions(transport), SECONDS, Screen())
+        assert found is not None  # this is host 0
         _remember(path, str(found))
     return found
 
@@ -130,8 +147,11 @@ def _remember(path: Path, text: str) -> None:
         Path(file.name).replace(path)
 
 
-def _measured(workers: int, join: JoinOptions, seconds: float, screen: Screen) -> Cluster:
-    """Start the workers, and let them measure."""
+def _measured(
+    workers: int, join: JoinOptions, seconds: float, screen: Screen,
+    hosts: HostOptions = HostOptions(),  # noqa: B008 - frozen
+) -> Cluster | None:  # fmt: skip
+    """Start the workers, and let them measure; None on other hosts than host 0."""
     texts, load = list[str](), os.getloadavg()[0]
     if load > cores() / 2:
         screen.say(
@@ -144,12 +164,14 @@ def _measured(workers: int, join: JoinOptions, seconds: float, screen: Screen) -
             screen.line(f"measuring {notice['measuring']} ({workers} workers, {join.transport})")
         texts.extend([notice["cluster"]] if "cluster" in notice else [])
 
-    agent = Agent(workers, WorkerOptions(join.transport, join.timeout))
-    job, _ = agent.next_job(0)
     task, module = json.dumps({"seconds": seconds}), "ringlet.launcher.workers.calibrate_worker"
-    code = Supervisor(job, module, [task], screen=screen, agent=agent, inform=inform).run()
+    with open_agent(hosts, workers, WorkerOptions(join.transport, join.timeout)) as agent:
+        job, _ = agent.next_job(0)
+        code = Supervisor(job, module, [task], screen=screen, agent=agent, inform=inform).run()
     if code > ExitCode.SIGNAL:
         raise typer.Exit(code)
+    if code == ExitCode.OK and hosts.node_rank:
+        return None
     if code != ExitCode.OK or not texts:
         raise UserError("this machine could not be measured: its workers failed (see above)")
     with user_errors(ClusterError):

@@ -20,6 +20,7 @@ from network_pair import NetworkPair, NetworkPairError
 
 from ringlet.comm.join.key import JobKey
 from ringlet.launcher.errors import ExitCode
+from ringlet.runtime.planning.cluster import load_cluster
 
 RINGLET = [sys.executable, "-c", "from ringlet.launcher.cli import main; main()"]
 
@@ -322,6 +323,24 @@ def like_ssh(pair, tmp_path):
     script.write_text(f'#!/bin/sh\nexec {shlex.join(pair.enter(1))} sh -c "$3"\n')
     script.chmod(0o700)
     return str(script)
+
+
+@pytest.mark.slow
+def test_two_hosts_and_their_network_are_calibrated(start, tmp_path):
+    """One worker on each: there is no other link than the network."""
+    master = f"{NetworkPair.addresses[0]}:29400"
+    more = ["--nnodes", "2", "--master", master, "-n", "1", "--seconds", "4"]
+    hosts = [
+        start(node, *more, "--node-rank", str(node), "--out", "c.toml", command="calibrate")
+        for node in range(2)
+    ]
+    (code0, out0, err0), (code1, out1, err1) = map(outcome, hosts)
+    assert (code0, code1) == (0, 0), err0 + err1
+    assert "network, 2 ranks" in out0
+    assert out1 == ""  # host 0 says it
+    found = load_cluster(tmp_path / "c.toml")
+    assert (found.devices, found.hosts) == (1, 2)
+    assert [(tier.name, tier.ranks, tier.memory) for tier in found.links] == [("network", 2, False)]
 
 
 def test_the_doctor_looks_between_hosts(start, like_ssh, pair):
