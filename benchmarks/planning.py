@@ -41,6 +41,7 @@ RUNS = (
     Run("small"), Run("small", "gpt", 2, "auto", {"mesh": "dp=2"}),
     Run("small", "gpt", 2, "auto", {"mesh": "dp=2", "zero": 1}),
     Run("small", "gpt", 2, "auto", {"mesh": "tp=2", "sequence": True}),
+    Run("small", "gpt", 2, "auto", {"mesh": "cp=2"}),
     Run("small", "gpt", 2, "tcp", {"mesh": "pp=2", "accumulate": 4}),
     Run("small", "gpt", 2, "tcp", {"mesh": "dp=2", "zero": 3}),
     Run("small", "gpt", 4, "auto", {"mesh": "dp=2,pp=2", "accumulate": 2}),

@@ -50,6 +50,16 @@ def sums(setting: Setting, numbers: Sequence[float]) -> list[tuple[str, Ranks, f
     ]
 
 
+def gathers(setting: Setting, numbers: Sequence[float]) -> list[tuple[str, Ranks, float]]:
+    """The collectives that give each rank the parameters that others have updated."""
+    nbytes = setting.program.precision.parameter
+    return [
+        ("all_gather", group, each * nbytes)
+        for group, each in zip(groups(setting), numbers, strict=False)
+        if setting.options.zero in (1, 2) and group.size > 1 and each
+    ]
+
+
 def finish(costs: ModelCosts, parts: Shards) -> list[tuple[str, float]]:
     """What is done one after the other when all gradients are summed, and the seconds on the
     slowest rank."""
@@ -100,14 +110,5 @@ def _update(costs: ModelCosts, parts: Shards) -> float:
 
 def _published(costs: ModelCosts, parts: Shards) -> float:
     """Seconds to gather the parameters that ZeRO's ranks have updated."""
-    setting = costs.setting
-    if setting.options.zero not in (1, 2):
-        return 0.0
-    nbytes = setting.program.precision.parameter
-    return max(
-        sum(
-            costs.fabric.collective("all_gather", group, numbers * nbytes)
-            for group, numbers in zip(groups(setting), part, strict=False)
-        )
-        for part in parts
-    )
+    collective = costs.fabric.collective
+    return max(sum(collective(*call) for call in gathers(costs.setting, each)) for each in parts)

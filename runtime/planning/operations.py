@@ -9,9 +9,13 @@ need them (Qi et al., "Zero bubble pipeline parallelism", 2024, table 1).
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ringlet.nn.autograd.operations.tiled_attention import ROWS
 from ringlet.runtime.planning.device import Operation
 from ringlet.runtime.planning.models import Block, Model
 from ringlet.runtime.planning.setting import Precision, Setting
+
+PAIR = 6
+"""Kernels of a pair of chunks in a ring, with those that join it to what was seen before."""
 
 
 class Call(NamedTuple):
@@ -118,7 +122,10 @@ class _Maker:
         else:
             self.product(self.rows, (heads + 2 * keys) * head, width)
         self.moved("heads", (self.rows, (heads + 2 * keys) * head), 2, 2)
-        self.attend(heads, head)
+        if self.context > 1 and self.skips:
+            self.ring(heads, head)
+        else:
+            self.attend(heads, head)
         if self.context > 1:
             moved = 2.0 * self.samples * self.keys * keys * head * self.item
             self.forward_calls.append(Call("all_gather", "cp", moved))
@@ -152,6 +159,21 @@ class _Maker:
         self.forward.append(there)
         self.core.append(there)
         self.inputs.append(back)
+
+    def ring(self, heads: int, head: int) -> None:
+        """Pairs of chunks of queries and keys, as runtime/context pairs them: two on the diagonal,
+        where tiles are the finest that is skipped, and two for each other rank and one."""
+        batch, chunk = self.samples * heads, -(-self.queries // 2)
+        shape = (batch, chunk, chunk, head)
+        nbytes = float(4 * batch * chunk * head * self.item)
+        diagonal = 0.5 + 0.5 * min(1.0, ROWS / chunk)
+        for seen, count in ((diagonal, 2), (1.0, 2 * self.context - 1)):
+            flops = 4.0 * batch * chunk * chunk * head * seen
+            there = Operation("attention_pair", shape, flops, nbytes, PAIR)
+            back = Operation("attention_pair_backward", shape, 2.5 * flops, 2 * nbytes, PAIR)
+            self.forward += [there] * count
+            self.core += [there] * count
+            self.inputs += [back] * count
 
     def mlp(self) -> None:
         block = self.block

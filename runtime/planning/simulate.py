@@ -23,7 +23,7 @@ from ringlet.runtime.planning.costs import (
 from ringlet.runtime.planning.critical import Segment, critical_path
 from ringlet.runtime.planning.fabric import Fabric, Ranks
 from ringlet.runtime.planning.figures import ClusterError
-from ringlet.runtime.planning.finish import finish, groups, sums
+from ringlet.runtime.planning.finish import finish, gathers, sums
 from ringlet.runtime.planning.footprint import Footprint, footprints, shards
 from ringlet.runtime.planning.models import Model
 from ringlet.runtime.planning.setting import Setting
@@ -228,11 +228,8 @@ class _Step:
         for rank, numbers in enumerate(self.shards):
             own = [self.costs.stages[stage] for stage in self.schedule.stages_of(rank)]
             total = sum(own, Seconds()).times(self.setting.micro_batches).carried
-            calls = [
-                self.fabric.cost(operation, group, part * nbytes).carried
-                for operation, nbytes in self._sums()
-                for group, part in zip(groups(self.setting), numbers, strict=False)
-            ]
+            once = [*sums(self.setting, numbers), *gathers(self.setting, numbers)]
+            calls = [self.fabric.cost(*call).carried for call in once]
             for border in self.schedule.stages_of(rank):
                 if border < len(self.costs.stages) - 1 and (ends := self.costs.ends(border)):
                     tier = self.cluster.links[self.cluster.tier_of(*ends)]
@@ -241,10 +238,3 @@ class _Step:
             for name, busy in merged(total, *calls):
                 busiest[name] = max(busiest.get(name, 0.0), busy / seconds)
         return busiest
-
-    def _sums(self) -> list[tuple[str, int]]:
-        """(collective, bytes of each number) of gradients and parameters, once in each step."""
-        precision, zero = self.setting.program.precision, self.setting.options.zero
-        summed = [("reduce_scatter" if zero else "all_reduce", precision.gradient)]
-        gathered = [("all_gather", precision.parameter)]
-        return [*(summed if zero < 2 else []), *(gathered if zero in (1, 2) else [])]

@@ -258,9 +258,10 @@ def test_a_token_takes_six_flops_for_each_parameter_it_meets(name):
 
 @pytest.mark.parametrize("mesh", [{"tp": 4}, {"cp": 4}, {"tp": 2, "cp": 2}], ids=str)
 def test_shards_of_the_operations_are_the_whole(mesh):
-    model = llama("x", 2, 512, 8, 1024, kv_heads=4, vocabulary=1000, context=256)
+    """But for the tiles on the diagonals of a ring's chunks, which are computed whole."""
+    model = llama("x", 2, 512, 8, 1024, kv_heads=4, vocabulary=1000, context=1 << 16)
     whole, part = (block_part(model.blocks[0], model, setting(m)) for m in ({}, mesh))
-    assert part.flops * 4 == pytest.approx(whole.flops)
+    assert whole.flops <= part.flops * 4 <= 1.01 * whole.flops
 
 
 def test_backward_with_recomputation_takes_the_forward_again():
