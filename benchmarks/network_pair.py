@@ -9,7 +9,7 @@ nothing is left behind, however the run ends.
 import contextlib
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -148,10 +148,11 @@ class NetworkPairPool(WorkerPool):
         hosts: Sequence[int] = (0, 1),
         transport: str = "auto",
         timeout: float = 20.0,
+        variables: Mapping[str, str] | None = None,
     ) -> None:
         if not hosts or hosts[0] != 0 or set(hosts) - {0, 1}:
             raise ValueError(f"hosts are {hosts}: each must be 0 or 1, and the first 0")
-        super().__init__(len(hosts), transport, timeout)
+        super().__init__(len(hosts), transport, timeout, variables)
         self._pair, self._hosts = pair, tuple(hosts)
 
     def _make_job(self) -> Job:
@@ -160,6 +161,7 @@ class NetworkPairPool(WorkerPool):
             self._transport,
             self._timeout,
             folder=None,
+            variables=self._variables,
             rendezvous=f"tcp://{NetworkPair.addresses[0]}:{PORT}",
             hosts=self._hosts,
         )

@@ -11,9 +11,9 @@ import numpy.typing as npt
 from ringlet.comm.arguments import rank_in_group, seconds
 from ringlet.comm.arrays import Array, check_array, check_out, name_of
 from ringlet.comm.calls import collectives
-from ringlet.comm.calls.active_call import ActiveCall
 from ringlet.comm.calls.channel import Channel
 from ringlet.comm.calls.progress import Progress
+from ringlet.comm.calls.recorded import call_class
 from ringlet.comm.calls.transfer import Transfers
 from ringlet.comm.calls.work import ProgressWork, Work
 from ringlet.comm.errors import CollectiveMismatch
@@ -55,7 +55,7 @@ class Group:
         self._channel, self._progress = channel, progress
         self._endpoint = channel.endpoint
         self._has_pins = bool(channel.context.policy.pins)
-        self._transfers = Transfers(channel)
+        self._transfers, self._call_class = Transfers(channel), call_class()
         self._splits: dict[tuple[int, ...], int] = {}
         self._memory = Memory(channel, partial(_among, channel, progress))
         self.rank: int = channel.index
@@ -320,7 +320,8 @@ class Group:
         channel.busy = True
         try:
             record = channel.next_collective(signature)
-            operation = ActiveCall(channel, signature, record, timeout, label, nbytes, algorithm)
+            make = self._call_class
+            operation = make(channel, signature, record, timeout, label, nbytes, algorithm)
             program = body(operation, *arguments)
             if faults is not None:
                 program = faults.through(signature.operation, count, program)

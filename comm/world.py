@@ -14,10 +14,13 @@ from pathlib import Path
 
 import zmq
 
+from ringlet.comm import timeline
 from ringlet.comm.arguments import seconds
 from ringlet.comm.calls.channel import Channel, Context
 from ringlet.comm.calls.progress import Progress
+from ringlet.comm.calls.recorded import open_endpoint
 from ringlet.comm.calls.recorder import show_on_signal
+from ringlet.comm.clocks import compare_clocks, finish
 from ringlet.comm.errors import CommError, CommTimeout, PeerLost
 from ringlet.comm.faults import OF_MESSAGES, Faults, parse_fault
 from ringlet.comm.group import Group
@@ -59,13 +62,7 @@ class _World:
 
     def __init__(self, environment: Environment) -> None:
         policy = Policy.parse(environment.algorithm)
-        self.endpoint = Endpoint(
-            environment.rank,
-            environment.size,
-            environment.job,
-            environment.generation,
-            environment.data_key,
-        )
+        self.endpoint = open_endpoint(environment)
         self.endpoint.liveness.agent = environment.agent
         self.transport = environment.transport
         self.context = Context(self.endpoint, policy, seconds(environment.timeout))
@@ -84,7 +81,10 @@ class _World:
                 elif environment.size > 1:
                     self.context.links = self.group.measure_links()
                 channel.choose_anew()
+            if timeline.current is not None:
+                compare_clocks(self.group, self.context.hosts)
         except BaseException:
+            timeline.stop()
             self.endpoint.close(0)
             raise
 
@@ -167,6 +167,7 @@ def shutdown() -> None:
         os.environ.pop(JOINED, None)
         absent.lost.clear()
         atexit.unregister(shutdown)
+        finish(world.group, world.context.hosts, world.context.failed)
         world.close()
 
 

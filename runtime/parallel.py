@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from ringlet.comm import timeline
 from ringlet.nn import Module, Tensor
 from ringlet.nn import random as nn_random
 from ringlet.nn.autograd.tensor import Array
@@ -75,6 +76,7 @@ class Parallel:
         self.optimizers: list[FlatOptimizer] = []
         self.waited = 0.0
 
+    @timeline.recorded("gradients")
     def gradients(self, batches: Sequence[MicroBatch], step: Step) -> float:
         """Run forward and backward of this rank's samples, and sum all ranks' gradients.
 
@@ -107,6 +109,7 @@ class Parallel:
         self.model.train()
         return 0.0 if self.mesh.index("tp") else loss  # one of the ranks that have it counts it
 
+    @timeline.recorded("norm")
     def norm(self) -> float:
         """The 2-norm of all gradients of the whole model (a collective of the world).
 
@@ -129,6 +132,7 @@ class Parallel:
             ranks.all_reduce(total, label="gradient norm")
         return math.sqrt(math.fsum(total))
 
+    @timeline.recorded("norm")
     def clip(self, max_norm: float) -> float:
         """Scale all gradients so that their norm is at most `max_norm`; return the norm before.
 
@@ -143,6 +147,7 @@ class Parallel:
                     grad *= max_norm / (norm + 1e-6)
         return norm
 
+    @timeline.recorded("optimizer")
     def update(self, learning_rate: float) -> None:
         """Let the optimizers take a step, and show every rank the new parameters."""
         for optimizer, group in zip(self.optimizers, self.gradient_groups, strict=True):
@@ -253,6 +258,9 @@ class Parallel:
             rank, group = mesh.index("pp"), mesh.group("pp")
             make = make_schedule if training else make_forward
             schedule = make(options.schedule, group.size, micro_batches, options.chunks)
+            if training and timeline.current is not None:
+                facts = {"schedule": schedule.name, "chunks": schedule.chunks}
+                timeline.current.fact(pipeline=group.ranks, **facts)
             self._executors[key] = Executor(rank, schedule, group, options.codec)
         return self._executors[key]
 

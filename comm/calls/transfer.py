@@ -8,6 +8,7 @@ from ringlet.comm.arguments import rank_in_group, whole_number
 from ringlet.comm.arrays import Array, check_array, flat, name_of, store
 from ringlet.comm.calls.active_call import ActiveCall
 from ringlet.comm.calls.channel import Channel
+from ringlet.comm.calls.recorded import call_class
 from ringlet.comm.calls.work import Lane, LaneWork
 from ringlet.comm.errors import CollectiveMismatch
 from ringlet.comm.protocols import Program
@@ -23,7 +24,7 @@ class Transfers:
     """The sends and receives of one group on this rank. Peers are indices into the group."""
 
     def __init__(self, channel: Channel) -> None:
-        self._channel = channel
+        self._channel, self._call_class = channel, call_class()
         self._lanes: dict[tuple[int, int], Lane] = {}
         self._lock = threading.Lock()  # the numbers and messages of transfers in the same order
 
@@ -58,7 +59,7 @@ class Transfers:
     ) -> ActiveCall:
         channel = self._channel
         record = channel.next_transfer(signature, channel.ranks[peer], tag)
-        return ActiveCall(channel, signature, record, timeout, nbytes=nbytes)
+        return self._call_class(channel, signature, record, timeout, nbytes=nbytes)
 
     def _messages(self, call: ActiveCall) -> Messages:
         channel = self._channel

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ringlet.launcher.commands.options import refuse, similar_options, with_options, words_given
+from ringlet.launcher.commands.traced import tracing
 from ringlet.launcher.errors import UserError
 from ringlet.launcher.hosts.agents import open_agent
 from ringlet.launcher.hosts.options import HostOptions
@@ -18,6 +19,7 @@ from ringlet.launcher.supervisor.options import WorkerOptions
 from ringlet.launcher.supervisor.output import Screen
 from ringlet.launcher.supervisor.restarts import run_with_restarts
 from ringlet.launcher.supervisor.supervisor import Supervisor
+from ringlet.launcher.supervisor.traces import check_trace
 
 WORKERS = 2
 Workers = typer.Option(
@@ -32,6 +34,8 @@ OF_AGENTS = {
     "output",
     "quiet",
     "prefix",
+    "trace",
+    "trace_steps",
     *(each.name for each in fields(HostOptions)),
 }
 """Options of ringlet's own agents."""
@@ -74,13 +78,17 @@ def run(
 
         command = ["run", *words_given(context, without=hosts.left_out), *program]
         raise typer.Exit(SshLauncher(command, hosts, workers or WORKERS).run())
+    check_trace(options.trace)
     hosts = placed(hosts)
     if workers is None:
         workers = hosts.workers if isinstance(hosts, PlacedOptions) else WORKERS
     screen = Screen()
     notices: list[Notice] = []  # that ranks have joined
 
-    with open_agent(hosts, workers, options) as agent:
+    with (
+        open_agent(hosts, workers, options) as agent,
+        tracing(options.trace, options.trace_steps, agent),
+    ):
 
         def start(generation: int) -> Supervisor:
             job, _ = agent.next_job(generation)

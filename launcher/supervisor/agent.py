@@ -53,6 +53,7 @@ class Agent:
             generation=generation,
             restarts=options.max_restarts,
             pin=options.pin,
+            variables=options.variables,
             **more,
         )
 

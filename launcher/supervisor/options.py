@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from ringlet.comm.join.environment import DEFAULT_TIMEOUT_S, TRANSPORTS
+from ringlet.comm.timeline import FOLDER
 from ringlet.launcher.errors import UserError, make_folder
 from ringlet.launcher.options import option
+from ringlet.launcher.supervisor.traces import records_of
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,25 @@ class WorkerOptions(JoinOptions):
     )
     quiet: bool = option(False, "Show only the first failure.", heading="Output")
     prefix: bool = option(True, "Begin each line of output with host:rank.", heading="Output")
+    trace: Path | None = option(
+        None, "File for a trace of what each rank does and waits for (docs/tracing.md).",
+        metavar="FILE", heading="Output",
+    )  # fmt: skip
+    trace_steps: int | None = option(
+        None, "With --trace: the last so many steps.", least=1, shown="100", heading="Output"
+    )
 
     def check(self) -> None:
         super().check()
         if self.pin and not hasattr(os, "sched_setaffinity"):
             raise UserError("--pin: this system does not let programs choose their cores")
+        if self.trace is None and self.trace_steps is not None:
+            raise UserError("--trace-steps is a part of --trace, which is not given")
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What the workers find in their environment."""
+        return {} if self.trace is None else {FOLDER: str(records_of(self.trace).absolute())}
 
     def make_folder(self) -> None:
         """Make the folder for the output; raises UserError."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ringlet import comm
+from ringlet.comm import timeline
 from ringlet.comm.join import absent
 from ringlet.comm.join.folders import PREFIX, remove_folder
 from ringlet.launcher.errors import ExitCode
@@ -101,6 +102,7 @@ def _supervise(guard: Guard | None, run: Callable[[], None]) -> None:
         if guard is None:
             raise
         sys.stdout.flush()
+        timeline.stop()  # what has been recorded stays as it is
         # Without the notes that some errors carry: the first failure shows them.
         line = traceback.format_exception_only(error)[0].strip()
         text = _own_traceback(error)

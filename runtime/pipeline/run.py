@@ -4,13 +4,13 @@ A rank without a pipeline runs a schedule too: forward and backward of each micr
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
-from ringlet.comm import Group, Work
+from ringlet.comm import Group, Work, timeline
 from ringlet.nn import Tensor, no_grad
 from ringlet.nn import functional as F
 from ringlet.nn.autograd.engine import WeightGradients, backward
@@ -119,11 +119,13 @@ class _Run:
 
     def run(self, program: Sequence[Action]) -> float:
         """Take all actions; losses are added in the order of the micro-batches."""
-        steps = {
+        steps: dict[str, Callable[[Action], None]] = {
             "F": self._forward, "B": self._backward, "I": self._backward, "W": self._weights_only,
             "SEND_F": self._send, "SEND_B": self._send, "RECV_F": self._receive,
             "RECV_B": self._receive,
         }  # fmt: skip
+        if timeline.current is not None:
+            steps = {kind: _recorded(take) for kind, take in steps.items()}
         for action in program:
             steps[action.kind](action)
         for work in self._sent:
@@ -182,6 +184,14 @@ class _Run:
 
     def _receive(self, action: Action) -> None:
         self._arrived[action[1:]] = self._executor.receive(action)
+
+
+def _recorded(take: Callable[[Action], None]) -> Callable[[Action], None]:
+    def recorded(action: Action) -> None:
+        with timeline.span(*action):
+            take(action)
+
+    return recorded
 
 
 def join(state: Tensor | tuple[Tensor, ...]) -> Tensor:

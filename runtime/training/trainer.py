@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ringlet.comm import Group
+from ringlet.comm import Group, timeline
 from ringlet.nn import uninitialized
 from ringlet.nn.autograd.tensor import Array
 from ringlet.runtime.checkpoint.checkpoint import latest_checkpoint, save_checkpoint
@@ -134,7 +134,8 @@ class Trainer:
                 self._write_metrics({"step": 0, **self._validation()})
             stopped, val_loss = False, math.nan
             while self.step < self.config.steps and not stopped:
-                row, stopped = self._train_step()
+                with timeline.span("step", self.step + 1):
+                    row, stopped = self._train_step()
                 row["elapsed_s"] = time.perf_counter() - started
                 last = stopped or self.step == self.config.steps
                 if last or self.step % self.config.eval_every == 0:
@@ -155,6 +156,7 @@ class Trainer:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    @timeline.recorded("checkpoint")
     def save(self, elapsed_s: float = 0.0, val_loss: float | None = None) -> None:
         """Write a checkpoint (a collective).
 
@@ -190,6 +192,7 @@ class Trainer:
         size, most = self.config.block_size, self.config.eval_windows
         return validation_offsets(self.corpus, size, most)
 
+    @timeline.recorded("evaluation")
     def evaluate(self) -> float:
         """The validation loss in nats per token, the same on all ranks; raises NonFinite on all."""
         size, offsets = self.config.block_size, self._validation_offsets()
@@ -257,6 +260,12 @@ class Trainer:
 
     def _gradients(self) -> float:
         """Run forward and backward of this rank's share; return its part of the loss."""
+        config = self.config
+        scale = self._replicas / (config.batch_size * config.block_size)
+        return self.parallel.gradients(self._batches(), Step(config.seed, self.step, scale))
+
+    @timeline.recorded("data")
+    def _batches(self) -> list[MicroBatch]:
         config, batches = self.config, []
         for number in range(config.accumulate):
             skip, count = share(self._count, config.accumulate, number)
@@ -265,8 +274,7 @@ class Trainer:
             ids, targets = windows(self.corpus.train, offsets, config.block_size)
             options = self._options(offsets, validation=False)
             batches.append(MicroBatch(ids, targets, first, options))
-        scale = self._replicas / (config.batch_size * config.block_size)
-        return self.parallel.gradients(batches, Step(config.seed, self.step, scale))
+        return batches
 
     def _options(self, offsets: Array, validation: bool) -> dict[str, Array]:
         if not self.config.pack:

@@ -166,7 +166,7 @@ def test_importing_a_folder_loads_nothing_of_those_above(folder):
 ORDER = {
     "comm": [
         {"errors", "stats", "faults"},
-        {"arguments", "arrays"},
+        {"arguments", "arrays", "timeline"},
         {"signature", "objects", "task"},
         {"protocols"},
         {"schedules"},
@@ -175,6 +175,7 @@ ORDER = {
         {"calls"},
         {"memory"},
         {"group"},
+        {"clocks"},
         {"world"},
     ],
     "nn": [
@@ -206,6 +207,7 @@ ORDER = {
         {"text"},
         {"training"},
         {"planning"},
+        {"tracing"},
     ],
     "launcher": [
         {"errors", "options"},

@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from ringlet.launcher.commands.options import with_options, words_given
+from ringlet.launcher.commands.traced import tracing
 from ringlet.launcher.commands.train.prepare import Training, TrainOptions, prepare
 from ringlet.launcher.commands.train.progress import TrainingProgress
 from ringlet.launcher.commands.train.tensorboard import EventFiles
@@ -22,6 +23,7 @@ from ringlet.launcher.supervisor.options import WorkerOptions
 from ringlet.launcher.supervisor.output import Screen
 from ringlet.launcher.supervisor.restarts import run_with_restarts
 from ringlet.launcher.supervisor.supervisor import Supervisor
+from ringlet.launcher.supervisor.traces import check_trace
 from ringlet.runtime.training.config import TrainConfig
 from ringlet.runtime.training.fit import DEFAULT_WORKERS
 
@@ -51,6 +53,7 @@ def train(
         command = ["train", *words_given(context, without=hosts.left_out)]
         launcher = SshLauncher(command, hosts, options.workers or DEFAULT_WORKERS)
         raise typer.Exit(launcher.run())
+    check_trace(launch.trace)
     hosts = placed(hosts)
     if options.workers is None and isinstance(hosts, PlacedOptions):
         options = replace(options, workers=hosts.workers)
@@ -63,6 +66,7 @@ def train(
             stack.callback(training.close)
         count = DEFAULT_WORKERS if workers is None else workers
         agent = stack.enter_context(open_agent(hosts, count, launch))
+        stack.enter_context(tracing(launch.trace, launch.trace_steps, agent))
         raise typer.Exit(_run(training, agent, options.tensorboard))
 
 

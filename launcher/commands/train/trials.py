@@ -107,7 +107,7 @@ def attempt(
         if "loss" in row:
             times.append(row["step_s"])
 
-    options = replace(launch, output=None, quiet=True, max_restarts=0, grace=1.0)
+    options = replace(launch, output=None, trace=None, quiet=True, max_restarts=0, grace=1.0)
     agent = _TrialAgent(plan.ranks, options, deadline)
     job, _ = agent.next_job(0)
     module = "ringlet.launcher.workers.train_worker"

@@ -1,0 +1,133 @@
+"""`--trace` and `ringlet trace`, as people use them."""
+
+import json
+import os
+import signal
+
+import pytest
+import trace_format
+from commands import outcome
+
+from ringlet.runtime.tracing import measure, read_trace
+
+STEPS = """
+    import os, signal, sys
+    import numpy as np
+    from ringlet import comm
+    from ringlet.comm import timeline
+
+    world = comm.init()
+    for number in range(1, 6):
+        with timeline.span("step", number):
+            with timeline.span("forward"):
+                sum(range(10_000))
+            world.all_reduce(np.ones(1000))
+            if number == 4 and world.rank == 1 and len(sys.argv) > 1:
+                print(os.getpid(), file=open("pid", "w"))
+                signal.pause()
+"""
+
+
+def right(path):
+    """The trace in a file, which has been found right."""
+    assert trace_format.problems(json.loads(path.read_text())) == []
+    return read_trace(path)
+
+
+def test_a_script_that_is_traced(launch, capsys):
+    job = launch(STEPS, options=("-n", "2", "--trace", "out.json", "--trace-steps", "3"))
+    code, _, errors = job.end()
+    assert code == 0, errors
+    assert "the trace of steps 3 to 5 is in out.json" in errors
+    assert [path.name for path in job.folder.iterdir() if path.name != "script.py"] == ["out.json"]
+    trace = right(job.folder / "out.json")
+    assert trace.about["command"][:2] == ["ringlet", "run"]
+    assert measure(trace).links == {(0, 1): 8000, (1, 0): 8000}
+    code, text, _ = outcome(capsys, "trace", str(job.folder / "out.json"))
+    assert code == 0
+    assert "2 ranks on 1 host\nsteps 3 to 5, " in text
+    assert "links: 0 to 1 7.8 KiB, 1 to 0 7.8 KiB" in text
+    code, text, _ = outcome(capsys, "trace", str(job.folder / "out.json"), "--json")
+    assert json.loads(text)["steps"] == [3, 4, 5]
+
+
+def test_what_a_killed_rank_has_recorded_is_there(launch, capsys):
+    job = launch(STEPS, "wait", options=("-n", "2", "--trace", "out.json"))
+    pid = job.number("pid")
+    os.kill(pid, signal.SIGKILL)
+    code, _, errors = job.end()
+    assert code == 128 + signal.SIGKILL
+    assert "the trace of steps 1 to " in errors
+    trace = right(job.folder / "out.json")
+    assert list(trace.steps) == [1, 2, 3]  # both have taken these
+    assert trace.ranks == (0, 1)
+    last = trace.slices[0, 0][-1]
+    assert last.name.startswith(("step 5", "all_reduce"))
+
+
+def test_a_killed_launcher_leaves_what_the_command_can_read(launch, capsys):
+    job = launch(STEPS, "wait", options=("-n", "2", "--trace", "out.json"))
+    pid = job.number("pid")
+    job.process.kill()
+    assert job.gone([pid])
+    file = job.folder / "out.json"
+    assert not file.exists()
+    code, text, _ = outcome(capsys, "trace", str(file))
+    assert code == 0
+    assert "steps 1 to 3, " in text
+    right(file)
+
+
+def test_a_script_that_joins_no_world_has_no_trace(launch):
+    job = launch("print(1)", options=("-n", "1", "--trace", "out.json"))
+    code, _, errors = job.end()
+    assert code == 0
+    assert "there is no trace: no rank has called comm.init()" in errors
+    assert [path.name for path in job.folder.iterdir()] == ["script.py"]
+
+
+REFUSED = {
+    ("--trace", "."): "--trace . is a folder; name a file",
+    ("--trace", "script.py"): "--trace script.py would replace what is no trace",
+    ("--trace", "/dev/null"): "--trace /dev/null would replace what is no trace",
+    ("--trace-steps", "3"): "--trace-steps is a part of --trace, which is not given",
+    ("--trace", "out.json", "--trace-steps", "0"): "trace-steps",
+    ("--trace", "script.py/out.json"): "--trace script.py/out.json.records: script.py is a file",
+    ("--trace", "x" * 250): "name too long",
+}
+
+
+@pytest.mark.parametrize("words", REFUSED, ids=range(len(REFUSED)))
+@pytest.mark.parametrize("command", ["run", "train"])
+def test_what_cannot_be_written_is_refused_before_anything_starts(
+    tmp_path, monkeypatch, capsys, command, words
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "script.py").write_text("print(1)\n")
+    program = ["script.py"] if command == "run" else []
+    code, _, errors = outcome(capsys, command, *words, *program)
+    assert code == 2
+    assert REFUSED[words].lower() in errors.lower()
+    assert "Traceback" not in errors
+    left = {path.name for path in tmp_path.iterdir()} - {"runs"}
+    assert left == {"script.py"}
+
+
+UNREADABLE = {
+    "no/such/file": "no such file",
+    ".": "is a directory",
+    "/": "is a directory",
+    "script.py": "is no trace",
+    "empty": "is no trace",
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_what_is_no_trace_is_refused_in_one_line(tmp_path, monkeypatch, capsys, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "script.py").write_text("print(1)\n")
+    (tmp_path / "empty").touch()
+    code, _, errors = outcome(capsys, "trace", name)
+    assert code == 2
+    assert UNREADABLE[name] in errors.lower()
+    assert len(errors.splitlines()) == 1
