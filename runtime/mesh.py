@@ -83,12 +83,15 @@ class Mesh:
 
     def bytes_sent(self) -> int:
         """Payload bytes that this rank has sent in the mesh's groups and the world."""
-        groups = {id(group): group for group in (self.world, *self._groups.values())}
-        return sum(
-            operation["bytes_sent"]
-            for group in groups.values()
-            for operation in group.stats()["operations"].values()
-        )
+        return sum(self.sent().values())
+
+    def sent(self) -> dict[str, int]:
+        """The same by operation."""
+        found: dict[str, int] = {}
+        for group in {id(group): group for group in (self.world, *self._groups.values())}.values():
+            for name, operation in group.stats()["operations"].items():
+                found[name] = found.get(name, 0) + operation["bytes_sent"]
+        return found
 
     def _split(self, ranks: Iterable[int]) -> Group:
         group = self.world.split(list(ranks))

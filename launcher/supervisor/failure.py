@@ -1,9 +1,13 @@
 """How a worker failed, as its launcher tells other hosts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ringlet.launcher.errors import ExitCode
+
+LONGEST = 1 << 16
+"""Characters of a traceback that are kept."""
 
 
 @dataclass
@@ -29,3 +33,16 @@ def first_cause(failures: Sequence[Failure]) -> Failure | None:
     """The first failure that is no echo, of failures in the order in which they became known."""
     fatal = [each for each in failures if each.fatal]
     return next((each for each in fatal if not each.echo), fatal[0] if fatal else None)
+
+
+def failure_facts(failures: Sequence[Failure], doing: Mapping[int, str]) -> dict[str, Any]:
+    """The same as facts: the cause, and for each rank that is known how it ended, its error, and
+    what it was `doing` when the first failed."""
+    first = first_cause(failures)
+    ranks = [
+        {"rank": each.rank, "host": each.host, "exit": each.exit_reason,
+         "error": each.text[-LONGEST:], "doing": doing.get(each.rank, "")}
+        for each in sorted(failures, key=lambda each: each.rank)
+    ]  # fmt: skip
+    cause = "" if first is None else f"rank {first.rank} failed: {first.exit_reason}"
+    return {"cause": cause or "the workers did not start", "ranks": ranks}

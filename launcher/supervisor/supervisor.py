@@ -88,6 +88,7 @@ class Supervisor:
         facts = {"job": job.job, "size": job.size, "generation": job.generation}
         self._listing = Listing({**facts, "command": command})
         self._watched: list[_Watched] = []
+        self.doing: dict[int, str] = {}  # what ranks have said last, at the first failure
         self._job = job
         self._warden = Warden()
         self._selector = selectors.DefaultSelector()  # its keys' data are called when ready
@@ -222,7 +223,8 @@ class Supervisor:
                 watched.report = notice
             elif "doing" in notice:
                 watched.asked = False
-                self._listing.doing[watched.worker.rank] = notice["doing"]
+                rank = watched.worker.rank
+                self._listing.doing[rank] = self.doing[rank] = notice["doing"]
             else:
                 self._inform(notice)
 
@@ -269,6 +271,8 @@ class Supervisor:
         kind = "lost" if failure.fatal else "ended"
         for other in self._running:
             notice = {kind: failure.rank, "cause": failure.exit_reason}
+            if failure.fatal and not self._deadlines:  # the first
+                other.worker.control.send({"doing": True}, wait=False)
             other.worker.control.send(notice, wait=False)
         if failure.fatal and not self._deadlines:
             now = time.monotonic()

@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,23 @@ from ringlet.launcher.workers.worker import run_task
 from ringlet.nn.backend import use
 from ringlet.nn.models import generate
 from ringlet.runtime.checkpoint.checkpoint import verify_checkpoint
+from ringlet.runtime.training.callbacks import Callback, Facts
 from ringlet.runtime.training.checks import check_same_data, check_shared
 from ringlet.runtime.training.config import check_config
 from ringlet.runtime.training.corpus import first_token, load_corpus, token_bytes
 from ringlet.runtime.training.export import load_model
 from ringlet.runtime.training.trainer import Trainer
+
+
+class _Forward(Callback):
+    """Passes events on to the launcher, which learns of a failure in its own way."""
+
+    def __init__(self, report: Callable[[Notice], None]) -> None:
+        self._report = report
+
+    def take(self, event: str, facts: Facts) -> None:
+        if event != "failure":
+            self._report({"event": event, "facts": dict(facts)})
 
 
 def work(task: dict[str, Any], report: Callable[[Notice], None]) -> None:
@@ -43,21 +54,20 @@ def work(task: dict[str, Any], report: Callable[[Notice], None]) -> None:
         corpus,
         world,
         folder,
-        report=lambda row: report({"row": row}),
+        callbacks=[_Forward(report)],
         warn=lambda text: report({"note": text}),
+        flops=task.get("flops", 0.0),
     )
     if folder and os.environ.get("LOCAL_WORLD_SIZE") != os.environ.get("WORLD_SIZE"):
         check_same_data(world, corpus)
         check_shared(world, folder, trainer.parallel.state())
     if task["resume"]:
-        step = trainer.resume()
-        report({"resumed": step})
+        trainer.resume()
     outcome = trainer.run()
     text = ""
     if world.rank == 0 and task["sample"] and not outcome.stopped:
         text = sample(trainer, task["sample"])
-    result = {**asdict(outcome), "checkpoint": str(outcome.checkpoint), "as_bytes": corpus.as_bytes}
-    report({"outcome": result, "sample": text})
+    report({"sample": text, "as_bytes": corpus.as_bytes})
     world.barrier()
     comm.shutdown()
     if outcome.stopped:

@@ -1,6 +1,6 @@
 """`runtime.plan`, and a plan as a file: how to train a model, pinned so that its bits repeat."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,9 @@ from ringlet.runtime.planning.setting import MEGATRON, RINGLET, Program, Setting
 from ringlet.runtime.planning.settings import Request
 
 VERSION = 1
+
+OTHERS = 4
+"""The most of those that came next, which a plan remembers."""
 
 ADAM_STATES = 2
 """Numbers that AdamW, which programs are described with, keeps for each parameter."""
@@ -106,6 +109,14 @@ class Predicted:
 
 
 @dataclass(frozen=True)
+class Other:
+    """What came after the chosen one in the search."""
+
+    choices: Choices
+    predicted: Predicted
+
+
+@dataclass(frozen=True)
 class Plan:
     """How to train a model of these sizes on so many ranks: all that results depend on.
 
@@ -124,6 +135,7 @@ class Plan:
     cluster: str = text()
     algorithms: str = text()
     links: str = text()
+    others: tuple[Other, ...] = ()
 
     def __post_init__(self) -> None:
         figures.check(self)
@@ -211,11 +223,8 @@ def make_request(
         cluster = load_cluster(cluster)
     if program is None:
         program = MEGATRON if MEGATRON.precision.dtype in cluster.device.peak else RINGLET
-    precision = program.precision
-    cluster.device.peak_of(precision.dtype)
-    if states != ADAM_STATES:
-        kept = precision.optimizer + 4 * (states - ADAM_STATES)
-        program = replace(program, precision=replace(precision, optimizer=kept))
+    cluster.device.peak_of(program.precision.dtype)
+    program = with_states(program, states)
     cluster.of(ranks or cluster.ranks)
     return Request(
         sizes, cluster, batch, ranks, memory, program, options or Parallelism(), fixed or {},
@@ -223,16 +232,33 @@ def make_request(
     )  # fmt: skip
 
 
-def make_plan(candidate: Candidate, model: Model, cluster: Cluster) -> Plan:
-    """The plan that says what a candidate does."""
+def with_states(program: Program, states: int) -> Program:
+    """The program with an optimizer that keeps so many float32 numbers for each parameter."""
+    if states == ADAM_STATES:
+        return program
+    precision = program.precision
+    kept = precision.optimizer + 4 * (states - ADAM_STATES)
+    return replace(program, precision=replace(precision, optimizer=kept))
+
+
+def make_plan(
+    candidate: Candidate, model: Model, cluster: Cluster, best: Sequence[Candidate] = ()
+) -> Plan:
+    """The plan that says what a candidate does, and what the next `best` would have done."""
+    after = [one for one in best if one.setting != candidate.setting][:OTHERS]
     setting = candidate.setting
     return Plan(
         VERSION, setting.ranks, setting.batch, cluster.name, cluster.algorithms,
         str(links_of(cluster)),
         model=Sizes.of(model),
         choices=Choices.of(setting),
-        predicted=Predicted(candidate.simulation.seconds, candidate.memory),
+        predicted=_predicted(candidate),
+        others=tuple(Other(Choices.of(one.setting), _predicted(one)) for one in after),
     )  # fmt: skip
+
+
+def _predicted(one: Candidate) -> Predicted:
+    return Predicted(one.simulation.seconds, one.memory)
 
 
 def links_of(cluster: Cluster) -> Links:
@@ -254,11 +280,24 @@ def load_plan(path: Path) -> Plan:
         if version != VERSION:
             raise ClusterError(f"version is {short(version)}; this ringlet reads {VERSION}")
         kinds = {"model": Sizes, "choices": Choices, "predicted": Predicted}
-        for name in kinds:
-            if name not in table:
-                raise ClusterError(f"{name} is missing")
-        parts = {name: make(kind, table[name], name) for name, kind in kinds.items()}
+        parts = _parts(table, "", kinds)
+        others = table.get("others", [])
+        if not isinstance(others, list) or not all(isinstance(each, dict) for each in others):
+            raise ClusterError(f"others is {short(others)}; it must be tables")
+        of_others = {name: kinds[name] for name in ("choices", "predicted")}
+        parts["others"] = tuple(
+            make(Other, each, f"others[{n}]", **_parts(each, f"others[{n}].", of_others))
+            for n, each in enumerate(others)
+        )
         return make(Plan, table, **parts)
     except ClusterError as error:
         text = str(error)
         raise PlanError(text if str(path) in text else f"{path}: {text}") from error
+
+
+def _parts(table: Mapping[str, Any], prefix: str, kinds: Mapping[str, Any]) -> dict[str, Any]:
+    """Dataclasses of these kinds from the tables below a table."""
+    for name in kinds:
+        if name not in table:
+            raise ClusterError(f"{prefix}{name} is missing")
+    return {name: make(kind, table[name], f"{prefix}{name}") for name, kind in kinds.items()}

@@ -4,10 +4,10 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from ringlet.runtime.checkpoint.restore import load_checkpoint
 from ringlet.runtime.mesh import Mesh, share
 from ringlet.runtime.parallel import Step, parallelize
 from ringlet.runtime.pipeline.run import MicroBatch
+from ringlet.runtime.training.callbacks import Callback, tell
 from ringlet.runtime.training.checks import NonFinite, all_finite, blame
 from ringlet.runtime.training.config import TrainConfig
 from ringlet.runtime.training.corpus import (
@@ -32,9 +33,8 @@ from ringlet.runtime.training.corpus import (
 from ringlet.runtime.training.export import check_run
 from ringlet.runtime.training.factories import make_model, make_optimizer, make_schedule
 from ringlet.runtime.training.fit import mesh_shape, parallelism
-from ringlet.runtime.training.metrics import MetricsFile
-
-Report: TypeAlias = Callable[[dict[str, Any]], None]
+from ringlet.runtime.training.meter import SENT, Meter
+from ringlet.runtime.training.metrics import Metrics
 
 CHECKPOINTS = "checkpoints"
 
@@ -62,10 +62,11 @@ class Outcome:
 class Trainer:
     """Trains a model on a corpus, on the mesh of `world` that the config names.
 
-    Rank 0 writes checkpoints and metrics to `folder`, unless it is None, passes each row of metrics
-    to `report`, and tells `warn` what it could not read or write. The result depends on the config
-    alone, with the same bits every time; on another mesh it is the same up to rounding. Raises
-    MeshError if they do not fit together.
+    Rank 0 writes checkpoints and metrics to `folder`, unless it is None, tells the `callbacks` of
+    what happens (callbacks.py), and `warn` what it could not read or write. With `flops`, those of
+    the model in a step, metrics have the utilisation. The result depends on the config alone, with
+    the same bits every time; on another mesh it is the same up to rounding. Raises MeshError if
+    they do not fit together.
     """
 
     def __init__(
@@ -74,10 +75,12 @@ class Trainer:
         corpus: Corpus,
         world: Group,
         folder: Path | None = None,
-        report: Report = lambda row: None,
+        callbacks: Sequence[Callback] = (),
         warn: Callable[[str], None] = print,
+        flops: float = 0.0,
     ) -> None:
         self.config, self.corpus, self.world, self.folder = config, corpus, world, folder
+        self._meter, self._flops = Meter(world), flops
         with uninitialized():
             model = make_model(config, corpus.vocab_size)
         self.mesh = Mesh(world, **mesh_shape(config, world.size))
@@ -88,8 +91,8 @@ class Trainer:
         self._learning_rate = make_schedule(config)
         self.step = 0
         self.checkpoint: Path | None = None
-        self._report, self._warn = report, warn
-        self._metrics = None if folder is None else MetricsFile(folder, warn)
+        files = [] if folder is None else [Metrics(folder, warn)]
+        self._callbacks, self._warn = [] if world.rank else [*files, *callbacks], warn
         self._stop = threading.Event()
         self._elapsed_before = 0.0
         self._ranks, self._rank = self.mesh.size("dp", "ep"), self.parallel.data_index
@@ -111,8 +114,6 @@ class Trainer:
         self.checkpoint = Path(self.world.broadcast_object(found and str(found.folder)))
         if found is not None:
             self._elapsed_before = float(found.manifest.get("elapsed_s", 0.0))
-            if self._metrics is not None:
-                self._metrics.cut(self.step)
         return self.step
 
     def stop(self) -> None:
@@ -128,33 +129,60 @@ class Trainer:
         before: dict[signal.Signals, Any] = {}
         if threading.current_thread() is threading.main_thread():
             before = {number: signal.signal(number, lambda *_: self.stop()) for number in STOPS}
-        started = time.perf_counter() - self._elapsed_before
         try:
-            if not self.step:
-                self._write_metrics({"step": 0, **self._validation()})
-            stopped, val_loss = False, math.nan
-            while self.step < self.config.steps and not stopped:
-                with timeline.span("step", self.step + 1):
-                    row, stopped = self._train_step()
-                row["elapsed_s"] = time.perf_counter() - started
-                last = stopped or self.step == self.config.steps
-                if last or self.step % self.config.eval_every == 0:
-                    row |= self._validation()
-                    val_loss = row["val_loss"]
-                saving = last or self.step % self.config.checkpoint_every == 0
-                if saving:
-                    self.parallel.complete()
-                    if not all_finite(self.world, self.parallel.shards, self.parallel.optimizers):
-                        raise self._non_finite(self.step, "the update is not finite")
-                self._write_metrics(row)
-                if saving:
-                    self.save(row["elapsed_s"], row.get("val_loss"))
-            if math.isnan(val_loss):
-                val_loss = self.evaluate()
-            return Outcome(self.step, val_loss, stopped, self.checkpoint)
+            outcome = self._run()
+        except Exception as error:
+            tell(self._callbacks, "failure", {"step": self.step, "cause": str(error)})
+            raise
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+        facts = {**asdict(outcome), "checkpoint": outcome.checkpoint and str(outcome.checkpoint)}
+        tell(self._callbacks, "end", facts)
+        return outcome
+
+    def _run(self) -> Outcome:
+        config, started = self.config, time.perf_counter() - self._elapsed_before
+        facts = {"step": self.step, "steps": config.steps, "config": asdict(config)}
+        facts |= {"workers": self.world.size, "mesh": self.mesh.shape}
+        facts["folder"] = None if self.folder is None else str(self.folder)
+        tell(self._callbacks, "start", facts)
+        stopped, val_loss = False, math.nan
+        if not self.step:
+            self._evaluated()
+        while self.step < config.steps and not stopped:
+            with timeline.span("step", self.step + 1):
+                row, stopped = self._train_step()
+            row["elapsed_s"] = time.perf_counter() - started
+            last = stopped or self.step == config.steps
+            if last or self.step % config.eval_every == 0:
+                row |= self._evaluated()
+                val_loss = row["val_loss"]
+            saving = last or self.step % config.checkpoint_every == 0
+            if saving:
+                self.parallel.complete()
+                if not all_finite(self.world, self.parallel.shards, self.parallel.optimizers):
+                    raise self._non_finite(self.step, "the update is not finite")
+            tell(self._callbacks, "step", row)
+            if saving:
+                self.save(row["elapsed_s"], row.get("val_loss"))
+        self._meter.agree(self._control)  # the last step's figures
+        self._tell_ranks(last=True)
+        if math.isnan(val_loss):
+            val_loss = self._evaluated()["val_loss"]
+        return Outcome(self.step, val_loss, stopped, self.checkpoint)
+
+    def _evaluated(self) -> dict[str, float]:
+        """The validation loss, per token and if that is known per byte, as metrics have it."""
+        loss = self.evaluate()
+        nbytes = self.corpus.validation_bytes(self._validation_offsets())
+        found = {"val_loss": loss, **_bits(loss, nbytes, "val_bits_per_byte")}
+        tell(self._callbacks, "evaluation", {"step": self.step, **found})
+        return found
+
+    def _tell_ranks(self, last: bool = False) -> None:
+        if self._callbacks and (rows := self._meter.rows(self.step, last)):
+            tell(self._callbacks, "ranks", {"step": self.step, "rows": rows})
 
     @timeline.recorded("checkpoint")
     def save(self, elapsed_s: float = 0.0, val_loss: float | None = None) -> None:
@@ -181,12 +209,8 @@ class Trainer:
             keep=self.config.keep,
             keep_best=self.config.keep_best,
         )
-
-    def _validation(self) -> dict[str, float]:
-        """The validation loss, per token and if that is known per byte, as metrics have it."""
-        loss = self.evaluate()
-        nbytes = self.corpus.validation_bytes(self._validation_offsets())
-        return {"val_loss": loss, **_bits(loss, nbytes, "val_bits_per_byte")}
+        facts = {"step": self.step, "folder": str(self.checkpoint)}
+        tell(self._callbacks, "checkpoint", facts)
 
     def _validation_offsets(self) -> Array:
         size, most = self.config.block_size, self.config.eval_windows
@@ -225,23 +249,29 @@ class Trainer:
     def _train_step(self) -> tuple[dict[str, Any], bool]:
         """Take one optimizer step; return its metrics and whether all ranks stop."""
         config, started = self.config, time.perf_counter()
-        sent_before = self.mesh.bytes_sent()
+        sent_before = self.mesh.sent()
         learning_rate = self._learning_rate(self.step)
         loss = self._gradients() / self._replicas
+        computed = time.perf_counter() - started - self.parallel.waited
         norm, clip = None, config.clip
         if not config.priority:  # which does not wait for all gradients
             norm = self.parallel.clip(clip) if clip else self.parallel.norm()
-        status = np.array([loss, self._stop.is_set(), not math.isfinite(norm or 0)], np.float64)
+        stop, bad = self._stop.is_set(), not math.isfinite(norm or 0)
         waited = time.perf_counter()
-        self._control.all_reduce(status, label="loss")
+        status = self._meter.agree(self._control, loss, stop, bad)
+        self._tell_ranks()
         comm_s = self.parallel.waited + time.perf_counter() - waited
         if status[2] or not math.isfinite(status[0]):  # on all ranks, in the same step
             what = "gradient" if math.isfinite(status[0]) else "loss"
             raise self._non_finite(self.step + 1, f"the {what} is not finite")
+        updating = time.perf_counter()
         self.parallel.update(learning_rate)
         self.step += 1
         agreed = self.step % config.local_steps == 0
-        seconds = time.perf_counter() - started
+        now = time.perf_counter()
+        seconds, sent = now - started, self.mesh.sent()
+        by_operation = [sent.get(name, 0) - sent_before.get(name, 0) for name in SENT]
+        self._meter.measured((seconds, computed, comm_s, now - updating), by_operation)
         tokens = config.batch_size * config.block_size
         row = {
             "step": self.step,
@@ -254,8 +284,10 @@ class Trainer:
             "step_s": seconds,
             "tokens_per_s": tokens / seconds,
             "comm_s": comm_s,
-            "comm_bytes": self.mesh.bytes_sent() - sent_before,
+            "comm_bytes": sum(sent.values()) - sum(sent_before.values()),
         }
+        if self._flops and self._meter.flops:
+            row["mfu"] = self._flops / (seconds * self._meter.flops)
         return row, bool(status[1]) and agreed
 
     def _gradients(self) -> float:
@@ -288,13 +320,6 @@ class Trainer:
             good = "there is no checkpoint from before it"
         where = blame(self.world, self.parallel.shards, self.parallel.numbers)
         return NonFinite(f"step {step}: {what}; {where}; nothing of this step was saved; {good}")
-
-    def _write_metrics(self, row: dict[str, Any]) -> None:
-        if self.world.rank:
-            return
-        if self._metrics is not None:
-            self._metrics.write(row)
-        self._report(row)
 
 
 def _bits(nats: float, nbytes: float | None, name: str) -> dict[str, float]:

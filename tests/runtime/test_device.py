@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from devices import TINY, on_device, trained
+from small_runs import Rows
 
 from ringlet import nn
 from ringlet.runtime import Mesh, MeshError, Parallelism, Trainer, load_corpus, make_config
@@ -93,7 +94,7 @@ def moved_by_a_step(world, layers):
         config = make_config("tiny", None, {**TINY, "n_layer": layers})
         corpus = load_corpus("pydoc", config.block_size)
         report = lambda row: seen.append(cupy.counts.copy())  # noqa: E731
-        Trainer(config, corpus, world, report=report).run()
+        Trainer(config, corpus, world, callbacks=[Rows(report)]).run()
     step = seen[3] - seen[2] if seen else {}  # evaluations are at the ends
     return [step.get(name, 0) for name in ("to device", "to host", "waits")]
 

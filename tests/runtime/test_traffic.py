@@ -5,7 +5,8 @@ import pytest
 
 from ringlet import nn
 from ringlet.nn.models import GPT, GPTConfig
-from ringlet.runtime import Mesh, MicroBatch, Parallelism, Step, parallelize
+from ringlet.runtime import Mesh, MicroBatch, Parallelism, Setting, Step, model_of, parallelize
+from ringlet.runtime.planning.traffic import traffic
 
 BATCH, CONTEXT, WIDTH, LAYERS, VOCABULARY = 2, 8, 16, 4, 24
 ACTIVATIONS = BATCH * CONTEXT * WIDTH * 4
@@ -112,6 +113,23 @@ def test_bytes_are_the_textbooks(ranks, case):
     size = int(np.prod(list(mesh.values())))
     results = ranks(size, transport="ipc").run(sent, mesh=mesh, options=options, micro=micro)
     assert summed(results) == expected
+
+
+TIED = {"all_reduce": 2 * 4 * VOCABULARY * WIDTH}
+ALSO = dict.fromkeys(("pipeline", "pipeline of 4", "interleaved"), TIED)
+"""The planner counts the sum of the tied embedding, which `sent` does not."""
+
+
+# With sequence parallelism the planner takes the embedding and the head to be as without it.
+@pytest.mark.parametrize("case", [case for case in TABLE if case != "sequence"])
+def test_the_planners_count_is_the_same(case):
+    mesh, options, micro, expected = TABLE[case]
+    model = model_of(GPTConfig(VOCABULARY, CONTEXT, LAYERS, 4, WIDTH))
+    replicas = mesh.get("dp", 1)
+    setting = Setting(mesh, replicas * micro * BATCH, BATCH, Parallelism(**options))
+    stages = traffic(model, setting)
+    counted = {name: n * setting.ranks / len(stages) for name, n in summed(stages).items()}
+    assert counted == pytest.approx({**expected, **ALSO.get(case, {})})
 
 
 # Every position chooses all experts: each rank has as many rows for each as it has positions.

@@ -12,6 +12,7 @@ from ringlet import comm
 from ringlet.nn import FlatParameters, Linear, Sequential
 from ringlet.runtime import DataParallel, NonFinite
 from ringlet.runtime.data.data_parallel import make_buckets
+from ringlet.runtime.training.meter import FIGURES
 
 TINY = {
     "block_size": 16, "n_layer": 2, "n_head": 2, "n_embd": 32, "batch_size": 12, "steps": 20,
@@ -133,12 +134,20 @@ def test_metrics_say_what_happened(ranks, tmp_path):
     assert rows[0]["val_bits_per_byte"] == pytest.approx(rows[0]["val_loss"] / np.log(2))
     names = {
         "step", "loss", "learning_rate", "grad_norm", "tokens", "tokens_per_s", "step_s",
-        "comm_s", "comm_bytes", "elapsed_s", "epoch", "bits_per_byte",
+        "comm_s", "comm_bytes", "elapsed_s", "epoch", "bits_per_byte", "mfu",
     }  # fmt: skip
     assert all(names <= set(row) for row in rows[1:])
     assert [row["step"] for row in rows if "val_loss" in row] == [0, 10, 20]
     assert rows[-1]["tokens"] == 20 * 12 * 16
     assert rows[-1]["val_loss"] < rows[0]["val_loss"]
+    of_ranks = [json.loads(line) for line in (tmp_path / "ranks.jsonl").read_text().splitlines()]
+    for rank in (0, 1):
+        mine = [row for row in of_ranks if row["rank"] == rank]
+        assert sum(row["steps"] for row in mine) == mine[-1]["step"] == 20
+        for row in mine:
+            assert 0 < row["compute_s"] + row["comm_s"] + row["update_s"] < row["step_s"]
+            assert row["peak_bytes"] > row["base_bytes"] > 1 << 20
+            assert row["sent_bytes"]["all_reduce"] > 0
     assert all(row["comm_bytes"] > 0 for row in rows[1:])
 
 
@@ -163,7 +172,7 @@ def test_gradients_travel_once_for_each_optimizer_step(ranks, size, accumulate):
     flat = results[0][2]
     assert all(calls == 1 for calls, _, _ in results)  # besides the buckets: the loss
     sent = sum(result[1] for result in results)
-    loss = 2 * (size - 1) * 24
+    loss = 2 * (size - 1) * 8 * size * (3 + len(FIGURES))  # with each rank's figures
     assert sent == 2 * (size - 1) * flat + loss
 
 

@@ -3,7 +3,19 @@
 from pathlib import Path
 
 from ringlet.runtime import Trainer, latest_checkpoint, load_corpus, make_config
+from ringlet.runtime.training.callbacks import Callback
 from ringlet.runtime.training.export import load_model
+
+
+class Rows(Callback):
+    """Calls `report` with each row of metrics."""
+
+    def __init__(self, report):
+        self.step = report
+
+    def evaluation(self, facts):
+        if not facts["step"]:
+            self.step(facts)
 
 
 def small_trainer(world, sizes, folder=None, watch=None, **options):
@@ -18,7 +30,7 @@ def small_trainer(world, sizes, folder=None, watch=None, **options):
 
     config = make_config("tiny", None, {**sizes, **options})
     corpus = load_corpus("pydoc", config.block_size)
-    made = Trainer(config, corpus, world, folder and Path(folder), report=report)
+    made = Trainer(config, corpus, world, folder and Path(folder), [Rows(report)], flops=1e6)
     return made, rows
 
 

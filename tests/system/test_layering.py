@@ -23,7 +23,17 @@ ALLOWED = {
         "ringlet.nn",
         "ringlet.runtime",
     },
-    "launcher": BASE | {"typer", "rich", "ringlet", "tensorboardX", "ray", "pytest"},  # its plugin
+    "launcher": BASE
+    | {
+        "typer",
+        "rich",
+        "ringlet",
+        "tensorboardX",
+        "mlflow",
+        "wandb",
+        "ray",
+        "pytest",
+    },  # its plugin
 }
 UNSAFE_MODULES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve"}
 UNSAFE_NAMES = {"recv_pyobj", "send_pyobj"}

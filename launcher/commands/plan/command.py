@@ -42,12 +42,12 @@ def plan(*, asked: Asked, options: PlanOptions, given: dict[str, Any]) -> None:
         raise UserError(f"there is no objective {options.objective}; there are {known}")
     if options.out is not None and not options.out.parent.is_dir():
         raise UserError(f"cannot write {options.out}: there is no folder {options.out.parent}")
-    request, _ = asked.request(given)
-    found = searching(request, options.objective)
+    found = searching(asked.request(given)[0], options.objective)
     if not found.best:
         raise UserError(why_nothing(found))
     if options.out is not None:
-        made = make_plan(found.best[0], found.request.model, found.request.cluster)
+        request = found.request
+        made = make_plan(found.best[0], request.model, request.cluster, found.best)
         with user_errors(os_error=f"cannot write {options.out}"):
             options.out.write_text(str(made), encoding="utf-8")
     typer.echo(

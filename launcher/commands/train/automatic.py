@@ -71,7 +71,7 @@ def make(
         f"planned {chosen_text(one)}: {seconds_text(one.simulation.seconds)} a step and "
         f"{gigabytes(one.memory)} a worker are expected"
     )
-    return the_plan(one, request)
+    return the_plan(one, request, best)
 
 
 def _usual(run: Run, request: Request) -> Candidate | None:

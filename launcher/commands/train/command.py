@@ -3,7 +3,6 @@
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -12,20 +11,23 @@ from ringlet.launcher.commands.options import with_options, words_given
 from ringlet.launcher.commands.traced import tracing
 from ringlet.launcher.commands.train.prepare import Training, TrainOptions, prepare
 from ringlet.launcher.commands.train.progress import TrainingProgress
-from ringlet.launcher.commands.train.tensorboard import EventFiles
+from ringlet.launcher.commands.train.trackers.chosen import trackers
 from ringlet.launcher.errors import ExitCode
 from ringlet.launcher.hosts.agents import open_agent
 from ringlet.launcher.hosts.options import HostOptions
 from ringlet.launcher.hosts.placed import PlacedOptions, placed
 from ringlet.launcher.supervisor.agent import Agent
 from ringlet.launcher.supervisor.control import Notice
+from ringlet.launcher.supervisor.failure import failure_facts
 from ringlet.launcher.supervisor.options import WorkerOptions
 from ringlet.launcher.supervisor.output import Screen
 from ringlet.launcher.supervisor.restarts import run_with_restarts
 from ringlet.launcher.supervisor.supervisor import Supervisor
 from ringlet.launcher.supervisor.traces import check_trace
+from ringlet.runtime.training.callbacks import EVENTS, Callback, tell
 from ringlet.runtime.training.config import TrainConfig
 from ringlet.runtime.training.fit import DEFAULT_WORKERS
+from ringlet.runtime.training.record import Record
 
 
 @with_options(options=TrainOptions, launch=WorkerOptions, hosts=HostOptions, given=TrainConfig)
@@ -67,34 +69,45 @@ def train(
         count = DEFAULT_WORKERS if workers is None else workers
         agent = stack.enter_context(open_agent(hosts, count, launch))
         stack.enter_context(tracing(launch.trace, launch.trace_steps, agent))
-        raise typer.Exit(_run(training, agent, options.tensorboard))
+        raise typer.Exit(_run(training, agent, options))
 
 
-def _run(training: Training | None, agent: Agent, tensorboard: Path | None) -> int:
+def _run(training: Training | None, agent: Agent, options: TrainOptions) -> int:
     """Run the workers of this host. Host 0 has the `training`, which sets the task of all hosts."""
     screen = Screen()
     progress = TrainingProgress(screen, agent.options.quiet)
-    events = (
-        None if training is None or tensorboard is None else EventFiles(tensorboard, screen.say)
-    )
+    callbacks: list[Callback] = [progress]
+    if training is not None:
+        callbacks += trackers(options, screen.say)
+    started: list[Supervisor] = []
 
     def inform(notice: Notice) -> None:
-        progress.take(notice)
-        if events is not None:
-            events.take(notice)
+        if notice.get("event") in EVENTS:
+            tell(callbacks, notice["event"], notice["facts"])
+        else:
+            progress.note(notice)
+
+    def failed() -> None:
+        ends = failure_facts(agent.failures, started[-1].doing)
+        tell(callbacks, "failure", {"step": progress.step_taken, **ends})
 
     def start(generation: int) -> Supervisor:
+        if generation:
+            failed()
         if training is None:
             job, task = agent.next_job(generation)
         else:
             job, task = agent.next_job(generation, partial(training.task, generation))
             progress.headline(training.settings, job.size)
+            if not generation:
+                callbacks.append(Record(training.folder, screen.say))
         module = "ringlet.launcher.workers.train_worker"
-        return Supervisor(job, module, [task], screen=screen, agent=agent, inform=inform)
+        started.append(Supervisor(job, module, [task], screen=screen, agent=agent, inform=inform))
+        return started[-1]
 
     code = run_with_restarts(start, agent, lambda: progress.steps > 0, screen)
-    if events is not None:
-        events.close()
-    if training is not None and code in (ExitCode.OK, ExitCode.STOPPED):
+    if code not in (ExitCode.OK, ExitCode.STOPPED):
+        failed()
+    elif training is not None:
         progress.conclude(training.folder, training.workers_given)
     return code

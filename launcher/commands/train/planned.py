@@ -1,7 +1,7 @@
 """`ringlet train --plan` and `--auto`: a plan's choices in place of options."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -94,8 +94,9 @@ def kept(run: Run, path: Path, workers: int | None) -> Plan | None:
     return plan
 
 
-def the_plan(one: Candidate, request: Request) -> Plan:
-    """The plan of a candidate, with the links that the user has pinned."""
-    made = make_plan(one, request.model, request.cluster)
+def the_plan(one: Candidate, request: Request, best: Sequence[Candidate] = ()) -> Plan:
+    """The plan of a candidate, with the links that the user has pinned; of the `best`, those that
+    came next."""
+    made = make_plan(one, request.model, request.cluster, best)
     with user_errors(ClusterError):
         return replace(made, links=os.environ.get("RINGLET_LINKS", "") or made.links)

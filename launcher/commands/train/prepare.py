@@ -4,20 +4,23 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ringlet import __version__
 from ringlet.launcher.commands.data.progress import BuildProgress
 from ringlet.launcher.commands.train.folder import RunFolder, newest_checkpoint, warn
+from ringlet.launcher.commands.train.trackers.chosen import check_packages
 from ringlet.launcher.errors import UserError, user_errors
 from ringlet.launcher.options import option
 from ringlet.launcher.supervisor.options import WorkerOptions
 from ringlet.nn.backend import BackendError, find_gpus
 from ringlet.runtime.checkpoint.checkpoint import Checkpoint, latest_checkpoint
 from ringlet.runtime.mesh import MeshError
+from ringlet.runtime.planning.costs import model_flops
+from ringlet.runtime.planning.models import model_of
 from ringlet.runtime.planning.plan import Plan
 from ringlet.runtime.text.errors import TextError
 from ringlet.runtime.training.config import (
@@ -32,8 +35,16 @@ from ringlet.runtime.training.config import (
 from ringlet.runtime.training.corpus import Corpus, DataError, load_corpus, packing
 from ringlet.runtime.training.effects import check_effects
 from ringlet.runtime.training.export import check_run
-from ringlet.runtime.training.fit import DEFAULT_WORKERS, check_fit, default_workers, resized
-from ringlet.runtime.training.metrics import METRICS
+from ringlet.runtime.training.factories import model_config
+from ringlet.runtime.training.fit import (
+    DEFAULT_WORKERS,
+    check_fit,
+    default_workers,
+    mesh_shape,
+    resized,
+)
+from ringlet.runtime.training.metrics import METRICS, RANKS
+from ringlet.runtime.training.record import begin_record
 from ringlet.runtime.training.trainer import CHECKPOINTS
 
 PLAN = "plan.toml"
@@ -80,14 +91,20 @@ class TrainOptions:
     tensorboard: Path | None = option(
         None, "Folder for TensorBoard event files (ringlet[tensorboard]).", heading="Output"
     )
+    mlflow: str | None = option(
+        None, "MLflow server, or a folder for its files (ringlet[mlflow]).", metavar="ADDRESS",
+        heading="Output",
+    )  # fmt: skip
+    wandb: str | None = option(
+        None, "Project of Weights & Biases (ringlet[wandb]).", metavar="PROJECT", heading="Output"
+    )
 
     def check(self) -> None:
-        """Raise UserError for values that are not possible, and without tensorboardX if it is
+        """Raise UserError for values that are not possible, and without a package that is
         needed."""
         if self.sample < 0:
             raise UserError(f"--sample is {self.sample}; it must be 0 or more")
-        if self.tensorboard is not None and find_spec("tensorboardX") is None:
-            raise UserError("--tensorboard needs tensorboardX: pip install 'ringlet[tensorboard]'")
+        check_packages(self)
         if self.auto and self.plan is not None:
             raise UserError("--plan says how to train, and --auto would plan anew: leave one out")
         for name, given in (("measure", self.measure), ("allow", self.allow)):
@@ -136,9 +153,9 @@ def prepare(
     # A file may list all options; those that it leaves at their defaults are not asked for.
     usual = asdict(TrainConfig())
     asked = {n: value for n, value in in_file.items() if value != usual.get(n)} | given
-    training = Training(settings, options, name, workers, hosts, asked)
+    training = Training(settings, options, name, workers, hosts, asked, corpus.vocab_size)
     if options.auto or options.plan or (options.resume and _stored(options).exists()):
-        training.plan_by(corpus.vocab_size, launch)
+        training.plan_by(launch)
     return training
 
 
@@ -172,17 +189,18 @@ class Training:
     workers: int
     hosts: tuple[int, int]
     asked: Mapping[str, Any]
+    vocabulary: int
     folder: Path = field(init=False)
     plan: Plan | None = None
     _held: RunFolder | None = None
 
-    def plan_by(self, vocabulary: int, launch: WorkerOptions) -> None:
+    def plan_by(self, launch: WorkerOptions) -> None:
         """Train as a plan says: of a file, of --auto, or of the run that is resumed."""
         # Imported here, since most runs have none.
         from ringlet.launcher.commands.train.automatic import allow, make
         from ringlet.launcher.commands.train.planned import Run, from_file, kept
 
-        run, options = Run(self.settings, self.asked, vocabulary), self.options
+        run, options = Run(self.settings, self.asked, self.vocabulary), self.options
         if self.hosts[0] < self.hosts[1] and (options.plan or options.auto):
             raise UserError("a plan is for one number of workers, and --nnodes MIN:MAX for several")
         if options.plan is not None:
@@ -224,9 +242,25 @@ class Training:
             self._store_plan()
         # Other hosts may run in another working folder.
         folder = self.folder.resolve() if self.hosts[1] > 1 else self.folder
-        facts = {"config": asdict(self.settings), "folder": str(folder), "resume": resume}
+        about = self._about(workers)
+        begin_record(self.folder, about, warn)
+        facts = {"config": about["config"], "folder": str(folder), "resume": resume}
         variables = {} if self.plan is None else self.plan.variables
-        return json.dumps({**facts, "sample": self.options.sample, "variables": variables})
+        more = {"sample": self.options.sample, "variables": variables, "flops": about["flops"]}
+        return json.dumps({**facts, **more})
+
+    def _about(self, workers: int) -> dict[str, Any]:
+        """What the run's folder says of it."""
+        model = model_of(model_config(self.settings, self.vocabulary))
+        return {
+            "ringlet": __version__,
+            "workers": workers,
+            "mesh": mesh_shape(self.settings, workers),
+            "vocab_size": self.vocabulary,
+            "parameters": model.parameters,
+            "flops": model_flops(model, self.settings.batch_size),
+            "config": asdict(self.settings),
+        }
 
     def _store_plan(self) -> None:
         """Keep the plan for when the run resumes."""
@@ -277,7 +311,8 @@ def _to_restart(folder: Path) -> bool:
     """Whether there is a checkpoint to continue from; if not, the run begins anew."""
     if _is_saved(folder):
         return True
-    (folder / METRICS).unlink(missing_ok=True)
+    for name in (METRICS, RANKS):
+        (folder / name).unlink(missing_ok=True)
     return False
 
 

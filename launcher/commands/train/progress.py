@@ -9,6 +9,7 @@ from ringlet.comm.schedules.svg import counted
 from ringlet.launcher.commands.pasted import command
 from ringlet.launcher.supervisor.control import Notice
 from ringlet.launcher.supervisor.output import Screen
+from ringlet.runtime.training.callbacks import Callback, Facts
 from ringlet.runtime.training.config import TrainConfig
 from ringlet.runtime.training.metrics import METRICS
 
@@ -16,9 +17,9 @@ PLAIN_EVERY_S = 10.0
 """Between two lines where the output is not a terminal."""
 
 
-class TrainingProgress:
-    """Turns rank 0's reports into a live line, or into a plain line now and then; `quiet`, only
-    into the conclusion."""
+class TrainingProgress(Callback):
+    """Turns events into a live line, or into a plain line now and then; `quiet`, only into the
+    conclusion."""
 
     def __init__(self, screen: Screen, quiet: bool = False) -> None:
         self._screen, self._quiet = screen, quiet
@@ -43,24 +44,32 @@ class TrainingProgress:
             self._headline = text
             self._line(text)
 
-    def take(self, notice: Notice) -> None:
-        """Take one report."""
-        if "row" in notice:
-            self._row(notice["row"])
-        elif "resumed" in notice:
-            self._line(f"resumed after step {notice['resumed']}")
-        elif "note" in notice:
-            self._screen.line(notice["note"])
-        elif "outcome" in notice:
-            self._last |= {**notice["outcome"], "sample": notice["sample"]}
+    def start(self, facts: Facts) -> None:
+        if facts["step"]:
+            self._line(f"resumed after step {facts['step']}")
 
-    def _row(self, row: dict[str, Any]) -> None:
-        self._last |= row
-        if "val_loss" in row:
-            self._val_loss = f", validation {row['val_loss']:.3f}{_bits(row)}"
-        if "loss" not in row:
+    def note(self, notice: Notice) -> None:
+        """Take what rank 0 says besides: a `note` to show, the `sample` at the end."""
+        if "note" in notice:
+            self._screen.line(notice["note"])
+        else:
+            self._last |= notice
+
+    def end(self, facts: Facts) -> None:
+        self._last |= facts
+
+    def evaluation(self, facts: Facts) -> None:
+        self._val_loss = f", validation {facts['val_loss']:.3f}{_bits(facts)}"
+        if not facts["step"]:
             self._line(f"step 0/{self._settings.steps}{self._val_loss}")
-            return
+
+    @property
+    def step_taken(self) -> int:
+        """The last step, as far as it is known here."""
+        return int(self._last.get("step", 0))
+
+    def step(self, facts: Facts) -> None:
+        row, self._last = facts, {**self._last, **facts}
         self.steps += 1
         self._rate = 0.9 * self._rate + 0.1 * row["step_s"] if self._rate else row["step_s"]
         text = self._text(row)
@@ -76,7 +85,7 @@ class TrainingProgress:
         if not self._quiet:
             self._screen.line(text)
 
-    def _text(self, row: dict[str, Any]) -> str:
+    def _text(self, row: Facts) -> str:
         left = int((self._settings.steps - row["step"]) * self._rate)
         tokens = self._settings.batch_size * self._settings.block_size / self._rate
         return (
@@ -110,7 +119,7 @@ class TrainingProgress:
         )
 
 
-def _bits(row: dict[str, Any]) -> str:
+def _bits(row: Facts) -> str:
     """The validation loss in the unit in which models of any vocabulary can be compared."""
     bits = row.get("val_bits_per_byte")
     return "" if bits is None else f" ({bits:.3f} bits per byte)"

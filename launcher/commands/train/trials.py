@@ -103,9 +103,8 @@ def attempt(
     times: list[float] = []
 
     def inform(notice: Notice) -> None:
-        row = notice.get("row", {})
-        if "loss" in row:
-            times.append(row["step_s"])
+        if notice.get("event") == "step":
+            times.append(notice["facts"]["step_s"])
 
     options = replace(launch, output=None, trace=None, quiet=True, max_restarts=0, grace=1.0)
     agent = _TrialAgent(plan.ranks, options, deadline)
