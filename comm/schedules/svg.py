@@ -3,6 +3,7 @@
 The text of an SVG file is built by hand: it depends on nothing, and is the same every time.
 """
 
+import math
 from collections.abc import Iterable
 from colorsys import hls_to_rgb
 from xml.sax.saxutils import escape
@@ -53,6 +54,13 @@ def _dark() -> str:
         for light, dark in DARK.items()
         for what in ("fill", "stroke")
     )
+
+
+def round_step(least: float) -> float:
+    """Between the ticks of an axis: the smallest of 1, 2 and 5 times a power of ten that is no
+    less."""
+    power = 10.0 ** math.floor(math.log10(least))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least * (1 - 1e-9))
 
 
 def ink_on(colour: str) -> str:

@@ -130,10 +130,7 @@ def _messages(chart: _GanttChart, costs: Costs) -> Iterator[str]:
 
 def _axis(chart: _GanttChart) -> Iterator[str]:
     """Ticks at round numbers, about 60 pixels apart."""
-    # The smallest of 1, 2 and 5 times a power of ten that is wide enough.
-    least = 60 / chart.scale
-    power = 10.0 ** math.floor(math.log10(least))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least * (1 - 1e-9))
+    step = svg.round_step(60 / chart.scale)
     y = chart.bottom + 8
     yield svg.text(svg.MARGIN, y + 15, "time", size=12, fill=svg.SOFT)
     for tick in range(math.floor(chart.span / step + 1e-9) + 1):

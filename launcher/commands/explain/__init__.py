@@ -1,4 +1,6 @@
-"""`ringlet explain`: collectives and pipeline schedules, drawn, proven and priced.
+"""`ringlet explain`: collectives, pipeline schedules and training steps, drawn from the code that
+runs.
 
-Read collective, then pipeline; group makes one command of both.
+Read collective, then pipeline. The topics of a step share chart (how they are shown) and subject
+(whose step); group makes one command of all.
 """

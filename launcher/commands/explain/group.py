@@ -1,29 +1,45 @@
-"""`ringlet explain ...`: collectives and pipeline schedules."""
+"""`ringlet explain ...`: collectives, pipeline schedules, and the topics of a training step."""
 
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
+from ringlet.launcher.commands.explain.block import sequence, tensor
 from ringlet.launcher.commands.explain.collective import collective
+from ringlet.launcher.commands.explain.compression import compression
+from ringlet.launcher.commands.explain.context import context
+from ringlet.launcher.commands.explain.experts import experts
+from ringlet.launcher.commands.explain.memory import memory, plan
+from ringlet.launcher.commands.explain.overlap import overlap
 from ringlet.launcher.commands.explain.pipeline import pipeline
+from ringlet.launcher.commands.explain.zero import accumulation, zero
 from ringlet.launcher.commands.options import Command
+
+TOPICS = {
+    each.__name__: each
+    for each in (
+        collective, pipeline, tensor, sequence, context, experts, zero, accumulation, compression,
+        overlap, memory, plan,
+    )
+}  # fmt: skip
 
 
 class CollectiveByDefault(TyperGroup):
     """A group that takes an unknown first word for a collective: `ringlet explain all-reduce`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not args or args[0] not in ("--help", *self.commands):
+        if args and args[0] not in ("--help", *self.commands):
             args = ["collective", *args]
-        return super().parse_args(ctx, args)
+        return super().parse_args(ctx, args or ["--help"])
 
 
 explain = typer.Typer(
     cls=CollectiveByDefault,
-    help="Draw, prove and price a schedule.\n\nExplain a collective (`ringlet explain all-reduce`) "
-    "or a pipeline schedule (`ringlet explain pipeline`); each has its own --help.",
+    help="Draw what a run does, from the code that does it.\n\nExplain a collective (`ringlet "
+    "explain all-reduce`), a pipeline schedule (`ringlet explain pipeline`) or another topic; each "
+    "has its own --help. With --svg FILE it is a picture.",
     rich_markup_mode=None,
 )
-explain.command("collective", cls=Command)(collective)
-explain.command("pipeline", cls=Command)(pipeline)
+for name, topic in TOPICS.items():
+    explain.command(name, cls=Command)(topic)

@@ -39,16 +39,22 @@ MODEL_OPTIONS = {
     if each.metadata["heading"] == "Model" and each.name != "model"
 }
 
-_TAKEN = MODEL_OPTIONS | {
-    each.name for each in fields(TrainConfig) if each.metadata["heading"] == "Parallelism"
-}
-TrainingGiven: Any = make_dataclass(
-    "TrainingGiven",
-    [
-        (each.name, each.type, field(default=each.default, metadata=each.metadata))
-        for each in fields(TrainConfig)
-        if each.name in _TAKEN | {"data", "tokenizer", "optimizer", "momentum"}
-    ],
+
+def training_options(*names: str, **defaults: Any) -> Any:
+    """A dataclass with these options of `ringlet train`, some with another default."""
+    return make_dataclass(
+        "TrainingOptions",
+        [
+            (e.name, e.type, field(default=defaults.get(e.name, e.default), metadata=e.metadata))
+            for e in fields(TrainConfig)
+            if e.name in names
+        ],
+    )
+
+
+PARALLELISM = {e.name for e in fields(TrainConfig) if e.metadata["heading"] == "Parallelism"}
+TrainingGiven: Any = training_options(
+    *MODEL_OPTIONS, *PARALLELISM, "data", "tokenizer", "optimizer", "momentum"
 )
 """Those options of `ringlet train` on which a step's time and memory depend."""
 
@@ -94,8 +100,8 @@ class Asked:
         with user_errors(ConfigError, DataError, MeshError, ClusterError, PlanError):
             asked = read_config(self.config)
             asked |= {name: value for name, value in given.items() if value is not None}
-            config = self._config(asked)
-            model, batch = self._model(config, given), self.batch or config.batch_size
+            config = self.settings(asked)
+            model, batch = self.sizes(config, given), self.batch or config.batch_size
             if self.model in MODELS and self.batch is None:
                 raise UserError(f"{self.model} needs --batch: the samples in each step")
             cluster, ranks = self._cluster(config)
@@ -105,7 +111,8 @@ class Asked:
                 options=parallelism(config), fixed=fixed(config, asked), facts=facts(config),
             ), config  # fmt: skip
 
-    def _config(self, asked: dict[str, Any]) -> TrainConfig:
+    def settings(self, asked: dict[str, Any]) -> TrainConfig:
+        """The config of the model and of these options; raises UserError and ConfigError."""
         preset, known = asked.pop("preset", None), self.model in MODELS or self.model in FAMILIES
         if not known and self.model not in PRESETS:
             raise UserError(
@@ -120,7 +127,8 @@ class Asked:
             asked["batch_size"] = self.batch
         return make_config(preset, options=asked)
 
-    def _model(self, config: TrainConfig, given: Mapping[str, Any]) -> Model:
+    def sizes(self, config: TrainConfig, given: Mapping[str, Any]) -> Model:
+        """The model as costs see it, with what was `given`; raises UserError and DataError."""
         if self.model in MODELS:
             for name in sorted(MODEL_OPTIONS):
                 if given.get(name) is not None:

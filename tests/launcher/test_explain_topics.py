@@ -1,0 +1,325 @@
+"""`ringlet explain TOPIC`: pictures of a training step, from the code that runs."""
+
+import re
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from commands import outcome
+
+from ringlet.launcher.commands.explain.group import TOPICS
+from ringlet.launcher.commands.plan.tables import gigabytes
+from ringlet.runtime.options import Parallelism
+from ringlet.runtime.planning.footprint import footprints
+from ringlet.runtime.planning.models import MODELS
+from ringlet.runtime.planning.setting import Setting
+from ringlet.runtime.training.config import make_config
+from ringlet.runtime.training.rehearsal import Rehearsal
+
+ROOT = Path(__file__).resolve().parents[2]
+SVG = "{http://www.w3.org/2000/svg}"
+WIDE = ["--model", "tiny", "--n-head", "16"]
+CASES = {
+    "memory": ["--model", "llama-7b", "--mesh", "tp=2,pp=8", "--accumulate", "16"],
+    "tensor": [*WIDE, "-n", "16"],
+    "sequence": [*WIDE, "-n", "16"],
+    "context": ["-n", "16"],
+    "experts": ["--model", "tiny", "-n", "16"],
+    "zero": ["--model", "tiny", "-n", "16"],
+    "accumulation": ["--model", "tiny", "-n", "16"],
+    "compression": ["--model", "tiny", "-n", "16"],
+    "overlap": ["--model", "tiny", "-n", "16", "--cluster", "selene"],
+}
+"""Each on 16 ranks."""
+
+
+def explain(capsys, *arguments):
+    """Exit code, stdout, stderr of `ringlet explain arguments...`."""
+    return outcome(capsys, "explain", *arguments)
+
+
+@pytest.fixture
+def plan_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    asked = ["--model", "gpt-1.7b", "--cluster", "selene", "-n", "4", "--batch", "8"]
+    fixed = ["--mesh", "pp=4", "--schedule", "interleaved", "--chunks", "2", "--accumulate", "8"]
+    assert outcome(capsys, "plan", *asked, *fixed, "--zero", "0", "--out", "plan.toml")[0] == 0
+    return "plan.toml"
+
+
+def check_picture(text):
+    """It is well formed and small, dark on a dark page, and no two texts touch or stick out."""
+    assert len(text) < 300_000
+    assert "prefers-color-scheme:dark" in text
+    root = ElementTree.fromstring(text)
+    width, height = float(root.get("width")), float(root.get("height"))
+    lines = {}
+    for group in [root, *root.iter(f"{SVG}g")]:
+        for each in group.findall(f"{SVG}text"):
+            size = float(each.get("font-size") or group.get("font-size"))
+            at = each.get("text-anchor") or group.get("text-anchor")
+            long = 0.55 * size * len(each.text)
+            start = float(each.get("x")) - long * {"middle": 0.5, "end": 1.0}.get(at, 0.0)
+            assert 0 <= start <= start + long <= width, each.text
+            assert 0 < float(each.get("y")) < height
+            lines.setdefault(each.get("y"), []).append((start, start + long, each.text))
+    for texts in lines.values():
+        texts.sort()
+        for (_, stop, one), (start, _, other) in pairwise(texts):
+            assert stop <= start, (one, other)
+
+
+@pytest.mark.parametrize("topic", CASES)
+def test_a_topic_on_16_ranks(topic, capsys, tmp_path):
+    path = tmp_path / "picture.svg"
+    code, out, err = explain(capsys, topic, *CASES[topic], "--svg", str(path))
+    assert (code, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= 100
+    check_picture(path.read_text())
+
+
+def test_tables(capsys):
+    code, out, _ = explain(capsys, "memory", "--model", "tiny", "--table")
+    assert code == 0
+    assert "##" not in out
+    parts = [line.split() for line in out.splitlines() if line.lstrip().startswith("param")]
+    assert parts[-1] == ["parameters", "gradients", "optimizer", "activations", "buffers"]
+    code, out, _ = explain(capsys, "context", "-n", "64", "--table")
+    assert code == 0
+    assert out.count("chunk") >= 128
+    assert max(map(len, out.splitlines())) <= 100
+
+
+def test_help_lists_every_topic_in_a_line(capsys):
+    for words in ([], ["--help"]):
+        code, out, _ = explain(capsys, *words)
+        assert code == 0
+        for name, topic in TOPICS.items():
+            assert re.search(rf"^  {name} +{re.escape(topic.__doc__.splitlines()[0])}$", out, re.M)
+
+
+def test_a_plan(plan_file, capsys, tmp_path):
+    code, out, _ = explain(capsys, "plan", plan_file, "--svg", "plan.svg")
+    assert code == 0
+    check_picture((tmp_path / "plan.svg").read_text())
+    code, out, _ = explain(capsys, "plan", plan_file, "--table")
+    # Two chunks on each of four ranks: blocks 0 to 2 and 12 to 14 on the first.
+    assert re.search(r"^rank 0 +3 +3 +6 blocks$", out, re.M)
+    assert "8 micro-batches of 1 each" in out
+
+
+def test_memory_is_what_plans_count_with(capsys):
+    _, out, _ = explain(
+        capsys, "memory", "--model", "llama-7b", "--mesh", "dp=2,pp=2", "--zero", "1", "--table"
+    )
+    plain, again = (
+        footprints(
+            MODELS["llama-7b"],
+            Setting({"dp": 2, "pp": 2}, 2, options=Parallelism(zero=1, recompute=recompute)),
+        )
+        for recompute in ((), ("blocks",))
+    )
+    rows = re.findall(r"^ranks (?:0-1|2-3) .*$", out, re.M)
+    for row, each in zip(rows, (*plain, *again), strict=True):
+        for part in ("parameters", "gradients", "optimizer", "activations", "buffers", "total"):
+            assert gigabytes(getattr(each, part)) in row
+
+
+def test_a_block_has_the_papers_collectives(capsys):
+    """Shoeybi et al. 2019: two all-reduces each way; Korthikanti et al. 2022: all-gathers and
+    reduce-scatters in their place. Backward gathers the inputs again."""
+    _, out, _ = explain(capsys, "tensor", "--model", "tiny", "-n", "2", "--table")
+    assert "2 all-reduce forward, 2 all-reduce backward" in " ".join(out.split())
+    assert re.search(
+        r"^attn.c_attn.weight 192x64 +0-31 +32-63 +output features of each of 3", out, re.M
+    )
+    assert re.search(r"^mlp.c_proj.weight 64x256 +0-127 +128-255 +input features$", out, re.M)
+    assert re.search(r"^ln_1.weight 64 +all +all$", out, re.M)
+    _, out, _ = explain(capsys, "sequence", "--model", "tiny", "-n", "2", "--table")
+    words = " ".join(out.split())
+    forward, backward = "2 all-gather + 2 reduce-scatter", "4 all-gather + 2 reduce-scatter"
+    assert f"With sequence parallelism: {forward} forward, {backward} backward" in words
+
+
+def test_every_score_of_ring_attention_is_computed_once(capsys):
+    _, out, _ = explain(capsys, "context", "-n", "4", "--table")
+    rows = re.findall(r"^rank (\d), chunk (\d) +(.*?)$", out, re.M)
+    assert len(rows) == 8
+    work = {}
+    for rank, chunk, cells in rows:
+        cells = cells.split()
+        assert [cell != "." for cell in cells] == [n <= int(chunk) for n in range(8)]
+        for cell in cells[: int(chunk) + 1]:
+            key = rank, cell.rstrip("\\")
+            work[key] = work.get(key, 0) + (1 if cell.endswith("\\") else 2)
+    assert set(work.values()) == {4}  # two cells in each step, a half-masked one counts as a half
+    assert len(work) == 16
+
+
+def test_zero_holds_two_blocks_at_a_time(capsys):
+    _, out, _ = explain(capsys, "zero", "--model", "nano", "-n", "4", "--n-layer", "6", "--table")
+    blocks = [line.split() for line in out.splitlines() if line.startswith("transformer.h.")]
+    assert len(blocks) == 12
+    parameters, gradients = blocks[:6], blocks[6:]
+    for moment in range(1, 13):
+        here = [row[moment] for row in parameters]
+        assert 1 <= 6 - here.count("1/4") <= 2
+        assert here[moment - 1 if moment <= 6 else 12 - moment] == "all"
+        assert [row[moment] for row in gradients].count("sum") <= 2
+    _, out, _ = explain(capsys, "zero", "--model", "tiny", "-n", "2", "--zero", "1", "--table")
+    assert "gather" not in out
+
+
+@pytest.mark.parametrize(("zero", "passes"), [(0, 1), (2, 4)])
+def test_when_accumulated_gradients_travel(zero, passes, capsys):
+    _, out, _ = explain(
+        capsys, "accumulation", "--model", "tiny", "-n", "2", "--zero", str(zero), "--table"
+    )
+    (row,) = re.findall(r"^collectives .*$|^(?:B3|F0) .*$", out, re.M)[:1]
+    assert row.count("KiB") + row.count("MiB") == passes
+
+
+def test_rows_reach_their_experts(capsys):
+    _, out, _ = explain(
+        capsys, "experts", "--model", "tiny", "-n", "2", "--experts", "4", "--table"
+    )
+    sent = sum(map(int, re.findall(r"^rank \d .* (\d+) rows, \d+ dropped$", out, re.M)))
+    lost = sum(map(int, re.findall(r" (\d+) dropped$", out, re.M)))
+    received = sum(map(int, re.findall(r"^expert \d .* (\d+) rows, \d+ empty$", out, re.M)))
+    assert sent == received
+    assert sent + lost == 8 * 32 * 2  # samples, positions, choices
+    assert "top 2, capacity 1.25" in out
+
+
+def test_what_compression_loses(capsys):
+    _, out, _ = explain(capsys, "compression", "--model", "tiny", "-n", "2")
+    found = re.findall(r"^(\w+).* ([\d.e+-]+) % of the bytes, error ([\d.e+-]+) %$", out, re.M)
+    part, error = ({name: float(row[n]) for name, *row in found} for n in (0, 1))
+    assert part["float16"] == part["bfloat16"] == 50
+    assert error["float16"] < error["bfloat16"] < error["int8"] < 2
+    assert part["topk"] < part["int8"] < 30
+    assert 10 < error["topk"] < 100
+    assert 1 < error["powersgd"] < 100
+
+
+def test_overlap_hides_sums(capsys):
+    """Two blocks of 12.6 MB with a bucket each, and what lies outside them."""
+    asked = ["--model", "wide", "--n-layer", "2", "-n", "2", "--bucket-bytes", "8MB"]
+    _, out, _ = explain(capsys, "overlap", *asked)
+    assert int(re.search(r"(\d+) % of the sums hidden", out)[1]) > 0
+    assert "final in block 1" in out
+    assert "final in embedding" in out
+
+
+MESHES = [
+    {"mesh": "dp=2", "bucket_bytes": 65536, "accumulate": 2},
+    {"mesh": "dp=2", "zero": 1},
+    {"mesh": "dp=2", "zero": 2, "accumulate": 2},
+    {"mesh": "dp=2", "zero": 3, "recompute": "blocks"},
+    {"mesh": "tp=2", "sequence": True},
+    {"mesh": "tp=2", "model": "llama"},
+    {"mesh": "ep=2", "experts": 4},
+]
+
+
+def calls(mesh):
+    """How often this rank has called each collective in the mesh's groups."""
+    found = Counter()
+    for group in {id(group): group for group in (mesh.world, *mesh._groups.values())}.values():
+        for name, each in group.stats()["operations"].items():
+            found[name] += each["calls"]
+    return found
+
+
+def rehearsed_as_run(world):
+    for options in MESHES:
+        config = make_config("tiny", options=options)
+        real = Rehearsal(config, world.size, world=world)
+        before = calls(real.mesh)
+        real.run()
+        events = Rehearsal(config, world.size, world.rank).run()
+        assert calls(real.mesh) - before == Counter(e.what for e in events if e.nbytes), options
+
+
+def test_a_rehearsal_makes_the_calls_of_a_real_step(ranks):
+    ranks(2).run(rehearsed_as_run)
+
+
+WRONG = {
+    "heads": (["tensor", "-n", "3"], "4 heads cannot be cut into tp=3 parts; tp can be 1, 2, 4"),
+    "no ranks": (["zero", "-n", "0"], "Input should be greater than or equal to 1"),
+    "no length": (["zero", "--mesh", "dp=0"], "dp is '0'; it must be a whole number of at least 1"),
+    "many ranks": (["zero", "-n", "1000"], "1000 ranks; a step is rehearsed on up to 64"),
+    "many in a mesh": (["tensor", "--mesh", "dp=500,tp=2"], "1000 ranks; a step is rehearsed"),
+    "other axis": (["zero", "--mesh", "tp=2"], "a mesh with dp=1: there is nothing to show; dp=2"),
+    "pipeline": (["tensor", "--mesh", "tp=2,pp=2"], "a mesh with pp=2: one stage is rehearsed"),
+    "misfit": (["tensor", "-n", "3", "--mesh", "tp=2"], "a mesh of tp=2 has 2 ranks, and there ar"),
+    "batch": (["zero", "-n", "4", "--batch", "2"], "cannot share a batch of 2"),
+    "large": (["tensor", "--n-embd", "4096"], "parameters; a step is rehearsed of presets and of"),
+    "experts": (
+        ["experts", "-n", "2", "--experts", "3"],
+        "3 experts cannot be cut into ep=2 parts",
+    ),
+    "model": (["memory", "--model", "gpt-9"], "there is no model gpt-9; there are"),
+    "its option": (
+        ["memory", "--model", "gpt2", "--n-layer", "2"],
+        "--n-layer is for a preset, gp",
+    ),
+    "stages": (["memory", "--mesh", "pp=8"], "4 blocks are too few for 8 stages"),
+    "parts": (
+        ["memory", "--mesh", "dp=4", "--batch", "6"],
+        "a batch of 6 has no equal parts for 4",
+    ),
+    "program": (["memory", "--program", "x"], "there is no program x; there are ringlet, megatron"),
+    "ZeRO": (["zero", "--zero", "4"], "there is no stage 4 of ZeRO"),
+    "length": (["context", "--block-size", "12"], "a sequence of 12 positions cannot be cut into"),
+    "compressor": (["compression", "--compress", "zip"], "there is no compressor 'zip'; there are"),
+    "cluster": (["overlap", "--cluster", "none.toml"], "none.toml"),
+    "no plan": (["plan", "none.toml"], "none.toml"),
+    "too large": (
+        ["context", "-n", "64", "--svg", "x.svg"],
+        "a picture of 20672 boxes is too larg",
+    ),
+    "no folder": (["memory", "--svg", "nowhere/x.svg"], "cannot write nowhere/x.svg: No such"),
+    "topic": (["memroy"], "unknown operation 'memroy'; there are all-reduce"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_the_user_can_mend_is_one_line(case, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words, expected = WRONG[case]
+    code, out, err = explain(capsys, *words)
+    assert (code, out) == (2, "")
+    assert expected in err.splitlines()[-1]
+    assert "Traceback" not in err
+    assert not list(tmp_path.iterdir())
+
+
+PAGES = {page: page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md")}
+DRAWN = [
+    (command, picture, page)
+    for page, text in PAGES.items()
+    for command, picture in re.findall(
+        rf"^ringlet (explain (?:{'|'.join(CASES)}) .*--svg) docs/(pictures/\S+)$",
+        text,
+        re.MULTILINE,
+    )
+]
+
+
+@pytest.mark.parametrize(("command", "picture", "page"), DRAWN, ids=[each[1] for each in DRAWN])
+def test_the_pages_show_what_their_commands_draw(command, picture, page, capsys, tmp_path):
+    path = tmp_path / "drawn.svg"
+    assert explain(capsys, *command.split()[1:], str(path))[0] == 0
+    assert path.read_text() == (ROOT / "docs" / picture).read_text()
+    assert f"]({picture})" in PAGES[page]
+
+
+def test_every_topic_has_its_picture(plan_file, capsys, tmp_path):
+    assert {command.split()[1] for command, _, _ in DRAWN} == {*CASES}
+    assert explain(capsys, "plan", plan_file, "--svg", "plan.svg")[0] == 0
+    assert (tmp_path / "plan.svg").read_text() == (ROOT / "docs/pictures/plan.svg").read_text()
+    assert any("](pictures/plan.svg)" in text for text in PAGES.values())
