@@ -29,7 +29,7 @@ def small_trainer(world, sizes, folder=None, watch=None, **options):
             watch(made, row)
 
     config = make_config("tiny", None, {**sizes, **options})
-    corpus = load_corpus("pydoc", config.block_size)
+    corpus = load_corpus(config.data, config.block_size)
     made = Trainer(config, corpus, world, folder and Path(folder), [Rows(report)], flops=1e6)
     return made, rows
 

@@ -71,6 +71,9 @@ from ringlet.runtime import (
 )
 from ringlet.runtime.checkpoint.manifest import NAME, read_manifest, sealed
 from ringlet.runtime.checkpoint.restore import CheckpointReader
+from ringlet.runtime.text.errors import TextError
+from ringlet.runtime.text.folder import read_manifest as read_text_manifest
+from ringlet.runtime.text.sources import Form, Source, Tally, read
 from ringlet.runtime.training.config import make_config
 from ringlet.runtime.training.corpus import DataError, load_corpus
 
@@ -299,6 +302,18 @@ def lengthened(message):
     return struct.pack("<I", len(data)) + data
 
 
+TOKENS = {
+    "format": 1, "dtype": "<u2", "shard_tokens": 4, "tokens": 5, "documents": 1, "bytes": 9,
+    "replaced": 0, "empty": 0, "vocab_size": 9, "end_of_text": {"id": 0, "token": "x"},
+    "options": {}, "sources": [["a", "text", 9]], "files": {
+        name: {"bytes": size, "sha256": ""} for name, size in (
+            ("tokenizer.json", 3), ("documents.bin", 8), ("document-bytes.bin", 8),
+            ("shard-00000.bin", 8), ("shard-00001.bin", 2),
+        )
+    },
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Reader:
     """A parser: what it raises, valid examples, and how they become bytes (None: they stay)."""
@@ -387,6 +402,10 @@ READERS = {
     "adapters' configs": Reader(
         file_reader(lambda path: AdapterConfig.read(path).of("model.layers.0.q_proj")),
         (ValueError,), (ADAPTER,), json_bytes,
+    ),
+    "folders of tokens": Reader(
+        file_reader(lambda path: read_text_manifest(path.parent), "manifest.json"), (TextError,),
+        (TOKENS,), json_bytes,
     ),
     "token files": Reader(
         file_reader(lambda path: load_corpus(str(path), 4), "ids.bin"), (DataError,),
@@ -558,6 +577,7 @@ FILES = {
     "model.safetensors.index.json": (lambda path: read_weights(path.parent), PretrainedError),
     "adapter_config.json": (AdapterConfig.read, ValueError),
     "ids.bin": (lambda path: load_corpus(str(path), 4), DataError),
+    "rows.jsonl": (lambda path: [*read(Source(str(path), "jsonl"), Form(), Tally())], TextError),
 }
 SPECIAL = {
     "a pipe": os.mkfifo,
