@@ -7,6 +7,7 @@ outside, so every number in its header is checked before it is used.
 
 import json
 import math
+import mmap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -42,10 +43,34 @@ class ArrayEntry(NamedTuple):
     stop: int
 
 
+class Stored(NamedTuple):
+    """An array as a file has it, a read-only view of the mapped file: bfloat16 is uint16 there."""
+
+    array: Array
+    is_bfloat16: bool
+
+    def widened(self) -> Array:
+        """The array itself, or float32 of bfloat16."""
+        if not self.is_bfloat16:
+            return self.array
+        return (self.array.astype("<u4") << np.uint32(16)).view("<f4")
+
+
 class LazyArrays(Mapping[str, Array]):
     """Named arrays that are read when they are used; `entries` says where each comes from."""
 
     entries: Mapping[str, Any]
+
+    def stored(self, name: str) -> Stored:
+        """An array as its file has it."""
+        raise NotImplementedError
+
+    def release(self) -> None:
+        """Let go of the memory that files take which were read; used again, they are read again."""
+        raise NotImplementedError
+
+    def __getitem__(self, name: str) -> Array:
+        return self.stored(name).widened()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.entries)
@@ -64,22 +89,23 @@ class SafetensorsFile(LazyArrays):
         self.path = path
         try:
             with open_file(path) as file:
-                self._bytes = np.memmap(file, np.uint8, "r")
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except FileNotFoundError:
             raise
         except OSError as error:
             raise SafetensorsError(f"{path} cannot be read: {error.strerror}") from error
         except ValueError as error:  # an empty file cannot be mapped
             raise SafetensorsError(f"{path} is empty") from error
+        self._bytes = np.frombuffer(self._map, np.uint8)
         self.entries, self.metadata = _read_header(path, self._bytes)
 
-    def __getitem__(self, name: str) -> Array:
+    def stored(self, name: str) -> Stored:
         entry = self.entries[name]
-        raw = self._bytes[entry.start : entry.stop].view(np.ndarray)
-        array = raw.view(DTYPES[entry.dtype]).reshape(entry.shape)
-        if entry.dtype != "BF16":
-            return array
-        return (array.astype("<u4") << np.uint32(16)).view("<f4")
+        raw = self._bytes[entry.start : entry.stop].view(DTYPES[entry.dtype])
+        return Stored(raw.reshape(entry.shape), entry.dtype == "BF16")
+
+    def release(self) -> None:
+        self._map.madvise(mmap.MADV_DONTNEED)
 
 
 def _read_header(path: Path, data: Array) -> tuple[dict[str, ArrayEntry], dict[str, str]]:

@@ -1,12 +1,14 @@
 """Putting a model on a mesh: blocks become stages, layers shards, parameters gradient groups."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from typing import TypeAlias
 
 import ringlet.runtime.device_collectives as device_collectives
 from ringlet.nn import Module, Parameter
+from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import stand_in, to_host
 from ringlet.runtime.compression.collectives import EncodedCollectives
 from ringlet.runtime.data.gradient_groups import GradientGroup, make_reducer
@@ -14,6 +16,7 @@ from ringlet.runtime.mesh import Mesh, MeshError
 from ringlet.runtime.options import Parallelism
 from ringlet.runtime.pipeline.schedules import placement_of
 from ringlet.runtime.rules import require
+from ringlet.runtime.sharding.shard_spec import ShardSpec
 from ringlet.runtime.sharding.sharding_plans import sharding_plan_of
 from ringlet.runtime.sharding.styles import Sharder
 from ringlet.runtime.tensor.regions import SequenceParallelRegion, TensorParallelRegion
@@ -30,6 +33,9 @@ REPLICA = ("pp", "ep", "cp", "tp")
 TWIN = "tied head"
 """The kind of tied parameters in the head, where the embedding has its own on the same rank."""
 
+Values: TypeAlias = Callable[[str, ShardSpec, int, int], Array]
+"""Gives the elements of a parameter's shard from one place to before another, in a row."""
+
 GROUPS = (("tp",), ("pp",), ("cp",), ("ep",), ("dp",), REPLICA)
 """Other combinations that are needed, made on all ranks in the same order."""
 
@@ -42,7 +48,14 @@ class Assembly:
     positions of all parameters of the whole model.
     """
 
-    def __init__(self, model: Module, mesh: Mesh, options: Parallelism, seed: int | None) -> None:
+    def __init__(
+        self,
+        model: Module,
+        mesh: Mesh,
+        options: Parallelism,
+        seed: int | None,
+        values: Values | None = None,
+    ) -> None:
         self.model, self.mesh, self.options = model, mesh, options
         for axes in GROUPS:
             mesh.group(*axes)
@@ -54,7 +67,7 @@ class Assembly:
         whole = skeleton(model)
         self.shapes = {name: p.shape for name, p in whole.named_parameters()}
         self.numbers = {name: number for number, name in enumerate(self.shapes)}
-        if seed is not None:
+        if seed is not None or values is not None:
             for parameter in whole.parameters():  # what other ranks have takes no memory here
                 parameter.data = stand_in(parameter.shape, parameter.dtype)
         self.paths = self.plan.block_paths(model)
@@ -68,7 +81,7 @@ class Assembly:
         self._twins = self._untie(tied)
         self._prune()
         self.gradient_groups = self._make_groups(tied)
-        self._fill(whole, seed)
+        self._fill(values or self._initial(whole, seed))
         self._recompute()
 
     @property
@@ -180,16 +193,25 @@ class Assembly:
         whole = self.options.compress and "tp" not in axes and self.mesh.size("tp") > 1
         return "shared" if whole else "dense"
 
-    def _fill(self, whole: Module, seed: int | None) -> None:
-        """Give every parameter its initial value, or the one that the model had."""
+    def _initial(self, whole: Module, seed: int | None) -> Values:
+        """Initial values, or without a seed those that the model had."""
         values = dict(whole.named_parameters())
+
+        def part(name: str, spec: ShardSpec, start: int, stop: int) -> Array:
+            if seed is None:
+                value = to_host(values[name].data)
+            else:
+                value = whole.initial_value(name, spec.shape, seed)
+            return spec.part(value, start, stop)
+
+        return part
+
+    def _fill(self, values: Values) -> None:
         for group in self.gradient_groups:
             for name, spec in group.specs.items():
-                if seed is None:
-                    value = to_host(values[name].data)
-                else:
-                    value = whole.initial_value(name, self.shapes[name], seed)
-                group.reducer.store(name, spec.take(value))
+                start, stop = group.reducer.kept(name)
+                if start < stop:
+                    group.reducer.store_part(name, values(name, spec, start, stop), start)
 
     def _recompute(self) -> None:
         for pattern in self.options.recompute:

@@ -22,7 +22,7 @@ from ringlet.nn.flat import Flat
 from ringlet.nn.optim import FlatOptimizer
 from ringlet.nn.optim.clipping import sums_of_squares
 from ringlet.nn.optim.optimizer import check_groups
-from ringlet.runtime.assembly import REPLICA, Assembly
+from ringlet.runtime.assembly import REPLICA, Assembly, Values
 from ringlet.runtime.checkpoint.state import (
     SINGLE,
     Extras,
@@ -59,9 +59,16 @@ class Parallel:
     and `shapes` are those of all parameters of the whole model.
     """
 
-    def __init__(self, model: Module, mesh: Mesh, options: Parallelism, seed: int | None) -> None:
+    def __init__(
+        self,
+        model: Module,
+        mesh: Mesh,
+        options: Parallelism,
+        seed: int | None,
+        values: Values | None = None,
+    ) -> None:
         self.model, self.mesh, self.options = model, mesh, options
-        assembly = Assembly(model, mesh, options, seed)
+        assembly = Assembly(model, mesh, options, seed, values)
         self.gradient_groups, self.shapes = assembly.gradient_groups, assembly.shapes
         self.names = list(self.shapes)
         self.numbers = assembly.numbers
@@ -266,16 +273,22 @@ class Parallel:
 
 
 def parallelize(
-    model: Module, mesh: Mesh, options: Parallelism | None = None, *, seed: int | None = None
+    model: Module,
+    mesh: Mesh,
+    options: Parallelism | None = None,
+    *,
+    seed: int | None = None,
+    values: Values | None = None,
 ) -> Parallel:
     """Put the model on the mesh (a collective of the mesh's world); it is changed in place.
 
     Without a seed the parameters keep their values, which must be the same on every rank; with one
     they are drawn anew, each rank its own parts, and the model can be made within
-    `nn.uninitialized()`. Raises MeshError if the model cannot be cut so.
+    `nn.uninitialized()`; so with `values`, of which each rank asks for its own parts. Raises
+    MeshError if the model cannot be cut so.
     """
     options = options or Parallelism()
     device = "cuda" if chosen().on_device else "cpu"
     if text := problem({**vars(options), **mesh.shape, "device": device}, OPTIONS):
         raise MeshError(text)
-    return Parallel(model, mesh, options, seed)
+    return Parallel(model, mesh, options, seed, values)

@@ -28,6 +28,12 @@ class ModelFiles(Protocol):
     def load(self, kind: type[Any], folder: Path, strict: bool) -> Any:
         """A model of this class from a folder."""
 
+    def open(self, kind: type[Any], folder: Path) -> Any:
+        """The same without its values, and the arrays that hold them."""
+
+    def config(self, values: Mapping[str, Any]) -> Any:
+        """The model's config from the values of a config.json."""
+
     def save(self, model: Any, folder: Path, shard_bytes: int) -> None:
         """Write a model to a folder."""
 

@@ -112,8 +112,16 @@ class Reducer:
 
     def store(self, name: str, value: Array) -> None:
         """Set a parameter that this rank computes with, from a host array."""
+        self.store_part(name, value.reshape(-1), 0)
+
+    def kept(self, name: str) -> tuple[int, int]:
+        """The elements of a parameter that this rank keeps, from the first to before the last."""
+        return 0, self.parameters[name].numel()
+
+    def store_part(self, name: str, values: Array, first: int) -> None:
+        """Set elements of a parameter from the `first` on, of which those kept here count."""
         parameter = self.parameters[name]
-        copy_from_host(parameter.data, value.reshape(parameter.shape))
+        copy_from_host(parameter.data.reshape(-1)[first : first + values.size], values)
 
     def _wait_for(self, works: Iterable[Pending]) -> None:
         started = time.perf_counter()

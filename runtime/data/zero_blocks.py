@@ -212,13 +212,16 @@ class ZeroParameters(ZeroGradients):
         for unit in self._units:
             unit.data.owner = None
 
-    def store(self, name: str, value: Array) -> None:
-        """Set this rank's part of a parameter."""
-        flat = value.reshape(-1)
+    def kept(self, name: str) -> tuple[int, int]:
+        slots = [slot for slot in self.shard.slots if slot.name == name]  # one at most
+        return next(((s.first, s.first + s.stop - s.start) for s in slots), (0, 0))
+
+    def store_part(self, name: str, values: Array, first: int) -> None:
         for slot in self.shard.slots:
             if slot.name == name:
                 data, _ = self.shard.views(slot.start, slot.stop)
-                copy_from_host(data, flat[slot.first : slot.first + slot.stop - slot.start])
+                place = slot.first - first
+                copy_from_host(data, values[place : place + slot.stop - slot.start])
         self.publish()
 
     def _ensure(self, unit: Unit) -> None:

@@ -82,10 +82,23 @@ class ShardSpec:
 
     def take(self, whole: Array) -> Array:
         """This shard of the whole parameter, as a new array of `local_shape`."""
+        return self.part(whole, 0, self.size).reshape(self.local_shape)
+
+    def part(self, whole: Array, start: int, stop: int) -> Array:
+        """Elements `start` to `stop` of this shard, in a row, as a new array; of the whole
+        parameter no more is read than the rows that hold them."""
+        if not self.view:
+            return whole.reshape(-1)[start:stop].copy()
+        lead, *rest = self.local_view
+        row = max(1, math.prod(rest))
+        first, last = start // row, -(-stop // row)
         inside, outside = self._places()
-        local = np.zeros(self.local_view, whole.dtype)
-        local[inside] = whole.reshape(self.view)[outside]
-        return local.reshape(self.local_shape)
+        here, there = inside[0].indices(lead), outside[0].indices(self.view[0])
+        kept = slice(0, max(0, min(last, here[1]) - first))
+        rows = np.zeros((last - first, *rest), whole.dtype)
+        source = slice(there[0] + first, there[0] + first + kept.stop)
+        rows[kept, *inside[1:]] = whole.reshape(self.view)[source, *outside[1:]]
+        return rows.reshape(-1)[start - first * row : stop - first * row]
 
     def put(self, local: Array, whole: Array) -> None:
         """Write this shard into the whole parameter (C-contiguous)."""

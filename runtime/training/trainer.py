@@ -14,6 +14,7 @@ import numpy as np
 from ringlet.comm import Group, timeline
 from ringlet.nn import uninitialized
 from ringlet.nn.autograd.tensor import Array
+from ringlet.runtime.assembly import Values
 from ringlet.runtime.checkpoint.checkpoint import latest_checkpoint, save_checkpoint
 from ringlet.runtime.checkpoint.manifest import CheckpointError
 from ringlet.runtime.checkpoint.restore import load_checkpoint
@@ -64,9 +65,9 @@ class Trainer:
 
     Rank 0 writes checkpoints and metrics to `folder`, unless it is None, tells the `callbacks` of
     what happens (callbacks.py), and `warn` what it could not read or write. With `flops`, those of
-    the model in a step, metrics have the utilisation. The result depends on the config alone, with
-    the same bits every time; on another mesh it is the same up to rounding. Raises MeshError if
-    they do not fit together.
+    the model in a step, metrics have the utilisation. The parameters begin with `values`, if there
+    are any. The result depends on these and the config alone, with the same bits every time; on
+    another mesh it is the same up to rounding. Raises MeshError if they do not fit together.
     """
 
     def __init__(
@@ -78,13 +79,15 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
         warn: Callable[[str], None] = print,
         flops: float = 0.0,
+        values: Values | None = None,
     ) -> None:
         self.config, self.corpus, self.world, self.folder = config, corpus, world, folder
         self._meter, self._flops = Meter(world), flops
         with uninitialized():
             model = make_model(config, corpus.vocab_size)
         self.mesh = Mesh(world, **mesh_shape(config, world.size))
-        self.parallel = parallelize(model, self.mesh, parallelism(config), seed=config.seed)
+        options = parallelism(config)
+        self.parallel = parallelize(model, self.mesh, options, seed=config.seed, values=values)
         self.parallel.use(lambda flat: make_optimizer(config, flat))
         # Gradients that travel into the next step would hold up small messages on the world.
         self._control = self.mesh.control if config.priority else world

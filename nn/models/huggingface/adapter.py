@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,14 +30,14 @@ from ringlet.nn.models.huggingface.folder import (
 )
 from ringlet.nn.models.language_model import LanguageModel
 from ringlet.nn.module import uninitialized
-from ringlet.nn.safetensors import LazyArrays
+from ringlet.nn.safetensors import LazyArrays, Stored
 
 BLOCKS = ("n_layer", "num_hidden_layers", "num_layers", "num_decoder_layers")
 """The fields of configs that count blocks."""
 
 
 @contextlib.contextmanager
-def _refusals(path: Path) -> Iterator[None]:
+def refusals(path: Path | str) -> Iterator[None]:
     """Turn what a model raises for a config that cannot be, of whatever values, into
     PretrainedError."""
     try:
@@ -110,8 +110,8 @@ class Adapter:
         named = ((self.file_name(name), p.data) for name, p in model.named_parameters())
         return {name: array.T if matches(name, self.transposed) else array for name, array in named}
 
-    def load(self, kind: type[LanguageModel], folder: Path, strict: bool) -> LanguageModel:
-        """See LanguageModel.from_pretrained."""
+    def open(self, kind: type[LanguageModel], folder: Path, strict: bool = True) -> "Pretrained":
+        """The model of a folder, of which only the config and the files' headers are read."""
         values = read_config(folder)
         kinds = [kind for kind, _ in self.kinds]
         if values.get("model_type") not in kinds:
@@ -126,18 +126,21 @@ class Adapter:
             )
         generation = read_generation(folder)
         arrays = FileArrays(self, read_weights(folder), folder)
-        with uninitialized(), _refusals(folder / CONFIG):
+        with uninitialized(), refusals(folder / CONFIG):
             config = self.config(values)
             _check(config, len(arrays))
             if config.tie_word_embeddings and not arrays.join(self.head, self.table):
                 config = replace(config, tie_word_embeddings=False)
             model = kind(self.adapt(config, values, arrays) if strict else config)
-        model.huggingface, model.generation = values, generation
-        ends = [each.get("eos_token_id") for each in (generation, values)]
-        model.eos = _end_ids(ends[1] if ends[0] is None else ends[0])
+        remember(model, values, generation)
+        return Pretrained(model, RenamedArrays(self, model, arrays))
+
+    def load(self, kind: type[LanguageModel], folder: Path, strict: bool) -> LanguageModel:
+        """See LanguageModel.from_pretrained."""
+        model, arrays = self.open(kind, folder, strict)
         if not strict:
             model.initialize(0)
-        model.load_state_dict(RenamedArrays(self, model, arrays), strict)
+        model.load_state_dict(arrays, strict)
         model.eval()
         return model
 
@@ -169,12 +172,28 @@ class Adapter:
         (folder / CONFIG).write_text(json.dumps(values, indent=2) + "\n")
 
 
+class Pretrained(NamedTuple):
+    """A model without its values yet, and the arrays that hold them, by its parameters' names."""
+
+    model: LanguageModel
+    arrays: "RenamedArrays"
+
+
+def remember(
+    model: LanguageModel, values: Mapping[str, Any], generation: Mapping[str, Any]
+) -> None:
+    """Give a model what the files say beside its sizes; raises PretrainedError."""
+    model.huggingface, model.generation = values, generation
+    ends = [each.get("eos_token_id") for each in (generation, values)]
+    model.eos = _end_ids(ends[1] if ends[0] is None else ends[0])
+
+
 class FileArrays(LazyArrays):
     """The arrays of files under their newest and full names there, each once."""
 
     entries: dict[str, str]
 
-    def __init__(self, adapter: Adapter, arrays: Mapping[str, Array], folder: Path) -> None:
+    def __init__(self, adapter: Adapter, arrays: LazyArrays, folder: Path) -> None:
         self._arrays, self._folder = arrays, folder
         self.entries = {_modern(name, adapter.older_names): name for name in arrays}
         prefix, beside = adapter.prefix, adapter.head.split(".")[0]
@@ -191,14 +210,23 @@ class FileArrays(LazyArrays):
 
     def join(self, copy: str, original: str) -> bool:
         """Keep one of two arrays that should be the same; false if they are not."""
-        if copy not in self or original not in self or np.array_equal(self[copy], self[original]):
+        if copy not in self or original not in self or self._same(copy, original):
             if copy in self:
                 self.entries.setdefault(original, self.entries.pop(copy))
             return True
         return False
 
-    def __getitem__(self, name: str) -> Array:
-        return self._arrays[self.entries[name]]
+    def _same(self, copy: str, original: str) -> bool:
+        one, other = self.stored(copy), self.stored(original)
+        if one.is_bfloat16 == other.is_bfloat16:
+            return np.array_equal(one.array, other.array)
+        return np.array_equal(one.widened(), other.widened())
+
+    def stored(self, name: str) -> Stored:
+        return self._arrays.stored(self.entries[name])
+
+    def release(self) -> None:
+        self._arrays.release()
 
 
 def _modern(name: str, older: tuple[tuple[str, str], ...]) -> str:
@@ -219,10 +247,15 @@ class RenamedArrays(LazyArrays):
             if name in own or not matches(name, adapter.ignored)
         }
 
-    def __getitem__(self, name: str) -> Array:
+    def stored(self, name: str) -> Stored:
         there = self.entries[name]
-        array = self._arrays[there]
-        return array.T if matches(there, self._adapter.transposed) else array
+        found = self._arrays.stored(there)
+        if matches(there, self._adapter.transposed):
+            return found._replace(array=found.array.T)
+        return found
+
+    def release(self) -> None:
+        self._arrays.release()
 
 
 def _end_ids(value: Any) -> tuple[int, ...]:

@@ -1,12 +1,14 @@
 """A model of any kind from a folder."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ringlet.nn.models.bert import BERT
 from ringlet.nn.models.gpt import GPT
-from ringlet.nn.models.huggingface.adapter import Adapter
+from ringlet.nn.models.huggingface.adapter import Adapter, Pretrained, refusals
 from ringlet.nn.models.huggingface.bert import BERTAdapter
-from ringlet.nn.models.huggingface.folder import PretrainedError, read_config
+from ringlet.nn.models.huggingface.folder import CONFIG, PretrainedError, read_config
 from ringlet.nn.models.huggingface.gpt2 import GPT2Adapter
 from ringlet.nn.models.huggingface.llama import LlamaAdapter
 from ringlet.nn.models.huggingface.t5 import T5Adapter
@@ -30,7 +32,24 @@ def from_pretrained(folder: str | Path) -> LanguageModel:
 
     See LanguageModel.from_pretrained. Raises PretrainedError for an unknown kind.
     """
-    kind = read_config(Path(folder)).get("model_type")
+    return _kind(read_config(Path(folder)), folder).from_pretrained(folder)
+
+
+def open_pretrained(folder: Path) -> Pretrained:
+    """The same model without its values, and the arrays that hold them, to be read in parts."""
+    kind = _kind(read_config(folder), folder)
+    return kind.files.open(kind, folder)
+
+
+def described(values: Mapping[str, Any]) -> Any:
+    """The config of the model that the values of a config.json describe; raises PretrainedError."""
+    kind = _kind(values, CONFIG)
+    with refusals(CONFIG):
+        return kind.files.config(values)
+
+
+def _kind(values: Mapping[str, Any], where: str | Path) -> type[LanguageModel]:
+    kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in KINDS:
-        raise PretrainedError(f"{folder} holds a {kind!r}; known are {', '.join(KINDS)}")
-    return KINDS[kind].from_pretrained(folder)
+        raise PretrainedError(f"{where} holds a {kind!r}; known are {', '.join(KINDS)}")
+    return KINDS[kind]

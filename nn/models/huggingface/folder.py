@@ -8,7 +8,7 @@ from typing import Any
 
 from ringlet.nn.backend import Array
 from ringlet.nn.files import read_object
-from ringlet.nn.safetensors import LazyArrays, SafetensorsFile, write_safetensors
+from ringlet.nn.safetensors import LazyArrays, SafetensorsFile, Stored, write_safetensors
 
 __all__ = ["PretrainedError"]
 
@@ -33,7 +33,7 @@ def read_generation(folder: Path) -> dict[str, Any]:
     return read_object(path, PretrainedError) if os.path.lexists(path) else {}
 
 
-def read_weights(folder: Path) -> Mapping[str, Array]:
+def read_weights(folder: Path) -> LazyArrays:
     """The arrays of a folder, each read when it is used; raises PretrainedError."""
     whole, index = (folder / WEIGHTS).exists(), (folder / INDEX).exists()
     if index:
@@ -104,5 +104,9 @@ class Shards(LazyArrays):
         if lost:
             raise PretrainedError(f"{folder} has no {', '.join(lost)}, which its index names")
 
-    def __getitem__(self, name: str) -> Array:
-        return self._files[self.entries[name]][name]
+    def stored(self, name: str) -> Stored:
+        return self._files[self.entries[name]].stored(name)
+
+    def release(self) -> None:
+        for file in self._files.values():
+            file.release()
