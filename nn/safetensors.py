@@ -53,7 +53,9 @@ class Stored(NamedTuple):
         """The array itself, or float32 of bfloat16."""
         if not self.is_bfloat16:
             return self.array
-        return (self.array.astype("<u4") << np.uint32(16)).view("<f4")
+        wide = self.array.astype("<u4")
+        wide <<= np.uint32(16)
+        return wide.view("<f4")
 
 
 class LazyArrays(Mapping[str, Array]):

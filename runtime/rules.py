@@ -300,7 +300,7 @@ MODULE = {
 CONFIG = {
     "head width": Rule(
         "`--n-embd` that `--n-head` does not divide | heads are equally wide",
-        lambda r: r.n_embd % r.n_head,
+        lambda r: r.n_embd % r.n_head and not r.architecture,
         "n_embd {n_embd} cannot be cut into n_head {n_head} heads",
     ),
     "llama": Rule(

@@ -9,9 +9,16 @@ from ringlet.launcher.commands.options import with_options
 from ringlet.launcher.commands.train.folder import read_newest
 from ringlet.launcher.errors import make_folder, user_errors
 from ringlet.launcher.options import option
-from ringlet.nn.models import PretrainedError
+from ringlet.nn.models import LanguageModel, PretrainedError
+from ringlet.runtime.checkpoint.checkpoint import Checkpoint
 from ringlet.runtime.checkpoint.manifest import CheckpointError
 from ringlet.runtime.training.export import load_model
+from ringlet.runtime.training.run_tokenizer import (
+    RunTokenizer,
+    export_tokenizer,
+    stored_tokenizer,
+)
+from ringlet.runtime.training.tokenizers import TokenizerError
 
 
 @dataclass(frozen=True)
@@ -28,11 +35,26 @@ class ExportOptions:
 def export(options: ExportOptions) -> None:
     """Export a trained model in Hugging Face's format.
 
-    It may have been trained on any mesh, and becomes a GPT-2 or a Llama.
+    It may have been trained on any mesh, and becomes a GPT-2 or a Llama, or again what it has
+    started from. The tokenizer of its text goes with it.
     """
     with user_errors(CheckpointError):
-        step, model = read_newest(options.folder, lambda found: (found.step, load_model(found)))
+        found, model, tokenizer = read_newest(options.folder, _read)
     make_folder(options.to, "--to")
-    with user_errors(FileExistsError, PretrainedError, os_error=f"cannot write {options.to}"):
+    special = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+    if model.eos and not model.huggingface:
+        special["bos_token_id"] = model.eos[0]  # documents follow each other
+    model.huggingface = {**special, **model.huggingface}
+    errors = (FileExistsError, PretrainedError, CheckpointError, TokenizerError)
+    with user_errors(*errors, os_error=f"cannot write {options.to}"):
         model.save_pretrained(options.to)
-    typer.echo(f"wrote config.json and model.safetensors of step {step} to {options.to}")
+        names = ["config.json", "model.safetensors"]
+        if tokenizer is not None or found.manifest["as_bytes"]:
+            names += export_tokenizer(tokenizer, model, options.to)
+    typer.echo(
+        f"wrote {', '.join(names[:-1])} and {names[-1]} of step {found.step} to {options.to}"
+    )
+
+
+def _read(found: Checkpoint) -> tuple[Checkpoint, LanguageModel, RunTokenizer | None]:
+    return found, load_model(found), stored_tokenizer(found)

@@ -29,9 +29,8 @@ from ringlet.runtime.checkpoint.checkpoint import Checkpoint
 from ringlet.runtime.checkpoint.manifest import CheckpointError
 from ringlet.runtime.training.config import DEVICES
 from ringlet.runtime.training.export import load_model
+from ringlet.runtime.training.run_tokenizer import tokenizer_of
 from ringlet.runtime.training.tokenizers import (
-    ByteTokenizer,
-    NumberTokenizer,
     Tokenizer,
     TokenizerError,
     as_text,
@@ -138,7 +137,4 @@ def _load(folder: Path) -> tuple[LanguageModel, Tokenizer]:
 
 
 def _trained(checkpoint: Checkpoint) -> tuple[LanguageModel, Tokenizer]:
-    model = load_model(checkpoint)
-    if checkpoint.manifest["as_bytes"]:
-        return model, ByteTokenizer()
-    return model, NumberTokenizer(model.config.vocab_size)
+    return load_model(checkpoint), tokenizer_of(checkpoint)

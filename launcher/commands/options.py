@@ -35,7 +35,8 @@ def with_options(
     """Give a command an option for each field of these dataclasses.
 
     The command gets one instance of each of the `groups`, by name. Of the dataclass `given` it gets
-    a dict of the options, as `given`: None stands for those not on the command line.
+    a dict of the options, as `given`: None stands for those not on the command line. Its hidden
+    fields are no options.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -44,7 +45,8 @@ def with_options(
                 present = [each for each in fields(group) if each.name in values]
                 values[name] = group(**{e.name: _read(e, values.pop(e.name)) for e in present})
             if given is not None:
-                values["given"] = {e.name: _read(e, values.pop(e.name)) for e in fields(given)}
+                present = [each for each in fields(given) if each.name in values]
+                values["given"] = {e.name: _read(e, values.pop(e.name)) for e in present}
             command(**values)
 
         taken = {*groups, "given"}
@@ -53,6 +55,8 @@ def with_options(
         parameters = [each for each in own if each.kind != each.VAR_KEYWORD]  # more groups
         for group in (*groups.values(), given):
             for each in () if group is None else fields(group):
+                if group is given and each.metadata.get("hidden"):
+                    continue
                 heading = each.metadata.get("heading") or getattr(group, "HEADING", None)
                 parameters.append(_parameter(each, heading, overrides=group is given))
         changed: Any = with_instances

@@ -17,10 +17,13 @@ class ConfigError(ValueError):
 
 
 def _under(heading: str) -> Callable[..., Any]:
-    """Makes options under this heading of `ringlet train --help`: (default, help, unit)."""
+    """Makes options under this heading of `ringlet train --help`: (default, help, unit, names in
+    place of its own). Hidden ones are in configs only."""
 
-    def option(default: Any, text: str, unit: str = "") -> Any:
-        facts = {"heading": heading, "help": text, "unit": unit}
+    def option(
+        default: Any, text: str, unit: str = "", names: tuple[str, ...] = (), hidden: bool = False
+    ) -> Any:
+        facts = {"heading": heading, "help": text, "unit": unit, "names": names, "hidden": hidden}
         return field(default=default, metadata=facts)
 
     return option
@@ -46,9 +49,17 @@ class TrainConfig:
     )
     tokenizer: str = _data(
         "",
-        "File tokenizer.json that makes tokens of the text in --data; they are kept for next time.",
+        "File tokenizer.json that makes tokens of the text in --data (they are kept for next "
+        "time), or has made those of a .bin.",
     )
     pack: bool = _data(False, "Let tokens attend to their own document alone.")
+    start: str = _data(
+        "",
+        "Folder of a model to start from: Hugging Face's GPT-2, Llama, Mistral, Qwen2 or Qwen3, or "
+        "a run's, whose optimizer goes on. The model's options are its own.",
+        names=("--from",),
+    )
+    architecture: str = _data("", "What a folder says of the model beside its sizes.", hidden=True)
     device: str = _workers("cpu", "cpu, or cuda: one GPU for each worker, through CuPy.")
     steps: int = _optimization(2000, "Total number of optimizer steps.")
     batch_size: int = _data(12, "Sequences in each step, over all workers and micro-batches.")
@@ -161,15 +172,15 @@ class TrainConfig:
 
 MODEL_FIELDS = (
     "model", "block_size", "n_layer", "n_head", "n_kv_head", "n_embd", "bias", "vocab_size",
-    "experts",
+    "experts", "architecture",
 )  # fmt: skip
 """What cannot change when a run resumes: the parameters would not fit."""
 
 FIXED_FIELDS = (*MODEL_FIELDS, "optimizer", "momentum")
 """What determines the optimizer's state cannot change either."""
 
-RENAMED = {"needed_first": "priority"}
-"""Old names of options, which configs and checkpoints may still have."""
+RENAMED = {"needed_first": "priority", "from": "start"}
+"""Other names of options: older ones, which configs and checkpoints may still have, and --from."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"block_size": 32, "n_embd": 64, "n_head": 4, "n_layer": 2, "batch_size": 8},
@@ -232,6 +243,8 @@ def resume_config(
     A preset may be named, without effect. Raises ConfigError if model or optimizer would change.
     """
     sizes, given = _given(preset, file, options)
+    if given.get("start", saved.get("start", "")) != saved.get("start", ""):
+        raise ConfigError("a run that resumes has its own parameters: leave out --from")
     config = check_config({**saved, **given})
     wanted = {**saved, **sizes, **given}
     changed = [name for name in FIXED_FIELDS if name in saved and wanted[name] != saved[name]]
@@ -244,7 +257,8 @@ def resume_config(
 
 def read_config(file: Path | None) -> dict[str, Any]:
     """The options in a TOML file, if there is one; raises ConfigError."""
-    return {} if file is None else read_toml(file, ConfigError)
+    found = {} if file is None else read_toml(file, ConfigError)
+    return {RENAMED.get(name, name): value for name, value in found.items()}
 
 
 def _given(

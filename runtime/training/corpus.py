@@ -13,10 +13,13 @@ from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.random import generator
 from ringlet.runtime.text.build import Progress
 from ringlet.runtime.text.cache import cache_folder, cached, silent, write_once
+from ringlet.runtime.text.encoder import tokenizer_file
 from ringlet.runtime.text.errors import TextError
 from ringlet.runtime.text.folder import TextFolder, is_text_folder
 from ringlet.runtime.text.order import Order, shares
 from ringlet.runtime.text.spans import Span, Spans
+from ringlet.runtime.training.run_tokenizer import RunTokenizer
+from ringlet.runtime.training.tokenizers import TokenizerError
 
 BUILT_IN = "pydoc"
 """The text that every CPython carries: the topics of its documentation."""
@@ -43,11 +46,7 @@ class Corpus:
     as_bytes: bool
     folders: tuple[TextFolder, ...] = ()
     weights: tuple[float, ...] = ()
-
-    @property
-    def tokenizer(self) -> Path | None:
-        """The tokenizer.json that made the ids, if that is known."""
-        return self.folders[0].tokenizer if self.folders else None
+    tokenizer: RunTokenizer | None = None
 
     @property
     def training_bytes(self) -> float | None:
@@ -84,10 +83,12 @@ def load_corpus(
     them, any other is read byte by byte, whatever its encoding. The vocabulary of a `.bin` is
     `vocab_size`, or just large enough for its ids. Or it is a folder that `ringlet data build` has
     made, or several with weights, as in a=3,b=1; with a `tokenizer` text from which such folders
-    are built in the cache, where they stay.
+    are built in the cache, where they stay. Of a `.bin` it is the one that made the ids.
     """
-    parts = _parts(source, tokenizer)
-    if tokenizer or len(parts) > 1 or is_text_folder(Path(source)):
+    parts = _parts(source)
+    if Path(source).suffix == ".bin" and Path(source).is_file():
+        corpus = _with_tokenizer(source, _load_file(source), tokenizer)
+    elif tokenizer or len(parts) > 1 or is_text_folder(Path(source)):
         corpus = _load_folders(source, parts, tokenizer, progress)
     else:
         corpus = _load_file(source)
@@ -101,6 +102,11 @@ def load_corpus(
     return replace(corpus, vocab_size=vocab_size or needed)
 
 
+def takes_tokenizer(source: str) -> bool:
+    """Whether a tokenizer makes a difference to this data: not to folders of tokens."""
+    return not any(is_text_folder(Path(path)) for path, _ in _parts(source))
+
+
 def _load_file(source: str) -> Corpus:
     if source == BUILT_IN:
         tokens, name, as_bytes = _python_documentation(), BUILT_IN, True
@@ -110,6 +116,20 @@ def _load_file(source: str) -> Corpus:
     size = BYTES if as_bytes else int(tokens.max()) + 1
     split = len(tokens) - int(len(tokens) * VALIDATION_SHARE)
     return Corpus(name, tokens[:split], tokens[split:], size, as_bytes)
+
+
+def _with_tokenizer(source: str, corpus: Corpus, tokenizer: str) -> Corpus:
+    """Ids whose tokenizer is named, if it is."""
+    if not tokenizer:
+        return corpus
+    try:
+        made_by = RunTokenizer.at(tokenizer_file(Path(tokenizer)))
+        known = made_by.vocab_size
+    except TokenizerError as error:
+        raise DataError(str(error)) from error
+    if corpus.vocab_size > known:
+        raise DataError(f"{source} holds id {corpus.vocab_size - 1}; {tokenizer} has {known} ids")
+    return replace(corpus, tokenizer=made_by, vocab_size=known)
 
 
 def _check_length(source: str, corpus: Corpus, block_size: int) -> None:
@@ -123,7 +143,7 @@ def _check_length(source: str, corpus: Corpus, block_size: int) -> None:
         )
 
 
-def _parts(source: str, tokenizer: str) -> list[tuple[str, float]]:
+def _parts(source: str) -> list[tuple[str, float]]:
     """Paths and weights, from a=3,b=1; a path that exists is one."""
     if source == BUILT_IN or Path(source).exists() or not set(source) & {"=", ","}:
         return [(source, 1.0)]
@@ -157,6 +177,7 @@ def _load_folders(
     splits = [_split(folder) for folder in folders]
     train = [Span(folder, 0, split) for folder, split in zip(folders, splits, strict=True)]
     rest = [Span(each, split, each.tokens) for each, split in zip(folders, splits, strict=True)]
+    file = tokenizer_file(Path(tokenizer)) if tokenizer else folders[0].tokenizer
     return Corpus(
         "-".join(Path(path).stem for path, _ in parts),
         Spans(train),
@@ -165,6 +186,7 @@ def _load_folders(
         as_bytes=False,
         folders=tuple(folders),
         weights=tuple(weight for _, weight in parts),
+        tokenizer=RunTokenizer(file, folders[0].end_of_text),
     )
 
 
@@ -227,11 +249,6 @@ def _read(path: Path) -> Array:
         return np.memmap(path, "<u2" if path.suffix == ".bin" else np.uint8, "r")
     except OSError as error:
         raise DataError(f"cannot read the data file {path}: {error.strerror}") from error
-
-
-def token_bytes(token: int) -> bytes:
-    """A byte-level model's token; ids beyond the bytes (in a larger vocabulary) give U+FFFD."""
-    return bytes([token]) if token < BYTES else "\ufffd".encode()
 
 
 class Sampler:
@@ -316,6 +333,6 @@ def first_token(corpus: Corpus) -> int:
     first token of validation."""
     if corpus.as_bytes:
         return ord("\n")
-    if corpus.folders:
-        return corpus.folders[0].end_of_text
+    if corpus.tokenizer is not None and corpus.tokenizer.end_of_text is not None:
+        return corpus.tokenizer.end_of_text
     return int(windows(corpus.validation, np.array([0]), 1)[0][0, 0])

@@ -11,6 +11,7 @@ from ringlet.runtime.checkpoint.restore import load_parameters
 from ringlet.runtime.checkpoint.state import split_name
 from ringlet.runtime.training.config import ConfigError, TrainConfig, check_config
 from ringlet.runtime.training.factories import make_model
+from ringlet.runtime.training.run_tokenizer import is_fact
 
 MOST_SECONDS = 1e12
 
@@ -23,6 +24,7 @@ def check_run(checkpoint: Checkpoint) -> LanguageModel:
         ("vocab_size", lambda value: type(value) is int and value > 0),
         ("as_bytes", lambda value: type(value) is bool),
         ("elapsed_s", lambda value: type(value) in (int, float) and 0 <= value < MOST_SECONDS),
+        ("tokenizer", is_fact),
     ):
         if not fits(manifest.get(name)):
             raise CheckpointError(f"{folder}: its {name} is {short(manifest.get(name))}")
@@ -57,7 +59,11 @@ def _make_model(config: TrainConfig, checkpoint: Checkpoint) -> LanguageModel:
 
 
 def load_model(checkpoint: Checkpoint) -> LanguageModel:
-    """The model of a training run, whole; raises CheckpointError if something is missing."""
+    """The model of a training run, whole, with the ids that end its texts; raises CheckpointError
+    if something is missing."""
     model = check_run(checkpoint)
     load_parameters(checkpoint, model)
+    end = (checkpoint.manifest.get("tokenizer") or {}).get("end_of_text")
+    if end is not None and end not in model.eos:
+        model.eos = (*model.eos, end)
     return model

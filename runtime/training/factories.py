@@ -1,23 +1,30 @@
 """The model, the optimizer and the learning-rate schedule that a config names."""
 
+import json
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from ringlet.nn import FlatParameters, Parameter, optim
+from ringlet.nn.files import short
 from ringlet.nn.flat import Flat
-from ringlet.nn.models import GPT, GPTConfig, LanguageModel, Llama, LlamaConfig
+from ringlet.nn.models import GPT, GPTConfig, LanguageModel, Llama, LlamaConfig, PretrainedError
+from ringlet.nn.models.huggingface.adapter import remember
+from ringlet.nn.models.huggingface.auto import described
+from ringlet.nn.models.rope import longest_context
 from ringlet.nn.optim import FlatOptimizer, Schedule
-from ringlet.runtime.training.config import TrainConfig
+from ringlet.runtime.training.config import ConfigError, TrainConfig
 
 INTERMEDIATE_MULTIPLE = 32
 """A Llama's hidden layer is 8/3 of the width, rounded up to a multiple of this to be sharded."""
 
 
 def model_config(config: TrainConfig, vocab_size: int) -> GPTConfig | LlamaConfig:
-    """The sizes of the model."""
+    """The sizes of the model; raises ConfigError for an `architecture` that is none."""
+    if config.architecture:
+        return _of_a_folder(config, vocab_size)
     if config.model == "llama":
         multiple = INTERMEDIATE_MULTIPLE
         return LlamaConfig(
@@ -34,10 +41,43 @@ def model_config(config: TrainConfig, vocab_size: int) -> GPTConfig | LlamaConfi
     return GPTConfig(**{**same, "vocab_size": vocab_size, "n_expert": config.experts})
 
 
+def _of_a_folder(config: TrainConfig, vocab_size: int) -> GPTConfig | LlamaConfig:
+    """The sizes that the config.json of a folder says, with the vocabulary and the context of the
+    run, which may be larger."""
+    try:
+        description = json.loads(config.architecture)
+        found = described(description["config"])
+        _ = {**description["generation"]}
+    except (PretrainedError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ConfigError(f"architecture describes no model: {error}") from error
+    length = config.block_size
+    if isinstance(found, GPTConfig):
+        sizes = "gpt", found.n_layer, found.n_head, found.n_embd
+        changes = {"block_size": max(found.block_size, length), "dropout": config.dropout}
+    elif isinstance(found, LlamaConfig):
+        sizes = "llama", found.num_hidden_layers, found.num_attention_heads, found.hidden_size
+        context = longest_context(found.rope_scaling, found.max_position_embeddings)
+        if length > context and found.rope_scaling:
+            raise ConfigError(
+                f"block_size {length} is more than the {context} positions to which rope_scaling "
+                "stretches this model"
+            )
+        changes = {"max_position_embeddings": length} if length > context else {}
+    else:
+        raise ConfigError(f"architecture is a {type(found).__name__}, not of a gpt or a llama")
+    if sizes != (config.model, config.n_layer, config.n_head, config.n_embd):
+        raise ConfigError(f"architecture is of another model: {short(sizes)}")
+    return replace(found, vocab_size=vocab_size, **changes)
+
+
 def make_model(config: TrainConfig, vocab_size: int) -> LanguageModel:
     """A new model; within `nn.uninitialized()` its parameters have no values yet."""
     sizes = model_config(config, vocab_size)
-    return Llama(sizes) if isinstance(sizes, LlamaConfig) else GPT(sizes)
+    model = Llama(sizes) if isinstance(sizes, LlamaConfig) else GPT(sizes)
+    if config.architecture:
+        description = json.loads(config.architecture)
+        remember(model, description["config"], description["generation"])
+    return model
 
 
 def _betas(config: TrainConfig) -> dict[str, Any]:

@@ -3,10 +3,12 @@
 import math
 from dataclasses import asdict, fields, replace
 
+from ringlet.nn.models import LlamaConfig
 from ringlet.runtime.mesh import AXES, MeshError, parse_mesh
 from ringlet.runtime.options import Parallelism, parse_layers
-from ringlet.runtime.rules import MODEL, OPTIONS, RUN, problem
+from ringlet.runtime.rules import MODEL, MODULE, OPTIONS, RUN, problem
 from ringlet.runtime.training.config import ConfigError, TrainConfig
+from ringlet.runtime.training.factories import model_config
 
 DEFAULT_WORKERS = 2
 
@@ -62,5 +64,13 @@ def check_fit(config: TrainConfig, workers: int) -> None:
     except MeshError as error:
         raise ConfigError(str(error)) from error
     facts = {**asdict(config), **vars(options), **shape, "shape": shape, "workers": workers}
-    if text := problem(facts, OPTIONS, RUN, MODEL):
+    rules = [OPTIONS, RUN, MODEL]
+    sizes = model_config(config, config.vocab_size or 1)
+    if isinstance(sizes, LlamaConfig):
+        scaling = (sizes.rope_scaling or {}).get("rope_type")
+        plain = not any(sizes.windows) and not sizes.attention_dropout and scaling != "dynamic"
+        facts |= {"plain": plain or shape["cp"] == 1, "head_norm": sizes.qk_norm}
+        facts |= {"ranks": shape["dp"] * shape["cp"]}
+        rules.append({name: MODULE[name] for name in ("causal", "head norms")})
+    if text := problem(facts, *rules):
         raise ConfigError(text)

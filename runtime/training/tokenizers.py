@@ -1,6 +1,7 @@
 """Text to ids and back: bytes, a model's tokenizer.json, or the ids themselves as numbers."""
 
 import contextlib
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,8 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
-from ringlet.nn.files import read_text
-from ringlet.runtime.training.corpus import token_bytes
+from ringlet.nn.files import read_object, read_text
 
 TOKENIZER = "tokenizer.json"
 UNFINISHED = "\ufffd"
@@ -17,6 +17,9 @@ UNFINISHED = "\ufffd"
 
 CONTEXT = 16
 """How many earlier ids the new ones are decoded with, at least: a space may depend on them."""
+
+PRINTABLE = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
+"""Bytes that GPT-2's alphabet writes as the characters of these numbers."""
 
 BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 """A token that is a byte, where a tokenizer has no token for a character."""
@@ -44,6 +47,11 @@ class ByteTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         return b"".join(map(token_bytes, ids)).decode(errors="replace")
+
+
+def token_bytes(token: int) -> bytes:
+    """A byte-level model's token; ids beyond the bytes (in a larger vocabulary) give U+FFFD."""
+    return bytes([token]) if token < 256 else UNFINISHED.encode()
 
 
 class NumberTokenizer:
@@ -121,16 +129,59 @@ class JSONTokenizer:
         return self._library.decoder.decode(parts)
 
 
+def byte_tokenizer() -> str:
+    """The tokenizer.json in which every byte is an id, as other programs read it."""
+    others = (byte for byte in range(256) if byte not in PRINTABLE)
+    letters = {byte: chr(byte) for byte in PRINTABLE}
+    letters |= {byte: chr(256 + number) for number, byte in enumerate(others)}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    values: dict[str, Any] = {
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": [],
+        "normalizer": None, "pre_tokenizer": {**level, "use_regex": False}, "post_processor": None,
+        "decoder": {**level, "use_regex": False},
+        "model": {
+            "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+            "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
+            "ignore_merges": False, "vocab": {letters[byte]: byte for byte in range(256)},
+            "merges": [],
+        },
+    }  # fmt: skip
+    return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+
+
+def is_byte_tokenizer(file: Path) -> bool:
+    """Whether a tokenizer.json is that one."""
+    try:
+        return read_text(file) == byte_tokenizer()
+    except (OSError, ValueError):
+        return False
+
+
 def load_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
     """The tokenizer of a model's folder; ids as numbers if it has no tokenizer.json."""
     file = folder / TOKENIZER
-    return JSONTokenizer(file) if os.path.lexists(file) else NumberTokenizer(vocab_size)
+    if not os.path.lexists(file):
+        return NumberTokenizer(vocab_size)
+    return ByteTokenizer() if is_byte_tokenizer(file) else JSONTokenizer(file)
+
+
+def token_ids(file: Path) -> dict[str, int]:
+    """The tokens of a tokenizer.json and their ids; raises TokenizerError."""
+    values = read_object(file, TokenizerError)
+    try:
+        known = values["model"]["vocab"]
+        if isinstance(known, list):  # of (token, score)
+            known = {token: number for number, (token, _) in enumerate(known)}
+        return {**known, **{each["content"]: each["id"] for each in values["added_tokens"] or ()}}
+    except (KeyError, TypeError, ValueError) as error:
+        raise TokenizerError(f"{file} is not a tokenizer: {error!r}") from error
 
 
 def as_text(tokenizer: Tokenizer, ids: Iterable[int], before: Sequence[int] = ()) -> Iterator[str]:
     """Yield the text of ids as they come, as soon as characters are complete.
 
-    It continues the text of the ids `before`, so that a word's first space is there.
+    It continues the text of the ids `before`, so that a word's first space is there. A character
+    that is not complete at the end is left out.
     """
     seen = list(before)
     shown = len(tokenizer.decode(seen))
@@ -144,4 +195,6 @@ def as_text(tokenizer: Tokenizer, ids: Iterable[int], before: Sequence[int] = ()
         whole = len(seen) > 4 * CONTEXT and end == len(text)
         if whole and (start := tokenizer.decode(seen[-CONTEXT:])):
             seen, shown = seen[-CONTEXT:], len(start)
-    yield tokenizer.decode(seen)[shown:]
+    text = tokenizer.decode(seen)
+    half = text.endswith(UNFINISHED) and tokenizer.encode(text)[-3:] != seen[-3:]  # or it was meant
+    yield text[shown : len(text) - half]

@@ -15,7 +15,11 @@ from ringlet.comm import Group, timeline
 from ringlet.nn import uninitialized
 from ringlet.nn.autograd.tensor import Array
 from ringlet.runtime.assembly import Values
-from ringlet.runtime.checkpoint.checkpoint import latest_checkpoint, save_checkpoint
+from ringlet.runtime.checkpoint.checkpoint import (
+    latest_checkpoint,
+    save_checkpoint,
+    verify_checkpoint,
+)
 from ringlet.runtime.checkpoint.manifest import CheckpointError
 from ringlet.runtime.checkpoint.restore import load_checkpoint
 from ringlet.runtime.mesh import Mesh, share
@@ -96,6 +100,9 @@ class Trainer:
         self.checkpoint: Path | None = None
         files = [] if folder is None else [Metrics(folder, warn)]
         self._callbacks, self._warn = [] if world.rank else [*files, *callbacks], warn
+        if folder is not None and corpus.tokenizer is not None and not world.rank:
+            folder.mkdir(parents=True, exist_ok=True)
+            corpus.tokenizer.copy_to(folder)
         self._stop = threading.Event()
         self._elapsed_before = 0.0
         self._ranks, self._rank = self.mesh.size("dp", "ep"), self.parallel.data_index
@@ -105,10 +112,13 @@ class Trainer:
         self._sampler = Sampler(corpus, config.block_size, config.batch_size, config.seed)
         self._training_bytes = corpus.training_bytes
 
-    def resume(self) -> int:
-        """Continue from the folder's newest checkpoint that verifies; return its step."""
+    def resume(self, other: Path | None = None) -> int:
+        """Continue from the folder's newest checkpoint that verifies, or from another run's; return
+        its step."""
         found = None
-        if self.world.rank == 0 and self.folder is not None:
+        if self.world.rank == 0 and other is not None:
+            found = verify_checkpoint(other)
+        elif self.world.rank == 0 and self.folder is not None:
             found = latest_checkpoint(self.folder / CHECKPOINTS, self._warn, check_run)
         if not self.world.broadcast_object(found is not None):
             raise CheckpointError(f"there is no checkpoint that verifies in {self.folder}")
@@ -205,6 +215,7 @@ class Trainer:
                 "mesh": self.mesh.shape,
                 "vocab_size": self.corpus.vocab_size,
                 "as_bytes": self.corpus.as_bytes,
+                "tokenizer": self.corpus.tokenizer and self.corpus.tokenizer.facts,
                 "elapsed_s": elapsed_s,
                 "val_loss": val_loss,
                 "random": {"seed": self.config.seed, "step": self.step},

@@ -8,13 +8,9 @@ import pytest
 from ringlet.runtime import ConfigError, DataError, load_corpus, make_config
 from ringlet.runtime.mesh import share
 from ringlet.runtime.training.config import PRESETS, resume_config
-from ringlet.runtime.training.corpus import (
-    token_bytes,
-    training_batch,
-    validation_offsets,
-    windows,
-)
+from ringlet.runtime.training.corpus import training_batch, validation_offsets, windows
 from ringlet.runtime.training.fit import check_fit
+from ringlet.runtime.training.tokenizers import token_bytes
 
 
 def test_the_built_in_text_is_pythons_documentation():

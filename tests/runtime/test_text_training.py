@@ -90,7 +90,7 @@ def test_a_folder_is_loaded(folders):
     folder = corpus.folders[0]
     assert (corpus.name, corpus.as_bytes) == ("b", False)
     assert corpus.vocab_size == folder.vocab_size
-    assert corpus.tokenizer == folders / "b" / "tokenizer.json"
+    assert corpus.tokenizer.file == folders / "b" / "tokenizer.json"
     assert len(corpus.train) + len(corpus.validation) == folder.tokens
     begin = corpus.validation.spans[0].start
     assert begin == folder.document(int(folder.documents_of(np.array([begin]))[0]))[0]

@@ -98,7 +98,7 @@ def _run(training: Training | None, agent: Agent, options: TrainOptions) -> int:
             job, task = agent.next_job(generation)
         else:
             job, task = agent.next_job(generation, partial(training.task, generation))
-            progress.headline(training.settings, job.size)
+            progress.headline(training.settings, job.size, training.notes)
             if not generation:
                 callbacks.append(Record(training.folder, screen.say))
         module = "ringlet.launcher.workers.train_worker"

@@ -31,7 +31,8 @@ class Run:
     @property
     def model(self) -> Model:
         """What the planner knows of the model."""
-        return model_of(model_config(self.settings, self.vocabulary))
+        found = model_of(model_config(self.settings, self.vocabulary))
+        return replace(found, context=self.settings.block_size)
 
     def by(self, plan: Plan) -> TrainConfig:
         """The run as the plan says; raises UserError."""

@@ -1,23 +1,27 @@
 """What `ringlet train` trains: checked before anything starts, then made into the workers' task."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ringlet import __version__
-from ringlet.launcher.commands.data.progress import BuildProgress
+from ringlet.launcher.commands.train.checks import (
+    check_kind,
+    check_memory,
+    check_steps,
+    load_data,
+)
 from ringlet.launcher.commands.train.folder import RunFolder, newest_checkpoint, warn
+from ringlet.launcher.commands.train.starting import Starting, find
 from ringlet.launcher.commands.train.trackers.chosen import check_packages
 from ringlet.launcher.errors import UserError, user_errors
 from ringlet.launcher.options import option
 from ringlet.launcher.supervisor.options import WorkerOptions
 from ringlet.nn.backend import BackendError, find_gpus
-from ringlet.runtime.checkpoint.checkpoint import Checkpoint, latest_checkpoint
+from ringlet.runtime.checkpoint.checkpoint import latest_checkpoint
+from ringlet.runtime.checkpoint.manifest import CheckpointError
 from ringlet.runtime.mesh import MeshError
 from ringlet.runtime.planning.costs import model_flops
 from ringlet.runtime.planning.models import model_of
@@ -32,7 +36,7 @@ from ringlet.runtime.training.config import (
     read_config,
     resume_config,
 )
-from ringlet.runtime.training.corpus import Corpus, DataError, load_corpus, packing
+from ringlet.runtime.training.corpus import DataError
 from ringlet.runtime.training.effects import check_effects
 from ringlet.runtime.training.export import check_run
 from ringlet.runtime.training.factories import model_config
@@ -45,6 +49,8 @@ from ringlet.runtime.training.fit import (
 )
 from ringlet.runtime.training.metrics import METRICS, RANKS
 from ringlet.runtime.training.record import begin_record
+from ringlet.runtime.training.run_tokenizer import stored_tokenizer
+from ringlet.runtime.training.tokenizers import TokenizerError
 from ringlet.runtime.training.trainer import CHECKPOINTS
 
 PLAN = "plan.toml"
@@ -128,47 +134,49 @@ def prepare(
 ) -> "Training":
     """The training that the options mean, on at least and at most so many hosts; raises
     UserError."""
-    with user_errors(ConfigError, DataError, TextError, BackendError):
+    errors = (ConfigError, DataError, TextError, BackendError, TokenizerError, CheckpointError)
+    with user_errors(*errors):
         in_file = read_config(options.config)
         given = {name: value for name, value in given.items() if value is not None}
         preset = options.preset or in_file.pop("preset", None)
         values = {**in_file, **given}
-        if not options.resume:
-            found = None
+        start, found = None if options.resume else find(values, preset), None
+        if start is not None:
+            settings = start.config(values)
+        elif not options.resume:
             settings = make_config(preset or DEFAULT_PRESET, options=values)
         elif options.out is None:
             raise UserError("--resume needs --out: the folder of the run to continue")
         else:
             found = newest_checkpoint(options.out)
             saved = {**found.manifest["config"], "vocab_size": found.manifest["vocab_size"]}
+            own = stored_tokenizer(found)
+            if own is not None and saved.get("tokenizer"):  # wherever it has come from
+                saved["tokenizer"] = str(own.file)
             settings = resume_config(saved, preset, options=values)
         if settings.device == "cuda" and hosts[1] == 1:
             find_gpus()
         workers = DEFAULT_WORKERS if hosts[1] > 1 else default_workers(settings)
-        corpus = _load(settings)
-    _check_memory(settings, hosts[1])
+        room = settings.vocab_size if start is None else values.get("vocab_size", 0)
+        corpus = load_data(settings, room)
+        starting = None if start is None else Starting.of(start, settings, corpus)
+    if starting is not None:
+        settings, found = starting.settings, starting.start.checkpoint
+    check_memory(settings, hosts[1])
     if found is not None:
-        _check_resumed(found, settings, corpus)
-    name = f"{corpus.name}-{preset or DEFAULT_PRESET}"
+        check_kind(found, settings, corpus)
+        if starting is None or starting.goes_on:
+            check_steps(found, settings)
+    base = (preset or DEFAULT_PRESET) if start is None else start.folder.resolve().name
+    name = f"{corpus.name}-{base}"
     # A file may list all options; those that it leaves at their defaults are not asked for.
     usual = asdict(TrainConfig())
     asked = {n: value for n, value in in_file.items() if value != usual.get(n)} | given
-    training = Training(settings, options, name, workers, hosts, asked, corpus.vocab_size)
+    vocabulary = settings.vocab_size or corpus.vocab_size
+    training = Training(settings, options, name, workers, hosts, asked, vocabulary, starting)
     if options.auto or options.plan or (options.resume and _stored(options).exists()):
         training.plan_by(launch)
     return training
-
-
-def _load(settings: TrainConfig) -> Corpus:
-    """The data, checked as a whole; text becomes tokens here if that is asked for."""
-    with BuildProgress() as progress:
-        size = settings.vocab_size or None
-        corpus = load_corpus(settings.data, settings.block_size, size, settings.tokenizer, progress)
-    for folder in corpus.folders:
-        folder.verify()
-    if settings.pack:
-        packing(corpus, np.array([0]), settings.block_size, validation=False)
-    return corpus
 
 
 def _stored(options: TrainOptions) -> Path:
@@ -181,7 +189,7 @@ class Training:
     """A run of these settings, in --out or a folder of this name, on at least and at most so many
     `hosts`, and on `workers` workers unless others are asked for; `asked` are the options that must
     have an effect. Checkpoints and metrics go to `folder`, which is made and locked together with
-    the first task."""
+    the first task. `starting` is how it starts from a model."""
 
     settings: TrainConfig
     options: TrainOptions
@@ -190,6 +198,7 @@ class Training:
     hosts: tuple[int, int]
     asked: Mapping[str, Any]
     vocabulary: int
+    starting: Starting | None = None
     folder: Path = field(init=False)
     plan: Plan | None = None
     _held: RunFolder | None = None
@@ -245,6 +254,7 @@ class Training:
         about = self._about(workers)
         begin_record(self.folder, about, warn)
         facts = {"config": about["config"], "folder": str(folder), "resume": resume}
+        facts["start"] = None if self.starting is None or resume else self.starting.task
         variables = {} if self.plan is None else self.plan.variables
         more = {"sample": self.options.sample, "variables": variables, "flops": about["flops"]}
         return json.dumps({**facts, **more})
@@ -252,13 +262,14 @@ class Training:
     def _about(self, workers: int) -> dict[str, Any]:
         """What the run's folder says of it."""
         model = model_of(model_config(self.settings, self.vocabulary))
+        sample = replace(model, context=self.settings.block_size)
         return {
             "ringlet": __version__,
             "workers": workers,
             "mesh": mesh_shape(self.settings, workers),
             "vocab_size": self.vocabulary,
             "parameters": model.parameters,
-            "flops": model_flops(model, self.settings.batch_size),
+            "flops": model_flops(sample, self.settings.batch_size),
             "config": asdict(self.settings),
         }
 
@@ -271,6 +282,11 @@ class Training:
             path.write_text(str(self.plan), encoding="utf-8")
 
     @property
+    def notes(self) -> list[str]:
+        """What is said of how it starts."""
+        return [] if self.starting is None else self.starting.notes
+
+    @property
     def workers_given(self) -> list[str]:
         """The option for as many workers again, if they are not what the next start takes."""
         count = self.options.workers
@@ -280,31 +296,6 @@ class Training:
         """Let other runs have the folder."""
         if self._held is not None:
             self._held.close()
-
-
-def _check_memory(settings: TrainConfig, hosts: int) -> None:
-    """Refuse what plainly has no room in the memory of so many hosts like this one."""
-    width, tokens = settings.n_embd, settings.batch_size * settings.block_size
-    block = (4 + 8 * max(1, settings.experts)) * width**2
-    numbers = settings.n_layer * block + (settings.vocab_size + settings.block_size) * width
-    room = hosts * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for what, nbytes in (("the model", 4 * numbers), ("a batch's ids", 8 * tokens)):
-        if nbytes > room:
-            raise UserError(
-                f"{what} would take {nbytes / 2**30:,.0f} GiB, of {room / 2**30:,.0f} GiB in all"
-            )
-
-
-def _check_resumed(found: Checkpoint, settings: TrainConfig, corpus: Corpus) -> None:
-    """Refuse to continue a run that has reached its end, or with data of another kind."""
-    if settings.steps <= found.step:
-        raise UserError(
-            f"the run has taken {found.step} steps already ({found.folder}); to continue, set "
-            "--steps to more than that"
-        )
-    if corpus.as_bytes != found.manifest["as_bytes"]:
-        kinds = ("bytes", "ids") if corpus.as_bytes else ("ids", "bytes")
-        raise UserError(f"{settings.data} holds {kinds[0]}, but the run was trained on {kinds[1]}")
 
 
 def _to_restart(folder: Path) -> bool:

@@ -30,8 +30,9 @@ class TrainingProgress(Callback):
         self._plain_at = 0.0
         self.steps = 0  # taken by this command
 
-    def headline(self, settings: TrainConfig, workers: int) -> None:
-        """Show what is trained, on how many workers, unless the last start has shown the same."""
+    def headline(self, settings: TrainConfig, workers: int, notes: Sequence[str] = ()) -> None:
+        """Show what is trained, on how many workers, and notes on it, unless the last start has
+        shown the same."""
         self._settings = settings
         mesh = f" ({settings.mesh})" if settings.mesh else ""
         experts = f"{settings.experts} experts, " if settings.experts else ""
@@ -42,7 +43,8 @@ class TrainingProgress(Callback):
         )
         if text != self._headline:
             self._headline = text
-            self._line(text)
+            for line in (text, *notes):
+                self._line(line)
 
     def start(self, facts: Facts) -> None:
         if facts["step"]:
@@ -107,7 +109,7 @@ class TrainingProgress(Callback):
             str(more),
             *workers,
         )
-        prompt = "The " if last["as_bytes"] else "0"
+        prompt = "The " if last["speaks"] else "0"
         self._screen.status("")
         self._screen.line(
             f"{ended} after step {last['step']}: validation loss {last['val_loss']:.4f} nats per "

@@ -98,7 +98,7 @@ def attempt(
     settings = replace(
         settings, steps=steps, eval_every=steps, checkpoint_every=steps, eval_windows=1
     )
-    facts = {"config": asdict(settings), "folder": "", "resume": False, "sample": 0}
+    facts = {"config": asdict(settings), "folder": "", "resume": False, "start": None, "sample": 0}
     task = json.dumps({**facts, "variables": plan.variables})
     times: list[float] = []
 
