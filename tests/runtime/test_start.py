@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_runs import newest_weights, run_to_the_end, small_trainer
+from small_runs import Rows, newest_weights, run_to_the_end, small_trainer
 from whole_models import collected
 
 from ringlet.nn import uninitialized
@@ -97,7 +97,7 @@ def trained(world, runs):
         rows = []
         corpus = load_corpus(config.data, config.block_size, config.vocab_size)
         values = values_of(Path(config.start), config, config.vocab_size)
-        Trainer(config, corpus, world, report=rows.append, values=values).run()
+        Trainer(config, corpus, world, None, [Rows(rows.append)], values=values).run()
         found.append([row["loss"] for row in rows if "loss" in row])
     return found
 
