@@ -37,7 +37,8 @@ class Options(TypedDict, total=False):
     """Names the array in error messages."""
 
     algorithm: str
-    """One of `schedules.algorithms`, or "shared_memory"; default: the one with the lowest price."""
+    """One of `schedules.algorithms`, "shared_memory" or, over MPI, "mpi"; default: the one with the
+    lowest price."""
 
 
 class Group:
@@ -313,7 +314,7 @@ class Group:
             detail = ", ".join(filter(None, (signature.detail, algorithm)))
             signature = signature._replace(detail=detail)
         elif self._has_pins:
-            algorithm = channel.sockets.choice.pinned(signature.operation)
+            algorithm = channel.pinned(signature.operation)
         # The interpreter changes threads, and takes signals, at calls: not between these lines.
         if channel.busy:
             raise channel.taken(signature.operation)

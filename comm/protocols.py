@@ -24,6 +24,9 @@ class Wait:
     poll_ms = 50
     """How often to check whether it is over, where messages wake who waits."""
 
+    why = ""
+    """What it waits in, in words, if no rank is waited for."""
+
     awaited: int | None = None
     """The world rank that is waited for, if it is one."""
 
@@ -100,3 +103,5 @@ class Transport(Protocol):
 
 class ErrorWait(Wait):
     """Wait for an error that has to come: a peer's loss, or a mismatch that all are told of."""
+
+    why = "to hear which rank is in another call"

@@ -1,7 +1,6 @@
 """The world: the group of all ranks, made once in each process, and its end."""
 
 import atexit
-import logging
 import os
 import socket
 import threading
@@ -25,8 +24,15 @@ from ringlet.comm.errors import CommError, CommTimeout, PeerLost
 from ringlet.comm.faults import OF_MESSAGES, Faults, parse_fault
 from ringlet.comm.group import Group
 from ringlet.comm.join import absent
-from ringlet.comm.join.addresses import is_open, local_address
-from ringlet.comm.join.environment import Environment, read_environment
+from ringlet.comm.join.addresses import local_address
+from ringlet.comm.join.environment import (
+    JOINED,
+    OVER_MPI,
+    Environment,
+    check_not_started_by_a_rank,
+    read_environment,
+    warn_of_network,
+)
 from ringlet.comm.join.folders import (
     SOCKET_PATH_BYTES,
     check_private,
@@ -36,7 +42,7 @@ from ringlet.comm.join.folders import (
 )
 from ringlet.comm.join.meeting import MeetingPoint, numbered
 from ringlet.comm.join.rendezvous import Hello, find_host, meet
-from ringlet.comm.schedules.choice import Policy
+from ringlet.comm.schedules.choice import LIBRARY, Policy
 from ringlet.comm.sockets.endpoint import WORLD, Endpoint, Peer
 
 LINGER_S = 5.0
@@ -44,11 +50,6 @@ LINGER_S = 5.0
 
 FAILED_LINGER_S = 1.0
 """The same after an error: a peer that hangs takes nothing, and the job should end."""
-
-_log = logging.getLogger("ringlet.comm")
-
-JOINED = "RINGLET_JOINED"
-"""Holds which process is which rank, for the processes that it starts: they are none."""
 
 _world: "_World | None" = None
 _joining = threading.Lock()
@@ -62,6 +63,8 @@ class _World:
 
     def __init__(self, environment: Environment) -> None:
         policy = Policy.parse(environment.algorithm)
+        if LIBRARY in policy.pins.values() and environment.transport != "mpi":
+            raise CommError(f"all_reduce={LIBRARY} is for messages over MPI: RINGLET_TRANSPORT=mpi")
         self.endpoint = open_endpoint(environment)
         self.endpoint.liveness.agent = environment.agent
         self.transport = environment.transport
@@ -95,6 +98,8 @@ class _World:
         self.endpoint.inbox.wake()
         self.progress.stop()
         self.endpoint.close(FAILED_LINGER_S if self.context.failed else LINGER_S)
+        if self.endpoint.carrier is not None:
+            self.endpoint.carrier.leave(self.context.failed)
 
     def leave_to_parent(self) -> None:
         """This process is a fork of the one that made the world."""
@@ -125,29 +130,18 @@ def init(timeout: float | None = None, algorithm: str | None = None) -> Group:
             environment = read_environment(timeout=timeout)
             if algorithm is not None:
                 environment = replace(environment, algorithm=algorithm)
-            _check_not_started_by_a_rank(environment)
+            check_not_started_by_a_rank(environment)
+            if environment.rendezvous == OVER_MPI:
+                from ringlet.comm.mpi.meeting import settle
+
+                environment = settle(environment)
             _world = _World(environment)
-            os.environ[JOINED] = f"{os.getpid()} {_place(environment)}"
+            os.environ[JOINED] = f"{os.getpid()} {environment.place}"
             atexit.register(shutdown)
             show_last_operations_on_signal()
             if _when_joined is not None:
                 _when_joined()
         return _world.group
-
-
-def _place(environment: Environment) -> str:
-    """What one process alone can be."""
-    return f"{environment.rank} {environment.generation} {environment.rendezvous}"
-
-
-def _check_not_started_by_a_rank(environment: Environment) -> None:
-    pid, _, place = os.environ.get(JOINED, "").partition(" ")
-    if environment.size > 1 and place == _place(environment) and pid != str(os.getpid()):
-        raise CommError(
-            f"this process was started by rank {environment.rank} (process {pid}), which has "
-            "joined the world itself: call comm.init() only in the rank's own process (with "
-            "multiprocessing, under `if __name__ == '__main__':`)"
-        )
 
 
 def when_joined(tell: Callable[[], None]) -> None:
@@ -244,7 +238,7 @@ def _join_others(
     endpoint: Endpoint, environment: Environment, folder: Path | None
 ) -> dict[int, str]:
     deadline = time.monotonic() + environment.timeout
-    _warn(environment)
+    warn_of_network(environment)
 
     def check(*more: dict[int, str]) -> None:
         for rank, cause in ChainMap(absent.lost, *more).items():
@@ -271,8 +265,7 @@ def _join_others(
         "algorithm": f"{environment.algorithm} {environment.links or ''}".strip(),
     }
 
-    point = MeetingPoint(rendezvous, environment.key, environment.spare_ports)
-    table = meet(point, hello, environment.timeout, check_all)
+    table = _meet(environment, rendezvous, hello, check_all)
     # Rank 0's token is this start's own: frames of any other are strangers'.
     endpoint.job = f"{environment.job}/{table[0]['token']}"
     peers = {
@@ -281,8 +274,24 @@ def _join_others(
         if rank != environment.rank
     }
     endpoint.connect(peers)
+    if environment.transport == "mpi":
+        from ringlet.comm.mpi.fabric import connect
+
+        endpoint.carry_by(connect(environment.rank, environment.size, deadline, check_all))
     endpoint.form(partial(_check_greetings, endpoint, environment, check, deadline))
     return {rank: entry["host"] for rank, entry in enumerate(table)}
+
+
+def _meet(
+    environment: Environment, rendezvous: str, hello: Hello, check: Callable[[], None]
+) -> list[Hello]:
+    """The hellos of all ranks."""
+    if rendezvous == OVER_MPI:
+        from ringlet.comm.mpi import meeting
+
+        return meeting.meet(hello, environment.timeout, check)
+    point = MeetingPoint(rendezvous, environment.key, environment.spare_ports)
+    return meet(point, hello, environment.timeout, check)
 
 
 def _check_greetings(
@@ -301,19 +310,6 @@ def _check_greetings(
             f"{environment.timeout:.0f} s, at {[endpoint.peers[rank].address for rank in missing]}",
             missing,
         )
-
-
-def _warn(environment: Environment) -> None:
-    """Warn, on one rank, of what is not protected between hosts."""
-    if environment.rank or not is_open(environment.rendezvous):
-        return
-    if environment.key is None:
-        _log.warning(
-            "ringlet: INSECURE: whoever reaches %s and the ranks' ports can join, read and change "
-            "everything", environment.rendezvous,
-        )  # fmt: skip
-    elif environment.data_key is None:
-        _log.warning("ringlet: RINGLET_ENCRYPT=control: arrays travel between hosts in the clear")
 
 
 def _choose(environment: Environment, entry: Hello) -> str:

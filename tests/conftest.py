@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from forked_pool import ForkedPool, Template
+from mpi_ranks import MpiPool
 from network_pair import NetworkPair, NetworkPairError, NetworkPairPool
 
 from ringlet.launcher.testing.pool import WorkerPool
@@ -58,6 +59,7 @@ def ranks() -> Iterator[Callable[..., WorkerPool]]:
     With "ipc", collectives run each operation's first algorithm, whose traffic is the textbook's;
     with "tcp", what is priced lowest.
     """
+    over_mpi = os.environ.get("RINGLET_TEST_OVER_MPI")  # tests/comm/test_mpi.py sets it
     template = Template()
     pools: dict[tuple[Any, ...], WorkerPool] = {}
 
@@ -65,7 +67,10 @@ def ranks() -> Iterator[Callable[..., WorkerPool]]:
         key = (size, transport, *variables.items())
         if key not in pools:
             first = {"RINGLET_ALGORITHM": "first"} if transport == "ipc" else {}
-            pools[key] = ForkedPool(template, size, transport, variables={**first, **variables})
+            if over_mpi:
+                pools[key] = MpiPool(Path(over_mpi), size, **first, **variables)
+            else:
+                pools[key] = ForkedPool(template, size, transport, variables={**first, **variables})
         return pools[key]
 
     yield pool

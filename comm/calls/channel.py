@@ -2,13 +2,14 @@
 
 import weakref
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 from ringlet.comm.calls.hierarchy import Hierarchy
 from ringlet.comm.calls.recorder import Record, Recorder, new_record
 from ringlet.comm.errors import CommError
 from ringlet.comm.protocols import Transport, Wait
-from ringlet.comm.schedules.choice import SHARED, Choice, Policy, algorithm_named
+from ringlet.comm.schedules.choice import LIBRARY, SHARED, Choice, Policy, algorithm_named
 from ringlet.comm.schedules.links import Links
 from ringlet.comm.shared.regions import Regions
 from ringlet.comm.shared.transport import SharedMemory
@@ -119,16 +120,33 @@ class Channel:
         name = algorithm_named(operation, text)
         if name == SHARED and self.shared is None:
             raise ValueError(f"{name}: the ranks {list(self.ranks)} share no memory")
-        if name != SHARED and name not in self.sockets.choice.candidates(operation):
+        if name == LIBRARY and self.endpoint.carrier is None:
+            raise ValueError(f"{name}: messages do not travel over MPI (RINGLET_TRANSPORT=mpi)")
+        if name not in (SHARED, LIBRARY, *self.sockets.choice.candidates(operation)):
             raise ValueError(
                 f"{name} needs at least two ranks on each of at least two hosts, equally many on "
                 f"each; these are {list(self.ranks)}"
             )
         return name
 
+    def pinned(self, operation: str) -> str:
+        """The algorithm that the user has pinned, if this group can run it; else empty."""
+        choice = self.sockets.choice
+        if self.endpoint.carrier is not None and choice.policy.pins.get(operation) == LIBRARY:
+            return LIBRARY
+        return choice.pinned(operation)
+
     def transport_of(self, algorithm: str) -> Transport:
         """What runs the algorithm."""
+        if algorithm == LIBRARY:
+            return self._library
         return self.transport if algorithm == SHARED else self.sockets
+
+    @cached_property
+    def _library(self) -> Transport:
+        from ringlet.comm.mpi.library import Library
+
+        return Library(self.endpoint.carrier, self.sockets)
 
     def next_collective(self, signature: Signature) -> Record:
         """Count a collective, and remember it; raises what broke the group, if something did."""

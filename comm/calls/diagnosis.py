@@ -71,7 +71,7 @@ class Diagnosis:
     def _reason(self) -> str:
         """Why this call waits, if it waits for no rank."""
         if self._call.waiting_for is not None:
-            return "to hear which rank is in another call"
+            return self._call.waiting_for.why
         earlier = (record[CALL] for record in self._channel.history)
         first = next((call for call in earlier if call is not None), self._call)
         return f"behind {first.text()}, which has not ended"

@@ -1,9 +1,11 @@
 """Addresses of sockets as text: tcp://10.0.0.1:29400, and tcp://[fd00::1]:29400 for IPv6."""
 
 import contextlib
+import fcntl
 import ipaddress
 import re
 import socket
+import struct
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -11,6 +13,11 @@ if TYPE_CHECKING:  # a launcher of one host starts without ZeroMQ
     import zmq
 
 MAX_PORT = 65535
+
+ELSEWHERE = "192.0.2.1"
+"""An address of no host (RFC 5737), to which the default route leads."""
+
+_SIOCGIFADDR = 0x8915  # netdevice(7)
 
 _NAME = re.compile(r"[\w-]+(\.[\w-]+)*\.?")
 
@@ -112,6 +119,24 @@ def local_address(rendezvous: str) -> str:
         probe.connect((host, parts.port or 1))  # sends nothing
         address: str = probe.getsockname()[0]
     return address
+
+
+def own_addresses() -> list[str]:
+    """The IPv4 addresses of this host's interfaces without loopback, the default route's first."""
+    found = []
+    with contextlib.suppress(OSError):
+        found.append(local_address(tcp(ELSEWHERE, 1)))
+    for _, name in socket.if_nameindex():
+        with contextlib.suppress(OSError):
+            found.append(ipv4_of(name))
+    return [host for host in dict.fromkeys(found) if not is_loopback(tcp(host, 1))]
+
+
+def ipv4_of(interface: str) -> str:
+    """The IPv4 address of a network interface; raises OSError if it has none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        request = struct.pack("256s", interface.encode()[:15])
+        return socket.inet_ntoa(fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, request)[20:24])
 
 
 def allow_ipv6(endpoint: "zmq.Socket[Any]", address: str) -> None:

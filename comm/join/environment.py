@@ -1,5 +1,6 @@
 """Who this process is, from the environment variables of its launcher (torchrun's names)."""
 
+import logging
 import os
 import socket
 from collections.abc import Mapping
@@ -15,17 +16,25 @@ from ringlet.comm.join.launchers import SPARE_PORTS, torchrun_rendezvous, transl
 if TYPE_CHECKING:
     from ringlet.comm.schedules.links import Links
 
+_log = logging.getLogger("ringlet.comm")
+
 DEFAULT_TIMEOUT_S = 300.0
 
-TRANSPORTS = ("auto", "ipc", "tcp")
+TRANSPORTS = ("auto", "ipc", "tcp", "mpi")
 """auto: shared memory and Unix sockets on one host, TCP between hosts; ipc: the same without shared
-memory; tcp: TCP on one host too."""
+memory; tcp: TCP on one host too; mpi: over the MPI library (comm/mpi)."""
+
+OVER_MPI = "mpi"
+"""A RINGLET_RENDEZVOUS: the ranks meet over MPI (comm/mpi/meeting.py)."""
 
 INSECURE = "RINGLET_INSECURE"
 
 ENCRYPTIONS = ("all", "control")
 """What a job key encrypts: everything between hosts, or only the rendezvous, with arrays in the
 clear (SECURITY.md says what that promises)."""
+
+JOINED = "RINGLET_JOINED"
+"""Holds which process is which rank, for the processes that it starts: they are none."""
 
 MOST_RANKS = 1_000_000
 """A larger world is a mistake in the environment."""
@@ -54,6 +63,12 @@ class Environment:
     address: str | None = None  # at which other hosts reach this rank, if it is set
     algorithm: str = ""
     links: "Links | None" = None
+    alone: bool = False  # nothing says which rank this is, and of how many
+
+    @property
+    def place(self) -> str:
+        """What one process alone can be."""
+        return f"{self.rank} {self.generation} {self.rendezvous}"
 
     @property
     def data_key(self) -> JobKey | None:
@@ -83,7 +98,8 @@ def read_environment(
     wrong; AuthenticationError for a malformed job key, and if there is none although other hosts
     can reach an address.
     """
-    values = _Variables(translate(variables))
+    values = _Variables(translate(_with_meeting(variables)))
+    over_mpi = values.get("RINGLET_RENDEZVOUS") == OVER_MPI
     alone = "RANK" not in values and "WORLD_SIZE" not in values
     size = 1 if alone else values.integer("WORLD_SIZE", minimum=1, most=MOST_RANKS)
     rank = 0 if alone else values.integer("RANK")
@@ -92,11 +108,13 @@ def read_environment(
     local_size = values.integer("LOCAL_WORLD_SIZE", 1) if "LOCAL_WORLD_SIZE" in values else None
     rendezvous, address, key = "", None, None
     timeout = values.seconds("RINGLET_TIMEOUT", DEFAULT_TIMEOUT_S) if timeout is None else timeout
-    if size > 1:
+    if size > 1 or (alone and over_mpi):
         rendezvous = values.rendezvous(timeout)
         address = values.host("RINGLET_ADDRESS") if values.get("RINGLET_ADDRESS") else None
         key = find_key(values)
-    check_network([rendezvous, f"tcp://{bracketed(address)}" if address else ""], key, values)
+    # Ranks that meet over MPI make themselves a key.
+    met = [] if over_mpi else [rendezvous, f"tcp://{bracketed(address)}" if address else ""]
+    check_network(met, key, values)
     return Environment(
         rank=rank,
         size=size,
@@ -114,7 +132,15 @@ def read_environment(
         address=address,
         algorithm=values.algorithm(),
         links=values.links(),
+        alone=alone,
     )
+
+
+def _with_meeting(variables: Mapping[str, str]) -> Mapping[str, str]:
+    """Ranks whose messages travel over MPI meet there, too, unless somebody has said where."""
+    if variables.get("RINGLET_TRANSPORT") != "mpi" or variables.get("RINGLET_RENDEZVOUS"):
+        return variables
+    return {**variables, "RINGLET_RENDEZVOUS": OVER_MPI}
 
 
 class _Variables(dict[str, str]):
@@ -139,10 +165,10 @@ class _Variables(dict[str, str]):
     def rendezvous(self, timeout: float) -> str:
         """Where the ranks meet."""
         if text := self.get("RINGLET_RENDEZVOUS"):
-            if not is_endpoint(text):
+            if text != OVER_MPI and not is_endpoint(text):
                 raise CommError(
-                    f"RINGLET_RENDEZVOUS is {text!r}; it must be like tcp://10.0.0.1:29400, or "
-                    "ipc:///folder/name"
+                    f"RINGLET_RENDEZVOUS is {text!r}; it must be like tcp://10.0.0.1:29400, "
+                    "ipc:///folder/name, or mpi"
                 )
             return text
         host, port = self.host("MASTER_ADDR"), self.integer("MASTER_PORT", 1, most=MAX_PORT)
@@ -217,6 +243,30 @@ def check_network(
                 f"--out FILE`), copy it to every host and set {KEY_FILE}=FILE. If everybody on the "
                 f"network is trusted, set {INSECURE}=1 to run without a key"
             )
+
+
+def warn_of_network(environment: Environment) -> None:
+    """Warn, on one rank, of what is not protected between hosts."""
+    if environment.rank or not is_open(environment.rendezvous):
+        return
+    if environment.key is None:
+        _log.warning(
+            "ringlet: INSECURE: whoever reaches %s and the ranks' ports can join, read and change "
+            "everything", environment.rendezvous,
+        )  # fmt: skip
+    elif environment.data_key is None:
+        _log.warning("ringlet: RINGLET_ENCRYPT=control: arrays travel between hosts in the clear")
+
+
+def check_not_started_by_a_rank(environment: Environment) -> None:
+    """Raise CommError if this is a process that a rank has started, with its variables."""
+    pid, _, place = os.environ.get(JOINED, "").partition(" ")
+    if environment.size > 1 and place == environment.place and pid != str(os.getpid()):
+        raise CommError(
+            f"this process was started by rank {environment.rank} (process {pid}), which has "
+            "joined the world itself: call comm.init() only in the rank's own process (with "
+            "multiprocessing, under `if __name__ == '__main__':`)"
+        )
 
 
 def _host_identity() -> str:

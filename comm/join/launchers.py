@@ -143,7 +143,8 @@ def translate(variables: Mapping[str, str]) -> Mapping[str, str]:
     if "WORLD_SIZE" in variables and (found is None or found.size != "WORLD_SIZE"):
         return variables
     if found is None:
-        _warn_of_others(variables)
+        if variables.get("RINGLET_RENDEZVOUS") != "mpi":  # which knows how many there are
+            _warn_of_others(variables)
         if text := outside_a_step(variables):
             _log.warning("ringlet: %s", text)
         return variables

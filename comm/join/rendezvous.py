@@ -100,7 +100,7 @@ def _gather(
                 )
             socket.poll()
             for route, hello in socket.receive():
-                if reason := _objection(hello, here):
+                if reason := objection(hello, here):
                     socket.send({"refused": reason}, route)
                 else:
                     here[hello["rank"]], routes[hello["rank"]] = hello, route
@@ -113,7 +113,7 @@ def _gather(
         socket.close()
 
 
-def _objection(hello: Hello, here: dict[int, Hello]) -> str:
+def objection(hello: Hello, here: dict[int, Hello]) -> str:
     """Why this rank cannot join those that are here; empty if it can."""
     own, rank = here[0], hello["rank"]
     if (hello["job"], hello["generation"]) != (own["job"], own["generation"]):

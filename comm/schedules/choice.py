@@ -21,6 +21,9 @@ from ringlet.comm.signature import COMBINING
 SHARED = "shared_memory"
 """The algorithm without messages: ranks read each other's memory (direct.py)."""
 
+LIBRARY = "mpi"
+"""The all-reduce of the MPI library by which messages travel (comm/mpi/library.py)."""
+
 REDUCTION_S = 0.3e-9
 """Seconds to combine two bytes: about float32 additions in cache."""
 
@@ -74,6 +77,8 @@ def algorithm_named(operation: str, text: str) -> str:
     if operation not in ALGORITHMS:
         raise ValueError(f"unknown operation {operation!r}; there are {', '.join(ALGORITHMS)}")
     name, names = text.replace("-", "_"), [*ALGORITHMS[operation], SHARED]
+    if operation == "all_reduce":
+        names.append(LIBRARY)
     if name not in names:
         raise ValueError(f"{operation} has no algorithm {text!r}, but {', '.join(names)}")
     return name

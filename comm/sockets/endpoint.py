@@ -10,7 +10,8 @@ import secrets
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ import msgpack
 import zmq
 
 from ringlet.comm.arrays import Array
+from ringlet.comm.errors import CommError
 from ringlet.comm.faults import Faults
 from ringlet.comm.join.addresses import allow_ipv6, tcp
 from ringlet.comm.join.authenticator import Authenticator, report_refused
@@ -27,15 +29,8 @@ from ringlet.comm.sockets.credits import Credits, Parked
 from ringlet.comm.sockets.inbox import TICK_MS, Inbox, Key, Message
 from ringlet.comm.sockets.liveness import Liveness
 from ringlet.comm.sockets.notices import Notices
-from ringlet.comm.sockets.wire import (
-    CONTROL,
-    HEADER_BYTES,
-    Header,
-    Malformed,
-    checksum,
-    decode,
-    encode,
-)
+from ringlet.comm.sockets.outbox import Carrier, Outbox, open_outbox
+from ringlet.comm.sockets.wire import CONTROL, Header, Malformed, checksum, decode, encode
 
 ZERO_COPY_BYTES = 1 << 20
 """Shorter payloads are copied: a copy costs less than to be told when ZeroMQ lets go of them, for
@@ -44,11 +39,6 @@ an all-reduce of 64 KiB takes 1.25 and one of 1 MiB 1.1 times as long."""
 
 MORE, LAST = int(zmq.SNDMORE | zmq.NOBLOCK), int(zmq.NOBLOCK)
 """The flags of a message's frames; pyzmq's own names cost a microsecond each time."""
-
-KEEPALIVE = {
-    zmq.TCP_KEEPALIVE: 1, zmq.TCP_KEEPALIVE_IDLE: 5, zmq.TCP_KEEPALIVE_INTVL: 2,
-    zmq.TCP_KEEPALIVE_CNT: 5,
-}  # fmt: skip
 
 FLUSH_MS = 200
 MONITOR_EVERY_S = 4 * TICK_MS / 1000
@@ -95,6 +85,8 @@ class Endpoint:
         self.inbox = Inbox(self._context, self._accept, self._watch)
         self._monitored = 0.0
         self._outboxes: dict[int, zmq.Socket[bytes]] = {}
+        self._carriers: Mapping[int, Outbox] = self._outboxes  # of arrays
+        self.carrier: Any = None  # a Carrier, if there is one
         self._send_locks: dict[int, threading.Lock] = {}
         self._monitors: dict[int, zmq.Socket[bytes]] = {}
         self._socket_files: list[Path] = []
@@ -124,19 +116,7 @@ class Endpoint:
     def connect(self, peers: dict[int, Peer]) -> None:
         """Open a connection to every peer's inbox."""
         for rank, peer in peers.items():
-            outbox = self._context.socket(zmq.PUSH)
-            outbox.set(zmq.SNDHWM, 0)  # payloads are references to the callers' arrays
-            outbox.set(zmq.LINGER, 0)
-            outbox.set(zmq.MAXMSGSIZE, HEADER_BYTES)  # nothing is expected but a handshake
-            if peer.address.startswith("tcp://"):
-                (self._key or Token(peer.token)).show(outbox)
-            allow_ipv6(outbox, peer.address)
-            outbox.copy_threshold = 0  # what is to be copied says so
-            # What was on its way when a connection broke is lost, and another process may
-            # listen on the same address by then: a closed connection is a lost peer.
-            outbox.set(zmq.RECONNECT_IVL, -1)
-            for option, value in KEEPALIVE.items():
-                outbox.set(option, value)
+            outbox = open_outbox(self._context, peer.address, self._key or Token(peer.token))
             self._monitors[rank] = outbox.get_monitor_socket(zmq.EVENT_DISCONNECTED)
             outbox.connect(peer.address)
             self._outboxes[rank] = outbox
@@ -146,6 +126,12 @@ class Endpoint:
         # pyzmq's collector of sent memory stops at interpreter exit, in the reverse order of
         # starts: it has to be up before the caller registers its own end.
         zmq.Frame(b"start", track=True, copy=False)
+
+    def carry_by(self, carrier: Carrier) -> None:
+        """Send and receive arrays another way from now on. All peers do so."""
+        self.carrier = carrier
+        self._carriers = {rank: carrier.outbox(rank) for rank in self.peers}
+        self.inbox.beside = partial(carrier.read, self._accept_carried)
 
     def form(self, tick: Callable[[], None]) -> None:
         """Greet every peer and wait until all have greeted this one. `tick` may raise."""
@@ -194,7 +180,7 @@ class Endpoint:
         if self.faults is not None:
             frames = self.faults.sent(*frames[0])
         try:
-            outbox = self._outboxes[peer]
+            outbox = self._carriers[peer]
             for head, data in frames:
                 outbox.send(head, MORE)
                 tracker = outbox.send(data, LAST, copy=copy, track=not copy)
@@ -257,24 +243,34 @@ class Endpoint:
         """Check what came from outside; what is not of this job is counted and dropped."""
         if len(frames) != 2:
             self._drop(frames[0], f"a message of {len(frames)} parts")
-            return
+        elif reason := self._take_in(frames[0].buffer, frames[1].buffer, frames[1]):
+            self._drop(frames[0], reason)
+
+    def _accept_carried(self, head: bytes, payload: Any) -> None:
+        if reason := self._take_in(head, payload):
+            self.dropped[reason] += 1
+
+    def _take_in(
+        self, head: bytes | memoryview, payload: Any, frame: "zmq.Frame | None" = None
+    ) -> str:
+        """Take a message of this job in; returns what is wrong with any other."""
         try:
-            header = decode(frames[0].buffer)
+            header = decode(head)
             if (header.job, header.generation) != (self.job, self.generation):
                 raise Malformed("a header of another job")
             if header.source not in self.peers:
                 raise Malformed("a header of an unknown rank")
-            message = Message(header, frames[1].buffer, frames[1])
+            message = Message(header, payload, frame)
             if header.stream == CONTROL:
                 if not message.is_whole():
                     raise Malformed("a damaged control message")
                 content = msgpack.unpackb(message.payload, strict_map_key=False)
                 self.notices.handle(header.source, header.signature.operation, content)
-                return
+                return ""
         except NOT_OF_THIS_JOB as error:
-            self._drop(frames[0], str(error)[:80])
-            return
+            return str(error)[:80] or "no header"
         self._deliver(message)
+        return ""
 
     def _drop(self, frame: "zmq.Frame", reason: str) -> None:
         self.dropped[reason] += 1
@@ -333,10 +329,10 @@ class Endpoint:
         A lingering socket would not do: it cannot tell a slow peer from one that has left.
         """
         farewells = {}
-        for rank, outbox in self._outboxes.items():
+        for rank, outbox in self._carriers.items():
             if not self.liveness.reachable(rank):
                 continue
-            with contextlib.suppress(zmq.ZMQError), self._send_locks[rank]:
+            with contextlib.suppress(zmq.ZMQError, CommError), self._send_locks[rank]:
                 head, content = self._control("goodbye", self.liveness.gone())
                 outbox.send(head, MORE)
                 farewells[rank] = outbox.send(content, zmq.NOBLOCK, copy=False, track=True)

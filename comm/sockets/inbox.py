@@ -6,6 +6,7 @@ receiving thread, and a waiting process sleeps in the kernel.
 
 import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
@@ -23,6 +24,10 @@ LEADER_S = 1.0
 
 MOST_MESSAGES = 32
 """This many unread messages of one peer are held here; then its sending socket holds them."""
+
+AWAKE, NAP_S, LONGEST_NAP_S = 20, 20e-6, 1e-3
+"""So many looks without a nap, the first nap, and the longest: a second of waiting takes some
+hundredths of a second of a core."""
 
 Key: TypeAlias = tuple[str, int, int]
 """(group, source's world rank, stream): messages under one key keep their order."""
@@ -50,6 +55,7 @@ class Inbox:
         watch: Callable[[bool], None],
     ) -> None:
         self.accept, self._watch = accept, watch
+        self.beside: Callable[[], bool] | None = None  # reads what comes by another way
         self._messages: dict[Key, deque[Message]] = {}
         self._arrived = threading.Condition()
         self._led = False  # whether a thread reads the socket
@@ -148,6 +154,10 @@ class Inbox:
         """Read one message, waiting up to `tick_ms`; False if none came."""
         self._watch(False)
         try:
+            if self.beside is not None:
+                if self._look_at_both(self.beside, tick_ms):
+                    return True
+                tick_ms = 0
             if tick_ms < TICK_MS and not self.socket.poll(tick_ms):
                 raise zmq.Again
             frames = [self.socket.recv(copy=False)]
@@ -159,3 +169,23 @@ class Inbox:
         if len(frames) > 1 or len(frames[0]):  # else it is from `wake`
             self.accept(frames)
         return True
+
+    def _look_at_both(self, beside: Callable[[], bool], tick_ms: int) -> bool:
+        """Wait until something has come by the other way (True), or here, or the time is over."""
+        until = time.monotonic() + tick_ms / 1000
+        for nap in naps():
+            if beside():
+                return True
+            if int(self.socket.get(zmq.EVENTS)) & zmq.POLLIN or time.monotonic() >= until:
+                break
+            time.sleep(nap)
+        return False
+
+
+def naps() -> Iterator[float]:
+    """How long to sleep between looks at what cannot wake anybody: first not at all."""
+    yield from (0.0,) * AWAKE
+    nap = NAP_S
+    while True:
+        yield nap
+        nap = min(2 * nap, LONGEST_NAP_S)

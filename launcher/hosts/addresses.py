@@ -1,15 +1,18 @@
 """IP addresses: what --master, --interface and --address mean on this host."""
 
-import fcntl
 import ipaddress
 import socket
-import struct
 from pathlib import Path
 
-from ringlet.comm.join.addresses import bracketed, can_bind, is_loopback, local_address, tcp
+from ringlet.comm.join.addresses import (
+    bracketed,
+    can_bind,
+    ipv4_of,
+    is_loopback,
+    local_address,
+    tcp,
+)
 from ringlet.launcher.errors import UserError, user_errors
-
-_SIOCGIFADDR = 0x8915  # netdevice(7)
 
 # Of /proc/net/if_inet6: linux/if_addr.h, net/ipv6.h.
 _LINK_SCOPE = 0x20
@@ -72,12 +75,10 @@ def interface_address(name: str, ipv6: bool = False) -> str:
         raise UserError(f"there is no interface {name!r}; there are {', '.join(known)}")
     if ipv6:
         return _ipv6_address(name)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            request = struct.pack("256s", name.encode()[:15])
-            return socket.inet_ntoa(fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, request)[20:24])
-        except OSError as error:
-            raise UserError(f"the interface {name} has no IPv4 address") from error
+    try:
+        return ipv4_of(name)
+    except OSError as error:
+        raise UserError(f"the interface {name} has no IPv4 address") from error
 
 
 def _ipv6_address(name: str) -> str:

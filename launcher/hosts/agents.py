@@ -3,6 +3,7 @@
 import os
 from contextlib import closing
 
+from ringlet.launcher.errors import UserError
 from ringlet.launcher.hosts.node import node_spec
 from ringlet.launcher.hosts.options import HostOptions
 from ringlet.launcher.supervisor.agent import Agent
@@ -17,6 +18,11 @@ print is never taken for it."""
 def open_agent(hosts: HostOptions, workers: int, options: WorkerOptions) -> closing[Agent]:
     """This host's agent, which speaks with those of the job's other hosts, if there are any.
     Makes the folder for the workers' output. Raises UserError for options that are not possible."""
+    if options.transport == "mpi" and workers != 1:
+        raise UserError(
+            f"-n {workers}: with --transport mpi each process that mpirun starts has one worker; "
+            "mpirun's own -n says how many there are"
+        )
     options.make_folder()
     listening = os.environ.pop(LISTENING, "")
     spec = node_spec(hosts)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ringlet.comm.errors import CommError
-from ringlet.comm.join.environment import INSECURE, read_environment
+from ringlet.comm.join.environment import INSECURE, OVER_MPI, read_environment
 from ringlet.comm.join.key import KEY, KEY_FILE
 from ringlet.comm.join.launchers import task_of
 from ringlet.launcher.errors import UserError, user_errors
@@ -40,12 +40,18 @@ def placed(options: HostOptions, variables: Mapping[str, str] = os.environ) -> H
     started = variables.get("RINGLET_AGENT") == "1" or "TORCHELASTIC_RUN_ID" in variables
     if given or started or options.over_ssh:
         return options
+    if variables.get("RINGLET_RENDEZVOUS") == OVER_MPI:
+        raise UserError(
+            "RINGLET_RENDEZVOUS=mpi is for scripts that mpirun starts by themselves; launchers "
+            "that it starts meet as docs/engines.md says"
+        )
     with user_errors(CommError):
         task = task_of(variables)
         if task is None or task["WORLD_SIZE"] == "1":
             return options
         # The same checks as for a rank; the key is read when they are to meet.
-        found = read_environment({**task, KEY: "", KEY_FILE: "", INSECURE: "1"})
+        unused = {KEY: "", KEY_FILE: "", INSECURE: "1", "RINGLET_TRANSPORT": "auto"}
+        found = read_environment({**task, **unused})
     number, local = task.get("LOCAL_RANK", "0"), found.local_size or found.size
     if not number.isdecimal() or int(number) >= local:
         raise UserError(f"this is task {number!r} of {local} on this host, as an engine says")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from ringlet.comm.join.environment import DEFAULT_TIMEOUT_S, TRANSPORTS
+from ringlet.comm.join.launchers import launcher_of
 from ringlet.comm.timeline import FOLDER
 from ringlet.launcher.errors import UserError, make_folder
 from ringlet.launcher.options import option
@@ -18,7 +19,9 @@ class JoinOptions:
 
     HEADING: ClassVar = "Workers"
     transport: str = option(
-        "auto", "Transport within a host: auto (shared memory), ipc (Unix sockets), tcp (loopback)."
+        "auto",
+        "Transport within a host: auto (shared memory), ipc (Unix sockets), tcp (loopback); mpi: "
+        "all messages over MPI, under mpirun.",
     )
     timeout: float = option(
         DEFAULT_TIMEOUT_S,
@@ -28,11 +31,22 @@ class JoinOptions:
 
     def check(self) -> None:
         """Raise UserError for values that are not possible."""
-        if self.transport not in TRANSPORTS:
-            known = ", ".join(TRANSPORTS)
-            raise UserError(f"unknown transport {self.transport!r}; there are {known}")
+        check_transport(self.transport)
         if not self.timeout > 0:
             raise UserError(f"--timeout is {self.timeout:g}; it must be above 0")
+
+
+def check_transport(transport: str) -> None:
+    """Raise UserError for a --transport that there is not, or not for these workers."""
+    if transport not in TRANSPORTS:
+        raise UserError(f"unknown transport {transport!r}; there are {', '.join(TRANSPORTS)}")
+    if transport != "mpi" and os.environ.get("RINGLET_TRANSPORT") == "mpi":
+        raise UserError("RINGLET_TRANSPORT=mpi has no effect here: use --transport mpi")
+    if transport == "mpi" and launcher_of(os.environ) is None:
+        raise UserError(
+            "--transport mpi is for workers that mpirun starts, each for one worker: `mpirun -n 4 "
+            "ringlet run --transport mpi ...`"
+        )
 
 
 @dataclass(frozen=True)
@@ -59,6 +73,10 @@ class WorkerOptions(JoinOptions):
 
     def check(self) -> None:
         super().check()
+        if self.max_restarts and self.transport == "mpi":
+            raise UserError(
+                "--max-restarts: MPI starts its processes once; --transport mpi has none"
+            )
         if self.pin and not hasattr(os, "sched_setaffinity"):
             raise UserError("--pin: this system does not let programs choose their cores")
         if self.trace is None and self.trace_steps is not None:

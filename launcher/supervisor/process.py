@@ -59,7 +59,7 @@ class Worker:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output if errors is None else errors,
-                    pass_fds=[theirs.fileno()],
+                    pass_fds=[theirs.fileno(), *_of_mpi(job)],
                     start_new_session=True,
                 )
         finally:
@@ -170,3 +170,9 @@ def reap(own: Collection[int | None]) -> None:
     with contextlib.suppress(ChildProcessError):
         while (ended := os.waitid(os.P_ALL, 0, flags)) and ended.si_pid not in own:
             os.waitpid(ended.si_pid, 0)
+
+
+def _of_mpi(job: Job) -> list[int]:
+    """By which a worker, in this process's place, reaches the mpirun that has started this one."""
+    number = os.environ.get("PMI_FD", "")
+    return [int(number)] if job.transport == "mpi" and number.isdecimal() else []

