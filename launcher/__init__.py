@@ -2,7 +2,7 @@
 
 May import comm, nn and runtime. Of its folders, in the order in which to read them, each may import
 those before it: supervisor/ (the workers of this host), hosts/ (several hosts), workers/ (what runs
-in the workers), engines/ (Slurm and others) and ray.py, testing/ (warm ranks), commands/ (one file
+in the workers), engines/ (Slurm and others) and ray/, testing/ (warm ranks), commands/ (one file
 for each command), and then cli.py. errors.py, options.py and units.py know none of them.
 """
 

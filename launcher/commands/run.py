@@ -1,18 +1,18 @@
 """`ringlet run`: any script on several workers, on this host or on many."""
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ringlet.launcher.commands.options import refuse, similar_options, with_options, words_given
+from ringlet.launcher.commands.on_ray import is_on_ray
+from ringlet.launcher.commands.options import similar_options, with_options, words_given
 from ringlet.launcher.commands.traced import tracing
 from ringlet.launcher.errors import UserError
 from ringlet.launcher.hosts.agents import open_agent
 from ringlet.launcher.hosts.options import HostOptions
 from ringlet.launcher.hosts.placed import PlacedOptions, placed
-from ringlet.launcher.ray import RayOptions, run_script
+from ringlet.launcher.ray.options import RayOptions
 from ringlet.launcher.supervisor.control import Notice
 from ringlet.launcher.supervisor.environment import Job
 from ringlet.launcher.supervisor.options import WorkerOptions
@@ -26,19 +26,6 @@ Workers = typer.Option(
     "-n", "--workers", min=1, metavar="N",
     help=f"Worker processes on each host.  [default: {WORKERS}; 1 for each task of an engine]",
 )  # fmt: skip
-
-
-OF_AGENTS = {
-    "grace",
-    "pin",
-    "output",
-    "quiet",
-    "prefix",
-    "trace",
-    "trace_steps",
-    *(each.name for each in fields(HostOptions)),
-}
-"""Options of ringlet's own agents."""
 
 
 @with_options(options=WorkerOptions, hosts=HostOptions, ray=RayOptions)
@@ -63,16 +50,14 @@ def run(
     """
     options.check()
     check_program(context, program)
-    if ray.engine is not None:
-        if ray.engine != "ray":
-            raise UserError(f"there is no engine {ray.engine!r} to run on; there is ray")
-        refuse(context, OF_AGENTS, "Ray starts the workers and shows their output")
+    if is_on_ray(context, ray):
+        from ringlet.launcher.ray.program import run_script
+
         job = Job(
             workers or WORKERS, options.transport, options.timeout, folder=None,
             restarts=options.max_restarts,
         )  # fmt: skip
         raise typer.Exit(run_script(program, job, ray))
-    refuse(context, {each.name for each in fields(RayOptions)}, "it is for --engine ray")
     if hosts.over_ssh:
         from ringlet.launcher.hosts.ssh import SshLauncher
 

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ from ringlet.launcher.engines.slurm import Slurm
 from ringlet.launcher.errors import UserError
 from ringlet.launcher.hosts.options import HostOptions
 from ringlet.launcher.options import option
+from ringlet.launcher.ray.options import RayOptions
 
 ENGINES: dict[str, type[Any]] = {"slurm": Slurm, "kubernetes": Kubernetes}
 """name -> what launcher/engines/engine.py calls an Engine; each has options of its own."""
@@ -59,7 +61,7 @@ def submit(
         if name != options.engine:
             refuse(context, {each.name for each in fields(kind)}, f"it is for --engine {name}")
     engine = engines[options.engine]
-    _check(command, engine.SHARES_FILES)
+    _check(command, engine.SHARES_FILES and not options.print)
     job = Submission(
         options.name, options.nodes, tuple(command), options.time, options.cpus, options.gpus
     )
@@ -68,14 +70,16 @@ def submit(
 
 
 def _check(command: list[str], shares_files: bool) -> None:
-    """Refuse now what would fail once the job has waited in its queue; scripts only where hosts
-    have this host's files."""
+    """Refuse now what would fail once the job has waited in its queue; files only where hosts
+    have this host's."""
     if command[0] not in SUBMITTED:
         raise UserError(f"{command[0]} is not for an engine; {' and '.join(SUBMITTED)} are")
     hosts = {each.name for each in fields(HostOptions)} - {"interface", "encrypt", "host_timeout"}
+    hosts |= {each.name for each in fields(RayOptions)}
     # Imported here: what a command needs is read only for that command.
     from ringlet.launcher.commands.run import check_program, run
     from ringlet.launcher.commands.train.command import train
+    from ringlet.runtime.training.corpus import BUILT_IN
 
     app = typer.Typer()
     known = {"train": train, "run": run}[command[0]]
@@ -84,3 +88,7 @@ def _check(command: list[str], shares_files: bool) -> None:
     refuse(context, hosts, "the engine says which hosts there are")
     if known is run and shares_files:
         check_program(context, context.params["program"])
+    for name in ("data", "config", "plan") if known is train and shares_files else ():
+        path = context.params[name]
+        if path not in (None, BUILT_IN) and not Path(path).exists():
+            raise UserError(f"--{name} {path}: there is no such file")

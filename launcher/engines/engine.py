@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar, Protocol
 
 
@@ -30,6 +31,13 @@ class Submission:
         """Whether the command has the option of this name, as in `--out FOLDER` or
         `--out=FOLDER`."""
         return any(word.partition("=")[0] == name for word in self.command)
+
+    def value(self, name: str) -> str:
+        """What the command gives this option; empty if it does not."""
+        for word, following in pairwise((*self.command, "")):
+            if word.partition("=")[0] == name:
+                return word.partition("=")[2] or following
+        return ""
 
 
 class Engine(Protocol):

@@ -10,6 +10,7 @@ import math
 import os
 import re
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from shutil import which
 from typing import Any, ClassVar
 
@@ -24,6 +25,10 @@ NAME = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 
 LONGEST_NAME = 52
 """A label of DNS has at most 63 characters, and a pod is called NAME-INDEX."""
+
+IMAGE = r"([\w.-]+(:\d+)?/)?[a-z0-9._/-]+(:\w[\w.-]{0,127})?(@sha\d+:[0-9a-f]+)?"
+"""host:port/name:tag@digest, where a name is enough; only host and tag may have capitals
+(https://pkg.go.dev/github.com/distribution/reference)."""
 
 DATA, KEYS = "/data", "/key"
 KEY_NAME = "job.key"
@@ -108,13 +113,16 @@ class Kubernetes:
         for option_name, size in {"--memory": self.memory, "--shm": self.shm}.items():
             if size is not None and not re.fullmatch(r"[1-9][0-9]*([KMGT]i?)?", size):
                 raise UserError(f"{option_name} is {size!r}; it is a size such as 4Gi")
-        if re.search(r"\s", self.image) or not self.image:
+        if not re.fullmatch(IMAGE, self.image, re.ASCII):
             raise UserError(f"--image is {self.image!r}; it is a name such as registry/ringlet:1")
         if job.trains and self.claim is None:
             raise UserError(
                 "a training needs --claim, a PersistentVolumeClaim for what it saves: what a pod "
                 "has written is gone with the pod"
             )
+        out = job.value("--out") if job.trains else ""
+        if out and not PurePosixPath(out).is_relative_to(DATA):
+            raise UserError(f"--out is {out}; of a pod only {DATA} stays, where the claim is")
 
     def _job(self, job: Submission) -> dict[str, Any]:
         ends = {} if job.seconds is None else {"activeDeadlineSeconds": math.ceil(job.seconds)}

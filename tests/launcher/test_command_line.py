@@ -155,6 +155,7 @@ HEADINGS = {
     "run": ["Arguments", "Options", "Output", "Workers", "Hosts", "Ray"],
     "train": [
         "Options", "Model", "Data", "Parallelism", "Optimization", "Output", "Workers", "Hosts",
+        "Ray",
     ],
 }  # fmt: skip
 

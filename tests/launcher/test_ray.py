@@ -1,6 +1,7 @@
 """Ranks on Ray: a real cluster of two nodes if Ray is installed, and a stand-in's answers."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -8,11 +9,14 @@ import types
 
 import pytest
 from commands import outcome
-from ray_cluster import two_nodes
+from ray_cluster import ray_cluster
+from small_runs import newest_weights
+from waiting import until
 
-from ringlet.comm import CommTimeout
+from ringlet.comm import CommTimeout, PeerLost
 from ringlet.launcher.errors import UserError
 from ringlet.launcher.ray import spawn
+from ringlet.launcher.ray.training import Notices, TrainingWork
 
 DEADLINE_S = 240
 
@@ -85,8 +89,8 @@ world.barrier()
 @pytest.fixture(scope="module")
 def cluster():
     pytest.importorskip("ray", reason="needs Ray: pip install 'ringlet[ray]'")
-    with two_nodes() as address:
-        yield address
+    with ray_cluster(2) as found:
+        yield found.address
 
 
 def program(text, tmp_path, monkeypatch, cluster, *words):
@@ -164,6 +168,75 @@ def test_a_cluster_without_room_is_described(cluster, tmp_path, monkeypatch):
     assert "127.0.0.3: 2 CPU, 0 GPU" in done.stderr
 
 
+TRAIN = ("train", "--engine", "ray", "-n", "2", "--cpus", "2", "--preset", "tiny", "--data",
+         "text.txt", "--checkpoint-every", "5", "--sample", "0", "--max-restarts", "2")  # fmt: skip
+STEPS = 300
+
+
+class Training:
+    """A training in this folder, with a rank on each of two nodes."""
+
+    def __init__(self, cluster, folder, name, *more):
+        self.out = folder / name
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "ringlet", *TRAIN, "--steps", str(STEPS), "--out", name, *more],
+            cwd=folder, env={**os.environ, "RAY_ADDRESS": cluster.address},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+
+    def saved(self):
+        """The newest step that is saved."""
+        found = [path.name for path in self.out.glob("checkpoints/step-??????")]
+        return int(max(found, default="step-0").removeprefix("step-"))
+
+    def goes_on(self):
+        """Wait until more is saved."""
+        before = self.saved()
+        assert until(lambda: self.saved() > before + 5, DEADLINE_S), self.end()
+        assert self.saved() < STEPS
+
+    def end(self):
+        """Exit code and output."""
+        try:
+            return self.process.wait(DEADLINE_S), self.process.stdout.read()
+        finally:
+            self.process.kill()
+
+
+@pytest.mark.slow
+def test_a_training_outlives_ranks_and_hosts_with_the_same_bits(tmp_path):
+    pytest.importorskip("ray", reason="needs Ray: pip install 'ringlet[ray]'")
+    (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 500)
+    with ray_cluster(3) as cluster:
+        whole = Training(cluster, tmp_path, "whole")
+        whole.goes_on()
+        whole.process.send_signal(signal.SIGTERM)
+        code, text = whole.end()
+        assert (code, "stopped after step" in text) == (75, True), text
+        whole = Training(cluster, tmp_path, "whole", "--resume")
+        code, text = whole.end()
+        assert (code, f"done after step {STEPS}" in text) == (0, True), text
+
+        run = Training(cluster, tmp_path, "disturbed")
+        for what in ("rank", "host", "drain"):
+            run.goes_on()
+            node = next(node for node in cluster.nodes[1:] if cluster.ranks(node))
+            if what == "rank":
+                os.kill(cluster.ranks(node)[0], signal.SIGKILL)
+            elif what == "host":
+                cluster.kill(node)
+                cluster.add()
+            else:
+                cluster.drain(node)
+        code, text = run.end()
+    assert (code, f"done after step {STEPS}" in text) == (0, True), text
+    assert "restart 2 of at most 2" in text
+    assert "a node will be taken away" in text
+    assert text.count("resumed after step") == 3
+    expected, weights = newest_weights(whole.out), newest_weights(run.out)
+    assert all((weights[name] == expected[name]).all() for name in expected)
+
+
 class Actor:
     """Says that Ray has placed it on a host, and who it becomes."""
 
@@ -220,7 +293,7 @@ def test_ranks_are_given_host_by_host_once_all_are_placed(stand_in):
 
 def test_too_few_resources_are_said_with_what_there_is(stand_in):
     stand_in.wait = lambda seconds: False
-    with pytest.raises(UserError, match=r"5 workers with 1 CPU.*within 3 s.*1 hosts \(a: 2 CPU"):
+    with pytest.raises(UserError, match=r"5 workers with 1 CPU.*within 3 s.*1 host \(a: 2 CPU"):
         spawn(print, 5, place_timeout=3)
 
 
@@ -230,20 +303,90 @@ def test_ranks_that_do_not_return_are_named(stand_in, monkeypatch):
         spawn(print, 2, deadline=0.01)
 
 
+class Kept:
+    """A stand-in for the actor that keeps reports."""
+
+    def __init__(self):
+        own = Notices()
+        for name in ("begin", "put", "take", "stop"):
+            setattr(self, name, types.SimpleNamespace(remote=getattr(own, name)))
+
+
+@pytest.fixture
+def training(stand_in, monkeypatch):
+    """A training on nodes a and b, of which those in `away` are drained, and what it has shown."""
+    ray, away, shown = sys.modules["ray"], set(), []
+    state = types.SimpleNamespace(get_draining_nodes=lambda: dict.fromkeys(away, 0))
+    ray._private = types.SimpleNamespace(state=types.SimpleNamespace(state=state))
+    screen = types.SimpleNamespace(say=shown.append)
+    told = types.SimpleNamespace(take=shown.append, failed=shown.append)
+    work = TrainingWork(str, told, screen, grace=30.0)
+    work._notices = Kept()
+
+    def poll():
+        work._look = 0.0
+        work.poll(ray, {"a", "b"})
+
+    return types.SimpleNamespace(work=work, poll=poll, away=away, shown=shown, kept=work._notices)
+
+
+def test_ranks_save_and_go_on_elsewhere_if_a_node_will_be_taken_away(training):
+    training.away |= {"c"}
+    training.poll()
+    row = {"event": "step", "facts": {"step": 1}}
+    assert training.kept.put.remote(row) is False
+    training.away |= {"b"}
+    training.poll()
+    training.poll()
+    assert training.shown == [row, "a node will be taken away: saving, to go on in new places"]
+    assert training.kept.put.remote(row) is True
+    assert training.work.goes_on([0, 75]) and not training.work.goes_on([0, 0])
+
+
+def test_the_first_signal_lets_ranks_save_and_the_second_ends_them(training):
+    with pytest.raises(KeyboardInterrupt):
+        training.work.interrupt(signal.SIGTERM)  # nothing runs yet
+    training.poll()
+    training.work.interrupt(signal.SIGTERM)
+    training.poll()
+    assert training.kept.put.remote({}) is True
+    assert not training.work.goes_on([75, 75])
+    with pytest.raises(KeyboardInterrupt):
+        training.work.interrupt(signal.SIGINT)
+
+
+def test_a_training_that_failed_before_its_first_step_is_not_restarted(training):
+    assert "before its first step" in training.work.objection(ValueError())
+    assert not training.work.objection(PeerLost("rank 1 was lost", 1))
+    training.kept.put.remote({"event": "step", "facts": {"step": 1}})
+    training.poll()
+    assert not training.work.objection(ValueError())
+
+
 REFUSED = {
-    "--engine slurm": "there is no engine 'slurm' to run on; there is ray",
-    "--engine ray": "Ray is not installed here: pip install 'ringlet[ray]'",
-    "--engine ray --pin": "--pin would do nothing: Ray starts",
-    "--engine ray --hosts a:2": "--hosts would do nothing: Ray starts",
-    "--gpus 1": "--gpus would do nothing: it is for --engine ray",
+    "run --engine slurm": "there is no engine 'slurm' to run on; there is ray",
+    "run --engine ray": "Ray is not installed here: pip install 'ringlet[ray]'",
+    "run --engine ray --pin": "--pin would do nothing: Ray starts",
+    "run --engine ray --hosts a:2": "--hosts would do nothing: Ray starts",
+    "run --gpus 1": "--gpus would do nothing: it is for --engine ray",
+    "train --engine slurm": "there is no engine 'slurm' to run on; there is ray",
+    "train --engine ray": "Ray is not installed here: pip install 'ringlet[ray]'",
+    "train --engine ray --nnodes 2": "--nnodes would do nothing: Ray starts",
+    "train --engine ray --data none.txt": "none.txt",
+    "train --engine ray --auto": "--auto plans for one host",
+    "train --cpus 2": "--cpus would do nothing: it is for --engine ray",
+    "submit --engine slurm -- train --engine ray": "--engine would do nothing: the engine says",
+    "submit --engine slurm -- train --cpus 1": "--cpus would do nothing: the engine says",
 }
 
 
 @pytest.mark.parametrize("words", REFUSED)
 def test_what_cannot_run_is_one_line(words, tmp_path, monkeypatch, capfd):
     monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "script.py").write_text("")
-    code, _, shown = outcome(capfd, "run", *words.split(), str(tmp_path / "script.py"))
+    script = ["script.py"] if words.startswith("run") else []
+    code, _, shown = outcome(capfd, *words.split(), *script)
     assert code == 2
     assert (REFUSED[words] in shown, shown.count("\n")) == (True, 1)
 

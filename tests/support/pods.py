@@ -63,6 +63,12 @@ class Pod:
         """As when its host dies: nothing in it runs another line."""
         self.process.kill()
 
+    def drain(self) -> None:
+        """As when its host is to be emptied: SIGTERM to its first process."""
+        parent = self.process.pid
+        child = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()[0]
+        os.kill(int(child), 15)
+
     def ended(self) -> int | None:
         """Its exit code, once all of its output is read."""
         if self.process.poll() is not None:

@@ -10,13 +10,16 @@ import os
 import secrets
 import shutil
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from waiting import alive, until
 
 PROGRAMS = ("slurmctld", "slurmd", "srun", "sbatch", "munged", "ip", "nsenter", "unshare")
 PORTS = (16818, 17003)
+RINGLET = (sys.executable, "-m", "ringlet")
+WAIT_S = 120
 
 CONFIGURATION = """\
 ClusterName=here
@@ -115,6 +118,11 @@ class Cluster:
         """Of the host's namespace; short, as names of interfaces are."""
         return f"rls{self.folder.name[-4:]}{node}"
 
+    def fail(self, node: str) -> None:
+        """End all of a host, as when it dies."""
+        for pid in self.pids(node):
+            os.kill(pid, 9)
+
     def end(self, name: str) -> None:
         """End a daemon, at first politely."""
         with contextlib.suppress(OSError, ValueError):
@@ -122,6 +130,43 @@ class Cluster:
             os.kill(pid, 15)
             if not until(lambda: not alive(pid), 5):
                 os.kill(pid, 9)
+
+
+class Run:
+    """A training on both hosts that has been submitted."""
+
+    def __init__(self, cluster: Cluster, name: str, command: tuple[str, ...]) -> None:
+        self.cluster, folder = cluster, cluster.folder.parent
+        words = ("--nodes", "2", "--time", "1:00:00", "--cpus", "2", "--name", name)
+        done = cluster.call(*RINGLET, "submit", "--engine", "slurm", *words, "--", *command)
+        assert done.returncode == 0, done.stderr
+        self.job = done.stdout.split()[1].rstrip(":")
+        self.out = folder / f"runs/{name}-{self.job}"
+        self.log = folder / f"{name}-{self.job}.log"
+
+    def saved(self, step: int) -> bool:
+        """Whether this step is saved."""
+        return (self.out / f"checkpoints/step-{step:06}").exists()
+
+    def wait_for(self, what: Callable[[], object]) -> None:
+        """Wait until this is true."""
+        assert until(what, WAIT_S), (self.state(), self.log.exists() and self.log.read_text())
+
+    def state(self) -> str:
+        """The job's."""
+        return self.cluster.state(self.job)
+
+    def queued_again(self) -> bool:
+        """Whether it has been stopped, and waits for its next start."""
+        shown = self.cluster.call("scontrol", "show", "job", self.job).stdout
+        return "Restarts=1" in shown and "JobState=PENDING" in shown
+
+    def begin_again(self) -> None:
+        """Slurm would wait for two minutes. A host starts no job in the second in which it has
+        ended it."""
+        update = ("scontrol", "update", f"JobId={self.job}", "StartTime=now+3")
+        assert self.cluster.call(*update).returncode == 0
+        self.wait_for(lambda: self.state() in ("RUNNING", "COMPLETED"))
 
 
 @contextlib.contextmanager

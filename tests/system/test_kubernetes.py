@@ -83,6 +83,18 @@ REFUSED = {
     "a name for Slurm": ((*SUBMIT, "--name", "A_b", "--", "run", "x.py"), "--name is 'A_b'"),
     "a long name": ((*SUBMIT, "--name", "a" * 53, "--", "run", "x.py"), "at most 52 characters"),
     "a claim that is a path": ((*SUBMIT, "--claim", "a/b", "--", "train"), "--claim is 'a/b'"),
+    "an image with a space": (
+        ("submit", "--engine", "kubernetes", "--image", "a b", "--", "run", "x.py"),
+        "--image is 'a b'",
+    ),
+    "an image in capitals": (
+        ("submit", "--engine", "kubernetes", "--image", "lab/Ringlet:1", "--", "run", "x.py"),
+        "--image is 'lab/Ringlet:1'",
+    ),
+    "what is lost with the pod": (
+        (*SUBMIT, "--claim", "runs", "--", "train", "--out=runs/a"),
+        "--out is runs/a; of a pod",
+    ),
     "memory": ((*SUBMIT, "--memory", "4 GB", "--", "run", "x.py"), "--memory is '4 GB'"),
     "an option of Slurm's": ((*SUBMIT, "--account", "a", "--", "run", "x"), "for --engine slurm"),
 }

@@ -4,12 +4,11 @@ go on with the same bits."""
 import os
 import signal
 import sys
-from pathlib import Path
 
 import pytest
-from slurm_cluster import missing, slurm_cluster
+from processes import ranks
+from slurm_cluster import RINGLET, Run, missing, slurm_cluster
 from small_runs import newest_weights
-from waiting import until
 
 pytestmark = [
     pytest.mark.slow,
@@ -17,7 +16,6 @@ pytestmark = [
 ]
 
 PYTHON = sys.executable
-RINGLET = (PYTHON, "-m", "ringlet")
 SCRIPT = """
 import os
 import numpy as np
@@ -31,7 +29,6 @@ comm.shutdown()
 STEPS = 60
 TRAIN = ("train", "-n", "1", "--preset", "tiny", "--data", "text.txt", "--steps", str(STEPS),
          "--checkpoint-every", "1", "--transport", "tcp", "--sample", "0")  # fmt: skip
-WAIT_S = 120
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +53,10 @@ def keyed(cluster, monkeypatch):
 
 STEPS_OF_SLURM = {
     "ranks on both hosts": (("-N2", "-n3"), (PYTHON,), ["n1", "n1", "n2"]),
+    "of two shapes": (
+        ("-w", "n1", "-n1", PYTHON, "script.py", ":", "-w", "n2", "-n2"), (PYTHON,),
+        ["n1", "n2", "n2"],
+    ),
     "in turns": (("-N2", "-n4", "--distribution=cyclic"), (PYTHON,), ["n1", "n2"] * 2),
     "with PMI": (("-N2", "-n2", "--mpi=pmi2"), (PYTHON,), ["n1", "n2"]),
     "on one host": (("-N1", "-n2", "-w", "n2"), (PYTHON,), ["n2", "n2"]),
@@ -101,43 +102,15 @@ def test_more_than_there_is_is_refused(cluster):
     assert "the job asks for 3 hosts. There is all*: 2 hosts of 4 cores" in done.stderr
 
 
-class Run:
-    """A training that has been submitted, with `more` options."""
-
-    def __init__(self, cluster, name, *more):
-        self.cluster, folder = cluster, cluster.folder.parent
-        words = ("--nodes", "2", "--time", "1:00:00", "--cpus", "2", "--name", name)
-        done = cluster.call(*RINGLET, "submit", "--engine", "slurm", *words, "--", *TRAIN, *more)
-        assert done.returncode == 0, done.stderr
-        self.job = done.stdout.split()[1].rstrip(":")
-        self.out = folder / f"runs/{name}-{self.job}"
-        self.log = folder / f"{name}-{self.job}.log"
-
-    def saved(self, step):
-        return (self.out / f"checkpoints/step-{step:06}").exists()
-
-    def wait_for(self, what):
-        assert until(what, WAIT_S), (self.state(), self.log.exists() and self.log.read_text())
-
-    def state(self):
-        return self.cluster.state(self.job)
-
-    def queued_again(self):
-        shown = self.cluster.call("scontrol", "show", "job", self.job).stdout
-        return "Restarts=1" in shown and "JobState=PENDING" in shown
-
-    def begin_again(self):
-        """Slurm would wait for two minutes. A host starts no job in the second in which it has
-        ended it."""
-        update = ("scontrol", "update", f"JobId={self.job}", "StartTime=now+3")
-        assert self.cluster.call(*update).returncode == 0
-        self.wait_for(lambda: self.state() in ("RUNNING", "COMPLETED"))
+def submitted(cluster, name, *more):
+    """The training, with `more` options."""
+    return Run(cluster, name, (*TRAIN, *more))
 
 
 @pytest.fixture(scope="module")
 def reference(cluster):
     """The weights of a run that nothing has disturbed."""
-    run = Run(cluster, "whole")
+    run = submitted(cluster, "whole")
     run.wait_for(lambda: run.state() == "COMPLETED")
     return newest_weights(run.out)
 
@@ -157,7 +130,7 @@ STOPS = {
 
 @pytest.mark.parametrize("why", STOPS)
 def test_a_run_that_is_stopped_saves_and_goes_on_with_the_same_bits(why, cluster, reference):
-    run = Run(cluster, "stopped")
+    run = submitted(cluster, "stopped")
     run.wait_for(lambda: run.saved(2))
     assert cluster.call(*STOPS[why](run.job)).returncode == 0
     run.wait_for(run.queued_again)
@@ -170,10 +143,9 @@ def test_a_run_that_is_stopped_saves_and_goes_on_with_the_same_bits(why, cluster
 
 @pytest.mark.parametrize("node", ["n2", "n1"])
 def test_a_run_outlives_any_of_its_hosts(node, cluster, reference):
-    run = Run(cluster, node)
+    run = submitted(cluster, node)
     run.wait_for(lambda: run.saved(2))
-    for pid in cluster.pids(node):
-        os.kill(pid, signal.SIGKILL)
+    cluster.fail(node)
     run.wait_for(run.queued_again)
     assert not run.saved(STEPS)
     cluster.begin(node)
@@ -183,22 +155,16 @@ def test_a_run_outlives_any_of_its_hosts(node, cluster, reference):
 
 
 def test_a_rank_that_is_killed_starts_again_in_place(cluster, reference):
-    run = Run(cluster, "rank", "--max-restarts", "1")
+    run = submitted(cluster, "rank", "--max-restarts", "1")
     run.wait_for(lambda: run.saved(2))
-    worker = next(pid for pid in cluster.pids("n2") if b"train_worker" in words_of(pid))
-    os.kill(worker, signal.SIGKILL)
+    os.kill(ranks(run.out)[1], signal.SIGKILL)
     run.wait_for(lambda: run.state() == "COMPLETED")
     assert "restart 1 of at most 1" in run.log.read_text()
     assert same(run, reference)
 
 
-def words_of(pid):
-    """The command line of a process."""
-    return Path(f"/proc/{pid}/cmdline").read_bytes()
-
-
 def test_a_cancelled_run_stays_so(cluster):
-    run = Run(cluster, "cancelled")
+    run = submitted(cluster, "cancelled")
     run.wait_for(lambda: run.saved(2))
     cluster.call("scancel", run.job)
     run.wait_for(lambda: not cluster.call("squeue", "-h", "-j", run.job).stdout.strip())
