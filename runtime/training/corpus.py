@@ -88,7 +88,7 @@ def load_corpus(
     parts = _parts(source)
     if Path(source).suffix == ".bin" and Path(source).is_file():
         corpus = _with_tokenizer(source, _load_file(source), tokenizer)
-    elif tokenizer or len(parts) > 1 or is_text_folder(Path(source)):
+    elif tokenizer or parts != [(source, 1.0)] or is_text_folder(Path(source)):
         corpus = _load_folders(source, parts, tokenizer, progress)
     else:
         corpus = _load_file(source)

@@ -99,6 +99,7 @@ def test_a_folder_is_loaded(folders):
     for row, start in enumerate((0, 450, 700)):
         assert ids[row].tolist() == whole[start : start + 16]
         assert targets[row].tolist() == whole[start + 1 : start + 17]
+    assert load_corpus(f"{folders}/b=2", 16).digest() == corpus.digest()
     assert load_corpus(str(folders / "b"), 16, vocab_size=512).vocab_size == 512
 
 
