@@ -24,6 +24,7 @@ COMMANDS = {
     "submit": "submit:submit",
     "plan": "plan.command:plan",
     "simulate": "plan.simulate:simulate",
+    "report": "report.command:report",
     "generate": "generate:generate",
     "data": "data.group:data",
     "export": "export:export",

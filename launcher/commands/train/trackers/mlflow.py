@@ -1,5 +1,6 @@
 """A training run as a run of MLflow."""
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,20 @@ from ringlet.launcher.commands.train.trackers.tags import FLUSH_S, tagged
 from ringlet.launcher.errors import user_errors
 from ringlet.runtime.training.callbacks import Callback, Facts
 
+USUAL = {
+    "MLFLOW_ALLOW_FILE_STORE": "true",  # else it refuses folders
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # else it tries for minutes, and the training waits
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
+
 
 class MLflow(Callback):
     """A run in the experiment `ringlet` of an MLflow server, or of a folder. Metrics go there every
     few seconds, many at a time. A training that is resumed or restarted is another run."""
 
     def __init__(self, address: str) -> None:
+        for variable, value in USUAL.items():
+            os.environ.setdefault(variable, value)
         with user_errors(ImportError):
             from mlflow import MlflowClient, entities, exceptions
         self._entities = entities

@@ -1,5 +1,6 @@
 """A training run as a run of Weights & Biases."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ class WandB(Callback):
         with user_errors(ImportError):
             import wandb
         self._wandb: Any = wandb
+        if os.environ.get("WANDB_MODE", "online") == "online":
+            with user_errors(wandb.Error):
+                wandb.login()  # now: it may ask for a key
         self._project = project
         self._run: Any = None
 

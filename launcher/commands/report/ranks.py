@@ -1,0 +1,160 @@
+"""What each rank did: where a step's time went, what it sent, how much memory it had."""
+
+import math
+from collections.abc import Sequence
+
+from ringlet.launcher.commands.explain.chart import Box, Chart, Row, Section, draw_svg
+from ringlet.launcher.commands.plan.tables import gigabytes
+from ringlet.launcher.commands.report.page import paragraph, section, table, wide
+from ringlet.launcher.commands.report.runs import Run, most, sent, weighted
+from ringlet.launcher.units import seconds_text
+from ringlet.runtime.mesh import AXES
+from ringlet.runtime.planning.footprint import footprints
+from ringlet.runtime.planning.traffic import traffic
+from ringlet.runtime.tracing import measure
+
+PICTURED = 16
+"""The most ranks in a picture; tables have more."""
+
+LISTED = 64
+
+TIMES = {
+    "compute_s": "computes",
+    "comm_s": "waits for others",
+    "update_s": "updates",
+    "": "norm, batches, the rest",
+}
+MEMORY = ("parameters", "gradients", "optimizer", "activations", "buffers")
+
+
+def stage_rank(run: Run, rank: int) -> int:
+    """The place of a rank in its pipeline, which is the slowest axis of a mesh."""
+    assert run.setting is not None
+    mesh = run.setting.mesh
+    return rank // math.prod(mesh[axis] for axis in AXES[1:])
+
+
+def times(run: Run) -> str:
+    """A step's time by part, for each rank."""
+    rows, cells = [], []
+    for rank, found in run.ranks.items():
+        parts = {name: weighted(found, name) for name in TIMES if name}
+        step = weighted(found, "step_s")
+        if not all(map(math.isfinite, (step, *parts.values()))):
+            continue
+        parts[""] = max(0.0, step - sum(parts.values()))
+        rows.append((parts["compute_s"], rank, parts, step))
+        share = [f"{seconds_text(parts[n])}" for n in TIMES]
+        cells.append([f"rank {rank}", seconds_text(step), *share])
+    if not rows:
+        return ""
+    shown = sorted(sorted(rows, key=lambda row: -row[0])[:PICTURED], key=lambda row: row[1])
+    drawn = [
+        Row(f"rank {rank}", _side_by_side([(TIMES[n], v) for n, v in parts.items()]),
+            seconds_text(step))
+        for _, rank, parts, step in shown
+    ]  # fmt: skip
+    chart = Chart(
+        "A step's time on each rank", [_shown(rows), "means over all steps"],
+        list(TIMES.values()), [Section("", drawn, seconds_text)],
+    )  # fmt: skip
+    head = ["", "step", *TIMES.values()]
+    return section(
+        "A step's time on each rank",
+        wide(draw_svg(chart), "A step's time on each rank, drawn"),
+        _table("Seconds of a step, means over all steps", head, cells),
+        paragraph("Evaluations and checkpoints lie between steps and are not counted.", "note"),
+    )
+
+
+def bytes_sent(run: Run) -> str:
+    """What each rank sent in a step, beside the textbook's count."""
+    if run.setting is None or run.model is None or run.setting.options.compress_activations:
+        counts = None
+    else:
+        counts = traffic(run.model, run.setting)
+    cells = []
+    for rank, rows in run.ranks.items():
+        measured = sent(rows)
+        wanted = {} if counts is None else counts[stage_rank(run, rank)]
+        for operation in dict.fromkeys((*measured, *wanted)):
+            there, book = measured.get(operation, 0.0), wanted.get(operation, 0.0)
+            ratio = f"{there / book:.3f}" if book else ""
+            name = operation.replace("_", "-")
+            expected = f"{book:,.0f}" if book else ""
+            cells.append([f"rank {rank}", name, f"{there:,.0f}", expected, ratio])
+    head = ["", "operation", "bytes sent", "textbook", "ratio"]
+    why = (
+        "The textbook: of an array of n ranks an all-reduce sends 2 (n-1)/n from each, a "
+        "reduce-scatter and an all-gather (n-1)/n, a pipeline its activations and their gradients. "
+        "Sums of the loss and of the norm, with each rank's figures, are sent beside that."
+    )
+    links: list[list[str]] = []
+    if run.trace is not None:
+        found = measure(run.trace).links
+        links = [[f"rank {a} to rank {b}", f"{nbytes:,.0f}"] for (a, b), nbytes in found.items()]
+    return section(
+        "What travels",
+        _table("Bytes that each rank sent in a step", head, cells),
+        paragraph(why, "note") if cells and counts else "",
+        _table("Bytes on each link in a step, from the trace", ["link", "bytes"], links),
+    )
+
+
+def memory(run: Run) -> str:
+    """Each rank's peak beside the formula."""
+    wanted = []
+    if run.setting is not None and run.model is not None:
+        wanted = list(footprints(run.model, run.setting))
+    drawn, cells = [], []
+    for rank, found in run.ranks.items():
+        peak, base = most(found, "peak_bytes"), most(found, "base_bytes")
+        if not (math.isfinite(peak) and math.isfinite(base)):
+            continue
+        own = max(0.0, peak - base)
+        words = [f"rank {rank}", gigabytes(peak), gigabytes(base), gigabytes(own)]
+        if wanted:
+            one = wanted[stage_rank(run, rank)]
+            words += [gigabytes(one.total), f"{own / one.total:.2f}"]
+            parts = [(name, getattr(one, name)) for name in MEMORY]
+            drawn.append(Row(f"rank {rank}, formula", _side_by_side(parts), gigabytes(one.total)))
+        measured = _side_by_side([("measured", own)])
+        drawn.append(Row(f"rank {rank}, measured", measured, gigabytes(own)))
+        cells.append(words)
+    if not cells:
+        return ""
+    kinds = [*(MEMORY if wanted else ()), "measured"]
+    chart = Chart(
+        "Memory of each rank", [_shown(cells)], kinds,
+        [Section("", drawn[: PICTURED * (2 if wanted else 1)], gigabytes)],
+    )  # fmt: skip
+    head = ["", "peak", "before the model", "training", *(["formula", "ratio"] if wanted else [])]
+    return section(
+        "Memory",
+        wide(draw_svg(chart), "Memory of each rank, drawn"),
+        _table("Memory of each rank", head, cells),
+        paragraph(
+            "Training: the peak of the process (VmHWM) less what it had before the model. The "
+            "formula is that of runtime/planning/footprint.py (docs/planning.md).",
+            "note",
+        ),
+    )
+
+
+def _side_by_side(parts: Sequence[tuple[str, float]]) -> list[Box]:
+    boxes, start = [], 0.0
+    for kind, length in parts:
+        boxes.append(Box(start, start + length, kind))
+        start += length
+    return boxes
+
+
+def _shown(rows: Sequence[object]) -> str:
+    if len(rows) <= PICTURED:
+        return f"{len(rows)} rank{'s' if len(rows) > 1 else ''}"
+    return f"{PICTURED} of {len(rows)} ranks: those that compute longest"
+
+
+def _table(words: str, head: Sequence[str], cells: list[list[str]]) -> str:
+    left = f" (the first {LISTED} rows of {len(cells)})" if len(cells) > LISTED else ""
+    return table(words + left, head, cells[:LISTED])

@@ -1,0 +1,182 @@
+"""A run's folder, read for its report."""
+
+import math
+from array import array
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ringlet.launcher.commands.train.prepare import PLAN
+from ringlet.launcher.errors import UserError
+from ringlet.nn.autograd.tensor import Array
+from ringlet.runtime.mesh import MeshError
+from ringlet.runtime.planning.models import Model, model_of
+from ringlet.runtime.planning.plan import Plan, PlanError, load_plan, with_states
+from ringlet.runtime.planning.setting import RINGLET, Setting
+from ringlet.runtime.tracing.chrome import HEAD
+from ringlet.runtime.tracing.records import TraceError
+from ringlet.runtime.tracing.trace import Trace, read_trace
+from ringlet.runtime.training.config import ConfigError, TrainConfig, check_config
+from ringlet.runtime.training.factories import model_config, optimizer_states
+from ringlet.runtime.training.fit import mesh_shape, parallelism
+from ringlet.runtime.training.metrics import METRICS, RANKS, read_rows
+from ringlet.runtime.training.record import END, RUN, read_record
+
+NUMBERS = (
+    "step", "loss", "val_loss", "learning_rate", "grad_norm", "tokens", "step_s", "tokens_per_s",
+    "comm_s", "mfu", "elapsed_s",
+)  # fmt: skip
+
+LARGEST = 20_000
+"""Forwards of a pipeline, or blocks, for which formulas are still quick."""
+
+
+@dataclass
+class Run:
+    """What a folder holds; `notes` say what of it could not be read."""
+
+    folder: Path
+    name: str = ""
+    columns: dict[str, Array] = field(default_factory=dict)
+    """By NUMBERS: of each step, NaN where there is none."""
+
+    ranks: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)
+    end: dict[str, Any] = field(default_factory=dict)
+    plan: Plan | None = None
+    notes: list[str] = field(default_factory=list)
+    config: TrainConfig | None = None
+    model: Model | None = None
+    setting: Setting | None = None
+    trace: Trace | None = None
+
+    def points(self, name: str, over: str = "step") -> tuple[Array, Array]:
+        """Where a number was measured, and the number."""
+        x, y = self.columns[over], self.columns[name]
+        there = np.isfinite(y) & np.isfinite(x)
+        return x[there], y[there]
+
+    def median(self, name: str) -> float:
+        """Of all steps; NaN if there are none."""
+        _, found = self.points(name)
+        return float(np.median(found)) if len(found) else math.nan
+
+
+def read_run(folder: Path, name: str) -> Run:
+    """The run in this folder; raises UserError if there is none, or it has no metrics."""
+    if not folder.is_dir():
+        what = "is no folder" if folder.exists() else "is not there"
+        raise UserError(f"{folder} {what}: name the folder of a run, as runs/pydoc-nano")
+    run = Run(folder, name)
+    run.about, run.end = (read_record(folder / each) or {} for each in (RUN, END))
+    metrics = folder / METRICS
+    if not metrics.is_file() and not run.about:
+        raise UserError(f"{folder} is no folder of a run: it has neither {METRICS} nor {RUN}")
+    run.columns = _columns(run, metrics)
+    if not len(run.columns["step"]) and not run.end:
+        raise UserError(f"{folder} has no metrics yet: {METRICS} holds no row")
+    _ranks(run)
+    if (folder / PLAN).exists():
+        try:
+            run.plan = load_plan(folder / PLAN)
+        except (PlanError, OSError) as error:
+            run.notes.append(f"the plan is left out: {error}")
+    _sizes(run)
+    _trace(run)
+    return run
+
+
+def _columns(run: Run, path: Path) -> dict[str, Array]:
+    columns = {name: array("d") for name in NUMBERS}
+    wrong = 0
+    for row in read_rows(path) if path.is_file() else ():
+        wrong += row is None
+        for name, column in columns.items() if row is not None else ():
+            column.append(_number(row.get(name)))
+    _say_wrong(run, path, wrong)
+    return {name: np.frombuffer(column, np.float64) for name, column in columns.items()}
+
+
+def _ranks(run: Run) -> None:
+    found: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
+    path, wrong = run.folder / RANKS, 0
+    for row in read_rows(path) if path.is_file() else ():
+        if row is None or type(row.get("rank")) is not int or not _number(row.get("steps")) >= 1:
+            wrong += 1
+        else:
+            found[row["rank"]].append(row)
+    _say_wrong(run, path, wrong)
+    run.ranks = dict(sorted(found.items()))
+
+
+def _say_wrong(run: Run, path: Path, wrong: int) -> None:
+    if wrong:
+        lines = "a line" if wrong == 1 else f"{wrong} lines"
+        run.notes.append(f"{lines} of {path} left out: not a whole row")
+
+
+def _number(value: Any) -> float:
+    return float(value) if type(value) in (int, float) and abs(value) < 1e300 else math.nan
+
+
+def _sizes(run: Run) -> None:
+    """The model and its setting, for the formulas."""
+    try:
+        config = check_config(run.about["config"])
+        workers, vocabulary = int(run.about["workers"]), int(run.about["vocab_size"])
+        run.config, run.model = config, model_of(model_config(config, vocabulary))
+        mesh = mesh_shape(config, workers)
+        replicas, count = mesh["dp"] * mesh["ep"], config.accumulate
+        share, left = divmod(config.batch_size, replicas * count)
+        if left or not share:
+            raise MeshError(f"a batch of {config.batch_size} has no equal parts for the ranks")
+        if max(config.n_layer, mesh["pp"] * count) > LARGEST:
+            raise MeshError("there are too many parts")
+        program = with_states(RINGLET, optimizer_states(config))
+        run.setting = Setting(mesh, config.batch_size, share, parallelism(config), program)
+    except KeyError:
+        run.notes.append(f"there is no {RUN}, which an older ringlet did not write: no formulas")
+    except (ConfigError, MeshError, ValueError, TypeError) as error:
+        run.notes.append(f"formulas are left out: {error}")
+
+
+def _trace(run: Run) -> None:
+    """The newest trace in the folder."""
+    found = []
+    for path in run.folder.glob("*.json"):
+        if path.is_file():
+            with path.open("rb") as file:
+                if file.read(len(HEAD)) == HEAD.encode():
+                    found.append(path)
+    for path in sorted(found, key=lambda path: path.stat().st_mtime)[-1:]:
+        try:
+            run.trace = read_trace(path)
+        except (TraceError, OSError) as error:
+            run.notes.append(f"the trace is left out: {error}")
+
+
+def weighted(rows: list[dict[str, Any]], name: str) -> float:
+    """The mean of a figure of a rank over all steps."""
+    pairs = [(_number(row.get(name)), row["steps"]) for row in rows]
+    pairs = [(value, steps) for value, steps in pairs if math.isfinite(value)]
+    total = sum(steps for _, steps in pairs)
+    return sum(value * steps for value, steps in pairs) / total if total else math.nan
+
+
+def most(rows: list[dict[str, Any]], name: str) -> float:
+    """The largest of a figure of a rank."""
+    return max((v for row in rows if math.isfinite(v := _number(row.get(name)))), default=math.nan)
+
+
+def sent(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Bytes of a step that a rank has sent, by operation."""
+    flat = [
+        {"steps": row["steps"], **row["sent_bytes"]}
+        for row in rows
+        if isinstance(row.get("sent_bytes"), dict)
+    ]
+    names = dict.fromkeys(name for row in flat for name in row if name != "steps")
+    return {name: weighted([{name: 0, **row} for row in flat], name) for name in names}
