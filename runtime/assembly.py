@@ -149,7 +149,7 @@ class Assembly:
         """The parameters by the ranks over which their gradients are summed."""
         mesh, sharder = self.mesh, self._sharder
         pipeline, both = mesh.group("pp"), {self._ranks[0], self._ranks[-1]}
-        ends = pipeline.split(sorted(both)) if len(both) > 1 else None
+        ends = mesh.besides("tied", pipeline.split(sorted(both))) if len(both) > 1 else None
         apart = {"dp"} if self.options.local_steps > 1 else set()
         dense, expert = (mesh.group(*(set(axes) - apart)) for axes in (DATA, EXPERT))
         ranks = {

@@ -81,6 +81,12 @@ class Mesh:
             self._groups["control",] = self._split(range(self.world.size))
         return self._groups["control",]
 
+    def besides(self, name: str, group: Group | None) -> Group | None:
+        """Count what is sent in a group that is none along axes, too."""
+        if group is not None:
+            self._groups[name,] = group
+        return group
+
     def bytes_sent(self) -> int:
         """Payload bytes that this rank has sent in the mesh's groups and the world."""
         return sum(self.sent().values())

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ringlet.comm.arrays import Array
 from ringlet.comm.schedules import svg
 
 DASHES = ("", "7 3", "2 3", "10 3 2 3", "5 2 1 2 1 2", "14 4", "1 2", "8 2 2 2 2 2")
@@ -22,8 +23,8 @@ class Line(NamedTuple):
     """Points by rising x; `dots` marks each of them."""
 
     name: str
-    x: Sequence[float]
-    y: Sequence[float]
+    x: Sequence[float] | Array
+    y: Sequence[float] | Array
     dots: bool = False
 
 
@@ -104,7 +105,7 @@ def panel(
 
 def _thinned(lines: Sequence[Line]) -> tuple[list[Thin], float, float]:
     """The lines, and the ends of their common axis."""
-    ends = [float(end) for line in lines if len(line.x) for end in (min(line.x), max(line.x))]
+    ends = [float(end) for line in lines if len(line.x) for end in (np.min(line.x), np.max(line.x))]
     low, high = _spread(ends or [0.0])
     return [thin(line, low, high) for line in lines], low, high
 

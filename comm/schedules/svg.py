@@ -39,7 +39,7 @@ def document(title: str, width: float, height: float, parts: Iterable[str]) -> s
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{w}" height="{h}" '
         f'viewBox="0 0 {w} {h}" font-family="{FONT}">',
         f"<title>{escape(title)}</title>",
-        f"<style>@media(prefers-color-scheme:dark){{{_dark()}}}</style>",
+        f"<style>@media(prefers-color-scheme:dark){{{dark_rules()}}}</style>",
         f'<rect width="{w}" height="{h}" fill="{PAPER}"/>',
         *parts,
         "</svg>",
@@ -47,7 +47,7 @@ def document(title: str, width: float, height: float, parts: Iterable[str]) -> s
     return "\n".join(lines) + "\n"
 
 
-def _dark() -> str:
+def dark_rules() -> str:
     """Rules that repaint what is painted in a colour of DARK."""
     return "".join(
         f'[{what}="{light}"]{{{what}:{dark}}}'

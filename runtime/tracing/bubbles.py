@@ -7,7 +7,7 @@ from ringlet.comm.errors import ScheduleError
 from ringlet.runtime.pipeline import formulas
 from ringlet.runtime.pipeline.actions import Action, PipelineSchedule
 from ringlet.runtime.pipeline.costs import Costs
-from ringlet.runtime.pipeline.price import price
+from ringlet.runtime.pipeline.price import PipelinePrice, price
 from ringlet.runtime.tracing.trace import Pipeline, Trace
 
 
@@ -34,40 +34,51 @@ def bubbles(trace: Trace) -> tuple[Bubble, ...]:
 
 def _bubble(trace: Trace, pipeline: Pipeline) -> Bubble | None:
     busy = whole = 0.0
-    seconds: defaultdict[tuple[str, int], list[float]] = defaultdict(list)
     for step in trace.steps:
         actions = [each for rank in pipeline.ranks for each in trace.actions(rank, step)]
-        for each in actions:
-            seconds[each.kind, each.stage].append(each.end - each.start)
-            busy += each.end - each.start
+        busy += sum(each.end - each.start for each in actions)
         if actions:
             span = max(each.end for each in actions) - min(each.start for each in actions)
             whole += len(pipeline.ranks) * span
     if not whole:
         return None
-    means = {place: sum(numbers) / len(numbers) for place, numbers in seconds.items()}
-    predicted, textbook = _expected(trace, pipeline, means)
-    return Bubble(pipeline, 1 - busy / whole, predicted, textbook)
+    if (priced := expected(trace, pipeline)) is None:
+        return Bubble(pipeline, 1 - busy / whole, None, None)
+    schedule = priced.schedule
+    mean = (sum(each) / schedule.stages for each in _means(trace, pipeline, schedule))
+    textbook = formulas.bubble(schedule, *mean)
+    part = None if textbook is None else textbook.part
+    return Bubble(pipeline, 1 - busy / whole, float(priced.bubble), part)
 
 
-def _expected(
-    trace: Trace, pipeline: Pipeline, means: dict[tuple[str, int], float]
-) -> tuple[float | None, float | None]:
+def expected(trace: Trace, pipeline: Pipeline) -> PipelinePrice | None:
+    """The pipeline with the measured seconds of each stage, if messages took none; None if the
+    trace lacks something."""
     schedule = observed_schedule(trace, pipeline)
     if schedule is None:
-        return None, None
-    stages, predicted = range(schedule.stages), None
+        return None
+    try:
+        return price(schedule, Costs(*_means(trace, pipeline, schedule)))
+    except (ScheduleError, ValueError):
+        return None
+
+
+def _means(
+    trace: Trace, pipeline: Pipeline, schedule: PipelineSchedule
+) -> tuple[list[float], list[float], list[float]]:
+    """By stage, the mean seconds of forward, and of backward to inputs and to weights."""
+    seconds: defaultdict[tuple[str, int], list[float]] = defaultdict(list)
+    for step in trace.steps:
+        for rank in pipeline.ranks:
+            for each in trace.actions(rank, step):
+                seconds[each.kind, each.stage].append(each.end - each.start)
+    means = {place: sum(numbers) / len(numbers) for place, numbers in seconds.items()}
+    stages = range(schedule.stages)
     halves = [means.get(("B", stage), 0.0) / 2 for stage in stages]
     forward = [means.get(("F", stage), 0.0) for stage in stages]
     inputs = [means.get(("I", stage), halves[stage]) for stage in stages]
     weights = [means.get(("W", stage), halves[stage]) for stage in stages]
-    try:
-        predicted = float(price(schedule, Costs(forward, inputs, weights)).bubble)
-    except (ScheduleError, ValueError):  # the trace lacks something
-        return None, None
-    mean = (sum(each) / schedule.stages for each in (forward, inputs, weights))
-    textbook = formulas.bubble(schedule, *mean)
-    return predicted, None if textbook is None else textbook.part
+    return forward, inputs, weights
 
 
 def observed_schedule(trace: Trace, pipeline: Pipeline) -> PipelineSchedule | None:

@@ -44,9 +44,9 @@ def report(
     *,
     options: ReportOptions,
 ) -> None:
-    """Write a report of training runs: one HTML file, which needs nothing from elsewhere.
+    """Write a report of training runs, as one HTML file.
 
-    It shows curves, each rank's time, traffic and memory beside what was predicted, the plan, and
+    It needs nothing from elsewhere, and shows curves, each rank's time, traffic and memory beside what was predicted, the plan, and
     after a failure what each rank was in. Several runs are drawn over each other.
     """
     if len(runs) > MOST:

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -54,10 +55,10 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
 
 def _ended(run: Run, steps: int) -> str:
     how = run.end.get("how")
-    step = run.end.get("step", run.columns["step"][-1] if steps else 0)
+    last = int(run.columns["step"][-1]) if steps else 0
     if how in ("done", "stopped", "failed"):
-        return f"{how} after step {step}"
-    return f"not yet, or its launcher was killed: step {step:.0f}"
+        return f"{how} after step {run.end.get('step', last)}"
+    return f"not yet, or its launcher was killed: step {last}"
 
 
 def failure(run: Run) -> str:
@@ -70,7 +71,7 @@ def failure(run: Run) -> str:
             one = {k: str(each.get(k, "")) for k in ("rank", "host", "exit", "doing", "error")}
             rows.append([one["rank"], one["host"], one["exit"], one["doing"] or "no answer"])
             if one["error"]:
-                texts.append(f"<h4>rank {int(each.get('rank', 0))}</h4>")
+                texts.append(f"<h4>rank {escape(one['rank'])}</h4>")
                 texts.append(pre(f"rank {one['rank']}: its error", one["error"].rstrip()))
     head = ["rank", "host", "how it ended", "what it was in when the first failed"]
     return section(

@@ -24,7 +24,7 @@ table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 caption{text-align:left;font-size:.85rem;padding:.2rem 0}
 th,td{text-align:left;padding:.25rem 1rem .25rem 0;border-bottom:1px solid var(--faint);
 vertical-align:top;font-weight:400}thead th{font-weight:600;white-space:nowrap}
-td.n,th.n{text-align:right;white-space:nowrap}
+td.n,th.n{text-align:right}td.n,th{white-space:nowrap}
 pre{background:var(--shade);border:1px solid var(--faint);padding:.6rem;overflow-x:auto;
 font-size:.8rem;line-height:1.4}
 .failed{border-left:5px solid var(--ink);padding-left:.8rem}
@@ -95,7 +95,10 @@ def table(words: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str
         + "".join(f"<td{k}>{escape(c)}</td>" for k, c in zip(kinds[1:], row[1:], strict=True))
         for row in rows
     ]
-    heads = (f'<th scope="col"{k}>{escape(c)}</th>' for k, c in zip(kinds, head, strict=True))
+    heads = (
+        f'<th scope="col"{k}>{escape(c)}</th>' if c else "<td></td>"
+        for k, c in zip(kinds, head, strict=True)
+    )
     top = f"<thead><tr>{''.join(heads)}</tr></thead>" if any(head) else ""
     body = "\n".join(f"<tr>{row}</tr>" for row in cells)
     return _scrolled(

@@ -54,25 +54,21 @@ def _drawn(trace: Trace, found: Bubble) -> Iterator[str]:
             for place, rank in enumerate(ranks)
         ]
         rows = {"predicted": [list(_boxes(row, 0.0)) for row in predicted], **rows}
-    span = max(box.stop for drawn in rows.values() for row in drawn for box in row)
     sections = [
         Section(
             heading,
-            [
-                Row(f"rank {r}", [*row, Box(span, span)])
-                for r, row in zip(ranks, drawn, strict=True)
-            ],
+            [Row(f"rank {rank}", row) for rank, row in zip(ranks, drawn, strict=True)],
             seconds_text,
         )
         for heading, drawn in rows.items()
     ]
     used = dict.fromkeys(box.kind for each in sections for row in each.rows for box in row.boxes)
-    title = f"The pipeline: {trace_name(found)}"
+    title = f"{_schedule(found)}, predicted and measured"
     chart = Chart(title, [], [kind for kind in KINDS.values() if kind in used], sections)
     yield wide(draw_svg(chart), "The pipeline, drawn: predicted above, measured below")
 
 
-def trace_name(found: Bubble) -> str:
+def _schedule(found: Bubble) -> str:
     """The schedule, as in 1f1b x 2."""
     name, chunks = found.pipeline.schedule, found.pipeline.chunks
     name = name if "," not in name else "from a file"

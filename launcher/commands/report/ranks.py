@@ -55,8 +55,8 @@ def times(run: Run) -> str:
         for _, rank, parts, step in shown
     ]  # fmt: skip
     chart = Chart(
-        "A step's time on each rank", [_shown(rows), "means over all steps"],
-        list(TIMES.values()), [Section("", drawn, seconds_text)],
+        "Where the time goes", [_shown(rows), "means over all steps"],
+        list(TIMES.values()), [Section("a step", drawn, seconds_text)],
     )  # fmt: skip
     head = ["", "step", *TIMES.values()]
     return section(
@@ -125,8 +125,8 @@ def memory(run: Run) -> str:
         return ""
     kinds = [*(MEMORY if wanted else ()), "measured"]
     chart = Chart(
-        "Memory of each rank", [_shown(cells)], kinds,
-        [Section("", drawn[: PICTURED * (2 if wanted else 1)], gigabytes)],
+        "What training needs", [_shown(cells)], kinds,
+        [Section("each rank", drawn[: PICTURED * (2 if wanted else 1)], gigabytes)],
     )  # fmt: skip
     head = ["", "peak", "before the model", "training", *(["formula", "ratio"] if wanted else [])]
     return section(

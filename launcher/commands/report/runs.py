@@ -93,8 +93,10 @@ def _columns(run: Run, path: Path) -> dict[str, Array]:
     columns = {name: array("d") for name in NUMBERS}
     wrong = 0
     for row in read_rows(path) if path.is_file() else ():
-        wrong += row is None
-        for name, column in columns.items() if row is not None else ():
+        if row is None:
+            wrong += 1
+            continue
+        for name, column in columns.items():
             column.append(_number(row.get(name)))
     _say_wrong(run, path, wrong)
     return {name: np.frombuffer(column, np.float64) for name, column in columns.items()}
