@@ -46,8 +46,9 @@ def report(
 ) -> None:
     """Write a report of training runs, as one HTML file.
 
-    It needs nothing from elsewhere, and shows curves, each rank's time, traffic and memory beside what was predicted, the plan, and
-    after a failure what each rank was in. Several runs are drawn over each other.
+    It needs nothing from elsewhere. It shows curves, each rank's time, traffic and memory beside
+    what was predicted, the plan, and after a failure what each rank was in. Several runs are drawn
+    over each other.
     """
     if len(runs) > MOST:
         raise UserError(f"{len(runs)} runs; the most that a report shows are {MOST}")
