@@ -18,6 +18,7 @@ from ringlet.launcher.commands.plan.tables import gigabytes
 from ringlet.launcher.errors import user_errors
 from ringlet.nn.autograd.tensor import Array
 from ringlet.runtime.compression import Matrices, bytes_sent, make_compressor
+from ringlet.runtime.compression.schemes import parse
 from ringlet.runtime.training.config import TrainConfig
 from ringlet.runtime.training.rehearsal import together
 
@@ -47,6 +48,10 @@ def compression(*, subject: Subject, show: ShowOptions, given: dict[str, Any]) -
     with --compress: bytes, error, and a few of the numbers.
     """
     spec = given.pop("compress")
+    specs = [spec] if spec else USUAL
+    with user_errors(ValueError):
+        for each in specs:
+            parse(each)
     config, workers = rehearsed(subject, Plain, given, "dp")
     own = [_gradient(config, workers, rank) for rank in range(workers)]
     exact = np.sum([each.flat for each in own], axis=0)
@@ -58,14 +63,13 @@ def compression(*, subject: Subject, show: ShowOptions, given: dict[str, Any]) -
     plain = sum(2 * (workers - 1) * 4 * -(-(b - a) // workers) for a, b, _ in own[0].buckets)
     sizes = [Row("none", [Box(0, plain, SENT, gigabytes(plain))], "exact")]
     numbers = [Row("none", _tenths(exact[some] / scale))]
-    with user_errors(ValueError):
-        for each in [spec] if spec else USUAL:
-            found = _summed(each, own)
-            sent = sum(bytes_sent(each, b - a, parts, workers) for a, b, parts in own[0].buckets)
-            lost = float(np.linalg.norm(found - exact)) / norm
-            note = f"{100 * sent / plain:.3g} % of the bytes, error {100 * lost:.3g} %"
-            sizes.append(Row(each, [Box(0, sent, SENT, gigabytes(sent))], note))
-            numbers.append(Row(each, _tenths(found[some] / scale)))
+    for each in specs:
+        found = _summed(each, own)
+        sent = sum(bytes_sent(each, b - a, parts, workers) for a, b, parts in own[0].buckets)
+        lost = float(np.linalg.norm(found - exact)) / norm
+        note = f"{100 * sent / plain:.3g} % of the bytes, error {100 * lost:.3g} %"
+        sizes.append(Row(each, [Box(0, sent, SENT, gigabytes(sent))], note))
+        numbers.append(Row(each, _tenths(found[some] / scale)))
     sections = [
         Section("what each rank sends", sizes, gigabytes),
         Section(f"some sums of {name}, in tenths of {scale:.2g}", numbers),

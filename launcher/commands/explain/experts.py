@@ -1,6 +1,7 @@
 """`ringlet explain experts`: positions on their way to experts, chosen by a real router."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,10 @@ from ringlet.runtime.training.rehearsal import Event, StandIns
 
 Given = options_for("top_k", "capacity_factor", "data", "seed")
 DROPPED, PADDING = "dropped", "padding"
+
+
+class Enough(Exception):
+    """What is to be shown has happened."""
 
 
 class Counted(StandIns):
@@ -48,10 +53,12 @@ def experts(*, subject: Subject, show: ShowOptions, given: dict[str, Any]) -> No
     ranks, here = shape["ep"], config.experts // shape["ep"]
     counts, chosen, width = list[Array](), 0, config.n_embd
     for rank in range(ranks):
-        made = rehearse(config, workers, rank * shape["cp"] * shape["tp"])  # which vary faster
+        first = rank * shape["cp"] * shape["tp"]  # which vary faster
+        made = rehearse(config, workers, first)
         seen = list[Array]()
         made.observers.append(partial(_see, seen))
-        made.run(update=False)
+        with suppress(Enough):
+            made.run(update=False)
         counts.append(seen[0])
         chosen = len(made.samples[0]) * config.block_size // shape["cp"] * config.top_k
     every = [Dispatcher.of(Counted(rank, counts), own) for rank, own in enumerate(counts)]
@@ -98,6 +105,7 @@ def _see(seen: list[Array], event: Event, x: Array | None) -> None:
     """Keep how many rows a rank has for each expert."""
     if event.name == "rows for each expert" and x is not None:
         seen.append(x.copy())
+        raise Enough
 
 
 def _boxes(parts: Sequence[tuple[str, str, int]]) -> list[Box]:

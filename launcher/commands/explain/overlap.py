@@ -1,9 +1,11 @@
 """`ringlet explain overlap`: buckets of gradients under backward."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from ringlet.comm.schedules.svg import counted
 from ringlet.comm.signature import size_text
 from ringlet.launcher.commands.explain.chart import Box, Chart, Row, Section, ShowOptions
 from ringlet.launcher.commands.explain.subject import (
@@ -24,6 +26,7 @@ from ringlet.runtime.planning.fabric import Fabric
 from ringlet.runtime.planning.figures import ClusterError
 from ringlet.runtime.planning.finish import groups
 from ringlet.runtime.training.config import TrainConfig
+from ringlet.runtime.training.rehearsal import Rehearsal
 
 Given = options_for("bucket_bytes", "recompute")
 BACKWARD, SUMS = "backward", "sum of a bucket"
@@ -40,11 +43,13 @@ class ClusterOptions:
 
 
 class Sum(NamedTuple):
-    """Of a bucket: when it is final, in seconds from backward's start, and how long it takes."""
+    """Of a bucket: when it is final, in seconds from backward's start, how long it takes, its size,
+    and the part of backward in which it is final."""
 
     final: float
     seconds: float
-    label: str
+    nbytes: int
+    part: str
 
 
 @with_options(subject=Subject, where=ClusterOptions, show=ShowOptions, given=Given)
@@ -69,7 +74,12 @@ def overlap(
         sections.append(Section(heading, rows, seconds_text))
     hidden = f"{100 * (1 - alone[0] / alone[1]):.0f} % of the sums hidden"
     facts = [*facts_of(config, workers), f"on {where.cluster}", hidden]
-    note = f"Buckets, as they travel: {'; '.join(each.label for each in sums)}."
+    buckets = counted(len(sums), "bucket")
+    where_final = ", ".join(f"{n} in {part}" for part, n in Counter(s.part for s in sums).items())
+    note = (
+        f"{buckets} of up to {size_text(max(each.nbytes for each in sums))}, in the order in which "
+        f"they travel. When they are final: {where_final}. Within a block that goes evenly."
+    )
     show.show(Chart("overlap: a step's backward", facts, [BACKWARD, SUMS], sections, [note]))
 
 
@@ -84,22 +94,36 @@ def _timeline(config: TrainConfig, workers: int, name: str) -> tuple[list[Box], 
     for label, each in (*times, ("embedding", costs.embedding)):
         parts.append(Box(now, now := now + each.inputs + each.weights, BACKWARD, label))
     made = rehearse(config, workers)
-    made.watch(*made.blocks)
-    place = {path: number for number, path in enumerate(("", *made.blocks[::-1]))}
-    names = made.parallel.names
-    first = next(n for n, each in enumerate(names) if each.startswith(f"{made.blocks[0]}."))
-    embedding, buckets = set(names[:first]), made.parallel.gradient_groups[0].reducer.buckets
-    at, sums = 0, list[Sum]()
+    reducer = made.parallel.gradient_groups[0].reducer
+    places = _places(made)
+    spans: dict[int, tuple[int, int]] = {}
+    for slot in reducer.shard.slots:
+        place = places[slot.name]
+        spans[place] = spans.get(place, (slot.start, 0))[0], slot.stop
+    sums = list[Sum]()
     for event in made.run(update=False):
-        if event.what == "backward":
-            at = place[event.name]
-        elif event.name.startswith("gradients "):
-            bucket = buckets[len(sums)]
-            part = parts[-1 if any(slot.name in embedding for slot in bucket.slots) else at]
+        if event.name.startswith("gradients "):
+            first = reducer.buckets[len(sums)].slots[0]  # backward goes the other way
+            place = places[first.name]
+            (start, stop), part = spans[place], parts[place]
+            done = (stop - first.start) / (stop - start)
+            final = part.start + done * (part.stop - part.start)
             seconds = costs.fabric.collective(event.what, groups(setting)[0], event.nbytes)
-            label = f"{len(sums) + 1} of {size_text(event.nbytes)}, final in {part.label}"
-            sums.append(Sum(part.stop, seconds, label))
+            sums.append(Sum(final, seconds, event.nbytes, part.label))
     return parts, sums
+
+
+def _places(made: Rehearsal) -> dict[str, int]:
+    """By parameter, which part of backward gives it its gradient: the head's is 0."""
+    found, place = {}, len(made.blocks) + 1
+    for name in made.parallel.names:  # from the embedding on
+        inside = [n for n, block in enumerate(made.blocks) if name.startswith(f"{block}.")]
+        if inside:
+            place = len(made.blocks) - inside[0]
+        elif place <= len(made.blocks):
+            place = 0
+        found[name] = place
+    return found
 
 
 def _placed(sums: list[Sum], earliest: float) -> Iterator[Box]:

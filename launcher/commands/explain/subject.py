@@ -35,7 +35,7 @@ from ringlet.runtime.training.factories import model_config
 from ringlet.runtime.training.fit import check_fit, mesh_shape, parallelism
 from ringlet.runtime.training.rehearsal import Rehearsal
 
-RANKS, USUAL = 64, 4
+RANKS, USUAL = 32, 4
 """The most ranks of a step that is rehearsed, and how many there are unless it is said."""
 
 NUMBERS = 50_000_000
