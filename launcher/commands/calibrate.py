@@ -15,6 +15,7 @@ import typer
 
 import ringlet
 from ringlet.launcher.commands.options import with_options, words_given
+from ringlet.launcher.commands.progress import progress
 from ringlet.launcher.errors import ExitCode, UserError, user_errors
 from ringlet.launcher.hosts.agents import open_agent
 from ringlet.launcher.hosts.options import HostOptions
@@ -167,7 +168,9 @@ def _measured(
     task, module = json.dumps({"seconds": seconds}), "ringlet.launcher.workers.calibrate_worker"
     with open_agent(hosts, workers, WorkerOptions(join.transport, join.timeout)) as agent:
         job, _ = agent.next_job(0)
-        code = Supervisor(job, module, [task], screen=screen, agent=agent, inform=inform).run()
+        supervisor = Supervisor(job, module, [task], screen=screen, agent=agent, inform=inform)
+        with progress("measuring", screen if screen.live else None, seconds):
+            code = supervisor.run()
     if code > ExitCode.SIGNAL:
         raise typer.Exit(code)
     if code == ExitCode.OK and hosts.node_rank:

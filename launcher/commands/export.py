@@ -6,6 +6,7 @@ from pathlib import Path
 import typer
 
 from ringlet.launcher.commands.options import with_options
+from ringlet.launcher.commands.progress import progress
 from ringlet.launcher.commands.train.folder import read_newest
 from ringlet.launcher.errors import make_folder, user_errors
 from ringlet.launcher.options import option
@@ -38,7 +39,7 @@ def export(options: ExportOptions) -> None:
     It may have been trained on any mesh, and becomes a GPT-2 or a Llama, or again what it has
     started from. The tokenizer of its text goes with it.
     """
-    with user_errors(CheckpointError):
+    with progress(f"reading {options.folder}"), user_errors(CheckpointError):
         found, model, tokenizer = read_newest(options.folder, _read)
     make_folder(options.to, "--to")
     special = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
@@ -46,7 +47,10 @@ def export(options: ExportOptions) -> None:
         special["bos_token_id"] = model.eos[0]  # documents follow each other
     model.huggingface = {**special, **model.huggingface}
     errors = (FileExistsError, PretrainedError, CheckpointError, TokenizerError)
-    with user_errors(*errors, os_error=f"cannot write {options.to}"):
+    with (
+        progress(f"writing {options.to}"),
+        user_errors(*errors, os_error=f"cannot write {options.to}"),
+    ):
         model.save_pretrained(options.to)
         names = ["config.json", "model.safetensors"]
         if tokenizer is not None or found.manifest["as_bytes"]:

@@ -10,6 +10,7 @@ import numpy as np
 import typer
 
 from ringlet.launcher.commands.options import refuse, with_options
+from ringlet.launcher.commands.progress import progress
 from ringlet.launcher.commands.train.folder import read_newest
 from ringlet.launcher.errors import UserError, user_errors
 from ringlet.launcher.options import option
@@ -90,7 +91,8 @@ def generate(context: typer.Context, options: GenerateOptions) -> None:
     if options.device == "cuda":
         with user_errors(BackendError):
             use("cupy")
-    model, tokenizer = _load(folder)
+    with progress(f"reading {folder}"):
+        model, tokenizer = _load(folder)
     if isinstance(model, BERT):
         raise UserError(f"{folder} holds a BERT, which says what is masked and does not generate")
     with user_errors(TokenizerError):

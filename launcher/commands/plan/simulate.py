@@ -11,6 +11,7 @@ import typer
 from ringlet.launcher.commands.options import with_options
 from ringlet.launcher.commands.plan.asked import Asked, TrainingGiven
 from ringlet.launcher.commands.plan.shown import simulation_json, simulation_text
+from ringlet.launcher.commands.progress import progress
 from ringlet.launcher.errors import UserError, user_errors
 from ringlet.launcher.options import option
 from ringlet.runtime.mesh import MeshError, misfit
@@ -55,7 +56,7 @@ def simulate(*, asked: Asked, options: SimulateOptions, given: dict[str, Any]) -
     """
     slow = options.factors()
     request, config = asked.request(given)
-    with user_errors(ClusterError, MeshError):
+    with progress("simulating"), user_errors(ClusterError, MeshError):
         setting = the_setting(request, config)
         cluster = request.cluster.of(setting.ranks)
         found = simulate_step(request.model, cluster, setting, slow)

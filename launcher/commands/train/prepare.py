@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ringlet import __version__
+from ringlet.launcher.commands.progress import progress
 from ringlet.launcher.commands.train.checks import (
     check_kind,
     check_memory,
@@ -148,7 +149,8 @@ def prepare(
         elif options.out is None:
             raise UserError("--resume needs --out: the folder of the run to continue")
         else:
-            found = newest_checkpoint(options.out)
+            with progress(f"checking the checkpoints of {options.out}"):
+                found = newest_checkpoint(options.out)
             saved = {**found.manifest["config"], "vocab_size": found.manifest["vocab_size"]}
             own = stored_tokenizer(found)
             if own is not None and saved.get("tokenizer"):  # wherever it has come from
