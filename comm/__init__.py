@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ringlet.comm.calls.work import Work
     from ringlet.comm.group import Group
     from ringlet.comm.world import (
+        in_flight,
         init,
         inject,
         last_operation,
@@ -42,6 +43,7 @@ __all__ = [
     "PeerLost",
     "ScheduleError",
     "Work",
+    "in_flight",
     "init",
     "inject",
     "last_operation",

@@ -189,6 +189,12 @@ def last_operation() -> str:
     return "" if _world is None else _world.context.recorder.last()
 
 
+def in_flight() -> tuple[bool, int | None]:
+    """Whether operations of this rank are in flight, and a rank that one of them waits for. For
+    any thread."""
+    return (False, None) if _world is None else _world.context.recorder.in_flight()
+
+
 def inject(faults: Iterable[str]) -> None:
     """Make faults happen to this rank, instead of those of an earlier call: see faults.py.
 

@@ -62,6 +62,12 @@ class Recorder:
         records = self._records()
         return self._line(records[-1], time.monotonic()) if records else "no operation yet"
 
+    def in_flight(self) -> tuple[bool, int | None]:
+        """Whether operations are in flight, and a rank that one of them waits for."""
+        calls = [call for record in self._records() if (call := record[CALL]) is not None]
+        waits = [wait.awaited for call in calls if (wait := call.waiting_for) is not None]
+        return bool(calls), next((rank for rank in waits if rank is not None), None)
+
     def _records(self) -> list[Record]:
         """What is remembered, in the order of beginning."""
         records = [record for kept in self._histories for record in list(kept() or ())]

@@ -95,7 +95,7 @@ def ask(path: Path) -> dict[str, Any] | None:
 def lines(job: dict[str, Any]) -> Iterator[str]:
     """A job, for people."""
     if "silent" in job:
-        yield f"pid {job['pid']} does not answer ({_state(job['pid'])})"
+        yield f"pid {job['pid']} does not answer ({state_in_words(job['pid'])})"
         return
     start = f", start {job['generation'] + 1}" if job["generation"] else ""
     age = round(time.time() - job["began"])
@@ -105,11 +105,13 @@ def lines(job: dict[str, Any]) -> Iterator[str]:
         f"  {job['size']} rank{'s' if job['size'] > 1 else ''}{here}{start}, for "
         f"{age // 3600}:{age // 60 % 60:02d}:{age % 60:02d}"
     )
-    for rank, pid, doing in job["ranks"]:
-        yield f"  rank {rank:<4} pid {pid:<8} {doing or f'does not answer ({_state(pid)})'}"
+    if job.get("folder"):
+        yield f"  in {job['folder']}"
+    for rank, pid, doing, *_ in job["ranks"]:
+        yield f"  rank {rank:<4} pid {pid:<8} {doing or f'does not answer ({state_in_words(pid)})'}"
 
 
-def _state(pid: int) -> str:
+def state_in_words(pid: int) -> str:
     """The state of a process, in words."""
     letter = state_of(pid)
     return STATES.get(letter, "busy") if letter else "has ended"

@@ -66,7 +66,9 @@ class Listing:
     def __init__(self, facts: Mapping[str, Any]) -> None:
         self._facts = {**facts, "pid": os.getpid(), "began": time.time()}
         self._asking: list[_Question] = []
-        self.doing: dict[int, str] = {}  # what ranks have answered
+        # What ranks have answered: their last operation; their state, and the rank they wait for.
+        self.doing: dict[int, str] = {}
+        self.states: dict[int, tuple[str, int | None]] = {}
         self._socket = socket.socket(socket.AF_UNIX)
         self.path: Path | None = None
         reason: Exception | str = "there is no folder for it"
@@ -122,7 +124,10 @@ class Listing:
             if question.answer is None and (late >= 0 or pids.keys() <= self.doing.keys()):
                 import json  # most launchers are never asked
 
-                ranks = [[rank, pid, self.doing.get(rank)] for rank, pid in pids.items()]
+                ranks = [
+                    [rank, pid, self.doing.get(rank), *self.states.get(rank, ("", None))]
+                    for rank, pid in pids.items()
+                ]
                 question.answer = memoryview(json.dumps({**self._facts, "ranks": ranks}).encode())
             try:
                 while question.answer:

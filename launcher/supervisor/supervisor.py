@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TextIO
+from pathlib import Path
+from typing import Any, TextIO
 
 from ringlet.launcher.errors import ExitCode, user_errors
 from ringlet.launcher.supervisor.agent import Agent
@@ -67,7 +68,7 @@ class Supervisor:
     """Runs one start of a job's workers on this host to their end.
 
     `inform` gets what workers report besides their failures. The `agent` knows the options, and
-    speaks with the job's other hosts.
+    speaks with the job's other hosts. `folder` is that of a training run, for those who ask.
     """
 
     def __init__(
@@ -79,13 +80,16 @@ class Supervisor:
         screen: Screen,
         agent: Agent,
         inform: Callable[[Notice], None],
+        folder: Path | None = None,
     ) -> None:
         self._agent, self._options = agent, agent.options
         self._module, self._arguments = module, arguments
         self._screen, self._inform = screen, inform
         self._host = socket.gethostname()
         command = shlex.join(["ringlet", *sys.argv[1:]])
-        facts = {"job": job.job, "size": job.size, "generation": job.generation}
+        facts: dict[str, Any] = {"job": job.job, "size": job.size, "generation": job.generation}
+        if folder is not None:
+            facts["folder"] = str(folder.absolute())
         self._listing = Listing({**facts, "command": command})
         self._watched: list[_Watched] = []
         self.doing: dict[int, str] = {}  # what ranks have said last, at the first failure
@@ -224,6 +228,7 @@ class Supervisor:
             elif "doing" in notice:
                 watched.asked = False
                 rank = watched.worker.rank
+                self._listing.states[rank] = notice["state"], notice["awaits"]
                 self._listing.doing[rank] = self.doing[rank] = notice["doing"]
             else:
                 self._inform(notice)

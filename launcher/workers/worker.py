@@ -52,7 +52,10 @@ class Guard:
             elif "doing" in notice:
                 joined = "ringlet.comm.world" in sys.modules
                 doing = joined and comm.last_operation()
-                self.control.send({"doing": doing or "has not joined a world"})
+                busy, awaited = comm.in_flight() if doing else (False, None)
+                state = ("communicates" if busy else "computes") if doing else "starts"
+                text = doing or "has not joined a world"
+                self.control.send({"doing": text, "state": state, "awaits": awaited})
             else:
                 self.inbox.put(notice)
         if self._folder is not None:

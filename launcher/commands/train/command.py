@@ -132,7 +132,10 @@ def _run(training: Training | None, agent: Agent, options: TrainOptions) -> int:
         else:
             job, task = agent.next_job(generation, partial(told.task, generation))
         module = "ringlet.launcher.workers.train_worker"
-        made = Supervisor(job, module, [task], screen=screen, agent=agent, inform=told.take)
+        folder = None if training is None else training.folder
+        made = Supervisor(
+            job, module, [task], screen=screen, agent=agent, inform=told.take, folder=folder
+        )
         started.append(made)
         return made
 
