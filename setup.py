@@ -19,6 +19,7 @@ setup(
     },
     package_data={
         "ringlet": ["py.typed"],
+        "ringlet.launcher.commands.watch": ["page/*"],
         "ringlet.runtime.planning": ["clusters/*.toml"],
     },
 )

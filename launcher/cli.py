@@ -35,6 +35,7 @@ COMMANDS = {
     "key": "key:keys",
     "doctor": "doctor:doctor",
     "ps": "ps:ps",
+    "watch": "watch.command:watch",
 }
 """name -> module:what, a function or a group of commands."""
 

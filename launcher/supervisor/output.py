@@ -32,9 +32,10 @@ class Screen:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = sys.stdout if stream is None else stream
         self._lock = threading.Lock()
-        self._status = ""
+        self._status, self._drawn = "", 0
         self._writers: dict[TextIO, Writer | None] = {}
         self.live = self._stream.isatty() and os.environ.get("TERM") != "dumb"
+        self.unicode = (self._stream.encoding or "").lower() in ("utf-8", "utf8")
 
     def line(self, text: str, stream: TextIO | None = None) -> None:
         """Write a line (to `stream`, else to the screen's own) above the status."""
@@ -60,6 +61,22 @@ class Screen:
             if self._status or text:
                 self._write(self._stream, ERASE_LINE + text)
             self._status = text
+
+    def redraw(self, text: str) -> None:
+        """Draw these lines where those of the last `redraw` are, on a live screen."""
+        if self.full(self._stream):
+            return
+        with self._lock:
+            back = f"\x1b[{self._drawn}F" if self._drawn else ""
+            self._write(self._stream, f"{back}\x1b[J{text}")
+            self._drawn = text.count("\n")
+
+    def size(self) -> tuple[int, int]:
+        """Columns and lines; as usual where the terminal does not say."""
+        with contextlib.suppress(OSError, ValueError):
+            columns, lines = os.get_terminal_size(self._stream.fileno())
+            return columns or 80, lines or 24
+        return 80, 24
 
     def full(self, stream: TextIO) -> bool:
         """Whether so much waits for the stream's reader that nobody should write more."""

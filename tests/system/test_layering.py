@@ -27,6 +27,7 @@ ALLOWED = {
     | {
         "typer",
         "rich",
+        "h11",
         "ringlet",
         "tensorboardX",
         "mlflow",

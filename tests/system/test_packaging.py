@@ -136,7 +136,7 @@ def expected_files():
     code = {
         f"ringlet/{path.as_posix()}"
         for path in tracked()
-        if path.suffix in (".py", ".toml") and path.parts[0] in FOLDERS
+        if path.suffix in (".py", ".toml", ".html", ".css", ".js") and path.parts[0] in FOLDERS
     }
     return code | {"ringlet/__init__.py", "ringlet/__main__.py", "ringlet/py.typed"}
 

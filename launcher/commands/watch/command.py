@@ -1,0 +1,60 @@
+"""`ringlet watch`: what a run is doing, in the terminal or as a page."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from importlib.util import find_spec
+from typing import Annotated
+
+import typer
+
+from ringlet.launcher.commands.watch.watched import EVERY_S, Watched
+from ringlet.launcher.errors import ExitCode, UserError
+from ringlet.launcher.supervisor.output import Screen
+
+Target = typer.Argument(
+    metavar="RUN|JOB", help="Folder of a training run; or a job's name, or pid, in `ringlet ps`."
+)
+Http = typer.Option(
+    min=0, max=65535, metavar="PORT",
+    help="Serve a page on this port of the loopback instead (ringlet[watch]); 0: any free port.",
+)  # fmt: skip
+
+
+def watch(target: Annotated[str, Target], http: Annotated[int | None, Http] = None) -> None:
+    """Watch a run: its loss and speed, what each rank does, and who waits for whom.
+
+    Ends when the run does. Ctrl-C ends the watching, and leaves the run alone. A page stays until
+    Ctrl-C; its address, with a secret token, is shown at the start.
+    """
+    if http is not None and find_spec("h11") is None:
+        raise UserError("--http needs h11: pip install 'ringlet[watch]'")
+    with contextlib.suppress(OSError):
+        os.nice(19)  # the run has the cores first
+    try:
+        _watch(target, http)
+    except KeyboardInterrupt:
+        raise typer.Exit(ExitCode.SIGNAL + signal.SIGINT) from None
+
+
+def _watch(target: str, http: int | None) -> None:
+    screen = Screen()
+    if http is None:
+        # Imported here, as below: each is for one of the two.
+        from ringlet.launcher.commands.watch.terminal import show
+
+        with Watched(target) as watched:
+            show(watched, screen)
+        return
+    from ringlet.launcher.commands.watch.server import Server, listen
+
+    with listen(http) as listener, Watched(target) as watched:
+        server = Server(watched, screen.line)
+        watched.wait(EVERY_S)
+        screen.line(
+            f"watching {watched.name}\n"
+            f"the page is at {server.address(listener.getsockname()[1])}\n"
+            "whoever on this host knows the address can read it; Ctrl-C ends the page, not the run"
+        )
+        asyncio.run(server.serve(listener))
