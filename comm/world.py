@@ -34,11 +34,11 @@ from ringlet.comm.join.environment import (
     warn_of_network,
 )
 from ringlet.comm.join.folders import (
-    SOCKET_PATH_BYTES,
     check_private,
     join_folder,
     leave_folder,
     make_folder,
+    socket_path,
 )
 from ringlet.comm.join.meeting import MeetingPoint, numbered
 from ringlet.comm.join.rendezvous import Hello, find_host, meet
@@ -255,7 +255,7 @@ def _join_others(
     rendezvous = find_host(environment.rendezvous, environment.rank, environment.timeout, check_all)
     addresses = {}
     if folder is not None and environment.transport != "tcp":
-        addresses["ipc"] = endpoint.bind_ipc(_socket_path(folder, environment.rank))
+        addresses["ipc"] = endpoint.bind_ipc(socket_path(folder, environment.rank))
     if environment.transport == "tcp" or not environment.one_host:
         addresses["tcp"] = endpoint.bind_tcp(environment.address or local_address(rendezvous))
     hello = {
@@ -341,10 +341,3 @@ def _private_folder(environment: Environment) -> Path | None:
     else:
         join_folder(folder)
     return folder
-
-
-def _socket_path(folder: Path, rank: int) -> Path:
-    path = folder / f"{rank}.inbox"
-    if len(os.fsencode(path)) > SOCKET_PATH_BYTES:
-        raise CommError(f"{path} is too long for a socket's path: set TMPDIR to a shorter folder")
-    return path

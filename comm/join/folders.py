@@ -15,7 +15,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-from ringlet.comm.errors import AuthenticationError
+from ringlet.comm.errors import AuthenticationError, CommError
 
 PREFIX = "ringlet."
 """Short, because socket paths must be, and used for nothing else."""
@@ -149,3 +149,11 @@ def check_private(folder: Path) -> None:
 
 def _is_private(status: os.stat_result) -> bool:
     return status.st_uid == os.getuid() and not stat.S_IMODE(status.st_mode) & 0o077
+
+
+def socket_path(folder: Path, rank: int) -> Path:
+    """Where a rank listens in the folder; raises CommError if a socket can have no such path."""
+    path = folder / f"{rank}.inbox"
+    if len(os.fsencode(path)) > SOCKET_PATH_BYTES:
+        raise CommError(f"{path} is too long for a socket's path: set TMPDIR to a shorter folder")
+    return path
