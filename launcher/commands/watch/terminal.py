@@ -112,11 +112,12 @@ def _ranks(view: View, most: int, wide: bool, unicode: bool) -> list[RenderableT
         ranks = sorted(ranks, key=lambda rank: (rank.state in usual, rank.rank))
         note = [Text(f"and {len(ranks) - most + 1} more ranks")]
         ranks = ranks[: most - 1]
-    table = Table(box=None, pad_edge=False, show_edge=False)
+    table = Table(box=None, pad_edge=False, show_edge=False, expand=True)
     own = ("a step", "memory") if wide else ()
     overflow: OverflowMethod = "ellipsis" if unicode else "crop"
-    for name in ("rank", "state", "for", *own, "its last operation"):
+    for name in ("rank", "state", "for", *own):
         table.add_column(name, no_wrap=True, overflow=overflow)
+    table.add_column("its last operation", no_wrap=True, overflow=overflow, ratio=1)
     for each in ranks:
         awaited = "" if each.awaits is None else f"rank {each.awaits}"
         state = Text(each.state, COLOURS.get(each.state, ""))
