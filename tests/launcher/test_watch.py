@@ -242,9 +242,7 @@ def test_a_job_is_watched_until_its_end_and_not_disturbed(launch):
             watches.append(subprocess.Popen(command, env=variables, stdout=file, stderr=file))
     one, two = (job.folder / name for name in ("one", "two"))
     try:
-        assert until(
-            lambda: all("rank 0 waits for rank 1" in p.read_text() for p in (one, two)), 8
-        ), one.read_text()
+        assert until(lambda: all("rank 0 waits for rank 1" in p.read_text() for p in (one, two)))
         assert "\x1b" not in one.read_text()
         watches[0].send_signal(signal.SIGINT)
         assert watches[0].wait(10) == 128 + signal.SIGINT
