@@ -134,7 +134,8 @@ class Fabric:
 
     def _is_busy(self) -> bool:
         """Whether something still leaves, when no world wants what arrives."""
-        self.read(lambda head, body: None)
+        while self.read(lambda head, body: None):
+            pass
         with self._lock:
             return self._leave()
 

