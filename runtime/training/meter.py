@@ -12,6 +12,7 @@ import numpy as np
 from ringlet.comm import Group
 from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.backend import chosen
+from ringlet.nn.memory import return_freed_memory
 
 SENT = ("all_reduce", "reduce_scatter", "all_gather", "all_to_all", "send")
 """Operations whose bytes are counted one by one."""
@@ -103,6 +104,7 @@ def product_speed() -> float:
 
 def _restarted_peak() -> int:
     """Bytes that this process has now; its peak (VmHWM, proc(5)) begins here."""
+    return_freed_memory()  # else the model takes it, and the peak does not rise
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")

@@ -7,8 +7,9 @@ from html import escape
 from ringlet.comm.schedules import svg
 
 STYLE = """
-:root{color-scheme:light dark;--ink:INK;--soft:SOFT;--faint:FAINT;--shade:EMPTY;--paper:PAPER}
-@media(prefers-color-scheme:dark){:root{DARK}REPAINT}
+@media screen{:root{color-scheme:light dark}}
+:root{--ink:INK;--soft:SOFT;--faint:FAINT;--shade:EMPTY;--paper:PAPER}
+@media screen and (prefers-color-scheme:dark){:root{DARK}REPAINT}
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);font:15px/1.5 FONT}
 header,main,footer{max-width:1320px;margin:0 auto;padding:0 20px}
@@ -29,7 +30,7 @@ pre{background:var(--shade);border:1px solid var(--faint);padding:.6rem;overflow
 font-size:.8rem;line-height:1.4}
 .failed{border-left:5px solid var(--ink);padding-left:.8rem}
 @media print{body{font-size:10pt}.wide,pre{overflow:visible}.wide svg{max-width:100%;height:auto}
-pre{white-space:pre-wrap}figure,tr{break-inside:avoid}h2,h3{break-after:avoid}}
+.charts{grid-template-columns:1fr 1fr}pre{white-space:pre-wrap}figure,tr{break-inside:avoid}h2,h3{break-after:avoid}}
 """
 
 
@@ -108,11 +109,11 @@ def table(words: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str
 
 def pre(words: str, text: str) -> str:
     """Text as it was printed, that can be scrolled."""
-    return f'<pre tabindex="0" role="region" aria-label="{escape(words)}">{escape(text)}</pre>'
+    return f'<pre tabindex="0" role="group" aria-label="{escape(words)}">{escape(text)}</pre>'
 
 
 def _scrolled(content: str, words: str) -> str:
-    label = f'tabindex="0" role="region" aria-label="{escape(words)}"'
+    label = f'tabindex="0" role="group" aria-label="{escape(words)}"'
     return f'<div class="wide" {label}>{content}</div>'
 
 

@@ -97,7 +97,8 @@ def _columns(run: Run, path: Path) -> dict[str, Array]:
             wrong += 1
             continue
         for name, column in columns.items():
-            column.append(_number(row.get(name)))
+            before = 0 if row["step"] == 0 and name in ("tokens", "elapsed_s") else None
+            column.append(_number(row.get(name, before)))
     _say_wrong(run, path, wrong)
     return {name: np.frombuffer(column, np.float64) for name, column in columns.items()}
 
