@@ -1,6 +1,7 @@
 """Jobs that fail and go on: when they are started again, and with which result."""
 
 import hashlib
+import json
 import os
 import random
 import signal
@@ -168,3 +169,26 @@ def test_notice_of_preemption_stops_a_training_that_can_be_resumed(tmp_path):
         process.kill()
     assert process.returncode == ExitCode.STOPPED, err
     assert "stopped after step" in out
+
+
+def test_a_failure_is_recorded_with_what_each_rank_was_in(tmp_path):
+    process = train(tmp_path / "run", "--steps", "100000", "--eval-windows", "32")
+    try:
+        until = time.monotonic() + 50
+        while rows(tmp_path / "run") < 3 and time.monotonic() < until:
+            time.sleep(0.02)
+        about = json.loads((tmp_path / "run/o/run.json").read_text())
+        assert not (tmp_path / "run/o/end.json").exists()
+        os.kill(int(children(process)[1]), signal.SIGKILL)
+        process.communicate(timeout=50)
+    finally:
+        process.kill()
+    assert about["config"]["steps"] == 100000
+    end = json.loads((tmp_path / "run/o/end.json").read_text())
+    assert end["how"] == "failed"
+    assert "was killed by signal 9" in end["cause"]
+    killed, survivor = sorted(end["ranks"], key=lambda each: "SIGKILL" not in each["exit"])
+    assert {killed["rank"], survivor["rank"]} == {0, 1}
+    assert (killed["error"], killed["doing"]) == ("", "")
+    assert "PeerLost" in survivor["error"]
+    assert "its last operations" in survivor["error"]

@@ -77,6 +77,10 @@ def test_a_run_says_what_it_does_and_how_to_go_on(done):
     assert (folder / "runs/pydoc-tiny/checkpoints/step-000020/manifest.json").is_file()
     rows = [json.loads(x) for x in (folder / "runs/pydoc-tiny/metrics.jsonl").open()]
     assert rows[-1]["step"] == 20
+    run = folder / "runs/pydoc-tiny"
+    about, end = (json.loads((run / name).read_text()) for name in ("run.json", "end.json"))
+    assert (about["config"]["steps"], about["workers"], about["mesh"]["dp"]) == (20, 2, 2)
+    assert (end["how"], end["step"], end["val_loss"]) == ("done", 20, rows[-1]["val_loss"])
     assert list(temporary(folder).iterdir()) == []
 
 
@@ -291,6 +295,8 @@ def test_a_signal_stops_after_a_step_saves_and_can_be_resumed(tmp_path, number):
     assert process.returncode == 75, err
     step = int(re.search(r"stopped after step (\d+)", out)[1])
     assert f"step-{step:06d}" in out
+    end = json.loads((tmp_path / "o/end.json").read_text())
+    assert (end["how"], end["step"]) == ("stopped", step)
     resumed = ringlet(
         "train", "--resume", "--out", "o", "--steps", step + 3, "--sample", "0", cwd=tmp_path
     )
