@@ -30,7 +30,8 @@ pre{background:var(--shade);border:1px solid var(--faint);padding:.6rem;overflow
 font-size:.8rem;line-height:1.4}
 .failed{border-left:5px solid var(--ink);padding-left:.8rem}
 @media print{body{font-size:10pt}.wide,pre{overflow:visible}.wide svg{max-width:100%;height:auto}
-.charts{grid-template-columns:1fr 1fr}pre{white-space:pre-wrap}figure,tr{break-inside:avoid}h2,h3{break-after:avoid}}
+.charts{grid-template-columns:1fr 1fr}pre{white-space:pre-wrap}
+figure,tr{break-inside:avoid}h2,h3{break-after:avoid}}
 """
 
 
