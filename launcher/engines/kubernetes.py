@@ -197,7 +197,9 @@ class Kubernetes:
         code, out, error = call("kubectl", verb, *where, "-f", "-", given=text)
         if code:
             lines = (error or out).strip().splitlines() or ["without a word"]
-            raise UserError(f"`kubectl {verb}` has failed: {lines[-1]}")
+            reason = lines[-1].partition("; if you choose to ignore")[0]
+            where = "; `kubectl config view` shows where it asks" if "dial tcp" in reason else ""
+            raise UserError(f"`kubectl {verb}` has failed: {reason}{where}")
 
 
 def _of_the_pod(name: str, path: str) -> dict[str, Any]:

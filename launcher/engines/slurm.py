@@ -109,15 +109,16 @@ class Slurm:
             with user_errors(os_error=f"cannot write {key}"):
                 write_key(key)
         # Slurm takes jobs that are larger than the cluster, and lets them wait for ever.
-        waits, _, _ = call("sbatch", "--test-only", given=text)
+        waits, _, why = call("sbatch", "--test-only", given=text)
         there, most = self._hosts()
+        if waits and not most:
+            raise UserError(f"Slurm is not reached, or has no such partition: {_line(why)}")
         if waits and most < job.nodes:
             hosts = "1 host" if job.nodes == 1 else f"{job.nodes} hosts"
             raise UserError(f"the job asks for {hosts}. {there}")
         code, out, error = call("sbatch", "--parsable", given=text)
         if code:
-            reason = error.removeprefix("sbatch: error: ").replace("\nsbatch: error:", ";")
-            raise UserError(f"sbatch refuses the job: {reason.strip()}. {there}")
+            raise UserError(f"sbatch refuses the job: {_line(error)}. {there}")
         number = out.strip().partition(";")[0]
         note = (
             f"\nIt has to wait: as things are, the cluster cannot run it. {there}" if waits else ""
@@ -137,6 +138,12 @@ class Slurm:
             text.append(f"{name}: {count} hosts of {cores} cores, at most {time}")
         there = f"There is {'; '.join(text)}" if text else "`sinfo` shows no hosts"
         return there, max(hosts.values(), default=0)
+
+
+def _line(error: str) -> str:
+    """What sbatch has said, in one line."""
+    lines = (line.removeprefix("sbatch: ").removeprefix("error: ") for line in error.splitlines())
+    return "; ".join(line.strip() for line in lines if line.strip())
 
 
 def _clock(seconds: float) -> str:

@@ -91,6 +91,17 @@ def test_a_refusal_says_what_there_is(tmp_path, capfd, monkeypatch):
     assert "refuses the job: Invalid account. There is all*: 2 hosts of 4 cores" in text
 
 
+def test_a_cluster_that_is_not_reached_is_not_called_small(tmp_path, capfd, monkeypatch):
+    silent = "cat >/dev/null; echo 'sbatch: fatal: cannot connect' >&2; exit 1"
+    stand_in(tmp_path, monkeypatch, sbatch=silent, sinfo="exit 1")
+    code, text = submit(capfd, *SLURM, "--", "train")
+    assert (code, "Slurm is not reached, or has no such partition: fatal: cannot" in text) == (
+        2, True,
+    ), text  # fmt: skip
+    code, text = submit(capfd, *SLURM, "--", "train", "--data", "none.txt")
+    assert (code, "--data none.txt: there is no such file" in text) == (2, True), text
+
+
 def test_more_hosts_than_there_are_would_be_waited_for_in_vain(tmp_path, capfd, monkeypatch):
     stand_in(tmp_path, monkeypatch, sbatch=FULL, sinfo=THERE)
     code, text = submit(capfd, *SLURM[:3], "3", "--", "train")

@@ -121,6 +121,9 @@ def test_kubectl_makes_the_job_before_it_replaces_a_key(tmp_path, monkeypatch, a
     stand_in(tmp_path, monkeypatch, kubectl=text)
     code, shown = ask(*run)
     assert (code, "has failed: Error: jobs ringlet exists" in shown) == (2, True)
+    text = 'cat > /dev/null; echo "error: Get http://x: dial tcp: no; if you choose to ignore" >&2'
+    stand_in(tmp_path, monkeypatch, kubectl=f"{text}; exit 1")
+    assert "dial tcp: no; `kubectl config view` shows where it asks" in ask(*run)[1]
     monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
     assert "there is no kubectl on this host" in ask(*run)[1]
 
