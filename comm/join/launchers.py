@@ -158,10 +158,10 @@ def translate(variables: Mapping[str, str]) -> Mapping[str, str]:
 
 def outside_a_step(variables: Mapping[str, str]) -> str:
     """What to tell a batch script of Slurm, or a shell of salloc: it is no task of its job."""
-    tasks = variables.get("SLURM_NTASKS", "1")
-    if tasks == "1" or "SLURM_STEP_NUM_TASKS" in variables:
+    tasks, how = slurm.tasks_of_job(variables)
+    if tasks == 1 or "SLURM_STEP_NUM_TASKS" in variables:
         return ""
-    return f"this is no task of Slurm's job, but a world of one: srun starts its {tasks} tasks"
+    return f"this is no task of Slurm's job, but a world of one: {how} starts its {tasks} tasks"
 
 
 def described(variables: Mapping[str, str]) -> str:

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from ringlet.comm.errors import CommError
 from ringlet.comm.join.addresses import is_loopback, local_address, resolve, tcp
 
+MOST_DIGITS = 10
+
 ANSWER_S = 20.0
 """How long the controller may take."""
 
@@ -31,6 +33,17 @@ def tasks_here(variables: Mapping[str, str]) -> str:
         if int(node) < before:
             return match[1]
     raise CommError(f"SLURM_NODEID is {node}, but SLURM_STEP_TASKS_PER_NODE is {text!r}")
+
+
+def tasks_of_job(variables: Mapping[str, str]) -> tuple[int, str]:
+    """How many tasks the job has, 1 if it does not say, and what starts them. A heterogeneous job
+    says it of each component."""
+    group = "SLURM_NTASKS_HET_GROUP_"
+    parts = [variables[name] for name in variables if name.startswith(group)]
+    how = f"srun --het-group=0-{len(parts) - 1}" if parts else "srun"
+    parts = parts or [variables.get("SLURM_NTASKS", "")]
+    known = [int(text) for text in parts if text.isdecimal() and len(text) < MOST_DIGITS]
+    return sum(known) or 1, how
 
 
 def first_host(nodes: str) -> str:

@@ -287,6 +287,9 @@ def test_a_process_that_is_one_of_one_is_a_world(case):
 def test_a_batch_script_is_told_that_it_is_alone(caplog):
     assert read_environment(BATCH).size == 1
     assert "no task of Slurm's job, but a world of one: srun starts its 3 tasks" in caplog.text
+    parts = {"SLURM_NTASKS": "1", "SLURM_NTASKS_HET_GROUP_0": "1", "SLURM_NTASKS_HET_GROUP_1": "4"}
+    assert read_environment({**BATCH, **parts}).size == 1
+    assert "srun --het-group=0-1 starts its 5 tasks" in caplog.text
 
 
 def test_a_rank_of_an_unknown_number_does_not_become_a_world_of_one_in_silence(caplog):
