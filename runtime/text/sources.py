@@ -118,14 +118,9 @@ def _below(folder: Path) -> Iterator[str]:
 
 
 def _is_binary(name: str) -> bool:
-    """Whether a file that nobody has named is no text: it begins with a NUL among other bytes."""
-    if name.endswith(PACKED):
-        return False
-    try:
-        with open_file(Path(name)) as file:
-            data = file.read(1 << 13)
-    except OSError as error:
-        raise TextError(f"cannot read {name}: {error.strerror}") from error
+    """Whether a file that nobody has named is no text: there is a NUL among its first bytes."""
+    with _refusals(name), _opened(name, Tally()) as file:
+        data: bytes = file.read(1 << 13)
     return b"\0" in data and not data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
 
 
@@ -277,7 +272,7 @@ def _csv(file: BinaryIO, name: str, form: Form, tally: Tally) -> Stream:
     lines = io.TextIOWrapper(file, "utf-8-sig", errors="ringlet-replaced", newline="")
     csv.field_size_limit(LONGEST)
     bare = name.removesuffix(".gz").removesuffix(".zst").lower()
-    rows = csv.reader(lines, delimiter="\t" if bare.endswith(".tsv") else ",")
+    rows = csv.reader(lines, strict=True, delimiter="\t" if bare.endswith(".tsv") else ",")
     with _counting(tally):
         header = next(rows, [])
     _column(dict.fromkeys(header), form.column, f"{name}: its first row")

@@ -111,6 +111,7 @@ BAD = {
     "short row": (
         "table.csv --column body --tokenizer tokenizer.json", "ends in line 3 has no column 'body'",
     ),
+    "a quote that does not end": ("open.csv --tokenizer tokenizer.json", "open.csv is not CSV"),
     "no text in a column": ("wrong.jsonl --tokenizer tokenizer.json", "line 2 has 3 in 'text'"),
     "no json": ("broken.jsonl --tokenizer tokenizer.json", "broken.jsonl: line 1 is not JSON"),
     "no object": ("wrong.jsonl --column id --tokenizer tokenizer.json", "no column 'id'"),

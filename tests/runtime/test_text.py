@@ -132,9 +132,10 @@ def test_files_folders_patterns_and_separators(tmp_path, monkeypatch):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
     (tmp_path / "picture.png").write_bytes(b"\x89PNG\0\0")
+    (tmp_path / "many.tar.gz").write_bytes(gzip.compress(b"name" + bytes(600)))
     found, tally, left_out = documents([tmp_path])
     assert found == ["a.md", "b.txt", "sub/c.txt"]
-    assert left_out == [str(tmp_path / "picture.png")]
+    assert left_out == [str(tmp_path / "many.tar.gz"), str(tmp_path / "picture.png")]
     assert tally.read == sum(map(len, found))
     assert documents([tmp_path / "sub", f"{tmp_path}/*.txt", tmp_path / "b.txt"])[0] == [
         "sub/c.txt", "b.txt",
