@@ -198,7 +198,7 @@ def _encoder(folder: Path, request: Request, progress: Progress) -> Encoder:
 
         def texts() -> Iterator[str]:
             for piece in _all_pieces(request, tally, lambda text, place: True):
-                progress("learning the tokenizer", tally.read, request.bytes, 0)
+                progress("to learn a tokenizer", tally.read, request.bytes, 0)
                 yield piece.text
 
         train_tokenizer(texts(), request.train, kept)
@@ -278,7 +278,7 @@ def _run(folder: Path, request: Request, encoder: Encoder, progress: Progress) -
             if piece.last:
                 ends.append((token, nbytes))
         output.add(ids, ends)
-        progress("building", tally.read, request.bytes, output.tokens)
+        progress("read", tally.read, request.bytes, output.tokens)
         if batch.place.bytes >= recorded + request.every:
             recorded = batch.place.bytes
             output.sync()

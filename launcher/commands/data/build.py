@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ringlet.launcher.commands.data.progress import BuildProgress
+from ringlet.launcher.commands.data.progress import building
 from ringlet.launcher.commands.data.show import counts_text
 from ringlet.launcher.commands.options import with_options
 from ringlet.launcher.commands.pasted import command
@@ -74,8 +74,8 @@ def build(
         if options.threads is not None:
             os.environ["RAYON_NUM_THREADS"] = str(options.threads)
         make_folder(options.out, "--out")
-        with BuildProgress() as progress:
-            made = build_folder(options.out, request, progress)
+        with building() as tell:
+            made = build_folder(options.out, request, tell)
     screen = Screen()
     screen.line(f"{options.out}: {counts_text(made)}")
     if left_out:

@@ -1,48 +1,25 @@
-"""The progress of a build on a terminal: a bar, the speed, the tokens so far."""
+"""How far a build is, on a terminal."""
 
-import sys
+import contextlib
 import time
-from typing import Self
+from collections.abc import Iterator
 
-from ringlet.launcher.supervisor.output import Screen
-
-WIDTH = 24
-EVERY_S = 0.2
-"""Between two states of the live line."""
+from ringlet.launcher.commands.progress import progress
+from ringlet.runtime.text.build import Progress
 
 
-class BuildProgress:
-    """Called as `runtime.text.build` does; shows a live line on stderr, if that is a terminal,
-    until the end of the block."""
+@contextlib.contextmanager
+def building() -> Iterator[Progress]:
+    """Gives what `runtime.text.build` calls; shows a bar, the speed, and the tokens so far."""
+    phase, began, first = "", 0.0, 0
+    with progress("making tokens") as at:
 
-    def __init__(self) -> None:
-        self._screen = Screen(sys.stderr)
-        self._phase, self._shown = "", 0.0
-        self._since, self._first = time.monotonic(), 0
+        def tell(what: str, read: int, of: int, tokens: int) -> None:
+            nonlocal phase, began, first
+            if what != phase:
+                phase, began, first = what, time.monotonic(), read
+            speed = (read - first) / 1e6 / max(time.monotonic() - began, 1e-3)
+            counted = f", {tokens:,} tokens" if tokens else ""
+            at(read // 10**6, of // 10**6, f"MB, {what}, {speed:.1f} MB/s{counted}")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._screen.status("")
-
-    def __call__(self, phase: str, read: int, of: int, tokens: int) -> None:
-        now = time.monotonic()
-        if phase != self._phase:
-            self._phase, self._since, self._first = phase, now, read
-        if self._screen.live and now >= self._shown + EVERY_S:
-            self._shown = now
-            self._screen.status(self._text(read, of, tokens, now))
-
-    def _text(self, read: int, of: int, tokens: int, now: float) -> str:
-        speed = (read - self._first) / max(now - self._since, 1e-3)
-        text = f"{self._phase}  {read / 1e6:,.1f} MB  {speed / 1e6:.1f} MB/s"
-        if of:
-            full = min(WIDTH, WIDTH * read // of)
-            bar = "#" * full + "." * (WIDTH - full)
-            left = int((of - read) / max(speed, 1))
-            text = (
-                f"{self._phase}  [{bar}] {100 * read // of}%  {speed / 1e6:.1f} MB/s  "
-                f"{left // 60}:{left % 60:02d} left"
-            )
-        return f"{text}  {tokens:,} tokens" if tokens else text
+        yield tell

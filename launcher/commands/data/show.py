@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ringlet.comm.schedules.svg import counted
+from ringlet.launcher.commands.progress import progress
 from ringlet.launcher.errors import user_errors
 from ringlet.launcher.supervisor.output import Screen
 from ringlet.runtime.text.errors import TextError
@@ -25,7 +26,8 @@ def show(
     """Check a folder of tokens, and print what is in it and how some documents begin."""
     with user_errors(TextError, TokenizerError):
         found = TextFolder(folder)
-        found.verify()
+        with progress("checking"):
+            found.verify()
         lines = [counts_text(found), *_facts(found), "", *_beginnings(found)]
     screen = Screen()
     for line in lines:

@@ -5,7 +5,8 @@ import os
 
 import numpy as np
 
-from ringlet.launcher.commands.data.progress import BuildProgress
+from ringlet.launcher.commands.data.progress import building
+from ringlet.launcher.commands.progress import progress
 from ringlet.launcher.errors import UserError, user_errors
 from ringlet.runtime.checkpoint.checkpoint import Checkpoint
 from ringlet.runtime.training.config import TrainConfig
@@ -17,11 +18,12 @@ from ringlet.runtime.training.tokenizers import TokenizerError
 def load_data(settings: TrainConfig, vocab_size: int) -> Corpus:
     """The data for a vocabulary (0: of any size), checked as a whole; text becomes tokens here if
     that is asked for."""
-    with BuildProgress() as progress:
+    with building() as tell:
         how = settings.block_size, vocab_size or None, settings.tokenizer
-        corpus = load_corpus(settings.data, *how, progress)
-    for folder in corpus.folders:
-        folder.verify()
+        corpus = load_corpus(settings.data, *how, tell)
+    with progress("checking the data"):
+        for folder in corpus.folders:
+            folder.verify()
     if settings.pack:
         packing(corpus, np.array([0]), settings.block_size, validation=False)
     return corpus
