@@ -45,7 +45,7 @@ def _conclude(path: Path, steps: int | None, folder: Path, agent: Agent) -> None
     if agent.node:  # what this host's ranks have recorded has gone to host 0, if all went well
         with suppress(OSError):
             folder.rmdir()
-        if folder.exists():
+        if any((folder / f"rank-{rank}.ring").exists() for rank in agent.ranks):
             screen.say(f"{command('trace', path)} shows what this host's ranks have recorded")
         return
     about = {"ringlet": ringlet.__version__, "command": ["ringlet", *sys.argv[1:]]}

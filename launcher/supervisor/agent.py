@@ -27,6 +27,7 @@ class Agent:
     def __init__(self, workers: int, options: WorkerOptions) -> None:
         self.workers, self.options = workers, options
         self.failures: list[Failure] = []
+        self.ranks = range(0)  # of this host, in the last start
 
     @property
     def host_left(self) -> bool:
@@ -46,7 +47,7 @@ class Agent:
 
     def _job(self, size: int, generation: int, **more: Any) -> Job:
         options = self.options
-        return Job(
+        job = Job(
             size,
             options.transport,
             options.timeout,
@@ -56,6 +57,8 @@ class Agent:
             variables=options.variables,
             **more,
         )
+        self.ranks = job.ranks
+        return job
 
     def report(self, failure: Failure) -> None:
         """A worker of this host has failed."""

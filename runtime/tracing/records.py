@@ -127,8 +127,9 @@ def _read_facts(path: Path) -> Record | None:
 
 
 def _read_ring(path: Path, record: Record) -> None:
-    data, to_ns, used = path.read_bytes(), _alignment(record.clocks), 0
-    for start, end, kind, *rest in ENTRY.iter_unpack(data[: len(data) // ENTRY.size * ENTRY.size]):
+    data, to_ns, used = path.read_bytes().rstrip(b"\0"), _alignment(record.clocks), 0
+    data += bytes(-len(data) % ENTRY.size)  # zeros belong to the last entry
+    for start, end, kind, *rest in ENTRY.iter_unpack(data):
         used += start > 0
         if not 0 < start <= end or kind not in KNOWN or _compares_clocks(kind, rest):
             continue

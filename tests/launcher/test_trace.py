@@ -8,6 +8,8 @@ import pytest
 import trace_format
 from commands import outcome
 
+from ringlet.comm.join.addresses import free_port
+from ringlet.comm.timeline import SPAN, Timeline
 from ringlet.runtime.tracing import measure, read_trace
 
 STEPS = """
@@ -65,6 +67,19 @@ def test_what_a_killed_rank_has_recorded_is_there(launch, capsys):
     assert last.name.startswith(("step 5", "all_reduce"))
 
 
+def test_records_that_nobody_has_put_together_are_read_by_the_command(tmp_path, capsys):
+    folder = tmp_path / "out.json.records"
+    folder.mkdir()
+    for rank in (0, 1):
+        made = Timeline(folder, rank, 2, 0, "here/1")
+        made.add(1.0, 3.0, SPAN, 0, made.name("step", lambda: {"span": "step"}), -1, 7)
+    code, text, _ = outcome(capsys, "trace", str(tmp_path / "out.json"))
+    assert code == 0
+    assert "2 ranks on 1 host\nsteps 7 to 7, 2.00 s each" in text
+    right(tmp_path / "out.json")
+
+
+@pytest.mark.slow
 def test_a_killed_launcher_leaves_what_the_command_can_read(launch, capsys):
     job = launch(STEPS, "wait", options=("-n", "2", "--trace", "out.json"))
     pid = job.number("pid")
@@ -76,6 +91,28 @@ def test_a_killed_launcher_leaves_what_the_command_can_read(launch, capsys):
     assert code == 0
     assert "steps 1 to 3, " in text
     right(file)
+
+
+@pytest.mark.slow
+def test_two_hosts_have_one_trace(launch, capsys):
+    """They share the folder, as on a shared disk."""
+    port, hosts = free_port(), []
+    for node, host in enumerate("ab"):
+        where = ("--nnodes", "2", "--node-rank", str(node), "--master", f"127.0.0.1:{port}")
+        options = (*where, "-n", "2", "--transport", "tcp", "--trace", "out.json")
+        hosts.append(launch(STEPS, options=options, variables={"RINGLET_HOST": host}))
+    for each in hosts:
+        code, _, errors = each.end()
+        assert code == 0, errors
+        assert ("is in out.json" in errors) == (each is hosts[0])
+    folder = hosts[0].folder
+    assert {path.name for path in folder.iterdir()} == {"script.py", "out.json"}
+    trace = right(folder / "out.json")
+    assert trace.ranks == (0, 1, 2, 3)
+    assert trace.drift_known
+    assert 0 < trace.clock_error < 1
+    code, text, _ = outcome(capsys, "trace", str(folder / "out.json"))
+    assert "; clocks agree within " in text
 
 
 def test_a_script_that_joins_no_world_has_no_trace(launch):
