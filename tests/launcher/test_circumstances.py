@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from quickly import mostly_slow
 
 HOST = socket.gethostname()
 
@@ -57,8 +58,6 @@ AT_THE_START = {
     "both full": (lambda: full(1, 2), {}, ""),
     "stdout not to be waited for": (lambda: os.set_blocking(1, False), {}, FIXED),
     "latin-1": (None, {"PYTHONIOENCODING": "latin-1"}, ESCAPED),
-}
-MORE = {
     "stdin closed": (lambda: close(0), {}, FIXED),
     "stderr closed": (lambda: close(2), {}, FIXED),
     "stderr full": (lambda: full(2), {}, FIXED),
@@ -68,10 +67,10 @@ MORE = {
 
 
 @pytest.mark.parametrize(
-    "case", [*AT_THE_START, *(pytest.param(case, marks=pytest.mark.slow) for case in MORE)]
+    "case", mostly_slow(AT_THE_START, "SIGCHLD ignored", "all blocked", "all closed", "both full")
 )
 def test_the_exit_code_is_the_jobs_own(launch, case):
-    before, variables, stdout = {**AT_THE_START, **MORE}[case]
+    before, variables, stdout = AT_THE_START[case]
     job = launch(ENDS, before=before, variables=variables)
     job.process.stdout.reconfigure(errors="backslashreplace")
     code, out, err = job.end()

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from quickly import mostly_slow
 
 from ringlet.launcher.commands.generate import generate
 from ringlet.launcher.errors import UserError
@@ -83,12 +84,7 @@ NO_VALUES = [None, [], {}, "x", -1, 0, 1.5, 3, 10**30, 1 << 40, True, float("nan
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        "gpt2",
-        "llama",
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ("mistral", "qwen3", "t5")),
-    ],
+    "name", mostly_slow(["gpt2", "llama", "mistral", "qwen3", "t5"], "gpt2", "llama")
 )
 def test_whatever_a_config_says_gives_text_or_one_line(capsys, tmp_path, name):
     shutil.copytree(FIXTURES / name, tmp_path / "m")

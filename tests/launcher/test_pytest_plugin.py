@@ -11,6 +11,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from quickly import mostly_slow
 from waiting import alive, until
 
 from ringlet import comm
@@ -393,7 +394,10 @@ def test_what_ranks_warn_of_is_in_the_summary(reported):
 
 @pytest.mark.parametrize(
     "options",
-    [("--import-mode=importlib",), ("--import-mode=append", "-n", "2"), ("--capture=sys",)],
+    mostly_slow(
+        [("--import-mode=importlib",), ("--import-mode=append", "-n", "2"), ("--capture=sys",)],
+        ("--import-mode=append", "-n", "2"),
+    ),
 )
 def test_ranks_are_as_pytests_process_in_every_mode(tmp_path, options):
     files = ["pytest.ini", "lib/from_lib.py", "tests/conftest.py", "tests/package/__init__.py",
@@ -430,7 +434,9 @@ def test_without_capturing_each_line_says_its_rank(tmp_path):
             assert f"rank {rank}: {line}\n" in out, out
 
 
-@pytest.mark.parametrize("options", [[], ["--branch"], ["--parallel-mode"]])
+@pytest.mark.parametrize(
+    "options", mostly_slow([[], ["--branch"], ["--parallel-mode"]], ["--parallel-mode"])
+)
 def test_coverage_measures_what_ranks_run(tmp_path, options):
     write(tmp_path, {
         "mine.py": """

@@ -7,6 +7,7 @@ import textwrap
 import zipfile
 
 import pytest
+from quickly import mostly_slow
 
 from ringlet.launcher.errors import ExitCode
 from ringlet.launcher.supervisor.environment import ALLOCATOR, THREAD_VARIABLES, Job, cores
@@ -65,7 +66,7 @@ PROGRAMS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", PROGRAMS)
+@pytest.mark.parametrize("kind", mostly_slow(PROGRAMS, "link", "module", "archive"))
 def test_main_stays_until_the_interpreter_has_ended(launch, tmp_path, kind):
     work = tmp_path / "work"
     deep = work / "deep"
@@ -276,7 +277,7 @@ LOCALES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", LOCALES)
+@pytest.mark.parametrize("case", mostly_slow(LOCALES, "Latin-1", "C"))
 def test_whatever_workers_print_the_launcher_survives(launch, case):
     variables, expected = LOCALES[case]
     text = """

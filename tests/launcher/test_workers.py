@@ -4,6 +4,7 @@ import os
 import re
 
 import pytest
+from quickly import mostly_slow
 
 from ringlet.launcher.supervisor.cores import in_order, shares
 
@@ -60,7 +61,7 @@ SHOWN = {
 }
 
 
-@pytest.mark.parametrize("case", SHOWN)
+@pytest.mark.parametrize("case", mostly_slow(SHOWN, "as usual"))
 def test_what_workers_write_is_shown_and_kept(case, launch):
     options, stdout, stderr = SHOWN[case]
     job = launch(TALK, options=("-n", "2", "--output", "logs", *options))

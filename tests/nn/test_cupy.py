@@ -5,6 +5,7 @@ list is compared with it. Tests marked `gpu` compute on one, and say so when the
 """
 
 import ast
+import functools
 import importlib
 from pathlib import Path
 
@@ -31,8 +32,10 @@ def dotted(node):
     return ".".join(reversed(parts)) if isinstance(node, ast.Name) and node.id == "xp" else None
 
 
+@functools.cache
 def reached():
     """(file, line, name, keywords) of all that is taken from `xp`."""
+    found = []
     for path in sorted([*(ROOT / "nn").rglob("*.py"), *(ROOT / "runtime").rglob("*.py")]):
         tree = ast.parse(path.read_text())
         calls = {node.func: node for node in ast.walk(tree) if isinstance(node, ast.Call)}
@@ -40,7 +43,8 @@ def reached():
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute) and node not in inner and dotted(node):
                 words = [word.arg for word in calls[node].keywords] if node in calls else []
-                yield path.relative_to(ROOT), node.lineno, dotted(node), words
+                found.append((path.relative_to(ROOT), node.lineno, dotted(node), words))
+    return found
 
 
 def missing(names):

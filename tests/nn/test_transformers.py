@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from quickly import mostly_slow
 
 from ringlet.launcher.workers.warm import load
 from ringlet.nn.models import BERT, GPT, T5, Llama, beam_search, from_pretrained, generate
@@ -107,7 +108,7 @@ def test_a_padded_row_continues_as_it_would_alone(name, case):
             np.testing.assert_array_equal(found[12:], one)
 
 
-@pytest.mark.parametrize("name", GENERATING)
+@pytest.mark.parametrize("name", mostly_slow(GENERATING, *GENERATING[::2]))
 def test_greedy_tokens_with_and_without_the_cache(name):
     model, tokens = load(name), expected(name)["greedy"]
     ids = library.inputs(name)["ids"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from quickly import mostly_slow
 
 from ringlet import nn
 from ringlet.launcher.workers.warm import load
@@ -38,14 +39,11 @@ def benchmark():
     return load(str(FILE))
 
 
-QUICK = ("one process", "ZeRO 2", "1F1B, 2 ranks")
-SLOW = ("ZeRO 1", "ZeRO 3", "recomputed blocks", "GPipe, 2 ranks", "4 experts, 2 ranks", "Llama",
-        "Llama, tensor parallel")  # fmt: skip
+CASES = ("one process", "ZeRO 2", "1F1B, 2 ranks", "ZeRO 1", "ZeRO 3", "recomputed blocks",
+         "GPipe, 2 ranks", "4 experts, 2 ranks", "Llama", "Llama, tensor parallel")  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "case", [*QUICK, *(pytest.param(case, marks=pytest.mark.slow) for case in SLOW)]
-)
+@pytest.mark.parametrize("case", mostly_slow(CASES, "ZeRO 2", "1F1B, 2 ranks"))
 def test_the_peak_is_the_formulas(benchmark, case):
     # Only pipelines have several micro-batches in flight.
     micro = 4 if "pp" in benchmark.CASES[case][0] else 1
@@ -105,12 +103,12 @@ T5_SIZES = {"vocab_size": 512, "d_model": 192, "d_ff": 768, "d_kv": 48, "num_lay
         ({"dp": 2}, {"zero": 2}, GPT_SIZES),
         pytest.param({"dp": 2}, {"compress": "int8"}, GPT_SIZES, marks=pytest.mark.slow),
         ({"tp": 2}, {"sequence": True}, GPT_SIZES),
-        ({"pp": 2}, {}, GPT_SIZES),
+        pytest.param({"pp": 2}, {}, GPT_SIZES, marks=pytest.mark.slow),
         ({"pp": 2}, {"schedule": "interleaved", "chunks": 2}, GPT_SIZES),
         ({"pp": 2}, {"schedule": "zb-h2"}, LLAMA_SIZES),
         ({"cp": 2}, {}, LLAMA_SIZES),
         pytest.param({}, {}, BERT_SIZES, marks=pytest.mark.slow),
-        ({}, {}, T5_SIZES | {"dropout_rate": 0.0}),
+        pytest.param({}, {}, T5_SIZES | {"dropout_rate": 0.0}, marks=pytest.mark.slow),
         pytest.param(
             {}, {}, T5_SIZES | {"feed_forward_proj": "gated-gelu"}, marks=pytest.mark.slow
         ),

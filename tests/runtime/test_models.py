@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from quickly import mostly_slow
 from whole_models import collected
 
 from ringlet import nn
@@ -133,7 +134,7 @@ CONTEXTS = [
 
 @pytest.mark.parametrize(
     "name",
-    [n if n in ("llama", "t5") else pytest.param(n, marks=pytest.mark.slow) for n in MODELS],
+    mostly_slow(MODELS, "llama", "t5"),
 )
 def test_meshes(ranks, name):
     (alone,) = ranks(1).run(trained, name=name, cases=[({}, {})])[0]

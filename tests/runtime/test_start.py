@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from quickly import mostly_slow
 from small_runs import Rows, newest_weights, run_to_the_end, small_trainer
 from whole_models import collected
 
@@ -112,9 +113,7 @@ def on_meshes(config):
     ]
 
 
-@pytest.mark.parametrize(
-    "name", ["gpt2", *(pytest.param(n, marks=pytest.mark.slow) for n in KINDS[1:])]
-)
+@pytest.mark.parametrize("name", mostly_slow(KINDS, "gpt2"))
 def test_ten_steps_are_those_of_one_process(ranks, tmp_path, name):
     config = config_of(FIXTURES / name, ids_file(tmp_path))
     ((one,),) = ranks(1).run(trained, runs=[asdict(config)])
