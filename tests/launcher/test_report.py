@@ -133,6 +133,49 @@ def test_the_page_needs_nothing_from_elsewhere(tmp_path, capsys):
     assert all('role="img" aria-label="' in picture for picture in pictures)
 
 
+MS = 1000.0
+ACTIONS = {  # (kind, micro-batch, start, end) of a pipeline of two ranks
+    0: [("F", 0, 0, 1), ("F", 1, 1, 2), ("B", 0, 4, 6), ("B", 1, 8, 10)],
+    1: [("F", 0, 1, 2), ("B", 0, 2, 4), ("F", 1, 4, 5), ("B", 1, 5, 7)],
+}
+
+
+def trace():
+    """A trace of one step, in which the last backward comes a millisecond late."""
+    about = {"ringlet_trace": 1, "size": 2, "ranks": [0, 1], "hosts": ["a", "a"]}
+    about |= {"clock_errors_s": [0, 0], "drift_known": [True, True]}
+    about["pipelines"] = [{"ranks": [0, 1], "schedule": "1f1b", "chunks": 1}]
+    events = []
+    for rank, actions in ACTIONS.items():
+        common = {"ph": "X", "pid": rank, "tid": 0}
+        step = {"ts": 0.0, "dur": 10 * MS, "name": "step 1", "cat": "step"}
+        events.append({**common, **step, "args": {"number": 1}})
+        for kind, number, start, end in actions:
+            facts = {"action": kind, "stage": rank, "micro_batch": number}
+            times = {"ts": start * MS, "dur": (end - start) * MS}
+            events.append({**common, **times, "name": kind, "cat": "compute", "args": facts})
+    return json.dumps({"otherData": about, "traceEvents": events})
+
+
+def test_the_measured_pipeline_stands_under_the_predicted_one(tmp_path, capsys):
+    folder = make_run(tmp_path / "mine")
+    (folder / "any.json").write_text(trace())
+    code, _, err = reported(capsys, folder)
+    assert (code, err) == (0, "")
+    text = (folder / "report.html").read_text()
+    page = Page(text)
+    assert page.cells("rank 0, rank 1") == ["40.0 %", "33.3 %", "33.3 %"]
+    assert text.index(">predicted<") < text.index(">measured, step 1<")
+    for damaged in (
+        trace()[:-50], trace().replace('"B"', '"Z"'), trace().replace('"stage": 1', '"stage": "x"'),
+        trace().replace('"size": 2, "ranks": [0, 1]', '"size": 0, "ranks": []'),
+    ):  # fmt: skip
+        (folder / "any.json").write_text(damaged)
+        code, _, err = reported(capsys, folder)
+        assert (code, len(err.splitlines())) == (0, 1)
+        assert "the trace is left out" in err
+
+
 def test_runs_are_drawn_over_each_other(tmp_path, capsys):
     names = ("a/mine", "b/mine", "c<i>")
     folders = [
@@ -191,6 +234,18 @@ MENDED = {
     "figures": (
         put("ranks.jsonl", '{"step": 1, "rank": 0, "steps": 1, "sent_bytes": [], "step_s": "x"}\n'),
         "",
+    ),
+    "ranks that are none": (
+        put("ranks.jsonl", "".join(json.dumps(of_rank(rank, 3, 3)) + "\n" for rank in (0, 99, -1))),
+        "a line of {0}/ranks.jsonl left out",
+    ),
+    "times that are none": (
+        put("ranks.jsonl", json.dumps({**of_rank(0, 1, 1), "comm_s": -1, "update_s": 1e400})), ""
+    ),
+    "a huge model": (
+        put("run.json", json.dumps({"config": {**asdict(make_config("tiny")), "n_layer": 10**12},
+                                    "workers": 2, "vocab_size": 256})),
+        "formulas are left out: there are too many parts",
     ),
     "an end": (put("end.json", '{"how": 7, "step": []}'), ""),
     "a failure": (put("end.json", '{"how": "failed", "ranks": [7, {"rank": []}]}'), ""),

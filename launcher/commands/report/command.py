@@ -9,6 +9,7 @@ import typer
 
 import ringlet
 from ringlet.launcher.commands.options import with_options
+from ringlet.launcher.commands.progress import progress
 from ringlet.launcher.commands.report.curves import curves, together
 from ringlet.launcher.commands.report.outcome import failure, plan, result
 from ringlet.launcher.commands.report.outcome import options as given
@@ -53,7 +54,11 @@ def report(
     if len(runs) > MOST:
         raise UserError(f"{len(runs)} runs; the most that a report shows are {MOST}")
     names = _names(runs)
-    found = [read_run(folder, name) for folder, name in zip(runs, names, strict=True)]
+    found = []
+    with progress("reading") as at:
+        for number, (folder, name) in enumerate(zip(runs, names, strict=True)):
+            at(number, len(runs), "runs")
+            found.append(read_run(folder, name))
     out = options.out or runs[0] / REPORT
     text = page(f"Report: {', '.join(names)}", _facts(), sections(found))
     with user_errors(os_error=f"cannot write {out}"):

@@ -7,7 +7,7 @@ from ringlet.launcher.commands.plan.tables import percent
 from ringlet.launcher.commands.report.page import paragraph, section, table, wide
 from ringlet.launcher.commands.report.runs import Run
 from ringlet.launcher.units import seconds_text
-from ringlet.runtime.tracing.bubbles import Bubble, bubbles, expected
+from ringlet.runtime.tracing.bubbles import Bubble, expected
 from ringlet.runtime.tracing.trace import Action, Trace
 
 KINDS = {"F": "forward", "B": "backward", "I": "backward to inputs", "W": "to weights"}
@@ -18,7 +18,7 @@ MOST = 2000
 
 def pipeline(run: Run) -> str:
     """The first of the pipelines, and the bubbles of all; nothing without a trace of one."""
-    found = bubbles(run.trace) if run.trace is not None else ()
+    found = () if run.measures is None else run.measures.bubbles
     if run.trace is None or not found:
         return ""
     rows = [
@@ -88,4 +88,6 @@ def _typical(trace: Trace) -> int:
 
 def _boxes(actions: Iterable[Action], start: float) -> Iterator[Box]:
     for each in actions:
-        yield Box(each.start - start, each.end - start, KINDS[each.kind], str(each.micro_batch))
+        yield Box(
+            each.start - start, each.end - start, KINDS.get(each.kind, ""), str(each.micro_batch)
+        )

@@ -8,10 +8,6 @@ from ringlet.launcher.commands.plan.tables import gigabytes
 from ringlet.launcher.commands.report.page import paragraph, section, table, wide
 from ringlet.launcher.commands.report.runs import Run, most, sent, weighted
 from ringlet.launcher.units import seconds_text
-from ringlet.runtime.mesh import AXES
-from ringlet.runtime.planning.footprint import footprints
-from ringlet.runtime.planning.traffic import traffic
-from ringlet.runtime.tracing import measure
 
 PICTURED = 16
 """The most ranks in a picture; tables have more."""
@@ -27,20 +23,13 @@ TIMES = {
 MEMORY = ("parameters", "gradients", "optimizer", "activations", "buffers")
 
 
-def stage_rank(run: Run, rank: int) -> int:
-    """The place of a rank in its pipeline, which is the slowest axis of a mesh."""
-    assert run.setting is not None
-    mesh = run.setting.mesh
-    return rank // math.prod(mesh[axis] for axis in AXES[1:])
-
-
 def times(run: Run) -> str:
     """A step's time by part, for each rank."""
     rows, cells = [], []
     for rank, found in run.ranks.items():
         parts = {name: weighted(found, name) for name in TIMES if name}
         step = weighted(found, "step_s")
-        if not all(map(math.isfinite, (step, *parts.values()))):
+        if not all(math.isfinite(each) and each >= 0 for each in (step, *parts.values())):
             continue
         parts[""] = max(0.0, step - sum(parts.values()))
         rows.append((parts["compute_s"], rank, parts, step))
@@ -55,7 +44,7 @@ def times(run: Run) -> str:
         for _, rank, parts, step in shown
     ]  # fmt: skip
     chart = Chart(
-        "Where the time goes", [_shown(rows), "means over all steps"],
+        "Where the time goes", [_shown(rows, "those that compute longest"), "means over all steps"],
         list(TIMES.values()), [Section("a step", drawn, seconds_text)],
     )  # fmt: skip
     head = ["", "step", *TIMES.values()]
@@ -69,14 +58,10 @@ def times(run: Run) -> str:
 
 def bytes_sent(run: Run) -> str:
     """What each rank sent in a step, beside the textbook's count."""
-    if run.setting is None or run.model is None or run.setting.options.compress_activations:
-        counts = None
-    else:
-        counts = traffic(run.model, run.setting)
     cells = []
     for rank, rows in run.ranks.items():
         measured = sent(rows)
-        wanted = {} if counts is None else counts[stage_rank(run, rank)]
+        wanted = run.of_stage(run.traffic, rank) or {}
         for operation in dict.fromkeys((*measured, *wanted)):
             there, book = measured.get(operation, 0.0), wanted.get(operation, 0.0)
             ratio = f"{there / book:.3f}" if book else ""
@@ -90,34 +75,32 @@ def bytes_sent(run: Run) -> str:
         "Sums of the loss and of the norm, with each rank's figures, are sent beside that."
     )
     links: list[list[str]] = []
-    if run.trace is not None:
-        found = measure(run.trace).links
+    if run.measures is not None:
+        found = run.measures.links
         links = [[f"rank {a} to rank {b}", f"{nbytes:,.0f}"] for (a, b), nbytes in found.items()]
     return section(
         "What travels",
         _table("Bytes that each rank sent in a step", head, cells),
-        paragraph(why, "note") if cells and counts else "",
+        paragraph(why, "note") if cells and run.traffic else "",
         _table("Bytes on each link in a step, from the trace", ["link", "bytes"], links),
     )
 
 
 def memory(run: Run) -> str:
     """Each rank's peak beside the formula."""
-    wanted = []
-    if run.setting is not None and run.model is not None:
-        wanted = list(footprints(run.model, run.setting))
-    drawn, cells = [], []
+    drawn, cells, wanted = [], [], bool(run.footprints)
     for rank, found in run.ranks.items():
         peak, base = most(found, "peak_bytes"), most(found, "base_bytes")
         if not (math.isfinite(peak) and math.isfinite(base)):
             continue
         own = max(0.0, peak - base)
         words = [f"rank {rank}", gigabytes(peak), gigabytes(base), gigabytes(own)]
-        if wanted:
-            one = wanted[stage_rank(run, rank)]
+        if (one := run.of_stage(run.footprints, rank)) is not None:
             words += [gigabytes(one.total), f"{own / one.total:.2f}"]
             parts = [(name, getattr(one, name)) for name in MEMORY]
             drawn.append(Row(f"rank {rank}, formula", _side_by_side(parts), gigabytes(one.total)))
+        elif wanted:
+            words += ["", ""]
         measured = _side_by_side([("measured", own)])
         drawn.append(Row(f"rank {rank}, measured", measured, gigabytes(own)))
         cells.append(words)
@@ -125,7 +108,7 @@ def memory(run: Run) -> str:
         return ""
     kinds = [*(MEMORY if wanted else ()), "measured"]
     chart = Chart(
-        "What training needs", [_shown(cells)], kinds,
+        "What training needs", [_shown(cells, "the first")], kinds,
         [Section("each rank", drawn[: PICTURED * (2 if wanted else 1)], gigabytes)],
     )  # fmt: skip
     head = ["", "peak", "before the model", "training", *(["formula", "ratio"] if wanted else [])]
@@ -149,10 +132,11 @@ def _side_by_side(parts: Sequence[tuple[str, float]]) -> list[Box]:
     return boxes
 
 
-def _shown(rows: Sequence[object]) -> str:
+def _shown(rows: Sequence[object], which: str) -> str:
+    """How many ranks there are, and which are in the picture."""
     if len(rows) <= PICTURED:
         return f"{len(rows)} rank{'s' if len(rows) > 1 else ''}"
-    return f"{PICTURED} of {len(rows)} ranks: those that compute longest"
+    return f"{PICTURED} of {len(rows)} ranks, {which}"
 
 
 def _table(words: str, head: Sequence[str], cells: list[list[str]]) -> str:

@@ -3,9 +3,10 @@
 import math
 from array import array
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,15 +14,16 @@ from ringlet.launcher.commands.train.prepare import PLAN
 from ringlet.launcher.errors import UserError
 from ringlet.nn.autograd.tensor import Array
 from ringlet.runtime.mesh import MeshError
+from ringlet.runtime.planning.footprint import Footprint, footprints
 from ringlet.runtime.planning.models import Model, model_of
 from ringlet.runtime.planning.plan import Plan, PlanError, load_plan, with_states
 from ringlet.runtime.planning.setting import RINGLET, Setting
+from ringlet.runtime.planning.traffic import traffic
+from ringlet.runtime.tracing import Measures, Trace, TraceError, measure, read_trace
 from ringlet.runtime.tracing.chrome import HEAD
-from ringlet.runtime.tracing.records import TraceError
-from ringlet.runtime.tracing.trace import Trace, read_trace
 from ringlet.runtime.training.config import ConfigError, TrainConfig, check_config
 from ringlet.runtime.training.factories import model_config, optimizer_states
-from ringlet.runtime.training.fit import mesh_shape, parallelism
+from ringlet.runtime.training.fit import check_fit, mesh_shape, parallelism
 from ringlet.runtime.training.metrics import METRICS, RANKS, read_rows
 from ringlet.runtime.training.record import END, RUN, read_record
 
@@ -30,7 +32,9 @@ NUMBERS = (
     "comm_s", "mfu", "elapsed_s",
 )  # fmt: skip
 
-LARGEST = 20_000
+T = TypeVar("T")
+
+LARGEST = 2_000
 """Forwards of a pipeline, or blocks, for which formulas are still quick."""
 
 
@@ -51,13 +55,24 @@ class Run:
     config: TrainConfig | None = None
     model: Model | None = None
     setting: Setting | None = None
+    footprints: tuple[Footprint, ...] = ()
+    traffic: list[dict[str, float]] = field(default_factory=list)
+    """By rank of the pipeline, as the formulas say; nothing if they cannot."""
+
     trace: Trace | None = None
+    measures: Measures | None = None
 
     def points(self, name: str, over: str = "step") -> tuple[Array, Array]:
         """Where a number was measured, and the number."""
         x, y = self.columns[over], self.columns[name]
         there = np.isfinite(y) & np.isfinite(x)
         return x[there], y[there]
+
+    def of_stage(self, found: Sequence[T], rank: int) -> T | None:
+        """What formulas say of a rank; the pipeline is the slowest axis of a mesh."""
+        if self.setting is None or not found or rank >= self.setting.ranks:
+            return None
+        return found[rank // (self.setting.ranks // self.setting.mesh["pp"])]
 
     def median(self, name: str) -> float:
         """Of all steps; NaN if there are none."""
@@ -107,12 +122,17 @@ def _ranks(run: Run) -> None:
     found: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
     path, wrong = run.folder / RANKS, 0
     for row in read_rows(path) if path.is_file() else ():
-        if row is None or type(row.get("rank")) is not int or not _number(row.get("steps")) >= 1:
+        if row is None or not _is_of_rank(row):
             wrong += 1
         else:
             found[row["rank"]].append(row)
     _say_wrong(run, path, wrong)
     run.ranks = dict(sorted(found.items()))
+
+
+def _is_of_rank(row: dict[str, Any]) -> bool:
+    rank = row.get("rank")
+    return type(rank) is int and rank >= 0 and _number(row.get("steps")) >= 1
 
 
 def _say_wrong(run: Run, path: Path, wrong: int) -> None:
@@ -130,7 +150,8 @@ def _sizes(run: Run) -> None:
     try:
         config = check_config(run.about["config"])
         workers, vocabulary = int(run.about["workers"]), int(run.about["vocab_size"])
-        run.config, run.model = config, model_of(model_config(config, vocabulary))
+        run.config = config
+        check_fit(config, workers)
         mesh = mesh_shape(config, workers)
         replicas, count = mesh["dp"] * mesh["ep"], config.accumulate
         share, left = divmod(config.batch_size, replicas * count)
@@ -139,7 +160,11 @@ def _sizes(run: Run) -> None:
         if max(config.n_layer, mesh["pp"] * count) > LARGEST:
             raise MeshError("there are too many parts")
         program = with_states(RINGLET, optimizer_states(config))
-        run.setting = Setting(mesh, config.batch_size, share, parallelism(config), program)
+        model = model_of(model_config(config, vocabulary))
+        setting = Setting(mesh, config.batch_size, share, parallelism(config), program)
+        run.footprints = footprints(model, setting)
+        run.traffic = [] if config.compress_activations else traffic(model, setting)
+        run.model, run.setting = model, setting
     except KeyError:
         run.notes.append(f"there is no {RUN}, which an older ringlet did not write: no formulas")
     except (ConfigError, MeshError, ValueError, TypeError) as error:
@@ -156,9 +181,13 @@ def _trace(run: Run) -> None:
                     found.append(path)
     for path in sorted(found, key=lambda path: path.stat().st_mtime)[-1:]:
         try:
-            run.trace = read_trace(path)
+            trace = read_trace(path)
+            run.measures = measure(trace)
+            run.trace = trace
         except (TraceError, OSError) as error:
             run.notes.append(f"the trace is left out: {error}")
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            run.notes.append(f"the trace is left out: {path} is damaged: {error!r}")
 
 
 def weighted(rows: list[dict[str, Any]], name: str) -> float:
