@@ -54,13 +54,14 @@ class CalibrateOptions:
 def calibrate(
     context: typer.Context, options: CalibrateOptions, join: JoinOptions, hosts: HostOptions
 ) -> None:
-    """Measure this machine: its operators, workers and links; of several hosts also the network.
+    """Measure this machine: its operators, workers and links.
 
     The description is the same TOML as one of a cluster that is written by hand, for
     `ringlet plan --cluster` and `runtime.load_cluster`. It is remembered under XDG_CACHE_HOME
     (~/.cache), for this processor, number of workers, transport and NumPy, and is what
     `ringlet plan` takes when no cluster is named. Several hosts, which --hosts names or which run
-    the same command with --nnodes, --node-rank and --master, are measured each time: use --out.
+    the same command with --nnodes, --node-rank and --master, are measured each time, with the network between them: use
+    --out.
     """
     join.check()
     if options.out is not None:
