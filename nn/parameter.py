@@ -2,10 +2,10 @@
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from ringlet.nn.autograd.tensor import Tensor
-from ringlet.nn.backend import Array
+from ringlet.nn.backend import Array, stand_in
 
 
 class _Construction(threading.local):
@@ -23,6 +23,12 @@ def uninitialized() -> Iterator[None]:
         yield
     finally:
         construction.draws = before
+
+
+def hollow(parameters: Iterable["Parameter"]) -> None:
+    """Leave of the parameters what takes no memory: shapes and dtypes."""
+    for parameter in parameters:
+        parameter.data = stand_in(parameter.shape, parameter.dtype)
 
 
 class Parameter(Tensor):

@@ -9,7 +9,8 @@ from typing import TypeAlias
 import ringlet.runtime.device_collectives as device_collectives
 from ringlet.nn import Module, Parameter
 from ringlet.nn.autograd.tensor import Array
-from ringlet.nn.backend import stand_in, to_host
+from ringlet.nn.backend import to_host
+from ringlet.nn.parameter import hollow
 from ringlet.runtime.compression.collectives import EncodedCollectives
 from ringlet.runtime.data.gradient_groups import GradientGroup, make_reducer
 from ringlet.runtime.mesh import Mesh, MeshError
@@ -68,8 +69,7 @@ class Assembly:
         self.shapes = {name: p.shape for name, p in whole.named_parameters()}
         self.numbers = {name: number for number, name in enumerate(self.shapes)}
         if seed is not None or values is not None:
-            for parameter in whole.parameters():  # what other ranks have takes no memory here
-                parameter.data = stand_in(parameter.shape, parameter.dtype)
+            hollow(whole.parameters())  # what other ranks have takes no memory here
         self.paths = self.plan.block_paths(model)
         blocks, ranks, chunks = len(self.paths), mesh.size("pp"), options.chunks
         cut = {"pp": ranks, "chunks": chunks, "layers_per_stage": options.layers_per_stage}

@@ -12,8 +12,10 @@ from typing import Any
 
 from ringlet.nn import uninitialized
 from ringlet.nn.autograd.tensor import Array
+from ringlet.nn.memory import return_freed_memory
 from ringlet.nn.models import GPT, Llama
 from ringlet.nn.models.huggingface.auto import open_pretrained
+from ringlet.nn.parameter import hollow
 from ringlet.nn.safetensors import LazyArrays, Stored
 from ringlet.runtime.assembly import Values
 from ringlet.runtime.checkpoint.checkpoint import Checkpoint
@@ -161,7 +163,9 @@ def values_of(path: Path, config: TrainConfig, vocab_size: int) -> Values:
     not there gets its initial values. Raises what opening the folder raises."""
     with uninitialized():
         model = make_model(config, vocab_size)
+    hollow(model.parameters())
     read, release = _reader(path)
+    return_freed_memory()  # of whole models
 
     def values(name: str, spec: ShardSpec, start: int, stop: int) -> Array:
         found = read(name)

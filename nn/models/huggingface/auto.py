@@ -15,6 +15,7 @@ from ringlet.nn.models.huggingface.t5 import T5Adapter
 from ringlet.nn.models.language_model import LanguageModel
 from ringlet.nn.models.llama import Llama
 from ringlet.nn.models.t5 import T5
+from ringlet.nn.parameter import hollow
 
 __all__ = ["from_pretrained"]
 
@@ -38,7 +39,9 @@ def from_pretrained(folder: str | Path) -> LanguageModel:
 def open_pretrained(folder: Path) -> Pretrained:
     """The same model without its values, and the arrays that hold them, to be read in parts."""
     kind = _kind(read_config(folder), folder)
-    return kind.files.open(kind, folder)
+    found: Pretrained = kind.files.open(kind, folder)
+    hollow(found.model.parameters())
+    return found
 
 
 def described(values: Mapping[str, Any]) -> Any:
