@@ -60,8 +60,8 @@ def calibrate(
     `ringlet plan --cluster` and `runtime.load_cluster`. It is remembered under XDG_CACHE_HOME
     (~/.cache), for this processor, number of workers, transport and NumPy, and is what
     `ringlet plan` takes when no cluster is named. Several hosts, which --hosts names or which run
-    the same command with --nnodes, --node-rank and --master, are measured each time, with the network between them: use
-    --out.
+    the same command with --nnodes, --node-rank and --master, are measured each time, with the
+    network between them: use --out.
     """
     join.check()
     if options.out is not None:

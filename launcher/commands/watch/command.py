@@ -23,7 +23,7 @@ Http = typer.Option(
 
 
 def watch(target: Annotated[str, Target], http: Annotated[int | None, Http] = None) -> None:
-    """Watch a run: its loss and speed, what each rank does, and who waits for whom.
+    """Watch a run: its loss, its speed, what each rank does.
 
     Ends when the run does. Ctrl-C ends the watching, and leaves the run alone. A page stays until
     Ctrl-C; its address, with a secret token, is shown at the start.
