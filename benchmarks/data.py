@@ -15,6 +15,7 @@ import importlib.util
 import json
 import os
 import random
+import resource
 import shutil
 import subprocess
 import sys
@@ -105,9 +106,9 @@ def memory_of(group):
 
 
 def run(program, folder):
-    """Seconds and the peak of memory of a program in a folder."""
+    """Seconds, seconds of all processors, and the peak of memory of a program in a folder."""
     environment = {**os.environ, "HF_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"}
-    started = time.perf_counter()
+    before, started = used(), time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-c", program], cwd=folder, env=environment, start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
@@ -119,7 +120,13 @@ def run(program, folder):
     seconds = time.perf_counter() - started
     if process.returncode:
         raise SystemExit(process.stderr.read().decode())
-    return seconds, peak
+    return seconds, used() - before, peak
+
+
+def used():
+    """Seconds that processors have worked for programs that have ended."""
+    found = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return found.ru_utime + found.ru_stime
 
 
 def ids_of(case, folder):
@@ -166,13 +173,12 @@ def main():
                 assert all(np.array_equal(ids_of(case, folder), whole) for case in cases)
                 text = f"{size / 1e6:.0f} MB, {len(whole):,} tokens"
                 print(f"{text}, the same by all; {CPUS} processors")
-        print("| | seconds | MB/s | peak |\n|---|---|---|---|")
+        print("| | seconds | MB/s | processor seconds | peak |\n|---|---|---|---|---|")
         for case, runs in found.items():
-            seconds = float(np.median([each for each, _ in runs]))
-            peak = max(each for _, each in runs)
-            print(
-                f"| {case} | {seconds:.1f} | {size / 1e6 / seconds:.2f} | {peak / 2**20:.0f} MiB |"
-            )
+            seconds, busy, _ = np.median(runs, axis=0)
+            peak, speed = max(peak for *_, peak in runs), size / 1e6 / seconds
+            figures = f"{seconds:.1f} | {speed:.2f} | {busy:.1f} | {peak / 2**20:.0f} MiB"
+            print(f"| {case} | {figures} |")
 
 
 if __name__ == "__main__":
