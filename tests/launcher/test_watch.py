@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from ringlet.launcher.commands.watch.curve import MOST, Curve
 from ringlet.launcher.commands.watch.follow import Follower
 from ringlet.launcher.commands.watch.ranks import Rank, waiting
 from ringlet.launcher.commands.watch.terminal import frame
-from ringlet.launcher.commands.watch.watched import View
+from ringlet.launcher.commands.watch.watched import View, Watched
 from ringlet.launcher.supervisor.listing import pid_of
 
 RINGLET = [sys.executable, "-P", "-c", "from ringlet.launcher.cli import main; main()"]
@@ -109,13 +110,13 @@ def test_a_file_is_followed_through_all_that_happens_to_it(tmp_path):
 
 
 def test_a_long_file_is_read_in_parts(tmp_path):
-    folder = write(tmp_path / "run", [a_row(step, val_loss=1.0) for step in range(15_000)])
+    folder = write(tmp_path / "run", [a_row(step, val_loss=1.0) for step in range(8_000)])
     follower, looks = Follower(folder), 1
     while (read := follower.look()).behind:
         looks += 1
     assert looks > 1
-    assert read.step == 14_999
-    assert read.loss[-1].step == 14_999
+    assert read.step == 7_999
+    assert read.loss[-1].step == 7_999
 
 
 def rank(number, awaits=None, state="computes"):
@@ -191,6 +192,46 @@ def test_a_run_on_another_host_is_followed_until_its_last_row(tmp_path, monkeypa
     (folder / ".lock").write_text("pid 1 on another.example")
     read = Follower(folder).look()
     assert (read.pid, read.host) == (None, "another.example")
+
+
+ENDS = {
+    "done": ({"how": "done"}, "done after step 2"),
+    "stopped": ({"how": "stopped"}, "stopped after step 2 of 9, and saved: --resume goes on"),
+    "failed": (
+        {"how": "failed", "cause": "rank 1 failed: killed\x1b[2J"},
+        "failed after step 2 of 9: rank 1 failed: killed\\x1b[2J",
+    ),
+    "killed with its launcher": ({}, "ended after step 2 of 9, since its launcher was killed"),
+    "nonsense": ({"how": 7}, "ended after step 2 of 9, since its launcher was killed"),
+}
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_how_a_run_ended(tmp_path, capsys, case):
+    end, says = ENDS[case]
+    folder = write(tmp_path / "run", [a_row(1), a_row(2)])
+    (folder / "run.json").write_text('{"config": {"steps": 9}}')
+    (folder / "end.json").write_text(json.dumps(end))
+    code, out, _ = outcome(capsys, "watch", str(folder))
+    assert code == 0
+    assert f"\n{says}, loss 1.6667, speed 1,000 tokens/s," in out
+
+
+def test_a_disk_that_does_not_answer_holds_nobody_up(tmp_path, monkeypatch):
+    monkeypatch.setattr("ringlet.launcher.commands.watch.watched.SLOW_S", 0.05)
+    folder, answers = write(tmp_path / "run", [a_row(1)]), threading.Event()
+    read = Follower.look
+
+    def slow(self):
+        answers.wait()
+        return read(self)
+
+    monkeypatch.setattr(Follower, "look", slow)
+    with Watched(str(folder)) as watched:
+        assert until(lambda: "the folder has not been readable for 0:00" in watched.look().notes)
+        assert watched.look().state == "reading"
+        answers.set()
+        assert until(lambda: watched.look().over)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +315,6 @@ def test_a_training_from_its_first_second_to_its_end(tmp_path):
             out, _ = watch.communicate(timeout=30)
             assert watch.returncode == 0
             assert out.startswith(f"watching {name} (ringlet train ")
-            assert "\nstep 0 of 400" in out or "no step has ended yet" in out
             assert "\ndone after step 400, loss " in out
     finally:
         for process in (run, *watches):

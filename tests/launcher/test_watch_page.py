@@ -15,6 +15,7 @@ from waiting import until
 
 pytest.importorskip("h11", reason="no h11 here: pip install 'ringlet[watch]'")
 
+from ringlet.launcher.commands.watch.curve import Point
 from ringlet.launcher.commands.watch.follow import Reading
 from ringlet.launcher.commands.watch.server import MOST, Server, listen
 from ringlet.launcher.commands.watch.watched import View
@@ -27,7 +28,8 @@ class Shown:
         self.figure, self.over = "1", False
 
     def look(self):
-        read = Reading(row={"step": 3}, behind=False)
+        loss = Point(1, 3.0, 4.0, 5.0), Point(3, 2.0, 2.0, 2.0)
+        read = Reading({"step": 3}, loss, behind=False)
         figures = (("loss", self.figure),)
         says = "done" if self.over else "step 3"
         return View("a run", "ringlet train", says, says, read, figures, (), (), (), self.over)
@@ -36,10 +38,11 @@ class Shown:
 class Page:
     """A server on a thread of its own."""
 
-    def __init__(self):
+    def __init__(self, port=0, token=None):
         self.shown, self.told, ready = Shown(), [], threading.Event()
         self.server = Server(self.shown, self.told.append)
-        self.listener = listen(0)
+        self.server.token = token or self.server.token
+        self.listener = listen(port)
         self.port = self.listener.getsockname()[1]
         self.path = urlsplit(self.server.address(self.port)).path
 
@@ -54,9 +57,12 @@ class Page:
         assert ready.wait(10)
 
     def close(self):
+        if not self.thread.is_alive():
+            return
         self.loop.call_soon_threadsafe(self.task.cancel)
         self.thread.join(10)
         assert not self.thread.is_alive()
+        self.listener.close()
 
     def ask(self, path=None, method="GET", **headers):
         """Status, headers and body."""
@@ -222,10 +228,29 @@ def test_more_readers_than_there_is_room_for(page, monkeypatch):
 def test_in_a_browser(page):
     from browser import Browser
 
-    with Browser() as browser:
+    with Browser() as browser, contextlib.ExitStack() as stack:
         view = browser.open(page.server.address(page.port))
         assert until(lambda: view.text("#figures") == "loss\n1")
         assert view.text("#link") == "live"
         page.shown.figure = "<b>2</b>"
         assert until(lambda: view.text("#figures") == "loss\n<b>2</b>")
+        view.value("document.querySelector('#loss-at').focus()")
+        view.press("ArrowLeft")
+        assert view.text("#loss-read") == "step 1: loss 4 (3 to 5)"
+        view.value("document.querySelector('#pause').focus()")
+        view.press("Enter")
+        page.shown.figure = "3"
+        assert until(lambda: view.value("latest.figures[0][1]") == "3")
+        assert view.text("#figures") == "loss\n<b>2</b>"
+        view.press("Enter")
+        assert view.text("#figures") == "loss\n3"
+        for width in (380, 1400):
+            view.show(width)
+            assert view.value("document.documentElement.scrollWidth <= innerWidth")
         assert view.errors == []
+        page.close()
+        assert until(lambda: view.text("#link").startswith("the connection is lost"))
+        again = Page(page.port, page.server.token)
+        stack.callback(again.close)
+        again.shown.figure = "4"
+        assert until(lambda: (view.text("#link"), view.text("#figures")) == ("live", "loss\n4"))

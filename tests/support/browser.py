@@ -6,11 +6,21 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 DEADLINE_S = 60.0
+
+START = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
+os.dup2(ends[0], 3)
+os.dup2(ends[1], 4)
+os.execvp(sys.argv[3], sys.argv[3:])
+"""
+"""It reads at 3 and writes at 4."""
 
 
 class Browser:
@@ -21,8 +31,8 @@ class Browser:
         read_end, self._write = os.pipe()
         self._read, write_end = os.pipe()
         options = ("--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe")
-        script = f'exec chromium "$@" 3<&{read_end} 4>&{write_end}'
-        command = ["sh", "-c", script, "sh", *options, f"--user-data-dir={self._profile}"]
+        program = ["chromium", *options, f"--user-data-dir={self._profile}"]
+        command = [sys.executable, "-c", START, str(read_end), str(write_end), *program]
         self._process = subprocess.Popen(
             command, pass_fds=(read_end, write_end), stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL, start_new_session=True,
@@ -108,8 +118,11 @@ class Tab:
 
     def press(self, key):
         """A key, on what has the focus."""
+        code = {"Enter": 13, "ArrowLeft": 37}[key]
+        text = {"text": "\r"} if key == "Enter" else {}
         for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key)
+            facts = {"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code}
+            self.call("Input.dispatchKeyEvent", **facts, **(text if kind == "keyDown" else {}))
 
     def picture(self, path):
         """A picture of the whole page."""

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from ringlet.launcher.commands.watch.watched import EVERY_S, Watched
 from ringlet.launcher.errors import ExitCode, UserError
 from ringlet.launcher.supervisor.output import Screen
 
@@ -39,9 +38,11 @@ def watch(target: Annotated[str, Target], http: Annotated[int | None, Http] = No
 
 
 def _watch(target: str, http: int | None) -> None:
+    # Imported here and below, at that priority: it takes a second of a processor.
+    from ringlet.launcher.commands.watch.watched import EVERY_S, Watched
+
     screen = Screen()
     if http is None:
-        # Imported here, as below: each is for one of the two.
         from ringlet.launcher.commands.watch.terminal import show
 
         with Watched(target) as watched:

@@ -47,6 +47,9 @@ REQUEST_S = 10.0
 BEAT_S = 15.0
 """After so long without news, a line shows both ends that the other is there."""
 
+RETRY_MS = 1000
+"""After so long a browser that has lost the connection tries again."""
+
 HEADERS = [
     ("Cache-Control", "no-store"),
     ("Connection", "close"),
@@ -90,14 +93,14 @@ class Server:
 
     def __init__(self, watched: Watched, tell: Callable[[str], None]) -> None:
         self._watched, self._tell = watched, tell
-        self._token = secrets.token_urlsafe(24)
+        self.token = secrets.token_urlsafe(24)
         self._number, self._text, self._event = 0, "", b""
         self._news = asyncio.Event()
         self.readers, self._over = 0, False  # connections that are open
 
     def address(self, port: int) -> str:
         """Where the page is."""
-        return f"http://{ADDRESS}:{port}/{self._token}/"
+        return f"http://{ADDRESS}:{port}/{self.token}/"
 
     async def serve(self, listener: socket.socket) -> None:
         """Serve until this is cancelled."""
@@ -114,7 +117,7 @@ class Server:
         text = json.dumps(view.as_json(), allow_nan=False, separators=(",", ":"))
         if text != self._text:
             self._number, self._text = self._number + 1, text
-            self._event = f"id: {self._number}\ndata: {text}\n\n".encode()
+            self._event = f"retry: {RETRY_MS}\nid: {self._number}\ndata: {text}\n\n".encode()
             self._news.set()
             self._news = asyncio.Event()
 
@@ -156,12 +159,12 @@ class Server:
         host = dict(request.headers).get(b"host", b"").partition(b":")[0].lower()
         parts = request.target.partition(b"?")[0].split(b"/", 2)
         _, token, name = [*parts, None, None][:3]
-        known = secrets.compare_digest(token or b"", self._token.encode())
+        known = secrets.compare_digest(token or b"", self.token.encode())
         if not known or host not in NAMES:
             text = "The address is the one that `ringlet watch` has shown, with all of its token.\n"
             return Answer(403, body=text.encode())
         if name is None:  # without the slash, from which the page's other parts are found
-            return Answer(308, headers=(("Location", f"/{self._token}/"),))
+            return Answer(308, headers=(("Location", f"/{self.token}/"),))
         if name == b"events":
             return Answer(200, "text/event-stream", events=True)
         if name.decode("latin-1") not in PAGE:

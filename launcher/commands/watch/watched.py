@@ -37,7 +37,7 @@ class Repeated(Generic[Found]):
     def __init__(
         self, look: Callable[[], Found], first: Found, again: Callable[[Found], bool]
     ) -> None:
-        self.found, self.looks = first, 0
+        self.found, self.seen = first, threading.Event()
         self._look, self._again = look, again
         self._at = time.monotonic()
         self._error: Exception | None = None
@@ -50,7 +50,8 @@ class Repeated(Generic[Found]):
                 self.found = self._look()
             except Exception as error:  # raised where it is seen
                 self._error = error
-            self.looks, self._at = self.looks + 1, time.monotonic()
+            self._at = time.monotonic()
+            self.seen.set()
             if not self._again(self.found):
                 self._ended.wait(EVERY_S)
 
@@ -115,12 +116,16 @@ class Watched:
                 f"{target}: {what}, and no job of yours on this host has that name or process id "
                 "(`ringlet ps` lists them)"
             )
-        asking, follower = Asking(), Follower(folder, pid)
+        follower = Follower(folder, pid)
         self._trains = folder is not None
         self._files = Repeated(follower.look, Reading(), lambda found: found.behind)
-        self._job: Repeated[Job | None] = Repeated(
-            lambda: asking.ask(pid or self._files.found.pid), None, lambda found: False
-        )
+        self._pid, self._asking = pid, Asking()
+        self._job: Repeated[Job | None] = Repeated(self._ask, None, lambda found: False)
+
+    def _ask(self) -> Job | None:
+        if self._pid is None:
+            self._files.seen.wait()
+        return self._asking.ask(self._pid or self._files.found.pid)
 
     def __enter__(self) -> "Watched":
         return self
@@ -132,7 +137,8 @@ class Watched:
     def wait(self, seconds: float) -> None:
         """Until there is something to show, but no longer."""
         until = time.monotonic() + seconds
-        while time.monotonic() < until and (self._files.found.behind or not self._job.looks):
+        self._job.seen.wait(seconds)
+        while time.monotonic() < until and self._files.found.behind:
             time.sleep(0.02)
 
     def look(self) -> View:
@@ -144,7 +150,7 @@ class Watched:
         notes = list(_notes(read, job, over))
         if slow > SLOW_S:
             notes.append(f"the folder has not been readable for {_clock(slow)}")
-        if late > SLOW_S:
+        if late > SLOW_S and read.pid:
             notes.append(f"the launcher has not answered for {_clock(late)}")
         state, says = _says(read, over, self._trains)
         return View(
@@ -208,7 +214,9 @@ def _figures(row: Mapping[str, float]) -> Iterator[tuple[str, str]]:
     if "loss" in row:
         yield "loss", f"{row['loss']:.4f}"
     if "val_loss" in row:
-        yield "validation", f"{row['val_loss']:.4f} after step {row['val_step']:,}"
+        bits = row.get("val_bits_per_byte")
+        more = "" if bits is None else f" ({bits:.3f} bits per byte)"
+        yield "validation", f"{row['val_loss']:.4f}{more} after step {row['val_step']:,}"
     if "tokens_per_s" in row:
         yield "speed", f"{row['tokens_per_s']:,.0f} tokens/s"
     if row.get("step_s", 0.0) > 0:

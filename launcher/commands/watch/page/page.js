@@ -58,12 +58,12 @@ function draw(svg, points, marks, cursor) {
   const y = (value) => top + (high - value) / (high - low) * (height - top - bottom);
   const place = (step, value) => `${x(step).toFixed(1)} ${y(value).toFixed(1)}`;
   const line = (pairs) => "M" + pairs.map(([step, value]) => place(step, value)).join("L");
-  for (const value of ticks(low, high, height > 200 ? 6 : 3)) {
+  for (const value of ticks(low, high, height > 200 ? 6 : 4)) {
     add(svg, "path", { class: "grid", d: `M${left} ${y(value)}H${width - right}` });
     const text = Math.abs(value) >= 1000 ? value.toLocaleString("en") : String(value);
     add(svg, "text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, text);
   }
-  for (const step of ticks(first, last, Math.max(2, Math.floor(width / 160)))) {
+  for (const step of ticks(first, last, Math.max(3, Math.floor(width / 90)))) {
     const anchor = x(step) > width - 60 ? "end" : x(step) < left + 30 ? "start" : "middle";
     const text = (anchor === "end" ? "step " : "") + step.toLocaleString("en");
     add(svg, "text", { x: x(step), y: height - 6, "text-anchor": anchor }, text);
