@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 from commands import outcome
@@ -272,31 +271,30 @@ def test_ports_that_cannot_be_had(tmp_path, capsys, monkeypatch):
     assert "pip install 'ringlet[watch]'" in err
 
 
-def test_a_job_is_watched_until_its_end_and_not_disturbed(launch):
+def test_a_job_is_watched_until_its_end_and_not_disturbed(launch, capsys):
     job = launch(ALONE, variables={"XDG_RUNTIME_DIR": ""})
     job.number("joined-0")
-    variables = {**os.environ, "TMPDIR": str(job.folder.parent / "t"), "XDG_RUNTIME_DIR": ""}
-    watches = []
-    for output in ("one", "two"):
-        with Path(job.folder, output).open("w") as file:
-            command = [*RINGLET, "watch", str(job.process.pid)]
-            watches.append(subprocess.Popen(command, env=variables, stdout=file, stderr=file))
-    one, two = (job.folder / name for name in ("one", "two"))
+    output = job.folder / "output"
+    with output.open("w") as file:
+        command = [*RINGLET, "watch", str(job.process.pid)]
+        watch = subprocess.Popen(command, stdout=file, stderr=file)
     try:
-        assert until(lambda: all("rank 0 waits for rank 1" in p.read_text() for p in (one, two)))
-        assert "\x1b" not in one.read_text()
-        watches[0].send_signal(signal.SIGINT)
-        assert watches[0].wait(10) == 128 + signal.SIGINT
-        assert "Traceback" not in one.read_text()
-        assert job.process.poll() is None
-        (job.folder / "go").touch()
-        assert job.end()[0] == 0
-        assert watches[1].wait(10) == 0
-        assert two.read_text().endswith("it has ended\n")
+        assert until(lambda: "rank 0 waits for rank 1" in output.read_text())
+        watch.send_signal(signal.SIGINT)
+        assert watch.wait(10) == 128 + signal.SIGINT
     finally:
-        for watch in watches:
-            watch.kill()
-            watch.wait()
+        watch.kill()
+        watch.wait()
+    text = output.read_text()
+    assert "\x1b" not in text
+    assert "Traceback" not in text
+    assert job.process.poll() is None
+    threading.Timer(0.5, (job.folder / "go").touch).start()
+    code, out, _ = outcome(capsys, "watch", str(job.process.pid))
+    assert code == 0
+    assert "rank 0 waits for rank 1, which computes" in out
+    assert out.endswith("it has ended\n")
+    assert job.end()[0] == 0
 
 
 @pytest.mark.slow
