@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from small_runs import small_trainer
 
 from ringlet import comm
 from ringlet.nn import FlatParameters, Linear, Sequential
-from ringlet.runtime import DataParallel, NonFinite
+from ringlet.runtime import DataParallel, NonFinite, Trainer, load_corpus, make_config
 from ringlet.runtime.data.data_parallel import make_buckets
+from ringlet.runtime.training.callbacks import Callback
 from ringlet.runtime.training.meter import FIGURES
 
 TINY = {
@@ -300,3 +302,44 @@ def lonely(world):
 
 def test_a_single_process_needs_no_folder_and_sends_nothing(ranks):
     assert ranks(1).run(lonely) == [[True, 0]]
+
+
+class Told(Callback):
+    """Keeps what it is told, and may object to a step."""
+
+    def __init__(self, last=0):
+        self.events, self.last = [], last
+
+    def take(self, event, facts):
+        self.events.append((event, facts.get("step"), facts.get("cause", "")))
+        if event == "step" and facts["step"] == self.last:
+            raise RuntimeError("no further")
+
+
+def told(world, folder, last=0):
+    config = make_config("tiny", None, {**TINY, "steps": 4, "checkpoint_every": 4, "eval_every": 2})
+    callback = Told(last)
+    corpus = load_corpus("pydoc", config.block_size)
+    trainer = Trainer(config, corpus, world, Path(folder), [callback])
+    if last:
+        with pytest.raises((RuntimeError, comm.CommError)):
+            trainer.run()
+    else:
+        trainer.run()
+    return callback.events
+
+
+def test_callbacks_are_told_on_rank_0_in_order(ranks, tmp_path):
+    first, second = ranks(2).run(told, folder=str(tmp_path))
+    events = [(event, step) for event, step, _ in first if event != "ranks"]
+    assert events == [
+        ("start", 0), ("evaluation", 0), ("step", 1), ("evaluation", 2), ("step", 2), ("step", 3),
+        ("evaluation", 4), ("step", 4), ("checkpoint", 4), ("end", 4),
+    ]  # fmt: skip
+    assert ["ranks", 4, ""] in [list(each) for each in first]
+    assert not second
+
+
+def test_what_a_callback_raises_ends_the_training(ranks, tmp_path):
+    (events,) = ranks(1).run(told, folder=str(tmp_path), last=3)
+    assert [list(each) for each in events[-2:]] == [["step", 3, ""], ["failure", 3, "no further"]]
