@@ -132,21 +132,17 @@ class _Cell(NamedTuple):
 def _drawn(cells: Sequence[_Cell], grid: _Grid, levels: int) -> Iterator[str]:
     """Boxes, filled in the colour of the rank that they hold. Each of several `levels` is a rank's,
     so that its place tells what its colour does: runs of them are cut out of one gradient."""
-    width, filled = svg.number(grid.cell - 2), dict[str, list[str]]()
-
-    def box(x: float, y: float, height: float) -> str:
-        return f"M{svg.point(x, y)}h{width}v{svg.number(height)}h-{width}z"
-
-    frames = [box(x, y, grid.height) for x, y, _, _ in cells]
+    width, filled = grid.cell - 2, dict[str, list[str]]()
+    frames = [svg.box(x, y, width, grid.height) for x, y, _, _ in cells]
     yield f'<path d="{"".join(frames)}" fill="{svg.EMPTY}" stroke="{svg.FAINT}"/>'
     for x, y, ranks, _ in cells:
         if levels == 1:
             for rank in ranks:
-                filled.setdefault(svg.colour(rank), []).append(box(x, y, grid.height))
+                filled.setdefault(svg.colour(rank), []).append(svg.box(x, y, width, grid.height))
         else:
             for run in runs(ranks):
                 first, count = grid.height * run[0] / levels, grid.height * len(run) / levels
-                filled.setdefault("url(#ranks)", []).append(box(x, y + first, count))
+                filled.setdefault("url(#ranks)", []).append(svg.box(x, y + first, width, count))
     for paint, paths in filled.items():
         yield f'<path d="{"".join(paths)}" fill="{paint}" shape-rendering="crispEdges"/>'
     finished = "".join(frame for frame, cell in zip(frames, cells, strict=True) if cell.finished)

@@ -4,7 +4,7 @@ The text of an SVG file is built by hand: it depends on nothing, and is the same
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from colorsys import hls_to_rgb
 from xml.sax.saxutils import escape
 
@@ -16,6 +16,10 @@ DARK = {INK: "#e9ecf1", SOFT: "#a3adbd", FAINT: "#3d4655", EMPTY: "#20262f", PAP
 """What takes the place of a colour on a dark page; a viewer that knows no media query shows the
 light picture."""
 
+HATCHES = (
+    "", "M-1 9L9 -1M-1 1L1 -1M7 9L9 7", "M0 4h8", "M-1 -1L9 9M7 -1L9 1M-1 7L1 9", "M4 0v8",
+    "M0 4h8M4 0v8", "M0 2h4M4 6h4", "M-1 9L9 -1M-1 -1L9 9",
+)  # fmt: skip
 FONT = "system-ui, 'Segoe UI', 'DejaVu Sans', Helvetica, Arial, sans-serif"
 MARGIN = 28
 
@@ -54,6 +58,33 @@ def dark_rules() -> str:
         for light, dark in DARK.items()
         for what in ("fill", "stroke")
     )
+
+
+def hatch(name: str, colour: str, number: int) -> str:
+    """A pattern for `fill="url(#name)"`: the colour, and a hatch so that it is not told by that
+    alone; the first of eight has none."""
+    return (
+        f'<pattern id="{name}" width="8" height="8" patternUnits="userSpaceOnUse">'
+        f'<path d="M0 0h8v8h-8z" fill="{colour}"/>'
+        f'<path d="{HATCHES[number % len(HATCHES)]}" stroke="{ink_on(colour)}" '
+        'stroke-opacity=".22"/></pattern>'
+    )
+
+
+def labels(size: int, texts: Iterable[tuple[float, float, str, str]]) -> Iterator[str]:
+    """Words around many places, from (x, y, words, colour); those of a colour together."""
+    groups: dict[str, list[str]] = {}
+    for x, y, words, fill in texts:
+        written = f'<text x="{number(x)}" y="{number(y)}">{escape(words)}</text>'
+        groups.setdefault(fill, []).append(written)
+    for fill, group in groups.items():
+        yield f'<g font-size="{size}" text-anchor="middle" fill="{fill}">{"".join(group)}</g>'
+
+
+def box(x: float, y: float, width: float, height: float) -> str:
+    """A rectangle in the data of a path."""
+    across = number(width)
+    return f"M{point(x, y)}h{across}v{number(height)}h-{across}z"
 
 
 def round_step(least: float) -> float:

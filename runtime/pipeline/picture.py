@@ -15,6 +15,7 @@ from ringlet.runtime.pipeline.price import PipelinePrice, price
 from ringlet.runtime.pipeline.prove import prove
 
 COLOURS = {"F": svg.PALETTE[0], "B": svg.PALETTE[1], "I": svg.PALETTE[1], "W": svg.PALETTE[2]}
+HATCHED = {"F": 0, "B": 1, "I": 1, "W": 2}
 LABELS, PEAKS, TOP, ROW, GAP = 68, 96, 104, 38, 8
 NARROWEST, WIDEST, BLOCK = 560.0, 1080.0, 26.0
 
@@ -99,17 +100,27 @@ def _rows(chart: _GanttChart) -> Iterator[str]:
 
 
 def _blocks(chart: _GanttChart) -> Iterator[str]:
+    """Those of a kind and chunk in one path, and the micro-batches' numbers where they fit."""
+    paths: dict[tuple[str, int], list[str]] = {}
+    labels = list[tuple[float, float, str, str]]()
     for rank, intervals in enumerate(chart.priced.intervals):
         for action, start, end in computed(intervals):
             x, y, width = chart.x(start), chart.y(rank), chart.x(end) - chart.x(start)
+            kind, label = action.kind, str(action.micro_batch)
             chunk = chart.schedule.chunk_of(action.stage)
-            paleness = 0.6 * chunk / max(1, chart.schedule.chunks - 1)
-            box = f'x="{svg.number(x)}" y="{svg.number(y)}" width="{svg.number(width)}"'
-            fill, label = _pale(COLOURS[action.kind], paleness), str(action.micro_batch)
-            yield f'<rect {box} height="{ROW}" fill="{fill}" stroke="{svg.PAPER}"/>'
+            paths.setdefault((kind, chunk), []).append(svg.box(x, y, width, ROW))
             if width >= 4 + 7 * len(label):
-                middle = x + width / 2, y + ROW / 2 + 4.5
-                yield svg.text(*middle, label, size=12, fill=svg.ink_on(fill), at="middle")
+                ink = svg.ink_on(_shade(chart.schedule, kind, chunk))
+                labels.append((x + width / 2, y + ROW / 2 + 4.5, label, ink))
+    for (kind, chunk), shapes in paths.items():
+        yield svg.hatch(f"{kind}{chunk}", _shade(chart.schedule, kind, chunk), HATCHED[kind])
+        yield f'<path d="{"".join(shapes)}" fill="url(#{kind}{chunk})" stroke="{svg.PAPER}"/>'
+    yield from svg.labels(12, labels)
+
+
+def _shade(schedule: PipelineSchedule, kind: str, chunk: int) -> str:
+    """The colour of a kind, paler for later chunks."""
+    return _pale(COLOURS[kind], 0.6 * chunk / max(1, schedule.chunks - 1))
 
 
 def _messages(chart: _GanttChart, costs: Costs) -> Iterator[str]:
@@ -143,10 +154,9 @@ def _legend(chart: _GanttChart, costs: Costs) -> Iterator[str]:
     schedule = chart.schedule
     kinds = {action.kind for program in schedule.compute for action in program}
     words = {"F": "forward", "B": "backward", "I": "backward to inputs", "W": "to weights"}
-    signs = [(COLOURS[kind], meaning) for kind, meaning in words.items() if kind in kinds]
+    signs = [(f"url(#{kind}0)", meaning) for kind, meaning in words.items() if kind in kinds]
     for chunk in range(schedule.chunks if schedule.chunks > 1 else 0):
-        shade = _pale(COLOURS["F"], 0.6 * chunk / (schedule.chunks - 1))
-        signs.append((shade, f"chunk {chunk}"))
+        signs.append((_shade(schedule, "F", chunk), f"chunk {chunk}"))
     signs.append((svg.EMPTY, "idle"))
     x, y = float(svg.MARGIN), chart.bottom + 46
     for fill, meaning in signs:

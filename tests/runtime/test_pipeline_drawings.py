@@ -82,10 +82,11 @@ def test_pictures(name):
     for costs in (Costs(), Costs(0.25, 1e-3, 0.5, transfer=0.1)):
         schedule = make_schedule(name, 3, 5)
         root = ElementTree.fromstring(draw_svg(schedule, costs))
-        blocks = root.findall("{*}rect[@stroke='#ffffff']")
+        paths = "".join(p.get("d") for p in root.findall("{*}path[@stroke='#ffffff']"))
+        blocks = re.findall(r"M(\S+) \S+h([\d.]+)v", paths)
         assert len(blocks) == sum(map(len, schedule.compute))
-        width = float(root.get("width"))
-        assert all(float(b.get("x")) + float(b.get("width")) < width for b in blocks)
+        right = float(root.get("width"))
+        assert all(float(x) + float(width) < right for x, width in blocks)
         words = {element.text for element in root.findall("{*}text")}
         assert {f"pipeline: {name}", "rank 2", "idle"} <= words
         assert ("message" in words) == bool(costs.transfer)

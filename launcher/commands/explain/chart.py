@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill, wrap
 from typing import ClassVar, NamedTuple
-from xml.sax.saxutils import escape
 
 import typer
 
@@ -28,11 +27,6 @@ TOP, ROW, MIDDLE, LETTER = 94, 28.0, 18.5, 6.9
 
 MOST = 5000
 """Boxes of the largest picture."""
-
-HATCHES = (
-    "", "M-1 9L9 -1M-1 1L1 -1M7 9L9 7", "M0 4h8", "M-1 -1L9 9M7 -1L9 1M-1 7L1 9", "M4 0v8",
-    "M0 4h8M4 0v8", "M0 2h4M4 6h4", "M-1 9L9 -1M-1 -1L9 9",
-)  # fmt: skip
 
 
 class Box(NamedTuple):
@@ -182,7 +176,9 @@ def draw_svg(chart: Chart) -> str:
     """The chart as the text of an SVG file."""
     names = [row.name for section in chart.sections for row in section.rows]
     left = svg.MARGIN + LETTER * max(map(len, names)) + 16
-    parts, y, right = list(_hatches(chart)), float(TOP), PLOT
+    colours = enumerate(map(svg.colour, range(len(chart.kinds))))
+    parts = [svg.hatch(f"k{number}", colour, number) for number, colour in colours]
+    y, right = float(TOP), PLOT
     right = max(right, svg.MARGIN + LETTER * len(" - ".join(chart.facts)))
     for section in chart.sections:
         scale = PLOT / chart.span if section.unit else _cell(section)
@@ -217,16 +213,6 @@ def _cell(section: Section) -> float:
     return max(26.0, 12 + LETTER * max(len(box.label) for row in section.rows for box in row.boxes))
 
 
-def _hatches(chart: Chart) -> Iterator[str]:
-    for number in range(len(chart.kinds)):
-        colour, hatch = svg.colour(number), HATCHES[number % len(HATCHES)]
-        yield (
-            f'<pattern id="k{number}" width="8" height="8" patternUnits="userSpaceOnUse">'
-            f'<path d="M0 0h8v8h-8z" fill="{colour}"/>'
-            f'<path d="{hatch}" stroke="{svg.ink_on(colour)}" stroke-opacity=".22"/></pattern>'
-        )
-
-
 def _paint(chart: Chart, kind: str) -> str:
     if not kind:
         return f'fill="{svg.EMPTY}" stroke="{svg.FAINT}"'
@@ -236,28 +222,25 @@ def _paint(chart: Chart, kind: str) -> str:
 def _boxes(chart: Chart, section: Section, left: float, y: float, scale: float) -> Iterator[str]:
     """All of a kind in one path, and their labels where they fit."""
     paths: dict[str, list[str]] = {}
-    labels: dict[str, list[str]] = {}
+    labels = list[tuple[float, float, str, str]]()
     for number, row in enumerate(section.rows):
         top = y + number * (ROW + 4)
         for start, stop, kind, label, half in row.boxes:
             x, wide = left + start * scale, (stop - start) * scale
             if wide <= 0:
                 continue
-            across, corner = svg.number(wide), svg.point(x, top)
-            whole = f"M{corner}h{across}v{ROW:g}h-{across}z"
+            shape = svg.box(x, top, wide, ROW)
             if half:
-                paths.setdefault("", []).append(whole)
-                whole = f"M{corner}l{across} {ROW:g}h-{across}z"
-            paths.setdefault(kind, []).append(whole)
+                paths.setdefault("", []).append(shape)
+                shape = f"M{svg.point(x, top)}l{svg.number(wide)} {ROW:g}h-{svg.number(wide)}z"
+            paths.setdefault(kind, []).append(shape)
             if label and LETTER * len(label) + 4 <= wide:
                 ink = svg.ink_on(svg.colour(chart.kinds.index(kind))) if kind else svg.SOFT
-                place = svg.number(x + wide * (0.3 if half else 0.5))
-                text = f'<text x="{place}" y="{svg.number(top + MIDDLE + 4 * half)}">'
-                labels.setdefault(ink, []).append(f"{text}{escape(label)}</text>")
+                middle = x + wide * (0.3 if half else 0.5), top + MIDDLE + 4 * half
+                labels.append((*middle, label, ink))
     for kind, shapes in sorted(paths.items()):
         yield f'<path d="{"".join(shapes)}" {_paint(chart, kind)}/>'
-    for ink, texts in labels.items():
-        yield f'<g font-size="11" text-anchor="middle" fill="{ink}">{"".join(texts)}</g>'
+    yield from svg.labels(11, labels)
 
 
 def _axis(
@@ -277,7 +260,7 @@ def _legend(chart: Chart, right: float, y: float) -> tuple[list[str], float]:
         width = 48 + LETTER * len(kind)
         if x > svg.MARGIN and x + width > right:
             x, y = float(svg.MARGIN), y + 26
-        lines.append(f'<path d="M{svg.point(x, y)}h22v18h-22z" {_paint(chart, kind)}/>')
+        lines.append(f'<path d="{svg.box(x, y, 22, 18)}" {_paint(chart, kind)}/>')
         lines.append(svg.text(x + 30, y + 13.5, kind, size=12, fill=svg.SOFT))
         x += width
     return lines, y + 30
