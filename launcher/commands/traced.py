@@ -1,5 +1,7 @@
 """--trace: where the ranks of a run record, and the file that is made of it at the end."""
 
+import fcntl
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +14,8 @@ from ringlet.launcher.supervisor.agent import Agent
 from ringlet.launcher.supervisor.output import Screen
 from ringlet.launcher.supervisor.traces import records_of
 
+LOCK = "lock"
+
 
 @contextmanager
 def tracing(path: Path | None, steps: int | None, agent: Agent) -> Iterator[None]:
@@ -20,21 +24,35 @@ def tracing(path: Path | None, steps: int | None, agent: Agent) -> Iterator[None
     if path is None:
         yield
         return
-    folder = records_of(path)
+    folder, lock = records_of(path), None
+    make_folder(folder, "--trace")
     with user_errors(os_error=f"--trace {path}"):
         if not agent.node:  # the folder may be the same one on all hosts
+            lock = _lock(path, folder)
             _clear(folder)
-        make_folder(folder, "--trace")
-        (folder / "begun").touch()
     try:
         yield
     except UserError:  # nothing has begun
-        _clear(folder)
+        _remove(folder)
         raise
     finally:
         if folder.exists():
-            (folder / "begun").unlink(missing_ok=True)
             _conclude(path, steps, folder, agent)
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock(path: Path, folder: Path) -> int:
+    """Hold the folder until the descriptor is closed. Raises UserError if another run does."""
+    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise UserError(f"--trace {path} belongs to a run that goes on; name another") from error
+    except OSError:
+        pass  # a file system that knows no locks
+    return lock
 
 
 def _conclude(path: Path, steps: int | None, folder: Path, agent: Agent) -> None:
@@ -59,13 +77,19 @@ def _conclude(path: Path, steps: int | None, folder: Path, agent: Agent) -> None
     else:
         shown = "steps {} to {}".format(*head["steps"]) if head["steps"] else "no steps"
         screen.say(f"the trace of {shown} is in {path}; {command('trace', path)} measures it")
-    _clear(folder)
+    _remove(folder)
 
 
 def _clear(folder: Path) -> None:
-    """Remove what ranks have recorded, and the folder if nothing else is in it."""
-    for pattern in ("begun", "rank-*", "received-*", "merged.json"):
+    """Remove what ranks have recorded."""
+    for pattern in ("rank-*", "received-*", "merged.json"):
         for path in folder.glob(pattern):
             path.unlink()
+
+
+def _remove(folder: Path) -> None:
+    """Remove the folder, unless something else is in it."""
+    _clear(folder)
+    (folder / LOCK).unlink(missing_ok=True)
     with suppress(OSError):
         folder.rmdir()

@@ -136,7 +136,7 @@ def _head(records: Sequence[Record], slices: Mapping[int, Sequence[Slice]]) -> d
         "ranks": [record.rank for record in records],
         "hosts": [record.host for record in records],
         "clock_errors_s": [clock_error(record, list(records)) for record in records],
-        "drift_known": [len(record.clocks) != 1 for record in records],
+        "drift_known": [len(record.clocks_of_machine) != 1 for record in records],
         "steps": [min(numbers), max(numbers)] if numbers else [],
         "groups": groups,
         "pipelines": list(pipelines.values()),
@@ -255,11 +255,12 @@ def _events(
                 yield {"ph": "X", "name": each.name, "cat": kind, **place, **took, "args": facts}
                 if each.message is not None:
                     ends[each.kind].setdefault(each.message, place)
-    both = ends["to"].keys() & ends["from"].keys()
-    for number, message in enumerate(key for key in ends["to"] if key in both):
-        flow = {"name": "message", "cat": "message", "id": number}
-        yield {"ph": "s", **flow, **ends["to"][message]}
-        yield {"ph": "f", "bp": "e", **flow, **ends["from"][message]}
+    for number, (message, start) in enumerate(ends["to"].items()):
+        end = ends["from"].get(message)
+        if end is not None and start["ts"] <= end["ts"]:  # clocks agree only so far
+            flow = {"name": "message", "cat": "message", "id": number}
+            yield {"ph": "s", **flow, **start}
+            yield {"ph": "f", "bp": "e", **flow, **end}
 
 
 TIMES = ("ready", "moving", "issued", "arrived")

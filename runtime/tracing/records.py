@@ -1,13 +1,15 @@
 """What the ranks have recorded (comm/timeline.py), on one clock.
 
-A clock is compared with rank 0's at the start and at the end of a run; in between it is taken to
-drift evenly. A run that has failed has no second comparison: then its drift is not known.
+Ranks of a machine have one clock. It is compared with rank 0's at the start and at the end of a
+run; in between it is taken to drift evenly. A run that has failed has no second comparison: then
+the drift is not known.
 """
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,8 +72,16 @@ class Record:
     threads: dict[int, str] = field(default_factory=dict)
     facts: list[dict[str, Any]] = field(default_factory=list)
     clocks: list[Clock] = field(default_factory=list)
+    clocks_of_machine: list[Clock] = field(default_factory=list)
+    """At the start, and at the end: the best of those of all its ranks."""
+
     entries: list[Entry] = field(default_factory=list)
     whole_from: int = 0
+
+    @property
+    def clock(self) -> str:
+        """What tells the machine, and so its clock, from others."""
+        return self.machine.partition("/")[0]
 
     def named(self, entry: Entry) -> Mapping[str, Any]:
         """What the entry's name stands for; nothing if that has been lost."""
@@ -84,17 +94,21 @@ def read_records(folder: Path) -> list[Record]:
     Raises TraceError if there are none, or if they are of another version.
     """
     found: dict[int, Record] = {}
+    rings: dict[int, Path] = {}
     for path in sorted(folder.glob("*.facts")):
         if match := re.fullmatch(r"(?:rank|received)-(\d+)", path.stem):
             record = _read_facts(path)
             ring = path.with_suffix(".ring")
             if record is not None and record.rank == int(match[1]) and ring.exists():
-                _read_ring(ring, record)
-                found[record.rank] = record
+                found[record.rank], rings[record.rank] = record, ring
     last = max((record.generation for record in found.values()), default=0)
     records = [found[rank] for rank in sorted(found) if found[rank].generation == last]
     if not records:
         raise TraceError(f"{folder} holds nothing that a rank has recorded")
+    for record in records:
+        same = [each.clocks for each in records if each.clock == record.clock]
+        record.clocks_of_machine = _best(same)
+        _read_ring(rings[record.rank], record)
     return records
 
 
@@ -127,7 +141,7 @@ def _read_facts(path: Path) -> Record | None:
 
 
 def _read_ring(path: Path, record: Record) -> None:
-    data, to_ns, used = path.read_bytes().rstrip(b"\0"), _alignment(record.clocks), 0
+    data, to_ns, used = path.read_bytes().rstrip(b"\0"), _alignment(record.clocks_of_machine), 0
     data += bytes(-len(data) % ENTRY.size)  # zeros belong to the last entry
     for start, end, kind, *rest in ENTRY.iter_unpack(data):
         used += start > 0
@@ -147,6 +161,12 @@ def _compares_clocks(kind: int, numbers: list[int]) -> bool:
     return kind in (TRANSFER, WAIT) and stream == OF_CLOCKS
 
 
+def _best(clocks: Sequence[Sequence[Clock]]) -> list[Clock]:
+    """Of the comparisons of all ranks of a machine, at each time the one with the least error."""
+    times = zip_longest(*clocks)
+    return [min(filter(None, row), key=lambda clock: clock.error) for row in times]
+
+
 def _alignment(clocks: list[Clock]) -> Callable[[float], int]:
     """From seconds of a rank's clock to ns of rank 0's."""
     if not clocks:
@@ -159,6 +179,6 @@ def _alignment(clocks: list[Clock]) -> Callable[[float], int]:
 
 def clock_error(record: Record, records: list[Record]) -> float | None:
     """By how many seconds the rank's times may be wrong beside rank 0's; None: not known."""
-    if record.machine.partition("/")[0] == records[0].machine.partition("/")[0]:
+    if record.clock == records[0].clock:
         return 0.0
-    return max((clock.error for clock in record.clocks), default=None)
+    return max((clock.error for clock in record.clocks_of_machine), default=None)

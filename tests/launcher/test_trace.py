@@ -53,9 +53,13 @@ def test_a_script_that_is_traced(launch, capsys):
     assert json.loads(text)["steps"] == [3, 4, 5]
 
 
-def test_what_a_killed_rank_has_recorded_is_there(launch, capsys):
+def test_what_a_killed_rank_has_recorded_is_there(launch, monkeypatch, capsys):
     job = launch(STEPS, "wait", options=("-n", "2", "--trace", "out.json"))
     pid = job.number("pid")
+    monkeypatch.chdir(job.folder)
+    code, _, errors = outcome(capsys, "run", "--trace", "out.json", "script.py")
+    assert code == 2
+    assert "--trace out.json belongs to a run that goes on; name another" in errors
     os.kill(pid, signal.SIGKILL)
     code, _, errors = job.end()
     assert code == 128 + signal.SIGKILL
