@@ -27,7 +27,6 @@ from ringlet.comm.join import absent
 from ringlet.comm.join.addresses import local_address
 from ringlet.comm.join.environment import (
     JOINED,
-    OVER_MPI,
     Environment,
     check_not_started_by_a_rank,
     read_environment,
@@ -40,6 +39,7 @@ from ringlet.comm.join.folders import (
     make_folder,
     socket_path,
 )
+from ringlet.comm.join.launchers import OVER_MPI
 from ringlet.comm.join.meeting import MeetingPoint, numbered
 from ringlet.comm.join.rendezvous import Hello, find_host, meet
 from ringlet.comm.schedules.choice import LIBRARY, Policy

@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING
 from ringlet.comm.errors import LONGEST_S, AuthenticationError, CommError
 from ringlet.comm.join.addresses import MAX_PORT, bracketed, is_endpoint, is_host, is_open, tcp
 from ringlet.comm.join.key import KEY, KEY_FILE, JobKey, find_key
-from ringlet.comm.join.launchers import SPARE_PORTS, torchrun_rendezvous, translate
+from ringlet.comm.join.launchers import (
+    OVER_MPI,
+    SPARE_PORTS,
+    torchrun_rendezvous,
+    translate,
+)
 
 if TYPE_CHECKING:
     from ringlet.comm.schedules.links import Links
@@ -23,9 +28,6 @@ DEFAULT_TIMEOUT_S = 300.0
 TRANSPORTS = ("auto", "ipc", "tcp", "mpi")
 """auto: shared memory and Unix sockets on one host, TCP between hosts; ipc: the same without shared
 memory; tcp: TCP on one host too; mpi: over the MPI library (comm/mpi)."""
-
-OVER_MPI = "mpi"
-"""A RINGLET_RENDEZVOUS: the ranks meet over MPI (comm/mpi/meeting.py)."""
 
 INSECURE = "RINGLET_INSECURE"
 
@@ -98,7 +100,7 @@ def read_environment(
     wrong; AuthenticationError for a malformed job key, and if there is none although other hosts
     can reach an address.
     """
-    values = _Variables(translate(_with_meeting(variables)))
+    values = _Variables(translate(variables))
     over_mpi = values.get("RINGLET_RENDEZVOUS") == OVER_MPI
     alone = "RANK" not in values and "WORLD_SIZE" not in values
     size = 1 if alone else values.integer("WORLD_SIZE", minimum=1, most=MOST_RANKS)
@@ -134,13 +136,6 @@ def read_environment(
         links=values.links(),
         alone=alone,
     )
-
-
-def _with_meeting(variables: Mapping[str, str]) -> Mapping[str, str]:
-    """Ranks whose messages travel over MPI meet there, too, unless somebody has said where."""
-    if variables.get("RINGLET_TRANSPORT") != "mpi" or variables.get("RINGLET_RENDEZVOUS"):
-        return variables
-    return {**variables, "RINGLET_RENDEZVOUS": OVER_MPI}
 
 
 class _Variables(dict[str, str]):

@@ -114,6 +114,9 @@ the hosts gets rank 0."""
 
 WHERE = "MASTER_ADDR (an address of rank 0's host), MASTER_PORT and RINGLET_KEY_FILE"
 
+OVER_MPI = "mpi"
+"""A RINGLET_RENDEZVOUS: the ranks meet over MPI (comm/mpi/meeting.py)."""
+
 BY_HAND = "RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT"
 
 SPARE_PORTS = "RINGLET_SPARE_PORTS"
@@ -133,17 +136,20 @@ def launcher_of(variables: Mapping[str, str]) -> _Launcher | None:
 
 
 def translate(variables: Mapping[str, str]) -> Mapping[str, str]:
-    """The variables, with torchrun's names added if only another launcher's are set.
+    """The variables, with torchrun's names added if only another launcher's are set. Ranks whose
+    messages travel over MPI meet there, too, unless something says where.
 
     Raises CommError if the ranks may be on several hosts and nothing says where rank 0 is.
     """
+    if variables.get("RINGLET_TRANSPORT") == "mpi" and not variables.get("RINGLET_RENDEZVOUS"):
+        variables = {**variables, "RINGLET_RENDEZVOUS": OVER_MPI}
     if "RANK" in variables:
         return variables
     found = launcher_of(variables)
     if "WORLD_SIZE" in variables and (found is None or found.size != "WORLD_SIZE"):
         return variables
     if found is None:
-        if variables.get("RINGLET_RENDEZVOUS") != "mpi":  # which knows how many there are
+        if variables.get("RINGLET_RENDEZVOUS") != OVER_MPI:  # which knows how many there are
             _warn_of_others(variables)
         if text := outside_a_step(variables):
             _log.warning("ringlet: %s", text)
@@ -177,7 +183,8 @@ def described(variables: Mapping[str, str]) -> str:
     here = (
         f", {seen['LOCAL_WORLD_SIZE']} of them on this host" if "LOCAL_WORLD_SIZE" in seen else ""
     )
-    meeting = f"; they meet at {where}" if where else ""
+    way = "over MPI" if where == OVER_MPI else f"at {where}"
+    meeting = f"; they meet {way}" if where else ""
     return f"{who}: rank {seen['RANK']} of {seen.get('WORLD_SIZE', '?')}{here}{meeting}"
 
 
@@ -221,7 +228,10 @@ def _as_torchrun(found: _Launcher, variables: Mapping[str, str]) -> dict[str, st
         listed = next(
             (f" (the hosts are in ${name})" for name in HOST_LISTS if name in variables), ""
         )
-        raise CommError(f"{found.name} has started {size} ranks{here}: set {WHERE} for all{listed}")
+        raise CommError(
+            f"{found.name} has started {size} ranks{here}: set {WHERE} for all{listed}; "
+            f"scripts with mpi4py may set RINGLET_RENDEZVOUS={OVER_MPI} instead"
+        )
     added["MASTER_ADDR"] = address
     if found.master is not None and _is_numbered(found, variables):
         added["RINGLET_JOB"] = variables.get("RINGLET_JOB", _job(found, variables))

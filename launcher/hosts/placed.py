@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ringlet.comm.errors import CommError
-from ringlet.comm.join.environment import INSECURE, OVER_MPI, read_environment
+from ringlet.comm.join.environment import INSECURE, read_environment
 from ringlet.comm.join.key import KEY, KEY_FILE
-from ringlet.comm.join.launchers import task_of
+from ringlet.comm.join.launchers import OVER_MPI, task_of
 from ringlet.launcher.errors import UserError, user_errors
 from ringlet.launcher.hosts.options import HostOptions
 
