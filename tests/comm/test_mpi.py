@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mpi_ranks import MpiPool, command, libraries, variables
+from mpi_ranks import MpiPool, command, command_across, libraries, variables
+from network_pair import NetworkPair, NetworkPairError
 
 from ringlet.comm import CommError
 from ringlet.comm.arrays import REDUCTIONS
@@ -170,6 +171,43 @@ def test_mpi_has_to_be_for_several_threads(mpi):
     code, _, errors = run(mpi, 2, text, MPI4PY_RC_THREAD_LEVEL="single")
     assert code == 1
     assert "MPI is initialised for one thread" in errors
+
+
+HOSTS = """
+import json, os
+from ringlet.comm.join.addresses import own_addresses
+os.environ["RINGLET_HOST"] = own_addresses()[0]  # both have this machine's identity
+import numpy as np
+from ringlet import comm
+world = comm.init()
+x = world.all_reduce(np.arange(300_000.0))
+assert (x == 4 * np.arange(300_000.0)).all()
+endpoint = world._endpoint
+shown = {address.rpartition(":")[0] for address in endpoint.addresses}
+mine = [*sorted(shown), endpoint._key is not None, endpoint.carrier is not None]
+everybodys = world.all_gather_object(mine)
+if world.rank == 0:
+    print(json.dumps(everybodys))
+"""
+
+
+@pytest.mark.mpi
+@with_each_library
+def test_ranks_on_two_hosts_meet_over_mpi_without_an_address_or_a_key(mpi, tmp_path):
+    try:
+        pair = NetworkPair()
+    except NetworkPairError as error:
+        pytest.skip(str(error))
+    with pair:
+        for name, value, carried in (("TRANSPORT", "mpi", True), ("RENDEZVOUS", "mpi", False)):
+            own = variables(**{"RINGLET_TRANSPORT": "auto", f"RINGLET_{name}": value})
+            done = subprocess.run(
+                [*command_across(mpi, pair, tmp_path), "-c", HOSTS], env=own,
+                capture_output=True, text=True, timeout=DEADLINE_S,
+            )  # fmt: skip
+            assert done.returncode == 0, done
+            each = ["ipc", *(f"tcp://{address}" for address in pair.addresses), True, carried]
+            assert json.loads(done.stdout) == [each] * 4
 
 
 def ringlet(mpi, size, *words, **more):

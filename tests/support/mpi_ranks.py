@@ -12,6 +12,7 @@ Without it, it is that of the tests themselves. The ranks take all other package
 import contextlib
 import os
 import runpy
+import shlex
 import signal
 import socket
 import struct
@@ -20,6 +21,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from network_pair import NetworkPair
 from waiting import alive, until
 
 from ringlet.launcher.supervisor.control import VARIABLE, Control
@@ -40,8 +42,12 @@ ANYWHERE = {
 
 OF_LAUNCHERS = (
     "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
-    "RINGLET_RENDEZVOUS", "RINGLET_ADDRESS",
+    "RINGLET_ADDRESS",
 )  # fmt: skip
+
+
+PASSED = ("PYTHONPATH", "RINGLET_TRANSPORT", "RINGLET_RENDEZVOUS")
+"""Open MPI passes on to other hosts what it is told to, MPICH all."""
 
 
 def libraries() -> list[Path]:
@@ -66,6 +72,28 @@ def variables(**more: str) -> dict[str, str]:
     path = os.pathsep.join(filter(None, sys.path))
     every = {**os.environ, **more, **ANYWHERE, "PYTHONPATH": path}
     return {name: text for name, text in every.items() if name not in OF_LAUNCHERS}
+
+
+def command_across(prefix: Path, pair: NetworkPair, folder: Path) -> list[str]:
+    """What starts four Pythons, two on each host of the pair, which also have names of their own.
+    In place of ssh, a script in the folder enters the other host."""
+    inside = [f"{shlex.join(pair.enter(host))} unshare --uts bash -c" for host in range(2)]
+    named = [f"hostname host-{host}; unset RINGLET_HOST;" for host in range(2)]
+    script, addresses = folder / "enter", pair.addresses
+    script.write_text(
+        f"#!/bin/bash\nwhile [[ $1 == -* || $1 != {addresses[1]} ]]; do shift; done; shift\n"
+        f'exec {inside[1]} "{named[1]} $*"\n'
+    )
+    script.chmod(0o755)
+    hosts = ",".join(f"{address}:2" for address in addresses)
+    start = [*shlex.split(inside[0]), f'{named[0]} exec "$@"', "bash", str(prefix / "bin/mpirun")]
+    if (prefix / "bin/prterun").exists():  # Open MPI
+        passed = [word for name in PASSED for word in ("-x", name)]
+        start += ["--prtemca", "plm_ssh_agent", str(script), "--host", hosts, *passed]
+        start += ["--map-by", "node:oversubscribe"]
+    else:
+        start += ["-launcher", "ssh", "-launcher-exec", str(script), "-hosts", hosts]
+    return [*start, "-n", "4", str(prefix / "bin/python")]
 
 
 class MpiRank:
@@ -109,13 +137,14 @@ class MpiPool(WorkerPool):
         self._output += [tempfile.TemporaryFile() for _ in range(self.size)]  # noqa: SIM115 - as Ranks
         numbers = ",".join(str(output.fileno()) for output in self._output)
         place = f"{os.getpid()} {numbers} {job.folder}/pool"
+        own = job.environment(0)
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(f"{job.folder}/pool")
             listener.listen(self.size)
             listener.settimeout(START_S)
             self._mpirun = subprocess.Popen(
                 [*command(self._prefix, self.size), __file__],
-                env=variables(**job.environment(0), MPI_POOL=place),
+                env=variables(**{**own, "RINGLET_RENDEZVOUS": "", "MPI_POOL": place}),
                 stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
             for _ in range(self.size):
