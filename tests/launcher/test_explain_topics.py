@@ -284,7 +284,7 @@ WRONG = {
         "a picture of 20672 boxes is too larg",
     ),
     "no folder": (["memory", "--svg", "nowhere/x.svg"], "cannot write nowhere/x.svg: No such"),
-    "topic": (["memroy"], "unknown operation 'memroy'; there are all-reduce"),
+    "topic": (["memroy"], "; and other topics: collective, pipeline, tensor, seq"),
 }
 
 

@@ -5,8 +5,9 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from ringlet.comm.schedules.algorithms import ALGORITHMS
 from ringlet.launcher.commands.explain.block import sequence, tensor
-from ringlet.launcher.commands.explain.collective import collective
+from ringlet.launcher.commands.explain.collective import OPERATIONS, collective
 from ringlet.launcher.commands.explain.compression import compression
 from ringlet.launcher.commands.explain.context import context
 from ringlet.launcher.commands.explain.experts import experts
@@ -15,6 +16,7 @@ from ringlet.launcher.commands.explain.overlap import overlap
 from ringlet.launcher.commands.explain.pipeline import pipeline
 from ringlet.launcher.commands.explain.zero import accumulation, zero
 from ringlet.launcher.commands.options import Command
+from ringlet.launcher.errors import UserError
 
 TOPICS = {
     each.__name__: each
@@ -30,6 +32,11 @@ class CollectiveByDefault(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in ("--help", *self.commands):
+            if args[0][:1] != "-" and args[0].replace("-", "_") not in ALGORITHMS:
+                raise UserError(
+                    f"unknown operation {args[0]!r}; there are {OPERATIONS}; and other topics: "
+                    f"{', '.join(TOPICS)}"
+                )
             args = ["collective", *args]
         return super().parse_args(ctx, args or ["--help"])
 
