@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
+
 from ringlet.nn.backend import Array
 from ringlet.nn.files import read_object
 from ringlet.runtime.checkpoint.manifest import digest
@@ -43,6 +45,9 @@ PROGRESS = "progress.json"
 SHARD_TOKENS = 1 << 27
 EVERY = 1 << 25
 """Bytes of text after which what was written is recorded, and need not be made again."""
+
+MOST_UNKNOWN = 0.5
+"""The share of tokens that a tokenizer may not know, at the beginning of a text."""
 
 IN_FLIGHT = 2
 """Batches that are encoded at once, each by all processors."""
@@ -256,7 +261,7 @@ def _changed(source: Source) -> TextError:
 
 def _run(folder: Path, request: Request, encoder: Encoder, progress: Progress) -> dict[str, int]:
     """Encode all text from where the last build was stopped; the manifest's counts."""
-    start, tokens, documents = Place(), 0, 0
+    start, tokens, documents, unknown = Place(), 0, 0, 0
     if (folder / PROGRESS).exists():
         found = read_object(folder / PROGRESS, TextError)
         try:
@@ -264,14 +269,20 @@ def _run(folder: Path, request: Request, encoder: Encoder, progress: Progress) -
             tokens, documents = found["tokens"], found["documents"]
         except (KeyError, TypeError) as error:
             raise TextError(f"{folder / PROGRESS} is damaged: remove {folder}") from error
+        unknown = found.get("unknown", 0)
     tally, recorded = Tally(), start.bytes
     output = Output(folder, encoder.dtype, request.shard_tokens, tokens, documents)
     waiting: deque[tuple[Batch, Future[tuple[Array, list[int]]]]] = deque()
 
     def write_one() -> None:
-        nonlocal recorded
+        nonlocal recorded, unknown
         batch, future = waiting.popleft()
         ids, lengths = future.result()
+        unknown += (
+            int(np.count_nonzero(ids == encoder.unknown)) if encoder.unknown is not None else 0
+        )
+        if not output.tokens:
+            _check_fit(encoder, unknown, len(ids))
         ends, token = [], output.tokens
         for piece, length, nbytes in zip(batch.pieces, lengths, batch.bytes, strict=True):
             token += length
@@ -282,7 +293,7 @@ def _run(folder: Path, request: Request, encoder: Encoder, progress: Progress) -
         if batch.place.bytes >= recorded + request.every:
             recorded = batch.place.bytes
             output.sync()
-            counts = {"tokens": output.tokens, "documents": output.documents}
+            counts = {"tokens": output.tokens, "documents": output.documents, "unknown": unknown}
             write_object(folder / PROGRESS, {"place": batch.place._asdict(), **counts})
 
     with closing(output), ThreadPoolExecutor(IN_FLIGHT) as threads:
@@ -300,7 +311,17 @@ def _run(folder: Path, request: Request, encoder: Encoder, progress: Progress) -
         "bytes": batch.place.bytes,
         "replaced": tally.replaced,
         "empty": tally.empty,
+        "unknown": unknown,
     }
+
+
+def _check_fit(encoder: Encoder, unknown: int, tokens: int) -> None:
+    """Refuse a tokenizer that does not know most of the text's beginning."""
+    if unknown > tokens * MOST_UNKNOWN:
+        raise TextError(
+            f"{encoder.file} does not fit the text: {unknown:,} of the first {tokens:,} tokens are "
+            "those of what it does not know"
+        )
 
 
 def _finish(folder: Path, plan: dict[str, Any], encoder: Encoder, counts: dict[str, int]) -> None:

@@ -27,7 +27,8 @@ class Encoder:
     """A tokenizer.json, by the tokenizers library. Raises TextError.
 
     A document's ids are those of the library for it alone, without truncation or padding, and then
-    the end of text. `end` is that token and `end_of_text` its id: what a tokenizer_config.json
+    the end of text. `unknown` is the id of what the tokenizer has no ids for, if there is such an
+    id; `end` is the end of text and `end_of_text` its id: what a tokenizer_config.json
     beside the file calls eos_token, or else a special token with a usual name.
     """
 
@@ -50,6 +51,7 @@ class Encoder:
         self._encode = getattr(
             self._library, "encode_batch_fast", self._library.encode_batch
         )  # the former since 0.20
+        self.unknown = vocabulary.get(getattr(self._library.model, "unk_token", None) or "")
         self._before, self._after = self._around()
         self._cuts = True
         self._cuts = self.may_cut("some words\nand others", 11)

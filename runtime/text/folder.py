@@ -29,7 +29,16 @@ MANIFEST, TOKENIZER, BUILD = "manifest.json", "tokenizer.json", "building.json"
 DOCUMENTS, DOCUMENT_BYTES = "documents.bin", "document-bytes.bin"
 
 DTYPES = ("<u2", "<u4")
-COUNTS = ("shard_tokens", "tokens", "documents", "bytes", "replaced", "empty", "vocab_size")
+COUNTS = (
+    "shard_tokens",
+    "tokens",
+    "documents",
+    "bytes",
+    "replaced",
+    "empty",
+    "unknown",
+    "vocab_size",
+)
 
 
 def shard_name(number: int) -> str:

@@ -32,11 +32,12 @@ def place(tmp_path, monkeypatch):
     Path("cut.txt.zst").write_bytes(b"\x28\xb5\x2f\xfd no zstd")
     Path("taken").mkdir()
     Path("taken/notes").touch()
-    Path("words.json").write_text(json.dumps({
-        "version": "1.0", "truncation": None, "padding": None, "added_tokens": [],
-        "normalizer": None, "pre_tokenizer": {"type": "Whitespace"}, "post_processor": None,
-        "decoder": None, "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "?"},
-    }))  # fmt: skip
+    for name, vocab in (("words", {"a": 0}), ("unknown", {"</s>": 0, "?": 1, "the": 2})):
+        Path(f"{name}.json").write_text(json.dumps({
+            "version": "1.0", "truncation": None, "padding": None, "added_tokens": [],
+            "normalizer": None, "pre_tokenizer": {"type": "Whitespace"}, "post_processor": None,
+            "decoder": None, "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "?"},
+        }))  # fmt: skip
     return tmp_path
 
 
@@ -103,6 +104,9 @@ BAD = {
     "another end": ("texts --tokenizer tokenizer.json --end-of-text x!", "has no token x!"),
     "a tokenizer that does not fit": (
         "texts --tokenizer words.json --end-of-text a", "words.json makes no ids of the text",
+    ),
+    "a tokenizer of other text": (
+        "texts --tokenizer unknown.json", "does not fit the text: ",
     ),
     "small": ("texts --train-tokenizer 256", "a tokenizer of 256 tokens has no room"),
     "empty": ("empty.txt --tokenizer tokenizer.json", "no text in empty.txt: all documents are e"),

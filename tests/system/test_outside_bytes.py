@@ -304,7 +304,8 @@ def lengthened(message):
 
 TOKENS = {
     "format": 1, "dtype": "<u2", "shard_tokens": 4, "tokens": 5, "documents": 1, "bytes": 9,
-    "replaced": 0, "empty": 0, "vocab_size": 9, "end_of_text": {"id": 0, "token": "x"},
+    "replaced": 0, "empty": 0, "unknown": 0, "vocab_size": 9,
+    "end_of_text": {"id": 0, "token": "x"},
     "options": {}, "sources": [["a", "text", 9]], "files": {
         name: {"bytes": size, "sha256": ""} for name, size in (
             ("tokenizer.json", 3), ("documents.bin", 8), ("document-bytes.bin", 8),

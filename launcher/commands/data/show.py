@@ -45,6 +45,8 @@ def counts_text(found: TextFolder) -> str:
         text += f"; {counted(facts['empty'], 'empty document')} left out"
     if facts["replaced"]:
         text += f"; {counted(facts['replaced'], 'character')} replaced that were not UTF-8"
+    if facts["unknown"]:
+        text += f"; {counted(facts['unknown'], 'token')} of what the tokenizer does not know"
     return text
 
 
