@@ -3,7 +3,9 @@
 Of an array of n ranks, an all-reduce sends 2 (n-1)/n from each, a reduce-scatter and an all-gather
 (n-1)/n (Thakur, Rabenseifner and Gropp, "Optimization of collective communication operations in
 MPICH", 2005), an all-to-all (n-1)/n of what a rank has. A pipeline's messages are activations and
-their gradients. The few numbers for the loss and the norm are not counted.
+their gradients. The load of experts counts as even, and what a causal mask spares the ring of
+context parallelism as sent. Not counted are the few numbers for the loss and the norm, and
+compressed sums, which depend on the values.
 """
 
 from collections import defaultdict
@@ -41,16 +43,31 @@ def _from_each(operation: str, size: int, nbytes: float) -> float:
 
 def _in_passes(model: Model, setting: Setting, rank: int) -> Iterator[Call]:
     """The collectives of the layers, in forward and backward of one micro-batch."""
-    blocks, again = (
-        setting.blocks_of(len(model.blocks)),
-        repeated(setting.options, len(model.blocks)),
-    )
-    for stage in setting.stages_by_rank[rank]:
-        parts = [(block_part(model.blocks[n], model, setting), again[n]) for n in blocks[stage]]
-        parts += [(embedding_part(model, setting), "")] if stage == 0 else []
-        parts += [(head_part(model, setting), "")] if stage == setting.stages - 1 else []
-        for part, what in parts:
-            yield from part.forward_calls * (2 if what == WHOLE else 1) + part.inputs_calls
+    again = repeated(setting.options, len(model.blocks))
+    for stage, numbers in _stages(model, setting, rank):
+        for number in numbers:
+            part = block_part(model.blocks[number], model, setting)
+            yield from part.forward_calls * (2 if again[number] == WHOLE else 1)
+            yield from part.inputs_calls
+        ends = [embedding_part(model, setting)] if stage == 0 else []
+        ends += [head_part(model, setting)] if stage == setting.stages - 1 else []
+        for call in (call for part in ends for call in part.forward_calls + part.inputs_calls):
+            width = setting.program.precision.activation * model.width
+            if setting.options.sequence and call.nbytes >= _rows(model, setting) * width:
+                yield Call("reduce_scatter", call.axis, call.nbytes)  # and in the other direction
+                yield Call("all_gather", call.axis, call.nbytes)
+            else:
+                yield call
+
+
+def _stages(model: Model, setting: Setting, rank: int) -> Iterator[tuple[int, range]]:
+    """The stages of a rank of the pipeline, and their blocks."""
+    blocks = setting.blocks_of(len(model.blocks))
+    return ((stage, blocks[stage]) for stage in setting.stages_by_rank[rank])
+
+
+def _rows(model: Model, setting: Setting) -> int:
+    return setting.micro_batch * model.context // setting.mesh["cp"]
 
 
 def _of_shards(
@@ -58,8 +75,11 @@ def _of_shards(
 ) -> Iterator[tuple[str, int, float]]:
     """The collectives of gradients and parameters: (operation, ranks, bytes)."""
     options, precision = setting.options, setting.program.precision
-    for operation, group, nbytes in sums(setting, numbers):
+    for operation, group, nbytes in [] if options.compress else sums(setting, numbers):
         yield operation, group.size, nbytes / options.local_steps
+    if options.sequence:
+        in_parts = sum(_in_parts(model, setting, *each) for each in _stages(model, setting, rank))
+        yield "all_reduce", setting.mesh["tp"], in_parts * precision.gradient
     for group, each in zip(groups(setting), numbers, strict=False):
         if options.zero >= 2:
             yield "reduce_scatter", group.size, each * precision.gradient * setting.micro_batches
@@ -73,19 +93,30 @@ def _of_shards(
         words = -(-model.vocabulary // setting.mesh["tp"])
         yield "all_reduce", 2, float(words * model.width * precision.gradient)
     if options.zero == 3:  # in backward again, but for those that are still there
-        blocks = [n for stage in sorted(own) for n in setting.blocks_of(len(model.blocks))[stage]]
+        blocks = [number for _, each in _stages(model, setting, rank) for number in each]
         dense, _ = groups(setting)
         for number in blocks[:-BUFFERS]:
             each = dense_parameters(model.blocks[number], setting.mesh["tp"])
             yield "all_gather", dense.size, each * precision.parameter * setting.micro_batches
 
 
+def _in_parts(model: Model, setting: Setting, stage: int, numbers: range) -> int:
+    """Numbers in a stage of whose gradients each tensor-parallel rank has a part, with sequence
+    parallelism: norms, biases after a reduction, positions."""
+    found = 0
+    for block in (model.blocks[number] for number in numbers):
+        found += block.norms * block.norm * block.width
+        found += block.attention_parameters[1] + block.mlp_parameters[1]
+    if stage == 0 and model.positions:
+        found += model.context * model.width
+    return found + model.blocks[-1].norm * model.width * (stage == setting.stages - 1)
+
+
 def _messages(model: Model, setting: Setting, rank: int) -> float:
     """Bytes of activations to the next stages, and of their gradients to those before."""
-    mesh, own = setting.mesh, setting.stages_by_rank[rank]
-    rows = setting.micro_batch * model.context // mesh["cp"]
-    parts = mesh["tp"] if setting.options.sequence else 1
-    each = rows * model.width * setting.program.precision.activation / parts
+    own = setting.stages_by_rank[rank]
+    parts = setting.mesh["tp"] if setting.options.sequence else 1
+    each = _rows(model, setting) * model.width * setting.program.precision.activation / parts
     neighbours = (stage + way for stage in own for way in (-1, 1))
     others = [n for n in neighbours if 0 <= n < setting.stages and n not in own]
     return len(others) * each * setting.micro_batches

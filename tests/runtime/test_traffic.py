@@ -108,8 +108,7 @@ def test_bytes_are_the_textbooks(ranks, case):
     assert summed(results) == expected
 
 
-# With sequence parallelism the planner takes the embedding and the head to be as without it.
-@pytest.mark.parametrize("case", [case for case in TABLE if case != "sequence"])
+@pytest.mark.parametrize("case", TABLE)
 def test_the_planners_count_is_the_same(case):
     mesh, options, micro, expected = TABLE[case]
     model = model_of(GPTConfig(VOCABULARY, CONTEXT, LAYERS, 4, WIDTH))

@@ -72,7 +72,8 @@ def bytes_sent(run: Run) -> str:
     why = (
         "The textbook: of an array of n ranks an all-reduce sends 2 (n-1)/n from each, a "
         "reduce-scatter and an all-gather (n-1)/n, a pipeline its activations and their gradients. "
-        "Sums of the loss and of the norm, with each rank's figures, are sent beside that."
+        "The load of experts counts as even; a causal mask spares the ring of context parallelism "
+        "a part. Compressed sums have no count, nor have the small sums of loss, norm and figures."
     )
     links: list[list[str]] = []
     if run.measures is not None:
