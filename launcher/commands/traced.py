@@ -75,8 +75,12 @@ def _conclude(path: Path, steps: int | None, folder: Path, agent: Agent) -> None
         screen.say(f"--trace {path}: {error.strerror}; what was recorded stays in {folder}")
         return
     else:
-        shown = "steps {} to {}".format(*head["steps"]) if head["steps"] else "no steps"
-        screen.say(f"the trace of {shown} is in {path}; {command('trace', path)} measures it")
+        if head["steps"]:
+            steps_text = "steps {} to {}".format(*head["steps"])
+            text = f"the trace of {steps_text} is in {path}; {command('trace', path)} measures it"
+        else:
+            text = f"the trace is in {path}; it has no steps to measure (docs/tracing.md)"
+        screen.say(text)
     _remove(folder)
 
 

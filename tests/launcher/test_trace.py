@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import trace_format
@@ -95,6 +96,21 @@ def test_a_killed_launcher_leaves_what_the_command_can_read(launch, capsys):
     assert code == 0
     assert "steps 1 to 3, " in text
     right(file)
+
+
+@pytest.mark.slow
+def test_a_training_that_is_traced(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    quick = Path(__file__).parents[1] / "system/quick.toml"
+    words = ("--preset", "tiny", "--config", str(quick), "-n", "2", "--out", "run")
+    code, _, errors = outcome(capfd, "train", *words, "--trace", "run/trace.json")
+    assert code == 0, errors
+    assert "is in run/trace.json" in errors
+    trace = right(tmp_path / "run/trace.json")
+    found = measure(trace)
+    assert len(found.steps) > 5
+    assert set(found.parts[0]) >= {"forward", "backward", "optimizer", "data", "norm"}
+    assert any(each.name == "evaluation" for each in trace.slices[0, 0])
 
 
 @pytest.mark.slow
