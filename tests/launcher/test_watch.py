@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import pytest
 from commands import outcome
@@ -163,7 +164,7 @@ def test_who_waits_for_whom(case):
 @pytest.mark.parametrize(("width", "height"), [(120, 50), (80, 24), (38, 12), (20, 3)])
 def test_a_frame_fits_on_the_terminal(tmp_path, width, height, unicode):
     rows = [a_row(step, **({} if step % 9 else {"val_loss": 2.0})) for step in range(40)]
-    read = Follower(write(tmp_path / "run", rows)).look()
+    read = replace(Follower(write(tmp_path / "run", rows)).look(), steps=100)
     ranks = tuple(rank(number, 1 if number % 2 else None) for number in range(30))
     view = View("run", "", "running", "step 39", read, (("loss", "2.0"),), ranks,
                 ("rank 1 waits",), (), False)  # fmt: skip

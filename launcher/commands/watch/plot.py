@@ -20,7 +20,8 @@ def drawn(
     rows + 1 lines."""
     across, down = (2, 4) if unicode else (1, 1)
     columns = max(width - LABEL - 1, 8)
-    first, last = curve[0].step, max(curve[-1].step, curve[0].step + 1)
+    first = min(point.step for point in (curve[0], *marks[:1]))
+    last = max(curve[-1].step, first + 1)
     low = min(point.least for point in (*curve, *marks))
     high = max(point.most for point in (*curve, *marks))
     height = high - low or 1.0

@@ -4,6 +4,7 @@ import io
 import time
 
 from rich.console import Console, Group, OverflowMethod, RenderableType
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -50,7 +51,8 @@ class Plain:
             self._named = True
             command = f" ({view.command})" if view.command else ""
             self._screen.line(f"watching {view.name}{command}")
-        seen = view.state, view.reading.row.get("val_step", -1.0)
+        read = view.reading
+        seen = view.state, -1.0 if read.behind else read.row.get("val_step", -1.0)
         if seen != self._seen or time.monotonic() >= self._at:
             self._seen, self._at = seen, time.monotonic() + PLAIN_EVERY_S
             figures = [f"{name} {text}" for name, text in view.figures[:3]]
@@ -92,10 +94,11 @@ def _head(view: View, width: int, unicode: bool) -> list[RenderableType]:
     title = Text.assemble((view.name, "bold"), "  ", (view.says, "bold green"))
     parts: list[RenderableType] = [title]
     if read.steps:
-        bar: RenderableType = ProgressBar(read.steps, min(read.step, read.steps), min(width, 60))
-        if not unicode:
-            full = min(width, 60) * min(read.step, read.steps) // read.steps
-            bar = Text("#" * full + "-" * (min(width, 60) - full))
+        long, done = min(width, 60), min(read.step, read.steps)
+        full = long * done // read.steps
+        bar: RenderableType = Text("#" * full + "-" * (long - full))
+        if unicode:
+            bar = Padding(ProgressBar(read.steps, done, long), expand=False)  # a line of its own
         parts.append(bar)
     if view.figures:
         parts.append(Text("  ".join(f"{name} {text}" for name, text in view.figures)))

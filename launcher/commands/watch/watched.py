@@ -194,9 +194,10 @@ def _says(read: Reading, over: bool, trains: bool) -> tuple[str, str]:
         return ("over", "it has ended") if over else ("running", "it runs")
     of = "" if read.steps is None else f" of {read.steps:,}"
     if not over:
+        if read.behind:
+            return "reading", f"reading: step {read.step:,}" if read.row else "reading"
         if not read.row:
-            reads = read.behind
-            return ("reading", "reading") if reads else ("starting", "no step has ended yet")
+            return "starting", "no step has ended yet"
         left = "" if read.left_s is None else f", {_clock(read.left_s)} left"
         return "running", f"step {read.step:,}{of}{left}"
     how, after = read.end.get("how"), f"after step {read.step:,}{of}"
