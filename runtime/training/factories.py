@@ -1,6 +1,5 @@
 """The model, the optimizer and the learning-rate schedule that a config names."""
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from typing import Any, TypeAlias
@@ -8,10 +7,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ringlet.nn import FlatParameters, Parameter, optim
-from ringlet.nn.files import short
+from ringlet.nn.files import parse_object, short
 from ringlet.nn.flat import Flat
 from ringlet.nn.models import GPT, GPTConfig, LanguageModel, Llama, LlamaConfig, PretrainedError
-from ringlet.nn.models.huggingface.adapter import remember
+from ringlet.nn.models.huggingface.adapter import refusals, remember
 from ringlet.nn.models.huggingface.auto import described
 from ringlet.nn.models.rope import longest_context
 from ringlet.nn.optim import FlatOptimizer, Schedule
@@ -45,11 +44,9 @@ def _of_a_folder(config: TrainConfig, vocab_size: int) -> GPTConfig | LlamaConfi
     """The sizes that the config.json of a folder says, with the vocabulary and the context of the
     run, which may be larger."""
     try:
-        description = json.loads(config.architecture)
-        found = described(description["config"])
-        _ = {**description["generation"]}
-    except (PretrainedError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ConfigError(f"architecture describes no model: {error}") from error
+        found = described(_said(config)["config"])
+    except PretrainedError as error:
+        raise ConfigError(str(error)) from error
     length = config.block_size
     if isinstance(found, GPTConfig):
         sizes = "gpt", found.n_layer, found.n_head, found.n_embd
@@ -70,13 +67,22 @@ def _of_a_folder(config: TrainConfig, vocab_size: int) -> GPTConfig | LlamaConfi
     return replace(found, vocab_size=vocab_size, **changes)
 
 
+def _said(config: TrainConfig) -> dict[str, dict[str, Any]]:
+    """What the config.json of a folder, and its generation_config.json, have said."""
+    with refusals("architecture"):
+        found = parse_object(config.architecture)
+        return {name: {**found[name]} for name in ("config", "generation")}
+
+
 def make_model(config: TrainConfig, vocab_size: int) -> LanguageModel:
     """A new model; within `nn.uninitialized()` its parameters have no values yet."""
     sizes = model_config(config, vocab_size)
-    model = Llama(sizes) if isinstance(sizes, LlamaConfig) else GPT(sizes)
-    if config.architecture:
-        description = json.loads(config.architecture)
-        remember(model, description["config"], description["generation"])
+    kind: Any = Llama if isinstance(sizes, LlamaConfig) else GPT
+    if not config.architecture:
+        return kind(sizes)
+    with refusals("architecture"):
+        model: LanguageModel = kind(sizes)
+        remember(model, **_said(config))
     return model
 
 

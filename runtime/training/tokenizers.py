@@ -172,7 +172,11 @@ def token_ids(file: Path) -> dict[str, int]:
         known = values["model"]["vocab"]
         if isinstance(known, list):  # of (token, score)
             known = {token: number for number, (token, _) in enumerate(known)}
-        return {**known, **{each["content"]: each["id"] for each in values["added_tokens"] or ()}}
+        added = {each["content"]: each["id"] for each in values.get("added_tokens") or ()}
+        found = {**known, **added}
+        if not all(type(token) is str and type(number) is int for token, number in found.items()):
+            raise ValueError("its vocabulary is not of texts and ids")
+        return found
     except (KeyError, TypeError, ValueError) as error:
         raise TokenizerError(f"{file} is not a tokenizer: {error!r}") from error
 

@@ -44,6 +44,7 @@ def with_file(name, file, text):
 WORDS = json.dumps({"model": {"type": "WordLevel", "vocab": {"a": 0}}, "added_tokens": []})
 BAD = {
     "nothing there": (lambda: "none", [], "neither a Hugging Face model"),
+    "an empty name": (lambda: "", [], "--from is empty"),
     "a file": (lambda: "text.txt", [], "neither a Hugging Face model"),
     "BERT": (lambda: copied("bert"), [], "holds a BERT"),
     "T5": (lambda: copied("t5"), [], "holds a T5"),

@@ -141,6 +141,8 @@ def prepare(
         given = {name: value for name, value in given.items() if value is not None}
         preset = options.preset or in_file.pop("preset", None)
         values = {**in_file, **given}
+        if given.get("start") == "":  # a variable that is not set
+            raise UserError("--from is empty; it takes the folder of a model")
         start, found = None if options.resume else find(values, preset), None
         if start is not None:
             settings = start.config(values)

@@ -180,11 +180,11 @@ class Pretrained(NamedTuple):
 
 
 def remember(
-    model: LanguageModel, values: Mapping[str, Any], generation: Mapping[str, Any]
+    model: LanguageModel, config: Mapping[str, Any], generation: Mapping[str, Any]
 ) -> None:
     """Give a model what the files say beside its sizes; raises PretrainedError."""
-    model.huggingface, model.generation = values, generation
-    ends = [each.get("eos_token_id") for each in (generation, values)]
+    model.huggingface, model.generation = config, generation
+    ends = [each.get("eos_token_id") for each in (generation, config)]
     model.eos = _end_ids(ends[1] if ends[0] is None else ends[0])
 
 
