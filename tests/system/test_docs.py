@@ -22,7 +22,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 FILE = re.compile(rf"(?<![\w/.~-])(?:{'|'.join(FOLDERS)}|examples|benchmarks|docs|tests)/[\w/.*-]+")
 TERM = re.compile(r"^\| \*\*([^*]+)\*\* \|.*?\]\((\S+?)\)", re.MULTILINE)
 CODE = re.compile(r"```.*?```|`[^`\n]+`", re.DOTALL)
-XX
+COMMAND = re.compile(r"(?<![\w/.-])(?<!from )ringlet ([a-z]+)((?: [^`\n|#&]*)?)")
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
