@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 from dataclasses import asdict
 from html.parser import HTMLParser
 
@@ -191,6 +192,23 @@ def test_runs_are_drawn_over_each_other(tmp_path, capsys):
         assert f'aria-label="validation {words}"' in text
     assert len({*re.findall(r'stroke-dasharray="([^"]+)"', text)}) == 2
     assert "<i>" not in text
+
+
+def test_a_run_that_goes_on_is_one_that_has_not_ended(tmp_path, capsys):
+    folder = make_run(tmp_path / "mine")
+    (folder / "end.json").unlink()
+    ended = []
+    for pid, host in (
+        (os.getpid(), socket.gethostname()), (9999999999, socket.gethostname()), (1, "other"),
+    ):  # fmt: skip
+        (folder / ".lock").write_text(f"pid {pid} on {host}")
+        reported(capsys, folder)
+        ended += Page((folder / "report.html").read_text()).cells("ended")
+    assert ended == [
+        "not yet: it has taken step 40",
+        "not as it should: its launcher was killed after step 40",
+        "not yet, on host other, or its launcher was killed after step 40",
+    ]
 
 
 FAILED = {

@@ -12,6 +12,7 @@ import numpy as np
 from ringlet.launcher.commands.plan.tables import gigabytes, percent
 from ringlet.launcher.commands.report.page import paragraph, pre, section, table
 from ringlet.launcher.commands.report.runs import Run, most
+from ringlet.launcher.commands.watch.follow import holder
 from ringlet.launcher.units import seconds_text
 from ringlet.runtime.mesh import mesh_text
 from ringlet.runtime.planning.plan import Choices, Predicted
@@ -58,7 +59,11 @@ def _ended(run: Run, steps: int) -> str:
     last = int(run.columns["step"][-1]) if steps else 0
     if how in ("done", "stopped", "failed"):
         return f"{how} after step {run.end.get('step', last)}"
-    return f"not yet, or its launcher was killed: step {last}"
+    pid, host = holder(run.folder)
+    if pid is not None:
+        return f"not yet: it has taken step {last}"
+    where = f"not yet, on host {host}, or" if host else "not as it should:"
+    return f"{where} its launcher was killed after step {last}"
 
 
 def failure(run: Run) -> str:
