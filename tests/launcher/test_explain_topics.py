@@ -110,6 +110,24 @@ def test_a_plan(plan_file, capsys, tmp_path):
     assert "8 micro-batches of 1 each" in out
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("accumulate = 8", "accumulate = 7", "pp=4 with 7 micro-batches does not fit 4 ranks"),
+        ('"pp=4"', '""', "dp=1 with 8 micro-batches does not fit 4 ranks"),
+        ("blocks = 24", "blocks = 3", "the stages have 24 blocks, and the model 3"),
+        ('"interleaved"', '"spiral"', "unknown schedule 'spiral'"),
+    ],
+)
+def test_a_plan_that_contradicts_itself(old, new, expected, plan_file, capsys, tmp_path):
+    text = (tmp_path / plan_file).read_text()
+    assert old in text
+    (tmp_path / plan_file).write_text(text.replace(old, new))
+    code, out, err = explain(capsys, "plan", plan_file)
+    assert (code, out) == (2, "")
+    assert f"{plan_file}: {expected}" in err
+
+
 def test_memory_is_what_plans_count_with(capsys):
     _, out, _ = explain(
         capsys, "memory", "--model", "llama-7b", "--mesh", "dp=2,pp=2", "--zero", "1", "--table"

@@ -16,11 +16,11 @@ from ringlet.launcher.commands.plan.tables import gigabytes, recompute_text, sch
 from ringlet.launcher.errors import UserError, user_errors
 from ringlet.launcher.options import option
 from ringlet.launcher.units import seconds_text
-from ringlet.runtime.mesh import MeshError, parse_mesh
+from ringlet.runtime.mesh import MeshError, mesh_text, parse_mesh
 from ringlet.runtime.options import Parallelism, parse_layers
 from ringlet.runtime.planning.footprint import Footprint, footprints
 from ringlet.runtime.planning.models import Model
-from ringlet.runtime.planning.plan import PlanError, load_plan
+from ringlet.runtime.planning.plan import Plan, PlanError, load_plan
 from ringlet.runtime.planning.recompute import recomputed
 from ringlet.runtime.planning.setting import Setting
 from ringlet.runtime.training.config import ConfigError
@@ -104,42 +104,53 @@ def plan(
 
     Where the blocks lie, how a batch is cut, and what the step is expected to take.
     """
-    with user_errors(PlanError, MeshError, os_error=f"cannot read {file}"):
+    with user_errors(PlanError, os_error=f"cannot read {file}"):
         found = load_plan(file)
-        chosen, sizes, mesh = found.choices, found.model, parse_mesh(found.choices.mesh)
-        options = Parallelism(
-            zero=chosen.zero, schedule=chosen.schedule, chunks=chosen.chunks,
-            layers_per_stage=parse_layers(chosen.layers_per_stage), sequence=chosen.sequence,
-            recompute=tuple(filter(None, chosen.recompute.split(","))),
-        )  # fmt: skip
-        once = Setting(mesh, found.batch, 1, options)
-        size, left = divmod(once.micro_batches, chosen.accumulate)
-        if found.ranks != once.ranks or left:
-            raise UserError(
-                f"{file}: {chosen.mesh} with {counted(chosen.accumulate, 'micro-batch', 'es')} "
-                f"does not fit {counted(found.ranks, 'rank')} and a batch of {found.batch}"
-            )
-        setting = Setting(mesh, found.batch, size, options)
-        stages, rows = setting.blocks_of(sizes.blocks), []
+    try:
+        setting, rows = _planned(found), list[Row]()
+        stages = setting.blocks_of(found.model.blocks)
+    except MeshError as error:
+        raise UserError(f"{file}: {error}") from error
     for number, own in enumerate(setting.stages_by_rank):
         here = [(chunk, stages[stage]) for chunk, stage in enumerate(own)]
         boxes = [Box(b.start, b.stop, f"chunk {c}", f"{b.start}-{b.stop - 1}") for c, b in here]
         count = counted(sum(len(blocks) for _, blocks in here), "block")
         rows.append(Row(_ranks(setting, number), boxes, count))
-    seconds, memory_ = found.predicted.seconds, gigabytes(found.predicted.memory)
+    options, seconds = setting.options, found.predicted.seconds
     again = recompute_text(options.recompute) if options.recompute else "nothing"
-    notes = [
+    note = (
         f"A batch of {found.batch} samples is cut over {counted(setting.replicas, 'replica')} with "
-        f"{counted(chosen.accumulate, 'micro-batch', 'es')} of {size} each. Computed again in "
-        f"backward: {again}. Expected: {seconds_text(seconds)} a step, "
-        f"{found.batch * sizes.context / seconds:,.0f} tokens/s, up to {memory_} on a rank."
-    ]
-    show.show(
-        Chart(
-            f"plan: {sizes.name or 'a model'} on {found.cluster or 'a cluster'}",
-            [str(setting), *_choices(setting)],
-            [f"chunk {chunk}" for chunk in range(options.chunks)],
-            [Section("blocks, by rank of the pipeline", rows, lambda number: f"{number:g}")],
-            notes,
-        )
+        f"{counted(setting.micro_batches, 'micro-batch', 'es')} of {setting.micro_batch} each. "
+        f"Computed again in backward: {again}. Expected: {seconds_text(seconds)} a step, "
+        f"{found.batch * found.model.context / seconds:,.0f} tokens/s, up to "
+        f"{gigabytes(found.predicted.memory)} on a rank."
     )
+    names = _plain(found.model.name) or "a model", _plain(found.cluster) or "a cluster"
+    kinds = [f"chunk {chunk}" for chunk in range(options.chunks)]
+    section = Section("blocks, by rank of the pipeline", rows, "{:g}".format)
+    facts = [str(setting), *_choices(setting)]
+    show.show(Chart(f"plan: {' on '.join(names)}", facts, kinds, [section], [note]))
+
+
+def _planned(found: Plan) -> Setting:
+    """The setting of a plan; raises MeshError if it contradicts itself."""
+    chosen, mesh = found.choices, parse_mesh(found.choices.mesh)
+    options = Parallelism(
+        zero=chosen.zero, schedule=chosen.schedule, chunks=chosen.chunks,
+        layers_per_stage=parse_layers(chosen.layers_per_stage), sequence=chosen.sequence,
+        recompute=tuple(filter(None, chosen.recompute.split(","))),
+    )  # fmt: skip
+    once = Setting(mesh, found.batch, 1, options)
+    size, left = divmod(once.micro_batches, chosen.accumulate)
+    if found.ranks != once.ranks or left:
+        count = counted(chosen.accumulate, "micro-batch", "es")
+        raise MeshError(
+            f"{mesh_text(mesh)} with {count} does not fit {counted(found.ranks, 'rank')} and a "
+            f"batch of {found.batch}"
+        )
+    return Setting(mesh, found.batch, size, options)
+
+
+def _plain(name: str) -> str:
+    """A name from a file without what a terminal or XML would take for more."""
+    return "".join(filter(str.isprintable, name))
