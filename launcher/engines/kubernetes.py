@@ -198,8 +198,8 @@ class Kubernetes:
         if code:
             lines = (error or out).strip().splitlines() or ["without a word"]
             reason = lines[-1].partition("; if you choose to ignore")[0]
-            where = "; `kubectl config view` shows where it asks" if "dial tcp" in reason else ""
-            raise UserError(f"`kubectl {verb}` has failed: {reason}{where}")
+            hint = "; `kubectl config view` shows where it asks" if "dial tcp" in reason else ""
+            raise UserError(f"`kubectl {verb}` has failed: {reason}{hint}")
 
 
 def _of_the_pod(name: str, path: str) -> dict[str, Any]:
