@@ -32,7 +32,7 @@ class Screen:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = sys.stdout if stream is None else stream
         self._lock = threading.Lock()
-        self._status, self._drawn = "", 0
+        self._status, self._drawn, self._columns = "", 0, 0
         self._writers: dict[TextIO, Writer | None] = {}
         self.live = self._stream.isatty() and os.environ.get("TERM") != "dumb"
         self.unicode = (self._stream.encoding or "").lower() in ("utf-8", "utf8")
@@ -63,10 +63,14 @@ class Screen:
             self._status = text
 
     def redraw(self, text: str) -> None:
-        """Draw these lines where those of the last `redraw` are, on a live screen."""
+        """Draw these lines where those of the last `redraw` are, on a live screen; below them, if
+        it has become narrower, as they may be more lines now."""
         if self.full(self._stream):
             return
         with self._lock:
+            columns, _ = self.size()
+            self._drawn = self._drawn if columns >= self._columns else 0
+            self._columns = columns
             back = f"\x1b[{self._drawn}F" if self._drawn else ""
             self._write(self._stream, f"{back}\x1b[J{text}")
             self._drawn = text.count("\n")

@@ -39,7 +39,7 @@ def watch(target: Annotated[str, Target], http: Annotated[int | None, Http] = No
 
 def _watch(target: str, http: int | None) -> None:
     # Imported here and below, at that priority: it takes a second of a processor.
-    from ringlet.launcher.commands.watch.watched import EVERY_S, Watched
+    from ringlet.launcher.commands.watch.watched import EVERY_S, Watched, printable
 
     screen = Screen()
     if http is None:
@@ -54,7 +54,7 @@ def _watch(target: str, http: int | None) -> None:
         server = Server(watched, screen.line)
         watched.wait(EVERY_S)
         screen.line(
-            f"watching {watched.name}\n"
+            f"watching {printable(watched.name)}\n"
             f"the page is at {server.address(listener.getsockname()[1])}\n"
             "whoever on this host knows the address can read it; Ctrl-C ends the page, not the run"
         )
