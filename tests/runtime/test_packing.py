@@ -170,3 +170,13 @@ def test_no_token_sees_another_text_on_eight_ranks(ranks, kind):
             )[0]
             for one, other in zip(result, alone, strict=True):
                 np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", EMBEDDING)
+def test_texts_are_apart_on_a_device(kind, request):
+    ids, targets, numbers = packed(3)
+    expected = make(kind)(ids, targets, documents=numbers).item()
+    request.getfixturevalue("fake_cupy")
+    loss = make(kind)(ids, targets, documents=numbers)
+    loss.backward()
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
