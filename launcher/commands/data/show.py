@@ -36,10 +36,11 @@ def show(
 
 def counts_text(found: TextFolder) -> str:
     """How much is there, and what was noticed when it was built."""
-    facts = found.manifest
+    facts, size = found.manifest, found.manifest["bytes"]
     text = (
-        f"{counted(found.documents, 'document')}, {facts['bytes'] / 1e6:,.1f} MB of text, "
-        f"{found.tokens:,} tokens of {facts['bytes'] / found.tokens:.2f} bytes"
+        f"{counted(found.documents, 'document')}, "
+        f"{f'{size / 1e6:,.1f} MB' if size >= 10**5 else counted(size, 'byte')} of text, "
+        f"{found.tokens:,} tokens of {size / found.tokens:.2f} bytes"
     )
     if facts["empty"]:
         text += f"; {counted(facts['empty'], 'empty document')} left out"
