@@ -167,6 +167,7 @@ def _run_on_ray(
         work = TrainingWork(lambda start: told.task(start, workers), told, screen, launch.grace)
         code = exit_code(job, ray, work)
         if code in (ExitCode.OK, ExitCode.STOPPED):
-            again = ["--engine", "ray", "-n", str(workers)]
-            told.progress.conclude(training.folder, again)
+            again = {"-n": workers, "--cpus": ray.cpus, "--gpus": ray.gpus}
+            words = [word for name, each in again.items() for word in (name, f"{each:g}")]
+            told.progress.conclude(training.folder, ["--engine", "ray", *words])
         return code
