@@ -18,6 +18,9 @@ PARTS = 240
 WIDTH, UP, LETTER = 380.0, (214.0, 44.0), 6.2
 """Pixels: of a picture, of the ends of its upward axis, and of a letter."""
 
+LONGEST = 48
+"""Letters of a name in a legend."""
+
 
 class Line(NamedTuple):
     """Points by rising x; `dots` marks each of them."""
@@ -153,11 +156,12 @@ def _legend(lines: Sequence[Line]) -> tuple[list[str], float]:
     """The lines' names, in as many rows as they need, and where the last one ends."""
     parts, x, y = list[str](), 14.0, UP[0] + 58
     for number, line in enumerate(lines):
-        wide = 52 + LETTER * len(line.name)
+        name = line.name if len(line.name) <= LONGEST else f"\u2026{line.name[1 - LONGEST :]}"
+        wide = 52 + LETTER * len(name)
         if x > 14 and x + wide > WIDTH:
             x, y = 14.0, y + 18
         parts.append(stroke(f"M{svg.point(x, y)}h26", number))
-        parts.append(svg.text(x + 32, y + 4, line.name, size=12))
+        parts.append(svg.text(x + 32, y + 4, name, size=12))
         x += wide
     return parts, y + 14
 

@@ -68,6 +68,7 @@ def test_whatever_the_points_the_picture_is_whole(case):
     assert not re.search(r"nan|inf[^o]", picture)
     numbers = [float(x) for x in re.findall(r'<text x="([\d.-]+)"', picture)]
     assert all(0 <= x <= WIDTH for x in numbers)
+    assert max(map(len, re.findall(r">([^<]+)</text>", picture)), default=0) < 50
 
 
 def contrast(one, other):
