@@ -242,6 +242,7 @@ def test_a_disk_that_does_not_answer_holds_nobody_up(tmp_path, monkeypatch):
         (lambda path: path.write_text(""), "is no folder of a run"),
         (lambda path: path.mkdir(), "is not the folder of a run"),
         (lambda path: (path / "checkpoints").mkdir(parents=True), "no run is writing there"),
+        (lambda path: (path / "metrics.jsonl").mkdir(parents=True), "is no file"),
     ],
 )  # fmt: skip
 def test_what_is_no_run(tmp_path, capsys, make, says):

@@ -169,7 +169,10 @@ class Watched:
 
 def _check(folder: Path) -> None:
     """Raise UserError if there is nothing of a run in the folder, and will not be."""
-    if (folder / METRICS).exists() or holder(folder) != (None, ""):
+    metrics = folder / METRICS
+    if metrics.exists() and not metrics.is_file():
+        raise UserError(f"{metrics} is no file")
+    if metrics.exists() or holder(folder) != (None, ""):
         return
     if any((folder / name).exists() for name in (RUN, LOCK, CHECKPOINTS)):
         raise UserError(f"{folder} has no {METRICS}, and no run is writing there")
@@ -201,6 +204,8 @@ def _says(read: Reading, over: bool, trains: bool) -> tuple[str, str]:
         left = "" if read.left_s is None else f", {_clock(read.left_s)} left"
         return "running", f"step {read.step:,}{of}{left}"
     how, after = read.end.get("how"), f"after step {read.step:,}{of}"
+    if not (read.row or how):
+        return "ended", "it has ended, and no step of it"
     if how == "failed":
         return "failed", f"failed {after}: {read.end.get('cause')}"
     if how == "stopped":
