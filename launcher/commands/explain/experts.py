@@ -23,7 +23,7 @@ from ringlet.runtime.training.fit import mesh_shape
 from ringlet.runtime.training.rehearsal import Event, StandIns
 
 Given = options_for("top_k", "capacity_factor", "data", "seed")
-DROPPED, PADDING = "dropped", "padding"
+DROPPED = "dropped"
 
 
 class Enough(Exception):
@@ -71,7 +71,7 @@ def experts(*, subject: Subject, show: ShowOptions, given: dict[str, Any]) -> No
     for number, own in enumerate(np.stack(counts).T):
         parts = [(f"rank {rank}", f"r{rank}", int(count)) for rank, count in enumerate(own)]
         empty = slots * ranks - int(own.sum())
-        row = _boxes([*parts, (PADDING, "empty", empty)])
+        row = _boxes([*parts, ("", "empty", empty)])
         name, note = f"expert {number} on rank {number // here}", f"{own.sum()} rows, {empty} empty"
         receiving.append(Row(name, row, note))
     nbytes = 4 * config.experts * slots * width * (ranks - 1) // ranks
@@ -91,7 +91,7 @@ def experts(*, subject: Subject, show: ShowOptions, given: dict[str, Any]) -> No
         Chart(
             "mixture of experts: the first block",
             facts,
-            [*(f"rank {rank}" for rank in range(ranks)), DROPPED, PADDING],
+            [*(f"rank {rank}" for rank in range(ranks)), DROPPED],
             [
                 Section("rows that each rank sends, by expert", sending, "{:g}".format),
                 Section("slots that each expert receives, by rank", receiving, "{:g}".format),
