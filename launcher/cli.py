@@ -6,13 +6,12 @@ import os
 import sys
 from collections.abc import Iterable
 from importlib import import_module
-from typing import Annotated
 
-import typer
+import click
 
 import ringlet
 from ringlet.comm.errors import AuthenticationError
-from ringlet.launcher.commands.options import SETTINGS, Command
+from ringlet.launcher.commands.options import Group
 from ringlet.launcher.errors import ExitCode, UserError
 from ringlet.launcher.supervisor.output import Screen
 from ringlet.launcher.supervisor.signals import reset_signals
@@ -43,39 +42,27 @@ LIMITS = {errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """Errors of what this process may use, which no command can foresee."""
 
 
-def _version(wanted: bool) -> None:
+def _version(context: click.Context, option: click.Parameter, wanted: bool) -> None:
     if wanted:
-        typer.echo(f"ringlet {ringlet.__version__}")
-        raise typer.Exit
+        click.echo(f"ringlet {ringlet.__version__}")
+        context.exit()
 
 
-def options(
-    version: Annotated[
-        bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
-    ] = False,
-) -> None:
-    """Train transformers on many processes, in pure NumPy."""
-
-
-def make_app(names: Iterable[str] = COMMANDS) -> typer.Typer:
+def make_app(names: Iterable[str] = COMMANDS) -> click.Group:
     """The command line with these commands."""
-    app = typer.Typer(
-        name="ringlet",
-        help=options.__doc__,
+    version = click.Option(
+        ["--version"], is_flag=True, is_eager=True, expose_value=False, callback=_version,
+        help="Show the version.",
+    )  # fmt: skip
+    app = Group(
+        "ringlet",
+        params=[version],
+        help="Train transformers on many processes, in pure NumPy.",
         no_args_is_help=True,
-        add_completion=True,
-        pretty_exceptions_enable=False,
-        rich_markup_mode=None,
     )
-    app.callback()(options)
     for name in names:
         module, _, what = COMMANDS[name].partition(":")
-        found = getattr(import_module(f"ringlet.launcher.commands.{module}"), what)
-        if isinstance(found, typer.Typer):
-            app.add_typer(found, name=name)
-        else:
-            app.command(name, cls=Command, context_settings=SETTINGS.get(name))(found)
+        app.add_command(getattr(import_module(f"ringlet.launcher.commands.{module}"), what), name)
     return app
 
 
@@ -91,7 +78,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(words: list[str]) -> None:
     try:
-        make_app(words[:1] if words and words[0] in COMMANDS else COMMANDS)(words)
+        app = make_app(words[:1] if words and words[0] in COMMANDS else COMMANDS)
+        app(words, prog_name="ringlet")
     except (UserError, AuthenticationError) as error:
         text = str(error)
     except OSError as error:

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-import typer
+import click
 
 from ringlet.comm.schedules.choice import algorithm_named
 from ringlet.comm.signature import size_text
@@ -97,7 +97,7 @@ def bench(options: BenchOptions, join: JoinOptions) -> None:
         job, module, [json.dumps(task)], screen=screen, agent=agent, inform=show
     )
     code = supervisor.run()
-    raise typer.Exit(ExitCode.FAILED if wrong and code == ExitCode.OK else code)
+    raise click.exceptions.Exit(ExitCode.FAILED if wrong and code == ExitCode.OK else code)
 
 
 def text(row: dict[str, Any]) -> str:

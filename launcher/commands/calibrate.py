@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
-import typer
 
 import ringlet
 from ringlet.launcher.commands.options import with_options, words_given
@@ -52,7 +52,7 @@ class CalibrateOptions:
 
 @with_options(options=CalibrateOptions, join=JoinOptions, hosts=HostOptions)
 def calibrate(
-    context: typer.Context, options: CalibrateOptions, join: JoinOptions, hosts: HostOptions
+    context: click.Context, options: CalibrateOptions, join: JoinOptions, hosts: HostOptions
 ) -> None:
     """Measure this machine: its operators, workers and links.
 
@@ -75,7 +75,7 @@ def calibrate(
         from ringlet.launcher.hosts.ssh import SshLauncher
 
         command = ["calibrate", *words_given(context, without=hosts.left_out)]
-        raise typer.Exit(SshLauncher(command, hosts, workers).run())
+        raise click.exceptions.Exit(SshLauncher(command, hosts, workers).run())
     alone, path = hosts == HostOptions(), cache_file(workers, join.transport)
     found = remembered(path) if alone and not options.again else None
     if found is not None:
@@ -173,7 +173,7 @@ def _measured(
         with progress("measuring", screen if screen.live else None, seconds):
             code = supervisor.run()
     if code > ExitCode.SIGNAL:
-        raise typer.Exit(code)
+        raise click.exceptions.Exit(code)
     if code == ExitCode.OK and hosts.node_rank:
         return None
     if code != ExitCode.OK or not texts:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import msgpack
 import numpy as np
-import typer
 import zmq
 
 import ringlet
@@ -186,7 +186,7 @@ class DoctorOptions:
 
 
 @with_options(options=DoctorOptions, hosts=HostOptions)
-def doctor(context: typer.Context, options: DoctorOptions, hosts: HostOptions) -> None:
+def doctor(context: click.Context, options: DoctorOptions, hosts: HostOptions) -> None:
     """Check whether this host, or several, can run ringlet.
 
     On one host: versions, BLAS, shared memory, sockets, encryption, which launcher or engine is
@@ -196,7 +196,7 @@ def doctor(context: typer.Context, options: DoctorOptions, hosts: HostOptions) -
     exit code is 1 if a check fails.
     """
     if hosts != HostOptions():
-        raise typer.Exit(between_hosts(hosts, options.timeout))
+        raise click.exceptions.Exit(between_hosts(hosts, options.timeout))
     refuse(context, ["timeout"], "it is for a check between hosts")
     states = []
     for name, check in CHECKS.items():
@@ -209,6 +209,6 @@ def doctor(context: typer.Context, options: DoctorOptions, hosts: HostOptions) -
         except Exception as error:  # a check that crashes is a finding, too
             state, text = "bad", f"{type(error).__name__}: {error}"
         states.append(state)
-        typer.echo(line(state, name, text))
+        click.echo(line(state, name, text))
         sys.stdout.flush()
-    raise typer.Exit(ExitCode.FAILED if "bad" in states else ExitCode.OK)
+    raise click.exceptions.Exit(ExitCode.FAILED if "bad" in states else ExitCode.OK)

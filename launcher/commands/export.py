@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import typer
+import click
 
 from ringlet.launcher.commands.options import with_options
 from ringlet.launcher.commands.progress import progress
@@ -55,7 +55,7 @@ def export(options: ExportOptions) -> None:
         names = ["config.json", "model.safetensors"]
         if tokenizer is not None or found.manifest["as_bytes"]:
             names += export_tokenizer(tokenizer, model, options.to)
-    typer.echo(
+    click.echo(
         f"wrote {', '.join(names[:-1])} and {names[-1]} of step {found.step} to {options.to}"
     )
 

@@ -6,8 +6,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
-import typer
 
 from ringlet.launcher.commands.options import refuse, with_options
 from ringlet.launcher.commands.progress import progress
@@ -73,7 +73,7 @@ class GenerateOptions:
 
 
 @with_options(options=GenerateOptions)
-def generate(context: typer.Context, options: GenerateOptions) -> None:
+def generate(context: click.Context, options: GenerateOptions) -> None:
     """Continue a prompt with a trained model, token by token."""
     folder, prompt = options.folder, options.prompt
     if not 0 < options.top_p <= 1:

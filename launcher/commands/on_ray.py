@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import fields
 
-import typer
+import click
 
 from ringlet.launcher.commands.options import refuse
 from ringlet.launcher.errors import UserError
@@ -23,7 +23,7 @@ OF_AGENTS = {
 """Options of ringlet's own agents."""
 
 
-def is_on_ray(context: typer.Context, options: RayOptions, but: Collection[str] = ()) -> bool:
+def is_on_ray(context: click.Context, options: RayOptions, but: Collection[str] = ()) -> bool:
     """Whether Ray places the workers. Raises UserError for options that would do nothing, those of
     the agents among them, `but` not these."""
     if options.engine is None:

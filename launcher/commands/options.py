@@ -1,14 +1,13 @@
-"""Dataclasses of options (launcher/options.py) as options of typer commands, and their help."""
+"""Commands of click, whose options are dataclasses (launcher/options.py), and their help."""
 
 import inspect
 from collections.abc import Callable, Iterable
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin
 
-import typer
-from typer.core import TyperCommand
+import click
 
 from ringlet.launcher.errors import UserError
 from ringlet.launcher.units import parse_bytes, parse_duration, parse_seconds
@@ -29,43 +28,77 @@ SETTINGS = {
 """Of commands whose last words belong to another program: click's settings for their context."""
 
 
+@dataclass(frozen=True)
+class Argument:
+    """Says of a command's parameter, as Annotated does, that it is a word of the command line: how
+    it is shown, and what it is."""
+
+    metavar: str
+    help: str
+
+
 def with_options(
     given: type[Any] | None = None, **groups: type[Any]
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command an option for each field of these dataclasses.
+) -> Callable[[Callable[..., None]], "Command"]:
+    """Make a command of a function, with an option for each field of these dataclasses.
 
-    The command gets one instance of each of the `groups`, by name. Of the dataclass `given` it gets
-    a dict of the options, as `given`: None stands for those not on the command line. Its hidden
-    fields are no options.
+    The function gets one instance of each of the `groups`, by name. Of the dataclass `given` it
+    gets a dict of the options, as `given`: None stands for those not on the command line. Its
+    hidden fields are no options. Its own parameters are annotated with an Argument, or the
+    `context`.
     """
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        def with_instances(**values: Any) -> None:
+    def decorate(function: Callable[..., None]) -> Command:
+        def run(**values: Any) -> None:
             for name, group in groups.items():
-                present = [each for each in fields(group) if each.name in values]
-                values[name] = group(**{e.name: _read(e, values.pop(e.name)) for e in present})
+                values[name] = group(
+                    **{e.name: _read(e, values.pop(e.name)) for e in fields(group)}
+                )
             if given is not None:
                 present = [each for each in fields(given) if each.name in values]
                 values["given"] = {e.name: _read(e, values.pop(e.name)) for e in present}
-            command(**values)
+            if "context" in own:
+                values["context"] = click.get_current_context()
+            function(**values)
 
-        taken = {*groups, "given"}
-        signature = inspect.signature(command)
-        own = [each for each in signature.parameters.values() if each.name not in taken]
-        parameters = [each for each in own if each.kind != each.VAR_KEYWORD]  # more groups
+        own = inspect.signature(function).parameters
+        parameters: list[click.Parameter] = [
+            _Argument(name, *get_args(each.annotation))
+            for name, each in own.items()
+            if get_origin(each.annotation) is Annotated
+        ]
         for group in (*groups.values(), given):
             for each in () if group is None else fields(group):
                 if group is given and each.metadata.get("hidden"):
                     continue
                 heading = each.metadata.get("heading") or getattr(group, "HEADING", None)
-                parameters.append(_parameter(each, heading, overrides=group is given))
-        changed: Any = with_instances
-        changed.__name__, changed.__doc__ = command.__name__, command.__doc__
-        changed.__signature__ = signature.replace(parameters=parameters)
-        changed.__annotations__ = {each.name: each.annotation for each in parameters}
-        return with_instances
+                parameters.append(_option(each, heading, overrides=group is given))
+        name = function.__name__
+        return Command(name, SETTINGS.get(name), run, parameters, inspect.getdoc(function))
 
     return decorate
+
+
+class _Argument(click.Argument):
+    """An argument with a line of help."""
+
+    def __init__(self, name: str, kind: Any, words: Argument) -> None:
+        several = get_origin(kind) is list
+        super().__init__(
+            [name], type=_type(*get_args(kind)) if several else _type(kind), metavar=words.metavar,
+            nargs=-1 if several else 1, required=True,
+            callback=lambda context, parameter, value: list(value) if several else value,
+        )  # fmt: skip
+        self.record = words.metavar, words.help
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
+        return self.record
+
+
+class _Option(click.Option):
+    """An option that is shown under a heading."""
+
+    heading: str | None
 
 
 def _long_name(each: Field[Any]) -> str:
@@ -84,43 +117,54 @@ def _read(each: Field[Any], value: Any) -> Any:
     return number
 
 
-def _parameter(each: Field[Any], heading: str | None, overrides: bool) -> inspect.Parameter:
-    """The field as a typer option; with `overrides` one that is None unless given."""
+def _type(kind: Any, least: float | None = None, most: float | None = None) -> Any:
+    """What click calls a type, or a type with bounds."""
+    if kind is Path:
+        return click.Path(path_type=Path)
+    if least is None and most is None:
+        return kind
+    bounded: Any = click.IntRange if kind is int else click.FloatRange
+    return bounded(least, most)
+
+
+def _option(each: Field[Any], heading: str | None, overrides: bool) -> _Option:
+    """The field as an option of click; with `overrides` one that is None unless given."""
     facts, default, kind = each.metadata, each.default, each.type
     names, text, shown = facts.get("names", ()), facts["help"], facts.get("shown")
+    kind = next(known for known in (bool, *METAVARS) if kind in (known, known | None))
+    flag = kind is bool
+    if not names:
+        names = (_long_name(each),)
+        if flag and (overrides or default):
+            names = (f"{names[0]}/--no-{names[0].removeprefix('--')}",)
     if overrides:
         words: dict[Any, str] = {False: "no", True: "yes", "": "none"}
         usual = words.get(default, default) if isinstance(default, bool | str) else default
-        default, kind, shown = None, type(default) | None, usual
-    elif kind is bool and not default and not names:
-        names = (_long_name(each),)
+        default, shown = None, str(usual)
     metavar, least = facts.get("metavar"), facts.get("least")
     if unit := facts.get("unit"):
-        kind = str | None if default is None else str
-        metavar, least = UNITS[unit][0], None
-        if default is not None:
+        kind, metavar, least = str, UNITS[unit][0], None
+        if default not in (None, MISSING):
             default = str(default).removesuffix(".0") + ("s" if unit == "seconds" else "")
-    if metavar is None and kind not in (bool, bool | None):
-        metavar = next(text for known, text in METAVARS.items() if kind in (known, known | None))
     if shown is not None:
         text = f"{text}  [default: {shown}]"
-    hide = shown is not None or default is None or default is False
-    option = typer.Option(
-        ... if default is MISSING else default,
-        *names,
+    required = default is MISSING
+    made = _Option(
+        [each.name, *names],
+        default=None if required else default,
+        required=required,
+        type=None if flag else _type(kind, least, facts.get("most")),
+        is_flag=flag,
         help=text,
-        metavar=metavar,
-        min=least,
-        max=facts.get("most"),
+        metavar=None if flag else metavar or METAVARS[kind],
         hidden=facts.get("hidden", False),
-        show_default=not hide,
-        rich_help_panel=heading,
+        show_default=not (shown is not None or default is None or default is False or required),
     )
-    kind_only = inspect.Parameter.KEYWORD_ONLY
-    return inspect.Parameter(each.name, kind_only, default=option, annotation=kind)
+    made.heading = heading
+    return made
 
 
-def refuse(context: typer.Context | None, names: Iterable[str], why: str) -> None:
+def refuse(context: click.Context | None, names: Iterable[str], why: str) -> None:
     """Raise UserError if one of these options was given to the running command: it would do
     nothing."""
     for option in context.command.params if context else ():
@@ -129,7 +173,7 @@ def refuse(context: typer.Context | None, names: Iterable[str], why: str) -> Non
             raise UserError(f"{option.opts[-1]} would do nothing: {why}")
 
 
-def words_given(context: typer.Context, without: Iterable[str] = ()) -> list[str]:
+def words_given(context: click.Context, without: Iterable[str] = ()) -> list[str]:
     """The options of the running command that were given, as words for another command line,
     `without` those of these names."""
     words = []
@@ -161,9 +205,16 @@ HEADINGS = (
 """The headings of a command's help, in this order."""
 
 
-class Command(TyperCommand):
-    """Shows options under headings, as rich's panels do, but without rich, which starts slowly.
-    For an option that there is not, it names those that may be meant."""
+class Group(click.Group):
+    """Commands in the order in which they were given."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*self.commands]
+
+
+class Command(click.Command):
+    """Shows options under headings. For an option that there is not, it names those that may be
+    meant."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         empty = {word for word, value in pairwise(args) if not value}
@@ -180,18 +231,17 @@ class Command(TyperCommand):
                 raise UserError(f"{min(names)} is empty; the current folder is .")
         return rest
 
-    def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        arguments = [each for each in self.get_params(ctx) if each.param_type_name == "argument"]
-        return ["[OPTIONS]", *(str(each.metavar) for each in arguments)]
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        arguments = [each for each in self.get_params(ctx) if isinstance(each, _Argument)]
+        return ["[OPTIONS]", *(each.record[0] for each in arguments)]
 
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        sections: dict[str, list[Any]] = {heading: [] for heading in HEADINGS}
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {heading: [] for heading in HEADINGS}
         for parameter in self.get_params(ctx):
-            record: Any = parameter.get_help_record(ctx)
-            heading = getattr(parameter, "rich_help_panel", None) or "Options"
-            if parameter.param_type_name == "argument":
-                heading, record = "Arguments", (parameter.metavar, record[1])
-            if record is not None:
+            heading = getattr(parameter, "heading", None) or "Options"
+            if isinstance(parameter, _Argument):
+                heading = "Arguments"
+            if (record := parameter.get_help_record(ctx)) is not None:
                 sections.setdefault(heading, []).append(record)
         for heading, records in sections.items():
             if records:

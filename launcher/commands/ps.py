@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import typer
+import click
 
 from ringlet.comm.errors import AuthenticationError
 from ringlet.comm.join.folders import check_private
+from ringlet.launcher.commands.options import with_options
 from ringlet.launcher.supervisor.listing import (
     ANSWER_S,
     has_ended,
@@ -30,6 +31,7 @@ STATES = {"T": "stopped by a signal", "t": "held by a debugger", "D": "waiting f
           "Z": "has ended"}  # fmt: skip
 
 
+@with_options()
 def ps() -> None:
     """Show your jobs on this host, and what each rank is doing."""
     empty = True
@@ -39,9 +41,9 @@ def ps() -> None:
         elif (found := ask(path)) is not None:
             empty = False
             for line in lines(found):
-                typer.echo(line)
+                click.echo(line)
     if empty:
-        typer.echo("no job of yours runs on this host")
+        click.echo("no job of yours runs on this host")
 
 
 def entries() -> list[Path]:
@@ -57,7 +59,7 @@ def entries() -> list[Path]:
                     status = path.lstat()
                     found[status.st_dev, status.st_ino] = (status.st_mtime, path)
         except AuthenticationError as error:
-            typer.echo(f"ringlet: {error}", err=True)
+            click.echo(f"ringlet: {error}", err=True)
         except OSError:  # it has gone in the meantime, or is not for us
             continue
     return [path for _, path in sorted(found.values())]

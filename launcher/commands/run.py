@@ -1,17 +1,19 @@
 """`ringlet run`: any script on several workers, on this host or on many."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import typer
+import click
 
 from ringlet.launcher.commands.on_ray import is_on_ray
-from ringlet.launcher.commands.options import similar_options, with_options, words_given
+from ringlet.launcher.commands.options import Argument, similar_options, with_options, words_given
 from ringlet.launcher.commands.traced import tracing
 from ringlet.launcher.errors import UserError
 from ringlet.launcher.hosts.agents import open_agent
 from ringlet.launcher.hosts.options import HostOptions
 from ringlet.launcher.hosts.placed import PlacedOptions, placed
+from ringlet.launcher.options import option
 from ringlet.launcher.ray.options import RayOptions
 from ringlet.launcher.supervisor.control import Notice
 from ringlet.launcher.supervisor.environment import Job
@@ -22,21 +24,27 @@ from ringlet.launcher.supervisor.supervisor import Supervisor
 from ringlet.launcher.supervisor.traces import check_trace
 
 WORKERS = 2
-Workers = typer.Option(
-    "-n", "--workers", min=1, metavar="N",
-    help=f"Worker processes on each host.  [default: {WORKERS}; 1 for each task of an engine]",
-)  # fmt: skip
 
 
-@with_options(options=WorkerOptions, hosts=HostOptions, ray=RayOptions)
+@dataclass(frozen=True)
+class RunOptions:
+    """How many processes run it."""
+
+    workers: int | None = option(
+        None, "Worker processes on each host.", "-n", "--workers", least=1, metavar="N",
+        shown=f"{WORKERS}; 1 for each task of an engine",
+    )  # fmt: skip
+
+
+@with_options(own=RunOptions, options=WorkerOptions, hosts=HostOptions, ray=RayOptions)
 def run(
-    context: typer.Context,
+    context: click.Context,
     program: Annotated[
         list[str],
-        typer.Argument(metavar="SCRIPT [ARGS]...", help="script.py or -m module, with arguments."),
+        Argument("SCRIPT [ARGS]...", "script.py or -m module, with arguments."),
     ],
-    workers: Annotated[int | None, Workers] = None,
     *,
+    own: RunOptions,
     options: WorkerOptions,
     hosts: HostOptions,
     ray: RayOptions,
@@ -48,6 +56,7 @@ def run(
     --hostfile. Under srun, mpirun and the like, each task starts its part of one job.
     With --engine ray, a running Ray cluster places the workers; -n counts them on all hosts.
     """
+    workers = own.workers
     options.check()
     check_program(context, program)
     if is_on_ray(context, ray):
@@ -57,12 +66,12 @@ def run(
             workers or WORKERS, options.transport, options.timeout, folder=None,
             restarts=options.max_restarts,
         )  # fmt: skip
-        raise typer.Exit(run_script(program, job, ray))
+        raise click.exceptions.Exit(run_script(program, job, ray))
     if hosts.over_ssh:
         from ringlet.launcher.hosts.ssh import SshLauncher
 
         command = ["run", *words_given(context, without=hosts.left_out), *program]
-        raise typer.Exit(SshLauncher(command, hosts, workers or WORKERS).run())
+        raise click.exceptions.Exit(SshLauncher(command, hosts, workers or WORKERS).run())
     check_trace(options.trace)
     hosts = placed(hosts)
     if workers is None:
@@ -80,10 +89,10 @@ def run(
             module, inform = "ringlet.launcher.workers.worker", notices.append
             return Supervisor(job, module, program, screen=screen, agent=agent, inform=inform)
 
-        raise typer.Exit(run_with_restarts(start, agent, lambda: bool(notices), screen))
+        raise click.exceptions.Exit(run_with_restarts(start, agent, lambda: bool(notices), screen))
 
 
-def check_program(context: typer.Context, program: list[str]) -> None:
+def check_program(context: click.Context, program: list[str]) -> None:
     """Raise UserError unless the words after the options name a program."""
     if program[0].startswith("-") and program[0] != "-m":
         near = similar_options(context, program[0])

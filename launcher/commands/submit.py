@@ -5,9 +5,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+import click
 
-from ringlet.launcher.commands.options import SETTINGS, Command, refuse, with_options
+from ringlet.launcher.commands.options import Argument, refuse, with_options
 from ringlet.launcher.engines.engine import Engine, Submission
 from ringlet.launcher.engines.kubernetes import Kubernetes
 from ringlet.launcher.engines.slurm import Slurm
@@ -39,10 +39,8 @@ class SubmitOptions:
 
 @with_options(options=SubmitOptions, **ENGINES)
 def submit(
-    context: typer.Context,
-    command: Annotated[
-        list[str], typer.Argument(metavar="-- COMMAND...", help="train or run, with its options.")
-    ],
+    context: click.Context,
+    command: Annotated[list[str], Argument("-- COMMAND...", "train or run, with its options.")],
     *,
     options: SubmitOptions,
     **engines: Engine,
@@ -66,7 +64,7 @@ def submit(
         options.name, options.nodes, tuple(command), options.time, options.cpus, options.gpus
     )
     text = engine.write(job)
-    typer.echo(text.rstrip() if options.print else engine.submit(job, text))
+    click.echo(text.rstrip() if options.print else engine.submit(job, text))
 
 
 def _check(command: list[str], shares_files: bool) -> None:
@@ -81,10 +79,8 @@ def _check(command: list[str], shares_files: bool) -> None:
     from ringlet.launcher.commands.train.command import train
     from ringlet.runtime.training.corpus import BUILT_IN
 
-    app = typer.Typer()
     known = {"train": train, "run": run}[command[0]]
-    app.command(cls=Command, context_settings=SETTINGS.get(command[0]))(known)
-    context: Any = typer.main.get_command(app).make_context(f"ringlet {command[0]}", command[1:])
+    context = known.make_context(f"ringlet {command[0]}", command[1:])
     refuse(context, hosts, "the engine says which hosts there are")
     if known is run and shares_files:
         check_program(context, context.params["program"])

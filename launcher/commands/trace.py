@@ -2,16 +2,19 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+import click
 
 from ringlet.comm.join.meeting import numbered
 from ringlet.comm.schedules.svg import counted
 from ringlet.comm.signature import size_text
+from ringlet.launcher.commands.options import Argument, with_options
 from ringlet.launcher.commands.plan.tables import aligned, percent
 from ringlet.launcher.errors import UserError, user_errors
+from ringlet.launcher.options import option
 from ringlet.launcher.supervisor.traces import records_of
 from ringlet.launcher.units import seconds_text
 from ringlet.runtime.tracing import Measures, Trace, TraceError, measure, read_trace, write_trace
@@ -23,9 +26,16 @@ LEAST = 0.005
 """The part of a step below which a cause is not shown."""
 
 
+@dataclass(frozen=True)
+class TraceOptions:
+    """How the numbers are shown."""
+
+    as_json: bool = option(False, "Print all numbers as JSON.", "--json")
+
+
+@with_options(options=TraceOptions)
 def trace(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What --trace has written.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print all numbers as JSON.")] = False,
+    file: Annotated[Path, Argument("FILE", "What --trace has written.")], options: TraceOptions
 ) -> None:
     """Show where the time of a traced run's steps went.
 
@@ -46,10 +56,8 @@ def trace(
         measures = measure(found)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{file} is damaged: {error!r}") from error
-    text = (
-        json.dumps(_as_json(measures), indent=2) if as_json else "\n".join(lines(found, measures))
-    )
-    typer.echo(text)
+    as_text = json.dumps(_as_json(measures), indent=2) if options.as_json else None
+    click.echo(as_text or "\n".join(lines(found, measures)))
 
 
 def lines(trace: Trace, found: Measures) -> Iterator[str]:

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from ringlet.launcher.cli import main, make_app
 from ringlet.launcher.commands.bench import OPERATIONS, text

@@ -3,8 +3,8 @@
 import signal
 import tomllib
 
+import click
 import pytest
-import typer
 
 from ringlet import runtime
 from ringlet.launcher.cli import main
@@ -105,7 +105,7 @@ def test_a_user_without_a_home_is_measured(measured, monkeypatch):
 def test_a_signal_ends_it_as_one(monkeypatch):
     monkeypatch.setattr(Failing, "code", ExitCode.SIGNAL + signal.SIGTERM)
     monkeypatch.setattr(command, "Supervisor", Failing)
-    with pytest.raises(typer.Exit) as ended:
+    with pytest.raises(click.exceptions.Exit) as ended:
         command.calibrated(2)
     assert ended.value.exit_code == 143
 
@@ -150,7 +150,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(measured, cache):
     [
         (("--transport", "pigeon"), "unknown transport 'pigeon'"),
         (("--seconds", "soon"), "--seconds is 'soon'"),
-        (("-n", "-1"), "greater than or equal to 0"),
+        (("-n", "-1"), "not in the range x>=0"),
         (("--out", "."), "--out . is a folder"),
         (("--out", "/nowhere/machine.toml"), "--out /nowhere/machine.toml"),
     ],

@@ -275,7 +275,7 @@ def test_a_rehearsal_makes_the_calls_of_a_real_step(ranks):
 
 WRONG = {
     "heads": (["tensor", "-n", "3"], "4 heads cannot be cut into tp=3 parts; tp can be 1, 2, 4"),
-    "no ranks": (["zero", "-n", "0"], "Input should be greater than or equal to 1"),
+    "no ranks": (["zero", "-n", "0"], "not in the range x>=1"),
     "no length": (["zero", "--mesh", "dp=0"], "dp is '0'; it must be a whole number of at least 1"),
     "many ranks": (["zero", "-n", "1000"], "1000 ranks; a step is rehearsed on up to 32"),
     "many in a mesh": (["tensor", "--mesh", "dp=500,tp=2"], "1000 ranks; a step is rehearsed"),

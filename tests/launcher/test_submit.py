@@ -53,7 +53,7 @@ REFUSED = {
     "a bare time": ((*SLURM, "--time", "30", "--", "train"), "--time is '30'; it takes a time"),
     "another command": ((*SLURM, "--", "ps"), "ps is not for an engine; train and run are"),
     "an option of hosts": ((*SLURM, "--", "train", "--nnodes", "2"), "--nnodes would do nothing"),
-    "an unknown option": ((*SLURM, "--", "train", "--stepps", "2"), "No such option: --stepps"),
+    "an unknown option": ((*SLURM, "--", "train", "--stepps", "2"), "--stepps"),
     "a name that is a path": ((*SLURM, "--name", "a/b", "--", "train"), "--name is 'a/b'"),
     "quotes": ((*SLURM, "--sbatch", "'x", "--", "train"), "No closing quotation"),
     "a name of two lines": (

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import pytest
-import typer
 
 from ringlet.launcher.cli import make_app
 
@@ -63,7 +62,7 @@ def test_files_that_are_named_exist(page):
 
 @pages
 def test_commands_that_are_shown_exist(page):
-    commands = typer.main.get_command(make_app()).commands
+    commands = make_app().commands
     wrong = []
     shown = "\n".join(CODE.findall(page.read_text()))
     for name, rest in COMMAND.findall(shown):

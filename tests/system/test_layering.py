@@ -25,7 +25,7 @@ ALLOWED = {
     },
     "launcher": BASE
     | {
-        "typer",
+        "click",
         "rich",
         "h11",
         "ringlet",
@@ -152,9 +152,9 @@ def test_the_search_for_it_finds_it(text):
 
 
 LOADED = {
-    "comm": {"typer", "rich", "safetensors", "ringlet.nn", "ringlet.runtime", "ringlet.launcher"},
-    "nn": {"typer", "rich", "safetensors", "ringlet.comm", "ringlet.runtime", "ringlet.launcher"},
-    "runtime": {"typer", "rich", "ringlet.launcher"},
+    "comm": {"click", "rich", "safetensors", "ringlet.nn", "ringlet.runtime", "ringlet.launcher"},
+    "nn": {"click", "rich", "safetensors", "ringlet.comm", "ringlet.runtime", "ringlet.launcher"},
+    "runtime": {"click", "rich", "ringlet.launcher"},
 }
 
 

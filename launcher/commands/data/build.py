@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from ringlet.launcher.commands.data.progress import building
 from ringlet.launcher.commands.data.show import counts_text
-from ringlet.launcher.commands.options import with_options
+from ringlet.launcher.commands.options import Argument, with_options
 from ringlet.launcher.commands.pasted import command
 from ringlet.launcher.errors import UserError, make_folder, user_errors
 from ringlet.launcher.options import option
@@ -54,9 +52,9 @@ class BuildOptions:
 def build(
     texts: Annotated[
         list[str],
-        typer.Argument(
-            metavar="TEXT...",
-            help="Files, folders, patterns, or - for standard input; .jsonl, .csv and .tsv have "
+        Argument(
+            "TEXT...",
+            "Files, folders, patterns, or - for standard input; .jsonl, .csv and .tsv have "
             "documents in a column, and any may be .gz or .zst.",
         ),
     ],

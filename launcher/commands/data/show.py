@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from ringlet.comm.schedules.svg import counted
+from ringlet.launcher.commands.options import Argument, with_options
 from ringlet.launcher.commands.progress import progress
 from ringlet.launcher.errors import user_errors
 from ringlet.launcher.supervisor.output import Screen
@@ -20,8 +19,9 @@ BEGINNING = 64
 """Tokens of a document that are decoded."""
 
 
+@with_options()
 def show(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="What `data build` has made.")],
+    folder: Annotated[Path, Argument("FOLDER", "What `data build` has made.")],
 ) -> None:
     """Check a folder of tokens, and print what is in it and how some documents begin."""
     with user_errors(TextError, TokenizerError):

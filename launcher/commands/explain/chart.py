@@ -10,7 +10,7 @@ from pathlib import Path
 from textwrap import fill, wrap
 from typing import ClassVar, NamedTuple
 
-import typer
+import click
 
 from ringlet.comm.schedules import svg
 from ringlet.launcher.commands.explain.collective import write_file
@@ -97,7 +97,7 @@ class ShowOptions:
                     "without --svg shows all"
                 )
             write_file(draw_svg(chart), self.svg)
-        typer.echo(draw_text(chart, self.table))
+        click.echo(draw_text(chart, self.table))
 
 
 def draw_text(chart: Chart, table: bool = False) -> str:

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-import typer
+import click
 
 from ringlet.comm.schedules.algorithms import ALGORITHMS, schedule
 from ringlet.comm.schedules.choice import SHARED
@@ -18,7 +18,7 @@ from ringlet.comm.schedules.schedule import Schedule
 from ringlet.comm.schedules.svg import counted
 from ringlet.comm.schedules.trace import Trace, trace, trace_direct
 from ringlet.comm.signature import size_text
-from ringlet.launcher.commands.options import refuse, with_options
+from ringlet.launcher.commands.options import Argument, refuse, with_options
 from ringlet.launcher.errors import UserError, user_errors
 from ringlet.launcher.options import option
 from ringlet.launcher.units import parse_bytes, parse_rate, parse_time, seconds_text
@@ -93,8 +93,8 @@ class NetworkOptions:
 
 @with_options(options=CollectiveOptions, network=NetworkOptions)
 def collective(
-    context: typer.Context,
-    operation: Annotated[str, typer.Argument(metavar="OPERATION", help=f"One of {OPERATIONS}.")],
+    context: click.Context,
+    operation: Annotated[str, Argument("OPERATION", f"One of {OPERATIONS}.")],
     *,
     options: CollectiveOptions,
     network: NetworkOptions,
@@ -130,7 +130,7 @@ def collective(
     _draw(title, trace(made, segments, options.ports) if shown else None, options.svg)
     _prove(made, segments, options.ports)
     hosts = "" if per_host is None else f" between hosts of {per_host}"
-    typer.echo(f"{size_text(size)}, {network.latency} and {network.bandwidth}{hosts}:")
+    click.echo(f"{size_text(size)}, {network.latency} and {network.bandwidth}{hosts}:")
     entries = ALGORITHMS[operation].items() if ranks <= COMPARED else ()
     # With all ranks on one host, the hierarchical form is a ring.
     compared = dict.fromkeys(key for key, entry in entries if per_host or not entry.knows_hosts)
@@ -155,11 +155,11 @@ def _named(what: str, text: str, names: list[str], where: str = "") -> str:
 def _draw(title: str, traced: Trace | None, svg: Path | None) -> None:
     if svg is not None and traced is not None:
         write_file(draw_svg(traced), svg)
-    typer.echo(title)
+    click.echo(title)
     if traced is not None and traced.schedule.size <= DRAWN:
-        typer.echo(draw_text(traced))
+        click.echo(draw_text(traced))
     else:
-        typer.echo(f"(Rounds are shown for up to {DRAWN} ranks.)\n")
+        click.echo(f"(Rounds are shown for up to {DRAWN} ranks.)\n")
 
 
 def _explain_shared(title: str, operation: str, size: int, root: int, svg: Path | None) -> None:
@@ -169,31 +169,31 @@ def _explain_shared(title: str, operation: str, size: int, root: int, svg: Path 
     traced = trace_direct(operation, size, root)
     _draw(title, traced, svg)
     if size <= DRAWN:
-        typer.echo("A round is what happens between two fences; a rank sends what another reads")
-        typer.echo("in its memory, and what it stores in another's.\n")
-    typer.echo("Proven: between two fences no rank touches what another may be writing, and no")
-    typer.echo("contribution is lost or counts twice.")
+        click.echo("A round is what happens between two fences; a rank sends what another reads")
+        click.echo("in its memory, and what it stores in another's.\n")
+    click.echo("Proven: between two fences no rank touches what another may be writing, and no")
+    click.echo("contribution is lost or counts twice.")
     fences, moved = prove_direct(operation, size, root).fences, len(traced.transfers)
-    typer.echo(f"{counted(fences, 'fence')}; {counted(moved, 'slot')} read or stored across ranks.")
+    click.echo(f"{counted(fences, 'fence')}; {counted(moved, 'slot')} read or stored across ranks.")
 
 
 def _prove(made: Schedule, segments: int, ports: int) -> None:
     if made.size > PROVEN:
-        typer.echo(f"(Proofs are made for up to {PROVEN} ranks.)\n")
+        click.echo(f"(Proofs are made for up to {PROVEN} ranks.)\n")
         return
     proof = prove(made, segments, ports)
-    typer.echo("Proven: no rank waits for ever, no message is left over, no contribution is lost")
+    click.echo("Proven: no rank waits for ever, no message is left over, no contribution is lost")
     if made.operation == "all_reduce":
-        typer.echo("or counts twice; all ranks combine in one order, so they get the same bits.")
+        click.echo("or counts twice; all ranks combine in one order, so they get the same bits.")
     else:
-        typer.echo("or counts twice.")
+        click.echo("or counts twice.")
     rounds = counted(proof.rounds if segments == 1 else proof.slot_times, "round")
     if segments > 1:
         rounds += f" of 1/{segments} slot"
     elif proof.slot_times > proof.rounds:
         rounds += f", as long as {proof.slot_times} slots"
     busiest = max(proof.sent)
-    typer.echo(
+    click.echo(
         f"{rounds}; a rank sends up to {counted(busiest, 'slot')}, "
         f"{busiest / made.array_slots:.4g} of the array; {counted(sum(proof.sent), 'slot')} in all."
         "\n"
@@ -201,12 +201,12 @@ def _prove(made: Schedule, segments: int, ports: int) -> None:
 
 
 def _price(chosen: str, prices: dict[str, Price]) -> None:
-    typer.echo(f"  {'algorithm':<20}{'time':>10}{'sent by a rank':>17}  waits longest")
+    click.echo(f"  {'algorithm':<20}{'time':>10}{'sent by a rank':>17}  waits longest")
     best = min(prices, key=lambda name: prices[name].seconds)
     for name, cost in sorted(prices.items(), key=lambda item: item[1].seconds):
         mark = ">" if name == chosen else " "
         remark = "  <- fastest" if name == best and len(prices) > 1 else ""
-        typer.echo(
+        click.echo(
             f"{mark} {_dashes(name):<20}{seconds_text(cost.seconds):>10}"
             f"{size_text(round(max(cost.nbytes))):>17}  {_longest_wait(cost)}{remark}"
         )

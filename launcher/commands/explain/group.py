@@ -2,9 +2,6 @@
 
 from typing import Any
 
-import typer
-from typer.core import TyperGroup
-
 from ringlet.comm.schedules.algorithms import ALGORITHMS
 from ringlet.launcher.commands.explain.block import sequence, tensor
 from ringlet.launcher.commands.explain.collective import OPERATIONS, collective
@@ -15,19 +12,16 @@ from ringlet.launcher.commands.explain.memory import memory, plan
 from ringlet.launcher.commands.explain.overlap import overlap
 from ringlet.launcher.commands.explain.pipeline import pipeline
 from ringlet.launcher.commands.explain.zero import accumulation, zero
-from ringlet.launcher.commands.options import Command
+from ringlet.launcher.commands.options import Group
 from ringlet.launcher.errors import UserError
 
-TOPICS = {
-    each.__name__: each
-    for each in (
-        collective, pipeline, tensor, sequence, context, experts, zero, accumulation, compression,
-        overlap, memory, plan,
-    )
-}  # fmt: skip
+TOPICS = (
+    collective, pipeline, tensor, sequence, context, experts, zero, accumulation, compression,
+    overlap, memory, plan,
+)  # fmt: skip
 
 
-class CollectiveByDefault(TyperGroup):
+class CollectiveByDefault(Group):
     """A group that takes an unknown first word for a collective: `ringlet explain all-reduce`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -35,18 +29,16 @@ class CollectiveByDefault(TyperGroup):
             if args[0][:1] != "-" and args[0].replace("-", "_") not in ALGORITHMS:
                 raise UserError(
                     f"unknown operation {args[0]!r}; there are {OPERATIONS}; and other topics: "
-                    f"{', '.join(TOPICS)}"
+                    f"{', '.join(self.commands)}"
                 )
             args = ["collective", *args]
         return super().parse_args(ctx, args or ["--help"])
 
 
-explain = typer.Typer(
-    cls=CollectiveByDefault,
+explain = CollectiveByDefault(
+    "explain",
     help="Draw what a run does, from the code that does it.\n\nExplain a collective (`ringlet "
     "explain all-reduce`), a pipeline schedule (`ringlet explain pipeline`) or another topic; each "
     "has its own --help. With --svg FILE it is a picture.",
-    rich_markup_mode=None,
+    commands=TOPICS,
 )
-for name, topic in TOPICS.items():
-    explain.command(name, cls=Command)(topic)

@@ -5,12 +5,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from ringlet.comm.schedules.svg import counted
 from ringlet.launcher.commands.explain.chart import Box, Chart, Row, Section, ShowOptions
 from ringlet.launcher.commands.explain.subject import Subject, options_for, setting_of
-from ringlet.launcher.commands.options import with_options
+from ringlet.launcher.commands.options import Argument, with_options
 from ringlet.launcher.commands.plan.asked import PROGRAMS
 from ringlet.launcher.commands.plan.tables import gigabytes, recompute_text, schedule_text
 from ringlet.launcher.errors import UserError, user_errors
@@ -96,7 +94,7 @@ def _choices(setting: Setting) -> Iterator[str]:
 
 @with_options(show=ShowOptions)
 def plan(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A plan of `ringlet plan --out`.")],
+    file: Annotated[Path, Argument("FILE", "A plan of `ringlet plan --out`.")],
     *,
     show: ShowOptions,
 ) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill
 
-import typer
+import click
 
 from ringlet.launcher.commands.explain.collective import write_file
 from ringlet.launcher.commands.options import with_options
@@ -173,13 +173,13 @@ def pipeline(options: PipelineOptions) -> None:
         if chosen.forwards > PICTURED:
             raise UserError(f"a picture of {chosen.schedule} is too large; leave out --svg")
         write_file(draw_svg(chosen.schedule, chosen.costs), options.svg)
-    typer.echo(f"{chosen.schedule}\n")
+    click.echo(f"{chosen.schedule}\n")
     if chosen.forwards > DRAWN:
-        typer.echo(f"(Drawings are made of up to {DRAWN} forwards.)\n")
+        click.echo(f"(Drawings are made of up to {DRAWN} forwards.)\n")
     else:
-        typer.echo(draw_text(chosen.schedule, chosen.costs))
+        click.echo(draw_text(chosen.schedule, chosen.costs))
     _state(chosen)
-    typer.echo(f"  {'schedule':<18}{'time':>8}{'bubble':>10}{'formula':>10}{'activations':>14}")
+    click.echo(f"  {'schedule':<18}{'time':>8}{'bubble':>10}{'formula':>10}{'activations':>14}")
     for name, recipe in SCHEDULES.items():
         several = int(min(max(recipe.chunks[0], chunks), recipe.chunks[1]))
         if name != schedule and (several == chunks or not times.layers):
@@ -188,10 +188,10 @@ def pipeline(options: PipelineOptions) -> None:
             _row(chosen, ">")
     if schedule not in SCHEDULES:
         _row(chosen, ">")
-    typer.echo(
+    click.echo(
         "\np stages, m micro-batches, v chunks of layers on each; F forward, I backward to the"
     )
-    typer.echo("inputs, W to the weights. Activations: of micro-batches, on the rank with most.")
+    click.echo("inputs, W to the weights. Activations: of micro-batches, on the rank with most.")
 
 
 def _time(text: str, option: str) -> float:
@@ -204,34 +204,34 @@ def _state(explained: Explained) -> None:
     """What is proven, the bubble, and the peaks."""
     schedule, formula, priced = explained.schedule, explained.formula, explained.priced
     proof = prove(schedule)
-    typer.echo("Proven: no rank waits for ever, no message is left over, every stage takes each")
-    typer.echo("forward and each backward once, backwards in the order of the micro-batches.")
-    typer.echo(f"A rank sends up to {max(proof.sent)} messages.\n")
+    click.echo("Proven: no rank waits for ever, no message is left over, every stage takes each")
+    click.echo("forward and each backward once, backwards in the order of the micro-batches.")
+    click.echo(f"A rank sends up to {max(proof.sent)} messages.\n")
     least, most = _percent(min(priced.bubbles)), _percent(max(priced.bubbles))
     bubbles = most if least == most else f"{least} to {most}"
-    typer.echo(f"Bubble: {bubbles} of {priced.makespan:g} units of time")
+    click.echo(f"Bubble: {bubbles} of {priced.makespan:g} units of time")
     span, busy = max(zip(priced.spans, priced.busy, strict=True))
     if span < priced.makespan * (1 - 1e-9):
         part = 1 - busy / span
-        typer.echo(f"  {_percent(part)} of {span:g} from a rank's own first action to its last")
+        click.echo(f"  {_percent(part)} of {span:g} from a rank's own first action to its last")
     if formula is None:
         reason = "for stages that differ" if explained.layers else NO_FORMULA.get(schedule.name)
-        typer.echo(f"  formula: none {reason or 'for a schedule from a file'}")
+        click.echo(f"  formula: none {reason or 'for a schedule from a file'}")
     else:
         free = " without transfers" if explained.costs.transfer else ""
-        typer.echo(f"  formula{free}: {formula.text} = {_percent(formula.part)}")
+        click.echo(f"  formula{free}: {formula.text} = {_percent(formula.part)}")
     peaks = f"Peak of activations, in micro-batches, from rank 0: {', '.join(explained.peaks)}"
-    typer.echo(fill(peaks, 96, subsequent_indent="  "))
+    click.echo(fill(peaks, 96, subsequent_indent="  "))
     if schedule.chunks > 1 and not explained.layers:
-        typer.echo(f"  (a chunk has 1/{schedule.chunks} of the layers, so its count as that much)")
-    typer.echo("")
+        click.echo(f"  (a chunk has 1/{schedule.chunks} of the layers, so its count as that much)")
+    click.echo("")
 
 
 def _row(explained: Explained, mark: str) -> None:
     """A line of the table that compares all schedules."""
     schedule, formula, priced = explained.schedule, explained.formula, explained.priced
     label = schedule.name + (f" x {schedule.chunks}" if schedule.chunks > 1 else "")
-    typer.echo(
+    click.echo(
         f"{mark} {label:<18}{priced.makespan:>8g}{_percent(priced.bubble):>10}"
         f"{_percent(formula.part) if formula else '-':>10}{max(explained.peaks, key=float):>14}"
     )

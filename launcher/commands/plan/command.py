@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import typer
+import click
 
 from ringlet.launcher.commands.options import with_options
 from ringlet.launcher.commands.plan.asked import Asked, TrainingGiven
@@ -50,6 +50,6 @@ def plan(*, asked: Asked, options: PlanOptions, given: dict[str, Any]) -> None:
         made = make_plan(found.best[0], request.model, request.cluster, found.best)
         with user_errors(os_error=f"cannot write {options.out}"):
             options.out.write_text(str(made), encoding="utf-8")
-    typer.echo(
+    click.echo(
         json.dumps(search_json(found)) if asked.as_json else search_text(found, options.every)
     )

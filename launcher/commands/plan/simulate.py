@@ -6,7 +6,7 @@ import re
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import typer
+import click
 
 from ringlet.launcher.commands.options import with_options
 from ringlet.launcher.commands.plan.asked import Asked, TrainingGiven
@@ -66,9 +66,9 @@ def simulate(*, asked: Asked, options: SimulateOptions, given: dict[str, Any]) -
     one = Candidate(setting, found)
     if asked.as_json:
         failures = None if failing is None else asdict(failing)
-        typer.echo(json.dumps({**simulation_json(one), "failures": failures}))
+        click.echo(json.dumps({**simulation_json(one), "failures": failures}))
     else:
-        typer.echo(simulation_text(replace(request, cluster=cluster), one, failing))
+        click.echo(simulation_text(replace(request, cluster=cluster), one, failing))
 
 
 def the_setting(request: Request, config: TrainConfig) -> Setting:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import typer
+import click
 
 import ringlet
-from ringlet.launcher.commands.options import with_options
+from ringlet.launcher.commands.options import Argument, with_options
 from ringlet.launcher.commands.progress import progress
 from ringlet.launcher.commands.report.curves import curves, together
 from ringlet.launcher.commands.report.outcome import failure, plan, result
@@ -40,7 +40,7 @@ class ReportOptions:
 def report(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN [RUN]...", help="Folders of training runs."),
+        Argument("RUN [RUN]...", "Folders of training runs."),
     ],
     *,
     options: ReportOptions,
@@ -66,7 +66,7 @@ def report(
     for run in found:
         for note in run.notes:
             Screen().say(note)
-    typer.echo(f"wrote {out}")
+    click.echo(f"wrote {out}")
 
 
 def _facts() -> str:

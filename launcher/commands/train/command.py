@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import typer
+import click
 
 from ringlet.launcher.commands.on_ray import is_on_ray
 from ringlet.launcher.commands.options import with_options, words_given
@@ -38,7 +38,7 @@ from ringlet.runtime.training.record import Record
     options=TrainOptions, launch=WorkerOptions, hosts=HostOptions, ray=RayOptions, given=TrainConfig
 )
 def train(
-    context: typer.Context,
+    context: click.Context,
     *,
     options: TrainOptions,
     launch: WorkerOptions,
@@ -58,13 +58,13 @@ def train(
     options.check()
     options = options.settled()
     if is_on_ray(context, ray, but={"grace"}):
-        raise typer.Exit(_run_on_ray(options, given, launch, ray))
+        raise click.exceptions.Exit(_run_on_ray(options, given, launch, ray))
     if hosts.over_ssh:
         from ringlet.launcher.hosts.ssh import SshLauncher
 
         command = ["train", *words_given(context, without=hosts.left_out)]
         launcher = SshLauncher(command, hosts, options.workers or DEFAULT_WORKERS)
-        raise typer.Exit(launcher.run())
+        raise click.exceptions.Exit(launcher.run())
     check_trace(launch.trace)
     hosts = placed(hosts)
     if options.workers is None and isinstance(hosts, PlacedOptions):
@@ -79,7 +79,7 @@ def train(
         count = DEFAULT_WORKERS if workers is None else workers
         agent = stack.enter_context(open_agent(hosts, count, launch))
         stack.enter_context(tracing(launch.trace, launch.trace_steps, agent))
-        raise typer.Exit(_run(training, agent, options))
+        raise click.exceptions.Exit(_run(training, agent, options))
 
 
 class _Told:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TextIO
 
-import typer
+import click
 
 from ringlet.launcher.commands.plan.shown import chosen_text
 from ringlet.launcher.commands.plan.tables import aligned
@@ -113,7 +113,7 @@ def attempt(
     supervisor = Supervisor(job, module, [task], screen=_Unseen(), agent=agent, inform=inform)
     code = supervisor.run()
     if supervisor.interrupted:
-        raise typer.Exit(code)
+        raise click.exceptions.Exit(code)
     if (failure := first_cause(agent.failures)) is not None:
         last = (failure.text.strip().splitlines() or [failure.exit_reason])[-1]
         done = f" (after {len(times)} steps)" if code == ExitCode.TIMEOUT else ""

@@ -4,29 +4,42 @@ import asyncio
 import contextlib
 import os
 import signal
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Annotated
 
-import typer
+import click
 
+from ringlet.launcher.commands.options import Argument, with_options
 from ringlet.launcher.errors import ExitCode, UserError
+from ringlet.launcher.options import option
 from ringlet.launcher.supervisor.output import Screen
 
-Target = typer.Argument(
-    metavar="RUN|JOB", help="Folder of a training run; or a job's name, or pid, in `ringlet ps`."
-)
-Http = typer.Option(
-    min=0, max=65535, metavar="PORT",
-    help="Serve a page on this port of the loopback instead (ringlet[watch]); 0: any free port.",
-)  # fmt: skip
+
+@dataclass(frozen=True)
+class WatchOptions:
+    """Where it is shown."""
+
+    http: int | None = option(
+        None, "Serve a page on this port of the loopback instead (ringlet[watch]); 0: any free "
+        "port.", least=0, most=65535, metavar="PORT",
+    )  # fmt: skip
 
 
-def watch(target: Annotated[str, Target], http: Annotated[int | None, Http] = None) -> None:
+@with_options(options=WatchOptions)
+def watch(
+    target: Annotated[
+        str,
+        Argument("RUN|JOB", "Folder of a training run; or a job's name, or pid, in `ringlet ps`."),
+    ],
+    options: WatchOptions,
+) -> None:
     """Watch a run: its loss, its speed, what each rank does.
 
     Ends when the run does. Ctrl-C ends the watching, and leaves the run alone. A page stays until
     Ctrl-C; its address, with a secret token, is shown at the start.
     """
+    http = options.http
     if http is not None and find_spec("h11") is None:
         raise UserError("--http needs h11: pip install 'ringlet[watch]'")
     with contextlib.suppress(OSError):
@@ -34,7 +47,7 @@ def watch(target: Annotated[str, Target], http: Annotated[int | None, Http] = No
     try:
         _watch(target, http)
     except KeyboardInterrupt:
-        raise typer.Exit(ExitCode.SIGNAL + signal.SIGINT) from None
+        raise click.exceptions.Exit(ExitCode.SIGNAL + signal.SIGINT) from None
 
 
 def _watch(target: str, http: int | None) -> None:
