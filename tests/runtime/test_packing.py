@@ -127,7 +127,6 @@ def gradients(world, kind, mesh, options, **sizes):
 
 
 MESHES = [
-    ({}, {}),
     ({"dp": 2}, {"zero": 3}),
     ({"tp": 2}, {}),
     ({"tp": 2}, {"sequence": True}),
@@ -139,13 +138,20 @@ MESHES = [
 ]
 
 
-@pytest.mark.parametrize("kind", EMBEDDING)
-@pytest.mark.parametrize(("mesh", "options"), MESHES, ids=str)
-def test_no_token_sees_another_text_on_any_mesh(ranks, kind, mesh, options):
-    size = int(np.prod(list(mesh.values()) or [1]))
+@pytest.fixture(scope="module")
+def alone(ranks):
+    """By the kind of the model: the gradients of one process."""
+    return {k: ranks(1).run(gradients, kind=k, mesh={}, options={})[0] for k in EMBEDDING}
+
+
+SOME = [("gpt", *MESHES[n]) for n in range(7)] + [("llama", *MESHES[n]) for n in (1, 4, 7)]
+
+
+@pytest.mark.parametrize(("kind", "mesh", "options"), SOME, ids=str)
+def test_no_token_sees_another_text_on_any_mesh(ranks, alone, kind, mesh, options):
+    size = int(np.prod(list(mesh.values())))
     result = ranks(size).run(gradients, kind=kind, mesh=mesh, options=options)[0]
-    alone = ranks(1).run(gradients, kind=kind, mesh={}, options={})[0]
-    for one, other in zip(result, alone, strict=True):
+    for one, other in zip(result, alone[kind], strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
@@ -157,8 +163,7 @@ def test_experts_see_no_other_text_either(ranks):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", EMBEDDING)
-def test_no_token_sees_another_text_on_eight_ranks(ranks, kind):
-    alone = ranks(1).run(gradients, kind=kind, mesh={}, options={})[0]
+def test_no_token_sees_another_text_on_eight_ranks(ranks, alone, kind):
     for dp, tp, pp, cp in itertools.product((1, 2), (1, 2), (1, 2), (1, 2, 4)):
         if dp * tp * pp * cp > 8:
             continue
@@ -168,7 +173,7 @@ def test_no_token_sees_another_text_on_eight_ranks(ranks, kind):
             result = ranks(dp * tp * pp * cp).run(
                 gradients, kind=kind, mesh=mesh, options=options, deadline=60
             )[0]
-            for one, other in zip(result, alone, strict=True):
+            for one, other in zip(result, alone[kind], strict=True):
                 np.testing.assert_allclose(one, other, atol=1e-6)
 
 
