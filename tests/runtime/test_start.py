@@ -13,7 +13,8 @@ from whole_models import collected
 
 from ringlet.launcher.testing.pool import WorkerPool
 from ringlet.nn import uninitialized
-from ringlet.nn.models import Llama, LlamaConfig, from_pretrained
+from ringlet.nn.models import GPT, GPTConfig, Llama, LlamaConfig, from_pretrained
+from ringlet.nn.safetensors import SafetensorsFile
 from ringlet.runtime import (
     ConfigError,
     Mesh,
@@ -60,6 +61,7 @@ PLACES = {
     "zero 3": ({"dp": 2}, {"zero": 3}),
     "tp": ({"tp": 2}, {}),
     "pp": ({"pp": 2}, {"schedule": "zb-v"}),
+    "cp": ({"cp": 2}, {"zero": 2}),
 }
 
 
@@ -72,6 +74,8 @@ def filled(world, folders):
         for mesh, options in PLACES.values():
             if mesh.get("pp") and config.n_layer < 4:
                 options = {}
+            if mesh.get("cp") and getattr(make_model(config, 23).config, "sliding_window", 0):
+                continue
             model = make_model(config, config.vocab_size)
             values = values_of(Path(folder), config, config.vocab_size)
             made = parallelize(model, Mesh(world, **mesh), Parallelism(**options), values=values)
@@ -86,6 +90,25 @@ def filled(world, folders):
 )
 def test_each_rank_takes_its_part_of_a_folder(ranks, names):
     ranks(2).run(filled, folders=[str(FIXTURES / name) for name in names])
+
+
+def in_bfloat16(folder):
+    """Write the arrays of a folder anew, in half the bytes."""
+    file = SafetensorsFile(folder / "model.safetensors")
+    header, data = {}, b""
+    for name, array in file.items():
+        half = (np.ascontiguousarray(array).view("<u4") >> 16).astype("<u2").tobytes()
+        places = [len(data), len(data) + len(half)]
+        header[name] = {"dtype": "BF16", "shape": list(array.shape), "data_offsets": places}
+        data += half
+    text = json.dumps(header).encode()
+    (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+def test_stages_in_a_v_and_bfloat16(ranks, tmp_path):
+    GPT(GPTConfig(23, 16, 4, 2, 8)).save_pretrained(tmp_path)
+    in_bfloat16(tmp_path)
+    ranks(2).run(filled, folders=[str(tmp_path)])
 
 
 def make(options):
@@ -104,13 +127,16 @@ def trained(world, runs):
     return found
 
 
-MESHES = {"dp=2": {}, "tp=2": {}, "pp=2": {"accumulate": 2}, "zero 3": {"zero": 3}}
+MESHES = {"dp=2": {}, "tp=2": {}, "pp=2": {"accumulate": 2}, "cp=2": {}, "zero 3": {"zero": 3}}
 
 
 def on_meshes(config):
+    """The run on all meshes; a window cannot be cut."""
+    whole = getattr(make_model(config, 23).config, "sliding_window", 0)
     return [
         asdict(replace(config, mesh=mesh if "=" in mesh else "dp=2", **options))
         for mesh, options in MESHES.items()
+        if not (whole and mesh == "cp=2")
     ]
 
 
