@@ -16,12 +16,13 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
-from loss_picture import picture
+from ringlet.comm.schedules import svg
+from ringlet.comm.schedules.lines import WIDTH, Line, panel
 
 RINGLET = [sys.executable, "-m", "ringlet"]
 MODEL = [
     "--n-layer", "4", "--n-head", "6", "--n-embd", "192", "--batch-size", "8",
-    "--learning-rate", "2e-3", "--eval-windows", "256", "--sample", "0", "--keep", "1",
+    "--learning-rate", "2e-3", "--eval-windows", "64", "--sample", "0", "--keep", "1",
 ]  # fmt: skip
 TRIED = 24
 """Steps from which the time of one is taken, after as many to warm up."""
@@ -58,7 +59,7 @@ def trained(data, out, seconds, options):
     ringlet("train", *how, *some, "--out", trial, "--quiet")
     step = statistics.median(row["step_s"] for row in rows(trial)[-TRIED:])
     steps = max(20, round(seconds / step))
-    ringlet("train", *how, "--steps", steps, "--eval-every", max(1, steps // 20), "--out", out)
+    ringlet("train", *how, "--steps", steps, "--eval-every", max(1, steps // 12), "--out", out)
     found, spent = [], 0.0
     for row in rows(out):
         spent += row.get("step_s", 0.0)
@@ -90,7 +91,9 @@ def main():
     for kind, points in found.items():
         print(f"{kind:12} {points[-1][1]:.3f} bits per byte after {points[-1][0]:.0f} s")
     if given.out:
-        given.out.write_text(picture({"bits per byte": found}, points[-1][1]))
+        lines = [Line(kind, *zip(*points, strict=True)) for kind, points in found.items()]
+        drawn, height = panel("bits per byte", lines, "seconds", target=found["bytes"][-1][1])
+        given.out.write_text(svg.document("bits per byte over seconds", WIDTH, height, drawn))
 
 
 if __name__ == "__main__":
