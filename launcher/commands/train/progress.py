@@ -45,10 +45,12 @@ class TrainingProgress(Callback):
             self._headline = text
             for line in (text, *notes):
                 self._line(line)
+        self._status("starting the workers")
 
     def start(self, facts: Facts) -> None:
         if facts["step"]:
             self._line(f"resumed after step {facts['step']}")
+        self._status("the first step" if facts["step"] else "the first validation")
 
     def note(self, notice: Notice) -> None:
         """Take what rank 0 says besides: a `note` to show, the `sample` at the end."""
@@ -59,6 +61,7 @@ class TrainingProgress(Callback):
 
     def end(self, facts: Facts) -> None:
         self._last |= facts
+        self._status("drawing a sample")
 
     def evaluation(self, facts: Facts) -> None:
         self._val_loss = f", validation {facts['val_loss']:.3f}{_bits(facts)}"
@@ -76,7 +79,7 @@ class TrainingProgress(Callback):
         self._rate = 0.9 * self._rate + 0.1 * row["step_s"] if self._rate else row["step_s"]
         text = self._text(row)
         if self._screen.live and not self._quiet:
-            self._screen.status(text)
+            self._status(text)
             if "val_loss" in row:
                 self._screen.line(text)
         elif "val_loss" in row or time.monotonic() >= self._plain_at:
@@ -86,6 +89,10 @@ class TrainingProgress(Callback):
     def _line(self, text: str) -> None:
         if not self._quiet:
             self._screen.line(text)
+
+    def _status(self, text: str) -> None:
+        if not self._quiet:
+            self._screen.status(text)
 
     def _text(self, row: Facts) -> str:
         left = int((self._settings.steps - row["step"]) * self._rate)
