@@ -115,7 +115,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--engines", default=",".join(ENGINES), help="default: %(default)s")
-    parser.add_argument("--steps", type=int, default=300, help="default: %(default)s")
+    parser.add_argument("--steps", type=int, default=600, help="default: %(default)s")
     parser.add_argument("--json", action="store_true", help="one JSON line for each")
     options = parser.parse_args()
     for name in [name for name in os.environ if name.startswith(("RINGLET_", "SLURM_"))]:
