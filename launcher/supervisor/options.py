@@ -31,22 +31,22 @@ class JoinOptions:
 
     def check(self) -> None:
         """Raise UserError for values that are not possible."""
-        check_transport(self.transport)
+        if self.transport not in TRANSPORTS:
+            known = ", ".join(TRANSPORTS)
+            raise UserError(f"unknown transport {self.transport!r}; there are {known}")
+        if self.transport != "mpi" and os.environ.get("RINGLET_TRANSPORT") == "mpi":
+            raise UserError("RINGLET_TRANSPORT=mpi has no effect here: use --transport mpi")
+        if self.transport == "mpi" and not self._by_mpi():
+            raise UserError(
+                "--transport mpi is for ranks that mpirun starts: `mpirun -n 4 ringlet run "
+                "--transport mpi ...`, or `ringlet train`"
+            )
         if not self.timeout > 0:
             raise UserError(f"--timeout is {self.timeout:g}; it must be above 0")
 
-
-def check_transport(transport: str) -> None:
-    """Raise UserError for a --transport that there is not, or not for these workers."""
-    if transport not in TRANSPORTS:
-        raise UserError(f"unknown transport {transport!r}; there are {', '.join(TRANSPORTS)}")
-    if transport != "mpi" and os.environ.get("RINGLET_TRANSPORT") == "mpi":
-        raise UserError("RINGLET_TRANSPORT=mpi has no effect here: use --transport mpi")
-    if transport == "mpi" and launcher_of(os.environ) is None:
-        raise UserError(
-            "--transport mpi is for workers that mpirun starts, each for one worker: `mpirun -n 4 "
-            "ringlet run --transport mpi ...`"
-        )
+    def _by_mpi(self) -> bool:
+        """Whether these workers may be ranks of MPI: those that measure this host are not."""
+        return False
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,9 @@ class WorkerOptions(JoinOptions):
     trace_steps: int | None = option(
         None, "With --trace: the last so many steps.", least=1, shown="100", heading="Output"
     )
+
+    def _by_mpi(self) -> bool:
+        return launcher_of(os.environ) is not None
 
     def check(self) -> None:
         super().check()

@@ -241,7 +241,7 @@ def test_run_under_mpirun(mpi, tmp_path):
 
 
 REFUSED = {
-    "without mpirun": (0, {}, ["--transport", "mpi"], "is for workers that mpirun starts"),
+    "without mpirun": (0, {}, ["--transport", "mpi"], "is for ranks that mpirun starts"),
     "several workers": (1, {}, ["--transport", "mpi", "-n", "2"], "has one worker"),
     "restarts": (2, {}, ["--transport", "mpi", "--max-restarts", "1"], "MPI starts its processes"),
     "by the variable": (2, {"RINGLET_TRANSPORT": "mpi"}, [], "use --transport mpi"),
