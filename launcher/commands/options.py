@@ -1,6 +1,8 @@
 """Commands of click, whose options are dataclasses (launcher/options.py), and their help."""
 
 import inspect
+import signal
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, Field, dataclass, fields
 from itertools import pairwise
@@ -9,7 +11,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 import click
 
-from ringlet.launcher.errors import UserError
+from ringlet.launcher.errors import ExitCode, UserError
 from ringlet.launcher.units import parse_bytes, parse_duration, parse_seconds
 
 METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
@@ -210,6 +212,12 @@ class Group(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*self.commands]
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # for click an error, with code 1
+            sys.exit(ExitCode.SIGNAL + signal.SIGINT)
 
 
 class Command(click.Command):
