@@ -127,14 +127,14 @@ def tokenizer_file(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def refusals(what: str) -> Iterator[None]:
+def refusals(what: str, kind: type[Exception] = TextError) -> Iterator[None]:
     """Errors of the library, which raises Exception itself, and where it panics BaseException, as
-    TextError."""
+    those of a kind."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except OSError as error:
-        raise TextError(f"{what}: {error.strerror or error}") from error
+        raise kind(f"{what}: {error.strerror or error}") from error
     except BaseException as error:
-        raise TextError(f"{what}: {error}") from error
+        raise kind(f"{what}: {error}") from error

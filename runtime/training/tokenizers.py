@@ -1,6 +1,5 @@
 """Text to ids and back: bytes, a model's tokenizer.json, or the ids themselves as numbers."""
 
-import contextlib
 import json
 import os
 import re
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ringlet.nn.files import read_object, read_text
+from ringlet.runtime.text.encoder import refusals
 
 TOKENIZER = "tokenizer.json"
 UNFINISHED = "\ufffd"
@@ -86,31 +86,22 @@ class JSONTokenizer:
                 f"{file} needs the tokenizers library: pip install 'ringlet[tokenizers]'"
             ) from error
         self._file = file
-        with self._refusals("is not a tokenizer"):
+        with refusals(f"{file} is not a tokenizer", TokenizerError):
             self._library: Any = Library.from_str(read_text(file))
+            self._library.no_truncation()
+            self._library.no_padding()
             added = self._library.get_added_tokens_decoder()
             self._special = {number for number, token in added.items() if token.special}
             decoder = self._library.decoder
             self._has_bytes = decoder is not None and decoder.decode(["<0x41>"]) == "A"
 
-    @contextlib.contextmanager
-    def _refusals(self, what: str) -> Iterator[None]:
-        """Errors of the library, which raises Exception itself, and where it panics BaseException,
-        as TokenizerError."""
-        try:
-            yield
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):
-            raise
-        except BaseException as error:
-            raise TokenizerError(f"{self._file} {what}: {error}") from error
-
     def encode(self, text: str) -> list[int]:
-        with self._refusals("makes no ids of the text"):
+        with refusals(f"{self._file} makes no ids of the text", TokenizerError):
             return list(self._library.encode(text).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, without special tokens."""
-        with self._refusals("makes no text of the ids"):
+        with refusals(f"{self._file} makes no text of the ids", TokenizerError):
             text: str = self._decode(list(ids))
             return text
 

@@ -140,3 +140,14 @@ def test_a_tokenizer_json(tmp_path):
     os.mkfifo(tmp_path / "tokenizer.json")
     with pytest.raises(TokenizerError, match="not a regular file"):
         load_tokenizer(tmp_path, 3)
+
+
+def test_a_prompt_is_not_cut_off_or_padded(tmp_path):
+    """As some folders' tokenizers say, for training."""
+    library = pytest.importorskip("tokenizers")
+    made = library.Tokenizer.from_str(json.dumps(WORDS))
+    made.enable_truncation(2)
+    made.enable_padding(length=9)
+    made.save(str(tmp_path / "tokenizer.json"))
+    assert load_tokenizer(tmp_path, 3).encode("one two one two") == [0, 1, 0, 1]
+    assert load_tokenizer(tmp_path, 3).encode("one") == [0]
