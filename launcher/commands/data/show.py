@@ -23,7 +23,10 @@ BEGINNING = 64
 def show(
     folder: Annotated[Path, Argument("FOLDER", "What `data build` has made.")],
 ) -> None:
-    """Check a folder of tokens, and print what is in it and how some documents begin."""
+    """Check a folder of tokens, and show what is in it.
+
+    All checksums are compared; some documents are shown as they begin.
+    """
     with user_errors(TextError, TokenizerError):
         found = TextFolder(folder)
         with progress("checking"):
