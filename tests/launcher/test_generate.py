@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from quickly import mostly_slow
 
-from ringlet.launcher.commands.generate import generate
+from ringlet.launcher.commands import generate as command
 from ringlet.launcher.errors import UserError
 from ringlet.nn.models import GPT, GPTConfig
 
@@ -17,6 +17,8 @@ HOW = {
     "prompt": "3 4 5", "max_new_tokens": 6, "temperature": 0.0, "top_k": 0, "top_p": 1.0,
     "beams": 1, "seed": 0, "context": None,
 }  # fmt: skip
+
+generate = command.generate.callback
 
 
 @pytest.mark.parametrize("beams", [1, 3])
