@@ -147,15 +147,16 @@ def trained(text, folder, disturb=None):
 
 @pods
 @pytest.mark.slow
-@pytest.mark.parametrize("index", [0, 1])
-def test_a_pod_that_dies_comes_back_and_the_bits_are_the_same(tmp_path, index, manifest):
+@pytest.mark.parametrize(("index", "what"), [(0, "kill"), (1, "kill"), (1, "drain")])
+def test_a_pod_that_ends_comes_back_and_the_bits_are_the_same(tmp_path, index, what, manifest):
     text = manifest()
     for name in ("quiet", "lost"):
         (tmp_path / name).mkdir()
     expected, quiet = trained(text, tmp_path / "quiet")
     assert quiet.tries == [1, 1, 1]
-    actual, lost = trained(text, tmp_path / "lost", lambda job: job.pods[index].kill())
+    actual, lost = trained(text, tmp_path / "lost", lambda job: getattr(job.pods[index], what)())
     assert min(lost.tries) == 2
+    assert any(lost.failures) == (what == "kill")  # what has saved has not failed
     assert all(np.array_equal(actual[name], expected[name]) for name in expected)
 
 
