@@ -53,14 +53,13 @@ def with_options(
     def decorate(function: Callable[..., None]) -> Command:
         def run(**values: Any) -> None:
             for name, group in groups.items():
-                values[name] = group(
-                    **{e.name: _read(e, values.pop(e.name)) for e in fields(group)}
-                )
+                present = [each for each in fields(group) if each.name in values]
+                values[name] = group(**{e.name: _read(e, values.pop(e.name)) for e in present})
             if given is not None:
                 present = [each for each in fields(given) if each.name in values]
                 values["given"] = {e.name: _read(e, values.pop(e.name)) for e in present}
             if "context" in own:
-                values["context"] = click.get_current_context()
+                values["context"] = click.get_current_context(silent=True)
             function(**values)
 
         own = inspect.signature(function).parameters
