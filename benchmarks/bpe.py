@@ -3,8 +3,9 @@
     python benchmarks/bpe.py --seconds 300 --out docs/pictures/bpe.svg
 
 The text is Python's: its documentation (pydoc) and the sources of its standard library. Both models
-have the same blocks and learning rate. How many steps fit into the time is measured first, so that
-the learning rate of both ends at the end of it. Validation is not in the time.
+have the same blocks and learning rate, and warm up for a twentieth of their steps. How many steps
+fit into the time is measured first, so that the learning rate of both ends at the end of it.
+Validation is not in the time.
 """
 
 import argparse
@@ -59,7 +60,8 @@ def trained(data, out, seconds, options):
     ringlet("train", *how, *some, "--out", trial, "--quiet")
     step = statistics.median(row["step_s"] for row in rows(trial)[-TRIED:])
     steps = max(20, round(seconds / step))
-    ringlet("train", *how, "--steps", steps, "--eval-every", max(1, steps // 12), "--out", out)
+    course = ["--steps", steps, "--eval-every", max(1, steps // 12), "--warmup-steps", steps // 20]
+    ringlet("train", *how, *course, "--out", out)
     found, spent = [], 0.0
     for row in rows(out):
         spent += row.get("step_s", 0.0)
