@@ -8,7 +8,7 @@ import click
 from ringlet.launcher.commands.options import with_options
 from ringlet.launcher.commands.progress import progress
 from ringlet.launcher.commands.train.folder import read_newest
-from ringlet.launcher.errors import make_folder, user_errors
+from ringlet.launcher.errors import UserError, make_folder, user_errors
 from ringlet.launcher.options import option
 from ringlet.nn.models import LanguageModel, PretrainedError
 from ringlet.runtime.checkpoint.checkpoint import Checkpoint
@@ -19,7 +19,8 @@ from ringlet.runtime.training.run_tokenizer import (
     export_tokenizer,
     stored_tokenizer,
 )
-from ringlet.runtime.training.tokenizers import TokenizerError
+from ringlet.runtime.training.tokenizers import TOKENIZER, TokenizerError
+from ringlet.runtime.training.trainer import CHECKPOINTS
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,9 @@ def export(options: ExportOptions) -> None:
     with progress(f"reading {options.folder}"), user_errors(CheckpointError):
         found, model, tokenizer = read_newest(options.folder, _read)
     make_folder(options.to, "--to")
+    for name in (CHECKPOINTS, TOKENIZER):
+        if (options.to / name).exists():
+            raise UserError(f"{options.to} holds {name} already: choose another --to")
     special = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     if model.eos and not model.huggingface:
         special["bos_token_id"] = model.eos[0]  # documents follow each other

@@ -68,7 +68,7 @@ class Encoder:
                 return name
         raise TextError(
             f"{self.file} does not say which token ends a text: name one of its tokens with "
-            "--end-of-text"
+            "--end-of-text of `ringlet data build`"
         )
 
     def _around(self) -> tuple[list[int], list[int]]:

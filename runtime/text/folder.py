@@ -67,6 +67,8 @@ class TextFolder:
         kind = self.manifest["dtype"]
         self._shards = [self._map(name, kind) for name in shard_names(self.manifest)]
         self._ends, self._bytes = self._map(DOCUMENTS, "<i8"), self._map(DOCUMENT_BYTES, "<i8")
+        if (self._ends[-1], self._bytes[-1]) != (self.tokens, self.manifest["bytes"]):
+            raise TextError(f"{path} is damaged: its documents do not end where its text ends")
 
     @property
     def digest(self) -> str:
@@ -109,13 +111,22 @@ class TextFolder:
         return before + (int(self._bytes[number]) - before) * (token - first) / max(1, stop - first)
 
     def verify(self) -> None:
-        """Read all files and compare their checksums; raises TextError."""
+        """Read all files, compare their checksums, and see that they fit each other; raises
+        TextError."""
         expected = self.manifest["files"]
         for name, found in zip(expected, digests(self.path, expected), strict=True):
             if found != expected[name]:
                 raise TextError(
                     f"{self.path / name} was changed after it was built: its checksum differs"
                 )
+        ends, nbytes = self._ends, self._bytes
+        if min(ends[0], nbytes[0] + 1) < 1 or any(
+            np.any(each[1:] < each[:-1] + least) for each, least in ((ends, 1), (nbytes, 0))
+        ):
+            raise TextError(f"{self.path} is damaged: its documents are not in order")
+        largest = max(int(shard.max()) for shard in self._shards)
+        if max(largest, self.end_of_text) >= self.vocab_size:
+            raise TextError(f"{self.path} is damaged: it has ids beyond its {self.vocab_size:,}")
 
     def _check(self, name: str, size: int) -> None:
         path = self.path / name
@@ -178,6 +189,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             all(type(number) is int and 0 <= number < 1 << 62 for number in numbers)
             and manifest["dtype"] in DTYPES
             and 0 < shards == len(files) - len(expected)
+            and manifest["documents"] > 0
             and expected.union(shard_names(manifest)) == set(files)
             and all(type(facts["sha256"]) is str for facts in files.values())
             and type(end["token"]) is str

@@ -74,7 +74,7 @@ class Tally:
 def find_sources(words: Iterable[str], form: Form) -> tuple[list[Source], list[str]]:
     """The sources that the words name, in their order, those in a folder or pattern sorted; and the
     files below folders that hold no text, which are left out. Raises TextError."""
-    found: dict[str, Source] = {}
+    found: dict[str, Source] = {}  # by the file, which counts once however it is named
     left_out: list[str] = []
     for word in words:
         if word == STANDARD_INPUT:
@@ -86,18 +86,22 @@ def find_sources(words: Iterable[str], form: Form) -> tuple[list[Source], list[s
             raise TextError(f"there is no file or folder {word}")
         for name in names:
             if not Path(name).is_dir():
-                found[name] = _source(name, form)
+                _keep(found, form)(name)
                 continue
+            if is_text_folder(Path(name)):
+                raise TextError(f"{name} holds tokens already, not text")
             for inner in _below(Path(name)):
                 (left_out.append if _is_binary(inner) else _keep(found, form))(inner)
-        if path.is_dir() and not any(Path(name).is_relative_to(path) for name in found):
+        if path.is_dir() and not any(
+            Path(each.path).is_relative_to(path) for each in found.values()
+        ):
             raise TextError(f"there is no text in the folder {word}")
     return list(found.values()), left_out
 
 
 def _keep(found: dict[str, Source], form: Form) -> Any:
     def keep(name: str) -> None:
-        found[name] = _source(name, form)
+        found.setdefault(os.path.abspath(name), _source(name, form))  # noqa: PTH100 - links stay
 
     return keep
 
@@ -105,7 +109,7 @@ def _keep(found: dict[str, Source], form: Form) -> Any:
 def _below(folder: Path) -> Iterator[str]:
     """The regular files in a folder and those below it, sorted, without hidden ones and
     without what was made from text before."""
-    for place, folders, names in os.walk(folder):
+    for place, folders, names in os.walk(folder, onerror=_unreadable):
         folders[:] = sorted(
             name
             for name in folders
@@ -117,6 +121,10 @@ def _below(folder: Path) -> Iterator[str]:
                 yield str(path)
 
 
+def _unreadable(error: OSError) -> None:
+    raise TextError(f"cannot read {error.filename}: {error.strerror}") from error
+
+
 def _is_binary(name: str) -> bool:
     """Whether a file that nobody has named is no text: there is a NUL among its first bytes."""
     with _refusals(name), _opened(name, Tally()) as file:
@@ -124,15 +132,19 @@ def _is_binary(name: str) -> bool:
     return b"\0" in data and not data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
 
 
+def kind_by_name(name: str) -> str:
+    """The kind that a file's name says; "" if it says none."""
+    for suffix in PACKED:
+        name = name.removesuffix(suffix)
+    return SUFFIXES.get(Path(name).suffix.lower(), "")
+
+
 def _source(name: str, form: Form) -> Source:
     try:
         facts = Path(name).stat()
     except OSError as error:
         raise TextError(f"cannot read {name}: {error.strerror}") from error
-    bare = name
-    for suffix in PACKED:
-        bare = bare.removesuffix(suffix)
-    kind = SUFFIXES.get(Path(bare).suffix.lower(), form.kind)
+    kind = kind_by_name(name) or form.kind
     if stat.S_ISREG(facts.st_mode):
         return Source(name, kind, facts.st_size, facts.st_mtime_ns)
     return Source(name, kind)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -152,12 +153,18 @@ def _parts(source: str) -> list[tuple[str, float]]:
         path, equals, weight = part.rpartition("=")
         if not equals:
             path, weight = part, "1"
-        if not re.fullmatch(r"\d{1,9}(\.\d{1,9})?", weight) or not float(weight):
+        good = re.fullmatch(r"\d{1,9}(\.\d{1,9})?", weight) and float(weight)
+        if not path or not good:
+            what = "a weight that is no positive number" if path else "no name"
             raise DataError(
                 f"{source}: there is no such file, and as folders with weights, as in a=3,b=1, "
-                f"{part!r} has none"
+                f"{part!r} has {what}"
             )
         found.append((path, float(weight)))
+    paths = [os.path.realpath(path) for path, _ in found]
+    for number, (path, _) in enumerate(found):
+        if paths[number] in paths[:number]:
+            raise DataError(f"{source} has {path} twice: give it one weight")
     return found
 
 
@@ -193,7 +200,7 @@ def _load_folders(
 def _folder(path: str, tokenizer: str, progress: Progress) -> TextFolder:
     """A folder of tokens, or text that is made into one."""
     if not tokenizer:
-        if not Path(path).is_dir():
+        if not is_text_folder(Path(path)):
             raise DataError(f"there is no folder {path} that `ringlet data build` has made")
         return TextFolder(Path(path))
     if is_text_folder(Path(path)):

@@ -59,7 +59,7 @@ def test_a_folder_is_built_shown_and_refused_when_it_was_changed(place, capsys, 
     )  # fmt: skip
     assert (code, error) == (0, "")
     assert re.search(r"o: 12 documents, \d+ bytes of text, [\d,]+ tokens of \d\.\d\d bytes;", out)
-    assert "1 empty document left out; 2 characters replaced that were not UTF-8" in out
+    assert "1 empty document left out; 2 characters replaced, as they were not UTF-8" in out
     assert "train --data o" in out
     assert sorted(path.name for path in Path("o").iterdir()) == [
         "document-bytes.bin", "documents.bin", "manifest.json", "shard-00000.bin", "tokenizer.json",
@@ -127,6 +127,10 @@ BAD = {
     "separator": (
         "rows.jsonl --separator x --tokenizer tokenizer.json", "--separator would do nothing",
     ),
+    "formats by name": (
+        "rows.jsonl --format csv --tokenizer tokenizer.json", "--format would do nothing",
+    ),
+    "tokens": ("made --tokenizer tokenizer.json", "made holds tokens already, not text"),
     "no columns": ("texts --column x --tokenizer tokenizer.json", "--column would do nothing"),
     "read twice": ("- --train-tokenizer 300", "standard input can be read only once"),
     "pictures": ("pictures --tokenizer tokenizer.json", "there is no text in the folder pictures"),
@@ -138,6 +142,8 @@ BAD = {
 def test_bad_input_gets_one_line(place, capsys, case):
     words, text = BAD[case]
     Path("pictures").mkdir()
+    Path("made").mkdir()
+    Path("made/document-bytes.bin").touch()
     Path("picture.png").rename("pictures/picture.png")
     code, out, error = ringlet(capsys, "data", "build", *words.split(), "--out", "o")
     assert (code, out) == (2, "")

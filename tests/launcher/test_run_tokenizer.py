@@ -83,6 +83,12 @@ def test_a_run_and_its_export_write_the_same_text(run, capsys, kind):
     assert [config[f"{name}_token_id"] for name in ("bos", "eos", "pad")] == [end, end, None]
     assert beside.get("eos_token") == (END if kind == "tokens" else None)
     assert beside["model_max_length"] == 64
+    Path("data").mkdir()
+    Path("data/tokenizer.json").write_text("{}")
+    for folder, holds in (("run", "checkpoints"), ("data", "tokenizer.json")):
+        code, out, error = outcome(capsys, "export", "--from", "run", "--to", folder)
+        assert (code, out) == (2, "")
+        assert f"{folder} holds {holds} already: choose another --to" in error
 
 
 def test_a_run_of_ids_alone_speaks_numbers(run, capsys):

@@ -2,9 +2,11 @@
 trace."""
 
 import codecs
+import errno
 import gzip
 import io
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -17,6 +19,7 @@ import pytest
 from full_disk import largest_file
 from texts import built, contents, ids_by_document, make_tokenizer, words, written
 
+from ringlet.runtime.checkpoint.manifest import digest
 from ringlet.runtime.text import pieces as pieces_module
 from ringlet.runtime.text.errors import TextError
 from ringlet.runtime.text.folder import MANIFEST, TextFolder
@@ -141,11 +144,24 @@ def test_files_folders_patterns_and_separators(tmp_path, monkeypatch):
         "sub/c.txt", "b.txt",
     ]  # fmt: skip
     assert documents([f"{tmp_path}/**/*.txt"])[0] == ["b.txt", "sub/c.txt"]
+    assert documents([tmp_path / "b.txt", f"{tmp_path}/sub/../b.txt"])[0] == ["b.txt"]
+    with monkeypatch.context() as patched, pytest.raises(TextError, match=r"cannot read .*/sub: P"):
+        patched.setattr(os, "scandir", forbidden(os.scandir, "sub"))
+        documents([tmp_path])
     monkeypatch.setattr("ringlet.runtime.text.sources.CHUNK", 5)
     (tmp_path / "many").write_text("one--two----three--")
     assert documents([tmp_path / "many"], separator="--")[0] == ["one", "two", "", "three", ""]
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(ROWS)))
     assert documents(["-"], kind="jsonl")[0] == TEXTS
+
+
+def forbidden(scandir, name):
+    def scan(path):
+        if Path(path).name == name:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scandir(path)
+
+    return scan
 
 
 ENCODED = {
@@ -320,6 +336,29 @@ def test_a_changed_file_is_noticed(tmp_path, tokenizer):
     shard.unlink()
     with pytest.raises(TextError, match=r"shard-00000.bin cannot be read: No such file"):
         TextFolder(tmp_path / "o")
+
+
+FORGED = {
+    "documents in no order": ("documents.bin", lambda x: x[[1, 0, *range(2, len(x))]], "in order"),
+    "a document before the first": ("documents.bin", lambda x: np.r_[-1, x[1:]], "in order"),
+    "bytes in no order": ("document-bytes.bin", lambda x: x[[1, 0, *range(2, len(x))]], "in order"),
+    "ids of no token": ("shard-00000.bin", lambda x: x + 40_000, "ids beyond its 300"),
+    "documents that end early": ("documents.bin", lambda x: x - 1, "do not end where its text"),
+    "bytes that end early": ("document-bytes.bin", lambda x: x * 0, "do not end where its text"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FORGED)
+def test_what_has_checksums_must_fit_too(tmp_path, tokenizer, case):
+    name, change, text = FORGED[case]
+    made = built(tmp_path / "o", [written(tmp_path / "in", DOCUMENTS)], tokenizer)
+    path, manifest = made.path / name, json.loads((made.path / "manifest.json").read_text())
+    kind = manifest["dtype"] if name.startswith("shard") else "<i8"
+    path.write_bytes(change(np.fromfile(path, kind)).astype(kind).tobytes())
+    manifest["files"][name] = digest(path)
+    (made.path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(TextError, match=text):
+        TextFolder(made.path).verify()
 
 
 def test_tokens_are_read_across_shards(tmp_path, tokenizer):

@@ -167,8 +167,12 @@ def test_the_built_in_text_becomes_tokens(folders, monkeypatch, tmp_path):
 
 REFUSED = {
     "no such folder": ("{}/a=1,{}/none=1", {}, "there is no folder .*none"),
-    "no weight": ("{}/a=1,{}/b=x", {}, "weights, as in a=3,b=1, '.*b=x' has none"),
-    "weight 0": ("{}/a=1,{}/b=0", {}, "'.*b=0' has none"),
+    "no weight": ("{}/a=1,{}/b=x", {}, "weights, as in a=3,b=1, '.*b=x' has a weight"),
+    "weight 0": ("{}/a=1,{}/b=0", {}, "'.*b=0' has a weight that is no positive number"),
+    "no name": ("{}/a=1,", {}, "'' has no name"),
+    "a weight alone": ("{}/a,=3", {}, "'=3' has no name"),
+    "twice": ("{0}/a=1,{0}/b,{0}/b/../a=2", {}, r"has .*b/\.\./a twice: give it one weight"),
+    "text with a weight": ("{}/a-text=1,{}/a", {}, "there is no folder .*a-text that `ringlet da"),
     "two tokenizers": ("{}/a,{}/c", {}, "a and .*c were made by different tokenizers"),
     "a small vocabulary": ("{}/a", {"vocab_size": 280}, "the tokenizer of .*a has 300 ids, the"),
     "text without a tokenizer": ("{}/a-text", {}, "no data file .*a-text: it is a folder; make"),

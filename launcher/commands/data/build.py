@@ -16,7 +16,7 @@ from ringlet.runtime.text.build import Request
 from ringlet.runtime.text.build import build as build_folder
 from ringlet.runtime.text.encoder import tokenizer_file
 from ringlet.runtime.text.errors import TextError
-from ringlet.runtime.text.sources import KINDS, STANDARD_INPUT, Form, find_sources
+from ringlet.runtime.text.sources import KINDS, STANDARD_INPUT, Form, find_sources, kind_by_name
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,8 @@ def _request(texts: list[str], options: BuildOptions) -> tuple[Request, list[str
     kinds = {source.kind for source in sources}
     if options.separator and "text" not in kinds:
         raise UserError("--separator would do nothing: there are no text files")
+    if options.format != "text" and all(kind_by_name(source.path) for source in sources):
+        raise UserError("--format would do nothing: the names of all files say what they are")
     if options.column != "text" and kinds == {"text"}:
         raise UserError("--column would do nothing: there are neither JSON lines nor CSV")
     tokenizer = None if options.tokenizer is None else tokenizer_file(options.tokenizer)

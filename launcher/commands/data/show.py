@@ -48,7 +48,7 @@ def counts_text(found: TextFolder) -> str:
     if facts["empty"]:
         text += f"; {counted(facts['empty'], 'empty document')} left out"
     if facts["replaced"]:
-        text += f"; {counted(facts['replaced'], 'character')} replaced that were not UTF-8"
+        text += f"; {counted(facts['replaced'], 'character')} replaced, as they were not UTF-8"
     if facts["unknown"]:
         text += f"; {counted(facts['unknown'], 'token')} of what the tokenizer does not know"
     return text
