@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,8 +55,8 @@ def trace(
         )
     try:
         measures = measure(found)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{file} is damaged: {error!r}") from error
+    except TraceError as error:
+        raise UserError(f"{file}: {error}") from error
     as_text = json.dumps(_as_json(measures), indent=2) if options.as_json else None
     click.echo(as_text or "\n".join(lines(found, measures)))
 
@@ -103,8 +104,12 @@ def _clocks(trace: Trace) -> str:
 
 
 def _absent(trace: Trace) -> str:
-    absent = sorted(set(range(trace.size)) - set(trace.ranks))
-    return f"; nothing is there of {numbered('rank', absent)}" if absent else ""
+    count, there = trace.size - len(trace.ranks), {*trace.ranks}
+    if not count:
+        return ""
+    absent = [*islice((rank for rank in range(trace.size) if rank not in there), MOST)]
+    names = numbered("rank", absent) if count <= MOST else f"{count} ranks"
+    return f"; nothing is there of {names}"
 
 
 def _parts(found: Measures) -> Iterator[tuple[str, ...]]:

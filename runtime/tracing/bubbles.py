@@ -1,6 +1,7 @@
 """The bubbles of a run's pipelines, beside what they should be."""
 
 from collections import defaultdict
+from collections.abc import Collection
 from typing import NamedTuple
 
 from ringlet.comm.errors import ScheduleError
@@ -92,9 +93,14 @@ def observed_schedule(trace: Trace, pipeline: Pipeline) -> PipelineSchedule | No
         for rank in pipeline.ranks
     )
     place = {each.stage: index for index, row in enumerate(compute) for each in row}
-    if sorted(place) != list(range(len(pipeline.ranks) * pipeline.chunks)):
+    numbers = {each.micro_batch for row in compute for each in row}
+    stages, micro_batches = len(pipeline.ranks) * pipeline.chunks, len(numbers)
+    if not _all_below(place, stages) or not _all_below(numbers, micro_batches):
         return None
-    micro_batches = len({each.micro_batch for row in compute for each in row})
     placement = tuple(place[stage] for stage in sorted(place))
     sizes = len(pipeline.ranks), pipeline.chunks, micro_batches
     return PipelineSchedule(pipeline.schedule, *sizes, compute, placement)
+
+
+def _all_below(numbers: Collection[int], count: int) -> bool:
+    return len(numbers) == count and all(0 <= each < count for each in numbers)

@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeAlias
 from ringlet.runtime.tracing.bubbles import Bubble, bubbles
 from ringlet.runtime.tracing.critical import Segment, critical_path
 from ringlet.runtime.tracing.pieces import IDLE, WAITING, Piece, common, pieces, union
+from ringlet.runtime.tracing.records import TraceError
 from ringlet.runtime.tracing.trace import Slice, Trace
 
 Cut: TypeAlias = Mapping[tuple[int, int], Sequence[Piece]]
@@ -78,7 +79,15 @@ class Measures:
 
 
 def measure(trace: Trace) -> Measures:
-    """Measure a trace; without a step that all ranks have taken, there is nothing in it."""
+    """Measure a trace; without a step that all ranks have taken, there is nothing in it. Raises
+    TraceError if what it says cannot have been."""
+    try:
+        return _measure(trace)
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise TraceError(f"the trace is damaged: {error!r}") from error
+
+
+def _measure(trace: Trace) -> Measures:
     steps, ranks = tuple(trace.steps), trace.ranks
     cut = {(rank, step): pieces(trace, rank, step) for step in steps for rank in ranks}
     parts = {rank: _parts([cut[rank, step] for step in steps]) for rank in ranks}

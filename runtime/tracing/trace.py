@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 from ringlet.runtime.tracing.chrome import FORMAT, STEP
 from ringlet.runtime.tracing.records import TraceError
 
+LARGEST = 2**53
+"""Numbers of a trace are below this."""
+
 PROGRAM = 0
 """The thread in which a rank's program runs, and its step."""
 
@@ -102,7 +105,7 @@ class Trace:
         found: dict[int, dict[int, Slice]] = {}
         for rank in self.ranks:
             for each in self.slices.get((rank, PROGRAM), ()):
-                if each.kind == STEP:
+                if each.kind == STEP and each.end > each.start:
                     found.setdefault(int(each.facts["number"]), {})[rank] = each
         whole = {number for number, row in found.items() if len(row) == len(self.ranks)}
         return {number: found[number] for number in sorted(whole)}
@@ -128,7 +131,12 @@ def read_trace(path: Path) -> Trace:
     """Read a trace. Raises TraceError for a file that is none, or half of one, or of another
     version, and OSError."""
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(
+            path.read_bytes(),
+            parse_float=lambda text: _within(float(text)),
+            parse_int=lambda text: _within(int(text)),
+            parse_constant=lambda text: _within(float(text)),
+        )
     except (ValueError, RecursionError) as error:
         raise TraceError(f"{path} is no trace, or only a part of one: {error}") from error
     about = content.get("otherData") if isinstance(content, dict) else None
@@ -145,14 +153,37 @@ def read_trace(path: Path) -> Trace:
             if event["ph"] == "X":
                 start, args = float(event["ts"]), dict(event["args"])
                 end = start + float(event["dur"])
+                if end < start:
+                    raise ValueError(f"{event['name']!r} ends before it begins")
                 row = slices.setdefault((int(event["pid"]), int(event["tid"])), [])
                 times = round(start * 1000) / 1e9, round(end * 1000) / 1e9
                 row.append(Slice(*times, str(event["name"]), str(event["cat"]), args))
         for row in slices.values():
             row.sort(key=lambda each: (each.start, -each.end))
         trace = Trace(slices, about)
-        _ = trace.size, trace.hosts, trace.clock_error, trace.drift_known
-        _ = trace.ranks, trace.pipelines, trace.steps
+        _check(trace)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise TraceError(f"{path} is damaged: {error!r}") from error
     return trace
+
+
+def _within(number: float) -> float:
+    """The number, unless no trace has it: as NaN, or what a double cannot count to."""
+    if not abs(number) < LARGEST:
+        raise ValueError("a number is beyond what a trace has")
+    return number
+
+
+def _check(trace: Trace) -> None:
+    """Raises ValueError, and others, if what the trace says of itself cannot be."""
+    ranks = trace.ranks
+    if not ranks or {*map(type, ranks)} != {int} or ranks != tuple(sorted({*ranks})):
+        raise ValueError(f"ranks {ranks}")
+    if ranks[0] < 0 or ranks[-1] >= trace.size or len(trace.hosts) != len(ranks):
+        raise ValueError(f"ranks {ranks} of {trace.size} on {len(trace.hosts)} hosts")
+    words = [*trace.hosts, *(each.schedule for each in trace.pipelines)]
+    if {*map(type, words)} != {str}:
+        raise ValueError(f"names {words}")
+    if any(type(each.chunks) is not int for each in trace.pipelines):
+        raise ValueError("a pipeline's chunks")
+    _ = trace.clock_error, trace.drift_known, trace.steps

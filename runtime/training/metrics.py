@@ -108,5 +108,5 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    whole = isinstance(row, dict) and type(row.get("step")) is int and row["step"] >= 0
+    whole = isinstance(row, dict) and type(row.get("step")) is int and 0 <= row["step"] < 2**53
     return row if whole else None

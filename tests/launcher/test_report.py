@@ -170,11 +170,21 @@ def test_the_measured_pipeline_stands_under_the_predicted_one(tmp_path, capsys):
     for damaged in (
         trace()[:-50], trace().replace('"B"', '"Z"'), trace().replace('"stage": 1', '"stage": "x"'),
         trace().replace('"size": 2, "ranks": [0, 1]', '"size": 0, "ranks": []'),
+        trace().replace('"stage": 1', '"stage": 1e999'), trace().replace('"1f1b"', "null"),
     ):  # fmt: skip
         (folder / "any.json").write_text(damaged)
         code, _, err = reported(capsys, folder)
         assert (code, len(err.splitlines())) == (0, 1)
         assert "the trace is left out" in err
+
+
+def test_a_rank_without_actions_is_an_empty_row(tmp_path, capsys):
+    folder = make_run(tmp_path / "mine")
+    found = json.loads(trace())
+    found["traceEvents"] = found["traceEvents"][:6]
+    (folder / "any.json").write_text(json.dumps(found))
+    assert reported(capsys, folder)[0::2] == (0, "")
+    assert ">rank 1<" in (folder / "report.html").read_text()
 
 
 def test_runs_are_drawn_over_each_other(tmp_path, capsys):
@@ -264,6 +274,18 @@ MENDED = {
         put("run.json", json.dumps({"config": {**asdict(make_config("tiny")), "n_layer": 10**12},
                                     "workers": 2, "vocab_size": 256})),
         "formulas are left out: there are too many parts",
+    ),
+    "sizes": (
+        put("run.json", '{"config": {}, "workers": Infinity, "vocab_size": 0}'),
+        "formulas are left out: run.json is damaged",
+    ),
+    "a config": (
+        put("run.json", '{"config": [], "workers": 2, "vocab_size": 9}'),
+        "formulas are left out: run.json is damaged",
+    ),
+    "a step": (
+        put("metrics.jsonl", json.dumps(row(1)) + "\n" + json.dumps({**row(2), "step": 10**400})),
+        "a line of {0}/metrics.jsonl left out",
     ),
     "an end": (put("end.json", '{"how": 7, "step": []}'), ""),
     "a failure": (put("end.json", '{"how": "failed", "ranks": [7, {"rank": []}]}'), ""),

@@ -188,3 +188,61 @@ def test_what_is_no_trace_is_refused_in_one_line(tmp_path, monkeypatch, capsys, 
     assert code == 2
     assert UNREADABLE[name] in errors.lower()
     assert len(errors.splitlines()) == 1
+
+
+def written(about=None, step=None, call=None):
+    """The trace of one step of two ranks with these changes."""
+    head = {"ringlet_trace": 1, "size": 2, "ranks": [0, 1], "hosts": ["a", "a"]}
+    head |= {"clock_errors_s": [0, 0], "drift_known": [True, True], "pipelines": []}
+    events = []
+    for rank in (0, 1):
+        common = {"ph": "X", "pid": rank, "tid": 0}
+        taken = {"name": "step 1", "cat": "step", "ts": 0.0, "dur": 9.0, "args": {"number": 1}}
+        events.append({**common, **taken, **(step or {})})
+        facts = {"operation": "send", "peer": 1 - rank, "bytes": 5, **(call or {})}
+        sent = {"name": "send", "cat": "call", "ts": 1.0, "dur": 1.0, "args": facts}
+        events.append({**common, **sent})
+    return json.dumps({"otherData": {**head, **(about or {})}, "traceEvents": events})
+
+
+DAMAGED = {
+    "no ranks": (written({"ranks": [], "hosts": []}), "is damaged"),
+    "a rank twice": (written({"ranks": [0, 0]}), "is damaged"),
+    "ranks beyond the size": (written({"size": 1}), "is damaged"),
+    "fewer hosts": (written({"hosts": ["a"]}), "is damaged"),
+    "hosts without names": (written({"hosts": [[], {}]}), "is damaged"),
+    "a huge size": (written({"size": 10**400}), "is beyond what a trace has"),
+    "a clock that is none": (written({"clock_errors_s": [float("nan")] * 2}), "is beyond"),
+    "a step without length": (written(step={"dur": 0}), "has no step that all ranks have taken"),
+    "a step back in time": (written(step={"dur": -1}), "ends before it begins"),
+    "infinite bytes": (written(call={"bytes": float("inf")}), "is beyond what a trace has"),
+    "a peer that is none": (written(call={"peer": []}), "the trace is damaged"),
+    "chunks that are none": (
+        written({"pipelines": [{"ranks": [0, 1], "schedule": "1f1b", "chunks": "x"}]}),
+        "is damaged",
+    ),
+    "a pipeline that is none": (
+        written({"pipelines": [{"ranks": [0, 1], "schedule": 7, "chunks": 1}]}), "is damaged"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_damaged_trace_is_refused_in_one_line(tmp_path, capsys, case):
+    text, said = DAMAGED[case]
+    (tmp_path / "t.json").write_text(text)
+    code, out, errors = outcome(capsys, "trace", str(tmp_path / "t.json"))
+    assert (code, out, len(errors.splitlines())) == (2, "", 1)
+    assert said in errors
+
+
+def test_of_many_absent_ranks_the_number_is_said(tmp_path, capsys):
+    for size, said in (
+        (2, "each\n"),
+        (4, "of ranks 2 and 3\n"),
+        (10**12, "of 999999999998 ranks\n"),
+    ):
+        (tmp_path / "t.json").write_text(written({"size": size}))
+        code, text, _ = outcome(capsys, "trace", str(tmp_path / "t.json"))
+        assert code == 0
+        assert said in text

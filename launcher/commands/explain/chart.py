@@ -182,7 +182,10 @@ def draw_svg(chart: Chart) -> str:
     right = max(right, svg.MARGIN + LETTER * len(" - ".join(chart.facts)))
     for section in chart.sections:
         scale = PLOT / chart.span if section.unit else _cell(section)
-        end = left + max(row.boxes[-1].stop for row in section.rows) * scale
+        end = (
+            left
+            + max((row.boxes[-1].stop for row in section.rows if row.boxes), default=0.0) * scale
+        )
         notes = max(len(row.note) for row in section.rows)
         right = max(right, end + LETTER * notes + 12)
         parts.append(svg.text(svg.MARGIN, y + 8, section.heading, size=13, weight=600))

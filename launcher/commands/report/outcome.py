@@ -44,9 +44,10 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
     for name, words in (("tokens", "tokens"), ("elapsed_s", "seconds")):
         if len(found := run.points(name)[1]):
             yield words, f"{found[-1]:,.0f}"
-    if steps:
-        yield "a step", f"{seconds_text(run.median('step_s'))} (median)"
-        yield "tokens in a second", f"{run.median('tokens_per_s'):,.0f} (median)"
+    if math.isfinite(step := run.median("step_s")):
+        yield "a step", f"{seconds_text(step)} (median)"
+    if math.isfinite(speed := run.median("tokens_per_s")):
+        yield "tokens in a second", f"{speed:,.0f} (median)"
     if math.isfinite(mfu := run.median("mfu")):
         yield "MFU", f"{percent(mfu)} of the ranks' own matrix products (median)"
     if run.setting is not None and run.model is not None:
@@ -95,7 +96,7 @@ def plan(run: Run) -> str:
     bases = [most(rows, "base_bytes") for rows in run.ranks.values()]
     own = max((p - b for p, b in zip(peaks, bases, strict=True)), default=math.nan)
     measured = [
-        seconds_text(run.median("step_s")) if len(run.columns["step"]) else "",
+        seconds_text(step) if math.isfinite(step := run.median("step_s")) else "",
         gigabytes(own) if math.isfinite(own) else "",
     ]
     rows = [["chosen", _chosen(made.choices), *_predicted(made.predicted)]]

@@ -35,7 +35,10 @@ NUMBERS = (
 T = TypeVar("T")
 
 LARGEST = 2_000
-"""Forwards of a pipeline, or blocks, for which formulas are still quick."""
+"""Forwards of a pipeline, blocks, or experts, for which formulas are still quick."""
+
+MOST_IDS = 2**31
+"""More workers, or ids of tokens, no run has."""
 
 
 @dataclass
@@ -148,16 +151,20 @@ def _number(value: Any) -> float:
 def _sizes(run: Run) -> None:
     """The model and its setting, for the formulas."""
     try:
-        config = check_config(run.about["config"])
-        workers, vocabulary = int(run.about["workers"]), int(run.about["vocab_size"])
-        run.config = config
+        values = run.about["config"]
+        sizes = workers, vocabulary = run.about["workers"], run.about["vocab_size"]
+        if not isinstance(values, dict) or not all(
+            type(each) is int and 0 < each < MOST_IDS for each in sizes
+        ):
+            raise ValueError(f"{RUN} is damaged")
+        run.config = config = check_config(values)
         check_fit(config, workers)
         mesh = mesh_shape(config, workers)
         replicas, count = mesh["dp"] * mesh["ep"], config.accumulate
         share, left = divmod(config.batch_size, replicas * count)
         if left or not share:
             raise MeshError(f"a batch of {config.batch_size} has no equal parts for the ranks")
-        if max(config.n_layer, mesh["pp"] * count) > LARGEST:
+        if max(config.n_layer, config.experts, mesh["pp"] * count) > LARGEST:
             raise MeshError("there are too many parts")
         program = with_states(RINGLET, optimizer_states(config))
         model = model_of(model_config(config, vocabulary))
@@ -167,7 +174,7 @@ def _sizes(run: Run) -> None:
         run.model, run.setting = model, setting
     except KeyError:
         run.notes.append(f"there is no {RUN}, which an older ringlet did not write: no formulas")
-    except (ConfigError, MeshError, ValueError, TypeError) as error:
+    except (ConfigError, MeshError, ValueError, TypeError, ArithmeticError) as error:
         run.notes.append(f"formulas are left out: {error}")
 
 
@@ -186,8 +193,6 @@ def _trace(run: Run) -> None:
             run.trace = trace
         except (TraceError, OSError) as error:
             run.notes.append(f"the trace is left out: {error}")
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            run.notes.append(f"the trace is left out: {path} is damaged: {error!r}")
 
 
 def weighted(rows: list[dict[str, Any]], name: str) -> float:
