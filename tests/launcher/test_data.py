@@ -181,9 +181,16 @@ def test_what_cannot_be_written_or_read_gets_one_line(place, capsys, monkeypatch
         ("--data texts --tokenizer rows.jsonl", "rows.jsonl is not a tokenizer"),
         ("--data texts --tokenizer tokenizer.json --vocab-size 270", "has 300 ids, the vocabulary"),
         ("--data - --tokenizer tokenizer.json", "standard input can be read only once"),
+        ("--data texts --tokenizer tokenizer.json --out m", "m holds tokenizer.json already"),
+        ("--resume-if-saved --out m", "m holds tokenizer.json already: choose another --out"),
+        ("--resume-if-saved --out hf", "hf holds config.json already: choose another --out"),
     ],
 )
-def test_training_refuses_what_does_not_fit(place, capsys, words, text):
+def test_training_refuses_what_does_not_fit(place, monkeypatch, capsys, words, text):
+    monkeypatch.setenv("XDG_CACHE_HOME", "cache")
+    for name in ("m/tokenizer.json", "hf/config.json"):
+        Path(name).parent.mkdir()
+        Path(name).touch()
     code, out, error = ringlet(capsys, "train", *words.split(), "--preset", "tiny")
     assert (code, out) == (2, "")
     assert text in error

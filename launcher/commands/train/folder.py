@@ -15,6 +15,9 @@ from ringlet.runtime.checkpoint.checkpoint import Checkpoint, checkpoints, lates
 from ringlet.runtime.checkpoint.manifest import CheckpointError
 from ringlet.runtime.training.export import check_run
 from ringlet.runtime.training.metrics import METRICS
+from ringlet.runtime.training.record import RUN
+from ringlet.runtime.training.start import CONFIG
+from ringlet.runtime.training.tokenizers import TOKENIZER
 from ringlet.runtime.training.trainer import CHECKPOINTS
 
 LOCK = ".lock"
@@ -29,6 +32,10 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         make_folder(path, "--out")
+        if not any((path / name).exists() for name in (RUN, CHECKPOINTS)):
+            for name in (CONFIG, TOKENIZER):  # of a model, or of tokens
+                if (path / name).exists():
+                    raise UserError(f"{path} holds {name} already: choose another --out")
         self._lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
