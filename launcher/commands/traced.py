@@ -69,7 +69,10 @@ def _conclude(path: Path, steps: int | None, folder: Path, agent: Agent) -> None
     about = {"ringlet": ringlet.__version__, "command": ["ringlet", *sys.argv[1:]]}
     try:
         head = write_trace(folder, path, STEPS if steps is None else steps, about)
-    except TraceError:
+    except TraceError as error:
+        if any(folder.glob("rank-*.facts")):
+            screen.say(f"--trace {path}: {error}; what was recorded stays in {folder}")
+            return
         screen.say("there is no trace: no rank has called comm.init()")
     except OSError as error:
         screen.say(f"--trace {path}: {error.strerror}; what was recorded stays in {folder}")

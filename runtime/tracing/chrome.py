@@ -22,7 +22,7 @@ from ringlet.comm.timeline import (
     WAIT,
 )
 from ringlet.runtime.tracing.matches import Matches, Message
-from ringlet.runtime.tracing.records import Entry, Record, clock_error, read_records
+from ringlet.runtime.tracing.records import Entry, Record, clock_error, read_records, refused
 
 FORMAT = 1
 """Of the file; a reader refuses others."""
@@ -65,6 +65,11 @@ def write_trace(
     """Write the trace of what the ranks have recorded in a folder: the last `steps` steps, or all
     if there are none. Returns what it says of itself, with `about`. Raises TraceError and OSError.
     """
+    with refused(f"what lies in {folder}"):
+        return _write(folder, path, steps, about or {})
+
+
+def _write(folder: Path, path: Path, steps: int, about: Mapping[str, Any]) -> dict[str, Any]:
     records = read_records(folder)
     matches, begins = Matches(records), _begins(records, steps)
     slices = {
@@ -76,7 +81,7 @@ def write_trace(
         for record in records
     }
     origin = min((each.start for row in slices.values() for each in row), default=0)
-    head = {**_head(records, slices), **(about or {})}
+    head = {**_head(records, slices), **about}
     temporary = folder / "merged.json"
     with temporary.open("w", encoding="utf-8") as file:
         file.write(f"{HEAD}{FORMAT}, {json.dumps(head)[1:]},\n")

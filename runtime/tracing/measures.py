@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeAlias
 from ringlet.runtime.tracing.bubbles import Bubble, bubbles
 from ringlet.runtime.tracing.critical import Segment, critical_path
 from ringlet.runtime.tracing.pieces import IDLE, WAITING, Piece, common, pieces, union
-from ringlet.runtime.tracing.records import TraceError
+from ringlet.runtime.tracing.records import refused
 from ringlet.runtime.tracing.trace import Slice, Trace
 
 Cut: TypeAlias = Mapping[tuple[int, int], Sequence[Piece]]
@@ -81,10 +81,8 @@ class Measures:
 def measure(trace: Trace) -> Measures:
     """Measure a trace; without a step that all ranks have taken, there is nothing in it. Raises
     TraceError if what it says cannot have been."""
-    try:
+    with refused("the trace"):
         return _measure(trace)
-    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise TraceError(f"the trace is damaged: {error!r}") from error
 
 
 def _measure(trace: Trace) -> Measures:

@@ -7,7 +7,8 @@ the drift is not known.
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -33,6 +34,17 @@ OF_CLOCKS = MAX_TAG
 
 class TraceError(ValueError):
     """There is no trace, or one that cannot be read; the message says which and why."""
+
+
+@contextmanager
+def refused(what: str) -> Iterator[None]:
+    """Turn what damaged data raise where they are used into a TraceError."""
+    try:
+        yield
+    except TraceError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise TraceError(f"{what} is damaged: {error!r}") from error
 
 
 class Entry(NamedTuple):

@@ -8,8 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ringlet.nn.files import open_file
 from ringlet.runtime.tracing.chrome import FORMAT, STEP
-from ringlet.runtime.tracing.records import TraceError
+from ringlet.runtime.tracing.records import TraceError, refused
 
 LARGEST = 2**53
 """Numbers of a trace are below this."""
@@ -129,10 +130,12 @@ class Trace:
 
 def read_trace(path: Path) -> Trace:
     """Read a trace. Raises TraceError for a file that is none, or half of one, or of another
-    version, and OSError."""
+    version, and OSError, also for what is no regular file."""
+    with open_file(path) as file:
+        data = file.read()
     try:
         content = json.loads(
-            path.read_bytes(),
+            data,
             parse_float=lambda text: _within(float(text)),
             parse_int=lambda text: _within(int(text)),
             parse_constant=lambda text: _within(float(text)),
@@ -148,7 +151,7 @@ def read_trace(path: Path) -> Trace:
             "read it with the one that wrote it"
         )
     slices: dict[tuple[int, int], list[Slice]] = {}
-    try:
+    with refused(str(path)):
         for event in content["traceEvents"]:
             if event["ph"] == "X":
                 start, args = float(event["ts"]), dict(event["args"])
@@ -162,8 +165,6 @@ def read_trace(path: Path) -> Trace:
             row.sort(key=lambda each: (each.start, -each.end))
         trace = Trace(slices, about)
         _check(trace)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise TraceError(f"{path} is damaged: {error!r}") from error
     return trace
 
 

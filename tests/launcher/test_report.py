@@ -252,6 +252,11 @@ def put(name, text):
 HALF = '{"step": 41, "lo'
 MENDED = {
     "half a line": (put("ranks.jsonl", HALF), "a line of {0}/ranks.jsonl left out"),
+    "no figures of ranks": (put("ranks.jsonl", ""), "no figures of ranks: {0}/ranks.jsonl holds"),
+    "a folder in place of metrics": (
+        lambda f: ((f / "metrics.jsonl").unlink(), (f / "metrics.jsonl").mkdir()),
+        "there are no curves: {0}/metrics.jsonl holds no row",
+    ),
     "other lines": (put("ranks.jsonl", 'null\n[]\n{"step": "x"}\n'), "3 lines of {0}/ranks.jsonl"),
     "another ringlet's": (put("run.json", "{}"), "there is no run.json, which an older ringlet"),
     "a plan that is none": (put("plan.toml", "version = 9"), "the plan is left out: {0}/plan.toml"),

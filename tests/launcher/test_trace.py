@@ -84,6 +84,24 @@ def test_records_that_nobody_has_put_together_are_read_by_the_command(tmp_path, 
     right(tmp_path / "out.json")
 
 
+@pytest.mark.parametrize(
+    "line",
+    ['{"clock": 3}', '{"clock": [1, 1e308, 1]}', '{"pipeline": 3}', '{"name": []}',
+     '{"format": 1, "rank": 0}', '{"name": 0, "ranks": 3}'],
+)  # fmt: skip
+def test_damaged_records_are_refused_in_one_line(tmp_path, capsys, line):
+    folder = tmp_path / "out.json.records"
+    folder.mkdir()
+    made = Timeline(folder, 0, 1, 0, "here/1")
+    made.add(1.0, 3.0, SPAN, 0, made.name("step", lambda: {"span": "step"}), -1, 7)
+    facts = folder / "rank-0.facts"
+    kept = "" if "format" in line else facts.read_text()
+    facts.write_text(f"{kept}{line}\n")
+    code, out, errors = outcome(capsys, "trace", str(tmp_path / "out.json"))
+    assert (code, out, len(errors.splitlines())) == (2, "", 1)
+    assert f"what lies in {folder} is damaged" in errors
+
+
 @pytest.mark.slow
 def test_a_killed_launcher_leaves_what_the_command_can_read(launch, capsys):
     job = launch(STEPS, "wait", options=("-n", "2", "--trace", "out.json"))
@@ -176,6 +194,8 @@ UNREADABLE = {
     "/": "is a directory",
     "script.py": "is no trace",
     "empty": "is no trace",
+    "pipe": "not a regular file",
+    "/dev/zero": "not a regular file",
 }
 
 
@@ -184,6 +204,7 @@ def test_what_is_no_trace_is_refused_in_one_line(tmp_path, monkeypatch, capsys, 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "script.py").write_text("print(1)\n")
     (tmp_path / "empty").touch()
+    os.mkfifo(tmp_path / "pipe")
     code, _, errors = outcome(capsys, "trace", name)
     assert code == 2
     assert UNREADABLE[name] in errors.lower()

@@ -118,6 +118,8 @@ def _columns(run: Run, path: Path) -> dict[str, Array]:
             before = 0 if row["step"] == 0 and name in ("tokens", "elapsed_s") else None
             column.append(_number(row.get(name, before)))
     _say_wrong(run, path, wrong)
+    if not wrong and not len(columns["step"]):
+        run.notes.append(f"there are no curves: {path} holds no row")
     return {name: np.frombuffer(column, np.float64) for name, column in columns.items()}
 
 
@@ -130,6 +132,8 @@ def _ranks(run: Run) -> None:
         else:
             found[row["rank"]].append(row)
     _say_wrong(run, path, wrong)
+    if not wrong and not found:
+        run.notes.append(f"there are no figures of ranks: {path} holds no row")
     run.ranks = dict(sorted(found.items()))
 
 
