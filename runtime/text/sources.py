@@ -37,6 +37,12 @@ CHUNK = 1 << 18
 LONGEST = 1 << 26
 """Bytes of a line of JSON, or characters of a field of CSV, at most."""
 
+MARKS = {
+    "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),  # the first begins as UTF-16's
+    "utf-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
+}
+"""How text in these encodings begins."""
+
 NAMES = 5
 """So many names are shown of many."""
 
@@ -129,7 +135,12 @@ def _is_binary(name: str) -> bool:
     """Whether a file that nobody has named is no text: there is a NUL among its first bytes."""
     with _refusals(name), _opened(name, Tally()) as file:
         data: bytes = file.read(1 << 13)
-    return b"\0" in data and not data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return b"\0" in data and _encoding(data) == "utf-8-sig"
+
+
+def _encoding(data: bytes) -> str:
+    """That of a text which begins so."""
+    return next((name for name, marks in MARKS.items() if data.startswith(marks)), "utf-8-sig")
 
 
 def kind_by_name(name: str) -> str:
@@ -225,11 +236,9 @@ def _counting(tally: Tally) -> Iterator[None]:
 
 
 def _decoded(file: BinaryIO, tally: Tally) -> Iterator[str]:
-    """UTF-8, or UTF-16 with a mark of byte order; without the mark."""
+    """UTF-8, or UTF-16 or UTF-32 with a mark of byte order; without the mark."""
     data = file.read(CHUNK)
-    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    name = "utf-16" if wide else "utf-8-sig"
-    decoder = codecs.getincrementaldecoder(name)("ringlet-replaced")
+    decoder = codecs.getincrementaldecoder(_encoding(data))("ringlet-replaced")
     while data:
         with _counting(tally):
             text = decoder.decode(data)

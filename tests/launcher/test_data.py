@@ -53,8 +53,9 @@ def ringlet(capsys, *words):
 
 
 def test_a_folder_is_built_shown_and_refused_when_it_was_changed(place, capsys, monkeypatch):
+    Path("latin.txt").rename("red\x1b[31m.txt")
     code, out, error = ringlet(
-        capsys, "data", "build", "texts", "empty.txt", "latin.txt", "rows.jsonl",
+        capsys, "data", "build", "red\x1b[31m.txt", "texts", "empty.txt", "rows.jsonl",
         "--column", "body", "--tokenizer", "tokenizer.json", "--out", "o",
     )  # fmt: skip
     assert (code, error) == (0, "")
@@ -69,7 +70,8 @@ def test_a_folder_is_built_shown_and_refused_when_it_was_changed(place, capsys, 
     assert "<|endoftext|> (0) ends a document" in out
     assert "1 shard, uint16; all checksums are right" in out
     assert out.count("document ") >= 5
-    assert repr(words(300, 0)[:20])[:-1] in out
+    assert r"sources: 'red\x1b[31m.txt', texts/" in out
+    assert repr(words(300, 1)[:20])[1:-1] in out
     shard = Path("o/shard-00000.bin")
     data = bytearray(shard.read_bytes())
     data[0] ^= 1

@@ -167,6 +167,8 @@ def forbidden(scandir, name):
 ENCODED = {
     "utf-8 with a mark": (codecs.BOM_UTF8 + "é".encode(), "é", 0),
     "utf-16": ("né日".encode("utf-16"), "né日", 0),
+    "utf-32": ("né日".encode("utf-32"), "né日", 0),
+    "big utf-32": (codecs.BOM_UTF32_BE + "né日".encode("utf-32-be"), "né日", 0),
     "latin-1": ("né!é".encode("latin-1"), "n\ufffd!\ufffd", 2),
     "a character that is there": ("\ufffd".encode(), "\ufffd", 0),
     "cut off": ("日".encode()[:2], "\ufffd", 1),
@@ -176,7 +178,7 @@ ENCODED = {
 @pytest.mark.parametrize("case", ENCODED)
 @pytest.mark.parametrize("chunk", [1, 1 << 18])
 def test_what_is_not_utf_8_is_replaced_and_counted(tmp_path, monkeypatch, case, chunk):
-    monkeypatch.setattr("ringlet.runtime.text.sources.CHUNK", max(chunk, 2))
+    monkeypatch.setattr("ringlet.runtime.text.sources.CHUNK", max(chunk, 4))
     data, text, count = ENCODED[case]
     (tmp_path / "f").write_bytes(data)
     found, tally, _ = documents([tmp_path / "f"])

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ringlet.launcher.commands.data.progress import building
-from ringlet.launcher.commands.data.show import counts_text
+from ringlet.launcher.commands.data.show import counts_text, shown
 from ringlet.launcher.commands.options import Argument, with_options
 from ringlet.launcher.commands.pasted import command
 from ringlet.launcher.errors import UserError, make_folder, user_errors
@@ -77,7 +77,7 @@ def build(
     screen = Screen()
     screen.line(f"{options.out}: {counts_text(made)}")
     if left_out:
-        names = ", ".join(left_out[:3]) + (", ..." if len(left_out) > 3 else "")
+        names = ", ".join(map(shown, left_out[:3])) + (", ..." if len(left_out) > 3 else "")
         screen.line(f"left out, as they are no text: {len(left_out):,} files ({names})")
     screen.line(f"train  {command('train', '--data', options.out)}")
 

@@ -54,15 +54,20 @@ def counts_text(found: TextFolder) -> str:
     return text
 
 
+def shown(name: str) -> str:
+    """A name that a terminal shows as it is."""
+    return name if name.isprintable() else repr(name)
+
+
 def _facts(found: TextFolder) -> list[str]:
     facts = found.manifest
     shards = sum(name.startswith("shard-") for name in facts["files"])
     sources = [name for name, *_ in facts["sources"]]
-    names = ", ".join(sources[:SHOWN]) + (", ..." if len(sources) > SHOWN else "")
+    names = ", ".join(map(shown, sources[:SHOWN])) + (", ..." if len(sources) > SHOWN else "")
     end = facts["end_of_text"]
     return [
-        f"tokenizer    {found.tokenizer}: {found.vocab_size:,} ids; {end['token']} ({end['id']}) "
-        "ends a document",
+        f"tokenizer    {found.tokenizer}: {found.vocab_size:,} ids; {shown(end['token'])} "
+        f"({end['id']}) ends a document",
         f"files        {counted(shards, 'shard')}, uint{8 * int(facts['dtype'][-1])}; all "
         "checksums are right",
         f"made from    {counted(len(sources), 'source')}: {names}",
