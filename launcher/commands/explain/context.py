@@ -18,8 +18,9 @@ class ContextOptions:
 
     ranks: int = option(4, "Ranks along cp.", "-n", "--ranks", least=1, most=256, metavar="N")
     block_size: int | None = option(
-        None, "Context length in tokens.", least=1, metavar="N", shown=f"{LENGTH} for each rank"
-    )
+        None, "Context length in tokens.", least=1, most=1 << 24, metavar="N",
+        shown=f"{LENGTH} for each rank",
+    )  # fmt: skip
 
 
 @with_options(options=ContextOptions, show=ShowOptions)

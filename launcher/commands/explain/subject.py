@@ -38,6 +38,9 @@ from ringlet.runtime.training.rehearsal import Rehearsal
 RANKS, USUAL = 32, 4
 """The most ranks of a step that is rehearsed, and how many there are unless it is said."""
 
+LARGEST = 1000
+"""The most blocks, and micro-batches of a rank."""
+
 NUMBERS = 50_000_000
 """Parameters of the largest model of which a step is rehearsed."""
 
@@ -77,6 +80,9 @@ class Subject:
         config = subject.settings(asked)
         if not config.mesh:
             config = replace(config, mesh=f"{axis}={self.ranks or USUAL}")
+        for name in ("n_layer", "accumulate"):
+            if (count := getattr(config, name)) > LARGEST:
+                raise UserError(f"{name} is {count:,}; what is explained has up to {LARGEST:,}")
         given_mesh = parse_mesh(config.mesh)
         workers = self.ranks or math.prod(given_mesh.values())
         shape = mesh_shape(config, workers)
