@@ -252,6 +252,10 @@ def put(name, text):
 HALF = '{"step": 41, "lo'
 MENDED = {
     "half a line": (put("ranks.jsonl", HALF), "a line of {0}/ranks.jsonl left out"),
+    "losses that are none": (
+        put("metrics.jsonl", "".join(json.dumps(row(s, loss=float("nan"))) + "\n" for s in (3, 4))),
+        "the loss of 2 steps, first of step 3, is infinite or no number",
+    ),
     "no figures of ranks": (put("ranks.jsonl", ""), "no figures of ranks: {0}/ranks.jsonl holds"),
     "a folder in place of metrics": (
         lambda f: ((f / "metrics.jsonl").unlink(), (f / "metrics.jsonl").mkdir()),

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ringlet.comm.schedules.svg import counted
 from ringlet.launcher.commands.train.prepare import PLAN
 from ringlet.launcher.errors import UserError
 from ringlet.nn.autograd.tensor import Array
@@ -109,15 +110,21 @@ def read_run(folder: Path, name: str) -> Run:
 
 def _columns(run: Run, path: Path) -> dict[str, Array]:
     columns = {name: array("d") for name in NUMBERS}
-    wrong = 0
+    wrong, lost = 0, array("q")
     for row in read_rows(path) if path.is_file() else ():
         if row is None:
             wrong += 1
             continue
+        loss = row.get("loss")
+        if type(loss) is float and not math.isfinite(loss):
+            lost.append(row["step"])
         for name, column in columns.items():
             before = 0 if row["step"] == 0 and name in ("tokens", "elapsed_s") else None
             column.append(_number(row.get(name, before)))
     _say_wrong(run, path, wrong)
+    if lost:
+        steps = f"{counted(len(lost), 'step')}, first of step {lost[0]}"
+        run.notes.append(f"the loss of {steps}, is infinite or no number: it is not drawn")
     if not wrong and not len(columns["step"]):
         run.notes.append(f"there are no curves: {path} holds no row")
     return {name: np.frombuffer(column, np.float64) for name, column in columns.items()}
