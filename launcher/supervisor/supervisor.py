@@ -274,12 +274,15 @@ class Supervisor:
     def _announce(self, failure: Failure) -> None:
         """Tell the workers that a rank is lost, and give them a little time to end."""
         kind = "lost" if failure.fatal else "ended"
+        first = failure.fatal and not self._deadlines
+        if first:
+            self.doing.clear()  # what somebody has asked before
         for other in self._running:
             notice = {kind: failure.rank, "cause": failure.exit_reason}
-            if failure.fatal and not self._deadlines:  # the first
+            if first:
                 other.worker.control.send({"doing": True}, wait=False)
             other.worker.control.send(notice, wait=False)
-        if failure.fatal and not self._deadlines:
+        if first:
             now = time.monotonic()
             self._deadlines = [
                 (now + SURVIVORS_S, signal.SIGTERM),

@@ -184,6 +184,8 @@ def _prune(folder: Path, step: int, keep: int, keep_best: bool) -> None:
         kept.add(min(losses, key=losses.__getitem__))
     for path in paths:
         if path not in kept:
+            with contextlib.suppress(OSError):  # who reads it finds all of it, or nothing
+                path = path.rename(path.with_suffix(".tmp"))
             _remove(path)
 
 
@@ -212,14 +214,17 @@ def latest_checkpoint(
 ) -> Checkpoint | None:
     """The newest checkpoint that verifies, and for which `check` raises no CheckpointError;
     `warn(text)` is called for each that is passed over."""
-    for path in reversed(checkpoints(folder)):
+    seen = set[Path]()
+    while left := [path for path in checkpoints(folder) if path not in seen]:
+        seen.add(left[-1])
         try:
-            found = verify_checkpoint(path)
+            found = verify_checkpoint(left[-1])
             if check is not None:
                 check(found)
             return found
         except CheckpointError as error:
-            if warn is not None:
+            # One that is gone was removed by a run that goes on, and has saved newer ones.
+            if warn is not None and left[-1].is_dir():
                 warn(f"skipping a damaged checkpoint: {error}")
     return None
 
