@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import re
 import signal
@@ -85,6 +86,7 @@ def test_rows_that_are_none_are_passed_over(tmp_path):
     assert [point.step for point in read.loss] == [1]
     assert read.step == 3
     assert not read.behind
+    assert math.isnan(read.row["loss"])  # and not that of step 1
 
 
 def test_a_file_is_followed_through_all_that_happens_to_it(tmp_path):

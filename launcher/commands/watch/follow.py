@@ -54,8 +54,12 @@ class Reading:
         return int(self.row.get("step", 0))
 
 
+LOSSES = ("loss", "val_loss")
+
+
 class Tail:
-    """The rows of a growing file: of each, its finite numbers by name."""
+    """The rows of a growing file: of each, its finite numbers by name, and losses that are none, as
+    NaN."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -85,16 +89,17 @@ class Tail:
 
 
 def _numbers(line: bytes) -> dict[str, float]:
-    """The finite numbers of a row; none of what is no row, such as the half of one."""
+    """The numbers of a row that Tail gives; none of what is no row, such as the half of one."""
     try:
         row: Any = json.loads(line)
     except (ValueError, RecursionError):
         return {}
-    return {
-        name: value
+    numbers = {
+        name: value if abs(value) < 1e300 else math.nan  # which NaN is not, either
         for name, value in (row.items() if isinstance(row, dict) else ())
-        if type(value) in (int, float) and abs(value) < 1e300 and math.isfinite(value)
+        if type(value) in (int, float)
     }
+    return {n: each for n, each in numbers.items() if n in LOSSES or not math.isnan(each)}
 
 
 class Follower:
@@ -165,7 +170,7 @@ class Follower:
             ("val_loss", self._validation),
             ("tokens_per_s", self._speed),
         ):
-            if name in row:
+            if not math.isnan(row.get(name, math.nan)):
                 curve.add(step, row[name])
         if "val_loss" in row:
             self._row["val_step"] = step
