@@ -1,4 +1,4 @@
-"""The peak of a worker's memory is what the formula says: within 10 %, of its arrays 5 %."""
+"""The peak of a worker's memory is what the formula says: within 10 %, of its arrays 6 %."""
 
 import math
 import tracemalloc
@@ -123,7 +123,7 @@ def test_the_peak_of_arrays_is_the_formulas(ranks, mesh, options, sizes):
     expected = footprints(replace(model_of(config_of(sizes)), context=128), setting)
     pool = ranks(math.prod(mesh.values()), "ipc")
     for place, found in pool.run(arrays, mesh=mesh, options=options, sizes=sizes):
-        assert found == pytest.approx(expected[place].total, rel=0.05)
+        assert found == pytest.approx(expected[place].total, rel=0.06)
 
 
 CONFIGS = [
