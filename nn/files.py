@@ -1,16 +1,20 @@
 """Files that others wrote: only regular ones are opened, and no more is read than they announce.
 
 A device may never end, and a pipe may never begin. What is read is text, JSON or TOML in UTF-8.
+What is written here takes the place of an older file as a whole, and is on the disk afterwards if
+that is asked for.
 """
 
+import contextlib
 import errno
 import json
 import os
 import stat
 import tomllib
+from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 MOST_BYTES = 256 << 20
 """Larger files of text are refused; no config, index, manifest or tokenizer comes near."""
@@ -32,6 +36,36 @@ def _regular(path: str, flags: int) -> int:
         what = f": {os.strerror(errno.EISDIR)}" if stat.S_ISDIR(mode) else ""
         raise OSError(errno.EINVAL, f"not a regular file{what}", path)
     return descriptor
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Where to write what takes the name `path` at the end of the block, so that whoever reads it
+    finds all of the old file or all of the new one. If the block raises, the old one stays."""
+    part = path.with_name(f"{path.name}.tmp")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def synced(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, whose bytes are on the disk afterwards."""
+    with path.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Return when the names in the folder are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_text(path: Path) -> str:

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from ringlet.nn.backend import Array, to_host
-from ringlet.nn.files import SHOWN, open_file, parse_object, short
+from ringlet.nn.files import SHOWN, open_file, parse_object, replacing, short
 
 DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4",
@@ -177,13 +177,8 @@ def write_safetensors(
     path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write named arrays to a file that appears only when it is complete; see dump_safetensors."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            dump_safetensors(file, arrays, metadata)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as part, part.open("wb") as file:
+        dump_safetensors(file, arrays, metadata)
 
 
 def dump_safetensors(

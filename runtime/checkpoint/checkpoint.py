@@ -10,16 +10,16 @@ that could point to a broken one.
 """
 
 import contextlib
-import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from ringlet.comm import Group
 from ringlet.nn.autograd.tensor import Array
+from ringlet.nn.files import sync_folder, synced
 from ringlet.nn.safetensors import dump_safetensors
 from ringlet.runtime.checkpoint.manifest import NAME as MANIFEST
 from ringlet.runtime.checkpoint.manifest import (
@@ -89,9 +89,9 @@ def save_checkpoint(
             "files": {name: digest for _, files in written for name, digest in files.items()},
             **(extra or {}),
         }
-        with _synced(temporary / MANIFEST) as file:
+        with synced(temporary / MANIFEST) as file:
             file.write(sealed(manifest))
-        _sync_folder(temporary)
+        sync_folder(temporary)
         _put_in_place(temporary, final)
         _prune(folder, step, keep, keep_best)
 
@@ -144,7 +144,7 @@ def _put_in_place(temporary: Path, final: Path) -> None:
         _remove(old)
         final.rename(old)
     temporary.rename(final)
-    _sync_folder(folder)
+    sync_folder(folder)
     for replaced in folder.glob("step-*.old"):
         _remove(replaced)
 
@@ -166,7 +166,7 @@ def _write_pieces(folder: Path, rank: int, state: TrainingState) -> list[Any]:
             entries[key] = [{"file": file, "shape": list(array.shape), "dtype": array.dtype.str}]
     if not arrays:
         return [entries, {}]
-    with _synced(folder / file) as output:
+    with synced(folder / file) as output:
         dump_safetensors(output, arrays)
     return [entries, {file: digest(folder / file)}]
 
@@ -245,20 +245,3 @@ def verify_checkpoint(path: Path) -> Checkpoint:
             raise CheckpointError(f"{file} is damaged: its size or checksum differs")
     check_pieces(path, manifest)
     return Checkpoint(path, manifest)
-
-
-@contextlib.contextmanager
-def _synced(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to, whose bytes are on the disk afterwards."""
-    with path.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from ringlet.nn.backend import Array
-from ringlet.nn.files import read_object
+from ringlet.nn.files import read_object, replacing, sync_folder
 from ringlet.runtime.checkpoint.manifest import digest
 from ringlet.runtime.text.encoder import Encoder
 from ringlet.runtime.text.errors import TextError
@@ -32,7 +32,7 @@ from ringlet.runtime.text.folder import (
     read_manifest,
     shard_names,
 )
-from ringlet.runtime.text.output import Output, sync_folder, write_object, writing
+from ringlet.runtime.text.output import Output, write_object, writing
 from ringlet.runtime.text.pieces import LONG, Piece, pieces
 from ringlet.runtime.text.sources import STANDARD_INPUT, Form, Source, Tally, read
 from ringlet.runtime.text.training import END, train_tokenizer
@@ -193,10 +193,8 @@ def _encoder(folder: Path, request: Request, progress: Progress) -> Encoder:
     kept = folder / TOKENIZER
     if request.tokenizer is not None:
         made = Encoder(request.tokenizer, request.end_of_text)
-        part = kept.with_name(f"{kept.name}.tmp")
-        with writing(kept):
+        with writing(kept), replacing(kept) as part:
             shutil.copyfile(request.tokenizer, part)
-            part.replace(kept)
         return made
     if not (folder / PROGRESS).exists():
         tally = Tally()

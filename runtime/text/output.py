@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ringlet.nn.backend import Array
+from ringlet.nn.files import replacing, sync_folder, synced
 from ringlet.runtime.text.errors import TextError
 from ringlet.runtime.text.folder import DOCUMENT_BYTES, DOCUMENTS, shard_name
 
@@ -88,23 +89,10 @@ class Output:
 
 def write_object(path: Path, values: dict[str, Any]) -> None:
     """Write a JSON file that is there as a whole or not at all; raises TextError."""
-    part = path.with_name(f"{path.name}.tmp")
     with writing(path):
-        with part.open("w", encoding="utf-8") as file:
-            json.dump(values, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        with replacing(path) as part, synced(part) as file:
+            file.write(json.dumps(values, indent=1).encode())
         sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Return when the names in the folder are on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ Haddow and Birch, "Neural machine translation of rare words with subword units",
 from collections.abc import Iterator
 from pathlib import Path
 
+from ringlet.nn.files import replacing
 from ringlet.runtime.text.encoder import library_of, refusals
 from ringlet.runtime.text.errors import TextError
 from ringlet.runtime.text.output import writing
@@ -41,10 +42,8 @@ def train_tokenizer(texts: Iterator[str], size: int, path: Path) -> None:
         raise (stopped[0] if stopped else error) from None
     if stopped:
         raise stopped[0]
-    part = path.with_name(f"{path.name}.tmp")
-    with writing(path), refusals(f"cannot write {path}"):
+    with writing(path), refusals(f"cannot write {path}"), replacing(path) as part:
         made.save(str(part))
-        part.replace(path)
 
 
 def _first(texts: Iterator[str], stopped: list[TextError]) -> Iterator[str]:

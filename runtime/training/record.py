@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ringlet.nn.files import replacing
 from ringlet.runtime.training.callbacks import Callback, Facts
 
 RUN, END = "run.json", "end.json"
@@ -39,13 +40,10 @@ def begin_record(folder: Path, facts: Facts, warn: Callable[[str], None]) -> Non
 
 def write_record(path: Path, facts: Facts, warn: Callable[[str], None]) -> None:
     """Write a file of facts, whole or not at all; what cannot be written ends no training."""
-    new = path.with_name(f".{path.name}.new")
     try:
-        new.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-        new.replace(path)
+        with replacing(path) as part:
+            part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        with contextlib.suppress(OSError):
-            new.unlink(missing_ok=True)
         warn(f"{path} cannot be written ({error.strerror}); training goes on")
 
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ringlet.nn.files import parse_object, read_text, short
+from ringlet.nn.files import parse_object, read_text, replacing, short
 from ringlet.nn.models import LanguageModel
 from ringlet.runtime.checkpoint.checkpoint import Checkpoint
 from ringlet.runtime.checkpoint.manifest import CheckpointError, digest
@@ -75,10 +75,9 @@ class RunTokenizer:
         names = [TOKENIZER, *(name for name in BESIDE if (self.file.parent / name).is_file())]
         for name in names:
             source = self.file if name == TOKENIZER else self.file.parent / name
-            part = folder / f"{name}.tmp"
             if not ((folder / name).exists() and source.samefile(folder / name)):
-                shutil.copyfile(source, part)
-                part.replace(folder / name)
+                with replacing(folder / name) as part:
+                    shutil.copyfile(source, part)
         return names
 
 
