@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 import click
+from click.core import ParameterSource
 
 from ringlet.launcher.errors import ExitCode, UserError
 from ringlet.launcher.units import parse_bytes, parse_duration, parse_seconds
@@ -52,12 +53,14 @@ def with_options(
 
     def decorate(function: Callable[..., None]) -> Command:
         def run(**values: Any) -> None:
-            for name, group in groups.items():
+            def taken(group: type[Any]) -> dict[str, Any]:
                 present = [each for each in fields(group) if each.name in values]
-                values[name] = group(**{e.name: _read(e, values.pop(e.name)) for e in present})
+                return {each.name: _read(each, values.pop(each.name)) for each in present}
+
+            for name, group in groups.items():
+                values[name] = group(**taken(group))
             if given is not None:
-                present = [each for each in fields(given) if each.name in values]
-                values["given"] = {e.name: _read(e, values.pop(e.name)) for e in present}
+                values["given"] = taken(given)
             if "context" in own:
                 values["context"] = click.get_current_context(silent=True)
             function(**values)
@@ -168,9 +171,8 @@ def _option(each: Field[Any], heading: str | None, overrides: bool) -> _Option:
 def refuse(context: click.Context | None, names: Iterable[str], why: str) -> None:
     """Raise UserError if one of these options was given to the running command: it would do
     nothing."""
-    for option in context.command.params if context else ():
-        source = context.get_parameter_source(option.name or "") if context else None
-        if option.name in names and source is not None and source.name == "COMMANDLINE":
+    for option in [] if context is None else _given(context):
+        if option.name in names:
             raise UserError(f"{option.opts[-1]} would do nothing: {why}")
 
 
@@ -178,9 +180,8 @@ def words_given(context: click.Context, without: Iterable[str] = ()) -> list[str
     """The options of the running command that were given, as words for another command line,
     `without` those of these names."""
     words = []
-    for option in context.command.params:
-        source = context.get_parameter_source(option.name or "")
-        if option.name in without or source is None or source.name != "COMMANDLINE":
+    for option in _given(context):
+        if option.name in without:
             continue
         value = context.params[option.name or ""]
         if isinstance(value, bool):
@@ -188,6 +189,15 @@ def words_given(context: click.Context, without: Iterable[str] = ()) -> list[str
         elif option.param_type_name == "option":
             words.append(f"{option.opts[-1]}={value}")
     return words
+
+
+def _given(context: click.Context) -> list[click.Parameter]:
+    """What was given to the running command, in the order in which it takes it."""
+    return [
+        each
+        for each in context.command.params
+        if context.get_parameter_source(each.name or "") is ParameterSource.COMMANDLINE
+    ]
 
 
 def similar_options(context: Any, name: str) -> list[str]:
