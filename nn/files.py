@@ -7,6 +7,7 @@ that is asked for.
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import stat
@@ -36,6 +37,17 @@ def _regular(path: str, flags: int) -> int:
         what = f": {os.strerror(errno.EISDIR)}" if stat.S_ISDIR(mode) else ""
         raise OSError(errno.EINVAL, f"not a regular file{what}", path)
     return descriptor
+
+
+def lock(descriptor: int, wait: bool = False) -> None:
+    """Hold an open file or folder alone until it is closed, however this process ends. Raises
+    BlockingIOError if another one holds it; where the file system knows no locks, nobody does."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        raise
+    except OSError:
+        pass
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """--trace: where the ranks of a run record, and the file that is made of it at the end."""
 
-import fcntl
 import os
 import sys
 from collections.abc import Iterator
@@ -44,15 +43,16 @@ def tracing(path: Path | None, steps: int | None, agent: Agent) -> Iterator[None
 
 def _lock(path: Path, folder: Path) -> int:
     """Hold the folder until the descriptor is closed. Raises UserError if another run does."""
-    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    # Imported here: few runs are traced, and this brings NumPy.
+    from ringlet.nn.files import lock
+
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(descriptor)
     except BlockingIOError as error:
-        os.close(lock)
+        os.close(descriptor)
         raise UserError(f"--trace {path} belongs to a run that goes on; name another") from error
-    except OSError:
-        pass  # a file system that knows no locks
-    return lock
+    return descriptor
 
 
 def _conclude(path: Path, steps: int | None, folder: Path, agent: Agent) -> None:

@@ -1,7 +1,6 @@
 """Building a folder of tokens: reading, encoding in several threads, writing, and going on after an
 interruption to the same bytes."""
 
-import fcntl
 import os
 import shutil
 import zlib
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from ringlet.nn.backend import Array
-from ringlet.nn.files import read_object, replacing, sync_folder
+from ringlet.nn.files import lock, read_object, replacing, sync_folder
 from ringlet.runtime.checkpoint.manifest import digest
 from ringlet.runtime.text.encoder import Encoder
 from ringlet.runtime.text.errors import TextError
@@ -136,11 +135,9 @@ def _locked(folder: Path, wait: bool) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            lock(descriptor, wait)
         except BlockingIOError as error:
             raise TextError(f"{folder} is being built already: wait for that") from error
-        except OSError:
-            pass  # a file system that knows no locks
         yield
     finally:
         os.close(descriptor)

@@ -1,7 +1,6 @@
 """The folder of a run: made, locked while the run goes on, and read."""
 
 import contextlib
-import fcntl
 import itertools
 import os
 import socket
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ringlet.launcher.errors import UserError, make_folder
+from ringlet.nn.files import lock
 from ringlet.runtime.checkpoint.checkpoint import Checkpoint, checkpoints, latest_checkpoint
 from ringlet.runtime.checkpoint.manifest import CheckpointError
 from ringlet.runtime.training.export import check_run
@@ -38,7 +38,7 @@ class RunFolder:
                     raise UserError(f"{path} holds {name} already: choose another --out")
         self._lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(self._lock)
         except BlockingIOError as error:
             holder = os.read(self._lock, 200).decode(errors="replace").strip()
             self.close()
@@ -46,8 +46,6 @@ class RunFolder:
                 f"{path} is in use by another run ({holder}): wait for its end, or choose another "
                 "--out"
             ) from error
-        except OSError:
-            pass  # a file system that knows no locks
         with contextlib.suppress(OSError):  # a full disk
             os.ftruncate(self._lock, 0)
             os.write(self._lock, f"pid {os.getpid()} on {socket.gethostname()}".encode())
