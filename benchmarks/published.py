@@ -3,7 +3,7 @@
     python benchmarks/published.py
 
 All inputs are here, with their sources. Constants belong to the machine (the shipped descriptions
-of clusters) or to the program, none to a row. docs/planning.md has the table;
+of clusters) or to the program, none to a row. docs/explanation/simulation.md has the table;
 tests/runtime/test_published.py holds it to its bounds; benchmarks/vtrain.py takes whole files.
 """
 

@@ -3,7 +3,7 @@
     python benchmarks/search.py
 
 Seconds of the processor (they mean something on a busy machine, too), each search in a process of
-its own. docs/planning.md has the table.
+its own. docs/how-to/planning.md has the table.
 """
 
 import multiprocessing

@@ -1,6 +1,7 @@
 """PyTorch's top-level names, for files written for it: `import ringlet.nn.torch as torch`.
 
-docs/nn.md says which import lines to change. What ringlet lacks is refused by name.
+docs/how-to/pytorch_models.md says which import lines to change. What ringlet lacks is refused by
+name.
 """
 
 import math
@@ -48,7 +49,9 @@ NAMES: dict[str, Any] = {
 def __getattr__(name: str) -> Any:
     if name in NAMES:
         return NAMES[name]
-    raise AttributeError(f"ringlet has nothing for torch.{name}; docs/nn.md lists what there is")
+    raise AttributeError(
+        f"ringlet has nothing for torch.{name}; docs/reference/nn.md lists what there is"
+    )
 
 
 def __dir__() -> list[str]:

@@ -2,7 +2,7 @@
 
 A rule says when it is broken, as a function of facts: the axes of the mesh and the options by
 their names. `parallelize`, the sharding styles, the trainer and the launcher refuse by this table,
-before anything starts. docs/parallel.md has what `table()` returns.
+before anything starts. docs/reference/combinations.md has what `table()` returns.
 """
 
 from collections.abc import Callable, Mapping
@@ -345,6 +345,6 @@ def require(name: str, **facts: Any) -> None:
 
 
 def table() -> str:
-    """The table of docs/parallel.md, in Markdown."""
+    """The table of docs/reference/combinations.md, in Markdown."""
     rows = [f"| {rule.row} |" for rule in RULES.values()]
     return "\n".join(["| cannot be combined | because |", "|---|---|", *rows])

@@ -51,7 +51,7 @@ def trace(
     if not found.steps:
         raise UserError(
             f"{file} has no step that all ranks have taken; a script marks its own by `with "
-            'timeline.span("step", number)` (docs/tracing.md)'
+            'timeline.span("step", number)` (docs/how-to/tracing.md)'
         )
     try:
         measures = measure(found)

@@ -82,7 +82,7 @@ def _conclude(path: Path, steps: int | None, folder: Path, agent: Agent) -> None
             steps_text = "steps {} to {}".format(*head["steps"])
             text = f"the trace of {steps_text} is in {path}; {command('trace', path)} measures it"
         else:
-            text = f"the trace is in {path}; it has no steps to measure (docs/tracing.md)"
+            text = f"the trace is in {path}; it has no steps to measure (docs/how-to/tracing.md)"
         screen.say(text)
     _remove(folder)
 

@@ -43,7 +43,7 @@ def placed(options: HostOptions, variables: Mapping[str, str] = os.environ) -> H
     if variables.get("RINGLET_RENDEZVOUS") == OVER_MPI:
         raise UserError(
             "RINGLET_RENDEZVOUS=mpi is for scripts that mpirun starts by themselves; launchers "
-            "that it starts meet as docs/engines.md says"
+            "that it starts meet as docs/how-to/engines.md says"
         )
     with user_errors(CommError):
         task = task_of(variables)

@@ -64,7 +64,7 @@ class WorkerOptions(JoinOptions):
     quiet: bool = option(False, "Show only the first failure.", heading="Output")
     prefix: bool = option(True, "Begin each line of output with host:rank.", heading="Output")
     trace: Path | None = option(
-        None, "File for a trace of what each rank does and waits for (docs/tracing.md).",
+        None, "File for a trace of what each rank does and waits for (docs/how-to/tracing.md).",
         metavar="FILE", heading="Output",
     )  # fmt: skip
     trace_steps: int | None = option(

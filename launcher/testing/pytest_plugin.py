@@ -11,7 +11,7 @@
 
 The ranks of a test are forks of pytest's process, made for it and gone after it: whatever the test
 file, its conftest and its fixtures are in that process, they are on every rank, and nothing that a
-test does on its ranks reaches another. See docs/testing.md.
+test does on its ranks reaches another. See docs/how-to/testing.md.
 """
 
 import inspect

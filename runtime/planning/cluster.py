@@ -2,7 +2,8 @@
 
 Links come in tiers, from the innermost: ranks of one host over NVLink or shared memory, hosts of
 one rack, racks. Ranks are numbered so that neighbours are near: rank r is in unit r // ranks of a
-tier. docs/planning.md says how to write one; `shipped()` names those that come with the package.
+tier. docs/reference/clusters.md says how to write one; `shipped()` names those that come with the
+package.
 """
 
 from collections.abc import Mapping

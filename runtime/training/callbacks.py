@@ -26,7 +26,7 @@ class Callback:
         `folder` is the run's, or None."""
 
     def step(self, facts: Facts) -> None:
-        """A step has been taken: a row of metrics.jsonl (docs/train.md)."""
+        """A step has been taken: a row of metrics.jsonl (docs/reference/training.md)."""
 
     def ranks(self, facts: Facts) -> None:
         """About every second: `rows` of ranks.jsonl, one for each rank."""

@@ -10,7 +10,7 @@ from commands import outcome
 from ringlet.runtime.pipeline.schedules import SCHEDULES
 
 ROOT = Path(__file__).resolve().parents[2]
-LESSON = (ROOT / "docs" / "pipeline.md").read_text(encoding="utf-8")
+LESSON = (ROOT / "docs/explanation/pipeline.md").read_text(encoding="utf-8")
 
 
 def explain(capsys, *arguments):
@@ -204,7 +204,7 @@ def test_the_lesson_shows_what_its_commands_draw(command, picture, capsys, tmp_p
 
 def test_the_lesson_shows_every_schedule():
     assert {re.search(r"pipeline-(.+)\.svg", picture)[1] for _, picture in COMMANDS} == {*SCHEDULES}
-    assert all(f"]({picture})" in LESSON for _, picture in COMMANDS)
+    assert all(f"](../{picture})" in LESSON for _, picture in COMMANDS)
     pictures = (ROOT / "docs" / "pictures").glob("pipeline-*")
     assert {f"pictures/{path.name}" for path in pictures} == {picture for _, picture in COMMANDS}
 

@@ -48,7 +48,7 @@ PLANNED = {}
 def plan_file(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     if not PLANNED:
-        page = (ROOT / "docs" / "planning.md").read_text(encoding="utf-8")
+        page = (ROOT / "docs/how-to/planning.md").read_text(encoding="utf-8")
         (command,) = re.findall(r"^ringlet (plan .*gpt-1.7b.* plan\.toml)$", page, re.MULTILINE)
         assert outcome(capsys, *command.split())[0] == 0
         PLANNED["text"] = Path("plan.toml").read_text()
@@ -328,7 +328,7 @@ def test_what_the_user_can_mend_is_one_line(case, capsys, tmp_path, monkeypatch)
     assert not list(tmp_path.iterdir())
 
 
-PAGES = {page: page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md")}
+PAGES = {page: page.read_text(encoding="utf-8") for page in (ROOT / "docs").rglob("*.md")}
 DRAWN = [
     (command, picture, page)
     for page, text in PAGES.items()
@@ -345,11 +345,11 @@ def test_the_pages_show_what_their_commands_draw(command, picture, page, capsys,
     path = tmp_path / "drawn.svg"
     assert explain(capsys, *command.split()[1:], str(path))[0] == 0
     assert path.read_text() == (ROOT / "docs" / picture).read_text()
-    assert f"]({picture})" in PAGES[page]
+    assert f"](../{picture})" in PAGES[page]
 
 
 def test_every_topic_has_its_picture(plan_file, capsys, tmp_path):
     assert {command.split()[1] for command, _, _ in DRAWN} == {*CASES}
     assert explain(capsys, "plan", plan_file, "--svg", "plan.svg")[0] == 0
     assert (tmp_path / "plan.svg").read_text() == (ROOT / "docs/pictures/plan.svg").read_text()
-    assert any("](pictures/plan.svg)" in text for text in PAGES.values())
+    assert any("](../pictures/plan.svg)" in text for text in PAGES.values())

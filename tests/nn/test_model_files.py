@@ -33,7 +33,7 @@ ELSEWHERE = re.compile(
 
 
 def changed(line, library):
-    """An import line for the library; docs/nn.md has the same rules."""
+    """An import line for the library; docs/how-to/pytorch_models.md has the same rules."""
     found = IMPORT.fullmatch(line)
     if not found:
         return line

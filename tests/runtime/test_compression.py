@@ -616,7 +616,7 @@ def test_bytes_for_a_mebi_of_floats_on_four_ranks(spec, nbytes):
 
 
 def test_the_table_of_bytes_in_the_documentation_is_right():
-    text = (Path(__file__).parents[2] / "docs" / "compression.md").read_text()
+    text = (Path(__file__).parents[2] / "docs/explanation/compression.md").read_text()
     rows = re.findall(r"^\| `(\S+)` \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|", text, re.MULTILINE)
     assert {row[0].partition(":")[0] for row in rows} == set(SCHEMES)
     for spec, *written in rows:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ringlet.runtime.rules import RULES, table
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "parallel.md"
+DOCUMENT = Path(__file__).parents[2] / "docs/reference/combinations.md"
 
 
 def test_the_table_in_the_documentation_is_the_one_that_is_enforced():

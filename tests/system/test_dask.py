@@ -1,4 +1,4 @@
-"""docs/engines.md's recipe for Dask."""
+"""docs/how-to/engines.md's recipe for Dask."""
 
 import re
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).resolve().parents[2] / "docs/engines.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs/how-to/engines.md"
 
 CLUSTER = """
 import subprocess, sys

@@ -11,15 +11,17 @@ from ringlet.launcher.cli import make_app
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("comm", "nn", "runtime", "launcher")
+DOCS = ROOT / "docs"
+KINDS = ("tutorials", "how-to", "reference", "explanation")
 PAGES = sorted(
     page
-    for folder in ("", "docs", "examples", "benchmarks")
-    for page in (ROOT / folder).glob("*.md")
+    for place in ("*.md", "docs/**/*.md", "examples/*.md", "benchmarks/*.md", "launcher/**/*.md")
+    for page in ROOT.glob(place)
 )
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 FILE = re.compile(rf"(?<![\w/.~-])(?:{'|'.join(FOLDERS)}|examples|benchmarks|docs|tests)/[\w/.*-]+")
-TERM = re.compile(r"^\| \*\*([^*]+)\*\* \|.*?\]\((\S+?)\)", re.MULTILINE)
+TERM = re.compile(r'^\| <a id="([a-z-]+)"></a>\*\*([^*]+)\*\* \|.*?\]\((\S+?)\)', re.MULTILINE)
 CODE = re.compile(r"```.*?```|`[^`\n]+`", re.DOTALL)
 COMMAND = re.compile(r"(?<![\w/.-])(?<!from )ringlet ([a-z]+)((?: [^`\n|#&]*)?)")
 
@@ -40,6 +42,15 @@ def anchor(heading):
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
 
 
+def anchors(page):
+    """What a link into a page may name."""
+    text = page.read_text()
+    return {
+        *map(anchor, re.findall(r"^#+ (.*)$", text, re.M)),
+        *re.findall(r'<a id="(.*?)">', text),
+    }
+
+
 @pages
 def test_links_lead_somewhere(page):
     lost = []
@@ -48,8 +59,7 @@ def test_links_lead_somewhere(page):
             continue
         path, _, place = link.partition("#")
         target = (page.parent / path).resolve() if path else page
-        headings = re.findall(r"^#+ (.*)$", target.read_text(), re.M) if place else []
-        if not target.exists() or (place and place not in map(anchor, headings)):
+        if not target.exists() or (place and place not in anchors(target)):
             lost.append(link)
     assert lost == []
 
@@ -84,15 +94,16 @@ def unknown(command, words):
 
 
 def test_the_core_can_be_read_in_an_afternoon():
-    links = LINK.findall((ROOT / "docs/tour.md").read_text())
-    files = [ROOT / "docs" / link for link in links if link.endswith(".py")]
+    links = LINK.findall((DOCS / "tutorials/tour.md").read_text())
+    files = [DOCS / "tutorials" / link for link in links if link.endswith(".py")]
     assert len(set(files)) == len(files) >= 10
     assert lines_of(files) <= 3000
 
 
 def test_what_the_tour_points_at_is_there():
     code = "\n".join(path.read_text() for path in [*product(), *ROOT.glob("examples/*.py")])
-    names = re.findall(r"`(?:[A-Za-z_]\w*\.)*([A-Za-z_]\w*)`", (ROOT / "docs/tour.md").read_text())
+    text = (DOCS / "tutorials/tour.md").read_text()
+    names = re.findall(r"`(?:[A-Za-z_]\w*\.)*([A-Za-z_]\w*)`", text)
     assert len(names) > 30
     assert [name for name in names if not re.search(rf"\b{name}\b", code)] == []
 
@@ -105,27 +116,34 @@ def test_the_readme_says_how_large_all_of_it_is():
 
 
 def test_the_words_of_the_glossary_are_in_the_code():
-    text = (ROOT / "docs/glossary.md").read_text()
+    page = DOCS / "reference/glossary.md"
+    text = page.read_text()
     terms = TERM.findall(text)
-    assert len(terms) == text.count("| **") > 30
+    assert len(terms) == text.count("\n| <a id=") > 30
     lost = []
-    for term, file in terms:
+    for name, term, file in terms:
+        assert name == term.replace(" ", "-")
         spelled = r"[\s_-]*".join(re.split(r"[ -]", term))
-        code = (ROOT / "docs" / file).read_text()
+        code = (page.parent / file).read_text()
         if not re.search(spelled, code, re.IGNORECASE):
             lost.append(f"{term}: {file}")
     assert lost == []
 
 
 def test_the_glossary_is_in_order():
-    for part in (ROOT / "docs/glossary.md").read_text().split("\n## ")[1:]:
-        terms = [term for term, _ in TERM.findall(part)]
+    for part in (DOCS / "reference/glossary.md").read_text().split("\n## ")[1:]:
+        terms = [term for _, term, _ in TERM.findall(part)]
         assert terms == sorted(terms)
 
 
-def test_the_index_lists_every_page():
-    listed = LINK.findall((ROOT / "docs/README.md").read_text())
-    assert {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"} <= set(listed)
+def test_each_page_is_of_one_kind_and_in_the_index():
+    assert [page.name for page in DOCS.glob("*.md")] == ["README.md"]
+    parts = re.split(r"^## (.*)$", (DOCS / "README.md").read_text(), flags=re.M)
+    listed = dict(zip(parts[1::2], map(LINK.findall, parts[2::2]), strict=True))
+    for kind, links in zip(KINDS, listed.values(), strict=False):
+        pages = [str(page.relative_to(DOCS)) for page in (DOCS / kind).glob("*.md")]
+        assert sorted(pages) == sorted({link for link in links if link.startswith(f"{kind}/")})
+        assert all(link.startswith((f"{kind}/", "../launcher/lessons")) for link in links), kind
 
 
 def test_contributing_has_the_order_that_is_tested():

@@ -37,7 +37,7 @@ class ClusterOptions:
     """Where the step is simulated."""
 
     cluster: str = option(
-        "laptop", f"{', '.join(shipped())}, or a TOML file (docs/planning.md).",
+        "laptop", f"{', '.join(shipped())}, or a TOML file (docs/reference/clusters.md).",
         metavar="NAME|FILE",
     )  # fmt: skip
 

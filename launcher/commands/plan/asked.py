@@ -72,7 +72,7 @@ class Asked:
     config: Path | None = option(None, "TOML file with options of `ringlet train`.")
     cluster: str = option(
         "",
-        f"{', '.join(shipped())}, or a TOML file (docs/planning.md).",
+        f"{', '.join(shipped())}, or a TOML file (docs/reference/clusters.md).",
         metavar="NAME|FILE",
         shown="this machine",
     )

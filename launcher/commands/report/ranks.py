@@ -119,7 +119,7 @@ def memory(run: Run) -> str:
         _table("Memory of each rank", head, cells),
         paragraph(
             "Training: the peak of the process (VmHWM) less what it had before the model. The "
-            "formula is that of runtime/planning/footprint.py (docs/planning.md).",
+            "formula is that of runtime/planning/footprint.py (docs/explanation/simulation.md).",
             "note",
         ),
     )

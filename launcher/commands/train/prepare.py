@@ -70,7 +70,7 @@ class TrainOptions:
         None, f"Sizes to start from: {', '.join(PRESETS)}.", shown=DEFAULT_PRESET
     )
     config: Path | None = option(
-        None, "TOML file with options from the headings below (docs/train.md)."
+        None, "TOML file with options from the headings below (docs/reference/training.md)."
     )
     out: Path | None = option(
         None, "Folder for checkpoints and metrics.", shown="runs/DATA-PRESET[-NUMBER]"
