@@ -20,6 +20,7 @@ setup(
     package_data={
         "ringlet": ["py.typed"],
         "ringlet.launcher.commands.watch": ["page/*"],
+        "ringlet.launcher.lessons": ["*/lesson.md"],
         "ringlet.runtime.planning": ["clusters/*.toml"],
     },
 )

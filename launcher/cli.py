@@ -30,6 +30,7 @@ COMMANDS = {
     "bench": "bench:bench",
     "calibrate": "calibrate:calibrate",
     "explain": "explain.group:explain",
+    "lesson": "lesson:lesson",
     "trace": "trace:trace",
     "key": "key:keys",
     "doctor": "doctor:doctor",

@@ -227,6 +227,7 @@ ORDER = {
         {"hosts", "workers"},
         {"engines", "ray"},
         {"testing"},
+        {"lessons"},
         {"commands"},
         {"cli"},
         {"remote"},

@@ -16,6 +16,7 @@ import ringlet
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("comm", "nn", "runtime", "launcher")
+SUFFIXES = (".py", ".toml", ".html", ".css", ".js", ".md")
 NOT_SOURCE = {"build", "dist", "runs", "__pycache__"}
 
 IMPORTS = """
@@ -136,7 +137,7 @@ def expected_files():
     code = {
         f"ringlet/{path.as_posix()}"
         for path in tracked()
-        if path.suffix in (".py", ".toml", ".html", ".css", ".js") and path.parts[0] in FOLDERS
+        if path.suffix in SUFFIXES and path.parts[0] in FOLDERS
     }
     return code | {"ringlet/__init__.py", "ringlet/__main__.py", "ringlet/py.typed"}
 
@@ -184,9 +185,7 @@ def test_the_sdist_gives_the_same_wheel(sdist, wheel, tmp_path, empty):
     install(sdist, target, empty)
     check_imports(target, target, empty)
     installed = {path.relative_to(target).as_posix() for path in (target / "ringlet").rglob("*")}
-    assert files_of(wheel) == {
-        name for name in installed if name.endswith((".py", ".typed", ".toml"))
-    }
+    assert files_of(wheel) == {name for name in installed if name.endswith((*SUFFIXES, ".typed"))}
 
 
 def test_a_zip_of_the_source_imports_through_src(source, tmp_path, empty):

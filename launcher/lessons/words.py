@@ -1,0 +1,28 @@
+"""What several checks say, in the same words."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+def asked(function: str, *arguments: Any, **named: Any) -> str:
+    """A call, as a student would write it: shard(tokens=10, ranks=3)."""
+    words = [*map(repr, arguments), *(f"{name}={value!r}" for name, value in named.items())]
+    return f"{function}({', '.join(words)})"
+
+
+def array_problem(
+    call: str, got: Any, shape: Sequence[int], dtype: Any = None, what: str = "an array"
+) -> str | None:
+    """Why what a call has returned is not an array of this shape, and dtype if one is given."""
+    if got is None:
+        return f"{call} returned None; it must return {what} of shape {tuple(shape)}"
+    if not isinstance(got, np.ndarray):
+        kind = type(got).__name__
+        return f"{call} returned a {kind}; it must return {what} of shape {tuple(shape)}"
+    if got.shape != tuple(shape):
+        return f"{call} returned {what} of shape {got.shape}; it must be {tuple(shape)}"
+    if dtype is not None and got.dtype != np.dtype(dtype):
+        return f"{call} returned {what} of {got.dtype}; it must be {np.dtype(dtype)}"
+    return None
