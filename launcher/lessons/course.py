@@ -17,6 +17,9 @@ HERE = Path(__file__).parent
 EXERCISE, TEXT, PROGRESS = "exercise.py", "README.md", ".progress.json"
 """What is in a student's folder."""
 
+NOTE = re.compile(r"^<!--.*?-->\n+", re.DOTALL | re.MULTILINE)
+"""Of a text, for those who test it."""
+
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 
 
@@ -102,7 +105,7 @@ def for_student(text: str, source: Path) -> str:
             return f"{image}[{words}](<{target}{'#' + place if place else ''}>)"
         return f"*{words}*" if image else words
 
-    return LINK.sub(moved, text)
+    return LINK.sub(moved, NOTE.sub("", text))
 
 
 def exercise_of(lesson: Lesson, root: Path) -> Path:

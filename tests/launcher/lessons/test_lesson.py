@@ -125,7 +125,7 @@ def test_progress_that_cannot_be_read_is_begun_again(here, capsys):
 
 def test_a_students_links_lead_to_files_that_are_there(tmp_path):
     text = (
-        "[prove](../../comm/schedules/prove.py#L3), [page](../../docs/none.md) "
+        "<!-- slow -->\n[prove](../../comm/schedules/prove.py#L3), [page](../../docs/none.md) "
         "![picture](../../docs/none.svg) [there](https://example.org/a(b)) [below](#see)"
     )
     root = HERE.parents[1]
