@@ -26,3 +26,13 @@ def array_problem(
     if dtype is not None and got.dtype != np.dtype(dtype):
         return f"{call} returned {what} of {got.dtype}; it must be {np.dtype(dtype)}"
     return None
+
+
+def number_problem(call: str, got: Any, expected: float, unit: str) -> str | None:
+    """Why what a call has returned is not this number, up to rounding."""
+    if got is None or isinstance(got, bool) or not isinstance(got, int | float | np.number):
+        kind = "None" if got is None else f"a {type(got).__name__}"
+        return f"{call}: this is {kind}; it must be a number, {expected:.6g} {unit}"
+    if not abs(float(got) - expected) <= 1e-6 * max(1e-9, abs(expected)):
+        return f"{call}: this is {float(got):.6g}; {expected:.6g} {unit} is right"
+    return None

@@ -1,0 +1,1 @@
+"""Lesson 1: why communication. The exercise counts bytes and seconds."""

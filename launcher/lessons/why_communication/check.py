@@ -1,0 +1,116 @@
+"""Checks lesson 1: both ways are written as schedules, and what these cost is compared."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ringlet.comm.schedules.algorithms import schedule
+from ringlet.comm.schedules.price import LinkCost, Network, Price, price
+from ringlet.comm.schedules.schedule import Receive, Reduce, Schedule, Send, Step
+from ringlet.launcher.lessons.words import asked, number_problem
+
+RANKS = (1, 2, 3, 4, 7)
+
+NBYTES = 8400.0
+
+LINKS = ((0.0, 1000.0), (2.0, 1e12), (2.0, 1000.0), (0.5, 250.0))
+"""(latency, bandwidth): what bytes cost alone, what messages cost alone, and both."""
+
+STEPS = (
+    # (alone, latency, bandwidth): slow and fast links
+    (100.0, 0.0, 1e12),
+    (100.0, 0.0, 1000.0),
+    (1.0, 0.0, 100.0),
+    (100.0, 3.0, 1000.0),
+    (30.0, 1.0, 1200.0),
+)
+
+HINTS = (
+    "Count messages first. In collect, how many arrive at rank 0, and how many leave it? What do "
+    "the other ranks send? In the ring, how large is one message, and how many does a rank send?",
+    "With one rank there is nothing to send, in no time.",
+    "Rank 0 receives one message at a time: the last of ranks - 1 is there after ranks - 1 times "
+    "nbytes / bandwidth. They are on their way at the same time, so the latency counts once. Then "
+    "the sum goes out in the same way.",
+    "In a ring, a rank can pass a part on only when it has arrived. Every round takes the latency "
+    "and nbytes / ranks / bandwidth.",
+    "best_ranks: try all numbers from 1 to most; min(range(1, most + 1), key=...) takes the first "
+    "of those that are equal.",
+)
+
+
+def check(answer: Any) -> Iterator[str]:
+    """What is wrong with an exercise."""
+    for problems in (_bytes(answer), _seconds(answer), _best(answer)):
+        if problem := next(problems, None):
+            yield problem
+
+
+def collect(ranks: int) -> Schedule:
+    """Rank 0 adds up all arrays and sends the sum to everyone."""
+    others = range(1, ranks)
+    root: list[Step] = [Reduce(rank, 0) for rank in others]
+    root += [Send(rank, 0) for rank in others]
+    steps = [tuple(root)] + [(Send(0, 0), Receive(0, 0)) for _ in others]
+    return Schedule("all_reduce", "collect", ranks, 1, 0, tuple(steps))
+
+
+def ring(ranks: int) -> Schedule:
+    """The project's own."""
+    return schedule("all_reduce", "ring", ranks)
+
+
+def cost(made: Schedule, nbytes: float, latency: float, bandwidth: float) -> Price:
+    """What the schedule costs on such links."""
+    return price(made, Network.uniform(LinkCost(latency, bandwidth)), nbytes)
+
+
+def _bytes(answer: Any) -> Iterator[str]:
+    for ranks in RANKS:
+        call = asked("collect_bytes", ranks=ranks, nbytes=NBYTES)
+        got = answer.collect_bytes(ranks=ranks, nbytes=NBYTES)
+        if not isinstance(got, list | tuple) or len(got) != ranks:
+            yield f"{call} returned {got!r}; it must return a list with a number for each rank"
+            return
+        sent = cost(collect(ranks), NBYTES, 0.0, 1.0).nbytes
+        for rank, (found, expected) in enumerate(zip(got, sent, strict=True)):
+            if problem := number_problem(f"{call}: rank {rank}", found, expected, "bytes sent"):
+                yield problem
+    for ranks in RANKS:
+        call = asked("ring_bytes", ranks=ranks, nbytes=NBYTES)
+        expected = max(cost(ring(ranks), NBYTES, 0.0, 1.0).nbytes)
+        got = answer.ring_bytes(ranks=ranks, nbytes=NBYTES)
+        if problem := number_problem(call, got, expected, "bytes sent by each rank"):
+            yield problem
+
+
+def _seconds(answer: Any) -> Iterator[str]:
+    ways: dict[str, Callable[[int], Schedule]] = {"collect_seconds": collect, "ring_seconds": ring}
+    for name, way in ways.items():
+        for latency, bandwidth in LINKS:
+            for ranks in RANKS:
+                link = {"latency": latency, "bandwidth": bandwidth}
+                call = asked(name, ranks=ranks, nbytes=NBYTES, **link)
+                got = getattr(answer, name)(ranks=ranks, nbytes=NBYTES, **link)
+                expected = cost(way(ranks), NBYTES, **link).seconds
+                if problem := number_problem(call, got, expected, "s"):
+                    yield problem
+
+
+def _best(answer: Any) -> Iterator[str]:
+    for alone, latency, bandwidth in STEPS:
+        for most in (1, 2, 6, 12):
+            facts = {"alone": alone, "nbytes": NBYTES, "latency": latency, "bandwidth": bandwidth}
+            call = asked("best_ranks", most=most, **facts)
+            got = answer.best_ranks(most=most, **facts)
+            takes = {
+                ranks: alone / ranks + cost(ring(ranks), NBYTES, latency, bandwidth).seconds
+                for ranks in range(1, most + 1)
+            }
+            best = min(takes, key=lambda ranks: takes[ranks])
+            if type(got) is not int or got not in takes:
+                yield f"{call} returned {got!r}; it must return a number of ranks, 1 to {most}"
+            elif takes[got] > takes[best] * (1 + 1e-9):
+                yield (
+                    f"{call} is {got}: a step of {takes[got]:.6g} s; with {best} it takes "
+                    f"{takes[best]:.6g} s"
+                )

@@ -1,0 +1,102 @@
+"""Lesson 1: why communication."""
+
+import pytest
+
+SOLUTION = """
+def collect_bytes(ranks, nbytes):
+    return [(ranks - 1) * nbytes] + [nbytes] * (ranks - 1)
+
+def ring_bytes(ranks, nbytes):
+    return 2 * (ranks - 1) * nbytes / ranks
+
+def collect_seconds(ranks, nbytes, latency, bandwidth):
+    if ranks == 1:
+        return 0.0
+    return 2 * (latency + (ranks - 1) * nbytes / bandwidth)
+
+def ring_seconds(ranks, nbytes, latency, bandwidth):
+    return 2 * (ranks - 1) * (latency + nbytes / ranks / bandwidth)
+
+def best_ranks(most, alone, nbytes, latency, bandwidth):
+    def seconds(ranks):
+        return alone / ranks + ring_seconds(ranks, nbytes, latency, bandwidth)
+    return min(range(1, most + 1), key=seconds)
+"""
+
+
+def changed(old, new):
+    assert old in SOLUTION
+    return SOLUTION.replace(old, new)
+
+
+WRONG = {
+    "rank 0 sends to itself, too": (
+        changed("[(ranks - 1) * nbytes]", "[ranks * nbytes]"),
+        "collect_bytes(ranks=1, nbytes=8400.0): rank 0: this is 8400; 0 bytes sent is right",
+    ),
+    "the others send nothing": (
+        changed("[nbytes] * (ranks - 1)", "[0] * (ranks - 1)"),
+        "collect_bytes(ranks=2, nbytes=8400.0): rank 1: this is 0; 8400 bytes sent is right",
+    ),
+    "one number for all": (
+        changed("return [(ranks - 1) * nbytes] + [nbytes] * (ranks - 1)", "return nbytes"),
+        "it must return a list with a number for each rank",
+    ),
+    "half of the ring": (
+        changed("2 * (ranks - 1) * nbytes / ranks", "(ranks - 1) * nbytes / ranks"),
+        "ring_bytes(ranks=2, nbytes=8400.0): this is 4200; 8400 bytes sent by each rank is right",
+    ),
+    "whole arrays in the ring": (
+        changed("2 * (ranks - 1) * nbytes / ranks", "2 * (ranks - 1) * nbytes"),
+        "ring_bytes(ranks=2, nbytes=8400.0): this is 16800; 8400",
+    ),
+    "latency for each message of collect": (
+        changed("2 * (latency + (ranks - 1) * nbytes / bandwidth)",
+                "2 * (ranks - 1) * (latency + nbytes / bandwidth)"),
+        "collect_seconds(ranks=3, nbytes=8400.0, latency=2.0, bandwidth=1000000000000.0): this is "
+        "8; 4 s is right",
+    ),
+    "all arrive at the same time": (
+        changed("2 * (latency + (ranks - 1) * nbytes / bandwidth)",
+                "2 * (latency + nbytes / bandwidth)"),
+        "collect_seconds(ranks=3, nbytes=8400.0, latency=0.0, bandwidth=1000.0): this is 16.8; "
+        "33.6 s is right",
+    ),
+    "one rank waits for itself": (
+        changed("    if ranks == 1:\n        return 0.0\n", ""),
+        "collect_seconds(ranks=1, nbytes=8400.0, latency=2.0",
+    ),
+    "latency once in the ring": (
+        changed("2 * (ranks - 1) * (latency + nbytes / ranks / bandwidth)",
+                "2 * (latency + (ranks - 1) * nbytes / ranks / bandwidth)"),
+        "ring_seconds(ranks=1, nbytes=8400.0, latency=2.0",
+    ),
+    "bits for bytes": (
+        changed("nbytes / ranks / bandwidth", "8 * nbytes / ranks / bandwidth"),
+        "ring_seconds(ranks=2, nbytes=8400.0, latency=0.0, bandwidth=1000.0): this is 67.2; 8.4 s",
+    ),
+    "the more the better": (
+        changed("min(range(1, most + 1), key=seconds)", "most"),
+        "bandwidth=100.0) is 2: a step of 84.5 s; with 1 it takes 1 s",
+    ),
+    "the most is never tried": (
+        changed("range(1, most + 1)", "range(1, max(2, most))"),
+        "is 1: a step of 100 s; with 2 it takes 50 s",
+    ),
+    "nothing": (
+        changed("    return 2 * (ranks - 1) * nbytes / ranks", "    pass"),
+        "ring_bytes(ranks=1, nbytes=8400.0): this is None; it must be a number, 0 bytes",
+    ),
+}  # fmt: skip
+
+
+def test_the_solution_is_right(said):
+    assert said("why_communication", SOLUTION) == []
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_answer_is_told_in_words(case, said):
+    source, words = WRONG[case]
+    found = said("why_communication", source)
+    assert 1 <= len(found) <= 3
+    assert words in found[0]
