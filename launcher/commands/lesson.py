@@ -125,8 +125,8 @@ class ListByDefault(Group):
 
 lesson = ListByDefault(
     "lesson",
-    help="Learn distributed training in twelve lessons, whose exercises are proven right or wrong."
-    "\n\n`ringlet lesson` lists them, and says how far you are.",
+    help="Learn in twelve lessons, with exercises that are checked.\n\n`ringlet lesson` lists "
+    "them, and says how far you are. A wrong answer is told in words what is wrong with it.",
 )
 for _name, _command in {"list": list_, "start": start_, "check": check, "hint": hint}.items():
     lesson.add_command(_command, _name)
