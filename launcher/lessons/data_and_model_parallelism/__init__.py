@@ -1,0 +1,1 @@
+"""Lesson 2: data and model parallelism. The exercise cuts a batch and a model."""
