@@ -63,7 +63,9 @@ def judge(check: Check, path: Path) -> Iterator[str]:
 def _told(error: BaseException, path: Path, answer: ModuleType) -> str:
     """An exception in words: where in the student's file, and what."""
     name = path.name
-    what = traceback.format_exception_only(error)[-1].strip()
+    notes = getattr(error, "__notes__", [])
+    what = traceback.format_exception_only(error)[-1 - len(notes)].strip()
+    what += "".join(f" ({note})" for note in notes)
     frames = [
         (number, frame.f_code.co_name)
         for frame, number in traceback.walk_tb(error.__traceback__)

@@ -1,0 +1,1 @@
+"""Lesson 11: attention block by block, and round a ring."""
