@@ -154,12 +154,12 @@ class LessonGroup(Group):
             self._met += 1
             here = meeting.calls[self._met]
             self.made.append(signature)
-            here[self.rank] = signature, x.copy()
             for rank, (other, _) in here.items():
                 if _agreed(signature) != _agreed(other):
                     both = sorted(((rank, other), (self.rank, signature)))
                     calls = "; ".join(f"rank {each} calls {what}" for each, what in both)
                     raise Wrong(f"{self.size} ranks: collective {self._met} differs: {calls}")
+            here[self.rank] = signature, x.copy()
             what = f"waits for the others in its collective {self._met}, {signature}"
             meeting.wait(self.rank, what, lambda: len(here) == self.size)
             return [here[rank][1] for rank in range(self.size)]

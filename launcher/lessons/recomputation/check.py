@@ -42,7 +42,7 @@ BLOCKS = (
     [Block(10, 2, 4), Block(3, 2, 1), Block(10, 2, 7), Block(5, 1, 2)],
     [Block(9, 1, 3), Block(9, 1, 3), Block(20, 1, 4), Block(2, 1, 9), Block(6, 3, 2)],
     [Block(7, 1, 4), Block(5, 1, 2), Block(9, 2, 5), Block(4, 2, 1), Block(8, 1, 6),
-     Block(6, 1, 3), Block(3, 1, 2), Block(5, 2, 4)],
+     Block(6, 1, 3), Block(3, 1, 2)],
 )  # fmt: skip
 
 

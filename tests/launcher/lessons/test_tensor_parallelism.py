@@ -115,6 +115,11 @@ WRONG = {
         changed(COLUMN, "return (x @ weight.T).tolist()\n"),
         "returned a list; it must return the result",
     ),
+    "an error on one rank": (
+        changed(COLUMN, "return x @ [weight.T][group.rank]\n"),
+        "exercise.py, line 11, in column_forward: IndexError: list index out of range (on rank 1 "
+        "of 2)",
+    ),
     "one shown case": (
         changed(COLUMN, "return (x @ weight.T) * (group.size < 3)\n"),
         "3 ranks: column_forward on rank 0: the result is",
