@@ -40,6 +40,7 @@ autodoc_typehints_format = "short"
 autodoc_class_signature = "mixed"
 python_use_unqualified_type_names = True
 add_module_names = False
+toc_object_entries = False  # a thousand names in the contents of every page take half a minute
 default_role = "code"
 
 html_theme = "furo"

@@ -9,7 +9,7 @@ from sphinx.application import Sphinx
 LISTS = ("docs/README", "docs/tutorials/lessons")
 """Pages whose links to other pages are the contents; each heading is a caption."""
 
-LINK = re.compile(r"\]\(([^)\s#]+)\.md\)")
+LINK = re.compile(r"\[([^]]+)\]\(([^)\s#]+)\.md\)")
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -26,12 +26,14 @@ def add_contents(app: Sphinx, docname: str, source: list[str]) -> None:
 
 
 def _contents(docname: str, part: str) -> str:
-    links = dict.fromkeys(LINK.findall(part))
-    if not links:
+    folder = posixpath.dirname(docname)
+    pages = [
+        f"{title.replace('`', '')} <{posixpath.normpath(posixpath.join('/', folder, link))}>"
+        for title, link in LINK.findall(part)
+    ]
+    if not pages:
         return ""
     caption = re.match(r"## (.*)", part)
-    folder = posixpath.dirname(docname)
-    pages = [posixpath.normpath(posixpath.join("/", folder, link)) for link in links]
     options = [":hidden:", *([f":caption: {caption[1]}"] if caption else [])]
     return "\n".join(["", "```{toctree}", *options, "", *pages, "```", "", ""])
 

@@ -6,9 +6,13 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
+from ringlet import comm
+
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-process-docstring", rewrite)
+    for name in comm.__all__:
+        getattr(comm, name)  # which imports it: Sphinx documents what is there
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -30,11 +34,10 @@ def _restructured(text: str) -> str:
 
 def _escaped(text: str) -> str:
     """Text in which only `code` and a list's mark are markup."""
-    parts = re.split(r"(`[^`]+`)", text)
+    parts = re.split(r"`([^`]+)`", text)
     for index, part in enumerate(parts):
         if index % 2:
-            parts[index] = f" ``{part[1:-1]}``"
-            parts[index] = parts[index].strip()
+            parts[index] = rf"\ ``{part}``\ "  # escaped spaces vanish, and let it stand in a word
         else:
             parts[index] = re.sub(r"([\\*_|`])", r"\\\1", part)
     return "".join(parts)

@@ -63,7 +63,7 @@ class RepositoryLinks(SphinxTransform):
             if page == path and pictures:
                 self._show(link, address, pictures[0])
             else:
-                link.replace_self(nodes.reference("", "", *link.children, refuri=address))
+                link.replace_self(_link(*link.children, address=address))
 
     def _show(self, link: nodes.Element, address: str, picture: nodes.Element) -> None:
         """The figure itself, in place of the paragraph with its picture."""
@@ -78,10 +78,14 @@ class RepositoryLinks(SphinxTransform):
             [
                 nodes.raw("", frame, format="html"),
                 nodes.paragraph(
-                    "", "", nodes.reference("", "The figure on a page of its own", refuri=address)
+                    "", "", _link(nodes.Text("The figure on a page of its own"), address=address)
                 ),
             ]
         )
+
+
+def _link(*children: nodes.Node, address: str) -> nodes.reference:
+    return nodes.reference("", "", *children, refuri=address, internal=True)
 
 
 def _is_path(link: nodes.Element) -> bool:

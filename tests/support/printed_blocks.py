@@ -17,8 +17,10 @@ readers:
 
     <!-- slow -->                   it trains, or takes longer than a second
     <!-- not run: needs a GPU -->   why it cannot run here; REASONS has them all
-    <!-- with: --steps 2 -->        words that the tests add to its `ringlet train` and `run`
+    <!-- with: --steps 2 -->        options that its `ringlet train` has in the tests; {n} is the
+                                    number of the command in the block
     <!-- exit: 1 -->                the code with which its commands end
+    <!-- ranks: 4 -->               Python that so many ranks run
     <!-- given                      Python that runs before: what the block takes for granted
     model = GPT(config)
     -->
@@ -34,7 +36,8 @@ import socket
 import subprocess
 import sys
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 from ringlet.comm import shutdown
@@ -46,19 +49,19 @@ REASONS = (
     "needs a GPU",
     "needs several hosts",
     "needs a cluster",
-    "needs a terminal",
-    "needs the network",
+    "needs PyTorch",
+    "needs another program beside it",
     "installs",
     "is run by .ci/run",
-    "is measured on an idle machine",
 )
 """Why a block does not run in the tests."""
 
-NOTES = ("slow", "not run", "with", "exit", "given")
+NOTES = ("slow", "not run", "with", "exit", "ranks", "given")
 
 DEADLINE_S = 240.0
+LINES = 60  # of what differs
 
-HERE = {"explain", "plan", "simulate", "lesson"}
+HERE = {"explain", "simulate", "lesson"}
 """Commands that run in this process, since they start no other one for long."""
 
 EXACT = {"explain", "plan", "simulate"}
@@ -142,11 +145,12 @@ def differences(shown: str, printed: str, exact: bool) -> str:
     if not exact:
         shown, printed = _steady(shown), _steady(printed)
     shown, printed = shown.strip("\n"), printed.strip("\n")
+    shown = re.sub(r"^ *\.\.\.$", "...", shown, flags=re.M)
     pattern = re.escape(shown).replace(re.escape("..."), r"(?:.|\n)*?")
     if re.fullmatch(pattern, printed):
         return ""
     lines = difflib.unified_diff(shown.splitlines(), printed.splitlines(), "page", "printed", n=1)
-    return "\n".join(line.rstrip("\n") for line in lines)
+    return "\n".join(line.rstrip("\n") for line in islice(lines, LINES))
 
 
 def _steady(text: str) -> str:
@@ -204,14 +208,19 @@ class _Session:
             shutdown()
 
     def _block(self, block):
-        if given := block.notes.get("given"):
+        given = block.notes.get("given", "")
+        if ranks := block.notes.get("ranks"):
+            Path("ranks.py").write_text(f"{given}\n{block.text}")
+            block = replace(block, language="sh", text=f"ringlet run -n {ranks} ranks.py")
+        elif given:
             yield from self._python(block, given, None)
         if block.language == "python":
             yield from self._python(block, block.text, block.shown)
             return
         prompt = "$ " if block.language == "console" else ""
-        for command, shown in commands(block.text, prompt):
-            code, printed = self._command(command, block.notes.get("with", ""))
+        for number, (command, shown) in enumerate(commands(block.text, prompt), 1):
+            added = block.notes.get("with", "").format(n=number)
+            code, printed = self._command(command, added)
             wrong = ""
             if code != int(block.notes.get("exit", 0)):
                 wrong = f"ended with code {code}:\n{printed}"
@@ -248,7 +257,9 @@ class _Session:
             except SystemExit as ended:
                 code = ended.code or 0
             return code, "".join(self.capture.readouterr())
-        command = re.sub(r"\bringlet (train|run)\b", rf"\g<0> {added}".rstrip(), command)
+        for option in re.findall(r"--\S+", added):
+            command = re.sub(rf" {option}[ =]\S+", "", command)
+        command = re.sub(r"\bringlet train\b", rf"\g<0> {added}".rstrip(), command)
         own = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "NO_COLOR": "1"}
         try:
             ended = subprocess.run(
