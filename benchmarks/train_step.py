@@ -3,8 +3,9 @@
     PEERS=$(bash benchmarks/peers/setup.sh)                 # once; makes the peers' environment
     python benchmarks/train_step.py --python "$PEERS/python"
 
-The two run in turns, each time in a process of its own, `--rounds` times for each config.
-Reported is the median over the rounds of each process's median step, and the ratio of the two.
+The two run in turns, each time in a process of its own (ringlet's by `ringlet run -n 1`),
+`--rounds` times for each config. Reported is the median over the rounds of each process's median
+step, and the ratio of the two.
 """
 
 import argparse
@@ -23,9 +24,15 @@ HERE = Path(__file__).resolve().parent
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
+RINGLET = (
+    sys.executable, "-c", "from ringlet.launcher.cli import main; main()",
+    "run", "-n", "1", "--no-prefix",
+)  # fmt: skip
+
+
 def run(python, program, config, steps):
     """One process's row."""
-    command = [str(python), str(program), config, str(steps)]
+    command = [*map(str, python), str(program), config, str(steps)]
     environment = {**os.environ, **ONE_THREAD}
     output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     return json.loads(output.stdout)
@@ -35,8 +42,8 @@ def compare(config, options):
     """Both sides of one config."""
     ours, theirs = [], []
     for _ in range(options.rounds):
-        ours.append(run(sys.executable, HERE / "gpt_ringlet.py", config, options.steps))
-        theirs.append(run(options.python, HERE / "peers/gpt_torch.py", config, options.steps))
+        ours.append(run(RINGLET, HERE / "gpt_ringlet.py", config, options.steps))
+        theirs.append(run([options.python], HERE / "peers/gpt_torch.py", config, options.steps))
     row = {"config": config}
     for name, rows in (("ringlet", ours), ("torch", theirs)):
         row[f"{name}_ms"] = statistics.median(each["step_ms"] for each in rows)

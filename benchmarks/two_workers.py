@@ -64,6 +64,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=10, help="default: %(default)s")
     parser.add_argument("--python", default=DEFAULT_PEERS / "python", help="the peers' interpreter")
+    parser.add_argument("--json", action="store_true", help="one JSON line for each config")
     options = parser.parse_args()
     names, ways = options.configs.split(","), options.ways.split(",")
     if set(names) - set(several.split(",")) or set(ways) - set(WAYS) or "ringlet" not in ways:
@@ -84,9 +85,9 @@ def main():
         for way, time in times.items():
             ratios[way].append(times["ringlet"] / time)
             parts.append(f"{way} {time:7.1f} ms ({ratios[way][-1]:.2f})")
-        print("   ".join(parts), flush=True)
+        print(json.dumps({"config": name, **times}) if options.json else "   ".join(parts), flush=True)
     for way in ways[1:]:
-        if ratios[way]:
+        if ratios[way] and not options.json:
             mean = math.exp(statistics.mean(map(math.log, ratios[way])))
             print(f"ringlet / {way}: geometric mean {mean:.2f}")
 

@@ -10,7 +10,13 @@ import pytest
 from quickly import mostly_slow
 
 from ringlet.launcher.errors import ExitCode
-from ringlet.launcher.supervisor.environment import ALLOCATOR, THREAD_VARIABLES, Job, cores
+from ringlet.launcher.supervisor.environment import (
+    ALLOCATOR,
+    THREAD_VARIABLES,
+    Job,
+    blas_kernels,
+    cores,
+)
 
 HOST = socket.gethostname()
 
@@ -185,6 +191,22 @@ def test_blas_threads_that_the_user_has_set_stay(monkeypatch, tmp_path):
     environment = Job(2, folder=tmp_path).environment(0)
     assert environment["OPENBLAS_NUM_THREADS"] == "5"
     assert environment["OMP_NUM_THREADS"] == str(max(1, cores() // 2))
+
+
+@pytest.mark.parametrize(
+    ("vendor", "family", "flags", "kernels"),
+    [
+        ("AuthenticAMD", 25, "avx2 avx512f avx512bw", {"OPENBLAS_CORETYPE": "Zen"}),
+        ("AuthenticAMD", 25, "avx2 avx512_not_f", {}),  # Zen 3
+        ("AuthenticAMD", 26, "avx2 avx512f", {}),  # Zen 5, with 25 for its model
+        ("GenuineIntel", 25, "avx2 avx512f", {}),
+    ],
+)
+def test_blas_kernels_follow_the_kind_of_processor(vendor, family, flags, kernels, tmp_path):
+    said = f"processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: {family}\nmodel\t\t: 25\n"
+    (tmp_path / "cpuinfo").write_text(f"{said}flags\t\t: fpu {flags}\n\nprocessor\t: 1\n")
+    assert blas_kernels(tmp_path / "cpuinfo") == kernels
+    assert blas_kernels(tmp_path / "missing") == {}
 
 
 def test_a_job_is_private_and_like_no_other(monkeypatch, tmp_path):
