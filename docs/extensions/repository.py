@@ -136,7 +136,9 @@ def _language(path: str) -> str:
 
 
 def add_figures(app: Sphinx, error: Exception | None) -> None:
-    """Copy the figures to where their links lead."""
-    figures = Path(app.srcdir) / FIGURES
-    if error is None and app.builder.format == "html" and figures.exists():
-        shutil.copytree(figures, Path(app.outdir) / FIGURES, dirs_exist_ok=True)
+    """Copy the figures to where links lead, and the pictures that they are without scripts."""
+    if error is None and app.builder.format == "html":
+        code = shutil.ignore_patterns("*.py", "__pycache__")
+        for name in (FIGURES, "docs/pictures"):
+            source, target = Path(app.srcdir) / name, Path(app.outdir) / name
+            shutil.copytree(source, target, ignore=code, dirs_exist_ok=True)

@@ -120,7 +120,7 @@ def _blocks(chart: _GanttChart) -> Iterator[str]:
 
 def _shade(schedule: PipelineSchedule, kind: str, chunk: int) -> str:
     """The colour of a kind, paler for later chunks."""
-    return _pale(COLOURS[kind], 0.6 * chunk / max(1, schedule.chunks - 1))
+    return pale(COLOURS[kind], 0.6 * chunk / max(1, schedule.chunks - 1))
 
 
 def _messages(chart: _GanttChart, costs: Costs) -> Iterator[str]:
@@ -169,7 +169,7 @@ def _legend(chart: _GanttChart, costs: Costs) -> Iterator[str]:
         yield svg.text(x + 30, y + 13.5, "message", size=12, fill=svg.SOFT)
 
 
-def _pale(colour: str, paleness: float) -> str:
+def pale(colour: str, paleness: float) -> str:
     """The colour mixed with white, from 0 (the colour) to 1 (white)."""
     parts = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
     return "#" + "".join(f"{round(part + (255 - part) * paleness):02x}" for part in parts)

@@ -118,7 +118,7 @@ class Tab:
 
     def press(self, key):
         """A key, on what has the focus."""
-        code = {"Enter": 13, "ArrowLeft": 37}[key]
+        code = {"Enter": 13, "Tab": 9, "End": 35, "ArrowLeft": 37, "ArrowRight": 39}[key]
         text = {"text": "\r"} if key == "Enter" else {}
         for kind in ("keyDown", "keyUp"):
             facts = {"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code}
