@@ -5,6 +5,7 @@ way between the ranks is another. As all ranks are in one process it is known at
 different things, or wait for each other for ever.
 """
 
+import math
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ import numpy as np
 
 from ringlet.comm import Group
 from ringlet.comm.arrays import REDUCTIONS, Array, check_array, check_out, parts
+from ringlet.comm.group import Options
 from ringlet.comm.protocols import Program, Task
 from ringlet.comm.schedules.svg import counted
 from ringlet.comm.signature import Signature, signature_of
@@ -77,13 +79,18 @@ class LessonGroup(Group):
     """One rank's view of the group. `made` are the calls and sends that this rank has made."""
 
     def __init__(self, rank: int, meeting: Meeting) -> None:
-        self.rank, self.size = rank, meeting.size
+        self.rank, self.size, self.timeout = rank, meeting.size, math.inf
         self.made: list[Signature] = []
         self._meeting, self._met = meeting, 0
         # What `ringlet.comm.calls.collectives` asks of a call:
         self.channel = SimpleNamespace(ranks=range(self.size), index=rank)
         self.transport, self.algorithm = self, ""
         self.signature = Signature("", "", (), "")
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"the group of an exercise has no {name}: it has comm.Group's messages and collectives"
+        )
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -139,6 +146,8 @@ class LessonGroup(Group):
     def _call(
         self, signature: Signature, body: Any, arguments: Any, nbytes: int, options: Any
     ) -> Any:
+        if unknown := options.keys() - Options.__annotations__.keys():
+            raise TypeError(f"{signature.operation} takes no argument {', '.join(unknown)}")
         self.signature = signature
         program = body(self, *arguments)
         try:
@@ -189,7 +198,7 @@ def on_ranks(size: int, program: Callable[[LessonGroup], T]) -> list[tuple[T, li
             results[rank] = program(group), group.made
         except BaseException as problem:
             error = problem
-            if not isinstance(problem, Wrong | Stopped):
+            if size > 1 and not isinstance(problem, Wrong | Stopped):
                 problem.add_note(f"on rank {rank} of {size}")
         meeting.end(rank, error)
 

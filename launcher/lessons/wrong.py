@@ -36,12 +36,10 @@ def first_wrong(check: Callable[[Any], None]) -> Callable[[Any], Iterator[str]]:
 
 
 def check_array(found: Any, shape: Sequence[int], call: str, what: str = "an array") -> Array:
-    """What a call has returned, if it is an array of floats of this shape."""
-    if problem := array_problem(call, found, shape, what=what):
+    """What a call has returned, if it is an array of float64 of this shape."""
+    if problem := array_problem(call, found, shape, np.float64, what):
         raise Wrong(problem)
     array: Array = found
-    if array.dtype.kind != "f":
-        raise Wrong(f"{call} returned {what} of {array.dtype}; it must be floats")
     return array
 
 

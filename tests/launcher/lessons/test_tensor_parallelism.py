@@ -111,6 +111,18 @@ WRONG = {
         changed(GRADIENTS, "return grad @ weight"),
         "column_backward on rank 0 returned ndarray; it must return (to_x, to_weight)",
     ),
+    "float32": (
+        changed(COLUMN, "return (x @ weight.T).astype(np.float32)\n"),
+        "column_forward on rank 0 returned the result of float32; it must be float64",
+    ),
+    "a call that there is not": (
+        changed(COLUMN, "return group.bcast(x)\n"),
+        "AttributeError: the group of an exercise has no bcast: it has comm.Group's messages",
+    ),
+    "an option that there is not": (
+        changed(COLUMN, "return group.all_reduce(x, root=0)\n"),
+        "TypeError: all_reduce takes no argument root",
+    ),
     "a list": (
         changed(COLUMN, "return (x @ weight.T).tolist()\n"),
         "returned a list; it must return the result",
