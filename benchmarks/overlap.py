@@ -112,7 +112,7 @@ def talk(world, reducer):
     """Seconds of each bucket's sum, alone, one after the other."""
     world.barrier()
     last, row = time.perf_counter(), []
-    works = [reducer._start(bucket, "alone") for bucket in reducer.buckets]
+    works = [reducer._start(bucket, reducer._group, "alone") for bucket in reducer.buckets]
     for work in works:
         work.wait()
         row.append(time.perf_counter() - last)

@@ -76,11 +76,11 @@ def step_seconds(world, way):
     return block(trainer) / BLOCK
 
 
-def steps_to(losses, target):
+def steps_to(losses, target, block=BLOCK):
     """After how many steps the loss crosses the target, between two validations; None: never."""
     for number, (before, after) in enumerate(itertools.pairwise(losses)):
         if after <= target:
-            return BLOCK * (number + (before - target) / (before - after))
+            return block * (number + (before - target) / (before - after))
     return None
 
 
