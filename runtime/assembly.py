@@ -9,7 +9,7 @@ from typing import TypeAlias
 import ringlet.runtime.device_collectives as device_collectives
 from ringlet.nn import Module, Parameter
 from ringlet.nn.autograd.tensor import Array
-from ringlet.nn.backend import to_host
+from ringlet.nn.backend import chosen, to_host
 from ringlet.nn.parameter import hollow
 from ringlet.runtime.compression.collectives import EncodedCollectives
 from ringlet.runtime.data.gradient_groups import GradientGroup, make_reducer
@@ -171,7 +171,10 @@ class Assembly:
             # A rank of a pipeline has only a part of a tied gradient: it is not compressed.
             whole = kind in ("dense", "shared", "expert")
             options = self.options if whole else replace(self.options, compress="")
-            reducer = make_reducer(options, named, self._blocks, group)
+            second, networked = None, group.size > 1 and not group.shares_memory
+            if networked and options.zero < 2 and not chosen().on_device:
+                second = self.mesh.besides(f"second {kind}", group.split(range(group.size)))
+            reducer = make_reducer(options, named, self._blocks, group, second)
             specs = {name: sharder.spec(parameter) for name, parameter in named}
             axes = {name: sharder.axes(parameter) for name, parameter in named}
             partial = {name for name, p in named if id(p) in sharder.partial}

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
+from ringlet.runtime.compression.automatic import AUTO
 from ringlet.runtime.compression.codecs import Codec, make_codec
 from ringlet.runtime.compression.schemes import parse
 from ringlet.runtime.mesh import MeshError, share
@@ -24,8 +25,9 @@ class Parallelism:
     are sent before the last ones', and the next forward pass begins before all have arrived, which
     leaves no moment for clipping. With `local_steps` above 1 data-parallel replicas agree only
     after that many steps, with the outer optimizer's learning rate and momentum: 1 and 0 average,
-    0.7 and 0.9 are DiLoCo's. `compress` names a compressor of gradients, `compress_activations` a
-    codec for activations between layers and stages (see the package `compression`).
+    0.7 and 0.9 are DiLoCo's. `compress` names a compressor of gradients (auto: as the link is,
+    see compression/automatic.py), `compress_activations` a codec for activations between layers and
+    stages (see the package `compression`).
 
     What can be combined on which mesh is in rules.py.
     """
@@ -60,7 +62,7 @@ class Parallelism:
             object.__setattr__(self, "schedule", named(self.schedule))
             needed = recipe_of(self.schedule).chunks[0]
             object.__setattr__(self, "chunks", self.chunks or needed)
-            if self.compress:
+            if self.compress not in ("", AUTO):
                 parse(self.compress)
             _ = self.codec
         except ValueError as error:

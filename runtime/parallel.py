@@ -8,7 +8,7 @@ that hold the same ones.
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -22,7 +22,7 @@ from ringlet.nn.flat import Flat
 from ringlet.nn.optim import FlatOptimizer
 from ringlet.nn.optim.clipping import sums_of_squares
 from ringlet.nn.optim.optimizer import check_groups
-from ringlet.runtime.assembly import REPLICA, Assembly, Values
+from ringlet.runtime.assembly import DATA, REPLICA, Assembly, Values
 from ringlet.runtime.checkpoint.state import (
     SINGLE,
     Extras,
@@ -32,6 +32,7 @@ from ringlet.runtime.checkpoint.state import (
     TrainingState,
     optimizer_arrays,
 )
+from ringlet.runtime.compression.automatic import AUTO, choose
 from ringlet.runtime.context.context_parallel import zigzag
 from ringlet.runtime.data.data_parallel import CompressedDataParallel
 from ringlet.runtime.data.local_steps import OuterOptimizer
@@ -291,4 +292,6 @@ def parallelize(
     device = "cuda" if chosen().on_device else "cpu"
     if text := problem({**vars(options), **mesh.shape, "device": device}, OPTIONS):
         raise MeshError(text)
+    if options.compress == AUTO:
+        options = replace(options, compress=choose(mesh.group(*DATA)))
     return Parallel(model, mesh, options, seed, values)

@@ -67,6 +67,28 @@ class Codec(ABC):
                     whole += piece
         return out
 
+    def feed_back(self, x: Array, residual: Array, out: Array) -> Array:
+        """Encode `x + residual` into `out`, which is returned; then `x` is what that decodes to,
+        and `residual` what it has lost.
+
+        Both are contiguous float32 arrays of one dimension. A chunk is in the cache all the while.
+        """
+        self._check(out, x.size)
+        planes = self._planes(out, x.size)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for part in _chunks(x.size):
+                values, lost = x[part], residual[part]
+                values += lost
+                self._split(values, lost, planes, part)
+        return out
+
+    def _split(self, x: Array, lost: Array, planes: tuple[Array, ...], part: slice) -> None:
+        """Encode one chunk; `x` becomes what that decodes to, and `lost` the rest of it."""
+        self._encode(x, planes, part)
+        lost[...] = x
+        self._decode(planes, part, x)
+        lost -= x
+
     def _check(self, data: Array, size: int) -> None:
         if data.dtype != np.uint8 or data.shape != (self.nbytes(size),):
             raise ValueError(
@@ -140,6 +162,14 @@ class BFloat16(_HalfWidth):
     def _decode(self, planes: tuple[Array, ...], part: slice, out: Array) -> None:
         np.left_shift(planes[0][part], 16, out=out.view(np.uint32), dtype=np.uint32)
 
+    def _split(self, x: Array, lost: Array, planes: tuple[Array, ...], part: slice) -> None:
+        # Cut off, not rounded: nothing is out of range then, and what is lost is added later.
+        lost[...] = x
+        bits = x.view(np.uint32)
+        np.right_shift(bits, 16, out=planes[0][part], casting="unsafe")
+        bits &= 0xFFFF0000
+        lost -= x
+
 
 class Int8(Codec):
     """Steps of 1/127 of the largest absolute value in each block of 256 elements.
@@ -166,8 +196,20 @@ class Int8(Codec):
         return data[:border].view(np.float32), data[border:].view(np.int8)
 
     def _encode(self, x: Array, planes: tuple[Array, ...], part: slice) -> None:
+        self._steps(x, planes, part, np.empty_like(x))
+
+    def _split(self, x: Array, lost: Array, planes: tuple[Array, ...], part: slice) -> None:
+        steps = np.empty_like(x)
+        self._steps(x, planes, part, steps)
+        lost[...] = x
+        for whole, scale, out in _by_block(steps, planes[0][_blocks_of(part)].copy(), x):
+            np.multiply(whole, scale, out=out)
+        lost -= x
+
+    def _steps(self, x: Array, planes: tuple[Array, ...], part: slice, work: Array) -> None:
+        """Encode one chunk; its numbers of steps are left in `work`, too."""
         scales, numbers = planes
-        work = np.abs(x)
+        np.abs(x, out=work)
         largest = np.maximum.reduceat(work, np.arange(0, x.size, BLOCK))
         usable = (largest >= self.smallest) & np.isfinite(largest)
         per_step = np.zeros_like(largest)

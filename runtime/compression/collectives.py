@@ -2,7 +2,8 @@
 
 All-reduce and reduce-scatter are not rings, which would encode a sum again at each hop. Every
 number is encoded at most twice, on its way to the rank that sums it and on its way back; sums are
-made in float32, in the order of ranks. On one rank nothing is encoded.
+made in float32, in the order of ranks. Two ranks exchange what they have, encoded once, and both
+add what both decode: as many bytes, in one round. On one rank nothing is encoded.
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -121,6 +122,8 @@ class EncodedCollectives:
 
 def all_reduce_bytes(size: int, codec: Codec, ranks: int) -> int:
     """Bytes that each rank sends to sum `size` elements."""
+    if ranks == 2:
+        return codec.nbytes(size)
     return 2 * reduce_scatter_bytes(size, codec, ranks)
 
 
@@ -132,12 +135,16 @@ def reduce_scatter_bytes(size: int, codec: Codec, ranks: int) -> int:
 def sum_encoded(
     group: Group, x: Array, codec: Codec, residual: Array | None = None, label: str = ""
 ) -> Phases:
-    """The phases of an all-reduce of the 1-D array `x`, in place.
+    """The phases of an all-reduce of the 1-D array `x`, in place, with `residual` added to it.
 
-    Each rank sums one part. `residual` takes what encoding loses: of this rank's contribution in
-    the other ranks' parts, and of the sum in its own part. So the residuals of all ranks, added to
-    the result, are the exact sum (up to rounding).
+    `residual` takes what encoding loses, so that the residuals of all ranks, added to the result,
+    are the exact sum (up to rounding). Of more than two ranks each sums one part, and loses some of
+    its contribution in the others' parts, and of the sum in its own.
     """
+    if group.size == 2:
+        return (yield from _exchange(group, x, codec, residual, label))
+    if residual is not None:
+        add_residual(x, residual)
     parts = cut(x, group.size)
     lost = [None] * group.size if residual is None else cut(residual, group.size)
     mine = parts[group.rank]
@@ -149,6 +156,24 @@ def sum_encoded(
         if rank != group.rank:
             codec.decode(rows[rank, : codec.nbytes(part.size)], part)
     return x
+
+
+def _exchange(group: Group, x: Array, codec: Codec, residual: Array | None, label: str) -> Phases:
+    """The same between two ranks: each adds what both decode, which are the same bits."""
+    rows = np.empty((2, codec.nbytes(x.size)), np.uint8)
+    mine, other = rows[group.rank], rows[1 - group.rank]
+    if residual is None:
+        codec.decode(codec.encode(x, mine), x)
+    else:
+        codec.feed_back(x, residual, mine)
+    yield group.all_gather(mine, out=rows, async_op=True, label=label)
+    return codec.decode(other, x, add=True)
+
+
+def add_residual(x: Array, residual: Array) -> None:
+    """Add what was lost to a gradient."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        x += residual
 
 
 def cut(x: Array, ranks: int) -> list[Array]:

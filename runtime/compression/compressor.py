@@ -19,7 +19,12 @@ import numpy as np
 from ringlet.comm import Group
 from ringlet.nn.autograd.tensor import Array
 from ringlet.runtime.compression.codecs import Codec
-from ringlet.runtime.compression.collectives import PhasedWork, Phases, sum_encoded
+from ringlet.runtime.compression.collectives import (
+    PhasedWork,
+    Phases,
+    add_residual,
+    sum_encoded,
+)
 from ringlet.runtime.device_collectives import Pending, Ready
 
 Matrices: TypeAlias = Sequence[tuple[int, int, tuple[int, ...]]]
@@ -33,11 +38,12 @@ has work while this thread waits, and backward can hide both phases."""
 class GradientStretch(NamedTuple):
     """A part of the flat gradient, with this rank's residual of it."""
 
-    grad: Array  # (size,): gradient and residual added; the sum goes here
-    residual: Array  # (size,): what is lost goes here
+    grad: Array  # (size,): the sum goes here
+    residual: Array  # (size,): to be added to grad first; then what is lost goes here
     matrices: Matrices
     place: int
     label: str
+    group: Group
 
 
 class Compressor(ABC):
@@ -53,6 +59,8 @@ class Compressor(ABC):
 
     def __init__(self, group: Group) -> None:
         self.group = group
+        self.lanes: Sequence[Group] = [group]  # of the same ranks; stretches take them in turns
+        self._started = 0
         self._queue: deque[PhasedWork] = deque()
 
     def start(
@@ -73,12 +81,14 @@ class Compressor(ABC):
         nothing is lost. Raises ValueError for arrays or matrices that do not fit together.
         """
         _check(grad, residual, matrices)
-        with np.errstate(over="ignore", invalid="ignore"):
-            grad += residual
         if self.group.size == 1 or grad.size == 0:
+            add_residual(grad, residual)
             residual.fill(0)
             return Ready(grad)
-        work = PhasedWork(self._phases(GradientStretch(grad, residual, matrices, place, label)))
+        lane = self.lanes[self._started % len(self.lanes)]
+        self._started += 1
+        stretch = GradientStretch(grad, residual, matrices, place, label, lane)
+        work = PhasedWork(self._phases(stretch))
         self._queue.append(work)
         if len(self._queue) > BEHIND:
             self._queue[-1 - BEHIND].reach(2)
@@ -101,8 +111,9 @@ class Compressor(ABC):
 class CodecCompressor(Compressor):
     """Sums gradients as 16-bit or 8-bit numbers, with error feedback at both encodings.
 
-    A rank loses something where it encodes the other ranks' parts of its contribution, and where
-    it encodes the sum of its own part. These are different elements, so one residual holds both
+    Of two ranks each loses something of what it sends. Of more, a rank loses something where it
+    encodes the other ranks' parts of its contribution, and where it encodes the sum of its own
+    part. These are different elements, so one residual holds both
     (the worker's and the server's of Tang et al., "DoubleSqueeze: parallel stochastic gradient
     descent with double-pass error-compensated compression", 2019).
     """
@@ -113,7 +124,7 @@ class CodecCompressor(Compressor):
 
     def _phases(self, stretch: GradientStretch) -> Phases:
         grad, residual, label = stretch.grad, stretch.residual, stretch.label
-        return sum_encoded(self.group, grad, self.codec, residual, label=label)
+        return sum_encoded(stretch.group, grad, self.codec, residual, label=label)
 
 
 class _QueuedWork:

@@ -20,7 +20,7 @@ import numpy as np
 from ringlet.comm import Group
 from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.random import generator
-from ringlet.runtime.compression.collectives import Phases
+from ringlet.runtime.compression.collectives import Phases, add_residual
 from ringlet.runtime.compression.compressor import Compressor, GradientStretch, Matrices
 
 
@@ -59,6 +59,7 @@ class PowerSGD(Compressor):
 
     def _phases(self, stretch: GradientStretch) -> Phases:
         grad, residual, label = stretch.grad, stretch.residual, stretch.label
+        add_residual(grad, residual)
         large = worthwhile(stretch.matrices, self.rank)
         ends = [0, *(matrix.place.stop for matrix in large)]
         starts = [*(matrix.place.start for matrix in large), grad.size]
@@ -75,7 +76,7 @@ class PowerSGD(Compressor):
         for part, vector in zip(rest, plain, strict=True):
             vector[...] = grad[part]
             residual[part] = 0
-        yield self.group.all_reduce(buffer, async_op=True, label=label)
+        yield stretch.group.all_reduce(buffer, async_op=True, label=label)
         for part, vector in zip(rest, plain, strict=True):
             grad[part] = vector
         if not large:
@@ -89,7 +90,7 @@ class PowerSGD(Compressor):
             _multiply(p, q.T, out=lost)
             with np.errstate(over="ignore", invalid="ignore"):
                 np.subtract(m, lost, out=lost)
-        yield self.group.all_reduce(buffer, async_op=True, label=label)
+        yield stretch.group.all_reduce(buffer, async_op=True, label=label)
         for matrix, name, p, q in zip(large, names, bases, new, strict=True):
             _multiply(p, q.T, out=_view(grad, matrix))
             self._q[name] = q.copy()

@@ -11,7 +11,7 @@ import numpy as np
 
 from ringlet.comm import Group
 from ringlet.nn.autograd.tensor import Array
-from ringlet.runtime.compression.collectives import Phases
+from ringlet.runtime.compression.collectives import Phases, add_residual
 from ringlet.runtime.compression.compressor import Compressor, GradientStretch
 
 
@@ -26,11 +26,12 @@ class TopK(Compressor):
 
     def _phases(self, stretch: GradientStretch) -> Phases:
         grad, residual = stretch.grad, stretch.residual
+        add_residual(grad, residual)
         places = largest(grad, count(grad.size, self.ratio))
         message = np.stack([places, grad[places].view(np.int32)])
         residual[...] = grad
         residual[places] = 0
-        rows = yield self.group.all_gather(message, async_op=True, label=stretch.label)
+        rows = yield stretch.group.all_gather(message, async_op=True, label=stretch.label)
         grad.fill(0)
         with np.errstate(over="ignore", invalid="ignore"):
             for row in rows:

@@ -5,13 +5,13 @@ section 3.2: gradients are summed in buckets, in the order in which backward mak
 that the first are on their way while the later ones are still being computed.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ringlet.comm import Group
-from ringlet.nn import FlatParameters, Slot
+from ringlet.nn import FlatParameters, Module, Slot
 from ringlet.runtime.compression.compressor import Compressor
 from ringlet.runtime.data.bucket_size import BUCKET_BYTES
 from ringlet.runtime.data.reducer import Bucket, Reducer
@@ -21,11 +21,16 @@ from ringlet.runtime.device_collectives import Pending, Then, all_reduce, fetche
 class DataParallel(Reducer):
     """Sums the gradients of a FlatParameters over a group while backward still runs.
 
-    Buckets are sent in their order, which is the same on every rank.
+    Buckets are sent in their order, which is the same on every rank. With `second`, a group of the
+    same ranks, they take turns: while one's sum waits for a core, the link carries the next one.
     """
 
     def __init__(
-        self, flat: FlatParameters, group: Group, bucket_bytes: int = BUCKET_BYTES
+        self,
+        flat: FlatParameters,
+        group: Group,
+        bucket_bytes: int = BUCKET_BYTES,
+        second: Group | None = None,
     ) -> None:
         elements = bucket_bytes // flat.dtype.itemsize
         super().__init__(group, make_buckets(flat.slots, elements, flat.size))
@@ -33,6 +38,7 @@ class DataParallel(Reducer):
         self.shard = flat
         self._ahead = len(self.buckets)  # how many may be sent while backward runs
         self._works: dict[int, Any] = {}
+        self._lanes = [group] if second is None else [group, second]
         if group.size > 1:
             self._watch()
 
@@ -62,11 +68,31 @@ class DataParallel(Reducer):
 
     def _send(self, number: int) -> None:
         label = f"gradients {number + 1}/{len(self.buckets)}"
-        self._works[number] = self._start(self.buckets[number], label)
+        lane = self._lanes[number % len(self._lanes)]
+        self._works[number] = self._start(self.buckets[number], lane, label)
 
-    def _start(self, bucket: Bucket, label: str) -> Pending:
+    def _before_blocks(
+        self, blocks: Sequence[Module], require: Callable[[Sequence[int]], None]
+    ) -> list[int]:
+        """Call `require` before each block's forward pass, with the numbers of its buckets; returns
+        those that parameters outside the blocks are in."""
+        inside = [{id(parameter) for parameter in block.parameters()} for block in blocks]
+        for block, own in zip(blocks, inside, strict=True):
+            needed = self._buckets_with(own)
+            block.register_forward_pre_hook(lambda *_, needed=needed: require(needed))
+        every = {id(slot.parameter) for bucket in self.buckets for slot in bucket.slots}
+        return self._buckets_with(every.difference(*inside))
+
+    def _buckets_with(self, parameters: set[int]) -> list[int]:
+        return [
+            number
+            for number, bucket in enumerate(self.buckets)
+            if any(id(slot.parameter) in parameters for slot in bucket.slots)
+        ]
+
+    def _start(self, bucket: Bucket, group: Group, label: str) -> Pending:
         part = self._flat.memory_of_grad[bucket.start : bucket.stop]
-        return all_reduce(self._group, part, async_op=True, label=label)
+        return all_reduce(group, part, async_op=True, label=label)
 
 
 class CompressedDataParallel(DataParallel):
@@ -76,13 +102,19 @@ class CompressedDataParallel(DataParallel):
     """
 
     def __init__(
-        self, flat: FlatParameters, group: Group, compressor: Compressor, bucket_bytes: int
+        self,
+        flat: FlatParameters,
+        group: Group,
+        compressor: Compressor,
+        bucket_bytes: int,
+        second: Group | None = None,
     ) -> None:
-        super().__init__(flat, group, bucket_bytes)
+        super().__init__(flat, group, bucket_bytes, second)
         self.compressor = compressor
+        compressor.lanes = self._lanes
         self.residual = np.zeros(flat.size, np.float32)
 
-    def _start(self, bucket: Bucket, label: str) -> Pending:
+    def _start(self, bucket: Bucket, group: Group, label: str) -> Pending:
         part = slice(bucket.start, bucket.stop)
         matrices = [
             (slot.start - bucket.start, slot.stop - bucket.start, slot.shape)

@@ -82,8 +82,10 @@ def make_reducer(
     named: Sequence[tuple[str, Parameter]],
     blocks: Sequence[Module],
     group: Group,
+    second: Group | None = None,
 ) -> Reducer:
-    """The reducer that the options ask for; from ZeRO stage 2 on it works block by block."""
+    """The reducer that the options ask for; from ZeRO stage 2 on it works block by block. Up to
+    stage 1 it uses a `second` group of the same ranks, too, if there is one."""
     # ZeRO's shards and compressors' choices end where buckets do, and rounding with them.
     same_bits = not (options.zero or options.compress)
     gradient_bytes = sum(parameter.data.nbytes for _, parameter in named)
@@ -91,13 +93,13 @@ def make_reducer(
     if options.zero == 0:
         flat = FlatParameters(named, partial(empty, group), copy=False, whole=False)
         if options.priority and group.size > 1:
-            return PriorityDataParallel(flat, group, blocks, bucket_bytes)
+            return PriorityDataParallel(flat, group, blocks, bucket_bytes, second)
         if options.compress and group.size > 1:
             compressor = make_compressor(options.compress, group)
-            return CompressedDataParallel(flat, group, compressor, bucket_bytes)
-        return DataParallel(flat, group, bucket_bytes)
+            return CompressedDataParallel(flat, group, compressor, bucket_bytes, second)
+        return DataParallel(flat, group, bucket_bytes, second)
     if options.zero == 1:
-        return ZeroOptimizer(named, group, bucket_bytes, copy=False)
+        return ZeroOptimizer(named, group, bucket_bytes, False, second, blocks)
     of_block = {id(p): block for block in blocks for p in block.parameters()}
     units: list[UnitParameters] = [
         ([(name, p) for name, p in named if of_block.get(id(p)) is block], block)

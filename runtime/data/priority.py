@@ -27,17 +27,18 @@ class PriorityDataParallel(DataParallel):
     """
 
     def __init__(
-        self, flat: FlatParameters, group: Group, blocks: Sequence[Module], bucket_bytes: int
+        self,
+        flat: FlatParameters,
+        group: Group,
+        blocks: Sequence[Module],
+        bucket_bytes: int,
+        second: Group | None = None,
     ) -> None:
-        super().__init__(flat, group, bucket_bytes)
+        super().__init__(flat, group, bucket_bytes, second)
         self._steps = 0
         self._due: dict[int, Work | None] = {}
         self._optimizer: FlatOptimizer | None = None
-        inside = {id(parameter) for block in blocks for parameter in block.parameters()}
-        self._outside = self._buckets_with({id(slot.parameter) for slot in flat.slots} - inside)
-        for block in blocks:
-            needed = self._buckets_with({id(parameter) for parameter in block.parameters()})
-            block.register_forward_pre_hook(lambda *_, needed=needed: self._require(needed))
+        self._outside = self._before_blocks(blocks, self._require)
 
     def before_forward(self) -> None:
         self._require(self._outside)
@@ -63,13 +64,6 @@ class PriorityDataParallel(DataParallel):
 
     def complete(self) -> None:
         self._require(list(self._due))
-
-    def _buckets_with(self, parameters: set[int]) -> list[int]:
-        return [
-            number
-            for number, bucket in enumerate(self.buckets)
-            if any(id(slot.parameter) in parameters for slot in bucket.slots)
-        ]
 
     def _require(self, numbers: Sequence[int]) -> None:
         """Update these buckets' parameters, once their gradients are summed."""

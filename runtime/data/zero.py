@@ -6,14 +6,14 @@ Gradients are reduce-scattered and parameters all-gathered, which sends as much 
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import pairwise
 
 import numpy as np
 
 from ringlet.comm import Group
-from ringlet.nn import FlatParameters, Slot, common_dtype
+from ringlet.nn import FlatParameters, Module, Slot, common_dtype
 from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.flat import Flat, Named
 from ringlet.runtime.data.bucket_size import BUCKET_BYTES
@@ -60,13 +60,19 @@ class ZeroOptimizer(DataParallel):
     """Stage 1: gradients are reduce-scattered, and each rank updates its part of each bucket."""
 
     def __init__(
-        self, named: Named, group: Group, bucket_bytes: int = BUCKET_BYTES, copy: bool = True
+        self,
+        named: Named,
+        group: Group,
+        bucket_bytes: int = BUCKET_BYTES,
+        copy: bool = True,
+        second: Group | None = None,
+        blocks: Sequence[Module] = (),
     ) -> None:
         named = list(named)
         elements = bucket_bytes // common_dtype(p for _, p in named).itemsize
         starts, size = padded_starts([p.numel() for _, p in named], elements, group.size)
         flat = FlatParameters(named, partial(empty, group), starts=starts, size=size, copy=copy)
-        super().__init__(flat, group, bucket_bytes)
+        super().__init__(flat, group, bucket_bytes, second)
         slots: list[Slot] = []
         parts, offset = [], 0
         for bucket in self.buckets:
@@ -75,22 +81,43 @@ class ZeroOptimizer(DataParallel):
             slots += slots_within(bucket.slots, part.start, part.stop, offset)
             offset += part.stop - part.start
         self.shard = Shard(slots, parts)
+        self._arriving: dict[int, Pending] = {}
+        # On one host gathering takes the cores that the next forward pass would compute on.
+        self._ahead_of_use = bool(blocks) and second is not None
+        if self._ahead_of_use:
+            self._outside = self._before_blocks(blocks, self._require)
 
     def publish(self) -> None:
-        works = []
-        for bucket in reversed(self.buckets):  # the first layers are needed first
+        """Gather the parameters: over a network while the next forward pass begins, each block's
+        until it is used."""
+        for number in reversed(range(len(self.buckets))):  # the first layers are needed first
+            bucket, lane = self.buckets[number], self._lanes[number % len(self._lanes)]
             mine = self._flat.data[self._part(bucket)]
             out = self._flat.data[bucket.start : bucket.stop].reshape(self._group.size, -1)
-            works.append(all_gather(self._group, mine, out=out, async_op=True, label="parameters"))
-        for work in works:
-            work.wait()
+            work = all_gather(lane, mine, out=out, async_op=True, label="parameters")
+            self._arriving[number] = work
+        if not self._ahead_of_use:
+            self.complete()
+
+    def before_forward(self) -> None:
+        if self._arriving:
+            self._require(self._outside)
+
+    def complete(self) -> None:
+        self._require(list(self._arriving))
+
+    def _require(self, numbers: Iterable[int]) -> None:
+        """Wait for these buckets' parameters."""
+        for number in numbers:
+            if number in self._arriving:
+                self._wait_for([self._arriving.pop(number)])
 
     def _part(self, bucket: Bucket) -> slice:
         length = bucket.size // self._group.size
         start = bucket.start + self._group.rank * length
         return slice(start, start + length)
 
-    def _start(self, bucket: Bucket, label: str) -> Pending:
+    def _start(self, bucket: Bucket, group: Group, label: str) -> Pending:
         grad = self._flat.memory_of_grad
         whole, mine = grad[bucket.start : bucket.stop], grad[self._part(bucket)]
-        return reduce_scatter(self._group, whole, out=mine, async_op=True, label=label)
+        return reduce_scatter(group, whole, out=mine, async_op=True, label=label)

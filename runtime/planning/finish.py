@@ -5,6 +5,7 @@ Neither depends on the schedule, so a search knows it before a schedule is made.
 
 from collections.abc import Sequence
 
+from ringlet.runtime.compression.automatic import AUTO
 from ringlet.runtime.compression.schemes import bytes_sent
 from ringlet.runtime.options import Parallelism
 from ringlet.runtime.planning.costs import ModelCosts
@@ -22,7 +23,7 @@ Shards = Sequence[tuple[float, float, float]]
 
 def compressed(options: Parallelism, ranks: int) -> float:
     """The part of an all-reduce's bytes that travels compressed."""
-    if not options.compress or ranks == 1:
+    if options.compress in ("", AUTO) or ranks == 1:  # what a link makes of auto is not known here
         return 1.0
     size = SAMPLE * SAMPLE
     sent = bytes_sent(options.compress, size, ((0, size, (SAMPLE, SAMPLE)),), ranks)

@@ -99,7 +99,9 @@ class TrainConfig:
     )
 
     compress: str = _parallelism(
-        "", "Compress gradients: float16, bfloat16, int8, topk[:ratio] or powersgd[:rank]."
+        "",
+        "Compress gradients: float16, bfloat16, int8, topk[:ratio], powersgd[:rank], or auto, as "
+        "the link between the workers is.",
     )
     compress_activations: str = _parallelism(
         "", "Compress activations between tp layers and pp stages: float16, bfloat16 or int8."

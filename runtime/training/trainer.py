@@ -14,7 +14,7 @@ import numpy as np
 from ringlet.comm import Group, timeline
 from ringlet.nn import uninitialized
 from ringlet.nn.autograd.tensor import Array
-from ringlet.runtime.assembly import Values
+from ringlet.runtime.assembly import DATA, Values
 from ringlet.runtime.checkpoint.checkpoint import (
     latest_checkpoint,
     save_checkpoint,
@@ -22,6 +22,7 @@ from ringlet.runtime.checkpoint.checkpoint import (
 )
 from ringlet.runtime.checkpoint.manifest import CheckpointError
 from ringlet.runtime.checkpoint.restore import load_checkpoint
+from ringlet.runtime.compression.automatic import AUTO, reason
 from ringlet.runtime.mesh import Mesh, share
 from ringlet.runtime.parallel import Step, parallelize
 from ringlet.runtime.pipeline.run import MicroBatch
@@ -93,6 +94,8 @@ class Trainer:
         options = parallelism(config)
         self.parallel = parallelize(model, self.mesh, options, seed=config.seed, values=values)
         self.parallel.use(lambda flat: make_optimizer(config, flat))
+        if config.compress == AUTO and not world.rank:
+            warn(reason(self.mesh.group(*DATA)))
         # Gradients that travel into the next step would hold up small messages on the world.
         self._control = self.mesh.control if config.priority else world
         self._learning_rate = make_schedule(config)

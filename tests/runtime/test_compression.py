@@ -4,6 +4,7 @@ import math
 import re
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from ringlet.runtime.compression import (
     make_compressor,
     redistribute,
 )
+from ringlet.runtime.compression.automatic import choose, reason
 from ringlet.runtime.compression.codecs import BLOCK, CHUNK
 
 SIZES = [0, 1, 2, 5, 255, 256, 257, 1000, CHUNK, 2 * CHUNK + 300]
@@ -138,6 +140,29 @@ def test_codecs_add_take_any_shape_and_any_address(name):
     np.testing.assert_array_equal(added, base + plain)
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-6, 1e30])
+@pytest.mark.parametrize("size", [0, 1, 257, CHUNK + 300])
+@pytest.mark.parametrize("name", CODECS)
+def test_what_is_sent_and_what_is_fed_back_are_all_there_was(name, size, scale):
+    codec, x, before = CODECS[name], noise(size, scale=scale), noise(size, 1, scale=scale / 8)
+    sent, residual = x.copy(), before.copy()
+    data = codec.feed_back(sent, residual, np.empty(codec.nbytes(size), np.uint8))
+    np.testing.assert_array_equal(codec.decode(data, np.empty_like(x)), sent)
+    np.testing.assert_allclose(sent + residual, x + before, rtol=1e-6)
+    assert np.isfinite(sent).all()
+    if scale == 1.0:  # a number that is cut off loses at most the last bit that stays
+        assert (np.abs(residual) <= 2.0001 * bound(name, x + before)).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", CODECS)
+def test_what_is_not_finite_is_fed_back_as_such(name, value):
+    x = noise(1000)
+    x[300] = value
+    data = CODECS[name].feed_back(x, np.zeros_like(x), np.empty(CODECS[name].nbytes(1000), "u1"))
+    assert not np.isfinite(CODECS[name].decode(data, np.empty_like(x))[300])
+
+
 @pytest.mark.parametrize("name", CODECS)
 def test_codecs_refuse_what_does_not_fit(name):
     codec, x = CODECS[name], noise(10)
@@ -154,6 +179,41 @@ def test_codecs_refuse_what_does_not_fit(name):
 def test_an_unknown_codec_is_told_what_there_is():
     with pytest.raises(ValueError, match="no codec 'int4'; there are float16, bfloat16, int8"):
         make_codec("int4")
+
+
+# -- the choice of a codec ----------------------------------------------------------------------
+
+
+class Linked(NamedTuple):
+    """What a choice looks at of a group."""
+
+    bits_per_s: float
+    size: int = 2
+    shares_memory: bool = False
+
+    @property
+    def links(self):
+        return f"network=1e-4,{self.bits_per_s / 8:.6g},6e-05"
+
+
+@pytest.mark.parametrize(
+    ("group", "chosen", "why"),
+    [
+        (Linked(1e8), "int8", "as int8: the link has 100 Mbit/s"),
+        (Linked(9.3e8), "int8", "as int8: the link has 930 Mbit/s"),
+        (Linked(1.1e9, size=16), "int8", "as int8: the link has 1,100 Mbit/s"),
+        (Linked(9e9), "", "plainly: the link has 9,000 Mbit/s"),
+        (Linked(1e8, shares_memory=True), "", "plainly: the 2 ranks share memory"),
+        (Linked(1e8, size=1), "", "plainly: there is nobody to send them to"),
+    ],
+)
+def test_auto_chooses_by_the_link_and_says_so(group, chosen, why):
+    assert choose(group) == chosen
+    assert reason(group) == f"compress auto sums gradients {why}"
+
+
+def test_auto_does_not_depend_on_the_noise_of_a_measurement():
+    assert len({choose(Linked(1e9 * noise)) for noise in np.linspace(0.4, 2, 50)}) == 1
 
 
 # -- collectives ------------------------------------------------------------------------------
@@ -497,7 +557,7 @@ def calls(world, operation):
 
 @pytest.mark.parametrize("spec", ["int8", "powersgd"])
 def test_second_collectives_start_while_backward_still_runs(ranks, spec):
-    assert ranks(2).run(second_phases, spec=spec) == [4, 4]
+    assert ranks(3).run(second_phases, spec=spec) == [4, 4, 4]
 
 
 def wrong_stretches(world):

@@ -21,11 +21,11 @@ from ringlet.runtime import (
 from ringlet.runtime.data.priority import MEASURED_STEPS
 
 
-def trained(world, mesh, priority, optimizer="sgd", steps=MEASURED_STEPS + 2):
+def trained(world, mesh, priority, optimizer="sgd", steps=MEASURED_STEPS + 2, zero=0):
     """[weights of this rank, loss of an evaluation after them]"""
     with nn.uninitialized():
         model = GPT(GPTConfig(vocab_size=13, block_size=8, n_layer=4, n_head=2, n_embd=16))
-    options = Parallelism(priority=priority, bucket_bytes=4096)
+    options = Parallelism(priority=priority, bucket_bytes=4096, zero=zero)
     parallel = parallelize(model, Mesh(world, **mesh), options, seed=7)
     parallel.use(lambda flat: SGD(flat, 0.5) if optimizer == "sgd" else AdamW(flat, 1e-2))
     for step in range(steps):
@@ -34,7 +34,8 @@ def trained(world, mesh, priority, optimizer="sgd", steps=MEASURED_STEPS + 2):
         parallel.gradients(batches, Step(1, step, 1 / 32))
         parallel.update(1e-2)
     score = parallel.evaluate([MicroBatch(ids[:, :-1], ids[:, 1:], 0)])
-    return [[shard.views(0, shard.size)[0].copy() for shard in parallel.shards], score]
+    weights = [parameter.data.reshape(-1).copy() for parameter in parallel.model.parameters()]
+    return [weights, score]
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,44 @@ def test_the_bits_are_those_of_the_usual_order(ranks, mesh, transport, optimizer
         assert score == wanted
         for array, right in zip(weights, expected, strict=True):
             np.testing.assert_array_equal(array, right)
+
+
+@pytest.mark.parametrize("mesh", [{"dp": 2}, {"dp": 2, "pp": 2}])
+def test_parameters_gathered_under_the_next_forward_have_the_same_bits(ranks, mesh):
+    options = {"mesh": mesh, "priority": False, "optimizer": "adamw"}
+    pool = ranks(int(np.prod(list(mesh.values()))), "ipc")
+    plain, zero = pool.run(trained, **options), pool.run(trained, zero=1, **options)
+    for (weights, score), (expected, wanted) in zip(zero, plain, strict=True):
+        assert score == wanted
+        for array, right in zip(weights, expected, strict=True):
+            np.testing.assert_array_equal(array, right)
+
+
+def arriving(world):
+    """How many buckets' parameters are awaited when each block begins, and after an evaluation."""
+    with nn.uninitialized():
+        model = GPT(GPTConfig(vocab_size=13, block_size=8, n_layer=4, n_head=2, n_embd=16))
+    parallel = parallelize(model, Mesh(world, dp=2), Parallelism(zero=1, bucket_bytes=4096), seed=7)
+    parallel.use(lambda flat: SGD(flat, 0.5))
+    (group,) = parallel.gradient_groups
+    awaited = []
+    for block in parallel.model.blocks:
+        block.register_forward_pre_hook(lambda *_: awaited.append(len(group.reducer._arriving)))
+    ids = np.ones((1, 9), np.int64)
+    batches = [MicroBatch(ids[:, :-1], ids[:, 1:], 0)]
+    for step in range(2):
+        parallel.gradients(batches, Step(1, step, 1.0))
+        parallel.update(0.1)
+    parallel.evaluate(batches)
+    return awaited
+
+
+def test_forward_waits_for_one_block_at_a_time(ranks):
+    first, second, evaluation = np.reshape(ranks(2, "ipc").run(arriving), (2, 3, 4))[0]
+    assert not first.any()
+    assert not evaluation.any()
+    assert (np.diff(second) < 0).all()
+    assert not np.any(ranks(2).run(arriving))  # on one host they are gathered at once
 
 
 def order(world):

@@ -28,6 +28,7 @@ def sent(world, mesh, options, micro, experts=None):
     parallel.gradients(batches, Step(1, 0, 1.0))
     for family in parallel.gradient_groups:
         family.reducer.publish()
+        family.reducer.complete()
     after = made.sent()
     changed = {name: after[name] - before.get(name, 0) for name in after}
     return {name: count for name, count in changed.items() if count}
