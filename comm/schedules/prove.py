@@ -120,7 +120,7 @@ class Prover:
             raise ScheduleError(f"{where} combines an empty slot")
         twice = own.contributions & peers.contributions
         if twice and self._schedule.operation != "barrier":
-            raise ScheduleError(f"{where} counts {sorted(twice)} twice")
+            raise ScheduleError(f"{where} counts {_in_words(twice)} twice")
         operands = (peers, own) if step.peer_first else (own, peers)
         order = hash(tuple(operand.order for operand in operands))
         return Value(own.contributions | peers.contributions, order)
@@ -131,14 +131,32 @@ class Prover:
             for slot, contributions in promised.items():
                 value = self._slots[rank][slot]
                 if value is None or value.contributions != contributions:
-                    held = "nothing" if value is None else sorted(value.contributions)
-                    raise ScheduleError(
-                        f"{self._schedule}: rank {rank} ends with {held} in slot {slot} "
-                        f"instead of {sorted(contributions)}"
-                    )
+                    what = _difference(value and value.contributions, contributions, slot)
+                    raise ScheduleError(f"{self._schedule}: rank {rank} ends {what}")
                 reduced = self._schedule.operation == "all_reduce"
                 if reduced and orders.setdefault(slot, value.order) != value.order:
                     raise ScheduleError(
                         f"{self._schedule}: rank {rank} combines slot {slot} in another order "
                         "than the ranks before it"
                     )
+
+
+def _difference(held: Contributions | None, promised: Contributions, slot: int) -> str:
+    """What a slot lacks, and what it has in its place."""
+    if held is None:
+        return f"with nothing in slot {slot}"
+    place = "" if {own for _, own in promised} == {slot} else f" in slot {slot}"
+    lacks, has = promised - held, held - promised
+    instead = f"with {_in_words(has)}" if has else ""
+    if not lacks:
+        return f"{instead} in slot {slot}"
+    return f"without {_in_words(lacks)}{place}{instead and f', but {instead}'}"
+
+
+def _in_words(contributions: Contributions) -> str:
+    """Whose contributions to which slots they are."""
+    ranks = sorted({str(rank) for rank, _ in contributions}, key=int)
+    slots = sorted({str(slot) for _, slot in contributions}, key=int)
+    whose = "rank {}'s contribution" if len(ranks) == 1 else "the contributions of ranks {}"
+    where = "slot" if len(slots) == 1 else "slots"
+    return f"{whose.format(', '.join(ranks))} to {where} {', '.join(slots)}"

@@ -238,23 +238,23 @@ BROKEN = {
         lambda p: replace(p, steps=tuple((s[1], s[0], *s[2:]) for s in p.steps)),
     ),
     "counted twice": (
-        "twice",
+        "rank 0 at .* counts rank 0's contribution to slot 2 twice",
         lambda p: with_steps(
             p, 0, [Reduce(s.peer, s.slot) if isinstance(s, Receive) else s for s in p.steps[0]]
         ),
     ),
     "not added": (
-        "instead of|twice",
+        "all_reduce of 3: rank 0 ends without rank 0's contribution to slot 0",
         lambda p: with_steps(
             p, 0, [Receive(s.peer, s.slot) if isinstance(s, Reduce) else s for s in p.steps[0]]
         ),
     ),
     "a wrong slot": (
-        "instead of|twice",
+        "rank 0 ends without rank 0's contribution to slot 2, but with rank 0's contribution to s",
         lambda p: with_steps(p, 0, [Send(p.steps[0][0].peer, 0), *p.steps[0][1:]]),
     ),
     "overwritten at the end": (
-        "instead of",
+        "without the contributions of ranks 0, 1, 2 to slot 1, but with the contributions of ",
         lambda p: with_steps(p, 0, (*p.steps[0], Copy(0, 1))),
     ),
 }
