@@ -12,6 +12,11 @@ def asked(function: str, *arguments: Any, **named: Any) -> str:
     return f"{function}({', '.join(words)})"
 
 
+def whole(value: Any) -> int | None:
+    """A whole number, also one of NumPy's; None for anything else."""
+    return int(value) if isinstance(value, int | np.integer) else None
+
+
 def array_problem(
     call: str, got: Any, shape: Sequence[int], dtype: Any = None, what: str = "an array"
 ) -> str | None:

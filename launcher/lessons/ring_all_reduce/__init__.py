@@ -1,0 +1,1 @@
+"""Lesson 5: the ring all-reduce, as a schedule that is proven."""

@@ -1,0 +1,47 @@
+"""A student's schedule, put together from the steps of its ranks."""
+
+from typing import Any
+
+import numpy as np
+
+from ringlet.comm.errors import ScheduleError
+from ringlet.comm.schedules.schedule import Copy, Receive, Reduce, Schedule, Send
+from ringlet.launcher.lessons.words import asked
+
+
+def schedule_of(
+    answer: Any, function: str, operation: str, size: int, slots: int, *more: Any
+) -> Schedule:
+    """What `answer`'s function gives for every rank: `function(rank, size, *more)`.
+
+    Raises ScheduleError for what is no list of steps among so many ranks and slots.
+    """
+    steps = []
+    for rank in range(size):
+        call = asked(function, rank, size, *more)
+        own = getattr(answer, function)(rank, size, *more)
+        if not isinstance(own, list | tuple):
+            what = "None" if own is None else f"a {type(own).__name__}"
+            raise ScheduleError(f"{call} returned {what}; it must return a list of steps")
+        for step in own:
+            if problem := _problem(step, rank, size, slots):
+                raise ScheduleError(f"{call} has {problem}")
+        steps.append(tuple(own))
+    return Schedule(operation, "your", size, slots, root=0, steps=tuple(steps))
+
+
+def _problem(step: Any, rank: int, size: int, slots: int) -> str:
+    """Why it is no step of this rank; "" if it is one."""
+    if not isinstance(step, Send | Receive | Reduce | Copy):
+        return f"{step!r:.40}, which is not a Send, Receive, Reduce or Copy"
+    numbers: list[tuple[str, Any, int]]
+    if isinstance(step, Copy):
+        numbers = [("slot", step.source, slots), ("slot", step.slot, slots)]
+    else:
+        numbers = [("rank", step.peer, size), ("slot", step.slot, slots)]
+    for what, number, count in numbers:
+        if not isinstance(number, int | np.integer) or not 0 <= number < count:
+            return f"{step}: there is no {what} {number}, the {what}s are 0 to {count - 1}"
+    if not isinstance(step, Copy) and step.peer == rank:
+        return f"{step}: a rank sends nothing to itself"
+    return ""
