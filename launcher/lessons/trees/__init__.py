@@ -1,0 +1,1 @@
+"""Lesson 6: trees, pipelined chains and rings both ways."""
