@@ -1,0 +1,1 @@
+"""Lesson 7: gradients of several micro-batches, and buckets under backward."""
