@@ -79,8 +79,8 @@ def _inputs(length: int, scale: float = 1.0) -> tuple[Array, Array, Array]:
 
 
 def check_attend(answer: Any, length: int, block: int, scale: float) -> None:
-    """All queries of a sequence, the keys in blocks, from the last one on: early queries see no key
-    of the first blocks."""
+    """All queries of a sequence, and its keys in blocks. From the last block to the first, early
+    queries see no key at first."""
     function = answer.attend
     q, k, scores = _inputs(length, scale)
     positions = np.arange(length)

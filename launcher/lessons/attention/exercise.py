@@ -4,7 +4,8 @@ One head: queries q (Q, D), keys k (K, D), values v (K, E). A score is q . k / s
 sees the keys at its own position and before. `group` is what `comm.init()` gives: `group.rank`,
 `group.size`, `group.send(x, dst)`, and `group.recv(src)`, which returns an array.
 
-Write them in this order; `ringlet lesson check 11` says what goes wrong first.
+What a function is given stays as it is. Write them in this order;
+`ringlet lesson check 11` says what goes wrong first.
 """
 
 import numpy as np

@@ -19,7 +19,6 @@ from ringlet.launcher.lessons.wrong import (
     check_tuple,
     first_wrong,
     is_close,
-    unchanged,
 )
 
 HINTS = (
@@ -164,13 +163,9 @@ def check_power_sgd(answer: Any, ranks: int) -> None:
         step = Step([draw((ROWS, COLUMNS)) for _ in range(ranks)], residuals, q)
         what = f"power_sgd, {counted(ranks, 'rank')}, step {number + 1}"
 
-        def program(group: LessonGroup, step: Step = step, what: str = what) -> Any:
-            given = {
-                "grad": step.grads[group.rank], "residual": step.residuals[group.rank],
-                "q": step.q,
-            }  # fmt: skip
-            with unchanged(f"{what}: rank {group.rank}", **given):
-                return function(group, *(array.copy() for array in given.values()))
+        def program(group: LessonGroup, step: Step = step) -> Any:
+            given = step.grads[group.rank], step.residuals[group.rank], step.q
+            return function(group, *(array.copy() for array in given))
 
         results = on_ranks(ranks, program)
         found = [check_tuple(each, what, "p", "q", "residual") for each, _ in results]

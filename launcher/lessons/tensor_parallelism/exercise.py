@@ -4,7 +4,8 @@ A linear layer is y = x @ weight.T + bias, with a weight of shape (out, in), as 
 is what `comm.init()` gives: `group.rank`, `group.size`, and collectives as `group.all_reduce(x)`,
 which sums the ranks' arrays in place and returns x. All numbers of features divide evenly.
 
-Write them in this order; `ringlet lesson check 9` says what goes wrong first.
+What a function is given stays as it is. Write them in this order;
+`ringlet lesson check 9` says what goes wrong first.
 """
 
 import numpy as np

@@ -5,7 +5,8 @@ keeps Adam's state for its shard only, updates that, and gathers the rest. `grou
 `comm.init()` gives: `group.reduce_scatter(x)`, x (n * k,) -> this rank's part (k,) of the ranks'
 sum; `group.all_gather(x)`, x (k,) -> (n, k); `group.all_reduce(x)`, in place.
 
-Write them in this order; `ringlet lesson check 12` says what goes wrong first.
+What a function is given stays as it is, unless it says otherwise. Write them in this order;
+`ringlet lesson check 12` says what goes wrong first.
 """
 
 import numpy as np
