@@ -85,7 +85,9 @@ def main():
         for way, time in times.items():
             ratios[way].append(times["ringlet"] / time)
             parts.append(f"{way} {time:7.1f} ms ({ratios[way][-1]:.2f})")
-        print(json.dumps({"config": name, **times}) if options.json else "   ".join(parts), flush=True)
+        print(
+            json.dumps({"config": name, **times}) if options.json else "   ".join(parts), flush=True
+        )
     for way in ways[1:]:
         if ratios[way] and not options.json:
             mean = math.exp(statistics.mean(map(math.log, ratios[way])))

@@ -1,7 +1,6 @@
 """`ringlet lesson`: folders for students, progress, and answers that misbehave."""
 
 import re
-import runpy
 import signal
 import subprocess
 import sys
@@ -245,17 +244,3 @@ def test_a_check_that_is_stopped_leaves_no_process(number, here, capsys):
         code = process.wait(10)
     assert code == (130 if number == signal.SIGINT else -number)
     assert until(lambda: not alive(child), 5)
-
-
-@pytest.mark.slow
-def test_a_lesson_from_start_to_end(here, capsys):
-    solution = runpy.run_path(str(Path(__file__).with_name("test_pipelines.py")))["SOLUTION"]
-    outcome(capsys, "lesson", "start", "3")
-    code, said, _ = outcome(capsys, "lesson", "check", "3")
-    assert code == 1
-    assert said.startswith("- exercise.py, line 29, in bubble: this is not written yet\n")
-    (here / PIPELINES / EXERCISE).write_text("print('hello', 2)\n" + solution)
-    code, said, _ = outcome(capsys, "lesson", "check", "3")
-    assert code == 0
-    assert said.startswith("| hello 2\nLesson 3, Pipelines: this is right.\nNext, Patterns of")
-    assert "  3  done     Pipelines" in outcome(capsys, "lesson")[1]
