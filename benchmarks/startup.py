@@ -4,8 +4,9 @@
     python benchmarks/startup.py --peers "$PEERS"
 
 `ringlet run`, mpirun (with mpi4py) and torchrun (with Gloo) start the same little program in turns,
-`--rounds` times. Reported is the median in seconds, the fastest and the slowest. The first
-round fills the caches of files and does not count.
+`--rounds` times; so are an import of ringlet.nn and one of torch. Reported is the median in
+seconds, the fastest and the slowest. The first round fills the caches of files and does not
+count.
 """
 
 import argparse
@@ -38,18 +39,19 @@ def commands(options):
                 f"{options.peers}/python", peer, "openmpi",
             ],
             "torchrun": [f"{options.peers}/torchrun", "--nproc_per_node", ranks, peer, "gloo"],
+            "import torch": [f"{options.peers}/python", "-c", "import torch"],
         }  # fmt: skip
-    return found
+    return found | {"import ringlet.nn": [sys.executable, "-c", "import ringlet.nn"]}
 
 
-def run(command, ranks):
-    """Seconds."""
+def run(command, sums):
+    """Seconds of a command that prints as many sums."""
     start = time.perf_counter()
     done = subprocess.run(
         command, env={**os.environ, **MPI_AS_ROOT}, check=True, capture_output=True, text=True
     )
     seconds = time.perf_counter() - start
-    assert done.stdout.count(f"sum {ranks}.0") == ranks, done
+    assert done.stdout.count(f"sum {sums}.0") == sums, done
     return seconds
 
 
@@ -66,7 +68,7 @@ def main():
     seconds = {name: [] for name in commands(options)}
     for number in range(options.rounds + 1):
         for name, command in commands(options).items():
-            taken = run(command, options.ranks)
+            taken = run(command, 0 if name.startswith("import") else options.ranks)
             if number:
                 seconds[name].append(taken)
     first = statistics.median(next(iter(seconds.values())))
