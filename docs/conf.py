@@ -27,9 +27,12 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "extensions.contents",
+    "extensions.links",
     "extensions.repository",
     "extensions.commands",
+    "extensions.console",
     "extensions.docstrings",
+    "extensions.accessibility",
 ]
 myst_heading_anchors = 4
 nitpicky = True
@@ -47,6 +50,7 @@ html_theme = "furo"
 html_title = "ringlet"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
+html_js_files = ["site.js"]
 html_copy_source = False
 html_show_copyright = False
 html_theme_options = {"top_of_page_buttons": []}

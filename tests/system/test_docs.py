@@ -4,6 +4,7 @@ afternoon."""
 import ast
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -62,6 +63,12 @@ def test_links_lead_somewhere(page):
         if not target.exists() or (place and place not in anchors(target)):
             lost.append(link)
     assert lost == []
+
+
+@pages
+def test_links_to_elsewhere_are_addresses(page):
+    links = [urlsplit(link) for link in LINK.findall(page.read_text()) if ":" in link]
+    assert [link for link in links if link.scheme != "https" or "." not in link.netloc] == []
 
 
 @pages
