@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -116,17 +117,19 @@ def _segments_problem(case: tuple[int, int, float, float], returned: Any) -> str
         return f"it returned {returned!r:.40}, not a whole number"
     if not 1 <= segments <= MOST_SEGMENTS:
         return f"it returned {segments}; there must be at least 1, and {MOST_SEGMENTS} are enough"
-    made = schedule("broadcast", "chain", size)
-    network = Network.uniform(LinkCost(0.0, bandwidth, overhead))
-
-    def seconds(count: int) -> float:
-        return price(made, network, nbytes, count).seconds
-
     exact = max(1, math.floor(math.sqrt((size - 2) * nbytes / (overhead * bandwidth))))
-    best = min((exact, exact + 1), key=seconds)
-    if (own := seconds(segments)) > TOLERANCE * seconds(best):
+    best = min((exact, exact + 1), key=lambda count: _seconds(case, count))
+    if (own := _seconds(case, segments)) > TOLERANCE * _seconds(case, best):
         return (
             f"with {counted(segments, 'segment')} the chain takes {own * 1e3:.4g} ms, "
-            f"with {best} {seconds(best) * 1e3:.4g} ms"
+            f"with {best} {_seconds(case, best) * 1e3:.4g} ms"
         )
     return ""
+
+
+@cache
+def _seconds(case: tuple[int, int, float, float], segments: int) -> float:
+    """Seconds of a chain of so many segments."""
+    nbytes, size, overhead, bandwidth = case
+    network = Network.uniform(LinkCost(0.0, bandwidth, overhead))
+    return price(schedule("broadcast", "chain", size), network, nbytes, segments).seconds
