@@ -12,6 +12,7 @@ much, so the share of the copy's bandwidth says how near it is to what the memor
 import argparse
 import json
 import os
+import secrets
 import statistics
 import subprocess
 import sys
@@ -23,6 +24,11 @@ HERE = Path(__file__).resolve().parent
 SIZES = (4, 1 << 10, 1 << 16, 1 << 20, 1 << 24, 1 << 26)
 COPY = "copy"
 SHARED_FROM = 1 << 20  # below, a copy is mostly the barrier before it
+KEYS = {
+    "clear": ["--unset=RINGLET_KEY"],
+    "sealed": [],
+    "curve": ["RINGLET_SEALED=0"],
+}
 ENVIRONMENT = {
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
     **MPI_AS_ROOT,
@@ -40,6 +46,11 @@ def commands(options):
     ranks, python = ["-n", str(options.ranks)], f"{options.peers}/python"
     forbid = ["--mca", "pml", "ob1", "--mca", "btl", "tcp,self"]
     torchrun = [f"{options.peers}/torchrun", "--nproc_per_node", str(options.ranks)]
+    if options.key:
+        return {
+            name: ["env", *settings, *ringlet, "--transport", "tcp", worker, "plain"]
+            for name, settings in KEYS.items()
+        }
     if options.tcp:
         return {
             "ringlet tcp": [*ringlet, "--transport", "tcp", worker, "plain"],
@@ -59,7 +70,7 @@ def run(command, sizes):
     """bytes -> microseconds."""
     done = subprocess.run(
         [*command, *map(str, sizes)],
-        env={**os.environ, **ENVIRONMENT},
+        env={"RINGLET_KEY": secrets.token_hex(32), **os.environ, **ENVIRONMENT},
         check=True,
         capture_output=True,
         text=True,
@@ -76,6 +87,9 @@ def main():
     parser.add_argument("--ranks", type=int, default=2, help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--tcp", action="store_true", help="over the loopback's TCP")
+    parser.add_argument(
+        "--key", action="store_true", help="ringlet over TCP in the clear, sealed, and with CURVE"
+    )
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="default: %(default)s")
     parser.add_argument("--peers", default=DEFAULT_PEERS, help="the folder of the peers' programs")
     parser.add_argument("--json", action="store_true", help="one JSON line for each size")

@@ -43,7 +43,8 @@ from ringlet.comm.join.launchers import OVER_MPI
 from ringlet.comm.join.meeting import MeetingPoint, numbered
 from ringlet.comm.join.rendezvous import Hello, find_host, meet
 from ringlet.comm.schedules.choice import LIBRARY, Policy
-from ringlet.comm.sockets.endpoint import WORLD, Endpoint, Peer
+from ringlet.comm.sockets.endpoint import WORLD, Endpoint
+from ringlet.comm.sockets.outbox import Peer
 
 LINGER_S = 5.0
 """How long, at shutdown, what is queued for the peers may take to leave."""
@@ -232,7 +233,7 @@ def _connect(endpoint: Endpoint, environment: Environment) -> dict[int, str]:
         try:
             return _join_others(endpoint, environment, folder)
         finally:
-            endpoint.hide()
+            endpoint.listener.hide()
             if folder is not None:
                 leave_folder(folder)
     except (OSError, zmq.ZMQError) as error:
@@ -255,9 +256,10 @@ def _join_others(
     rendezvous = find_host(environment.rendezvous, environment.rank, environment.timeout, check_all)
     addresses = {}
     if folder is not None and environment.transport != "tcp":
-        addresses["ipc"] = endpoint.bind_ipc(socket_path(folder, environment.rank))
-    if environment.transport == "tcp" or not environment.one_host:
-        addresses["tcp"] = endpoint.bind_tcp(environment.address or local_address(rendezvous))
+        addresses["ipc"] = endpoint.listener.bind_ipc(socket_path(folder, environment.rank))
+    if environment.uses_tcp:
+        host = environment.address or local_address(rendezvous)
+        addresses["tcp"] = endpoint.listener.take_port(host)
     hello = {
         "job": environment.job,
         "generation": environment.generation,
@@ -268,6 +270,7 @@ def _join_others(
         "pid": os.getpid(),
         "addresses": addresses,
         "token": endpoint.token,
+        "seal": endpoint.seals.offer,
         "algorithm": f"{environment.algorithm} {environment.links or ''}".strip(),
     }
 
@@ -275,7 +278,7 @@ def _join_others(
     # Rank 0's token is this start's own: frames of any other are strangers'.
     endpoint.job = f"{environment.job}/{table[0]['token']}"
     peers = {
-        rank: Peer(rank, entry["name"], entry["pid"], _choose(environment, entry), entry["token"])
+        rank: _peer(environment, entry)
         for rank, entry in enumerate(table)
         if rank != environment.rank
     }
@@ -318,8 +321,8 @@ def _check_greetings(
         )
 
 
-def _choose(environment: Environment, entry: Hello) -> str:
-    """How to reach a peer: by a socket file on one host, by TCP between hosts."""
+def _peer(environment: Environment, entry: Hello) -> Peer:
+    """A peer, reached by a socket file on one host, by TCP between hosts."""
     addresses: dict[str, str] = entry["addresses"]
     kind = "ipc" if entry["host"] == environment.host and "ipc" in addresses else "tcp"
     if kind not in addresses:
@@ -328,7 +331,8 @@ def _choose(environment: Environment, entry: Hello) -> str:
             f"{list(addresses.values())} on host {entry['name']}; RINGLET_TRANSPORT must be the "
             "same on all ranks"
         )
-    return addresses[kind]
+    rank, name, pid = entry["rank"], entry["name"], entry["pid"]
+    return Peer(rank, name, pid, addresses[kind], entry["token"], entry["seal"])
 
 
 def _private_folder(environment: Environment) -> Path | None:

@@ -122,8 +122,7 @@ class RecordedEndpoint(Endpoint):
     def _deliver(self, message: Message) -> None:
         since, header = time.monotonic(), message.header
         super()._deliver(message)
-        nbytes = memoryview(message.payload).nbytes
-        _add_message(ARRIVED, since, header.source, header, nbytes)
+        _add_message(ARRIVED, since, header.source, header, message.nbytes)
 
 
 def _add_message(kind: int, since: float, peer: int, header: Header, nbytes: int) -> None:
@@ -139,4 +138,4 @@ def open_endpoint(environment: Environment) -> Endpoint:
     rank, size, generation = environment.rank, environment.size, environment.generation
     found = timeline.start(rank, size, generation, environment.host)
     make = Endpoint if found is None else RecordedEndpoint
-    return make(rank, size, environment.job, generation, environment.data_key)
+    return make(rank, size, environment.job, generation, environment.data_key, environment.seals)

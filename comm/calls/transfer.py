@@ -2,8 +2,6 @@
 
 import threading
 
-import numpy as np
-
 from ringlet.comm.arguments import rank_in_group, whole_number
 from ringlet.comm.arrays import Array, check_array, flat, name_of, store
 from ringlet.comm.calls.active_call import ActiveCall
@@ -91,7 +89,7 @@ def _receive(messages: Messages, call: ActiveCall, peer: int, out: Array | None)
     data = flat(result)
     for piece in segments(data):
         message: Message = yield from messages.receive(peer, piece)
-        piece[...] = np.frombuffer(message.payload, piece.dtype)
+        messages.copy(message, piece)
     store(result, data)
     channel.received[peer, tag] = header.sequence + 1
     return result

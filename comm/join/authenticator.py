@@ -5,7 +5,6 @@ CURVE's handshake. Earlier failures (raw bytes, no key, another key) show on the
 """
 
 import contextlib
-import hmac
 import logging
 import os
 import socket
@@ -16,7 +15,7 @@ from typing import Any
 import zmq
 
 from ringlet.comm.errors import AuthenticationError
-from ringlet.comm.join.key import DOMAIN, JobKey, Token
+from ringlet.comm.join.key import Proof, Token
 
 HANDSHAKE_MS = 10_000
 """Connections that have not completed the handshake by then are dropped."""
@@ -51,7 +50,7 @@ class Authenticator:
     do not. `who` begins its log lines: "rank 3".
     """
 
-    def __init__(self, listener: "zmq.Socket[Any]", key: JobKey | Token | None, who: str) -> None:
+    def __init__(self, listener: "zmq.Socket[Any]", key: Proof | None, who: str) -> None:
         self._who, self._key = who, key
         self._zap = listener.context.socket(zmq.REP)
         self._zap.bind(_ZAP)
@@ -83,10 +82,9 @@ class Authenticator:
         """The ZAP reply: version, id, status, text, user, metadata."""
         version, number, domain, _, _, mechanism, *credentials = request
         # Without a key no domain is set, and ZeroMQ does not ask.
-        right = () if self._key is None else (DOMAIN, *self._key.shown)
-        known = hmac.compare_digest(repr((domain, mechanism, *credentials)), repr(right))
-        status = (b"200", b"OK") if known else (b"400", b"unknown key")
-        return [version, number, *status, b"", b""]
+        user = None if self._key is None else self._key.admit(domain, mechanism, *credentials)
+        status = (b"400", b"unknown key") if user is None else (b"200", b"OK")
+        return [version, number, *status, user or b"", b""]
 
     def _watch(self, kind: int, value: int) -> None:
         """Follow a connection from its acceptance to its end.

@@ -62,6 +62,7 @@ class Environment:
     host: str
     key: JobKey | None = None
     encrypt: str = "all"
+    seal: bool = False  # messages between ranks, where all of them can
     address: str | None = None  # at which other hosts reach this rank, if it is set
     algorithm: str = ""
     links: "Links | None" = None
@@ -81,6 +82,16 @@ class Environment:
     def one_host(self) -> bool:
         """Whether all ranks are known to be on this host."""
         return self.local_size == self.size
+
+    @property
+    def uses_tcp(self) -> bool:
+        """Whether ranks talk by TCP, as far as is known before they meet."""
+        return self.transport == "tcp" or not self.one_host
+
+    @property
+    def seals(self) -> bool:
+        """Whether messages between ranks are sealed if all of them can."""
+        return self.seal and self.uses_tcp and self.transport != "mpi"
 
     @property
     def ipc_folder(self) -> Path | None:
@@ -131,6 +142,7 @@ def read_environment(
         host=values.get("RINGLET_HOST") or _host_identity(),
         key=key,
         encrypt=values.choice("RINGLET_ENCRYPT", ENCRYPTIONS),
+        seal=values.choice("RINGLET_SEALED", ("1", "0")) == "1",
         address=address,
         algorithm=values.algorithm(),
         links=values.links(),

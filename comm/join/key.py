@@ -8,6 +8,7 @@ read later with the job's key alone nor be sent again. (CurveZMQ: https://rfc.ze
 """
 
 import hashlib
+import hmac
 import os
 import secrets
 import stat
@@ -27,8 +28,31 @@ DOMAIN = b"ringlet"
 KEY, KEY_FILE = "RINGLET_KEY", "RINGLET_KEY_FILE"
 
 
+class Proof:
+    """What a client shows to a listener's authenticator, which lets in those who show the same."""
+
+    @property
+    def shown(self) -> tuple[bytes, ...]:
+        """The mechanism, and the credentials as ZAP has them."""
+        raise NotImplementedError
+
+    def admit(self, *shown: bytes) -> bytes | None:
+        """Whether a client that shows this domain, mechanism and credentials may come in: None, or
+        the user id that its messages get."""
+        right = (DOMAIN, *self.shown)
+        return b"" if hmac.compare_digest(repr(shown), repr(right)) else None
+
+    def serve(self, socket: "zmq.Socket[Any]") -> None:
+        """Ask for it on whatever the socket binds next. Needs a running Authenticator."""
+        raise NotImplementedError
+
+    def show(self, socket: "zmq.Socket[Any]") -> None:
+        """Present it to whatever the socket connects to next."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class JobKey:
+class JobKey(Proof):
     """The secret and the CURVE key pair derived from it (Z85). Its repr shows nothing secret."""
 
     secret: bytes = field(repr=False)
@@ -73,26 +97,23 @@ class JobKey:
 
     @property
     def shown(self) -> tuple[bytes, ...]:
-        """The mechanism, and the credentials that a client shows to the authenticator (ZAP)."""
         from zmq.utils import z85
 
         return b"CURVE", z85.decode(self.curve_public)
 
     def serve(self, socket: "zmq.Socket[Any]") -> None:
-        """Require the key on whatever the socket binds next. Needs a running Authenticator."""
         socket.curve_secretkey = self.curve_secret
         socket.curve_server = 1
         socket.zap_domain = DOMAIN
 
     def show(self, socket: "zmq.Socket[Any]") -> None:
-        """Present the key to whatever the socket connects to next, and require it there."""
         socket.curve_serverkey = self.curve_public
         socket.curve_publickey = self.curve_public
         socket.curve_secretkey = self.curve_secret
 
 
 @dataclass(frozen=True)
-class Token:
+class Token(Proof):
     """A random word that a rank tells those whom it meets, and asks for where there is no key.
 
     It travels in the clear (PLAIN: https://rfc.zeromq.org/spec/24): it keeps out those who have met
@@ -104,17 +125,27 @@ class Token:
 
     @property
     def shown(self) -> tuple[bytes, ...]:
-        """As JobKey's."""
         return b"PLAIN", DOMAIN, self.text.encode()
 
     def serve(self, socket: "zmq.Socket[Any]") -> None:
-        """Require the token on whatever the socket binds next. Needs a running Authenticator."""
         socket.plain_server = 1
         socket.zap_domain = DOMAIN
 
     def show(self, socket: "zmq.Socket[Any]") -> None:
-        """Present the token to whatever the socket connects to next."""
         _, socket.plain_username, socket.plain_password = self.shown
+
+
+class Passes(Token):
+    """A listener's tokens, each for one rank, which it lets in once: whoever has overheard one
+    comes too late with it. The rank is the user id of what comes by that connection."""
+
+    def __init__(self, ranks: Mapping[str, int]) -> None:
+        super().__init__("")
+        self._left = {Token(text).shown: rank for text, rank in ranks.items()}
+
+    def admit(self, *shown: bytes) -> bytes | None:
+        rank = self._left.pop(shown[1:], None) if shown[0] == DOMAIN else None
+        return None if rank is None else str(rank).encode()
 
 
 def find_key(variables: Mapping[str, str]) -> JobKey | None:

@@ -19,7 +19,7 @@ from ringlet.comm.join.meeting import MeetingPoint
 
 Hello = dict[str, Any]
 """{"job", "generation", "rank", "size", "host", "name", "pid", "addresses", "token",
-"algorithm"}"""
+"seal", "algorithm"}"""
 
 
 FIND_EVERY_S = 0.5
@@ -175,7 +175,7 @@ def _join(
 
 _HELLO_TYPES = {
     "generation": int, "rank": int, "size": int, "pid": int, "job": str, "host": str, "name": str,
-    "token": str, "algorithm": str, "addresses": dict,
+    "token": str, "seal": str, "algorithm": str, "addresses": dict,
 }  # fmt: skip
 
 

@@ -12,8 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgpack
 import zmq
@@ -21,16 +20,17 @@ import zmq
 from ringlet.comm.arrays import Array
 from ringlet.comm.errors import CommError
 from ringlet.comm.faults import Faults
-from ringlet.comm.join.addresses import allow_ipv6, tcp
-from ringlet.comm.join.authenticator import Authenticator, report_refused
+from ringlet.comm.join.authenticator import report_refused
 from ringlet.comm.join.key import JobKey, Token
 from ringlet.comm.signature import Signature
 from ringlet.comm.sockets.credits import Credits, Parked
 from ringlet.comm.sockets.inbox import TICK_MS, Inbox, Key, Message
+from ringlet.comm.sockets.listener import Listener
 from ringlet.comm.sockets.liveness import Liveness
 from ringlet.comm.sockets.notices import Notices
-from ringlet.comm.sockets.outbox import Carrier, Outbox, open_outbox
-from ringlet.comm.sockets.wire import CONTROL, Header, Malformed, checksum, decode, encode
+from ringlet.comm.sockets.outbox import Carrier, Outbox, Peer, open_outbox
+from ringlet.comm.sockets.seals import Seals
+from ringlet.comm.sockets.wire import CONTROL, Damaged, Header, Malformed, checksum, decode, encode
 
 ZERO_COPY_BYTES = 1 << 20
 """Shorter payloads are copied: a copy costs less than to be told when ZeroMQ lets go of them, for
@@ -39,6 +39,8 @@ an all-reduce of 64 KiB takes 1.25 and one of 1 MiB 1.1 times as long."""
 
 MORE, LAST = int(zmq.SNDMORE | zmq.NOBLOCK), int(zmq.NOBLOCK)
 """The flags of a message's frames; pyzmq's own names cost a microsecond each time."""
+
+TAMPERED = "what came from it was changed, repeated or held back on its way"
 
 FLUSH_MS = 200
 MONITOR_EVERY_S = 4 * TICK_MS / 1000
@@ -54,25 +56,22 @@ NOT_OF_THIS_JOB = (
 """What reading a foreign message raises: all but what is a fault of this process."""
 
 
-class Peer(NamedTuple):
-    """Where a rank is: the name of its host, its process id, its inbox, and what that asks for
-    where there is no key."""
-
-    rank: int
-    host: str
-    pid: int
-    address: str
-    token: str
-
-
 class Endpoint:
-    """This process's sockets. `rank` and `size` are the world's; `key`, if any, guards TCP."""
+    """This process's sockets. `rank` and `size` are the world's; `key`, if any, guards TCP: by
+    seals, if `seal` and all ranks can, else by CURVE."""
 
     def __init__(
-        self, rank: int, size: int, job: str, generation: int, key: JobKey | None = None
+        self,
+        rank: int,
+        size: int,
+        job: str,
+        generation: int,
+        key: JobKey | None = None,
+        seal: bool = False,
     ) -> None:
         self.rank, self.size, self.job, self.generation = rank, size, job, generation
         self._key = key
+        self.seals = Seals(rank, key if seal and size > 1 else None)
         self.token = secrets.token_urlsafe(12)
         self.faults: Faults | None = None
         self.peers: dict[int, Peer] = {}
@@ -83,46 +82,27 @@ class Endpoint:
         self.notices = Notices(self.liveness, self.credits, self._credit)
         self._context = zmq.Context()
         self.inbox = Inbox(self._context, self._accept, self._watch)
+        self.listener = Listener(self.inbox.socket, f"rank {rank}")
         self._monitored = 0.0
         self._outboxes: dict[int, zmq.Socket[bytes]] = {}
         self._carriers: Mapping[int, Outbox] = self._outboxes  # of arrays
         self.carrier: Any = None  # a Carrier, if there is one
         self._send_locks: dict[int, threading.Lock] = {}
         self._monitors: dict[int, zmq.Socket[bytes]] = {}
-        self._socket_files: list[Path] = []
-        self.addresses: set[str] = set()  # where this process and its peers listen
 
     # -- connecting ---------------------------------------------------------------------------
 
-    def bind_ipc(self, path: Path) -> str:
-        """Listen on a socket file, which `hide` removes again; returns the address."""
-        address = f"ipc://{path}"
-        self.inbox.socket.bind(address)
-        self._socket_files.append(path)
-        self.addresses.add(address)
-        return address
-
-    def bind_tcp(self, host: str) -> str:
-        """Listen on a free port of the host's address; returns the address. To be called after
-        `bind_ipc`: what is bound from here on asks for the key, or the token. ZeroMQ holds the
-        parts of a message, however many, until the last is there: who is not known sends none."""
-        Authenticator(self.inbox.socket, self._key or Token(self.token), f"rank {self.rank}")
-        allow_ipv6(self.inbox.socket, tcp(host, "*"))
-        self.inbox.socket.bind(tcp(host, "*"))
-        address = self.inbox.socket.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
-        self.addresses.add(address)
-        return address
-
     def connect(self, peers: dict[int, Peer]) -> None:
-        """Open a connection to every peer's inbox."""
+        """Let the peers in, and open a connection to every peer's inbox."""
+        self.listener.open_port(self.seals.agree(self.job, peers) or self._key or Token(self.token))
         for rank, peer in peers.items():
-            outbox = open_outbox(self._context, peer.address, self._key or Token(peer.token))
+            proof = self.seals.shown(rank) or self._key or Token(peer.token)
+            outbox = open_outbox(self._context, peer.address, proof)
             self._monitors[rank] = outbox.get_monitor_socket(zmq.EVENT_DISCONNECTED)
             outbox.connect(peer.address)
             self._outboxes[rank] = outbox
             self._send_locks[rank] = threading.Lock()
         self.peers = dict(peers)
-        self.addresses |= {peer.address for peer in peers.values()}
         # pyzmq's collector of sent memory stops at interpreter exit, in the reverse order of
         # starts: it has to be up before the caller registers its own end.
         zmq.Frame(b"start", track=True, copy=False)
@@ -139,11 +119,6 @@ class Endpoint:
             self.notify(rank, "hello", None)
         self.inbox.wait(lambda: self.notices.greeted >= set(self.peers), tick)
 
-    def hide(self) -> None:
-        """Remove the socket files: all peers are connected, and nobody has to clean up."""
-        for path in self._socket_files:
-            path.unlink(missing_ok=True)
-
     def missing(self) -> list[int]:
         """The peers that have not greeted this process yet."""
         return sorted(set(self.peers) - self.notices.greeted)
@@ -157,7 +132,8 @@ class Endpoint:
         holds the payload's bytes in ZeroMQ's memory.
 
         Returns a tracker while ZeroMQ refers to the payload's memory, or the message waits for the
-        peer's credit: the payload must not change until it is done. None if copied or in a frame.
+        peer's credit: the payload must not change until it is done. None if copied, sealed or in a
+        frame.
         """
         if peer == self.rank:
             self._deliver(Message(header, bytes(payload.view("u1").data)))
@@ -174,9 +150,12 @@ class Endpoint:
         self, peer: int, header: Header, payload: Array, frame: "zmq.Frame | None" = None
     ) -> "zmq.MessageTracker | None":
         """With the send lock held."""
-        data: Any = payload.view("u1").data if frame is None else frame
-        copy, tracker = frame is not None or len(data) < ZERO_COPY_BYTES, None
+        seal, tracker = self.seals.outgoing.get(peer), None
+        data: Any = payload.view("u1").data if frame is None or seal is not None else frame
+        copy = data is frame or len(data) < ZERO_COPY_BYTES
         frames = [(encode(header), data)]
+        if seal is not None:
+            frames = [seal.seal(*frames[0])]
         if self.faults is not None:
             frames = self.faults.sent(*frames[0])
         try:
@@ -188,7 +167,7 @@ class Endpoint:
             # The connection is closed: whoever waits for an answer will be told why.
             self.liveness.closed(peer)
             return None
-        return None if copy else tracker
+        return None if copy or seal is not None else tracker
 
     def _credit(self, peer: int, taken: int) -> None:
         """The peer has taken so much: what is parked for it may leave."""
@@ -220,7 +199,8 @@ class Endpoint:
         """Send a control message: see `notices`."""
         try:
             with self._send_locks[peer]:
-                self._outboxes[peer].send_multipart(self._control(kind, content), zmq.NOBLOCK)
+                frames = self._control(peer, kind, content)
+                self._outboxes[peer].send_multipart(frames, zmq.NOBLOCK)
         except zmq.ZMQError:
             self.liveness.closed(peer)
 
@@ -230,7 +210,7 @@ class Endpoint:
         """The oldest message under the key, out of the inbox; None if there is none."""
         message = self.inbox.pop(key)
         if message is not None and key[1] != self.rank:
-            taken = self.credits.took(key[1], memoryview(message.payload).nbytes)
+            taken = self.credits.took(key[1], message.nbytes)
             if taken is not None:
                 self.notify(key[1], "credit", taken)
         return message
@@ -241,32 +221,45 @@ class Endpoint:
 
     def _accept(self, frames: list["zmq.Frame"]) -> None:
         """Check what came from outside; what is not of this job is counted and dropped."""
+        source = self.seals.source(frames[0])
         if len(frames) != 2:
-            self._drop(frames[0], f"a message of {len(frames)} parts")
-        elif reason := self._take_in(frames[0].buffer, frames[1].buffer, frames[1]):
+            reason = f"a message of {len(frames)} parts"
+        else:
+            reason = self._take_in(frames[0].buffer, frames[1].buffer, frames[1], source)
+        if reason:
             self._drop(frames[0], reason)
+            if source is not None:  # only somebody on the way can have done that
+                self.liveness.announce(source, f"{self._where(source)}: {TAMPERED}")
 
     def _accept_carried(self, head: bytes, payload: Any) -> None:
         if reason := self._take_in(head, payload):
             self.dropped[reason] += 1
 
     def _take_in(
-        self, head: bytes | memoryview, payload: Any, frame: "zmq.Frame | None" = None
+        self,
+        head: bytes | memoryview,
+        payload: Any,
+        frame: "zmq.Frame | None" = None,
+        sealed_by: int | None = None,
     ) -> str:
         """Take a message of this job in; returns what is wrong with any other."""
         try:
+            seal = None
+            if sealed_by is not None:
+                head, seal = self.seals.open(sealed_by, bytes(head))
+                frame = None
             header = decode(head)
             if (header.job, header.generation) != (self.job, self.generation):
                 raise Malformed("a header of another job")
             if header.source not in self.peers:
                 raise Malformed("a header of an unknown rank")
-            message = Message(header, payload, frame)
+            message = Message(header, payload, frame, seal)
             if header.stream == CONTROL:
-                if not message.is_whole():
-                    raise Malformed("a damaged control message")
-                content = msgpack.unpackb(message.payload, strict_map_key=False)
+                content = msgpack.unpackb(message.content(), strict_map_key=False)
                 self.notices.handle(header.source, header.signature.operation, content)
                 return ""
+        except Damaged:
+            return "a damaged control message" if sealed_by is None else "a broken seal"
         except NOT_OF_THIS_JOB as error:
             return str(error)[:80] or "no header"
         self._deliver(message)
@@ -280,7 +273,7 @@ class Endpoint:
     def _deliver(self, message: Message) -> None:
         source = message.header.source
         self.last[source] = (message.header, time.monotonic())
-        self.credits.arrived(source, memoryview(message.payload).nbytes)
+        self.credits.arrived(source, message.nbytes)
         self.inbox.put(message)
 
     def _watch(self, quiet: bool) -> None:
@@ -291,6 +284,11 @@ class Endpoint:
             self.liveness.check(self._monitors, now)
         if quiet:
             self.liveness.quiet_at = now
+
+    @property
+    def addresses(self) -> set[str]:
+        """Where this process and its peers listen."""
+        return self.listener.addresses | {peer.address for peer in self.peers.values()}
 
     def _where(self, rank: int) -> str:
         peer = self.peers[rank]
@@ -314,6 +312,7 @@ class Endpoint:
                 self._monitors[rank].close(0)
                 # What ZeroMQ has let go of may still be on its way through the I/O thread.
                 outbox.close(FLUSH_MS if linger_s and reachable(rank) else 0)
+        self.listener.close()
         self.inbox.close()
         self._context.term()
 
@@ -333,13 +332,15 @@ class Endpoint:
             if not self.liveness.reachable(rank):
                 continue
             with contextlib.suppress(zmq.ZMQError, CommError), self._send_locks[rank]:
-                head, content = self._control("goodbye", self.liveness.gone())
+                head, content = self._control(rank, "goodbye", self.liveness.gone())
                 outbox.send(head, MORE)
                 farewells[rank] = outbox.send(content, zmq.NOBLOCK, copy=False, track=True)
         return farewells
 
-    def _control(self, kind: str, content: Any) -> tuple[bytes, bytes]:
+    def _control(self, peer: int, kind: str, content: Any) -> tuple[bytes, bytes]:
+        """With the send lock held."""
         data: bytes = msgpack.packb(content)
         signature, check = Signature(kind, "", (), ""), checksum(data)
         header = Header(self.job, self.generation, self.rank, "", CONTROL, 0, signature, 0, check)
-        return encode(header), data
+        seal = self.seals.outgoing.get(peer)
+        return (encode(header), data) if seal is None else seal.seal(encode(header), data)

@@ -9,12 +9,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+import numpy as np
 import zmq
 
+from ringlet.comm.arrays import Array
 from ringlet.comm.schedules.schedule import SEGMENT_BYTES
-from ringlet.comm.sockets.wire import HEADER_BYTES, Header, checksum
+from ringlet.comm.sockets.wire import HEADER_BYTES, Damaged, Header, checksum
+
+if TYPE_CHECKING:
+    from ringlet.comm.sockets.ciphers import Seal
 
 TICK_MS = 50
 """A waiting thread looks around this often: for lost peers, deadlines and mismatches."""
@@ -25,6 +30,9 @@ LEADER_S = 1.0
 MOST_MESSAGES = 32
 """This many unread messages of one peer are held here; then its sending socket holds them."""
 
+TAG_BYTES = 16
+"""What a seal adds to a frame."""
+
 AWAKE, NAP_S, LONGEST_NAP_S = 20, 20e-6, 1e-3
 """So many looks without a nap, the first nap, and the longest: a second of waiting takes some
 hundredths of a second of a core."""
@@ -34,15 +42,34 @@ Key: TypeAlias = tuple[str, int, int]
 
 
 class Message(NamedTuple):
-    """A header and the bytes that came with it; `frame` is ZeroMQ's memory in which they lie."""
+    """A header and the bytes that came with it; `frame` is ZeroMQ's memory in which they lie as
+    they were sent. With a `seal` they are still encrypted."""
 
     header: Header
     payload: Any  # supports the buffer protocol
     frame: "zmq.Frame | None" = None
+    seal: "Seal | None" = None
 
-    def is_whole(self) -> bool:
-        """Whether the bytes are what was sent."""
-        return checksum(self.payload) == self.header.checksum
+    @property
+    def nbytes(self) -> int:
+        """How many bytes were sent."""
+        return memoryview(self.payload).nbytes - (0 if self.seal is None else TAG_BYTES)
+
+    def content(self) -> Any:
+        """The bytes that were sent, perhaps in the transport's memory and unaligned; raises Damaged
+        if these are others."""
+        if self.seal is not None:
+            return self.seal.open(self.payload)
+        if checksum(self.payload) != self.header.checksum:
+            raise Damaged
+        return self.payload
+
+    def copy_into(self, segment: Array) -> None:
+        """Write them into memory of their length; raises Damaged, perhaps with rubbish in it."""
+        if self.seal is not None:
+            self.seal.open_into(self.payload, segment.view(np.uint8))
+        else:
+            segment[...] = np.frombuffer(self.content(), segment.dtype)
 
 
 class Inbox:

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 import zmq
 
@@ -12,7 +12,7 @@ from ringlet.comm.protocols import Call, Callback, Program, Wait
 from ringlet.comm.sockets.credits import Parked
 from ringlet.comm.sockets.endpoint import Endpoint
 from ringlet.comm.sockets.inbox import Key, Message
-from ringlet.comm.sockets.wire import Header, checksum
+from ringlet.comm.sockets.wire import Damaged, Header, checksum
 from ringlet.comm.stats import Traffic
 
 
@@ -97,15 +97,19 @@ class Messages:
         peer: int,
         piece: Array,
         frame: "zmq.Frame | None" = None,
-        known_checksum: int | None = None,
+        check: int | None = None,
     ) -> SendWait | None:
         """Queue one segment; returns what to wait for, or None if it was copied.
 
-        `frame`, if given, holds the same bytes in ZeroMQ's memory; `known_checksum` is theirs.
+        `frame`, if given, holds the same bytes in ZeroMQ's memory; `check` is their checksum.
         """
         endpoint, call, rank = self._endpoint, self._call, self._ranks[peer]
         number = self._sent.get(peer, 0)
         self._sent[peer] = number + 1
+        if rank in endpoint.seals.outgoing:
+            check = 0  # the seal shows what has changed
+        elif check is None:
+            check = checksum(piece.view("u1").data)
         header = Header(
             endpoint.job,
             endpoint.generation,
@@ -115,7 +119,7 @@ class Messages:
             call.sequence,
             call.signature,
             number,
-            checksum(piece.view("u1").data) if known_checksum is None else known_checksum,
+            check,
         )
         traffic = self._traffic[rank]
         traffic.messages_sent += 1
@@ -133,10 +137,8 @@ class Messages:
             self._endpoint.repeated()
 
     def receive(self, peer: int, like: Array) -> Program:
-        """Wait for the peer's next segment; returns the message, of as many bytes as `like`.
-
-        They lie in the transport's memory, perhaps unaligned.
-        """
+        """Wait for the peer's next segment; returns the message, of as many bytes as `like`, to be
+        opened by `content` or `copy`."""
         call, rank, here = self._call, self._ranks[peer], self._endpoint.rank
         number = self._received.get(peer, 0)
         self._received[peer] = number + 1
@@ -150,13 +152,9 @@ class Messages:
                 call.check_header(header, number)
                 break
             self._endpoint.repeated()
-        if not message.is_whole():
-            raise CommError(
-                f"rank {here}: {call.text()} got a damaged message from rank {rank}: its checksum "
-                "differs. Something between the two hosts changes what travels"
-            )
-        nbytes = memoryview(message.payload).nbytes
+        nbytes = message.nbytes
         if nbytes != like.nbytes:
+            self.content(message)
             raise CollectiveMismatch(
                 f"rank {here}: {call.text()} expected a segment of {like.nbytes} bytes from rank "
                 f"{rank} and got {nbytes}"
@@ -165,6 +163,28 @@ class Messages:
         traffic.messages_received += 1
         traffic.bytes_received += nbytes
         return message
+
+    def content(self, message: Message) -> Any:
+        """The bytes that were sent; raises CommError if these are others."""
+        try:
+            return message.content()
+        except Damaged as error:
+            raise self._damaged(message) from error
+
+    def copy(self, message: Message, segment: Array) -> None:
+        """Write the bytes that were sent into memory of their length; raises CommError."""
+        try:
+            message.copy_into(segment)
+        except Damaged as error:
+            raise self._damaged(message) from error
+
+    def _damaged(self, message: Message) -> CommError:
+        what = "checksum differs" if message.seal is None else "seal is broken"
+        return CommError(
+            f"rank {self._endpoint.rank}: {self._call.text()} got a damaged message from rank "
+            f"{message.header.source}: its {what}. Something between the two hosts changes what "
+            "travels"
+        )
 
     def _wait(self, peer: int, keep: bool = False) -> MessageWait:
         key = (self._group, self._ranks[peer], self._call.stream)

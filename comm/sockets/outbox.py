@@ -1,18 +1,30 @@
 """The sending end of a connection to a peer's inbox."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import zmq
 
 from ringlet.comm.join.addresses import allow_ipv6
-from ringlet.comm.join.key import JobKey, Token
+from ringlet.comm.join.key import Proof
 from ringlet.comm.sockets.wire import HEADER_BYTES
 
 KEEPALIVE = {
     zmq.TCP_KEEPALIVE: 1, zmq.TCP_KEEPALIVE_IDLE: 5, zmq.TCP_KEEPALIVE_INTVL: 2,
     zmq.TCP_KEEPALIVE_CNT: 5,
 }  # fmt: skip
+
+
+class Peer(NamedTuple):
+    """Where a rank is: the name of its host, its process id, its inbox, what that asks for where
+    there is no key, and the rank's half of keys for sealed messages (empty: it cannot seal)."""
+
+    rank: int
+    host: str
+    pid: int
+    address: str
+    token: str
+    offer: str = ""
 
 
 class Outbox(Protocol):
@@ -36,9 +48,7 @@ class Carrier(Protocol):
         """The world is left, with an error in a collective if it `failed`."""
 
 
-def open_outbox(
-    context: "zmq.Context[Any]", address: str, proof: JobKey | Token
-) -> "zmq.Socket[bytes]":
+def open_outbox(context: "zmq.Context[Any]", address: str, proof: Proof) -> "zmq.Socket[bytes]":
     """A socket that is to be connected to the peer's address, with what that asks for."""
     outbox = context.socket(zmq.PUSH)
     outbox.set(zmq.SNDHWM, 0)  # payloads are references to the callers' arrays

@@ -235,19 +235,19 @@ def take_steps(
         if at in flying:
             # An earlier send of this very memory may still be queued.
             yield from departed(flying.pop(at))
-        arrived = np.frombuffer(message.payload, segment.dtype)
-        frame, checksum = None, None
+        frame, check = None, None
         if isinstance(step, Receive):
-            segment[...] = arrived
-            # It goes on as it has come, in the same memory if it is long.
-            checksum = message.header.checksum
-            frame = message.frame if segment.nbytes >= ZERO_COPY_BYTES else None
+            messages.copy(message, segment)
+            if message.seal is None:  # it goes on as it has come, in the same memory if it is long
+                check = message.header.checksum
+                frame = message.frame if segment.nbytes >= ZERO_COPY_BYTES else None
         elif combine is not None:
+            arrived = np.frombuffer(messages.content(message), segment.dtype)
             with overflow_allowed():
                 operands = (arrived, segment) if step.peer_first else (segment, arrived)
                 combine(*operands, out=segment)
         for peer in onward:
-            send = messages.send(peer, segment, frame, checksum)
+            send = messages.send(peer, segment, frame, check)
             if send is not None:
                 flying.setdefault(at, []).append(send)
     for sends in flying.values():

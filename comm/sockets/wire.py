@@ -59,6 +59,10 @@ class Malformed(ValueError):
     """Bytes from outside that are not a header of this program."""
 
 
+class Damaged(ValueError):
+    """Bytes that are not those that were sent."""
+
+
 def encode(header: Header) -> bytes:
     """The header's bytes: a checksum, what all messages of a call share, and three numbers."""
     fixed, crc = _fixed(header[:5], header.signature)

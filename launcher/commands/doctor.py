@@ -23,6 +23,7 @@ from ringlet.comm.join.addresses import free_port
 from ringlet.comm.join.folders import socket_place
 from ringlet.comm.join.key import JobKey, find_key
 from ringlet.comm.join.launchers import described, outside_a_step
+from ringlet.comm.sockets.seals import NEEDED, missing
 from ringlet.launcher import spawn
 from ringlet.launcher.commands.options import refuse, with_options
 from ringlet.launcher.errors import ExitCode, UserError, user_errors
@@ -92,11 +93,16 @@ def sockets() -> str:
 
 
 def key() -> str:
-    """CURVE, and the job key if one is set."""
+    """CURVE, what seals messages, and the job key if one is set."""
     JobKey.new()
     known = find_key(os.environ) is not None
     text = "a job key is set" if known else "no job key is set (several hosts need one)"
-    return f"CURVE is available; {text}"
+    if reason := missing():
+        slower = "CURVE encrypts what travels between hosts, which is slower than sealing it"
+        raise NoteError(f"{text}; {slower}: {reason} ({NEEDED})")
+    from ringlet.comm.sockets.ciphers import faster
+
+    return f"{text}; what travels between hosts is sealed with {faster()}"
 
 
 def launcher() -> str:

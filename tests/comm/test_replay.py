@@ -1,4 +1,5 @@
-"""Messages recorded in an earlier start of a job are refused and counted, whoever sends them."""
+"""Messages recorded in an earlier start of a job are refused and counted, whoever sends them: where
+they are not sealed (test_sealing.py), with CURVE or in the clear."""
 
 import time
 
@@ -18,7 +19,7 @@ class Start(WorkerPool):
     """One start of a job that has been started before, over TCP."""
 
     def __init__(self, generation, key=None):
-        variables = {} if key is None else {"RINGLET_KEY": key.text}
+        variables = {} if key is None else {"RINGLET_KEY": key.text, "RINGLET_SEALED": "0"}
         super().__init__(2, "tcp", variables=variables)
         self._generation = generation
 

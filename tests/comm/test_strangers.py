@@ -185,13 +185,14 @@ ATTACKS = {
 }
 
 
-def test_strangers_are_refused_and_named_and_the_job_goes_on():
+@pytest.mark.parametrize("sealed", ["1", pytest.param("0", marks=pytest.mark.slow)])
+def test_strangers_are_refused_and_named_and_the_job_goes_on(sealed):
     key, port, context = JobKey.new(), free_port(), zmq.Context()
-    ranks = [Rank(0, 2, port, key)]
+    ranks = [Rank(0, 2, port, key, RINGLET_SEALED=sealed)]
     until(lambda: port in ranks[0].ports())
     for attack in ATTACKS.values():  # while rank 0 waits for rank 1 ...
         attack(port, context, key)
-    ranks.append(Rank(1, 2, port, key))
+    ranks.append(Rank(1, 2, port, key, RINGLET_SEALED=sealed))
     assert [rank.joined() for rank in ranks] == [True, True]
     for rank in ranks:  # ... and while both work
         for attack in ATTACKS.values():
@@ -272,12 +273,15 @@ WITHOUT_KEY = {
 }
 
 
-@pytest.mark.parametrize("key", [JobKey.new(), None], ids=["a key for the meeting", "no key"])
-def test_where_arrays_travel_in_the_clear_strangers_may_send_nothing(key):
+@pytest.mark.parametrize(
+    ("key", "encrypt"),
+    [(JobKey.new(), "control"), (None, "all"), (JobKey.new(), "all")],
+    ids=["a key for the meeting", "no key", "sealed"],
+)
+def test_where_curve_guards_no_port_strangers_may_send_nothing(key, encrypt):
     """They do not know the token that each rank told those whom it met."""
     port, context = free_port(), zmq.Context()
-    control = {} if key is None else {"RINGLET_ENCRYPT": "control"}
-    ranks = [Rank(rank, 2, port, key, **control) for rank in range(2)]
+    ranks = [Rank(rank, 2, port, key, RINGLET_ENCRYPT=encrypt) for rank in range(2)]
     assert [rank.joined() for rank in ranks] == [True, True]
     for rank in ranks:
         for listening in rank.ports():

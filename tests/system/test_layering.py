@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 BASE = {"numpy", "msgpack", "zmq"}
 ALLOWED = {
-    "comm": BASE | {"ringlet.comm", "torch.distributed", "mpi4py"},  # under torchrun, mpirun
+    "comm": BASE
+    | {"ringlet.comm", "torch.distributed", "mpi4py", "cryptography"},  # under torchrun, mpirun
     "nn": BASE | {"ringlet.nn", "cupy", "cupyx"},
     "runtime": {
         "numpy",
@@ -108,6 +109,16 @@ def test_cupy_is_imported_by_the_backend_alone_and_only_when_it_is_asked_for():
         if not isinstance(node, ast.ClassDef | ast.FunctionDef)
     }
     assert at_once.isdisjoint({"cupy", "cupyx"})
+
+
+def test_cryptography_is_imported_by_the_ciphers_alone():
+    found = {
+        str(path)
+        for path, tree in trees(*ALLOWED)
+        for _, module in imports(tree)
+        if module.split(".")[0] == "cryptography"
+    }
+    assert found == {"comm/sockets/ciphers.py"}
 
 
 def unsafe(tree):

@@ -35,10 +35,13 @@ from ringlet.comm.objects import pack, unpack
 from ringlet.comm.schedules.choice import Policy
 from ringlet.comm.schedules.links import Links
 from ringlet.comm.signature import Signature
-from ringlet.comm.sockets.endpoint import Endpoint, Peer
+from ringlet.comm.sockets.ciphers import KeyPair
+from ringlet.comm.sockets.endpoint import Endpoint
+from ringlet.comm.sockets.outbox import Peer
 from ringlet.comm.sockets.wire import (
     CONTROL,
     MAGIC,
+    Damaged,
     Header,
     Malformed,
     allocate,
@@ -135,6 +138,24 @@ def read_frames(data):
     made.inbox._messages.clear()
 
 
+SALT = bytes(32)
+OURS, THEIRS = KeyPair(), KeyPair()
+
+
+def read_sealed(data):
+    """A message of two frames, the length of the first before it."""
+    receiver, _ = THEIRS.way(OURS.offer, SALT, ("job", 0, 1), False)
+    size = int.from_bytes(data[:2])
+    _, seal = receiver.open(data[2 : 2 + size])
+    seal.open(data[2 + size :])
+
+
+def sealed_message():
+    sender, _ = OURS.way(THEIRS.offer, SALT, ("job", 0, 1), True)
+    head, payload = sender.seal(b"a header", b"an array")
+    return len(head).to_bytes(2) + head + payload
+
+
 def through_control(data):
     """What a launcher reads from a worker."""
     ours, theirs = socket.socketpair()
@@ -214,7 +235,7 @@ def json_bytes(value):
 
 HELLO = {
     "job": "j", "generation": 0, "rank": 1, "size": 2, "host": "h", "name": "n", "pid": 7,
-    "addresses": {"tcp": "tcp://127.0.0.1:4"}, "token": "t", "algorithm": "",
+    "addresses": {"tcp": "tcp://127.0.0.1:4"}, "token": "t", "seal": "", "algorithm": "",
 }  # fmt: skip
 HEADER = Header("job", 2, 1, "world", -1, 3, Signature("all_reduce", "<f4", (2, 3), "sum"), 0)
 NUMBERS = [Header._fields.index(name) for name in ("sequence", "number", "checksum")]
@@ -357,6 +378,11 @@ READERS = {
     "workers' notices": Reader(
         through_control, (), ({"failed": "text", "line": "x", "echo": True}, {"row": {"a": 1.0}}),
         lambda value: lengthened(plain(value)),
+    ),
+    "sealed messages": Reader(read_sealed, (Damaged,), (sealed_message(),)),
+    "offers of keys": Reader(
+        lambda data: OURS.way(data.decode(errors="replace"), SALT, ("job", 0, 1), True),
+        (ValueError,), (THEIRS.offer.encode(),),
     ),
     "key files": Reader(
         file_reader(read_key), (comm.AuthenticationError,), (JobKey.new().text.encode(),)
