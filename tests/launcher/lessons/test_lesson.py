@@ -173,8 +173,8 @@ def test_whatever_an_answer_does_wrong_is_told(tmp_path):
 CHILDREN = {
     "loops": ("while True:\n  pass", r"line 1: does not come to an end: stopped after 0.5 s"),
     "loops in a function": (
-        "def bubble(**k):\n  for i in iter(int, 1):\n    print('x' * 100)",
-        r"line 3, in bubble: does not come to an end",
+        "def bubble(**k):\n  for i in iter(int, 1): print('x' * 100)",
+        r"line 2, in bubble: does not come to an end",
     ),
     "will not be stopped": (
         "import signal\nfor s in (2, 15):\n  signal.signal(s, signal.SIG_IGN)\n"
