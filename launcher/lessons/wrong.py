@@ -23,7 +23,7 @@ class Wrong(Exception):
 
 
 def first_wrong(check: Callable[[Any], None]) -> Callable[[Any], Iterator[str]]:
-    """A lesson's check from a function that raises Wrong at the first mistake."""
+    """A lesson's check, or a part of it, from a function that raises Wrong at the first mistake."""
 
     @wraps(check)
     def found(answer: Any) -> Iterator[str]:

@@ -43,6 +43,7 @@ ROOT = 2
 
 @first_wrong
 def check(answer: Any) -> None:
+    """Raise Wrong for the first thing that is wrong with an exercise."""
     check_visible(answer)
     for length, block, scale in ((4, 2, 1.0), (6, 2, 1.0), (6, 3, 40.0), (7, 3, 1000.0)):
         check_attend(answer, length, block, scale)

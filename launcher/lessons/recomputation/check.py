@@ -1,6 +1,6 @@
 """What is wrong with a recomputation plan, with PowerSGD, or with an order of sending."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 from math import prod
 from typing import Any, NamedTuple
@@ -45,14 +45,28 @@ BLOCKS = (
 )  # fmt: skip
 
 
+def check(answer: Any) -> Iterator[str]:
+    """What is wrong with an exercise: the first thing in each of its parts."""
+    for part in (recomputation, compression, scheduling):
+        yield from part(answer)
+
+
 @first_wrong
-def check(answer: Any) -> None:
+def recomputation(answer: Any) -> None:
     for blocks in BLOCKS:
         check_peak(answer, blocks)
     for blocks in BLOCKS:
         check_plan(answer, blocks)
+
+
+@first_wrong
+def compression(answer: Any) -> None:
     for ranks in (1, 2, 3):
         check_power_sgd(answer, ranks)
+
+
+@first_wrong
+def scheduling(answer: Any) -> None:
     for layers in (2, 3, 5):
         check_order(answer, layers)
 

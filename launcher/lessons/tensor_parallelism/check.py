@@ -69,6 +69,7 @@ class Case:
 
 @first_wrong
 def check(answer: Any) -> None:
+    """Raise Wrong for the first thing that is wrong with an exercise."""
     for part in (shards, column_forward, row_forward, row_backward, column_backward, together):
         for ranks in SIZES:
             part(answer, Case(ranks))

@@ -42,6 +42,7 @@ RATE, BETAS, EPS = 0.1, (0.9, 0.95), 1e-3
 
 @first_wrong
 def check(answer: Any) -> None:
+    """Raise Wrong for the first thing that is wrong with an exercise."""
     for part in (shards, sums, norms, adam, steps):
         for size, ranks in SIZES:
             part(answer, Case(size, ranks))
