@@ -35,6 +35,7 @@ extensions = [
     "extensions.accessibility",
 ]
 myst_heading_anchors = 4
+smartquotes = False  # which would make a dash of the -- of an option
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", ".*")]  # types in signatures, many of them NumPy's
 

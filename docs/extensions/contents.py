@@ -7,7 +7,7 @@ from typing import Any
 from sphinx.application import Sphinx
 
 LISTS = ("docs/README", "docs/tutorials/lessons")
-"""Pages whose links to other pages are the contents; each heading is a caption."""
+"""Pages whose tables of links are the contents; each heading is a caption."""
 
 LINK = re.compile(r"\[([^]]+)\]\(([^)\s#]+)\.md\)")
 
@@ -29,7 +29,8 @@ def _contents(docname: str, part: str) -> str:
     folder = posixpath.dirname(docname)
     pages = [
         f"{title.replace('`', '')} <{posixpath.normpath(posixpath.join('/', folder, link))}>"
-        for title, link in LINK.findall(part)
+        for row in re.findall(r"^\|.*", part, re.M)
+        for title, link in LINK.findall(row)
     ]
     if not pages:
         return ""

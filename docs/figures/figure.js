@@ -136,3 +136,7 @@ try { // in a page around it, as high as it is; one that is opened from a disk m
   const fit = () => { frameElement.style.height = `${document.documentElement.offsetHeight + 4}px`; };
   if (frameElement) new ResizeObserver(fit).observe(document.body);
 } catch { /* its height stays as the page has it */ }
+
+// Inside another page the figure says how high it is, so that it need not be scrolled.
+if (parent !== window)
+  new ResizeObserver(() => parent.postMessage({ height: document.body.offsetHeight }, "*")).observe(document.body);

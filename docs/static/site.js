@@ -7,3 +7,10 @@ function reach() {
 }
 addEventListener("load", reach);
 addEventListener("resize", reach);
+
+// A figure says how high it is.
+addEventListener("message", ({ source, data }) => {
+  for (const frame of document.querySelectorAll("iframe.figure"))
+    if (frame.contentWindow === source && Number.isFinite(data.height))
+      frame.style.height = `${Math.ceil(data.height)}px`;
+});
