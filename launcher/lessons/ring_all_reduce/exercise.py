@@ -6,7 +6,8 @@ A schedule is, for each rank, the list of its steps in the order in which it tak
     Receive(peer, slot)    wait for the peer's next message, and put it into the slot
     Reduce(peer, slot)     wait for the peer's next message, and add it to what the slot holds
 
-Each rank's array is cut into `size` slots, numbered from 0.
+Each rank's array is cut into `size` slots, numbered from 0. In what the check says,
+`your all_reduce of 3` is the schedule for 3 ranks.
 """
 
 from ringlet.comm.schedules.schedule import Receive, Reduce, Send, Step
