@@ -7,29 +7,33 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
 
 from ringlet.launcher.supervisor.control import VARIABLE, Control
-from ringlet.launcher.supervisor.output import Pipe
+from ringlet.launcher.supervisor.output import READ, Pipe
 from ringlet.launcher.supervisor.process import exit_text
 
 DEADLINE_S = 20.0
 """For a whole check, which takes a second or three."""
 
+START_S = 60.0
+"""How long the process may take to start, on a machine that has other work."""
+
 GRACE_S = 3.0
-"""How much longer the process may take to start, and to say where it hangs."""
+"""How much longer than the deadline it may take, to say where it hangs."""
 
 SHOWN = 20_000
 """Characters that are shown of what an answer prints."""
 
 POLL_S = 0.1
 
-PIPES = 16
+PIPE_BYTES = 1 << 20
+"""No pipe holds more."""
+
+PIPES = PIPE_BYTES // READ
 """Reads after which a full pipe is empty; what has fled the process group may go on to write."""
 
 THREADS = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
@@ -43,35 +47,30 @@ def check_answer(
     `show` gets each line that it prints. Whatever the answer has started in its process group is
     gone at the end, also if this is interrupted.
     """
-    with tempfile.TemporaryFile() as stacks:
-        running = _Running(folder, path.resolve(), stacks, show, deadline)
-        try:
-            done = running.wait(deadline + GRACE_S)
-        finally:
-            running.end()
-        if not done:
-            running.wrong.append(running.reason(deadline))
-        return running.wrong
+    running = _Running(folder, path.resolve(), show, deadline)
+    try:
+        done = running.wait(deadline + GRACE_S)
+    finally:
+        running.end()
+    if not done:
+        running.wrong.append(running.reason(deadline))
+    return running.wrong
 
 
 class _Running:
     """The process that checks, and what it has told."""
 
     def __init__(
-        self,
-        folder: str,
-        path: Path,
-        stacks: IO[bytes],
-        show: Callable[[str], None],
-        deadline: float,
+        self, folder: str, path: Path, show: Callable[[str], None], deadline: float
     ) -> None:
         self.wrong: list[str] = []
-        self._path, self._stacks, self._show = path, stacks, show
+        self._path, self._show = path, show
         self._printed = self._dropped = 0
-        self._late = False
+        self._late, self._stacks = False, b""
         ours, theirs = socket.socketpair()
+        self._stacks_pipe, stacks = map(os.fdopen, os.pipe(), ("rb", "wb"))
         words = [folder, str(path), str(stacks.fileno()), str(deadline)]
-        with theirs:
+        with theirs, stacks:
             self._process = subprocess.Popen(
                 # -P: what is in the current folder does not replace what is imported.
                 [sys.executable, "-P", "-m", "ringlet.launcher.lessons.judge", *words],
@@ -82,12 +81,14 @@ class _Running:
                 pass_fds=[theirs.fileno(), stacks.fileno()],
                 start_new_session=True,
             )
+        os.set_blocking(self._stacks_pipe.fileno(), False)
         self._control = Control(ours)
         self._pipe = Pipe(self._process.stdout, sys.stdout, self._line)
 
     def wait(self, seconds: float) -> bool:
-        """Until the check has come to its end, which is true, or the process to its own."""
-        end = time.monotonic() + seconds
+        """Until the check has come to its end, which is true, or the process to its own, at most so
+        long after its beginning."""
+        end = time.monotonic() + START_S
         with selectors.DefaultSelector() as selector:
             selector.register(self._control, selectors.EVENT_READ)
             selector.register(self._pipe, selectors.EVENT_READ)
@@ -101,7 +102,10 @@ class _Running:
                 for notice in self._control.notices():
                     if "done" in notice:
                         return True
-                    self.wrong.append(str(notice["wrong"]))
+                    if "begins" in notice:
+                        end = time.monotonic() + seconds
+                    else:
+                        self.wrong.append(str(notice["wrong"]))
                 if ended and self._control not in ready:
                     return False
                 if not there:
@@ -119,13 +123,14 @@ class _Running:
         self._pipe.flush()
         if self._dropped:
             self._show(f"... and {self._dropped:,} characters more, which are not shown")
+        with self._stacks_pipe as pipe, suppress(BlockingIOError):  # if nothing was written
+            self._stacks = os.read(pipe.fileno(), PIPE_BYTES)
         self._pipe.close()
         self._control.close()
 
     def reason(self, deadline: float) -> str:
         """Why the check has not come to its end."""
-        self._stacks.seek(0)
-        text = self._stacks.read().decode(errors="replace")
+        text = self._stacks.decode(errors="replace")
         place = re.search(rf'File "{re.escape(str(self._path))}", line (\d+) in (\S+)', text)
         where = self._path.name
         if place is not None:

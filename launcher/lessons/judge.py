@@ -97,8 +97,8 @@ def _limit_memory() -> None:
 
 
 def main() -> None:
-    """Check the answer; the arguments are the lesson's folder, the file, the descriptor of a file
-    for stacks, and after how many seconds to write them and end."""
+    """Check the answer; the arguments are the lesson's folder, the file, the descriptor that
+    takes stacks, and after how many seconds to write them and end."""
     folder, path, stacks, seconds = sys.argv[1:]
     control = Control.inherited()
     assert control is not None
@@ -108,6 +108,7 @@ def main() -> None:
     faulthandler.enable(int(stacks))
     faulthandler.dump_traceback_later(float(seconds), file=int(stacks), exit=True)
     sys.path.append(str(Path(path).parent))  # last, so that nothing of ringlet's is replaced
+    control.send({"begins": True})
     own = os.getpid()
     for text in judge(check, Path(path)):
         if os.getpid() != own:  # a fork of the student's has come back

@@ -194,6 +194,7 @@ CHILDREN = {
     ),
     "asks": ("input()", r"line 1: EOFError"),
     "forks": ("import os\nos.fork()", r"exercise.py has no bubble"),
+    "imports a neighbour": ("import helper\nassert helper.x", r"exercise.py has no bubble"),
     "leaves a fork": (
         "import os\nif os.fork(): os._exit(0)\nwhile True: pass",
         r"exited with code 0 in the middle",
@@ -210,6 +211,7 @@ CHILDREN = {
 def test_an_answer_that_misbehaves_is_stopped_and_told(case, tmp_path):
     source, words = CHILDREN[case]
     path = tmp_path / EXERCISE
+    path.with_name("helper.py").write_text("x = 1")
     path.write_text(f"import os\nopen({str(tmp_path / 'group')!r}, 'w').write(str(os.getpgrp()))\n")
     lines = len(path.read_text().splitlines())
     path.write_text(path.read_text() + source)
