@@ -54,4 +54,5 @@ html_css_files = ["site.css"]
 html_js_files = ["site.js"]
 html_copy_source = False
 html_show_copyright = False
+html_show_search_summary = False  # which a page that is read from a file cannot fetch
 html_theme_options = {"top_of_page_buttons": []}

@@ -15,6 +15,7 @@ CHANGES = [
         r'<aside class="toc-drawer\1" aria-label="This page">',
     ),
     (r'role="heading">', r'role="heading" aria-level="2">'),
+    ('<div id="search-results">', '<h1>Search</h1><div id="search-results">'),
     # Markdown's tables have a head, whether or not there is anything in it.
     (rf"<thead>\s*<tr[^>]*>(?:\s*{EMPTY})+\s*</tr>\s*</thead>", ""),
     (EMPTY, '<td class="head"></td>'),
