@@ -13,7 +13,7 @@ import numpy as np
 from ringlet.comm import Group
 from ringlet.nn import FlatParameters, Module, Slot
 from ringlet.runtime.compression.compressor import Compressor
-from ringlet.runtime.data.bucket_size import BUCKET_BYTES
+from ringlet.runtime.data.bucket_size import BUCKET_BYTES, SMALLER
 from ringlet.runtime.data.reducer import Bucket, Reducer
 from ringlet.runtime.device_collectives import Pending, Then, all_reduce, fetched, put_back
 
@@ -130,13 +130,15 @@ def group_from_end(sizes: Sequence[int], elements: int) -> list[range]:
     """Group neighbours until they have `elements` elements together, the last ones first.
 
     Backward makes the last parameters final first; a tied embedding, registered first and used
-    last in backward, comes last.
+    last in backward, comes last. Groups double from a quarter of that size, so that the link has
+    work soon, and in the end have half of what is left, as nothing hides the last one's sum.
     """
-    groups, stop, total = [], len(sizes), 0
+    groups, stop, total, before, left = [], len(sizes), 0, 0, sum(sizes)
     for number in reversed(range(len(sizes))):
         total += sizes[number]
-        if total >= elements or number == 0:
+        if total >= max(elements // SMALLER, min(elements, before, left // 2)) or number == 0:
             groups.append(range(number, stop))
+            before, left = before + total, left - total
             stop, total = number, 0
     return groups
 

@@ -7,6 +7,7 @@ from functools import cached_property
 
 from ringlet.nn.autograd.deferred import SUMMANDS
 from ringlet.nn.autograd.operations.tiled_attention import KEPT
+from ringlet.runtime.data.bucket_size import BUCKET_BYTES
 from ringlet.runtime.mesh import AXES, MeshError, mesh_text
 from ringlet.runtime.options import Parallelism, consecutive
 from ringlet.runtime.pipeline.actions import PipelineSchedule
@@ -89,7 +90,7 @@ class Program:
     besides: float = 0.0
     """Bytes that a rank needs besides what the formulas count."""
 
-    bucket: int = 1 << 20
+    bucket: int = BUCKET_BYTES
     """Bytes of a bucket of gradients, unless the options say."""
 
     update: float = 0.0

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from ringlet.runtime.data.bucket_size import bucket_count
 from ringlet.runtime.pipeline.costs import Costs
 from ringlet.runtime.pipeline.price import PipelinePrice, price
 from ringlet.runtime.planning.cluster import Cluster
@@ -197,7 +198,7 @@ class _Step:
         program, options = self.setting.program, self.setting.options
         if not program.overlap_gradients:
             return ready + self.fabric.collective(operation, group, nbytes)
-        count = max(1, round(nbytes / (options.bucket_bytes or program.bucket)))
+        count = bucket_count(nbytes, options.bucket_bytes or program.bucket)
         each = count * self.fabric.collective(operation, group, nbytes / count)
         shown = min(count, BUCKETS)
         own = self.schedule.stages_of(rank)

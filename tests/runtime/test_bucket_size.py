@@ -19,10 +19,10 @@ from ringlet.runtime.data.bucket_size import (
 @pytest.mark.parametrize(
     ("gradient_bytes", "latency", "rate", "expected"),
     [
-        (40e6, 400e-6, 12.5e6, 1 << 19),  # 100 Mbit/s
-        (40e6, 400e-6, 125e6, 1 << 20),  # 1 Gbit/s
-        (40e6, 80e-6, 5e9, 1 << 22),  # shared memory
-        (40e6, 20e-3, 125e6, 1 << 23),  # between continents
+        (40e6, 400e-6, 12.5e6, 1 << 20),  # 100 Mbit/s
+        (40e6, 400e-6, 125e6, 1 << 21),  # 1 Gbit/s
+        (40e6, 80e-6, 5e9, 1 << 23),  # shared memory
+        (40e6, 20e-3, 125e6, 1 << 24),  # between continents
         (2e6, 50e-6, 1e6, SMALLEST),
         (4e9, 20e-3, 1e9, LARGEST),
         (40e6, 0.0, 1e9, SMALLEST),

@@ -12,7 +12,8 @@ from small_runs import small_trainer
 from ringlet import comm
 from ringlet.nn import FlatParameters, Linear, Sequential
 from ringlet.runtime import DataParallel, NonFinite, Trainer, load_corpus, make_config
-from ringlet.runtime.data.data_parallel import make_buckets
+from ringlet.runtime.data.bucket_size import bucket_count
+from ringlet.runtime.data.data_parallel import group_from_end, make_buckets
 from ringlet.runtime.training.callbacks import Callback
 from ringlet.runtime.training.meter import FIGURES
 
@@ -233,7 +234,13 @@ def test_buckets_cover_the_flat_buffer_once_from_its_end():
         assert bounds[0][0] == flat.size
         assert bounds[-1][1] == 0
         assert all(a[1] == b[0] for a, b in pairwise(bounds))
-        assert all(bucket.stop - bucket.start >= elements for bucket in buckets[:-1])
+        assert all(bucket.stop - bucket.start >= elements // 4 for bucket in buckets[:-1])
+
+
+def test_buckets_are_smaller_at_both_ends():
+    sizes = [10 * len(numbers) for numbers in group_from_end([10] * 100, 100)]
+    assert sizes == [30, 30, 60, *[100] * 7, 90, 50, 30, 10]
+    assert len(sizes) == bucket_count(1000, 100)
 
 
 def goes_wrong(world, folder):
