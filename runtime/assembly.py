@@ -164,6 +164,7 @@ class Assembly:
         for _, parameter in self.model.named_parameters():
             name = sharder.names[id(parameter)]
             kinds.setdefault(self._kind_of(name, parameter, tied), []).append((name, parameter))
+        after = self._after_blocks()
         groups: list[GradientGroup] = []
         for kind in sorted(kinds):
             group, others = ranks[kind]
@@ -174,7 +175,7 @@ class Assembly:
             second, networked = None, group.size > 1 and not group.shares_memory
             if networked and options.zero < 2 and not chosen().on_device:
                 second = self.mesh.besides(f"second {kind}", group.split(range(group.size)))
-            reducer = make_reducer(options, named, self._blocks, group, second)
+            reducer = make_reducer(options, named, self._blocks, group, second, after)
             specs = {name: sharder.spec(parameter) for name, parameter in named}
             axes = {name: sharder.axes(parameter) for name, parameter in named}
             partial = {name for name, p in named if id(p) in sharder.partial}
@@ -182,6 +183,15 @@ class Assembly:
             made = GradientGroup(kind, reducer, group, specs, axes, partial, others, twin)
             groups.append(made)
         return groups
+
+    def _after_blocks(self) -> set[int]:
+        """The ids of this rank's parameters that are used after all blocks alone."""
+        there = {path for path, _ in self.model.named_modules()}
+        head, *before = (
+            {id(p) for path in there & {*part} for p in self.model.submodule(path).parameters()}
+            for part in (self.plan.head, self.plan.embed, self.plan.all_stages)
+        )
+        return head.difference(*before)
 
     def _kind_of(self, name: str, parameter: Parameter, tied: dict[str, str]) -> str:
         axes = self._sharder.axes(parameter)

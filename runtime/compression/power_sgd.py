@@ -10,7 +10,7 @@ Both sums are plain all-reduces, as M Q is linear in M. A rank's residual (algor
 M - P (M^T P)^T; the ranks' residuals add up to what the sum has lost.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from math import prod
 from typing import NamedTuple
@@ -18,10 +18,15 @@ from typing import NamedTuple
 import numpy as np
 
 from ringlet.comm import Group
+from ringlet.comm.arrays import overflow_allowed
 from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.random import generator
-from ringlet.runtime.compression.collectives import Phases, add_residual
+from ringlet.runtime.compression.collectives import Phases
 from ringlet.runtime.compression.compressor import Compressor, GradientStretch, Matrices
+
+SMALL_PRODUCT = 1_000_000
+"""Multiplications of a product that OpenBLAS computes without packing its operands, which takes
+several times as long as a product with a thin matrix."""
 
 
 class Matrix(NamedTuple):
@@ -59,7 +64,6 @@ class PowerSGD(Compressor):
 
     def _phases(self, stretch: GradientStretch) -> Phases:
         grad, residual, label = stretch.grad, stretch.residual, stretch.label
-        add_residual(grad, residual)
         large = worthwhile(stretch.matrices, self.rank)
         ends = [0, *(matrix.place.stop for matrix in large)]
         starts = [*(matrix.place.start for matrix in large), grad.size]
@@ -71,11 +75,14 @@ class PowerSGD(Compressor):
         vectors = [(part.stop - part.start,) for part in rest]
         buffer, views = _views([*shapes, *vectors], self.group.size)
         thin, plain = views[: len(large)], views[len(large) :]
-        for matrix, q, p in zip(large, old, thin, strict=True):
-            _multiply(_view(grad, matrix), q, out=p)
-        for part, vector in zip(rest, plain, strict=True):
-            vector[...] = grad[part]
-            residual[part] = 0
+        with overflow_allowed():
+            for matrix, q, p in zip(large, old, thin, strict=True):
+                for m, lost, rows in _blocks(matrix, grad, residual):
+                    m += lost
+                    np.matmul(m, q, out=p[rows])
+            for part, vector in zip(rest, plain, strict=True):
+                np.add(grad[part], residual[part], out=vector)
+                residual[part] = 0
         yield stretch.group.all_reduce(buffer, async_op=True, label=label)
         for part, vector in zip(rest, plain, strict=True):
             grad[part] = vector
@@ -84,16 +91,19 @@ class PowerSGD(Compressor):
         bases = [np.linalg.qr(p)[0] for p in thin]
         # Second sum: each Q.
         buffer, new = _views([(matrix.columns, matrix.rank) for matrix in large], self.group.size)
-        for matrix, p, q in zip(large, bases, new, strict=True):
-            m, lost = _view(grad, matrix), _view(residual, matrix)
-            _multiply(m.T, p, out=q)
-            _multiply(p, q.T, out=lost)
-            with np.errstate(over="ignore", invalid="ignore"):
-                np.subtract(m, lost, out=lost)
+        with overflow_allowed():
+            for matrix, p, q in zip(large, bases, new, strict=True):
+                for m, _, rows in _blocks(matrix, grad, residual):
+                    q += np.matmul(m.T, p[rows])
+                for m, lost, rows in _blocks(matrix, grad, residual):
+                    np.matmul(p[rows], q.T, out=lost)
+                    np.subtract(m, lost, out=lost)
         yield stretch.group.all_reduce(buffer, async_op=True, label=label)
-        for matrix, name, p, q in zip(large, names, bases, new, strict=True):
-            _multiply(p, q.T, out=_view(grad, matrix))
-            self._q[name] = q.copy()
+        with overflow_allowed():
+            for matrix, name, p, q in zip(large, names, bases, new, strict=True):
+                for m, _, rows in _blocks(matrix, grad, residual):
+                    np.matmul(p[rows], q.T, out=m)
+                self._q[name] = q.copy()
         self._in_use.difference_update(names)
         return grad
 
@@ -140,14 +150,14 @@ def worthwhile(matrices: Matrices, rank: int) -> list[Matrix]:
     return found
 
 
-def _view(flat: Array, matrix: Matrix) -> Array:
-    return flat[matrix.place].reshape(matrix.rows, matrix.columns)
-
-
-def _multiply(a: Array, b: Array, out: Array) -> None:
-    # What is not finite is the ranks' gradient, not a mistake made here.
-    with np.errstate(over="ignore", invalid="ignore"):
-        np.matmul(a, b, out=out)
+def _blocks(matrix: Matrix, grad: Array, residual: Array) -> Iterator[tuple[Array, Array, slice]]:
+    """Some rows at a time of the matrix and of its residual, and which they are."""
+    shape = matrix.rows, matrix.columns
+    m, lost = grad[matrix.place].reshape(shape), residual[matrix.place].reshape(shape)
+    count = max(1, SMALL_PRODUCT // (matrix.columns * matrix.rank))
+    for start in range(0, matrix.rows, count):
+        rows = slice(start, start + count)
+        yield m[rows], lost[rows], rows
 
 
 def _views(shapes: list[tuple[int, ...]], ranks: int) -> tuple[Array, list[Array]]:

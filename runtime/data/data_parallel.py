@@ -5,7 +5,7 @@ section 3.2: gradients are summed in buckets, in the order in which backward mak
 that the first are on their way while the later ones are still being computed.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,11 +72,17 @@ class DataParallel(Reducer):
         self._works[number] = self._start(self.buckets[number], lane, label)
 
     def _before_blocks(
-        self, blocks: Sequence[Module], require: Callable[[Sequence[int]], None]
+        self,
+        blocks: Sequence[Module],
+        after: Collection[int],
+        require: Callable[[Sequence[int]], None],
     ) -> list[int]:
-        """Call `require` before each block's forward pass, with the numbers of its buckets; returns
-        those that parameters outside the blocks are in."""
+        """Call `require` before each block's forward pass, with the numbers of its buckets, before
+        the last one's also with those of parameters that are used `after` it (ids); returns those
+        that are needed before all blocks."""
         inside = [{id(parameter) for parameter in block.parameters()} for block in blocks]
+        if inside:
+            inside[-1].update(after)
         for block, own in zip(blocks, inside, strict=True):
             needed = self._buckets_with(own)
             block.register_forward_pre_hook(lambda *_, needed=needed: require(needed))

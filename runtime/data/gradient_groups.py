@@ -1,6 +1,6 @@
 """Gradient groups: parameters whose gradients are summed over the same ranks."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -83,9 +83,11 @@ def make_reducer(
     blocks: Sequence[Module],
     group: Group,
     second: Group | None = None,
+    after: Collection[int] = (),
 ) -> Reducer:
     """The reducer that the options ask for; from ZeRO stage 2 on it works block by block. Up to
-    stage 1 it uses a `second` group of the same ranks, too, if there is one."""
+    stage 1 it uses a `second` group of the same ranks, too, if there is one. `after` has the ids of
+    the parameters that are used after all blocks alone."""
     # ZeRO's shards and compressors' choices end where buckets do, and rounding with them.
     same_bits = not (options.zero or options.compress)
     gradient_bytes = sum(parameter.data.nbytes for _, parameter in named)
@@ -93,13 +95,13 @@ def make_reducer(
     if options.zero == 0:
         flat = FlatParameters(named, partial(empty, group), copy=False, whole=False)
         if options.priority and group.size > 1:
-            return PriorityDataParallel(flat, group, blocks, bucket_bytes, second)
+            return PriorityDataParallel(flat, group, blocks, bucket_bytes, second, after)
         if options.compress and group.size > 1:
             compressor = make_compressor(options.compress, group)
             return CompressedDataParallel(flat, group, compressor, bucket_bytes, second)
         return DataParallel(flat, group, bucket_bytes, second)
     if options.zero == 1:
-        return ZeroOptimizer(named, group, bucket_bytes, False, second, blocks)
+        return ZeroOptimizer(named, group, bucket_bytes, False, second, blocks, after)
     of_block = {id(p): block for block in blocks for p in block.parameters()}
     units: list[UnitParameters] = [
         ([(name, p) for name, p in named if of_block.get(id(p)) is block], block)

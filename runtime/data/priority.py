@@ -7,7 +7,7 @@ theirs final last. What has not been sent when backward ends is therefore sent f
 on, and the next forward pass begins while the last layers' gradients are still on their way.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -33,12 +33,13 @@ class PriorityDataParallel(DataParallel):
         blocks: Sequence[Module],
         bucket_bytes: int,
         second: Group | None = None,
+        after: Collection[int] = (),
     ) -> None:
         super().__init__(flat, group, bucket_bytes, second)
         self._steps = 0
         self._due: dict[int, Work | None] = {}
         self._optimizer: FlatOptimizer | None = None
-        self._outside = self._before_blocks(blocks, self._require)
+        self._outside = self._before_blocks(blocks, after, self._require)
 
     def before_forward(self) -> None:
         self._require(self._outside)

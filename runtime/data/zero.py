@@ -6,7 +6,7 @@ Gradients are reduce-scattered and parameters all-gathered, which sends as much 
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -67,6 +67,7 @@ class ZeroOptimizer(DataParallel):
         copy: bool = True,
         second: Group | None = None,
         blocks: Sequence[Module] = (),
+        after: Collection[int] = (),
     ) -> None:
         named = list(named)
         elements = bucket_bytes // common_dtype(p for _, p in named).itemsize
@@ -85,7 +86,7 @@ class ZeroOptimizer(DataParallel):
         # On one host gathering takes the cores that the next forward pass would compute on.
         self._ahead_of_use = bool(blocks) and second is not None
         if self._ahead_of_use:
-            self._outside = self._before_blocks(blocks, self._require)
+            self._outside = self._before_blocks(blocks, after, self._require)
 
     def publish(self) -> None:
         """Gather the parameters: over a network while the next forward pass begins, each block's

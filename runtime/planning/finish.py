@@ -110,6 +110,19 @@ def _update(costs: ModelCosts, parts: Shards) -> float:
 
 
 def _published(costs: ModelCosts, parts: Shards) -> float:
-    """Seconds to gather the parameters that ZeRO's ranks have updated."""
-    collective = costs.fabric.collective
-    return max(sum(collective(*call) for call in gathers(costs.setting, each)) for each in parts)
+    """Seconds to gather the parameters that ZeRO's ranks have updated. Stage 1 does it over a
+    network while the next forward pass goes through all blocks but the first."""
+    setting, most = costs.setting, 0.0
+    ahead = setting.options.zero == 1 and setting.program.overlap_parameters
+    for own, each in zip(setting.stages_by_rank, parts, strict=True):
+        blocks = setting.blocks_of(len(costs.model.blocks))
+        forward = sum(costs.stages[n].forward * (1 - 1 / len(blocks[n])) for n in own if blocks[n])
+        seconds = 0.0
+        for call in gathers(setting, each):
+            gathered = costs.fabric.collective(*call)
+            over_network = call[1].size * call[1].stride > costs.cluster.devices
+            hidden = min(gathered, forward) if ahead and over_network else 0.0
+            seconds += gathered - hidden * (1 - costs.cluster.slowdown.sums)
+            forward -= hidden
+        most = max(most, seconds)
+    return most
