@@ -39,6 +39,7 @@ import traceback
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from unittest.mock import patch
 
 from ringlet.comm import shutdown
 from ringlet.launcher.cli import main
@@ -196,7 +197,9 @@ class _Session:
 
     def failures(self, slow):
         try:
-            with contextlib.chdir(self.folder):
+            path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+            own = patch.dict(os.environ, PATH=path, NO_COLOR="1")
+            with contextlib.chdir(self.folder), own:
                 for block in blocks(self.page):
                     reason = block.notes.get("not run", REASONS[0])
                     if reason not in REASONS:
@@ -260,11 +263,10 @@ class _Session:
         for option in re.findall(r"--\S+", added):
             command = re.sub(rf" {option}[ =]\S+", "", command)
         command = re.sub(r"\bringlet train\b", rf"\g<0> {added}".rstrip(), command)
-        own = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "NO_COLOR": "1"}
         try:
             ended = subprocess.run(
                 ["bash", "-c", command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT, env=os.environ | own, text=True, timeout=DEADLINE_S,
+                stderr=subprocess.STDOUT, text=True, timeout=DEADLINE_S,
             )  # fmt: skip
         except subprocess.TimeoutExpired as late:
             return 124, f"it takes longer than {DEADLINE_S:.0f} s:\n{late.output}"
