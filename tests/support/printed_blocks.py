@@ -251,7 +251,7 @@ class _Session:
 
     def _command(self, command, added):
         """Its code, and all that it prints."""
-        words = shlex.split(command, comments=True)
+        words = shlex.split(command.replace("\\\n", ""), comments=True)
         if words[:1] == ["ringlet"] and words[1] in HERE and not re.search(r"[|;&<>$*]", command):
             self.capture.readouterr()
             try:

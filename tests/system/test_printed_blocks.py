@@ -21,7 +21,8 @@ three.py
 
 <!-- exit: 2 -->
 ```console
-$ ringlet simulate --model none
+$ ringlet simulate \\
+    --model none
 ringlet: there is no model ...
 ```
 

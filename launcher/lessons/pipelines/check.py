@@ -1,11 +1,10 @@
 """Checks lesson 3: the schedule is proven and priced, the formulas are compared with 1F1B's."""
 
-import operator
 from collections.abc import Iterator
 from typing import Any
 
 from ringlet.comm.errors import ScheduleError
-from ringlet.launcher.lessons.words import asked
+from ringlet.launcher.lessons.words import asked, number_problem
 from ringlet.runtime.pipeline.actions import Action, PipelineSchedule
 from ringlet.runtime.pipeline.formulas import peaks
 from ringlet.runtime.pipeline.price import price
@@ -50,15 +49,10 @@ def _first(problems: Iterator[str | None]) -> Iterator[str]:
 def _bubble(function: Any, ranks: int, micro_batches: int) -> str | None:
     call = asked("bubble", ranks=ranks, micro_batches=micro_batches)
     got = function(ranks=ranks, micro_batches=micro_batches)
-    if got is None:
-        return f"{call} returned None; it must return a number between 0 and 1"
     expected = price(make_schedule("1f1b", ranks, micro_batches)).bubble
-    if abs(float(got) - expected) > 1e-6:
-        return (
-            f"{call} is {float(got):.4g}; a rank idles for {expected:.4g} of the step (count the "
-            f"dots in: ringlet explain pipeline --stages {ranks} --micro-batches {micro_batches})"
-        )
-    return None
+    problem = number_problem(call, got, expected, "of the step")
+    shown = f"ringlet explain pipeline --stages {ranks} --micro-batches {micro_batches}"
+    return f"{problem} (count the dots in: {shown})" if problem else None
 
 
 def _held(function: Any, rank: int, ranks: int, micro_batches: int) -> str | None:
@@ -77,10 +71,12 @@ def _schedule(function: Any, ranks: int, micro_batches: int) -> str | None:
         )
         if actions is None:
             return f"{call} returned None; it must return a list of actions"
-        compute.append(tuple(map(_action, actions)))
-        wrong = [action for action in compute[-1] if action.kind not in ("F", "B")]
-        if wrong:
-            return f"{call} has {wrong[0]}; kinds are F and B"
+        compute.append(tuple(actions))
+        for action in compute[-1]:
+            if not isinstance(action, Action):
+                return f"{call} has {action!r:.60}, which is no Action"
+            if action.kind not in ("F", "B"):
+                return f"{call} has {action}; kinds are F and B"
     schedule = PipelineSchedule("your 1F1B", ranks, 1, micro_batches, tuple(compute))
     try:
         proof = prove(schedule)
@@ -98,8 +94,3 @@ def _schedule(function: Any, ranks: int, micro_batches: int) -> str | None:
             f"GPipe takes {least:g}"
         )
     return None
-
-
-def _action(item: Any) -> Action:
-    kind, stage, micro_batch = item
-    return Action(kind, operator.index(stage), operator.index(micro_batch))

@@ -41,7 +41,8 @@ WRONG = {
     ),
     "a bubble of the work, not of the step": (
         changed("/ (micro_batches + ranks - 1)", "/ micro_batches"),
-        "bubble(ranks=2, micro_batches=1) is 1; a rank idles for 0.5 of the step",
+        "bubble(ranks=2, micro_batches=1): this is 1; 0.5 of the step is right (count the dots in: "
+        "ringlet explain pipeline --stages 2 --micro-batches 1)",
     ),
     "GPipe's memory": (
         changed("return min(micro_batches, ranks - rank)", "return micro_batches"),
@@ -98,6 +99,10 @@ WRONG = {
         "rank 0, B0.0: F0.0 must come before it",
     ),
     "kinds in words": (changed('"F"', '"forward"'), "has forward0.0; kinds are F and B"),
+    "no actions": (
+        changed('Action("F", rank, m)', '("F", rank, m)'),
+        "has ('F', 0, 0), which is no Action",
+    ),
     "nothing returned": (
         changed("    return actions", "    pass"),
         "one_forward_one_backward(rank=0, ranks=1, micro_batches=1) returned None",
