@@ -14,6 +14,7 @@ from ringlet.launcher.lessons.answers import check_answer
 from ringlet.launcher.lessons.course import (
     EXERCISE,
     LESSONS,
+    NOTEBOOK,
     TEXT,
     Lesson,
     exercise_of,
@@ -64,12 +65,13 @@ def list_(options: LessonOptions) -> None:
 def start_(number: Number, *, options: LessonOptions) -> None:
     """Write a folder with a lesson and its exercise.
 
-    README.md is the lesson, exercise.py what you complete. An exercise that is there is never
-    overwritten.
+    README.md is the lesson, lesson.ipynb the same as a notebook, exercise.py what you complete. An
+    exercise that is there is never overwritten.
     """
     lesson = lesson_of(number)
     folder = start(lesson, options.folder)
-    click.echo(f"Lesson {lesson.number}, {lesson.title}: read {folder / TEXT},")
+    text = f"{folder / TEXT} (or {NOTEBOOK}, in Jupyter)"
+    click.echo(f"Lesson {lesson.number}, {lesson.title}: read {text},")
     click.echo(f"complete {folder / EXERCISE}, then: {options.command('check', lesson)}")
 
 

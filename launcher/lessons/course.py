@@ -5,16 +5,19 @@ import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from ringlet.launcher.errors import UserError, make_folder, user_errors
+from ringlet.launcher.lessons.notebook import notebook
 from ringlet.nn.files import parse_object, read_text, replacing
 
 HERE = Path(__file__).parent
 
-EXERCISE, TEXT, PROGRESS = "exercise.py", "README.md", ".progress.json"
+EXERCISE, TEXT, NOTEBOOK = "exercise.py", "README.md", "lesson.ipynb"
+PROGRESS = ".progress.json"
 """What is in a student's folder."""
 
 NOTE = re.compile(r"^<!--.*?-->\n+", re.DOTALL | re.MULTILINE)
@@ -84,9 +87,11 @@ def start(lesson: Lesson, root: Path) -> Path:
         raise UserError(f"{exercise} is there already; to begin again, move it away")
     make_folder(folder, "--folder")
     source = HERE / lesson.folder
-    text = for_student(read_text(source / "lesson.md"), source)
+    text = read_text(source / "lesson.md")
+    prose = partial(for_student, source=source)
     with user_errors(os_error=f"cannot write into {folder}"):
-        _write(folder / TEXT, text)
+        _write(folder / TEXT, prose(text))
+        _write(folder / NOTEBOOK, notebook(text, prose))
         _write(exercise, read_text(source / EXERCISE))
     return folder
 

@@ -8,17 +8,24 @@ import builtins
 import contextlib
 import faulthandler
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from ringlet.launcher.supervisor.control import Control
+from ringlet.launcher.supervisor.signals import noted_signals
 from ringlet.launcher.testing.forks import ForkedRanks
 from ringlet.launcher.testing.printed import Printed
 from ringlet.launcher.workers.called import CalledRank
 from ringlet.launcher.workers.worker import Guard, is_echo
+
+_OURS = str(Path(__file__).parents[1])
+"""Where the code is that calls a cell's; it is not shown above it in tracebacks."""
 
 
 def name_of(function: Callable[..., Any]) -> str:
@@ -46,6 +53,16 @@ class CellRanks(ForkedRanks):
     def _forking(self) -> Iterator[None]:
         yield
         self._printed.begin()
+
+    def close(self) -> None:
+        """End the ranks, all of them, also if Ctrl-C is pressed again meanwhile."""
+        if threading.current_thread() is not threading.main_thread():
+            super().close()
+            return
+        with noted_signals(signal.SIGINT) as noted:
+            super().close()
+        if noted:
+            raise KeyboardInterrupt
 
     def results(self, deadline: float) -> list[Any]:
         """What each rank has returned; raises RanksFailed."""
@@ -75,7 +92,9 @@ def _run(
         called.answer_result(name_of(function), function(world, **arguments), tuples=True)
     except BaseException as error:
         trace = error.__traceback__
-        text = "".join(traceback.format_exception(type(error), error, trace and trace.tb_next))
+        while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OURS):
+            trace = trace.tb_next
+        text = "".join(traceback.format_exception(type(error), error, trace))
         called.answer({"failed": text, "echo": is_echo(error)})
     sys.stdout.flush()
     called.leave()

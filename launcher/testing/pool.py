@@ -32,7 +32,7 @@ def is_in_file(function: Callable[..., Any]) -> bool:
         path = inspect.getsourcefile(inspect.unwrap(function))
     except TypeError:  # of C, or any object that can be called
         return False
-    return path is not None and Path(path).is_file()
+    return path is not None and path.endswith(".py") and Path(path).is_file()
 
 
 def _place(function: Callable[..., Any]) -> dict[str, str]:

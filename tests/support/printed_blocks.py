@@ -8,7 +8,9 @@ All blocks of a page run in one folder, from the first to the last:
 - `console`: commands after `$ `, and what each prints below it;
 - `sh`: commands whose output is not shown; they must succeed;
 - `python`: one program, in as many parts as there are blocks, with what a part prints in a `text`
-  block right after it. A block that begins with a comment like `# average.py` is that file.
+  block right after it. A block that begins with a comment like `# average.py` is that file. One
+  whose fence says `python ranks=4`, or that begins with `%%ranks 4` as in a notebook, runs on
+  four ranks.
 
 In what is shown, `...` stands for anything. What the planner and the provers print must be the
 same to the letter; of all else, times, rates, hashes, process ids and ports are left out, and
@@ -43,6 +45,7 @@ from unittest.mock import patch
 
 from ringlet.comm import shutdown
 from ringlet.launcher.cli import main
+from ringlet.launcher.notebook import run_on_ranks
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -82,7 +85,7 @@ VOLATILE = [
 
 COMMENT = re.compile(r"<!-- *(.*?)\s*-->", re.DOTALL)
 FENCE = re.compile(r"(?P<mark>```+)(?P<info>[^\n`]*)\n(?P<text>.*?)^(?P=mark) *$", re.DOTALL | re.M)
-RANK = re.compile(r"(?:\S+:)?(\d+): ")
+RANK = re.compile(r"(?:\S+:|rank )?(\d+): ")
 
 
 @dataclass
@@ -218,7 +221,10 @@ class _Session:
         elif given:
             yield from self._python(block, given, None)
         if block.language == "python":
-            yield from self._python(block, block.text, block.shown)
+            text, magic = re.subn(r"\A%%ranks \d+(?=\n)", "", block.text)
+            said = block.text.partition("\n")[0] if magic else " ".join(block.info)
+            ranks = re.match(r"(?:%%ranks |ranks=)(\d+)", said)
+            yield from self._python(block, text, block.shown, int(ranks[1]) if ranks else 0)
             return
         prompt = "$ " if block.language == "console" else ""
         for number, (command, shown) in enumerate(commands(block.text, prompt), 1):
@@ -233,7 +239,7 @@ class _Session:
             if wrong:
                 yield f"{self.place}:{block.line}: {command}\n{wrong}"
 
-    def _python(self, block, text, shown):
+    def _python(self, block, text, shown, ranks=0):
         file = re.match(r"# ([\w/]+\.py)\n", text)
         if file:
             Path(file[1]).write_text(text)
@@ -242,7 +248,10 @@ class _Session:
         try:
             source = "\n" * block.line + text  # so that a traceback has the page's lines
             with contextlib.redirect_stdout(printed):
-                exec(compile(source, str(self.page), "exec"), self.names)
+                if ranks:
+                    run_on_ranks(source, ranks, self.names)
+                else:
+                    exec(compile(source, str(self.page), "exec"), self.names)
         except BaseException:
             yield f"{self.place}:{block.line}:\n{traceback.format_exc()}"
             return

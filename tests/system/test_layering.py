@@ -238,7 +238,7 @@ ORDER = {
         {"hosts", "workers"},
         {"engines", "ray"},
         {"testing"},
-        {"lessons"},
+        {"lessons", "notebook"},
         {"commands"},
         {"cli"},
         {"remote"},

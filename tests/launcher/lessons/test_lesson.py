@@ -41,6 +41,7 @@ def test_a_lesson_is_started_once_and_its_progress_is_listed(here, capsys):
     assert sorted(path.name for path in (here / PIPELINES).iterdir()) == [
         "README.md",
         "exercise.py",
+        "lesson.ipynb",
     ]
     exercise = here / PIPELINES / EXERCISE
     assert exercise.read_text() == (HERE / "pipelines" / EXERCISE).read_text()
