@@ -40,7 +40,9 @@ def _problem(step: Any, rank: int, size: int, slots: int) -> str:
     else:
         numbers = [("rank", step.peer, size), ("slot", step.slot, slots)]
     for what, number, count in numbers:
-        if not isinstance(number, int | np.integer) or not 0 <= number < count:
+        if not isinstance(number, int | np.integer):
+            return f"{step}: {what} {number!r:.40} is not a whole number"
+        if not 0 <= number < count:
             return f"{step}: there is no {what} {number}, the {what}s are 0 to {count - 1}"
     if not isinstance(step, Copy) and step.peer == rank:
         return f"{step}: a rank sends nothing to itself"

@@ -53,8 +53,8 @@ RANKS = ((1, 4, 4, 8), (2, 4, 4, 8), (4, 2, 4, 8), (8, 4, 6, 8), (12, 6, 12, 9),
 """Ranks, and the blocks, heads and batch of a job."""
 
 PLANS = (
-    ("gpt-7.5b", "selene", 8, 32, (80e9, 40e9, 30e9, 20e9)),
-    ("gpt-1.7b", "h100-roce", 16, 64, (20e9, 6e9)),
+    ("gpt-7.5b", "selene", 8, 8, (80e9, 40e9, 30e9, 20e9)),
+    ("gpt-1.7b", "h100-roce", 16, 16, (20e9, 6e9)),
 )
 """Model, cluster, ranks, batch, and the limits of memory."""
 

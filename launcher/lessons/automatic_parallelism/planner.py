@@ -57,8 +57,9 @@ class Planner:
         return self._simulated[key]
 
     def least(self, mesh: Mesh) -> float:
-        """Seconds that a step takes at least."""
-        return self._bounds.of_step(self._bounds.costs(self._setting(mesh)))
+        """Seconds that a step takes at least: the planner's first bound, without the sums of
+        gradients and the update."""
+        return self._bounds.expected(self._setting(mesh))[1]
 
     def best(self, limit: float) -> Mesh | None:
         """The planner's choice among those that need at most so many bytes."""

@@ -21,7 +21,7 @@ from ringlet.runtime.planning.simulate import BUCKETS, simulate
 MODEL = gpt("gpt", 6, 384, 6, vocabulary=256, context=256, dropout=False)
 SETTING = Setting({"dp": 2}, batch=4, micro_batch=2)
 
-LINKS = ((4e-3, 1e9), (1e-3, 1.25e8), (10e-3, 1.25e9), (50e-3, 1e9), (0.4, 1.25e9))
+LINKS = ((4e-3, 1e9), (1e-3, 1.25e8), (10e-3, 1.25e9), (50e-3, 1e9), (1.0, 1.25e9))
 """Seconds of a sum of nothing, and bytes per second."""
 
 TOLERANCE = 0.005

@@ -131,9 +131,13 @@ WRONG = {
                  "min(gradient_bytes, int(math.sqrt(gradient_bytes * latency * bandwidth)))")),
         ["the last sum ends "],
     ),
+    "no bucket": (
+        changed(("max(1, round(n))", "round(n)")),
+        ["in bucket_bytes: ZeroDivisionError"],
+    ),
     "more than there is": (
         changed(("max(1, round(n))", "n")),
-        ["0.195, 0.4, 1.25e+09): it returned 62136581; a bucket has 1 to 43376640 bytes"],
+        ["0.195, 1.0, 1.25e+09): it returned 98246560; a bucket has 1 to 43376640 bytes"],
     ),
     "a fraction": (
         changed(("math.ceil(gradient_bytes / max(1, round(n)))", "gradient_bytes / 8")),
