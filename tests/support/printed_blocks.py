@@ -22,7 +22,6 @@ readers:
     <!-- with: --steps 2 -->        options that its `ringlet train` has in the tests; {n} is the
                                     number of the command in the block
     <!-- exit: 1 -->                the code with which its commands end
-    <!-- ranks: 4 -->               Python that so many ranks run
     <!-- given                      Python that runs before: what the block takes for granted
     model = GPT(config)
     -->
@@ -38,7 +37,7 @@ import socket
 import subprocess
 import sys
 import traceback
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from unittest.mock import patch
@@ -60,7 +59,7 @@ REASONS = (
 )
 """Why a block does not run in the tests."""
 
-NOTES = ("slow", "not run", "with", "exit", "ranks", "given")
+NOTES = ("slow", "not run", "with", "exit", "given")
 
 DEADLINE_S = 240.0
 LINES = 60  # of what differs
@@ -215,10 +214,7 @@ class _Session:
 
     def _block(self, block):
         given = block.notes.get("given", "")
-        if ranks := block.notes.get("ranks"):
-            Path("ranks.py").write_text(f"{given}\n{block.text}")
-            block = replace(block, language="sh", text=f"ringlet run -n {ranks} ranks.py")
-        elif given:
+        if given:
             yield from self._python(block, given, None)
         if block.language == "python":
             text, magic = re.subn(r"\A%%ranks \d+(?=\n)", "", block.text)
