@@ -12,7 +12,7 @@ import numpy as np
 
 from ringlet.comm.arrays import flat
 from ringlet.nn.autograd.tensor import Array
-from ringlet.runtime.compression.half import from_half, to_half
+from ringlet.runtime.compression.half import cut_to_half, from_half, to_half
 
 CHUNK = 1 << 16
 """Elements at a time: 256 KiB of float32."""
@@ -134,6 +134,11 @@ class Float16(_HalfWidth):
 
     def _decode(self, planes: tuple[Array, ...], part: slice, out: Array) -> None:
         from_half(planes[0][part], out)
+
+    def _split(self, x: Array, lost: Array, planes: tuple[Array, ...], part: slice) -> None:
+        lost[...] = x
+        cut_to_half(x, planes[0][part])
+        lost -= x
 
 
 class BFloat16(_HalfWidth):

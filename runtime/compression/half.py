@@ -17,6 +17,9 @@ NORMAL = np.uint32(113 << 23)
 BIAS = np.uint32((0xFFF - (112 << 23)) % (1 << 32))
 """From float32's exponents to half precision's, and just below a half of the last bit."""
 
+CUT = 23 - 10
+"""Bits of a float32 that half precision has no room for."""
+
 
 def to_half(x: Array, out: Array) -> None:
     """Round finite float32 `x`, at most 65,504, to nearest even; the bits go to uint16 `out`."""
@@ -47,10 +50,30 @@ def to_half(x: Array, out: Array) -> None:
 
 def from_half(bits: Array, out: Array) -> None:
     """The float32 numbers, exactly, that uint16 `bits` of half precision stand for."""
-    # Every index is in the table; "clip" only spares NumPy the check.
-    np.take(_table(), bits, out=out, mode="clip")
+    # Every index is in the table; "wrap" only spares NumPy the check.
+    np.take(_table(), bits, out=out, mode="wrap")
+
+
+def cut_to_half(x: Array, out: Array) -> None:
+    """Cut float32 `x` off after half precision's bits, below 2^-14 to the nearest; they go to
+    uint16 `out`, and `x` becomes what they stand for. What is out of range is the largest in it."""
+    places = np.right_shift(x.view(np.uint32), CUT, out=np.empty(x.size, np.intp), casting="unsafe")
+    halves, numbers = _cut_tables()
+    np.take(halves, places, out=out, mode="wrap")
+    np.take(numbers, places, out=x, mode="wrap")
 
 
 @cache
 def _table() -> Array:
     return np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
+
+
+@cache
+def _cut_tables() -> tuple[Array, Array]:
+    """By the upper bits of a float32: half precision's, and the number that these stand for.
+    Gradients are of a few magnitudes, so that of 3 MiB a few hundred KiB are in use."""
+    x = (np.arange(1 << (32 - CUT), dtype=np.uint32) << CUT).view(np.float32)
+    largest = float(np.finfo(np.float16).max)
+    with np.errstate(invalid="ignore"):
+        halves = np.where(np.isinf(x), x, np.clip(x, -largest, largest)).astype(np.float16)
+    return halves.view(np.uint16), halves.astype(np.float32)
