@@ -82,6 +82,6 @@ class PriorityDataParallel(DataParallel):
             return
         self._steps += 1
         done = sum(work.done() for work in self._works.values())
-        count = np.array([done + 1], np.int64)  # one more is on its way
+        count = np.array([done + len(self._lanes)], np.int64)  # as many are on their way
         self._group.all_reduce(count, op="min", label="progress of gradients")
         self._ahead = min(int(count[0]), len(self.buckets))
