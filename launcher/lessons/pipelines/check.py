@@ -59,7 +59,7 @@ def _held(function: Any, rank: int, ranks: int, micro_batches: int) -> str | Non
     call = asked("held", rank=rank, ranks=ranks, micro_batches=micro_batches)
     got = function(rank=rank, ranks=ranks, micro_batches=micro_batches)
     expected = prove(make_schedule("1f1b", ranks, micro_batches)).peaks[rank]
-    return None if got == expected else f"{call} is {got}; rank {rank} holds {expected}"
+    return number_problem(call, got, expected, "held")
 
 
 def _schedule(function: Any, ranks: int, micro_batches: int) -> str | None:
@@ -69,8 +69,8 @@ def _schedule(function: Any, ranks: int, micro_batches: int) -> str | None:
         call = asked(
             "one_forward_one_backward", rank=rank, ranks=ranks, micro_batches=micro_batches
         )
-        if actions is None:
-            return f"{call} returned None; it must return a list of actions"
+        if not isinstance(actions, list | tuple):
+            return f"{call} returned {actions!r:.60}; it must return a list of actions"
         compute.append(tuple(actions))
         for action in compute[-1]:
             if not isinstance(action, Action):

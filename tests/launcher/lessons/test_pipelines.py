@@ -46,11 +46,11 @@ WRONG = {
     ),
     "GPipe's memory": (
         changed("return min(micro_batches, ranks - rank)", "return micro_batches"),
-        "held(rank=0, ranks=1, micro_batches=2) is 2; rank 0 holds 1",
+        "held(rank=0, ranks=1, micro_batches=2): this is 2; 1 held is right",
     ),
     "few micro-batches are forgotten": (
         changed("return min(micro_batches, ranks - rank)", "return ranks - rank"),
-        "held(rank=0, ranks=2, micro_batches=1) is 2; rank 0 holds 1",
+        "held(rank=0, ranks=2, micro_batches=1): this is 2; 1 held is right",
     ),
     "GPipe": (
         changed("ahead = min(ranks - 1 - rank, micro_batches)", "ahead = micro_batches"),

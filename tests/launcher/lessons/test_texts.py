@@ -66,6 +66,27 @@ def test_a_student_does_the_lesson(lesson, tmp_path, monkeypatch, capsys):
     assert f"{done.number:>3}  done     {done.title}: " in listed
 
 
+NONSENSE = ("None", "0", "-1", "float('nan')", "'x'", "[]", "[None]", "()", "lambda: 1", "10**30")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("lesson", TEXTS)
+def test_no_function_may_return_nonsense(lesson, tmp_path):
+    check = import_module(f"ringlet.launcher.lessons.{lesson}.check").check
+    solution = runpy.run_path(str(Path(__file__).with_name(f"test_{lesson}.py")))["SOLUTION"]
+    exercise = TEXTS[lesson].with_name(EXERCISE).read_text()
+    asked = re.findall(r"^def (\w+)(?:(?!^def ).)*raise NotImplementedError", exercise, re.M | re.S)
+    assert asked
+    path = tmp_path / EXERCISE
+    for name in asked:
+        for value in NONSENSE:
+            path.write_text(f"{solution}\ndef {name}(*words, **named):\n    return {value}\n")
+            said = list(judge(check, path))
+            assert said, (name, value)
+            assert not [text for text in said if "the check cannot use" in text], (name, value)
+
+
 def test_all_lessons_are_listed():
     page = (HERE.parents[1] / "docs/tutorials/lessons.md").read_text()
     listed = re.findall(r"\| (\d+) \| \[.*\]\(../../launcher/lessons/(.*)/lesson.md\)", page)
