@@ -1,28 +1,17 @@
-"""What a size of buckets costs, by the planner's simulation of a step on two ranks."""
+"""What a size of buckets costs, by the price of a ring's sums on a link."""
 
 from collections.abc import Callable
-from dataclasses import replace
-from functools import cache, cached_property
 from typing import Any, NamedTuple
 
+from ringlet.comm.schedules.algorithms import schedule
+from ringlet.comm.schedules.price import LinkCost, Network, price
 from ringlet.comm.schedules.svg import counted
 from ringlet.comm.signature import size_text
-from ringlet.launcher.lessons.words import whole
+from ringlet.launcher.lessons.words import asked, whole
 from ringlet.launcher.units import seconds_text
-from ringlet.runtime.options import Parallelism
-from ringlet.runtime.planning.cluster import Cluster, Tier, load_cluster
-from ringlet.runtime.planning.costs import ModelCosts
-from ringlet.runtime.planning.fabric import Fabric
-from ringlet.runtime.planning.footprint import shards
-from ringlet.runtime.planning.models import gpt
-from ringlet.runtime.planning.setting import Setting
-from ringlet.runtime.planning.simulate import BUCKETS, simulate
 
-MODEL = gpt("gpt", 6, 384, 6, vocabulary=256, context=256, dropout=False)
-SETTING = Setting({"dp": 2}, batch=4, micro_batch=2)
-
-LINKS = ((4e-3, 1e9), (1e-3, 1.25e8), (10e-3, 1.25e9), (50e-3, 1e9), (1.0, 1.25e9))
-"""Seconds of a sum of nothing, and bytes per second."""
+MOST = 200
+"""Buckets that are tried to find the best number."""
 
 TOLERANCE = 0.005
 """By which part of backward and sums together they may end late: numbers of buckets are whole."""
@@ -36,57 +25,42 @@ class Case(NamedTuple):
     latency: float
     bandwidth: float
 
+    def late(self, count: int) -> float:
+        """Seconds after backward until the last of so many equal buckets is summed.
 
-class Link:
-    """Two ranks and the link between them."""
-
-    def __init__(self, latency: float, bandwidth: float) -> None:
-        tier = Tier(ranks=2, latency=latency / 2, bandwidth=bandwidth)  # two rounds
-        self.cluster = Cluster(
-            load_cluster("laptop").device, devices=1, hosts=2, links=(tier,),
-            algorithms="all_reduce=ring",
-        )  # fmt: skip
-        self.fabric = Fabric(self.cluster)
-        stage = ModelCosts(MODEL, self.cluster, SETTING, fabric=self.fabric).stages[0]
-        (numbers,) = shards(MODEL, SETTING)
-        self.case = Case(4 * round(numbers[0]), stage.inputs + stage.weights, latency, bandwidth)
-
-    def exposed(self, bucket: int) -> float:
-        """Seconds after backward until the last bucket is summed."""
-        setting = replace(SETTING, options=Parallelism(bucket_bytes=bucket))
-        found = simulate(MODEL, self.cluster, setting, fabric=self.fabric)
-        return found.exposed.get("dp", 0.0)
-
-    @cached_property
-    def best(self) -> int:
-        """The bytes of a bucket for which that is least."""
-        sizes = [-(-self.case.gradient_bytes // n) for n in range(1, BUCKETS + 1)]
-        return min(sizes, key=self.exposed)
+        Either sums follow one another from the first bucket on, or the last one waits for backward.
+        """
+        link = LinkCost(self.latency / 2, self.bandwidth)  # the ring of two has two rounds
+        made, nbytes = schedule("all_reduce", "ring", 2), self.gradient_bytes / count
+        seconds = price(made, Network.uniform(link), nbytes).seconds
+        return max(self.backward / count + count * seconds, self.backward + seconds) - self.backward
 
 
-@cache
-def link_of(latency: float, bandwidth: float) -> Link:
-    """Made once: to find its best size takes a while."""
-    return Link(latency, bandwidth)
+CASES = (
+    Case(40_000_000, 0.2, 0.004, 1e9),
+    Case(40_000_000, 0.2, 0.001, 1.25e8),
+    Case(400_000_000, 0.5, 0.01, 1.25e9),
+    Case(40_000_000, 0.2, 0.05, 1e9),
+    Case(40_000_000, 0.2, 1.0, 1.25e9),
+)
 
 
 def problem(bucket_bytes: Callable[..., Any]) -> str:
-    """What is wrong with the function, beginning with its arguments; "" if nothing is."""
-    for figures in LINKS:
-        link = link_of(*figures)
-        returned, every = bucket_bytes(*link.case), link.case.gradient_bytes
-        bucket = whole(returned)
-        call = f"({every}, {link.case.backward:.3f}, {figures[0]}, {figures[1]:.4g})"
+    """What is wrong with the function; "" if nothing is."""
+    for case in CASES:
+        call, returned = asked("bucket_bytes", *case), bucket_bytes(*case)
+        bucket, every = whole(returned), case.gradient_bytes
         if bucket is None:
             return f"{call}: it returned {returned!r:.40}, not a whole number of bytes"
         if not 1 <= bucket <= every:
             return f"{call}: it returned {bucket}; a bucket has 1 to {every} bytes"
-        own, least = link.exposed(bucket), link.exposed(link.best)
-        if own - least > TOLERANCE * (link.case.backward + least):
-            many, few = counted(round(every / bucket), "bucket"), round(every / link.best)
-            better = f"with {few} of {size_text(link.best)} {seconds_text(least)} after it"
+        count, best = round(every / bucket), min(range(1, MOST), key=case.late)
+        late, least = case.late(count), case.late(best)
+        if late - least > TOLERANCE * (case.backward + least):
+            many = f"{counted(count, 'bucket')} of {size_text(bucket)}"
+            few = f"{best} of {size_text(every // best)} {seconds_text(least)}"
             return (
-                f"{call}: with {many} of {size_text(bucket)} the last sum ends {seconds_text(own)} "
-                f"after backward, {better}"
+                f"{call}: with {many} the last sum ends {seconds_text(late)} after backward, "
+                f"with {few} after it"
             )
     return ""

@@ -1,4 +1,4 @@
-"""Compares accumulated gradients with the whole batch's, and simulates the size of buckets."""
+"""Compares accumulated gradients with the whole batch's, and prices the size of buckets."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -29,4 +29,4 @@ def check(answer: Any) -> Iterator[str]:
     if problem := gradients.problem(answer.accumulate):
         yield f"accumulate: {problem}"
     if problem := buckets.problem(answer.bucket_bytes):
-        yield f"bucket_bytes{problem}"
+        yield problem
