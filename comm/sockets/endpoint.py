@@ -337,7 +337,7 @@ class Endpoint:
                 farewells[rank] = outbox.send(content, zmq.NOBLOCK, copy=False, track=True)
         return farewells
 
-    def _control(self, peer: int, kind: str, content: Any) -> tuple[bytes, bytes]:
+    def _control(self, peer: int, kind: str, content: Any) -> tuple[bytes, Any]:
         """With the send lock held."""
         data: bytes = msgpack.packb(content)
         signature, check = Signature(kind, "", (), ""), checksum(data)

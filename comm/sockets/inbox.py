@@ -16,7 +16,7 @@ import zmq
 
 from ringlet.comm.arrays import Array
 from ringlet.comm.schedules.schedule import SEGMENT_BYTES
-from ringlet.comm.sockets.wire import HEADER_BYTES, Damaged, Header, checksum
+from ringlet.comm.sockets.wire import HEADER_BYTES, TAG_BYTES, Damaged, Header, checksum
 
 if TYPE_CHECKING:
     from ringlet.comm.sockets.ciphers import Seal
@@ -29,9 +29,6 @@ LEADER_S = 1.0
 
 MOST_MESSAGES = 32
 """This many unread messages of one peer are held here; then its sending socket holds them."""
-
-TAG_BYTES = 16
-"""What a seal adds to a frame."""
 
 AWAKE, NAP_S, LONGEST_NAP_S = 20, 20e-6, 1e-3
 """So many looks without a nap, the first nap, and the longest: a second of waiting takes some

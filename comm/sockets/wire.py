@@ -22,6 +22,9 @@ from ringlet.comm.signature import Signature
 HEADER_BYTES = 16 * 1024
 """No header is longer."""
 
+TAG_BYTES = 16
+"""What a seal adds to a frame."""
+
 COLLECTIVE = -1
 """The stream of a group's collectives; point-to-point streams are the tags, from 0 up."""
 
