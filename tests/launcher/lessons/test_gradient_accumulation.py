@@ -113,13 +113,13 @@ WRONG = {
     ),
     "one bucket": (
         changed(("max(1, round(n))", "1")),
-        ["bucket_bytes(43376640, 0.195, 0.004, 1e+09): with 1 bucket of 41.4 MiB the last sum ends "
-         "47.4 ms after backward, with 37 of 1.1 MiB 5.17 ms after it"],
+        ["bucket_bytes(40000000, 0.2, 0.004, 1000000000.0): with 1 bucket of 38.1 MiB the last sum "
+         "ends 44.0 ms after backward, with 40 of 976.6 KiB 5.00 ms after it"],
     ),
     "a constant": (
         changed(("max(1, round(n))", "25")),
-        ["bucket_bytes(43376640, 0.195, 0.001, 1.25e+08): with 25 buckets of 1.7 MiB the last sum "
-         "ends "],
+        ["bucket_bytes(40000000, 0.2, 0.001, 125000000.0): with 25 buckets of 1.5 MiB the last sum "
+         "ends 153 ms after backward, with 14 of 2.7 MiB 148 ms after it"],
     ),
     "what latency and bandwidth weigh equally": (
         changed(("return math.ceil(gradient_bytes / max(1, round(n)))",
