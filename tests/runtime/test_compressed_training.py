@@ -1,5 +1,6 @@
 """Training with compressed gradients and activations: near the plain result, in fewer bytes."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -109,6 +110,26 @@ def test_what_was_lost_is_not_forgotten_on_another_number_of_ranks(ranks, tmp_pa
     assert np.abs(total).max() > 0
     found = ranks(2).run(reloaded, folder=str(tmp_path), compress="topk", mesh="dp=2", steps=30)[0]
     np.testing.assert_allclose(found, total, rtol=1e-5, atol=1e-9)
+
+
+def chosen(world):
+    """The compressor that a run has chosen, and what this rank has said of it."""
+    notes, config = [], make_config("tiny", None, {**TINY, "compress": "auto"})
+    corpus = load_corpus("pydoc", config.block_size)
+    made = Trainer(config, corpus, world, warn=notes.append)
+    return [made.parallel.options.compress, notes]
+
+
+def test_auto_says_what_it_has_chosen(ranks):
+    why = "compress auto sums gradients plainly: the 2 ranks share memory"
+    assert ranks(2).run(chosen) == [["", [why]], ["", []]]
+
+
+@pytest.mark.slow
+def test_auto_takes_a_codec_for_a_slow_link(two_hosts):
+    (first, notes), (second, silent) = two_hosts((0, 1), 100).run(chosen)
+    assert (first, second, silent) == ("int8", "int8", [])
+    assert re.fullmatch("compress auto sums gradients as int8: the link has [0-9]+ Mbit/s", *notes)
 
 
 REFUSED = {
