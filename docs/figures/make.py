@@ -57,13 +57,18 @@ def power(n: int) -> int:
     return 1 << n.bit_length() - 1
 
 
+def two_ports(each: Textbook) -> Textbook:
+    """The same rounds, for ranks that send two messages at once; here they send one."""
+    return each._replace(rounds=f"{each.rounds}, on two ports")
+
+
 RING = Textbook("2 (n - 1)", "2 (n - 1) / n", lambda n: (2 * (n - 1), 2 * (n - 1) / n))
 HALF = Textbook("n - 1", "(n - 1) / n", lambda n: (n - 1, (n - 1) / n))
 LOG = Textbook("lg n", "(n - 1) / n", lambda n: (lg(n), (n - 1) / n))
 TEXTBOOK: dict[str, dict[str, Textbook]] = {
     "all_reduce": {
         "ring": RING,
-        "bidirectional_ring": RING,
+        "bidirectional_ring": two_ports(RING),
         "recursive_doubling": Textbook(
             "lg p, + 2 if n > p", "lg p, + 1 if n > p",
             lambda n: (lg(power(n)) + 2 * (n > power(n)), lg(power(n)) + (n > power(n))),
@@ -77,8 +82,8 @@ TEXTBOOK: dict[str, dict[str, Textbook]] = {
         ),
         "circulant": Textbook("2 lg n", "2 (n - 1) / n", lambda n: (2 * lg(n), 2 * (n - 1) / n)),
     },
-    "reduce_scatter": {"ring": HALF, "bidirectional_ring": HALF, "circulant": LOG},
-    "all_gather": {"ring": HALF, "bidirectional_ring": HALF, "bruck": LOG},
+    "reduce_scatter": {"ring": HALF, "bidirectional_ring": two_ports(HALF), "circulant": LOG},
+    "all_gather": {"ring": HALF, "bidirectional_ring": two_ports(HALF), "bruck": LOG},
     "broadcast": {
         "tree": Textbook("lg n", "lg n", lambda n: (lg(n), lg(n))),
         "chain": Textbook("n - 1", "1 (in turn: n - 1)", lambda n: (n - 1, n - 1)),
@@ -87,8 +92,7 @@ TEXTBOOK: dict[str, dict[str, Textbook]] = {
         ),
     },
 }  # fmt: skip
-"""As in docs/collectives.md, of which the figure shows what has one link between all ranks; the
-bidirectional ring for two ports, which the figure's ranks do not have."""
+"""As in docs/explanation/collectives.md, of what has one kind of link between all ranks."""
 
 
 def collectives(ranks: int) -> dict[str, dict[str, Any]]:

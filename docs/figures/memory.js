@@ -54,7 +54,7 @@ function draw(ranks) {
 
 function show() {
   const { model, dp, tp, pp, cp, limit } = chosen, ranks = memory(chosen), possible = typeof ranks !== "string";
-  const count = dp * tp * pp * cp, mesh = `${counted(count, "rank")}: dp=${dp}, tp=${tp}, pp=${pp}, cp=${cp}`;
+  const count = dp * tp * pp * cp, mesh = `${count === 1 ? "1 rank" : `${count.toLocaleString("en")} ranks`}: dp=${dp}, tp=${tp}, pp=${pp}, cp=${cp}`;
   if (!possible) {
     by("said").textContent = `${model} on ${mesh}: ${ranks}.`;
     clear(by("picture"), 1, 1, "nothing");

@@ -96,6 +96,13 @@ def test_keys_step_and_what_happens_is_said(page):
     assert tab.text("#said").startswith("Round 5 of 6: ")
     assert tab.value("document.getElementById('said').getAttribute('aria-live')") == "polite"
 
+    moves = "getComputedStyle(document.querySelector('.arrow.new')).animationName"
+    tab.value("steps.go(0); steps.go(1)")
+    assert tab.value(moves) == "draw"
+    still = {"name": "prefers-reduced-motion", "value": "reduce"}
+    tab.call("Emulation.setEmulatedMedia", features=[still])
+    assert tab.value(moves) == "none"
+
     tab = page("pipelines")
     assert "rank 0: forward of micro-batch 0; rank 1: waits for its first" in tab.text("#said")
     for _ in range(4):
