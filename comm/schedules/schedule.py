@@ -5,7 +5,7 @@ a transport, from the same list. The idea is MSCCL's (Cowan et al., "MSCCLang", 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 SEGMENT_BYTES = 2 << 20
@@ -40,7 +40,7 @@ class Reduce:
 
     peer: int
     slot: int
-    peer_first: bool = False
+    peer_first: bool = field(default=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,13 @@
 """A student's schedule, put together from the steps of its ranks."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from ringlet.comm.errors import ScheduleError
-from ringlet.comm.schedules.schedule import Copy, Receive, Reduce, Schedule, Send
+from ringlet.comm.schedules.schedule import Copy, Receive, Reduce, Schedule, Send, Step
+from ringlet.comm.schedules.symbols import contributions_before
 from ringlet.launcher.lessons.words import asked
 
 
@@ -27,7 +29,25 @@ def schedule_of(
             if problem := _problem(step, rank, size, slots):
                 raise ScheduleError(f"{call} has {problem}")
         steps.append(tuple(own))
-    return Schedule(operation, "your", size, slots, root=0, steps=tuple(steps))
+    made = Schedule(operation, "your", size, slots, root=0, steps=tuple(steps))
+    for rank, own in enumerate(contributions_before(made)):
+        full = {slot for slot, contributions in enumerate(own) if contributions is not None}
+        if problem := _empty(made.steps[rank], full):
+            raise ScheduleError(f"{made}: rank {rank} {problem}")
+    return made
+
+
+def _empty(steps: Iterable[Step], full: set[int]) -> str:
+    """Which step takes a slot that holds nothing; "" if none does. `full` are those that do not at
+    the start."""
+    for step in steps:
+        if isinstance(step, Send) and step.slot not in full:
+            return f"at {step} has nothing in slot {step.slot} yet"
+        if isinstance(step, Copy) and step.source not in full:
+            return f"at {step} has nothing in slot {step.source} yet"
+        if not isinstance(step, Send):
+            full.add(step.slot)
+    return ""
 
 
 def _problem(step: Any, rank: int, size: int, slots: int) -> str:

@@ -237,7 +237,7 @@ def check_ring(answer: Any, ranks: int) -> None:
 def _check_row(who: str, row: Array, query: int, scores: Array, positions: Array) -> None:
     """The shares of all keys in the attention of one query."""
     if not np.isfinite(row).all():
-        raise Wrong(f"{who} gives what is not a number")
+        raise Wrong(f"{who} gives what is not a number: 0 / 0, if it has seen no key at all")
     sees = np.arange(len(row)) <= query
     right = np.where(sees, np.exp(scores[query] - scores[query][sees].max()), 0.0)
     right /= right.sum()
@@ -262,6 +262,12 @@ def _check_sent(who: str, made: Sequence[Signature], ranks: int, length: int) ->
     others = [call for call in made if call.operation != "send"]
     if others:
         raise Wrong(f"{who} calls {others[0]}: keys go round the ring by send and recv alone")
+    peers = list(dict.fromkeys(call.detail.removeprefix("to ") for call in made))
+    if len(peers) > 1:
+        raise Wrong(
+            f"{who} sends to ranks {' and '.join(peers)}; in a ring it sends to one neighbour "
+            "only: what it has just used, its own and then what came"
+        )
     block = (length // ranks) * (ROOT**2 + length)  # keys, and values
     numbers = sum(prod(call.shape) for call in made)
     if numbers != (ranks - 1) * block:

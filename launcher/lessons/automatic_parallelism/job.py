@@ -45,6 +45,9 @@ class Expected(NamedTuple):
     turn: float
     """Seconds of a micro-batch in a stage, forward and backward."""
 
+    all_reduce: float
+    """Seconds of each sum of its activations."""
+
     pipeline: float
     sums: float
     """Seconds to sum the gradients."""
@@ -67,10 +70,11 @@ def expected(job: Job, mesh: Mapping[str, int]) -> Expected:
     m = job.micro_batches
     samples = job.batch / (dp * m)
     turn = job.compute / (dp * tp * pp * m)
-    turn += 4 * job.blocks / pp * all_reduce(job, tp, samples * job.activation_bytes)
+    once = all_reduce(job, tp, samples * job.activation_bytes)
+    turn += 4 * job.blocks / pp * once
     made = known_schedule("1f1b", pp, m, 1)
     pipeline = price_pipeline(made, Costs(turn / 3, turn / 3, turn / 3)).makespan
-    return Expected(turn, pipeline, all_reduce(job, dp, 4 * job.parameters / (tp * pp)))
+    return Expected(turn, once, pipeline, all_reduce(job, dp, 4 * job.parameters / (tp * pp)))
 
 
 def states_of(job: Job, mesh: Mapping[str, int], zero: int) -> tuple[float, float, float]:

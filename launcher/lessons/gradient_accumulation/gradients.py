@@ -85,7 +85,7 @@ def _problem(accumulate: Callable[[nn.Module, Batch], Any], batch: Batch) -> str
         return "the parameters have changed; only their gradients may"
     if any((a != b).any() for a, b in zip(chain(*batch), chain(*given), strict=True)):
         return "it has changed the micro-batches that it was given"
-    if text := _order(model.seen, len(batch)):
+    if text := _order(model.seen, len(batch), sum(count > 0 for count in counts)):
         return text
     try:
         found = model.gradient()
@@ -118,14 +118,15 @@ def _set(model: Watched, flat: Array) -> None:
         start = stop
 
 
-def _order(seen: list[str], count: int) -> str:
-    """Why these forwards and backwards are not one of each after the other; "" if they are."""
+def _order(seen: list[str], count: int, least: int) -> str:
+    """Why these forwards and backwards are not one of each after the other; "" if they are. At
+    `least` as many are needed as there are micro-batches with targets."""
     forwards = sum(each[0] == "F" for each in seen)
     for what, times in (("forward", forwards), ("backward", len(seen) - forwards)):
-        if times != count:
+        if not least <= times <= count:
             batches = counted(count, "micro-batch", "es")
             return f"the model ran {what} {counted(times, 'time')} for {batches}"
-    for number in range(1, count):
+    for number in range(1, min(forwards, len(seen) - forwards)):
         if seen.index(f"F{number + 1}") < seen.index(f"B{number}"):
             return (
                 f"the forward of micro-batch {number + 1} came before the backward of micro-batch "

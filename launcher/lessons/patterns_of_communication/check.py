@@ -29,11 +29,15 @@ HINTS = (
 
 def check(answer: Any) -> Iterator[str]:
     """What is wrong with an exercise."""
+    wrong = False
     for operation, (slots, rounds) in COLLECTIVES.items():
+        if operation == "broadcast" and wrong:
+            continue  # It is made of the two before it.
         try:
             for size in SIZES:
                 _check(answer, operation, size, slots * size, rounds * (size - 1))
         except ScheduleError as error:
+            wrong = True
             yield str(error)
 
 
@@ -43,6 +47,6 @@ def _check(answer: Any, operation: str, size: int, slots: int, rounds: int) -> N
     taken = prove(made).slot_times
     if taken > rounds:
         raise ScheduleError(
-            f"{made}: the result is right, but it takes {counted(taken, 'round')}; {rounds} are "
-            "enough"
+            f"{made}: the result is right, but it takes {counted(taken, 'round')}; {rounds} "
+            f"{'is' if rounds == 1 else 'are'} enough"
         )

@@ -19,6 +19,7 @@ from ringlet.launcher.lessons.wrong import (
     check_tuple,
     first_wrong,
     is_close,
+    unchanged,
 )
 
 HINTS = (
@@ -121,7 +122,7 @@ def check_plan(answer: Any, blocks: Sequence[Block]) -> None:
             raise Wrong(f"{what} is None; {_named(best)} computed again does it")
         if found is None:
             continue
-        if not isinstance(found, list | tuple) or len(found) != len(blocks):
+        if not isinstance(found, list | tuple | np.ndarray) or len(found) != len(blocks):
             raise Wrong(f"{what} is {found!r:.60}; it must be a list of {len(blocks)} bools")
         turns = moments(blocks, found)
         over = [turn for turn, held in enumerate(turns) if held > limit]
@@ -177,9 +178,11 @@ def check_power_sgd(answer: Any, ranks: int) -> None:
         step = Step([draw((ROWS, COLUMNS)) for _ in range(ranks)], residuals, q)
         what = f"power_sgd, {counted(ranks, 'rank')}, step {number + 1}"
 
-        def program(group: LessonGroup, step: Step = step) -> Any:
-            given = step.grads[group.rank], step.residuals[group.rank], step.q
-            return function(group, *(array.copy() for array in given))
+        def program(group: LessonGroup, step: Step = step, what: str = what) -> Any:
+            grad, residual = step.grads[group.rank].copy(), step.residuals[group.rank].copy()
+            q = step.q.copy()
+            with unchanged(f"{what}: rank {group.rank}", grad=grad, residual=residual, q=q):
+                return function(group, grad, residual, q)
 
         results = on_ranks(ranks, program)
         found = [check_tuple(each, what, "p", "q", "residual") for each, _ in results]
@@ -286,7 +289,10 @@ def check_order(answer: Any, layers: int) -> None:
             if not waiting:
                 now += 1
                 continue
-            chosen = choose(list(waiting))
+            given = list(waiting)
+            chosen = choose(given)
+            if given != waiting:
+                raise Wrong(f"next_bucket of {waiting} changes its argument: it leaves {given}")
             if chosen not in waiting:
                 raise Wrong(f"next_bucket of {waiting} gives {chosen!r:.40}, which is none of them")
             now += 3

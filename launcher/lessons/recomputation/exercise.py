@@ -3,7 +3,8 @@
 `group` is what `comm.init()` gives: `group.rank`, `group.size`, and `group.all_reduce(x)`, which
 sums the ranks' arrays in place and returns x.
 
-Write them in this order; `ringlet lesson check 10` says what goes wrong first.
+What a function is given stays as it is. Write them in this order;
+`ringlet lesson check 10` says what goes wrong first.
 """
 
 from collections.abc import Sequence

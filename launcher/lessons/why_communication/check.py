@@ -1,16 +1,20 @@
 """Checks lesson 1: both ways are written as schedules, and what these cost is compared."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
+
+import numpy as np
 
 from ringlet.comm.schedules.algorithms import schedule
 from ringlet.comm.schedules.price import LinkCost, Network, Price, price
 from ringlet.comm.schedules.schedule import Receive, Reduce, Schedule, Send, Step
-from ringlet.launcher.lessons.words import asked, number_problem
+from ringlet.launcher.lessons.words import asked, number_problem, whole
 
 RANKS = (1, 2, 3, 4, 7)
 
-NBYTES = 8400.0
+NBYTES, UNEVEN = 8400.0, 1000.0
+"""Numbers of bytes that ranks can, and cannot, share evenly."""
 
 LINKS = ((0.0, 1000.0), (2.0, 1e12), (2.0, 1000.0), (0.5, 250.0))
 """(latency, bandwidth): what bytes cost alone, what messages cost alone, and both."""
@@ -40,9 +44,11 @@ HINTS = (
 
 def check(answer: Any) -> Iterator[str]:
     """What is wrong with an exercise."""
-    for problems in (_bytes(answer), _seconds(answer), _best(answer)):
-        if problem := next(problems, None):
-            yield problem
+    if problem := next(_bytes(answer), None):
+        yield problem
+    # The third is made of the second.
+    if problem := next(itertools.chain(_seconds(answer), _best(answer)), None):
+        yield problem
 
 
 def collect(ranks: int) -> Schedule:
@@ -68,6 +74,7 @@ def _bytes(answer: Any) -> Iterator[str]:
     for ranks in RANKS:
         call = asked("collect_bytes", ranks=ranks, nbytes=NBYTES)
         got = answer.collect_bytes(ranks=ranks, nbytes=NBYTES)
+        got = got.tolist() if isinstance(got, np.ndarray) else got
         if not isinstance(got, list | tuple) or len(got) != ranks:
             yield f"{call} returned {got!r}; it must return a list with a number for each rank"
             return
@@ -75,10 +82,10 @@ def _bytes(answer: Any) -> Iterator[str]:
         for rank, (found, expected) in enumerate(zip(got, sent, strict=True)):
             if problem := number_problem(f"{call}: rank {rank}", found, expected, "bytes sent"):
                 yield problem
-    for ranks in RANKS:
-        call = asked("ring_bytes", ranks=ranks, nbytes=NBYTES)
-        expected = max(cost(ring(ranks), NBYTES, 0.0, 1.0).nbytes)
-        got = answer.ring_bytes(ranks=ranks, nbytes=NBYTES)
+    for nbytes, ranks in itertools.product((NBYTES, UNEVEN), RANKS):
+        call = asked("ring_bytes", ranks=ranks, nbytes=nbytes)
+        expected = max(cost(ring(ranks), nbytes, 0.0, 1.0).nbytes)
+        got = answer.ring_bytes(ranks=ranks, nbytes=nbytes)
         if problem := number_problem(call, got, expected, "bytes sent by each rank"):
             yield problem
 
@@ -107,10 +114,13 @@ def _best(answer: Any) -> Iterator[str]:
                 for ranks in range(1, most + 1)
             }
             best = min(takes, key=lambda ranks: takes[ranks])
-            if type(got) is not int or got not in takes:
+            number = whole(got)
+            if number is None:
+                yield f"{call} returned {got!r}; it must return a number of ranks, a whole one"
+            elif number not in takes:
                 yield f"{call} returned {got!r}; it must return a number of ranks, 1 to {most}"
-            elif takes[got] > takes[best] * (1 + 1e-9):
+            elif takes[number] > takes[best] * (1 + 1e-9):
                 yield (
-                    f"{call} is {got}: a step of {takes[got]:.6g} s; with {best} it takes "
+                    f"{call} is {number}: a step of {takes[number]:.6g} s; with {best} it takes "
                     f"{takes[best]:.6g} s"
                 )

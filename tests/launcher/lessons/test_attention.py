@@ -49,6 +49,20 @@ CHUNKS = "np.concatenate([chunks[rank], chunks[2 * size - 1 - rank]])"
 MASK = "visible(queries, positions[owner])"
 
 WRONG = {
+    "its own keys to everyone": (
+        changed("group.send(k, (rank - 1) % size)", "group.send(own[0], (rank - step - 1) % size)",
+                "group.send(v, (rank - 1) % size)", "group.send(own[1], (rank - step - 1) % size)",
+                "k, v = group.recv((rank + 1) % size), group.recv((rank + 1) % size)",
+                "k, v = (group.recv((rank + step + 1) % size) for _ in range(2))",
+                "queries = positions[rank]", "queries, own = positions[rank], (k, v)"),
+        "3 ranks, neighbouring positions: rank 0 sends to ranks 2 and 1; in a ring it sends to one "
+        "neighbour only",
+    ),
+    "the last step forgotten, with no other": (
+        changed("range(size):\n        owner", "range(size - 1):\n        owner"),
+        "1 rank, neighbouring positions: on rank 0 query 0 gives what is not a number: 0 / 0, if "
+        "it has seen no key at all",
+    ),
     "a query that does not see itself": (
         changed("queries[:, None] >= keys", "queries[:, None] > keys"),
         "visible for queries [0, 1, 2] and keys [0, 1, 2]: the query at 0 does not see the key "

@@ -35,6 +35,22 @@ def changed(old, new):
 
 
 WRONG = {
+    "sent before it has come": (
+        changed("        steps.append(Send((rank + k) % size, rank))\n",
+                "        steps.insert(0, Send((rank + 1) % size, (rank - size + 1 + k) % size))\n")
+        .replace("Receive((rank - k) % size,", "Receive((rank - 1) % size,", 1),
+        "your all_gather of 3: rank 0 at Send(peer=1, slot=2) has nothing in slot 2 yet",
+    ),
+    "a copy of what is not there": (
+        changed("Copy(rank, size + rank)", "Copy(size + rank, rank)"),
+        "your all_to_all of 1: rank 0 at Copy(source=1, slot=0) has nothing in slot 1 yet",
+    ),
+    "everything to everyone": (
+        changed("[Send(peer, peer) for peer in range(1, size)]\n    return [Receive(0, rank)]",
+                "[Send(peer, slot) for slot in range(size) for peer in range(1, size)]\n"
+                "    return [Receive(0, slot) for slot in range(size)]"),
+        "your scatter of 2: the result is right, but it takes 2 rounds; 1 is enough",
+    ),
     "one slot for all": (
         changed("Send(peer, peer) for", "Send(peer, 0) for"),
         "your scatter of 2: rank 1 ends without rank 0's contribution to slot 1",
@@ -119,4 +135,5 @@ def test_a_wrong_answer_is_told_in_words(case, said):
     source, words = WRONG[case]
     found = said("patterns_of_communication", source)
     assert 1 <= len(found) <= 3
+    assert not any("broadcast" in each for each in found[1:])  # what it is made of is said alone
     assert words in found[0]

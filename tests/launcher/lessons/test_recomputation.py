@@ -60,6 +60,18 @@ GREEDY = """
 """
 
 WRONG = {
+    "the residual in its place": (
+        changed("lost = m - p @ own.T", "residual[:] = m - p @ own.T; lost = residual"),
+        "power_sgd, 1 rank, step 1: rank 0 changes its argument residual: work on a copy",
+    ),
+    "the residual added to the gradient": (
+        changed(M, "grad += residual; m = grad"),
+        "power_sgd, 1 rank, step 2: rank 0 changes its argument grad: work on a copy",
+    ),
+    "the bucket taken off the list": (
+        changed("return min(waiting)", "return waiting.pop()"),
+        "next_bucket of [1] changes its argument: it leaves []",
+    ),
     "no block at its turn": (
         changed(PEAK, "most = max(most, before + (block.input if twice else block.kept))"),
         "peak of blocks (6, 2, 3) with block 0 computed again gives 2; 6 bytes are "
@@ -168,6 +180,9 @@ WRONG = {
 
 def test_the_solution_is_right(said):
     assert said("recomputation", SOLUTION) == []
+    array = "found = min(fitting, key=cost, default=None)\n    "
+    array += "return found if found is None else np.array(found)"
+    assert said("recomputation", changed(PLAN, array)) == []
 
 
 @pytest.mark.parametrize("case", WRONG)

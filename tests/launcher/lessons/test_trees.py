@@ -136,7 +136,7 @@ def both_ways(rank, size):
     ),
     "everybody's slots moved by one": (
         changed("Send(down, (rank + k) % size)", "Send(down, (rank + k + 1) % size)"),
-        ["both_ways: your all_gather of 3: rank 0 ends with nothing in slot 1"],
+        ["both_ways: your all_gather of 3: rank 0 at Send(peer=2, slot=1) has nothing in slot 1"],
     ),
     "no clamp": (
         changed("max(1, round(", "(round("),

@@ -30,6 +30,14 @@ def changed(old, new):
 
 
 WRONG = {
+    "parts of whole bytes": (
+        changed("2 * (ranks - 1) * nbytes / ranks", "2 * (ranks - 1) * (nbytes // ranks)"),
+        "ring_bytes(ranks=3, nbytes=1000.0): this is 1332; 1333.33 bytes sent by each rank is",
+    ),
+    "a number of ranks that is none": (
+        changed("return min(range(1, most + 1), key=seconds)", "return min(most, 2) / 1"),
+        "returned 1.0; it must return a number of ranks, a whole one",
+    ),
     "rank 0 sends to itself, too": (
         changed("[(ranks - 1) * nbytes]", "[ranks * nbytes]"),
         "collect_bytes(ranks=1, nbytes=8400.0): rank 0: this is 8400; 0 bytes sent is right",
@@ -92,6 +100,15 @@ WRONG = {
 
 def test_the_solution_is_right(said):
     assert said("why_communication", SOLUTION) == []
+    numpy = changed(
+        "return min(range(1, most + 1), key=seconds)",
+        "return np.argmin([seconds(n + 1) for n in range(most)]) + 1",
+    )
+    numpy = numpy.replace(
+        "return [(ranks - 1) * nbytes] + [nbytes] * (ranks - 1)",
+        "return np.array([ranks - 1] + [1] * (ranks - 1)) * nbytes",
+    )
+    assert said("why_communication", "import numpy as np\n" + numpy) == []
 
 
 @pytest.mark.parametrize("case", WRONG)
