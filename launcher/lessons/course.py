@@ -23,6 +23,8 @@ PROGRESS = ".progress.json"
 NOTE = re.compile(r"^<!--.*?-->\n+", re.DOTALL | re.MULTILINE)
 """Of a text, for those who test it."""
 
+PARENTS = re.compile(r"^(\.\./)+")
+
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 
 
@@ -98,7 +100,7 @@ def start(lesson: Lesson, root: Path) -> Path:
 
 def for_student(text: str, source: Path) -> str:
     """A lesson's text whose links lead to the files of this installation. What it lacks, as an
-    installed package lacks the documentation, is named without a link."""
+    installed package lacks the documentation, is named with its place in the repository."""
 
     def moved(match: re.Match[str]) -> str:
         image, words, link = match.groups()
@@ -108,7 +110,8 @@ def for_student(text: str, source: Path) -> str:
         target = (source / path).resolve()
         if target.exists():
             return f"{image}[{words}](<{target}{'#' + place if place else ''}>)"
-        return f"*{words}*" if image else words
+        missing = PARENTS.sub("", path)
+        return f"*{words}* (picture: {missing})" if image else f"{words} ({missing})"
 
     return LINK.sub(moved, NOTE.sub("", text))
 

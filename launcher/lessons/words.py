@@ -17,6 +17,15 @@ def whole(value: Any) -> int | None:
     return int(value) if isinstance(value, int | np.integer) else None
 
 
+def told_apart(found: float, right: float) -> tuple[str, str]:
+    """Two numbers in so many digits, at least six, that they do not look the same."""
+    for digits in range(6, 17):
+        one, other = f"{found:.{digits}g}", f"{right:.{digits}g}"
+        if one != other:
+            break
+    return one, other
+
+
 def array_problem(
     call: str, got: Any, shape: Sequence[int], dtype: Any = None, what: str = "an array"
 ) -> str | None:
@@ -39,5 +48,6 @@ def number_problem(call: str, got: Any, expected: float, unit: str) -> str | Non
         kind = "None" if got is None else f"a {type(got).__name__}"
         return f"{call}: this is {kind}; it must be a number, {expected:.6g} {unit}"
     if not abs(float(got) - expected) <= 1e-6 * max(1e-9, abs(expected)):
-        return f"{call}: this is {float(got):.6g}; {expected:.6g} {unit} is right"
+        found, right = told_apart(float(got), expected)
+        return f"{call}: this is {found}; {right} {unit} is right"
     return None

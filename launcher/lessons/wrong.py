@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ringlet.comm.arrays import Array
-from ringlet.launcher.lessons.words import array_problem
+from ringlet.launcher.lessons.words import array_problem, told_apart
 
 CLOSE = 1e-7
 """Relative to the largest number: results in float64 are much closer."""
@@ -67,10 +67,8 @@ def check_close(found: Any, expected: Array, call: str, what: str, why: str = ""
     with np.errstate(invalid="ignore"):
         place = tuple(int(axis[0]) for axis in np.nonzero(~(np.abs(array - expected) <= scale)))
     at = ", ".join(map(str, place))
-    raise Wrong(
-        f"{call}: {what} is {array[place]:.6g} at ({at}); {expected[place]:.6g} is right"
-        f"{': ' + why if why else ''}"
-    )
+    one, other = told_apart(array[place], expected[place])
+    raise Wrong(f"{call}: {what} is {one} at ({at}); {other} is right{': ' + why if why else ''}")
 
 
 def counts_in(found: Array, parts: Sequence[Array]) -> list[float] | None:

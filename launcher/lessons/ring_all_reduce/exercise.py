@@ -28,6 +28,6 @@ def all_reduce(rank: int, size: int) -> list[Step]:
     """The steps of `rank` in an all-reduce: the reduce-scatter, then an all-gather.
 
     After: every slot of every rank holds the contributions of all ranks, each counted once.
-    A rank sends 2 (size - 1) slots.
+    A rank sends 2 (size - 1) slots, all to the same neighbour.
     """
     raise NotImplementedError

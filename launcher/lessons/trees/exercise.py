@@ -38,6 +38,6 @@ def best_segments(nbytes: int, size: int, overhead: float, bandwidth: float) -> 
     """How many segments make the chain fastest.
 
     Each message of s bytes keeps a port busy for `overhead` + s / `bandwidth` seconds, so the chain
-    takes size - 2 + segments times as long as one segment does. At least 1.
+    takes size - 2 + segments times as long as one segment does. From 1 to 4096.
     """
     raise NotImplementedError

@@ -13,6 +13,7 @@ from ringlet.comm.arrays import Array
 from ringlet.comm.schedules.svg import counted
 from ringlet.comm.signature import Signature
 from ringlet.launcher.lessons.ranks import LessonGroup, on_ranks
+from ringlet.launcher.lessons.words import told_apart
 from ringlet.launcher.lessons.wrong import (
     Wrong,
     check_array,
@@ -264,6 +265,11 @@ def steps(answer: Any, case: Case) -> None:
                 norm = function(
                     group, data, grad, *state, step, RATE, BETAS, EPS, case.decay, limit
                 )
+            if np.array_equal(data, case.data):
+                raise Wrong(f"{what}, step {step}, leaves data as it is: change it in place")
+            own = case.shards(np.sum(grads, axis=0))[rank]
+            if own.any() and not state[0].any():
+                raise Wrong(f"{what}, step {step}, leaves mean as it is: change it in place")
             found.append((data.copy(), norm))
         return found
 
@@ -286,11 +292,9 @@ def steps(answer: Any, case: Case) -> None:
 def _where(case: Case, data: Array, right: Array, what: str) -> str:
     """The first number that differs, and whose shard it is in."""
     place = int(np.nonzero(~np.isclose(data, right, rtol=1e-7, atol=1e-12))[0][0])
-    owner = place // case.length
-    return (
-        f"{what}: data[{place}], in the shard of rank {owner}, is {data[place]:.6g}; one process "
-        f"gets {right[place]:.6g}"
-    )
+    one, other = told_apart(data[place], right[place])
+    where = f"data[{place}], in the shard of rank {place // case.length}"
+    return f"{what}: {where}, is {one}; one process gets {other}"
 
 
 def _one_process(case: Case, limits: Iterable[float]) -> list[Array]:

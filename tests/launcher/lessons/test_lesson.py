@@ -131,7 +131,8 @@ def test_a_students_links_lead_to_files_that_are_there(tmp_path):
     root = HERE.parents[1]
     assert for_student(text, HERE).split(" ", 1) == [
         f"[prove](<{root / 'comm/schedules/prove.py'}#L3>),",
-        "page *picture* [there](https://example.org/a(b)) [below](#see)",
+        "page (docs/none.md) *picture* (picture: docs/none.svg) [there](https://example.org/a(b)) "
+        "[below](#see)",
     ]
 
 

@@ -61,6 +61,18 @@ NORM = "    group.all_reduce(total)\n"
 GATHER = "data[:] = group.all_gather(own).reshape(-1)[: data.size]"
 
 WRONG = {
+    "data gets a new array": (
+        changed("data[:] = group", "data = group"),
+        "zero_step on rank 0, step 1, leaves data as it is: change it in place",
+    ),
+    "the state of one step only": (
+        changed("adamw(own, shard, mean, square,", "adamw(own, shard, mean * 1, square * 1,"),
+        "zero_step on rank 0, step 1, leaves mean as it is: change it in place",
+    ),
+    "nearly the same": (
+        changed("max_norm / norm", "max_norm / (norm + 1e-6)"),
+        "is -0.05919763; one process gets -0.05919762",
+    ),
     "rounded down": (
         changed("-(-size // ranks) * ranks", "size // ranks * ranks"),
         "7 numbers on 2 ranks: padded gives 6; 8 is the least multiple of 2 that holds 7",
