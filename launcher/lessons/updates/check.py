@@ -159,6 +159,7 @@ class How:
 
     correct: tuple[bool, bool] = (True, True)
     late: int = 0
+    swapped: bool = False
     decay: str = "decoupled"
     root: str = "then eps"
     norm: str = "whole"
@@ -175,11 +176,12 @@ def adam_step(
         grad = grad + decay * data
     elif how.decay != "after the update":
         data -= (1 if how.decay == "without the rate" else RATE) * decay * data
-    mean += (1 - BETAS[0]) * (grad - mean)
-    square += (1 - BETAS[1]) * (grad * grad - square)
+    betas = BETAS[::-1] if how.swapped else BETAS
+    mean += (1 - betas[0]) * (grad - mean)
+    square += (1 - betas[1]) * (grad * grad - square)
     m, s = (
         x / (1 - beta**step) if right else x.copy()
-        for x, beta, right in zip(state, BETAS, how.correct, strict=True)
+        for x, beta, right in zip(state, betas, how.correct, strict=True)
     )
     data -= RATE * m / (np.sqrt(s + EPS) if how.root == "of eps too" else np.sqrt(s) + EPS)
     if how.decay == "after the update":
@@ -194,6 +196,8 @@ ADAM = {
     How(correct=(True, False)): "square is not corrected for its bias: divide by "
     "1 - betas[1] ** step",
     How(late=1): "the bias is corrected for the next step: step counts from 1 already",
+    How(swapped=True): "betas[0] is the mean's, betas[1] the square's: they are swapped",
+    How(decay="none"): "nothing decays",
     How(decay="in the gradient"): "the decay is added to the gradient (that is Adam's L2); AdamW "
     "shrinks the parameters by themselves",
     How(decay="without the rate"): "the decay is not scaled by the learning rate",
@@ -222,9 +226,8 @@ def adam(answer: Any, case: Case) -> None:
                     raise Wrong(f"adamw leaves {name} as it is: change it in place{hint}")
 
     def ours(how: How) -> list[Array]:
-        return taken(
-            lambda data, grad, state, step: adam_step(data, grad, state, step, case.decay, how)
-        )
+        decay = case.decay * (how.decay != "none")
+        return taken(lambda *given: adam_step(*given, decay, how))
 
     def same(usual: list[Array]) -> bool:
         return all(is_close(*both) for both in zip(found, usual, strict=True))

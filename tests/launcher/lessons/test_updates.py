@@ -61,6 +61,14 @@ NORM = "    group.all_reduce(total)\n"
 GATHER = "data[:] = group.all_gather(own).reshape(-1)[: data.size]"
 
 WRONG = {
+    "betas the other way round": (
+        changed("eps, decay):\n", "eps, decay):\n    betas = betas[::-1]\n"),
+        "after 3 steps: betas[0] is the mean's, betas[1] the square's: they are swapped",
+    ),
+    "no decay in AdamW": (
+        changed("data -= rate * decay * data", "pass"),
+        "after 3 steps: nothing decays",
+    ),
     "data gets a new array": (
         changed("data[:] = group", "data = group"),
         "zero_step on rank 0, step 1, leaves data as it is: change it in place",
