@@ -124,6 +124,7 @@ def check_plan(answer: Any, blocks: Sequence[Block]) -> None:
             continue
         if not isinstance(found, list | tuple | np.ndarray) or len(found) != len(blocks):
             raise Wrong(f"{what} is {found!r:.60}; it must be a list of {len(blocks)} bools")
+        found = [bool(each) for each in found]
         turns = moments(blocks, found)
         over = [turn for turn, held in enumerate(turns) if held > limit]
         if over:

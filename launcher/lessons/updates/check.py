@@ -227,7 +227,7 @@ def adam(answer: Any, case: Case) -> None:
 
     def ours(how: How) -> list[Array]:
         decay = case.decay * (how.decay != "none")
-        return taken(lambda *given: adam_step(*given, decay, how))
+        return taken(lambda data, grad, state, step: adam_step(data, grad, state, step, decay, how))
 
     def same(usual: list[Array]) -> bool:
         return all(is_close(*both) for both in zip(found, usual, strict=True))
