@@ -2,11 +2,16 @@
 
     PEERS=$(bash benchmarks/peers/setup.sh)                 # once; makes the peers' environment
     python benchmarks/all_reduce.py --peers "$PEERS" --ranks 2
+    python benchmarks/all_reduce.py --asynchronous         # buckets, beside blocking calls
 
 All run in turns, `--rounds` times. Reported is the median over the rounds of each run's median on
 rank 0, in microseconds, and how many times faster ringlet is. On one host every rank
 also copies an array of the same size, all at once: an all-reduce has to read and write at least as
 much, so the share of the copy's bandwidth says how near it is to what the memory allows.
+
+`--asynchronous` compares with blocking calls on eight neighbouring parts of one registered array,
+as buckets of gradients are: all issued and then waited for, and each waited for at once. The times
+are those of one bucket.
 """
 
 import argparse
@@ -22,6 +27,7 @@ from peer_programs import DEFAULT_PEERS, MPI_AS_ROOT
 
 HERE = Path(__file__).resolve().parent
 SIZES = (4, 1 << 10, 1 << 16, 1 << 20, 1 << 24, 1 << 26)
+BUCKETS = (1 << 16, 1 << 18, 1 << 20, 1 << 22)
 COPY = "copy"
 SHARED_FROM = 1 << 20  # below, a copy is mostly the barrier before it
 KEYS = {
@@ -50,6 +56,12 @@ def commands(options):
         return {
             name: ["env", *settings, *ringlet, "--transport", "tcp", worker, "plain"]
             for name, settings in KEYS.items()
+        }
+    if options.asynchronous:
+        return {
+            "blocking": [*ringlet, worker, "blocking"],
+            "issued together": [*ringlet, worker, "together"],
+            "one by one": [*ringlet, worker, "alone"],
         }
     if options.tcp:
         return {
@@ -90,13 +102,15 @@ def main():
     parser.add_argument(
         "--key", action="store_true", help="ringlet over TCP in the clear, sealed, and with CURVE"
     )
-    parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="default: %(default)s")
+    parser.add_argument("--asynchronous", action="store_true", help="buckets, without the peers")
+    parser.add_argument("--sizes", help=f"default: {','.join(map(str, SIZES))}, or of buckets")
     parser.add_argument("--peers", default=DEFAULT_PEERS, help="the folder of the peers' programs")
     parser.add_argument("--json", action="store_true", help="one JSON line for each size")
     options = parser.parse_args()
-    if not Path(options.peers, "python").exists():
+    if not options.asynchronous and not Path(options.peers, "python").exists():
         parser.error(f"there is no python in {options.peers}; run benchmarks/peers/setup.sh first")
-    sizes = [int(text) for text in options.sizes.split(",")]
+    usual = BUCKETS if options.asynchronous else SIZES
+    sizes = [int(text) for text in options.sizes.split(",")] if options.sizes else usual
     results = {name: [] for name in commands(options)}
     for _ in range(options.rounds):
         for name, command in commands(options).items():

@@ -1,9 +1,8 @@
 """One call in flight: drives what a transport does for it, and ends with a result or an error."""
 
 import math
-import threading
 import time
-from typing import Any
+from typing import Any, Protocol
 
 from ringlet.comm.calls.agreement import check_agreement, check_header, is_repeated
 from ringlet.comm.calls.channel import Channel
@@ -29,6 +28,13 @@ class _CallerTimeout(Exception):
     """The caller's own wait is over; the operation is not."""
 
 
+class Driver(Protocol):
+    """What drives calls that are shared."""
+
+    def finish(self, call: "ActiveCall", seconds: float | None) -> bool:
+        """Wait until the call has ended; False after `seconds`."""
+
+
 class ActiveCall:
     """A call in flight on a channel. `result` or `error` is set once `finished` is.
 
@@ -42,7 +48,7 @@ class ActiveCall:
     waiting_for: Wait | None = None
     _diagnosis: Diagnosis | None = None  # made when a wait lasts
     _program: Program | None = None
-    _end_seen: threading.Event | None = None  # made for those that other threads await
+    _driver: "Driver | None" = None  # of one that threads may wait for that do not drive it
 
     def __init__(
         self,
@@ -90,14 +96,14 @@ class ActiveCall:
                 self._end(error)
             raise
 
-    def share(self) -> None:
-        """Prepare for `wait_for_end`: another thread will drive this."""
-        self._end_seen = threading.Event()
+    def share(self, program: Program, driver: "Driver") -> None:
+        """Leave the program to the driver, whose `step` begins it."""
+        self._program, self._driver = program, driver
 
     def wait_for_end(self, timeout: float | None) -> bool:
-        """Sleep until another thread has driven it to its end; False after `timeout` seconds."""
-        assert self._end_seen is not None
-        return self._end_seen.wait(timeout)
+        """Wait until the driver has driven it to its end; False after `timeout` seconds."""
+        assert self._driver is not None
+        return self._driver.finish(self, timeout)
 
     def ready(self) -> bool:
         """Whether `step` would get further."""
@@ -105,8 +111,9 @@ class ActiveCall:
 
     def step(self) -> bool:
         """Advance as far as possible without waiting; returns whether it has finished."""
-        while (wait := self.waiting_for) is not None and wait.ready():
-            self._advance(wait.take() if wait.brings else None)
+        while self._program is not None and self.ready():
+            wait = self.waiting_for  # None before the first step
+            self._advance(wait.take() if wait is not None and wait.brings else None)
         return self.finished
 
     def complete(self, until: float) -> bool:
@@ -182,8 +189,6 @@ class ActiveCall:
         else:
             self._end_badly(error)
         self.finished = True
-        if self._end_seen is not None:
-            self._end_seen.set()
 
     def _end_well(self) -> None:
         channel, record, now = self.channel, self._record, time.monotonic()

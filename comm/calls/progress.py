@@ -1,13 +1,19 @@
-"""The progress thread: drives asynchronous collectives while the caller computes.
+"""The queues of asynchronous collectives, and who drives them: one thread at a time, for all.
 
-There is one thread for each process. Operations of one group run in the order of issue; those of
-different groups run side by side, so that no order across groups can deadlock. Of several that can
-go on, the shortest goes first: a few numbers do not wait for a bucket of gradients.
+While the program computes, that is the progress thread, of which a process has one. A thread that
+waits for an operation drives instead, as nobody has to be woken then for each message.
+
+Operations of one group run in the order of issue; those of different groups run side by side, so
+that no order across groups can deadlock. Of several that can go on, the shortest goes first: a few
+numbers do not wait for a bucket of gradients.
 """
 
+import math
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
+from threading import get_ident
 
 from ringlet.comm.calls.active_call import ActiveCall
 from ringlet.comm.calls.channel import Channel
@@ -22,67 +28,184 @@ POLL_S = 0.002
 POLL_BETWEEN_S = 100e-6
 """The same while other operations wait for messages."""
 
+ASIDE_S = 1e-3
+"""How often the progress thread looks whether operations are left that nobody drives. Who ends a
+wait need not wake it, then: the next wait often follows at once."""
+
 
 class Progress:
-    """The queues of asynchronous collectives, one for each channel, and their thread."""
+    """The queues of asynchronous collectives, one for each channel, and their driver."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self._lanes: dict[Channel, deque[tuple[ActiveCall, Program]]] = {}
+        self._lanes: dict[Channel, deque[ActiveCall]] = {}
         self._heads: list[ActiveCall] = []
-        self._changed = threading.Condition()
-        self._fresh = False
-        self._stopping = False
+        self._lock = threading.Lock()
+        self._queued = threading.Condition(self._lock)  # on which the progress thread sleeps
+        self._ended = threading.Condition(self._lock)  # and those who wait for an operation
+        self._idle = False  # the progress thread sleeps until it is woken
+        self._driver = 0  # the thread that drives
+        self._reads = False  # it sleeps until there is a message
+        self._waiting: set[int] = set()  # threads that wait for operations
+        self._fresh = self._stopping = False
         self._thread: threading.Thread | None = None
 
     def submit(self, call: ActiveCall, program: Program) -> None:
         """Queue an operation behind the earlier ones of its channel."""
-        call.share()
-        with self._changed:
-            self._lanes.setdefault(call.channel, deque()).append((call, program))
+        call.share(program, self)
+        with self._lock:
+            self._lanes.setdefault(call.channel, deque()).append(call)
             call.channel.pending += 1
             self._fresh = True
-            self._changed.notify()
+            if self._idle:
+                self._idle = False
+                self._queued.notify()
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._run, name="ringlet-progress", daemon=True
                 )
                 self._thread.start()
-        self._endpoint.inbox.wake()
+        if self._reads:
+            self._endpoint.inbox.wake()
+
+    def finish(self, call: ActiveCall, seconds: float | None) -> bool:
+        """Wait until the operation has ended, and drive it if nobody does; False after `seconds`.
+
+        An interrupt ends what it meets, as in a blocking call.
+        """
+        until, me = math.inf if seconds is None else time.monotonic() + seconds, get_ident()
+        try:  # an interrupt may come anywhere
+            self._waiting.add(me)
+            if self._drive_alone(call, me):
+                return True
+            while not call.finished and (left := until - time.monotonic()) > 0:
+                if self._take(call, me, None if left == math.inf else left):
+                    self._drive(call, until)
+                    self._leave(me)
+            return call.finished
+        finally:
+            self._leave(me)
+            self._waiting.discard(me)
 
     def stop(self) -> None:
         """Fail what is still in flight and end the thread."""
-        with self._changed:
+        with self._lock:
             self._stopping = self._fresh = True
-            self._changed.notify()
+            self._queued.notify()
         if self._thread is not None:
             self._endpoint.inbox.wake()
             self._thread.join()
 
+    # -- who drives ---------------------------------------------------------------------------
+
+    def _take(self, call: ActiveCall, me: int, seconds: float | None) -> bool:
+        """Become the thread that drives; False if another does, and something has ended, or the
+        time is over."""
+        with self._lock:
+            if call.finished:
+                return False
+            if self._driver or self._stopping:
+                self._ended.wait(seconds)
+                return False
+            self._driver = me
+            return True
+
+    def _drive_alone(self, call: ActiveCall, me: int) -> bool:
+        """Drive the only operation, or the first of the only group, as far as it gets without
+        sleep: the short way. Whether it has ended."""
+        lanes = self._lanes
+        with self._lock:
+            if self._driver or self._stopping or len(lanes) != 1 or call.finished:
+                return False
+            if lanes[call.channel][0] is not call:
+                return False
+            self._driver, self._heads = me, [call]
+        while not _step(call) and (wait := call.waiting_for) is not None and wait.soon():
+            pass
+        self._leave(me)
+        return call.finished
+
+    def _leave(self, me: int) -> None:
+        """Drive no longer."""
+        if self._driver != me:
+            return
+        with self._lock:
+            self._let_go()
+            self._driver = 0
+            if self._waiting != {me}:
+                self._ended.notify_all()
+            if self._stopping:
+                self._queued.notify()
+
     def _run(self) -> None:
-        while self._next_round():
-            self._step()
-            if not any(call.finished for call in self._heads):
-                self._wait()
+        """The progress thread."""
+        while self._called():
+            self._drive(None, math.inf)
+            self._leave(get_ident())
         for lane in self._lanes.values():
-            for call, _ in lane:
+            for call in lane:
                 if not call.finished:
                     call.fail(CommError(f"{call.text()} was in flight at shutdown"))
+        with self._lock:
+            self._ended.notify_all()
 
-    def _step(self) -> None:
-        for call in self._heads:
-            call.step()
+    def _called(self) -> bool:
+        """Sleep until the progress thread has to drive; False at the end."""
+        with self._lock:
+            while self._driver or not (self._stopping or (self._lanes and not self._waiting)):
+                self._idle = not self._lanes
+                self._queued.wait(None if self._idle else ASIDE_S)
+            self._idle = False
+            self._driver = 0 if self._stopping else get_ident()
+            return not self._stopping
 
-    def _wait(self) -> None:
+    # -- driving ------------------------------------------------------------------------------
+
+    def _drive(self, awaited: ActiveCall | None, until: float) -> None:
+        """Drive all operations until the awaited one has ended, or until the time; the progress
+        thread, which awaits none, until another thread does or nothing is left."""
+
+        def enough() -> bool:
+            if awaited is None:
+                return bool(self._waiting)
+            return awaited.finished or time.monotonic() >= until
+
+        while self._next_round():
+            for call in self._heads:
+                if awaited is None:
+                    call.step()
+                else:
+                    _step(call)
+            if any(call.finished for call in self._heads):
+                if awaited is not None and awaited.finished:
+                    return
+            elif enough():
+                return
+            else:
+                self._wait(enough, awaited, until)
+
+    def _wait(self, enough: Callable[[], bool], awaited: ActiveCall | None, until: float) -> None:
         """Until something moves. What waits at a fence sleeps on the others' counters, with the
         interpreter free for the thread that computes, and reads messages now and then."""
         waits = [op.waiting_for for op in self._heads if op.waiting_for is not None]
+        if awaited is not None and len(waits) == 1 and waits[0].soon():
+            return
         most_s = POLL_S if len(self._heads) == 1 else POLL_BETWEEN_S
         poll_at = time.monotonic() + POLL_S
-        while not self._moved():
+
+        def over() -> bool:
+            return self._moved() or enough()
+
+        while not over():
             if not any(wait.nap(most_s) for wait in waits):
                 poll_ms = min((wait.poll_ms for wait in waits), default=TICK_MS)
-                self._endpoint.inbox.wait(self._moved, self._check, poll_ms)
+                left_ms = 1000 * max(0.0, until - time.monotonic())
+                self._reads = True
+                try:
+                    most_ms = math.ceil(min(poll_ms, left_ms))
+                    self._endpoint.inbox.wait(over, self._check, most_ms)
+                finally:
+                    self._reads = False
                 return
             if len(self._heads) > 1 or time.monotonic() >= poll_at:
                 poll_at = time.monotonic() + POLL_S
@@ -90,27 +213,26 @@ class Progress:
                 self._check()
 
     def _next_round(self) -> bool:
-        """Take ended operations off their lanes and start the next ones; False at the end."""
-        with self._changed:
+        """Take ended operations off their lanes and begin the next ones; False if none is left."""
+        with self._lock:
             self._let_go()
-            self._changed.wait_for(lambda: bool(self._lanes) or self._stopping)
             self._fresh = False
-            first = sorted((lane[0] for lane in self._lanes.values()), key=lambda it: it[0].nbytes)
-            started = [(op, program) for op, program in first if op not in self._heads]
-            self._heads = [call for call, _ in first]
-        for call, program in started:
-            call.start(program)
-        return not self._stopping
+            self._heads = sorted((lane[0] for lane in self._lanes.values()), key=_length)
+            return bool(self._heads) and not self._stopping
 
     def _let_go(self) -> None:
         """Drop what has ended before this may sleep: a call keeps its group, and so its memory."""
+        ended = False
         self._heads = [call for call in self._heads if not call.finished]
         for channel, lane in list(self._lanes.items()):
-            while lane and lane[0][0].finished:
-                lane.popleft()
+            while lane and lane[0].finished:
                 channel.pending -= 1
+                lane.popleft()
+                ended = True
             if not lane:
                 del self._lanes[channel]
+        if ended and self._waiting != {self._driver}:
+            self._ended.notify_all()
 
     def _moved(self) -> bool:
         return self._fresh or any(call.finished or call.ready() for call in self._heads)
@@ -118,3 +240,15 @@ class Progress:
     def _check(self) -> None:
         for call in self._heads:
             call.fails()
+
+
+def _length(call: ActiveCall) -> int:
+    return call.nbytes
+
+
+def _step(call: ActiveCall) -> bool:
+    """The call's step in a thread that waits; raises what was for this thread, an interrupt say."""
+    ended, error = call.step(), call.error
+    if error is not None and not isinstance(error, Exception):
+        raise error
+    return ended

@@ -34,9 +34,9 @@ class RecordedCall(ActiveCall):
         finally:
             self._add()
 
-    def start(self, program: Program) -> None:
-        self._begun = time.monotonic()
-        super().start(program)
+    def step(self) -> bool:
+        self._begun = self._begun or time.monotonic()
+        return super().step()
 
     def wait_for_end(self, timeout: float | None) -> bool:
         since = time.monotonic()

@@ -22,6 +22,7 @@ from ringlet.comm.protocols import Callback, Wait
 from ringlet.comm.schedules.direct import AREAS
 from ringlet.comm.shared import futex
 from ringlet.comm.shared.attach import ProcessMemory, attach
+from ringlet.comm.shared.constants import Constants, settle
 from ringlet.comm.shared.lower import STAGE_BYTES
 from ringlet.comm.shared.segment import Segment, share
 
@@ -54,6 +55,7 @@ class ControlBlock(Wait):
     def __init__(self, segments: list[Segment], rank: int, world_ranks: tuple[int, ...]) -> None:
         self.rank, self.size, self.world_ranks = rank, len(segments), world_ranks
         self.processes: ProcessMemory | None = None  # where ranks reach each other's whole memory
+        self.constants = Constants(STAGE_BYTES, kernel=False)
         self.area = 1  # the staging area that was used last
         self._segments = segments
         self._words = [segment.bytes.data.cast("Q") for segment in segments]
@@ -227,7 +229,10 @@ def open_control_block(group: Any, parent: ControlBlock | None = None) -> Contro
     control = ControlBlock(segments, group.rank, group.ranks)
     if parent is None:
         control.processes = attach(group)
-    elif parent.processes is not None:
+        control.constants = settle(group, control.staging, control.processes)
+        return control
+    control.constants = parent.constants
+    if parent.processes is not None:
         control.processes = parent.processes.among(
             [parent.world_ranks.index(rank) for rank in group.ranks]
         )

@@ -29,11 +29,6 @@ WHOLE_BYTES = 16 * 1024
 STAGE_BYTES = 512 << 10
 """The size of a staging area: what is staged stays in the cache."""
 
-PAIR_BYTES = 128 << 10
-"""How much of an area two ranks' all-reduce takes. All that it touches stays in a second-level
-cache of 2 MiB, the interpreter too: 1 MiB takes 159 us, 166 in chunks of STAGE_BYTES, 4 MiB 655 and
-727. More ranks, which may share cores, have fewer fences."""
-
 ROWS = ("all_gather", "gather")
 """Operations in which a rank's source is its own slot alone."""
 
@@ -55,7 +50,9 @@ class Span(NamedTuple):
 
 class Shape(NamedTuple):
     """What ranks agree on in one kind of call, as far as cutting goes. `elements` is the length of
-    the source, of `itemsize` bytes each."""
+    the source, of `itemsize` bytes each; two ranks stage `stage` bytes of an all-reduce at once, as
+    all that they touch should stay in the cache. More ranks, which may share cores, fill an area:
+    they have fewer fences."""
 
     operation: str
     rank: int
@@ -63,6 +60,7 @@ class Shape(NamedTuple):
     root: int
     elements: int
     itemsize: int
+    stage: int = STAGE_BYTES
 
     def slots(self) -> list[tuple[int, int]]:
         """The bounds of the source's slots, in elements: nearly equal, the same on all ranks."""
@@ -76,8 +74,8 @@ class Shape(NamedTuple):
             len(staged_slots(self.operation, rank, self.size, self.root)) for rank in ranks
         )
         pair = self.operation == "all_reduce" and self.size == 2
-        long = self.elements * self.itemsize > 4 * PAIR_BYTES
-        room = (PAIR_BYTES if pair and long else STAGE_BYTES) // (self.itemsize * max(staged, 1))
+        area = min(self.stage, STAGE_BYTES) if pair else STAGE_BYTES
+        room = area // (self.itemsize * max(staged, 1))
         return room // 64 * 64 or room
 
     def chunks(self) -> int:

@@ -30,7 +30,7 @@ from ringlet.comm.shared.lower import (
 )
 from ringlet.comm.shared.regions import UNREGISTERED, Regions
 from ringlet.comm.shared.steps import BoundMove, Peers, Stretch, bind, bind_attached
-from ringlet.comm.signature import Signature
+from ringlet.comm.signature import COMBINING, Signature
 from ringlet.comm.stats import Traffic
 
 ATTACH_BYTES = 6 << 20
@@ -38,13 +38,16 @@ ATTACH_BYTES = 6 << 20
 far less where ranks wait for a core at each fence."""
 
 SHARE_BYTES = 512 << 10
-"""From here on that holds of an all-reduce, whose second copy finds its lines in the cache."""
+"""From here on that holds of an all-reduce where the kernel is fast (`constants`): its second copy
+finds its lines in the cache."""
+
+NEVER = 1 << 62
 
 MOST_PREPARED = 1024
 """Kinds of calls that are kept prepared."""
 
-MOST_KEPT = 18
-"""Steps of more stretches are made anew in each call: beside the work they cost little."""
+MOST_KEPT = 16384
+"""Stretches of staged calls that are kept: some MiB. Making one takes 25 us."""
 
 
 class Staged(NamedTuple):
@@ -82,7 +85,9 @@ class SharedMemory:
         self._prepared: dict[tuple[Any, ...], Prepared] = {}
         regions.tell(self._forget)
         self._combiners: dict[tuple[str, np.dtype[Any]], Combiner] = {}
+        self._kept = 0
         self.attach_from = ATTACH_BYTES
+        self.kernel = control.constants.kernel  # whether it reaches what is combined, too
 
     @property
     def attach_from(self) -> int:
@@ -91,7 +96,7 @@ class SharedMemory:
 
     @attach_from.setter
     def attach_from(self, nbytes: int) -> None:
-        self._attach_from = nbytes
+        self._attach_from, self.kernel = nbytes, True
         self._prepared.clear()
         self._simple_below = min(WHOLE_BYTES + 1, nbytes)
 
@@ -118,7 +123,8 @@ class SharedMemory:
             stretches = self._stage(prepared, task) if early else None
             address = address_of(source) if prepared.exposed else 0
             buffer = control.announce(number, place[0], place[1], address)
-            yield control
+            if not control.ready():
+                yield control
             if not control.agree(number, buffer):
                 yield from disagreement(call)
             peers, run = None, self._run
@@ -132,7 +138,8 @@ class SharedMemory:
                     run(step, own, peers)
                 if not last:
                     control.arrive()
-                    yield control
+                    if not control.ready():
+                        yield control
         except BaseException as error:  # the call ends early
             try:
                 if not isinstance(error, Vanished):
@@ -178,13 +185,16 @@ class SharedMemory:
     def _prepare(self, key: tuple[Any, ...], call: Call, task: Task) -> Prepared:
         control, source, operation = self.control, task.source, task.operation
         simple = source.nbytes < self._simple_below
-        least = min(self._attach_from, SHARE_BYTES if operation == "all_reduce" else 1 << 62)
+        least = min(self._attach_from, SHARE_BYTES if operation == "all_reduce" else NEVER)
+        if operation in COMBINING and not self.kernel:
+            least = NEVER
         exposed = control.processes is not None and not simple and source.nbytes >= least
         if operation == "all_reduce" and simple:
             operation = "all_reduce_whole"
         shape = Shape(
-            operation, control.rank, control.size, task.root, source.size, source.itemsize
-        )
+            operation, control.rank, control.size, task.root, source.size, source.itemsize,
+            control.constants.stage,
+        )  # fmt: skip
         if len(self._prepared) >= MOST_PREPARED:
             self._prepared.clear()
         prepared = Prepared(shape, _hash(call.signature), simple, exposed)
@@ -228,8 +238,11 @@ class SharedMemory:
             last = 1 if shape.operation == "all_reduce" else (first + len(moves)) % AREAS
         stretches = bind(moves, shape.rank, reach, self._combiner(task))
         staged = Staged(stretches[0].steps, stretches[1:], last)
-        if len(stretches) <= MOST_KEPT:
-            prepared.staged[first] = staged
+        self._kept += len(stretches)
+        if self._kept > MOST_KEPT:
+            self._kept = len(stretches)
+            self._prepared.clear()
+        prepared.staged[first] = staged
         return staged
 
     def _reach_registered(

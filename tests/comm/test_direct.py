@@ -209,9 +209,10 @@ def test_calls_may_follow_one_another_without_a_fence_between():
 
 
 def test_a_staging_area_holds_what_is_staged_at_once():
-    for operation, size, n in itertools.product(MOVES, (2, 3, 8), (1000, 1 << 20)):
+    lengths, stages = (1000, 1 << 20), (64 << 10, lower.STAGE_BYTES)
+    for operation, size, n, stage in itertools.product(MOVES, (2, 3, 8), lengths, stages):
         for rank in range(size):
-            shape = Shape(operation, rank, size, 0, n, 4)
+            shape = Shape(operation, rank, size, 0, n, 4, stage)
             spans = [
                 span
                 for stretch in lower_staged(shape, 0)
@@ -219,5 +220,6 @@ def test_a_staging_area_holds_what_is_staged_at_once():
                 for span in (*move.targets, *move.sources)
             ]
             most = max(span.stop for span in spans if span.memory >= lower.AREA)
-            assert most * 4 <= lower.STAGE_BYTES
+            pair = operation == "all_reduce" and size == 2
+            assert most * 4 <= (stage if pair else lower.STAGE_BYTES)
             assert np.all([span.start <= span.stop for span in spans])
