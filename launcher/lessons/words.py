@@ -1,6 +1,6 @@
 """What several checks say, in the same words."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,12 +42,21 @@ def array_problem(
     return None
 
 
-def number_problem(call: str, got: Any, expected: float, unit: str) -> str | None:
-    """Why what a call has returned is not this number, up to rounding."""
+def number_problem(
+    call: str, got: Any, expected: float, unit: str, usual: Mapping[str, float] | None = None
+) -> str | None:
+    """Why what a call has returned is not this number, up to rounding. `usual`: what is said of
+    the numbers that usual mistakes give."""
     if got is None or isinstance(got, bool) or not isinstance(got, int | float | np.number):
         kind = "None" if got is None else f"a {type(got).__name__}"
         return f"{call}: this is {kind}; it must be a number, {expected:.6g} {unit}"
-    if not abs(float(got) - expected) <= 1e-6 * max(1e-9, abs(expected)):
+    if not _near(float(got), expected):
         found, right = told_apart(float(got), expected)
-        return f"{call}: this is {found}; {right} {unit} is right"
+        mistakes = (usual or {}).items()
+        why = "; or ".join(words for words, value in mistakes if _near(float(got), value))
+        return f"{call}: this is {found}; {right} {unit} is right{': ' + why if why else ''}"
     return None
+
+
+def _near(one: float, other: float) -> bool:
+    return abs(one - other) <= 1e-6 * max(1e-9, abs(other))

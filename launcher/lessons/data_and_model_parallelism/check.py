@@ -144,8 +144,15 @@ def _memory(answer: Any) -> Iterator[str]:
         most = max(map(len, cut.blocks_of(blocks)))
         right = sum(states(most * dense_parameters(model.blocks[0]), 1, 0, FLOAT32))
         facts = {"width": width, "blocks": blocks, "copies": copies, "stages": stages}
-        got = answer.state_bytes(**facts)
-        if problem := number_problem(asked("state_bytes", **facts), got, right, "bytes"):
+        got, call = answer.state_bytes(**facts), asked("state_bytes", **facts)
+        one = right / most
+        usual = {
+            "every copy has all of its stage's numbers": right / copies,
+            "AdamW keeps two numbers for each parameter, besides it and its gradient": 0.75 * right,
+            "that is a rank with the fewest blocks": one * (blocks // stages),
+            "a block is not cut: some ranks have one more": one * blocks / stages,
+        }
+        if problem := number_problem(call, got, right, "bytes", usual):
             yield problem
 
 
@@ -156,12 +163,15 @@ def _traffic(answer: Any) -> Iterator[str]:
         right = traffic(model, setting)[0].get("all_reduce", 0.0)
         call = asked("gradient_bytes", parameters=parameters, copies=copies)
         got = answer.gradient_bytes(parameters=parameters, copies=copies)
-        if problem := number_problem(call, got, right, "bytes"):
+        usual = {"a number has 4 bytes": right / 4, "that is half of the ring": right / 2}
+        if problem := number_problem(call, got, right, "bytes", usual):
             yield problem
     for samples, context, width in ((1, 1, 4), (1, 8, 4), (6, 8, 4), (5, 16, 12)):
         model = model_of(GPTConfig(8, context, 2, 1, width))
         right = traffic(model, Setting({"pp": 2}, batch=samples))[0]["send"]
         facts = {"samples": samples, "context": context, "width": width}
-        got = answer.activation_bytes(**facts)
-        if problem := number_problem(asked("activation_bytes", **facts), got, right, "bytes"):
+        got, call = answer.activation_bytes(**facts), asked("activation_bytes", **facts)
+        back = "their gradients go the other way, from stage 1"
+        usual = {"a number has 4 bytes": right / 4, back: 2 * right}
+        if problem := number_problem(call, got, right, "bytes", usual):
             yield problem

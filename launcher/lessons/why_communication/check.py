@@ -86,7 +86,11 @@ def _bytes(answer: Any) -> Iterator[str]:
         call = asked("ring_bytes", ranks=ranks, nbytes=nbytes)
         expected = max(cost(ring(ranks), nbytes, 0.0, 1.0).nbytes)
         got = answer.ring_bytes(ranks=ranks, nbytes=nbytes)
-        if problem := number_problem(call, got, expected, "bytes sent by each rank"):
+        usual = {
+            "a message is one part, not the whole array": 2 * (ranks - 1) * nbytes,
+            "then every rank has a part of the sum; these parts go round as well": expected / 2,
+        }
+        if problem := number_problem(call, got, expected, "bytes sent by each rank", usual):
             yield problem
 
 
@@ -99,8 +103,27 @@ def _seconds(answer: Any) -> Iterator[str]:
                 call = asked(name, ranks=ranks, nbytes=NBYTES, **link)
                 got = getattr(answer, name)(ranks=ranks, nbytes=NBYTES, **link)
                 expected = cost(way(ranks), NBYTES, **link).seconds
-                if problem := number_problem(call, got, expected, "s"):
+                if problem := number_problem(call, got, expected, "s", usual(name, ranks, **link)):
                     yield problem
+
+
+def usual(name: str, ranks: int, latency: float, bandwidth: float) -> dict[str, float]:
+    """Seconds that are found by usual mistakes."""
+    whole, messages = NBYTES / bandwidth, ranks - 1
+    if name == "ring_seconds":
+        return {
+            "a part can be passed on only when it has arrived, so each round takes a latency": (
+                latency + 2 * messages * whole / ranks
+            ),
+            "that is half of the rounds": messages * (latency + whole / ranks),
+        }
+    return {
+        "messages are on their way to rank 0 at the same time: the latency counts once each way": (
+            2 * messages * (latency + whole)
+        ),
+        "that is the way to rank 0; the sum takes as long to get back": latency + messages * whole,
+        "rank 0 receives, and sends, one message at a time": 2 * (latency + whole),
+    }
 
 
 def _best(answer: Any) -> Iterator[str]:

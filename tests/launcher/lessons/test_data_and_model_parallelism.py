@@ -97,25 +97,35 @@ WRONG = {
     ),
     "copies share": (
         changed("-(-blocks // stages)", "-(-blocks // (stages * copies))"),
-        "state_bytes(width=8, blocks=4, copies=2, stages=1)",
+        "55808 bytes is right: every copy has all of its stage's numbers",
     ),
     "parameters alone": (
         changed("4 * 4 * -", "4 * -"), "state_bytes(width=8, blocks=4, copies=1, stages=1)",
     ),
     "rounded down": (
         changed("-(-blocks // stages)", "(blocks // stages)"),
-        "state_bytes(width=12, blocks=5, copies=1, stages=2)",
+        "this is 60288; 90432 bytes is right: that is a rank with the fewest blocks",
+    ),
+    "a block in two": (
+        changed("-(-blocks // stages)", "blocks / stages"),
+        "this is 75360; 90432 bytes is right: a block is not cut: some ranks have one more",
+    ),
+    "one number of AdamW": (
+        changed("4 * 4 * -", "4 * 3 * -"),
+        "AdamW keeps two numbers for each parameter, besides it and its gradient",
     ),
     "one way round the ring": (
-        changed("2 * (copies - 1)", "(copies - 1)"), "gradient_bytes(parameters=",
+        changed("2 * (copies - 1)", "(copies - 1)"), "bytes is right: that is half of the ring",
     ),
     "numbers, not bytes": (
         changed("return 4 * samples", "return samples"),
-        "activation_bytes(samples=1, context=1, width=4): this is 4; 16 bytes is right",
+        "activation_bytes(samples=1, context=1, width=4): this is 4; 16 bytes is right: a number "
+        "has 4 bytes",
     ),
     "there and back": (
         changed("return 4 * samples", "return 8 * samples"),
-        "activation_bytes(samples=1, context=1, width=4): this is 32; 16 bytes is right",
+        "activation_bytes(samples=1, context=1, width=4): this is 32; 16 bytes is right: their "
+        "gradients go the other way, from stage 1",
     ),
 }  # fmt: skip
 

@@ -52,23 +52,27 @@ WRONG = {
     ),
     "half of the ring": (
         changed("2 * (ranks - 1) * nbytes / ranks", "(ranks - 1) * nbytes / ranks"),
-        "ring_bytes(ranks=2, nbytes=8400.0): this is 4200; 8400 bytes sent by each rank is right",
+        "ring_bytes(ranks=2, nbytes=8400.0): this is 4200; 8400 bytes sent by each rank is right: "
+        "then every rank has a part of the sum; these parts go round as well",
     ),
     "whole arrays in the ring": (
         changed("2 * (ranks - 1) * nbytes / ranks", "2 * (ranks - 1) * nbytes"),
-        "ring_bytes(ranks=2, nbytes=8400.0): this is 16800; 8400",
+        "ring_bytes(ranks=2, nbytes=8400.0): this is 16800; 8400 bytes sent by each rank is right: "
+        "a message is one part, not the whole array",
     ),
     "latency for each message of collect": (
         changed("2 * (latency + (ranks - 1) * nbytes / bandwidth)",
                 "2 * (ranks - 1) * (latency + nbytes / bandwidth)"),
         "collect_seconds(ranks=3, nbytes=8400.0, latency=2.0, bandwidth=1000000000000.0): this is "
-        "8; 4 s is right",
+        "8; 4 s is right: messages are on their way to rank 0 at the same time: the latency counts "
+        "once each way",
     ),
     "all arrive at the same time": (
         changed("2 * (latency + (ranks - 1) * nbytes / bandwidth)",
                 "2 * (latency + nbytes / bandwidth)"),
         "collect_seconds(ranks=3, nbytes=8400.0, latency=0.0, bandwidth=1000.0): this is 16.8; "
-        "33.6 s is right",
+        "33.6 s is right: that is the way to rank 0; the sum takes as long to get back; or rank 0 "
+        "receives, and sends, one message at a time",
     ),
     "one rank waits for itself": (
         changed("    if ranks == 1:\n        return 0.0\n", ""),
@@ -78,6 +82,17 @@ WRONG = {
         changed("2 * (ranks - 1) * (latency + nbytes / ranks / bandwidth)",
                 "2 * (latency + (ranks - 1) * nbytes / ranks / bandwidth)"),
         "ring_seconds(ranks=1, nbytes=8400.0, latency=2.0",
+    ),
+    "one way": (
+        changed("2 * (latency + (ranks - 1) * nbytes / bandwidth)",
+                "latency + (ranks - 1) * nbytes / bandwidth"),
+        "this is 8.4; 16.8 s is right: that is the way to rank 0; the sum takes as long to get",
+    ),
+    "a latency for the whole ring": (
+        changed("2 * (ranks - 1) * (latency + nbytes / ranks / bandwidth)",
+                "bool(ranks - 1) * latency + 2 * (ranks - 1) * nbytes / ranks / bandwidth"),
+        "4 s is right: a part can be passed on only when it has arrived, so each round takes a "
+        "latency; or that is half of the rounds",
     ),
     "bits for bytes": (
         changed("nbytes / ranks / bandwidth", "8 * nbytes / ranks / bandwidth"),
