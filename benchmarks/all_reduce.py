@@ -82,7 +82,7 @@ def run(command, sizes):
     """bytes -> microseconds."""
     done = subprocess.run(
         [*command, *map(str, sizes)],
-        env={"RINGLET_KEY": secrets.token_hex(32), **os.environ, **ENVIRONMENT},
+        env={**os.environ, **ENVIRONMENT},
         check=True,
         capture_output=True,
         text=True,
@@ -107,7 +107,9 @@ def main():
     parser.add_argument("--peers", default=DEFAULT_PEERS, help="the folder of the peers' programs")
     parser.add_argument("--json", action="store_true", help="one JSON line for each size")
     options = parser.parse_args()
-    if not options.asynchronous and not Path(options.peers, "python").exists():
+    if options.key:
+        os.environ.setdefault("RINGLET_KEY", secrets.token_hex(32))
+    elif not options.asynchronous and not Path(options.peers, "python").exists():
         parser.error(f"there is no python in {options.peers}; run benchmarks/peers/setup.sh first")
     usual = BUCKETS if options.asynchronous else SIZES
     sizes = [int(text) for text in options.sizes.split(",")] if options.sizes else usual
