@@ -53,6 +53,7 @@ def choose(
     """The fastest mesh that needs at most `limit` bytes on a rank; None if none fits.
 
     `simulate(mesh)` gives (seconds, bytes of a rank) and is slow. `least(mesh)` is fast: a bound
-    below these seconds. Simulate no mesh whose bound is above the seconds of the answer.
+    below these seconds. Simulate no mesh twice, and none whose bound is above the seconds of the
+    answer.
     """
     raise NotImplementedError

@@ -65,7 +65,8 @@ def zero_step(
     """A training step's update: data (size,), the same on every rank, is changed in place.
 
     grad (size,) is this rank's own, decay (size,) the weight decay of each number; mean and square
-    are of this rank's shard, padding included. The summed gradient is clipped: if its norm is
-    above `max_norm`, it is scaled by max_norm / norm. Returns the norm before.
+    are of this rank's shard, padding included, and are changed in place, too. The summed gradient
+    is clipped: if its norm is above `max_norm`, it is scaled by max_norm / norm. Returns the norm
+    before.
     """
     raise NotImplementedError
