@@ -30,7 +30,7 @@ const total = (parts) => parts.reduce((sum, each) => sum + each, 0);
 
 function draw(ranks) {
   const svg = by("picture"), left = 66, right = 76, high = 30, pitch = high + 8, limit = 1000 * chosen.limit;
-  const room = Math.max(240, Math.min(1000, svg.parentElement.clientWidth - left - right));
+  const room = Math.max(180, Math.min(1000, svg.parentElement.clientWidth - left - right));
   const longest = Math.max(...ranks.map(total)), span = Math.max(longest, Math.min(limit, 1.6 * longest));
   const x = (size) => left + size / span * room;
   clear(svg, left + room + right, ranks.length * pitch + 30, `Memory of ${counted(ranks.length, "stage")}, up to ${gigabytes(longest)}`);
