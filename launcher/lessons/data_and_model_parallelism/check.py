@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ringlet.comm.schedules.svg import counted
-from ringlet.launcher.lessons.words import array_problem, asked, number_problem
+from ringlet.launcher.lessons.words import array_problem, asked, number_problem, whole
 from ringlet.nn import uninitialized
 from ringlet.nn.models import GPT, GPTConfig
 from ringlet.runtime import Setting, model_of
@@ -60,14 +60,17 @@ def check(answer: Any) -> Iterator[str]:
 
 def _samples(answer: Any) -> Iterator[str]:
     for samples, ranks in CUTS:
-        parts: list[range] = []
+        parts: list[list[int]] = []
         for rank in range(ranks):
             call = asked("my_samples", samples=samples, rank=rank, ranks=ranks)
             part = answer.my_samples(samples=samples, rank=rank, ranks=ranks)
-            if not isinstance(part, range):
-                yield f"{call} returned {part!r:.60}; it must return a range"
+            listed = part.tolist() if isinstance(part, np.ndarray) else part
+            several = listed if isinstance(listed, range | list | tuple) else ["none"]
+            numbers = [number for each in several if (number := whole(each)) is not None]
+            if len(numbers) < len(several):
+                yield f"{call} returned {part!r:.60}; it must return a range, or a list of numbers"
                 return
-            parts.append(part)
+            parts.append(numbers)
         told = f"{counted(samples, 'sample')} on {counted(ranks, 'rank')}"
         there = list(chain(*parts))
         for sample in range(samples):

@@ -57,6 +57,10 @@ WRONG = {
                 "range(-(-samples // ranks) * rank, -(-samples // ranks) * (rank + 1))"),
         "5 samples on 2 ranks: there is no sample 5",
     ),
+    "samples in parts": (
+        changed("return range(samples * rank", "return samples / ranks, range(samples * rank"),
+        "returned (1.0, range(0, 1)); it must return a range, or a list of numbers",
+    ),
     "no samples": (changed("return range(", "range("), "returned None; it must return a range"),
     "a mean of means": (
         changed(GRADIENT, "return 2 * inputs.T @ distances / counts.sum()"),
@@ -132,6 +136,9 @@ WRONG = {
 
 def test_the_solution_is_right(said):
     assert said("data_and_model_parallelism", SOLUTION) == []
+    array = "return np.array_split(np.arange(samples), ranks)[rank]\n"
+    written = "import numpy as np\n" + changed("return range(", f"{array}    return range(")
+    assert said("data_and_model_parallelism", written) == []
 
 
 @pytest.mark.filterwarnings("ignore:invalid value")
