@@ -57,9 +57,10 @@ class PinnedPool(NetworkPairPool):
         return [*super()._prefix(rank), "taskset", "-c", str(rank)]
 
 
-def make_trainer(world, way, preset, batch, steps):
+def make_trainer(world, way, preset, batch, seed, steps):
     """The trainer of one way."""
-    options = {**COMMON, "batch_size": batch, "steps": steps, "checkpoint_every": steps}
+    options = {**COMMON, "batch_size": batch, "seed": seed}
+    options |= {"steps": steps, "checkpoint_every": steps}
     if way == "alone":
         world = world.split([world.rank])
         options["batch_size"] = batch // 2
@@ -74,9 +75,9 @@ def make_trainer(world, way, preset, batch, steps):
     return Trainer(config, corpus, world)
 
 
-def ready(world, way, preset, batch):
+def ready(world, way, **sizes):
     """Make a trainer, on the link as it is, and warm it up; returns the bytes of its buckets."""
-    _trainers[way] = trainer = make_trainer(world, way, preset, batch, 10_000)
+    _trainers[way] = trainer = make_trainer(world, way, steps=10_000, **sizes)
     seconds_of(world, way, WARM_UP)
     return getattr(trainer.parallel.gradient_groups[0].reducer, "bucket_bytes", 0)
 
@@ -98,9 +99,9 @@ def forget(world):
     _trainers.clear()
 
 
-def learnt(world, way, preset, batch, target, most):
+def learnt(world, way, target, most, **sizes):
     """Validation losses after each block, until the target or `most` steps."""
-    trainer = make_trainer(world, way, preset, batch, most)
+    trainer = make_trainer(world, way, steps=most, **sizes)
     losses = [trainer.evaluate()]
     while losses[-1] > target and trainer.step < most:
         for _ in range(BLOCK):
@@ -110,9 +111,9 @@ def learnt(world, way, preset, batch, target, most):
     return losses
 
 
-def export(world, preset, batch, most, folder):
+def export(world, batch, most, folder, **sizes):
     """Rank 0 writes what the peers train with: parameters, tokens, batches, learning rates."""
-    trainer = make_trainer(world, "plain", preset, batch, most)
+    trainer = make_trainer(world, "plain", batch=batch, steps=most, **sizes)
     if world.rank:
         return
     config, corpus = trainer.config, trainer.corpus
@@ -179,8 +180,8 @@ class Sides:
             stack.callback(self._peers.close)
 
     def _run(self, function, **how):
-        how = {"preset": self._given.preset, "batch": self._given.batch, **how}
-        return self._pool.run(function, deadline=600.0, **how)
+        sizes = {name: getattr(self._given, name) for name in ("preset", "batch", "seed")}
+        return self._pool.run(function, deadline=600.0, **sizes, **how)
 
     def ready(self, way):
         """Prepare a way on the link as it is."""
@@ -283,6 +284,7 @@ def main():
     parser.add_argument("--ways", default=",".join((*RINGLET, *PEERS)), help="default: %(default)s")
     parser.add_argument("--preset", default="small", help="default: %(default)s")
     parser.add_argument("--batch", type=int, default=8, help="contexts in a step of both workers")
+    parser.add_argument("--seed", type=int, default=1337, help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=4, help="default: %(default)s")
     parser.add_argument("--in-turn", type=int, default=3, help="steps in a row")
     parser.add_argument("--python", default=DEFAULT_PEERS / "python", help="the peers' interpreter")
