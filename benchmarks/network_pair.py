@@ -172,7 +172,8 @@ class NetworkPairPool(WorkerPool):
 
 @dataclass(frozen=True)
 class NetworkPairJob(Job):
-    """A start of workers on the hosts of a pair. Nobody else can reach the link: no keys."""
+    """A start of workers on the hosts of a pair. Nobody else can reach the link: no key is
+    needed."""
 
     hosts: tuple[int, ...] = (0, 1)
 
@@ -182,5 +183,5 @@ class NetworkPairJob(Job):
             **super().environment(rank),
             "LOCAL_RANK": str(self.hosts[:rank].count(mine)),
             "LOCAL_WORLD_SIZE": str(self.hosts.count(mine)),
-            "RINGLET_INSECURE": "1",
+            "RINGLET_INSECURE": "0" if "RINGLET_KEY" in self.variables else "1",
         }

@@ -81,7 +81,8 @@ def ranks() -> Iterator[Callable[..., WorkerPool]]:
 
 @pytest.fixture(scope="session")
 def two_hosts() -> Iterator[Callable[..., NetworkPairPool]]:
-    """`two_hosts(hosts=(0, 0, 1, 1), mbit=None)`: warm ranks on two hosts with a link between them.
+    """`two_hosts(hosts=(0, 0, 1, 1), mbit=None, **variables)`: warm ranks on two hosts with a link
+    between them, with these variables in their environment.
 
     `hosts[rank]` is 0 or 1. Tests are skipped where the machine cannot have such a link.
     """
@@ -89,13 +90,16 @@ def two_hosts() -> Iterator[Callable[..., NetworkPairPool]]:
         pair = NetworkPair()
     except NetworkPairError as error:
         pytest.skip(str(error))
-    pools: dict[tuple[int, ...], NetworkPairPool] = {}
+    pools: dict[tuple[Any, ...], NetworkPairPool] = {}
 
-    def pool(hosts: tuple[int, ...] = (0, 1), mbit: float | None = None) -> NetworkPairPool:
+    def pool(
+        hosts: tuple[int, ...] = (0, 1), mbit: float | None = None, **variables: str
+    ) -> NetworkPairPool:
         pair.set_rate(mbit)
-        if hosts not in pools:
-            pools[hosts] = NetworkPairPool(pair, hosts)
-        return pools[hosts]
+        key = (hosts, *variables.items())
+        if key not in pools:
+            pools[key] = NetworkPairPool(pair, hosts, variables=variables)
+        return pools[key]
 
     yield pool
     for each in pools.values():

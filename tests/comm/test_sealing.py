@@ -280,6 +280,38 @@ def ended(monitor):
     return False
 
 
+CALLS = {
+    "all_reduce": lambda w, x: w.all_reduce(x),
+    "all_gather": lambda w, x: w.all_gather(x),
+    "broadcast": lambda w, x: w.broadcast(x, root=1),
+    "scatter": lambda w, x: w.scatter(x.reshape(4, -1) if w.rank == 2 else None, root=2),
+    "all_to_all": lambda w, x: w.all_to_all(x),
+}
+
+
+def on_both_kinds_of_connections(world, asked):
+    """What some calls give, by algorithms that pass on what has come in the clear, or sealed."""
+    found, seals = {}, world._endpoint.seals
+    for name, algorithm in asked:
+        x = np.arange(1 << 20, dtype=np.float32) * (world.rank + 1)
+        group = world.split([0, 2, 1, 3])
+        call = CALLS[name]
+        done = call(group, x) if not algorithm else group.broadcast(x, 1, algorithm=algorithm)
+        found[f"{name} {algorithm}"] = float(done.sum(dtype=np.float64))
+    return found, sorted(seals.outgoing)
+
+
+@pytest.mark.slow
+def test_ranks_of_a_host_talk_in_the_clear_and_hosts_sealed(two_hosts):
+    asked = [*((name, "") for name in CALLS), ("broadcast", "chain"), ("broadcast", "tree")]
+    hosts = (0, 0, 1, 1)
+    results = two_hosts(hosts, RINGLET_KEY=KEY).run(on_both_kinds_of_connections, asked=asked)
+    expected = two_hosts(hosts).run(on_both_kinds_of_connections, asked=asked)
+    assert [found for found, _ in results] == [found for found, _ in expected]
+    assert [sealed for _, sealed in results] == [[2, 3], [2, 3], [0, 1], [0, 1]]
+    assert [sealed for _, sealed in expected] == [[], [], [], []]
+
+
 def works(world):
     while True:
         work(world)
