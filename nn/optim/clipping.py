@@ -10,9 +10,12 @@ import numpy as np
 from ringlet.nn.autograd.tensor import Tensor
 from ringlet.nn.backend import Array, asarray, block_size, to_host, xp
 from ringlet.nn.flat import FlatParameters
-from ringlet.nn.optim.optimizer import BLOCK
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_", "grad_norm"]
+
+BLOCK = 32 * 1024
+"""Elements whose squares are added at once; the same on all machines, as the sum's bits depend on
+it."""
 
 
 def grad_norm(grad: Array) -> float:

@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 from ringlet.nn.backend import Array, block_size, copy_from_host, xp
+from ringlet.nn.caches import elementwise_block
 from ringlet.nn.flat import Flat, Slot
 from ringlet.nn.module import Parameter
 from ringlet.nn.optim.parameters import PyTorch, everything, face
@@ -13,8 +14,8 @@ from ringlet.nn.versions import changed
 
 __all__ = ["FlatOptimizer", "Group", "everything", "matrices"]
 
-BLOCK = 32 * 1024
-"""Elements for each block: its parameters, gradients, state and scratch memory fit the cache."""
+BLOCK = elementwise_block()
+"""Elements for each block: its parameters, gradients, state and scratch memory fit the caches."""
 
 NAMES = {"momentum": "momentum_buffer"}
 """What PyTorch calls a state that has another name here."""

@@ -47,6 +47,7 @@ def everything(world, attached):
     """All collectives on long arrays, some of them registered; whether memory was attached."""
     control = world._channel.shared.control
     assert (control.processes is not None) == attached
+    assert len({tuple(said) for said in world.all_gather_object([*control.constants])}) == 1
     n, rank = world.size, world.rank
     x = np.arange(COUNT, dtype=np.float32) % 97 + rank
     total = n * (np.arange(COUNT, dtype=np.float32) % 97) + n * (n - 1) / 2
@@ -70,6 +71,7 @@ def everything(world, attached):
     group = world.split([n - 1, 0])
     if group is not None:
         assert (group._channel.shared.control.processes is not None) == attached
+        assert group._channel.shared.control.constants == control.constants
         assert (group.all_reduce(np.ones(COUNT, np.float32)) == 2).all()
     return world.all_reduce(np.random.default_rng(rank).standard_normal(COUNT)).tobytes()[:4096]
 

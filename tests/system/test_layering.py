@@ -202,7 +202,7 @@ ORDER = {
         {"world"},
     ],
     "nn": [
-        {"backend", "random", "memory", "files"},
+        {"backend", "random", "memory", "caches", "files"},
         {"versions"},
         {"autograd", "safetensors", "adapter_config"},
         {"module_call", "parameter", "init", "functional", "creation"},

@@ -20,13 +20,14 @@ from ringlet.nn.autograd.operations.arithmetic import where
 from ringlet.nn.autograd.operations.elementwise import elementwise
 from ringlet.nn.autograd.tensor import Operation, Tensor
 from ringlet.nn.backend import Array, block_size, chosen, xp
+from ringlet.nn.caches import elementwise_block
 
 __all__ = [
     "gelu", "leaky_relu", "logsigmoid", "relu", "sigmoid", "silu", "softplus", "swiglu", "tanh",
 ]  # fmt: skip
 
-BLOCK = 32 * 1024
-"""Elements in each block: a handful of blocks fit the second-level cache."""
+BLOCK = elementwise_block()
+"""Elements in each block: a handful of blocks fit the caches."""
 
 
 class _Sloped(Operation):
