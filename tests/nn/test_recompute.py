@@ -83,14 +83,14 @@ def test_less_memory_is_kept():
         model = Sequential(*(Sequential(*(nn.GELU("tanh") for _ in range(4))) for _ in range(8)))
         for block in model:
             block.recompute = recompute
-        x = Tensor(np.ones((64, 1024), np.float32), requires_grad=True)
+        x = Tensor(np.ones((256, 1024), np.float32), requires_grad=True)
         tracemalloc.start()
         model(x).sum().backward()
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return most / x.data.nbytes
 
-    # Each GELU keeps its slope.
+    # Each GELU keeps its slope; its work area, a block, is small beside the input.
     assert peak(recompute=False) > 32
     assert peak(recompute=True) < 16
 
