@@ -246,7 +246,7 @@ def big_arrays(world):
 
 @pytest.mark.parametrize(
     ("size", "transport"),
-    [(2, "ipc"), (3, "auto"), (3, "ipc"), pytest.param(4, "auto", marks=pytest.mark.slow)],
+    [(2, "ipc"), (3, "auto"), pytest.param(4, "auto", marks=pytest.mark.slow)],
 )
 def test_arrays_of_many_segments(ranks, size, transport):
     ranks(size, transport=transport).run(big_arrays)

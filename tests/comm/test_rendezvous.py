@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from quickly import mostly_slow
 from waiting import until
 
 from ringlet.comm import AuthenticationError, CommError
@@ -232,7 +233,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize("case", mostly_slow(REFUSED, "another job", "a rank that is there"))
 def test_who_does_not_belong_is_told_why_and_the_others_go_on(case):
     changes, rank, size, reason = REFUSED[case]
     variables = master(RINGLET_JOB="this")

@@ -343,6 +343,7 @@ def test_two_hosts_and_their_network_are_calibrated(start, tmp_path):
     assert [(tier.name, tier.ranks, tier.memory) for tier in found.links] == [("network", 2, False)]
 
 
+@pytest.mark.slow
 def test_the_doctor_looks_between_hosts(start, like_ssh, pair):
     """Over a link of 100 Mbit/s, each way."""
     pair.set_rate(100)

@@ -362,32 +362,21 @@ def write(folder, files):
         (folder / name).write_text(textwrap.dedent(text))
 
 
-@pytest.fixture(scope="module")
-def reported(tmp_path_factory):
-    """The output of one session over FILES."""
-    folder = tmp_path_factory.mktemp("suite")
-    write(folder, FILES)
-    return run_pytest(folder, "-v", "-rs", "tests").stdout
-
-
-def test_the_verdicts_are_true(reported):
+def test_the_verdicts_are_true_and_say_what_happened_on_which_rank(tmp_path):
+    write(tmp_path, FILES)
+    reported = run_pytest(tmp_path, "-v", "-rs", "tests").stdout
     found = re.findall(r"^\S+::test_(\S+) ([A-Z]+)", reported, re.MULTILINE)
     expected = [(name, VERDICTS.get(re.split(r"[_\[]", name)[0], "PASSED")) for name, _ in found]
     assert found == expected, reported
     assert len(found) > 50
 
-
-@pytest.mark.parametrize("name", SHOWN)
-def test_a_report_says_what_happened_on_which_rank(reported, name):
-    head = rf"^_+ (?:ERROR at setup of )?(?:\w+\.)?test_{name} _+$(.*?)^[_=]{{9}}"
-    part = re.search(head, reported, re.MULTILINE | re.DOTALL)
-    text = reported if part is None else part[1]
-    for words in SHOWN[name]:
-        assert words in text, text
-        assert part is None or len(SHOWN[name]) == 1 or text.count(words) < 4
-
-
-def test_what_ranks_warn_of_is_in_the_summary(reported):
+    for name, shown in SHOWN.items():
+        head = rf"^_+ (?:ERROR at setup of )?(?:\w+\.)?test_{name} _+$(.*?)^[_=]{{9}}"
+        part = re.search(head, reported, re.MULTILINE | re.DOTALL)
+        text = reported if part is None else part[1]
+        for words in shown:
+            assert words in text, text
+            assert part is None or len(shown) == 1 or text.count(words) < 4
     for rank in range(2):
         assert f"UserWarning: rank {rank}: seen in the summary" in reported
 

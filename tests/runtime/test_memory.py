@@ -95,7 +95,7 @@ T5_SIZES = {"vocab_size": 512, "d_model": 192, "d_ff": 768, "d_kv": 48, "num_lay
     ("mesh", "options", "sizes"),
     [
         ({}, {}, GPT_SIZES),
-        ({}, {"recompute": ("blocks",)}, GPT_SIZES),
+        pytest.param({}, {"recompute": ("blocks",)}, GPT_SIZES, marks=pytest.mark.slow),
         pytest.param({}, {}, GPT_SIZES | {"dropout": 0.1}, marks=pytest.mark.slow),
         ({}, {}, GPT_SIZES | {"n_layer": 1, "vocab_size": 20000}),
         pytest.param({}, {}, GPT_SIZES | {"n_expert": 2, "top_k": 1}, marks=pytest.mark.slow),
@@ -106,7 +106,7 @@ T5_SIZES = {"vocab_size": 512, "d_model": 192, "d_ff": 768, "d_kv": 48, "num_lay
         pytest.param({"pp": 2}, {}, GPT_SIZES, marks=pytest.mark.slow),
         ({"pp": 2}, {"schedule": "interleaved", "chunks": 2}, GPT_SIZES),
         ({"pp": 2}, {"schedule": "zb-h2"}, LLAMA_SIZES),
-        ({"cp": 2}, {}, LLAMA_SIZES),
+        pytest.param({"cp": 2}, {}, LLAMA_SIZES, marks=pytest.mark.slow),
         pytest.param({}, {}, BERT_SIZES, marks=pytest.mark.slow),
         pytest.param({}, {}, T5_SIZES | {"dropout_rate": 0.0}, marks=pytest.mark.slow),
         pytest.param(

@@ -134,7 +134,7 @@ CONTEXTS = [
 
 @pytest.mark.parametrize(
     "name",
-    mostly_slow(MODELS, "llama", "t5"),
+    mostly_slow(MODELS, "llama"),
 )
 def test_meshes(ranks, name):
     (alone,) = ranks(1).run(trained, name=name, cases=[({}, {})])[0]

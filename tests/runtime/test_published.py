@@ -26,7 +26,7 @@ BOUNDS = [
     (published.figure_1, 0.10, 0.05, 1),
     (published.llama_3, 0.10, 0.10, 1),
     (published.zero_bubble, 0.10, 0.10, 1),
-    (published.vtrain_rows, 1, 0.08, 0.06),
+    pytest.param(published.vtrain_rows, 1, 0.08, 0.06, marks=pytest.mark.slow),
 ]
 
 
