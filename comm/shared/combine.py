@@ -2,25 +2,13 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ringlet.comm.arrays import REDUCTIONS, Array, working_dtype
+from ringlet.comm.arrays import REDUCTIONS, Array, level_2_bytes, working_dtype
 
-_L2 = Path("/sys/devices/system/cpu/cpu0/cache/index2/size")
-_USUAL = 512 << 10
 _LEAST, _MOST = 16 << 10, 512 << 10
-
-
-@lru_cache
-def level_2_bytes() -> int:
-    """The size of a core's second-level cache; a usual one where the system does not say."""
-    try:
-        return int(_L2.read_text().strip().removesuffix("K")) << 10
-    except (OSError, ValueError):
-        return _USUAL
 
 
 @lru_cache(maxsize=1024)

@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ringlet.comm.arrays import address_of
+from ringlet.comm.arrays import address_of, level_2_bytes
 from ringlet.comm.errors import CommError
 from ringlet.comm.shared.attach import VARIABLE, ProcessMemory, Vanished
-from ringlet.comm.shared.combine import level_2_bytes
 from ringlet.comm.shared.lower import STAGE_BYTES
 
 PIECE_BYTES = 64 << 10

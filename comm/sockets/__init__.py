@@ -1,8 +1,7 @@
 """The way through ZeroMQ: arrays as messages, between processes and hosts.
 
-May import `schedules`, `join`, and of `shared` the cache's size. Read wire.py (a message),
-transport.py (schedules as messages), messages.py (those of one call), endpoint.py and inbox.py (all
-of a process). credits.py bounds what is on its way; listener.py and outbox.py are the ends of
-connections; seals.py and ciphers.py encrypt what leaves the host; liveness.py and notices.py are
-about the peers.
+May import `schedules` and `join`. Read wire.py (a message), transport.py (schedules as messages),
+messages.py (those of one call), endpoint.py and inbox.py (all of a process). credits.py bounds what
+is on its way; listener.py and outbox.py are the ends of connections; seals.py and ciphers.py
+encrypt what leaves the host; liveness.py and notices.py are about the peers.
 """

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ringlet.launcher.supervisor.control import VARIABLE, Control
+from ringlet.launcher.supervisor.environment import THREAD_VARIABLES
 from ringlet.launcher.supervisor.output import READ, Pipe
 from ringlet.launcher.supervisor.process import exit_text
 
@@ -36,7 +37,7 @@ PIPE_BYTES = 1 << 20
 PIPES = PIPE_BYTES // READ
 """Reads after which a full pipe is empty; what has fled the process group may go on to write."""
 
-THREADS = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
+THREADS = dict.fromkeys(THREAD_VARIABLES, "1")
 
 
 def check_answer(
