@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 import zmq
+from overheard import overheard
 from waiting import until
 
 from ringlet.comm.join.key import JobKey, Token
@@ -46,15 +47,8 @@ def work(world):
 
 def record(world):
     """Every message that arrives in the work."""
-    endpoint, heard = world._endpoint, []
-    accept = endpoint.inbox.accept
-
-    def listen(frames):
-        heard.append([bytes(frame.buffer) for frame in frames])
-        accept(frames)
-
-    endpoint.inbox.accept = listen
-    work(world)
+    with overheard(world) as heard:
+        work(world)
     return heard
 
 

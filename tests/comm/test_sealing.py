@@ -7,6 +7,7 @@ import secrets
 import numpy as np
 import pytest
 import zmq
+from overheard import overheard
 from quickly import mostly_slow
 from waiting import until
 
@@ -209,23 +210,14 @@ def work(world):
 
 def recorded(world):
     """What somebody on the network sees of some work: all frames that arrive."""
-    endpoint, heard = world._endpoint, []
-    accept = endpoint.inbox.accept
-
-    def listen(frames):
-        heard.append([bytes(frame.buffer) for frame in frames])
-        accept(frames)
-
-    endpoint.inbox.accept = listen
-    try:
+    with overheard(world) as heard:
         secret = np.frombuffer(b"the same secret!" * 40, "u1").copy()
         for _ in range(3):
             world.all_gather(secret)
         work(world)
         world.barrier()
-    finally:
-        endpoint.inbox.accept = accept
-    words = [b"secret", b"all_gather", b"all_reduce", b"world", b"float", endpoint.job.encode()]
+    job = world._endpoint.job.encode()
+    words = [b"secret", b"all_gather", b"all_reduce", b"world", b"float", job]
     return {
         "frames": len(heard),
         "known": [word for word in words for frame in heard if any(word in part for part in frame)],

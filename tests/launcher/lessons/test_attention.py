@@ -1,6 +1,9 @@
 """Lesson 11: the solution is right, and wrong attention is told which pair it gets wrong."""
 
+from functools import partial
+
 import pytest
+from edits import edited
 
 SOLUTION = """
 import numpy as np
@@ -37,12 +40,7 @@ def ring_attention(group, q, k, v, positions):
 """
 
 
-def changed(*pairs: str) -> str:
-    source = SOLUTION
-    for old, new in zip(pairs[::2], pairs[1::2], strict=True):
-        assert old in source
-        source = source.replace(old, new)
-    return source
+changed = partial(edited, SOLUTION)
 
 
 CHUNKS = "np.concatenate([chunks[rank], chunks[2 * size - 1 - rank]])"

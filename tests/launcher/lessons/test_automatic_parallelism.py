@@ -1,6 +1,9 @@
 """Lesson 8: a small planner is right, and what is said of others."""
 
+from itertools import chain
+
 import pytest
+from edits import edited
 
 MESHES = """
 def meshes(job, ranks):
@@ -49,11 +52,7 @@ SOLUTION = MESHES + MEMORY + SECONDS + CHOOSE
 
 
 def changed(*pairs):
-    source = SOLUTION
-    for old, new in pairs:
-        assert old in source
-        source = source.replace(old, new, 1)
-    return source
+    return edited(SOLUTION, *chain.from_iterable(pairs), count=1)
 
 
 WRONG = {

@@ -1,6 +1,9 @@
 """Lesson 2: data and model parallelism."""
 
+from functools import partial
+
 import pytest
+from edits import edited
 
 SOLUTION = """
 def my_samples(samples, rank, ranks):
@@ -24,9 +27,7 @@ def activation_bytes(samples, context, width):
 """
 
 
-def changed(old, new):
-    assert old in SOLUTION
-    return SOLUTION.replace(old, new)
+changed = partial(edited, SOLUTION)
 
 
 GRADIENT = "return 2 * inputs.T @ distances / all_count"

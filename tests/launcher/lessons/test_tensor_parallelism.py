@@ -1,6 +1,9 @@
 """Lesson 9: the solution is right, and wrong layers are told whose part they lack."""
 
+from functools import partial
+
 import pytest
+from edits import edited
 
 SOLUTION = """
 import numpy as np
@@ -25,9 +28,7 @@ def column_backward(group, x, weight, grad):
 """
 
 
-def changed(old: str, new: str) -> str:
-    assert old in SOLUTION
-    return SOLUTION.replace(old, new)
+changed = partial(edited, SOLUTION)
 
 
 ROW, COLUMN = "return group.all_reduce(x @ weight.T) + bias", "return x @ weight.T\n"

@@ -1,6 +1,9 @@
 """Lesson 6: trees, chains and rings both ways are right, and what is said of others."""
 
+from functools import partial
+
 import pytest
+from edits import edited
 
 SOLUTION = """
 import math
@@ -48,9 +51,7 @@ def best_segments(nbytes, size, overhead, bandwidth):
 """
 
 
-def changed(before, after):
-    assert before in SOLUTION
-    return SOLUTION.replace(before, after, 1)
+changed = partial(edited, SOLUTION, count=1)
 
 
 def with_function(name, text):
