@@ -8,6 +8,7 @@ tokens; times are in milliseconds.
 """
 
 import json
+import math
 import resource
 import statistics
 import sys
@@ -51,6 +52,12 @@ class GPT(nn.Module):
         self.wte, self.wpe = nn.Embedding(vocabulary, width), nn.Embedding(context, width)
         self.h = nn.Sequential(*(Block(width, heads) for _ in range(layers)))
         self.ln_f = nn.LayerNorm(width)
+        for name, parameter in self.named_parameters():
+            if parameter.ndim > 1:  # as ringlet's; PyTorch's own lead to subnormal gradients
+                residual = name.endswith(("c_proj.weight", "c_out.weight"))
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * layers if residual else 1))
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
 
     def forward(self, ids, targets):
         x = self.wte(ids) + self.wpe(torch.arange(ids.shape[1]))
