@@ -9,7 +9,7 @@ from pathlib import Path
 _L2 = Path("/sys/devices/system/cpu/cpu0/cache/index2/size")
 _USUAL = 512 << 10
 _SHARE = 16
-_LEAST, _MOST = 16 << 10, 128 << 10
+_LEAST, _MOST = 16 << 10, 64 << 10
 
 
 def elementwise_block() -> int:
