@@ -4,6 +4,9 @@ A segment is a file in /dev/shm that never has a name, so it is gone when its la
 however that ends. Other processes reach it through /proc/PID/fd of the one that made it, which only
 its user can open. Once all have mapped it, nobody keeps a descriptor (Python's mmap would, for as
 long as it lives).
+
+Its memory is in huge pages where Linux has them (madvise(2), MADV_COLLAPSE, from 6.1 on): systems
+seldom give them to shared memory by themselves.
 """
 
 import ctypes
@@ -19,12 +22,16 @@ from ringlet.comm.arrays import Array
 
 FOLDER = Path("/dev/shm")
 
+HUGE_BYTES = 2 << 20
+_COLLAPSE = 25
+
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = (
     ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long,
 )  # fmt: skip
 _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _FAILED = ctypes.c_void_p(-1).value
 
 
@@ -34,11 +41,7 @@ class Segment:
 
     def __init__(self, descriptor: int, size: int) -> None:
         self.size, self._descriptor = size, -1
-        self.address: int = _libc.mmap(
-            None, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, descriptor, 0
-        )
-        if self.address == _FAILED:
-            raise OSError(ctypes.get_errno(), f"cannot map {size} bytes of shared memory")
+        self.address = _map(descriptor, size)
         self._mapping = (ctypes.c_ubyte * size).from_address(self.address)
         unmap = weakref.finalize(self._mapping, _libc.munmap, self.address, size)
         unmap.atexit = False
@@ -56,9 +59,11 @@ class Segment:
             raise OSError("only Linux has files without names")
         descriptor = os.open(FOLDER, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
         try:
+            os.ftruncate(descriptor, size)
+            segment = cls(descriptor, size)
+            segment._use_huge_pages(descriptor)
             # Reserve the memory: a page that is missing later would be a SIGBUS.
             os.posix_fallocate(descriptor, 0, size)
-            segment = cls(descriptor, size)
         except BaseException:
             os.close(descriptor)
             raise
@@ -79,6 +84,13 @@ class Segment:
         finally:
             os.close(descriptor)
 
+    def _use_huge_pages(self, descriptor: int) -> None:
+        """Make them of one small page each, while there are no others to copy; or leave it."""
+        huge = range(0, self.size - HUGE_BYTES + 1, HUGE_BYTES)
+        for start in huge:
+            os.pwrite(descriptor, bytes(1), start)
+        _libc.madvise(self.address, len(huge) * HUGE_BYTES, _COLLAPSE)
+
     @property
     def place(self) -> list[int]:
         """For `attach`: process, descriptor, device and inode."""
@@ -90,6 +102,22 @@ class Segment:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
+
+
+def _map(descriptor: int, size: int) -> int:
+    """Map the file; a long one where its huge pages can be mapped as such."""
+    wanted = None
+    if size >= HUGE_BYTES:  # an address in a gap that is long enough
+        room = size + HUGE_BYTES
+        gap = _libc.mmap(None, room, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+        if gap != _FAILED:
+            _libc.munmap(gap, room)
+            wanted = -(-gap // HUGE_BYTES) * HUGE_BYTES
+    protection = mmap.PROT_READ | mmap.PROT_WRITE
+    address: int = _libc.mmap(wanted, size, protection, mmap.MAP_SHARED, descriptor, 0)
+    if address == _FAILED:
+        raise OSError(ctypes.get_errno(), f"cannot map {size} bytes of shared memory")
+    return address
 
 
 def share(group: Any, size: int) -> list[Segment] | None:
