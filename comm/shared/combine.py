@@ -8,7 +8,7 @@ import numpy as np
 
 from ringlet.comm.arrays import REDUCTIONS, Array, level_2_bytes, working_dtype
 
-_LEAST, _MOST = 16 << 10, 512 << 10
+_LEAST, _MOST = 16 << 10, 256 << 10
 
 
 @lru_cache(maxsize=1024)
@@ -42,6 +42,9 @@ class Combiner:
 
     def __call__(self, out: Array, sources: Sequence[Array]) -> None:
         """out = sources[0] op sources[1] op ..., where `out` may be one of them."""
+        if self.is_ufunc:
+            self.ufunc(sources[0], sources[1], out=out)
+            return
         if self._partial.size < out.size and not (self._plain and self._arrays == 2):
             self._partial = np.empty(out.size, self._partial.dtype)
         first, partial = sources[0], self._partial[: out.size]

@@ -3,7 +3,7 @@
 Still data: `prove_direct.execute_direct` proves the very lists that are run (`steps`).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -84,22 +84,21 @@ class Shape(NamedTuple):
         return max(1, -(-longest // self.width()))
 
 
-def lower_direct(shape: Shape, block: int = 0) -> list[list[Move[Span]]]:
-    """The moves between the fences on arrays that all ranks reach. What is combined is cut into
-    blocks of so many elements, unless `block` is 0."""
+def lower_direct(shape: Shape) -> list[list[Move[Span]]]:
+    """The moves between the fences on arrays that all ranks reach."""
     steps = direct_steps(shape.operation, shape.rank, shape.size, shape.root)
     width = max(1, max(stop - start for start, stop in shape.slots()))
-    return _lower(shape, steps, 0, width, block)
+    return _lower(shape, steps, 0, width)
 
 
-def lower_staged(shape: Shape, first: int, block: int = 0) -> list[list[Move[Span]]]:
+def lower_staged(shape: Shape, first: int) -> list[list[Move[Span]]]:
     """The same through the staging areas, beginning with area `first`."""
     steps = staged_steps(shape.operation, shape.rank, shape.size, shape.root, shape.chunks())
-    return _lower(shape, steps, first, shape.width(), block)
+    return _lower(shape, steps, first, shape.width())
 
 
 def _lower(
-    shape: Shape, steps: Iterable[DirectStep], first: int, width: int, block: int
+    shape: Shape, steps: Iterable[DirectStep], first: int, width: int
 ) -> list[list[Move[Span]]]:
     slots = shape.slots()
     stretches: list[list[Move[Span]]] = [[]]
@@ -109,8 +108,8 @@ def _lower(
             continue
         targets = [_span(shape, slots, place, first, width, True) for place in step.targets]
         sources = [_span(shape, slots, place, first, width, False) for place in step.sources]
-        cut = block if len(sources) > 1 else 0
-        stretches[-1].extend(_blocks(targets, sources, cut))
+        if sources[0].start < sources[0].stop:
+            stretches[-1].append(Move(tuple(targets), tuple(sources)))
     return stretches
 
 
@@ -137,15 +136,3 @@ def _span(
         "scatter": -begin,
     }.get(operation, 0)
     return Span(place.rank, RESULT, start + shift, stop + shift)
-
-
-def _blocks(targets: list[Span], sources: list[Span], block: int) -> Iterator[Move[Span]]:
-    length = sources[0].stop - sources[0].start
-    step = block or max(length, 1)
-    for start in range(0, length, step):
-
-        def part(span: Span, start: int = start) -> Span:
-            begin = span.start + start
-            return span._replace(start=begin, stop=min(begin + step, span.stop))
-
-        yield Move(tuple(map(part, targets)), tuple(map(part, sources)))

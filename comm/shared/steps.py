@@ -5,23 +5,28 @@ arrays, which are others in every call, a step knows the part; of arrays that ar
 the kernel, the offset.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
-from ringlet.comm.arrays import CACHE_LINE, Array, address_of
+from ringlet.comm.arrays import CACHE_LINE, Array, address_of, level_2_bytes
 from ringlet.comm.schedules.direct import Move
 from ringlet.comm.shared.attach import ProcessMemory, Vanished
 from ringlet.comm.shared.combine import Combiner, block_elements
 from ringlet.comm.shared.control_block import ControlBlock
 from ringlet.comm.shared.exposure import writing
+from ringlet.comm.shared.fused import MOST_BYTES, IntoBoth, sum_into_both
 from ringlet.comm.shared.lower import AREA, Span
 
 BLOCK_SHARES = 4
 """The blocks that are combined at once are so small a part of the cache that those of the peers are
 still there, too, when they are written. With two ranks and 2 MiB, blocks of 96, 128, 192, 256 and
 384 KiB take 1.78, 1.69, 1.65, 1.64 and 1.78 ms for 16 MiB."""
+
+TRIALS = 6
+"""The calls that find out how long arrays are summed where they lie; the first meets new pages."""
 
 Own: TypeAlias = tuple[Array, Array]
 """This rank's source and result in one call."""
@@ -40,7 +45,7 @@ class Peers(NamedTuple):
 
 
 class BoundMove(Protocol):
-    """One move, or one block of it."""
+    """One move."""
 
     def __call__(self, own: Own, peers: Peers | None) -> None:
         """Do it."""
@@ -61,20 +66,66 @@ class BoundCopy:
 
 
 class BoundCombine:
-    """target = sources[0] op sources[1] op ..., and then every copy = target."""
+    """target = sources[0] op sources[1] op ..., and then every copy = target.
+
+    What is longer than the cache goes block by block: a block is stored everywhere while it is in
+    the cache. It is one loop, not a step for each block, as the arrays have driven all that Python
+    needs out of the cache.
+    """
 
     def __init__(
         self, combine: Combiner, target: Part, sources: list[Operand], copies: list[Array]
     ) -> None:
         self._combine, self._target = combine, target
         self._sources, self._copies = sources, copies
+        count, arrays = target[1].stop - target[1].start, len(sources)
+        itemsize = combine.dtype.itemsize
+        long = arrays * count * itemsize > level_2_bytes()
+        self._block = block_elements(itemsize, arrays) if long else max(count, 1)
 
     def __call__(self, own: Own, peers: Peers | None) -> None:
         memory, part = self._target
-        out = own[memory][part]
-        self._combine(out, [own[s[0]][s[1]] if isinstance(s, tuple) else s for s in self._sources])
-        for copy in self._copies:
-            np.copyto(copy, out)
+        out, step = own[memory][part], self._block
+        sources = [own[s[0]][s[1]] if isinstance(s, tuple) else s for s in self._sources]
+        for start in range(0, out.size, step):
+            block = slice(start, start + step)
+            into = out[block]
+            self._combine(into, [source[block] for source in sources])
+            for copy in self._copies:
+                np.copyto(copy[block], into)
+
+
+class BoundInBoth(BoundCombine):
+    """The same of two long arrays that both become their sum: block by block, or in one pass.
+
+    Each way does some of the first calls, and the faster the rest: which one is depends on the
+    caches and on BLAS, and no bit depends on it.
+    """
+
+    def __init__(
+        self,
+        combine: Combiner,
+        target: Part,
+        sources: list[Operand],
+        copies: list[Array],
+        into_both: IntoBoth,
+    ) -> None:
+        super().__init__(combine, target, sources, copies)
+        self._into_both, self._trials = into_both, TRIALS
+        self._seconds = [float("inf")] * 2  # block by block, in one pass
+
+    def __call__(self, own: Own, peers: Peers | None) -> None:
+        once = self._trials % 2 if self._trials else self._seconds[1] < self._seconds[0]
+        started = time.perf_counter()
+        if once:
+            x, y = [own[s[0]][s[1]] if isinstance(s, tuple) else s for s in self._sources]
+            self._into_both(x, y)
+        else:
+            super().__call__(own, peers)
+        if self._trials:
+            self._trials -= 1
+            seconds = time.perf_counter() - started
+            self._seconds[once] = min(self._seconds[once], seconds)
 
 
 class BoundPair:
@@ -206,6 +257,11 @@ def bind(
         copies = [reach(span) for span in move.targets if span is not own]
         if combiner.is_ufunc and not copies:
             return BoundPair(combiner.ufunc, part_of(own), sources[0], sources[1])
+        if combiner.is_ufunc and combiner.ufunc is np.add and move.targets == move.sources:
+            into_both = sum_into_both(combiner.dtype)
+            nbytes = 2 * (own.stop - own.start) * combiner.dtype.itemsize
+            if into_both and level_2_bytes() < nbytes <= MOST_BYTES:
+                return BoundInBoth(combiner, part_of(own), sources, copies, into_both)
         return BoundCombine(combiner, part_of(own), sources, copies)
 
     return _stretches([[step(move) for move in moves] for moves in stretches])

@@ -16,7 +16,7 @@ from ringlet.comm.arrays import Array, address_of, quiet_runner
 from ringlet.comm.protocols import Call, ErrorWait, Program, Task, Transport
 from ringlet.comm.schedules.direct import AREAS, transfers
 from ringlet.comm.shared.attach import Vanished
-from ringlet.comm.shared.combine import Combiner, block_elements
+from ringlet.comm.shared.combine import Combiner
 from ringlet.comm.shared.control_block import ControlBlock
 from ringlet.comm.shared.exposure import withdraw
 from ringlet.comm.shared.lower import (
@@ -232,7 +232,7 @@ class SharedMemory:
         if shape.operation == "barrier":  # it stages nothing
             moves, last = lower_direct(shape), first ^ 1
         else:
-            moves = lower_staged(shape, first, block_elements(shape.itemsize, shape.size))
+            moves = lower_staged(shape, first)
             # An all-reduce ends with a fence, so nobody uses either area any more: begin with the
             # one that is in the cache. The others use a fence for each chunk.
             last = 1 if shape.operation == "all_reduce" else (first + len(moves)) % AREAS
@@ -257,7 +257,7 @@ class SharedMemory:
         def reach(span: Span) -> Array:
             return arrays[span.rank][span.start : span.stop]
 
-        moves = lower_direct(shape, block_elements(shape.itemsize, shape.size))
+        moves = lower_direct(shape)
         stretches = bind(moves, shape.rank, reach, self._combiner(task))[1:]
         if len(prepared.registered) >= MOST_PREPARED:
             prepared.registered.clear()

@@ -153,12 +153,11 @@ def promised(operation, rank, size, root, n, slots):
     return {(RESULT, e - begin): {(root, e)} for e in range(begin, end)}
 
 
-def prove_lowered(operation, size, root, n, block, first):
+def prove_lowered(operation, size, root, n, first):
     """Raise unless the lists of all ranks are right together; `first` is None in place."""
     shapes = [Shape(operation, rank, size, root or 0, n, 4) for rank in range(size)]
     lists = [
-        lower_direct(shape, block) if first is None else lower_staged(shape, first, block)
-        for shape in shapes
+        lower_direct(shape) if first is None else lower_staged(shape, first) for shape in shapes
     ]
     slots, held = shapes[0].slots(), {}
     for rank in range(size):
@@ -184,10 +183,10 @@ def test_what_is_run_is_proven_in_worlds_of_1_to_8_wherever_arrays_lie(operation
         lengths = (0, 9 * size) if cut else (0, 5, 9 * size + 1)
         for n, root in itertools.product(lengths, {0, size - 1} if rooted else [None]):
             if operation != "all_reduce_whole":
-                prove_lowered(operation, size, root, n, 5, None)
+                prove_lowered(operation, size, root, n, None)
             for first, area in enumerate((512 << 10, 4 * 3 * size)):
                 monkeypatch.setattr(lower, "STAGE_BYTES", area)
-                prove_lowered(operation, size, root, n, 5, first)
+                prove_lowered(operation, size, root, n, first)
 
 
 def test_calls_may_follow_one_another_without_a_fence_between():
@@ -199,7 +198,7 @@ def test_calls_may_follow_one_another_without_a_fence_between():
             area = 0
             for operation in (one, two, one):
                 shape = Shape(operation, rank, 2, 0, 4, 4)
-                stretches = lower_staged(shape, area, 5)
+                stretches = lower_staged(shape, area)
                 steps = list(by_element(stretches))
                 calls[rank] += steps
                 area = 0 if operation == "all_reduce" else area ^ 1
