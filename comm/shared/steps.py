@@ -25,8 +25,11 @@ BLOCK_SHARES = 4
 still there, too, when they are written. With two ranks and 2 MiB, blocks of 96, 128, 192, 256 and
 384 KiB take 1.78, 1.69, 1.65, 1.64 and 1.78 ms for 16 MiB."""
 
+SHORT = 8
+"""Where two arrays fill less of the cache than one in so many, one pass is no faster."""
+
 TRIALS = 6
-"""The calls that find out how long arrays are summed where they lie; the first meets new pages."""
+"""The calls that find out which way is faster; the first meets new pages."""
 
 Own: TypeAlias = tuple[Array, Array]
 """This rank's source and result in one call."""
@@ -96,7 +99,7 @@ class BoundCombine:
 
 
 class BoundInBoth(BoundCombine):
-    """The same of two long arrays that both become their sum: block by block, or in one pass.
+    """The same of two arrays that both become their sum: block by block, or in one pass.
 
     Each way does some of the first calls, and the faster the rest: which one is depends on the
     caches and on BLAS, and no bit depends on it.
@@ -260,7 +263,7 @@ def bind(
         if combiner.is_ufunc and combiner.ufunc is np.add and move.targets == move.sources:
             into_both = sum_into_both(combiner.dtype)
             nbytes = 2 * (own.stop - own.start) * combiner.dtype.itemsize
-            if into_both and level_2_bytes() < nbytes <= MOST_BYTES:
+            if into_both and level_2_bytes() // SHORT < nbytes <= MOST_BYTES:
                 return BoundInBoth(combiner, part_of(own), sources, copies, into_both)
         return BoundCombine(combiner, part_of(own), sources, copies)
 
