@@ -14,9 +14,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 import zmq
 
-from ringlet.comm.arrays import Array
+from ringlet.comm.arrays import Array, level_2_bytes
 from ringlet.comm.schedules.schedule import SEGMENT_BYTES
-from ringlet.comm.sockets.wire import HEADER_BYTES, TAG_BYTES, Damaged, Header, checksum
+from ringlet.comm.sockets.wire import (
+    HEADER_BYTES,
+    SUMMED_BYTES,
+    TAG_BYTES,
+    Damaged,
+    Header,
+    checksum,
+    sum_of_words,
+)
 
 if TYPE_CHECKING:
     from ringlet.comm.sockets.ciphers import Seal
@@ -30,9 +38,16 @@ LEADER_S = 1.0
 MOST_MESSAGES = 32
 """This many unread messages of one peer are held here; then its sending socket holds them."""
 
+CACHED = 8
+"""An array is combined in blocks of this part of the second-level cache. Of 2 MiB that have left
+it, on a Xeon (2 MiB of it), both checksums and the sum take 0.6 to 0.75 of the time as a whole."""
+
 AWAKE, NAP_S, LONGEST_NAP_S = 20, 20e-6, 1e-3
 """So many looks without a nap, the first nap, and the longest: a second of waiting takes some
 hundredths of a second of a core."""
+
+Combine: TypeAlias = Callable[..., Any]
+"""A NumPy ufunc of two arguments: combine(a, b, out=a)."""
 
 Key: TypeAlias = tuple[str, int, int]
 """(group, source's world rank, stream): messages under one key keep their order."""
@@ -63,10 +78,48 @@ class Message(NamedTuple):
 
     def copy_into(self, segment: Array) -> None:
         """Write them into memory of their length; raises Damaged, perhaps with rubbish in it."""
+        memory = segment.view(np.uint8)
         if self.seal is not None:
-            self.seal.open_into(self.payload, segment.view(np.uint8))
+            self.seal.open_into(self.payload, memory)
+        elif memory.size < SUMMED_BYTES:
+            memory[...] = np.frombuffer(self.content(), np.uint8)
         else:
-            segment[...] = np.frombuffer(self.content(), segment.dtype)
+            payload, total = np.frombuffer(self.payload, np.uint8), 0
+            for part in blocks(memory):
+                memory[part] = payload[part]
+                total += sum_of_words(memory[part])
+            self._compare(total)
+
+    def combine_into(
+        self, segment: Array, combine: Combine, peer_first: bool, wants_check: bool
+    ) -> int | None:
+        """Combine them with memory of their length, `peer_first`: as the first operand. Returns the
+        checksum of the result if it is wanted, and at hand; raises Damaged, perhaps with rubbish in
+        the memory."""
+        if self.seal is not None or segment.nbytes < SUMMED_BYTES:
+            arrived = np.frombuffer(self.content(), segment.dtype)
+            combine(*((arrived, segment) if peer_first else (segment, arrived)), out=segment)
+            return None
+        payload, total, check = np.frombuffer(self.payload, segment.dtype), 0, 0
+        for part in blocks(segment):
+            arrived, own = payload[part], segment[part]
+            total += sum_of_words(arrived.view(np.uint8))
+            combine(*((arrived, own) if peer_first else (own, arrived)), out=own)
+            if wants_check:
+                check += sum_of_words(own.view(np.uint8))
+        self._compare(total)
+        return check % 2**64 if wants_check else None
+
+    def _compare(self, total: int) -> None:
+        if total % 2**64 != self.header.checksum:
+            raise Damaged
+
+
+def blocks(array: Array) -> Iterator[slice]:
+    """The contiguous 1-D array in parts of which a sum, and what is done with them besides, stay in
+    the second-level cache. All but the last are whole words."""
+    step = max(1, level_2_bytes() // CACHED // 8 // array.itemsize) * 8
+    return (slice(start, start + step) for start in range(0, array.size, step))
 
 
 class Inbox:

@@ -11,7 +11,7 @@ from ringlet.comm.errors import CollectiveMismatch, CommError
 from ringlet.comm.protocols import Call, Callback, Program, Wait
 from ringlet.comm.sockets.credits import Parked
 from ringlet.comm.sockets.endpoint import Endpoint
-from ringlet.comm.sockets.inbox import Key, Message
+from ringlet.comm.sockets.inbox import Combine, Key, Message
 from ringlet.comm.sockets.wire import Damaged, Header, checksum
 from ringlet.comm.stats import Traffic
 
@@ -175,6 +175,21 @@ class Messages:
         """Write the bytes that were sent into memory of their length; raises CommError."""
         try:
             message.copy_into(segment)
+        except Damaged as error:
+            raise self._damaged(message) from error
+
+    def combine(
+        self,
+        message: Message,
+        segment: Array,
+        combine: Combine,
+        peer_first: bool,
+        wants_check: bool,
+    ) -> int | None:
+        """Combine the bytes that were sent with memory of their length; raises CommError. Returns
+        the result's checksum if it is wanted, and at hand."""
+        try:
+            return message.combine_into(segment, combine, peer_first, wants_check)
         except Damaged as error:
             raise self._damaged(message) from error
 

@@ -4,10 +4,10 @@ What depends only on the schedule and on the arrays' sizes is made once and kept
 Python around a message takes longer than the message.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,11 +26,9 @@ from ringlet.comm.schedules.schedule import (
 )
 from ringlet.comm.signature import COMBINING
 from ringlet.comm.sockets.endpoint import ZERO_COPY_BYTES, Endpoint
+from ringlet.comm.sockets.inbox import Combine
 from ringlet.comm.sockets.messages import MessageCall, Messages, SendWait, departed
 from ringlet.comm.sockets.wire import Header
-
-Combine: TypeAlias = Callable[..., Any]
-"""A NumPy ufunc of two arguments: combine(a, b, out=a)."""
 
 KEPT_SEGMENTS = 16
 """The steps of longer arrays are made anew in each call: beside the work they cost little."""
@@ -242,10 +240,8 @@ def take_steps(
                 check = message.header.checksum
                 frame = message.frame if segment.nbytes >= ZERO_COPY_BYTES else None
         elif combine is not None:
-            arrived = np.frombuffer(messages.content(message), segment.dtype)
             with overflow_allowed():
-                operands = (arrived, segment) if step.peer_first else (segment, arrived)
-                combine(*operands, out=segment)
+                check = messages.combine(message, segment, combine, step.peer_first, bool(onward))
         for peer in onward:
             send = messages.send(peer, segment, frame, check)
             if send is not None:

@@ -118,10 +118,14 @@ def checksum(payload: bytes | memoryview) -> int:
     """Shows whether bytes have changed on the way: any single bit, or any part of a word."""
     if len(payload) < SUMMED_BYTES:
         return zlib.crc32(payload)
-    data = np.frombuffer(payload, np.uint8)
+    return sum_of_words(np.frombuffer(payload, np.uint8)) % 2**64
+
+
+def sum_of_words(data: Array) -> int:
+    """Of bytes; what is left beside whole words counts by its CRC. The checksum of a long payload
+    is the sum of those of its parts, if all but the last are whole words."""
     words = data.size // 8 * 8
-    total = int(np.add.reduce(data[:words].view("<u8")))
-    return (total + zlib.crc32(data[words:].data)) % 2**64
+    return int(np.add.reduce(data[:words].view("<u8"))) + zlib.crc32(data[words:].data)
 
 
 def allocate(signature: Signature) -> Array:
