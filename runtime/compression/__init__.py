@@ -1,7 +1,8 @@
 """Fewer bytes for gradients and activations: codecs, collectives, and error feedback.
 
 Knows `device_collectives`. Read codecs.py, collectives.py, compressor.py (error feedback), then
-top_k.py and power_sgd.py; schemes.py has the compressors by name.
+top_k.py and power_sgd.py; packing.py, in which nothing is lost, serves slow links. schemes.py has
+the compressors by name.
 """
 
 from ringlet.runtime.compression.codecs import CODECS, Codec, make_codec

@@ -16,6 +16,7 @@ from ringlet.comm import Group, Work
 from ringlet.comm.arrays import check_array, flat, store
 from ringlet.nn.autograd.tensor import Array
 from ringlet.runtime.compression.codecs import Codec
+from ringlet.runtime.compression.packing import PackedGroup
 
 Phases: TypeAlias = Generator[Work, Any, Array]
 """A computation with collectives in it, written from top to bottom: it yields the Work of each
@@ -133,7 +134,11 @@ def reduce_scatter_bytes(size: int, codec: Codec, ranks: int) -> int:
 
 
 def sum_encoded(
-    group: Group, x: Array, codec: Codec, residual: Array | None = None, label: str = ""
+    group: Group | PackedGroup,
+    x: Array,
+    codec: Codec,
+    residual: Array | None = None,
+    label: str = "",
 ) -> Phases:
     """The phases of an all-reduce of the 1-D array `x`, in place, with `residual` added to it.
 
@@ -158,7 +163,9 @@ def sum_encoded(
     return x
 
 
-def _exchange(group: Group, x: Array, codec: Codec, residual: Array | None, label: str) -> Phases:
+def _exchange(
+    group: Group | PackedGroup, x: Array, codec: Codec, residual: Array | None, label: str
+) -> Phases:
     """The same between two ranks: each adds what both decode, which are the same bits."""
     rows = np.empty((2, codec.nbytes(x.size)), np.uint8)
     mine, other = rows[group.rank], rows[1 - group.rank]
@@ -183,7 +190,11 @@ def cut(x: Array, ranks: int) -> list[Array]:
 
 
 def _sum_own(
-    group: Group, parts: Sequence[Array], lost: Sequence[Array | None], codec: Codec, label: str
+    group: Group | PackedGroup,
+    parts: Sequence[Array],
+    lost: Sequence[Array | None],
+    codec: Codec,
+    label: str,
 ) -> Generator[Work, Any, Array]:
     """Sum all ranks' parts for this rank; no part is longer than the first."""
     rows = np.zeros((group.size, codec.nbytes(parts[0].size)), np.uint8)

@@ -25,6 +25,7 @@ from ringlet.runtime.compression.collectives import (
     add_residual,
     sum_encoded,
 )
+from ringlet.runtime.compression.packing import PackedGroup
 from ringlet.runtime.device_collectives import Pending, Ready
 
 Matrices: TypeAlias = Sequence[tuple[int, int, tuple[int, ...]]]
@@ -116,15 +117,18 @@ class CodecCompressor(Compressor):
     part. These are different elements, so one residual holds both
     (the worker's and the server's of Tang et al., "DoubleSqueeze: parallel stochastic gradient
     descent with double-pass error-compensated compression", 2019).
+
+    `packed`, which all ranks give alike, has numbers of 16 bits travel in fewer (packing.py).
     """
 
-    def __init__(self, group: Group, codec: Codec) -> None:
+    def __init__(self, group: Group, codec: Codec, packed: bool = False) -> None:
         super().__init__(group)
-        self.codec, self.name = codec, codec.name
+        self.codec, self.name, self.packed = codec, codec.name, packed
 
     def _phases(self, stretch: GradientStretch) -> Phases:
         grad, residual, label = stretch.grad, stretch.residual, stretch.label
-        return sum_encoded(stretch.group, grad, self.codec, residual, label=label)
+        group = PackedGroup(stretch.group) if self.packed else stretch.group
+        return sum_encoded(group, grad, self.codec, residual, label=label)
 
 
 class _QueuedWork:

@@ -7,6 +7,7 @@ from ringlet.comm import Group
 from ringlet.runtime.compression.codecs import CODECS, Codec
 from ringlet.runtime.compression.collectives import all_reduce_bytes
 from ringlet.runtime.compression.compressor import CodecCompressor, Compressor, Matrices
+from ringlet.runtime.compression.packing import pays
 from ringlet.runtime.compression.power_sgd import PowerSGD, power_sgd_bytes
 from ringlet.runtime.compression.top_k import TopK, top_k_bytes
 
@@ -33,7 +34,8 @@ def make_compressor(spec: str, group: Group, seed: int = 0) -> Compressor:
 
 
 def bytes_sent(spec: str, size: int, matrices: Matrices, ranks: int) -> int:
-    """Exactly how many bytes each of `ranks` ranks sends to sum a stretch of `size` elements."""
+    """Exactly how many bytes each of `ranks` ranks sends to sum a stretch of `size` elements; fewer
+    where they are packed."""
     scheme, parameter = parse(spec)
     return scheme.bytes_sent(size, matrices, parameter, ranks)
 
@@ -59,7 +61,7 @@ def _encoded(codec: Codec) -> Scheme:
     return Scheme(
         codec.name,
         _read_nothing,
-        lambda group, _, seed: CodecCompressor(group, codec),
+        lambda group, _, seed: CodecCompressor(group, codec, pays(group, codec.name)),
         lambda size, matrices, _, ranks: all_reduce_bytes(size, codec, ranks),
     )
 

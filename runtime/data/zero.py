@@ -6,7 +6,7 @@ Gradients are reduce-scattered and parameters all-gathered, which sends as much 
 """
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -16,6 +16,7 @@ from ringlet.comm import Group
 from ringlet.nn import FlatParameters, Module, Slot, common_dtype
 from ringlet.nn.autograd.tensor import Array
 from ringlet.nn.flat import Flat, Named
+from ringlet.nn.optim import FlatOptimizer
 from ringlet.runtime.data.bucket_size import BUCKET_BYTES
 from ringlet.runtime.data.data_parallel import DataParallel, padded_starts
 from ringlet.runtime.data.reducer import Bucket
@@ -88,10 +89,19 @@ class ZeroOptimizer(DataParallel):
         if self._ahead_of_use:
             self._outside = self._before_blocks(blocks, after, self._require)
 
+    def update(self, optimizer: FlatOptimizer) -> None:
+        """Bucket by bucket: one's parameters travel while the next one's are updated."""
+        optimizer.prepare()
+        self._publish(lambda number: optimizer.update_range(*self.shard.segments[number]))
+
     def publish(self) -> None:
-        """Gather the parameters: over a network while the next forward pass begins, each block's
-        until it is used."""
+        self._publish(lambda number: None)
+
+    def _publish(self, before: Callable[[int], None]) -> None:
+        """Gather the parameters, `before` each bucket's with its number: over a network while the
+        next forward pass begins, each block's until it is used."""
         for number in reversed(range(len(self.buckets))):  # the first layers are needed first
+            before(number)
             bucket, lane = self.buckets[number], self._lanes[number % len(self._lanes)]
             mine = self._flat.data[self._part(bucket)]
             out = self._flat.data[bucket.start : bucket.stop].reshape(self._group.size, -1)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from ringlet.comm import Group
+from ringlet.comm.schedules.links import Links
 from ringlet.nn import Dropout, Module, Tensor, uninitialized
 from ringlet.nn.autograd.backward_hooks import Mark
 from ringlet.nn.autograd.tensor import Array
@@ -57,6 +58,9 @@ class StandIns(Group):
     @property
     def shares_memory(self) -> bool:
         return False
+
+    def measure_links(self) -> Links:
+        return Links()
 
     def everyone(self, x: Array) -> Sequence[Array]:
         """The arrays of all ranks."""
