@@ -23,7 +23,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from peer_programs import DEFAULT_PEERS, MPI_AS_ROOT
+from peer_programs import DEFAULT_PEERS, MPI_AS_ROOT, ONE_THREAD
 
 HERE = Path(__file__).resolve().parent
 SIZES = (4, 1 << 10, 1 << 16, 1 << 20, 1 << 24, 1 << 26)
@@ -35,10 +35,7 @@ KEYS = {
     "sealed": [],
     "curve": ["RINGLET_SEALED=0"],
 }
-ENVIRONMENT = {
-    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
-    **MPI_AS_ROOT,
-}
+ENVIRONMENT = {**ONE_THREAD, **MPI_AS_ROOT}
 
 
 def commands(options):

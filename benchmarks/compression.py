@@ -15,6 +15,7 @@ import statistics
 import time
 
 import numpy as np
+from peer_programs import ONE_THREAD
 
 from ringlet.launcher.testing.pool import WorkerPool
 from ringlet.runtime.compression import CODECS, bytes_sent, make_compressor
@@ -98,8 +99,7 @@ def main():
         parser.add_argument(f"--{name}", type=int, default=default, help="default: %(default)s")
     parser.add_argument("--transport", default="auto", help="auto, ipc or tcp")
     options = parser.parse_args()
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[variable] = "1"
+    os.environ.update(ONE_THREAD)
     with WorkerPool(options.ranks, options.transport, timeout=60.0) as pool:
         found = pool.run(seconds, deadline=300.0, size=options.size, rounds=options.rounds)
     report(found, options.size, options.ranks)

@@ -17,6 +17,7 @@ import time
 import tracemalloc
 
 import numpy as np
+from peer_programs import ONE_THREAD
 
 from ringlet.launcher.testing.pool import WorkerPool
 from ringlet.nn import Tensor
@@ -74,8 +75,7 @@ def main():
     parser.add_argument("--ranks", default="1,2", help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=10, help="default: %(default)s")
     options = parser.parse_args()
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[variable] = "1"
+    os.environ.update(ONE_THREAD)
     sizes = [int(size) for size in options.ranks.split(",")]
     if 1 not in sizes:
         parser.error("one rank is what the others are compared to: --ranks 1,2")

@@ -16,6 +16,7 @@ import os
 import time
 
 import numpy as np
+from peer_programs import ONE_THREAD
 
 from ringlet.launcher.testing.pool import WorkerPool
 from ringlet.runtime import Trainer, load_corpus, make_config
@@ -52,8 +53,7 @@ def main() -> None:
     parser.add_argument("--transports", default="auto,ipc")
     parser.add_argument("--steps", type=int, default=10)
     given = parser.parse_args()
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[variable] = "1"
+    os.environ.update(ONE_THREAD)
     print(
         f"{'':14}{'alone':>9}{'side by side':>14}{'together':>10}{'/ alone':>9}{'/ side':>8}"
         f"{'fastest':>9}{'processor':>11}"

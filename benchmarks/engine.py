@@ -15,9 +15,7 @@ import statistics
 import subprocess
 import sys
 
-from peer_programs import DEFAULT_PEERS
-
-THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+from peer_programs import DEFAULT_PEERS, ONE_THREAD
 
 PROGRAM = """
 import json, time
@@ -65,7 +63,7 @@ print(json.dumps(times))
 def run(python, library):
     """One process's microseconds by case."""
     command = [str(python), "-c", PROGRAM.format(library=library)]
-    environment = {**os.environ, **THREADS}
+    environment = {**os.environ, **ONE_THREAD}
     output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     return json.loads(output.stdout)
 

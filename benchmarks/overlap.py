@@ -23,6 +23,7 @@ import time
 
 import numpy as np
 from network_pair import NetworkPair, NetworkPairPool
+from peer_programs import ONE_THREAD
 
 from ringlet.runtime import Trainer, load_corpus, make_config
 
@@ -229,6 +230,5 @@ def main():
 if __name__ == "__main__":
     import os
 
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[variable] = "1"
+    os.environ.update(ONE_THREAD)
     main()

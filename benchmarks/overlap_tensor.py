@@ -20,6 +20,7 @@ import time
 
 import numpy as np
 from network_pair import NetworkPair, NetworkPairPool
+from peer_programs import ONE_THREAD
 
 from ringlet.nn import Parameter, Tensor
 from ringlet.runtime.device_collectives import Ready
@@ -110,6 +111,5 @@ def main():
 
 
 if __name__ == "__main__":
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[variable] = "1"
+    os.environ.update(ONE_THREAD)
     main()

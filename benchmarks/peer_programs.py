@@ -1,4 +1,4 @@
-"""Where the peers' programs are (see peers/setup.sh), and what they have to be told."""
+"""Where the peers' programs are (see peers/setup.sh), and what they and ringlet have to be told."""
 
 from pathlib import Path
 
@@ -14,3 +14,6 @@ MPI_AS_ROOT = dict.fromkeys(
     "1",
 )
 """Open MPI refuses to run as root without them."""
+
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+"""BLAS reads them when it is loaded."""

@@ -20,6 +20,7 @@ import tomllib
 
 import numpy as np
 from network_pair import NetworkPairError
+from peer_programs import ONE_THREAD
 from planning_choices import auto, first_choice
 from planning_runs import Run, error, pool_of, summary
 
@@ -191,8 +192,7 @@ def main():
     if given.auto:  # its first part runs commands, which set BLAS's threads themselves
         auto(steps, seconds, given.quick, not given.no_network)
         return
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[variable] = "1"
+    os.environ.update(ONE_THREAD)
     if given.first_choice:
         first_choice(steps, seconds, given.quick, given.only)
         return

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from network_pair import NetworkPairError
+from peer_programs import ONE_THREAD
 from planning_runs import WARM_UP, Run, calibrated, pool_of
 
 from ringlet.launcher.testing.ranks import RanksFailed
@@ -152,8 +153,7 @@ def step_times(name, words, steps):
 def slow_link(steps, seconds, rounds):
     """`wide` on two hosts with 100 Mbit/s between them: the plan beside the obvious choices."""
     run = Run("wide", "gpt", 2, 100)
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[variable] = "1"
+    os.environ.update(ONE_THREAD)
     by_hand = ({"mesh": "dp=2"}, {"mesh": "tp=2"}, {"mesh": "pp=2"},
                {"mesh": "pp=2", "accumulate": 4})  # fmt: skip
     with pool_of(run.workers, run.link) as pool:

@@ -31,7 +31,7 @@ from pathlib import Path
 
 import numpy as np
 from network_pair import PORT, NetworkPair, NetworkPairPool
-from peer_programs import DEFAULT_PEERS
+from peer_programs import DEFAULT_PEERS, ONE_THREAD
 from time_to_loss import steps_to
 
 from ringlet.runtime import Trainer, load_corpus, make_config
@@ -140,8 +140,7 @@ class Peers:
     def __init__(self, pair, python, folder):
         self._processes = []
         for rank in range(2):
-            names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-            environment = {**os.environ, **dict.fromkeys(names, "1"), "GLOO_SOCKET_IFNAME": "link0"}
+            environment = {**os.environ, **ONE_THREAD, "GLOO_SOCKET_IFNAME": "link0"}
             environment |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_PORT": str(PORT + 1)}
             environment["MASTER_ADDR"] = NetworkPair.addresses[0]
             words = [*pair.enter(rank), "taskset", "-c", str(rank)]
@@ -315,6 +314,5 @@ def main():
 
 
 if __name__ == "__main__":
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[variable] = "1"
+    os.environ.update(ONE_THREAD)
     main()

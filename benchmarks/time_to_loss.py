@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 from network_pair import NetworkPair, NetworkPairPool
+from peer_programs import ONE_THREAD
 
 from ringlet.runtime import Trainer, load_corpus, make_config
 
@@ -149,6 +150,5 @@ def main():
 
 
 if __name__ == "__main__":
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[variable] = "1"
+    os.environ.update(ONE_THREAD)
     main()

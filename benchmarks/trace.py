@@ -25,6 +25,7 @@ from pathlib import Path
 
 from network_pair import NetworkPair, NetworkPairPool
 from overlap import measured as measured_overlap
+from peer_programs import ONE_THREAD
 
 from ringlet.comm import timeline
 from ringlet.launcher.testing.pool import WorkerPool
@@ -175,6 +176,5 @@ def main():
 
 
 if __name__ == "__main__":
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[variable] = "1"
+    os.environ.update(ONE_THREAD)
     main()

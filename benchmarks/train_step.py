@@ -18,10 +18,9 @@ import sys
 from pathlib import Path
 
 from configs import CONFIGS
-from peer_programs import DEFAULT_PEERS
+from peer_programs import DEFAULT_PEERS, ONE_THREAD
 
 HERE = Path(__file__).resolve().parent
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 RINGLET = (

@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 
 from configs import CONFIGS
-from peer_programs import DEFAULT_PEERS
+from peer_programs import DEFAULT_PEERS, ONE_THREAD
 from train_step import HERE
 
 PEER = HERE / "peers/gpt_torch.py"
@@ -43,8 +43,7 @@ def command(way, python, config, steps):
 def run(way, python, config, steps):
     """One run's row; None, with the reason on standard error, if it failed."""
     words, threads = command(way, str(python), config, steps)
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    environment = {**os.environ, **dict.fromkeys(names, str(threads))}
+    environment = {**os.environ, **dict.fromkeys(ONE_THREAD, str(threads))}
     ended = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     rows = [line for line in ended.stdout.splitlines() if line.startswith("{")]
     if ended.returncode or not rows:
