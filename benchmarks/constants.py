@@ -16,12 +16,13 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
+from peer_programs import ONE_THREAD
 
 ROUNDS = 3
 BLOCKS = tuple(kib << 10 for kib in (4, 8, 16, 32, 64, 128))
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 def seconds(call, budget=0.15):
@@ -108,45 +109,187 @@ ALONE = {
 }
 
 
-def sums():
-    """On each of two ranks: ways of plain arrays by size; rank 0 prints them."""
-    from ringlet import comm
+def turns(world, what, chosen, ways, x, call=None):
+    """What a collective takes, with each of the ways {name: what sets it}, in turns; rank 0 prints
+    it. The default is a sum of the array."""
+    call, found = call or (lambda: world.all_reduce(x)), {}
+    for _ in range(ROUNDS):
+        for name, choose in ways.items():
+            choose()
+            for _ in range(3):
+                call()
+            times = []
+            for _ in range(min(1000, max(5, (150 << 20) // x.nbytes))):
+                started = time.perf_counter()
+                call()
+                times.append(time.perf_counter() - started)
+            found.setdefault(name, []).append(statistics.median(times))
+    ways[chosen]()
+    if world.rank == 0:
+        found = {name: statistics.median(times) for name, times in found.items()}
+        print(json.dumps([what, chosen, found]), flush=True)
 
-    world = comm.init()
+
+def size(nbytes):
+    """As people say it."""
+    return f"{nbytes >> 20} MiB" if nbytes >= 1 << 20 else f"{nbytes >> 10} KiB"
+
+
+def floats(nbytes, empty=np.empty):
+    """An array of zeros."""
+    x = empty(nbytes // 4, np.float32)
+    x.fill(0)
+    return x
+
+
+def sums(world):
+    """Plain sums by size: through the kernel, or through staging areas."""
     shared = world._channel.shared
-    control, kernel = shared.control, shared.kernel
-    used = control.constants
-    ways = {f"staged {kib} KiB": (kib << 10, False) for kib in (64, 128, 256, 512)}
-    ways |= {"kernel": (used.stage, True)} if control.processes is not None else {}
-    chosen = "kernel" if kernel else f"staged {used.stage >> 10} KiB"
-    for nbytes in (1 << 20, 4 << 20, 16 << 20, 64 << 20):
-        x, found = np.zeros(nbytes // 4, np.float32), {}
-        for _ in range(ROUNDS):
-            for name, (stage, through) in ways.items():
-                control.constants, shared.kernel = used._replace(stage=stage), through
-                shared._prepared.clear()
-                for _ in range(3):
-                    world.all_reduce(x)
-                times = []
-                for _ in range(max(5, (200 << 20) // nbytes)):
-                    started = time.perf_counter()
-                    world.all_reduce(x)
-                    times.append(time.perf_counter() - started)
-                found.setdefault(name, []).append(statistics.median(times))
-        if world.rank == 0:
-            found = {name: statistics.median(times) for name, times in found.items()}
-            print(json.dumps([nbytes >> 20, chosen, found]), flush=True)
+    used = shared.control.constants
+
+    def way(stage, kernel):
+        return lambda: shared.use(used._replace(stage=stage, kernel=kernel))
+
+    ways = {f"staged {kib} KiB": way(kib << 10, False) for kib in (64, 128, 256, 512)}
+    ways |= {"kernel": way(used.stage, True)} if shared.control.processes is not None else {}
+    chosen = "kernel" if used.kernel else f"staged {used.stage >> 10} KiB"
+    for nbytes in (512 << 10, 1 << 20, 4 << 20, 16 << 20, 64 << 20):
+        turns(world, f"a plain sum of {size(nbytes)}", chosen, ways, floats(nbytes))
+    shared.use(used)
 
 
-def two_ranks():
-    """(what, chosen, {way: seconds}) of sums."""
+def copies(world):
+    """Operations that only move arrays: from which size through the kernel."""
+    shared = world._channel.shared
+    if shared.control.processes is None:
+        return
+
+    def staged():
+        shared.attach_from, shared.kernel = 1 << 60, False
+
+    def attached():
+        shared.attach_from = 0
+
+    def gather(x):
+        out = np.empty((world.size, x.size), np.float32)
+        return lambda: world.all_gather(x, out=out)
+
+    calls = {
+        "all-gather": gather,
+        "reduce-scatter": lambda x: partial(world.reduce_scatter, x, out=x[: x.size // world.size]),
+        "all-to-all": lambda x: partial(world.all_to_all, x, out=np.empty_like(x)),
+        "broadcast": lambda x: partial(world.broadcast, x),
+    }
+    ways = {"staged": staged, "kernel": attached}
+    for name, make in calls.items():
+        for nbytes in (512 << 10, 1 << 20, 2 << 20, 4 << 20, 8 << 20):
+            x, what = floats(nbytes), f"{name} of {size(nbytes)} from each rank"
+            shared.use(shared.control.constants)
+            chosen = shared.attached(name.replace("-", "_"), nbytes)
+            turns(world, what, "kernel" if chosen else "staged", ways, x, make(x))
+    shared.use(shared.control.constants)
+
+
+def whole(world):
+    """Short sums: every rank adds up all of it, or its half."""
+    shared = world._channel.shared
+    used = shared.control.constants
+
+    def way(most):
+        return lambda: shared.use(used._replace(whole=most))
+
+    ways = {"whole": way(1 << 20), "halves": way(0)}
+    for kind, empty in (("plain", np.empty), ("registered", world.empty)):
+        for nbytes in (8 << 10, 16 << 10, 32 << 10, 64 << 10, 128 << 10):
+            what = f"a {kind} sum of {size(nbytes)}"
+            chosen = "whole" if nbytes <= used.whole else "halves"
+            turns(world, what, chosen, ways, floats(nbytes, empty))
+    shared.use(used)
+
+
+def blocks(world):
+    """Blocks that are added up at once, of registered arrays and through the kernel."""
+    from ringlet.comm.shared import steps, transport
+
+    shared, block_elements = world._channel.shared, transport.block_elements
+
+    def way(nbytes):
+        def choose():
+            chosen = block_elements if nbytes is None else lambda itemsize, arrays: nbytes // 4
+            steps.block_elements = transport.block_elements = chosen
+            shared._prepared.clear()
+
+        return choose
+
+    for kind, empty, arrays in (("registered", world.empty, 2), ("plain", np.empty, 8)):
+        used = size(4 * block_elements(4, arrays))
+        ways = {size(kib << 10): way(kib << 10) for kib in (64, 128, 256, 512, 1024)}
+        ways[used] = way(None)
+        for nbytes in (4 << 20, 16 << 20, 64 << 20):
+            what = f"{kind} sum of {size(nbytes)}, added at once"
+            turns(world, what, used, ways, floats(nbytes, empty))
+
+
+def segments(world):
+    """Messages: how long they are."""
+    sockets = world._channel.sockets
+    used = sockets.segment_bytes
+
+    def way(nbytes):
+        return lambda: setattr(sockets, "segment_bytes", nbytes)
+
+    ways = {size(kib << 10): way(kib << 10) for kib in (256, 512, 1024, 2048, 4096)}
+    for nbytes in (4 << 20, 16 << 20, 64 << 20):
+        turns(world, f"TCP sum of {size(nbytes)}, segments", size(used), ways, floats(nbytes))
+
+
+def zero_copy(world):
+    """Messages: from which size they are sent without a copy."""
+    from ringlet.comm.sockets import endpoint, transport
+
+    used = endpoint.ZERO_COPY_BYTES
+
+    def way(nbytes):
+        def choose():
+            endpoint.ZERO_COPY_BYTES = transport.ZERO_COPY_BYTES = nbytes
+
+        return choose
+
+    for nbytes in (256 << 10, 1 << 20, 2 << 20, 4 << 20, 16 << 20):
+        message = min(nbytes // 2, world._channel.sockets.segment_bytes)
+        ways, chosen = {"copied": way(1 << 60), "not copied": way(0)}, message < used
+        what = f"TCP sum of {size(nbytes)}, messages of {size(message)}"
+        turns(world, what, "copied" if chosen else "not copied", ways, floats(nbytes))
+    way(used)()
+
+
+TOGETHER = {
+    "sums": ("auto", sums), "copies": ("auto", copies), "whole": ("auto", whole),
+    "blocks": ("auto", blocks), "segments": ("tcp", segments), "zero_copy": ("tcp", zero_copy),
+}  # fmt: skip
+"""What two ranks measure, and over which transport."""
+
+
+def rank(names):
+    """The program of a rank."""
+    from ringlet import comm
+    from ringlet.comm.sockets import inbox
+
+    inbox.SEGMENT_BYTES = 8 << 20  # what it takes in
+    world = comm.init()
+    for name in names:
+        TOGETHER[name][1](world)
+
+
+def two_ranks(names, transport):
+    """(what, chosen, {way: seconds}) of each row."""
     start = "from ringlet.launcher.cli import main; main()"
-    command = [sys.executable, "-c", start, "run", "-n", "2", __file__, "--rank"]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    run = ["run", "-n", "2", "--transport", transport, __file__, "--rank", ",".join(names)]
+    command = [sys.executable, "-c", start, *run]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     for line in done.stdout.splitlines():
         if "[" in line:
-            mib, chosen, found = json.loads(line[line.index("[") :])
-            yield f"a plain sum of {mib} MiB", chosen, found
+            yield json.loads(line[line.index("[") :])
 
 
 def show(what, chosen, found):
@@ -162,25 +305,26 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--only", help=f"some of {', '.join(ALONE)}, sums")
-    parser.add_argument("--rank", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--only", help=f"some of {', '.join([*ALONE, *TOGETHER])}")
+    parser.add_argument("--rank", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.rank:
-        sums()
+        rank(options.rank.split(","))
         return
     if not ONE_THREAD.items() <= os.environ.items():  # BLAS reads them when it is loaded
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ONE_THREAD})
     from ringlet.nn.memory import keep_freed_memory
 
     keep_freed_memory()
-    wanted = options.only.split(",") if options.only else [*ALONE, "sums"]
+    wanted = options.only.split(",") if options.only else [*ALONE, *TOGETHER]
     print("| constant | chosen | best | chosen / best |\n|---|---|---|---|")
     for name in wanted:
-        if name != "sums":
+        if name in ALONE:
             what, run = ALONE[name]
             show(what, *run())
-    if "sums" in wanted:
-        for row in two_ranks():
+    for transport in ("auto", "tcp"):
+        names = [name for name in wanted if TOGETHER.get(name, ("",))[0] == transport]
+        for row in two_ranks(names, transport) if names else ():
             show(*row)
 
 

@@ -4,7 +4,6 @@ import contextvars
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,20 +23,8 @@ REDUCTIONS: dict[str, np.ufunc] = {
 CACHE_LINE = 64
 """Bytes."""
 
-_L2 = Path("/sys/devices/system/cpu/cpu0/cache/index2/size")
-_USUAL = 512 << 10
-
 REGISTERED = 2
 """`isbuiltin` of a dtype that another package has registered with NumPy."""
-
-
-@lru_cache
-def level_2_bytes() -> int:
-    """The size of a core's second-level cache; a usual one where the system does not say."""
-    try:
-        return int(_L2.read_text().strip().removesuffix("K")) << 10
-    except (OSError, ValueError):
-        return _USUAL
 
 
 def address_of(x: Array) -> int:

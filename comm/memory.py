@@ -10,6 +10,7 @@ from ringlet.comm.arrays import CACHE_LINE, Array, address_of
 from ringlet.comm.calls.channel import Channel
 from ringlet.comm.schedules.choice import Choice, Policy
 from ringlet.comm.schedules.links import Links
+from ringlet.comm.shared.constants import settle
 from ringlet.comm.shared.control_block import ControlBlock, open_control_block
 from ringlet.comm.shared.segment import share
 from ringlet.comm.shared.transport import SharedMemory
@@ -37,7 +38,10 @@ class Memory:
         if channel.context.one_machine(channel.ranks):
             control = open_control_block(self.side(), parent)
             if control is not None:
-                channel.use_memory(SharedMemory(control, channel.context.regions, channel.sockets))
+                shared = SharedMemory(control, channel.context.regions, channel.sockets)
+                channel.use_memory(shared)
+                if parent is None:
+                    settle(self._trial(shared), shared)
         if channel.shared is None and (channel.sockets.choice.per_host or 1) > 1:
             self._open_hierarchy()
 
@@ -67,6 +71,12 @@ class Memory:
             channel: Channel = self._side._memory._channel
             channel.sockets.choice = Choice(channel.hosts, Policy(by_price=False), Links())
         return self._side
+
+    def _trial(self, shared: SharedMemory) -> Any:
+        """The same ranks as a group of its own, whose calls count among nobody's."""
+        trial = self._among("trial", list(range(len(self._channel.ranks))))
+        trial._memory._channel.use_memory(shared)
+        return trial
 
     def allocate(self, nbytes: int) -> Array:
         """Bytes that all ranks of this host share, if they can; aligned to a cache line."""

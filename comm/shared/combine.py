@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ringlet.comm.arrays import REDUCTIONS, Array, level_2_bytes, working_dtype
+from ringlet.comm.arrays import REDUCTIONS, Array, working_dtype
+from ringlet.comm.machine import level_2_bytes
 
 _LEAST, _MOST = 16 << 10, 256 << 10
 

@@ -1,70 +1,82 @@
-"""What fits this machine, found when ranks meet: how much to stage at once, and whether copies by
-the kernel pay. The same on all ranks; no bit of any result depends on it.
+"""What fits this machine, the same on all ranks; no bit of any result depends on it.
+
+How much two ranks stage at once follows from the cache. Whether sums are faster through the kernel,
+and whether short ones are where every rank adds up all of them, is tried with sums when ranks meet,
+until choices of this machine are known (`comm/machine`).
 """
 
 import os
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ringlet.comm.arrays import address_of, level_2_bytes
-from ringlet.comm.errors import CommError
-from ringlet.comm.shared.attach import VARIABLE, ProcessMemory, Vanished
+from ringlet.comm import machine
+from ringlet.comm.machine import level_2_bytes
+from ringlet.comm.shared.attach import VARIABLE
 from ringlet.comm.shared.lower import STAGE_BYTES
 
-PIECE_BYTES = 64 << 10
-"""What is copied at a time: each piece of an area once, while it is in the peer's cache."""
-
-DEAREST = 2.0
-"""Sums go through the kernel where its copy takes less than so many times as long as the cache's.
-On a Xeon with AVX-512 it takes 1.2 to 1.7 times as long, and plain sums of 1 to 64 MiB take 0.65 to
-0.8 of the time of those through staging areas; on an EPYC of the fourth generation 2.9 times, and
-sums of 1 MiB take 1.6 of it."""
+ROUNDS, CALLS = 2, 3
 
 
 class Constants(NamedTuple):
-    """`stage` bytes of an area are used at once by two ranks; `kernel`: whether sums of long arrays
-    are faster through the kernel."""
+    """`stage` bytes of an area are used at once by two ranks; `kernel`: whether long arrays that
+    are combined are reached through the kernel; `whole`: up to this size every rank combines all of
+    an all-reduce itself, which saves a fence."""
 
-    stage: int
-    kernel: bool
+    stage: int = STAGE_BYTES
+    kernel: bool = False
+    whole: int = 16 << 10
 
 
-def settle(
-    group: Any, staging: Callable[[int, int], Any], processes: ProcessMemory | None
-) -> Constants:
-    """Find them: a collective over messages, before staging areas are used.
+class Choice(NamedTuple):
+    """Two values of a constant, of which sums of `nbytes` choose; `text` says what they are."""
 
-    `staging(rank, area)` is an area. RINGLET_ATTACH=1 takes the kernel without measuring.
+    constant: str
+    values: tuple[Any, Any]
+    nbytes: int
+    text: str
+
+
+CHOICES = (
+    Choice("whole", (16 << 10, 64 << 10), 64 << 10, "bytes that each adds up whole"),
+    Choice("kernel", (False, True), 1 << 20, "sums through the kernel"),
+)
+
+
+def settle(group: Any, shared: Any) -> None:
+    """Let `shared`, the transport that carries the group's calls, use what fits: a collective.
+
+    RINGLET_ATTACH=1 on a rank takes the kernel without a trial.
     """
-    peer, own = (group.rank + 1) % group.size, min(STAGE_BYTES, level_2_bytes() // 2)
-    into, theirs = np.zeros(PIECE_BYTES, np.uint8), staging(peer, 0)
-    theirs[:: PIECE_BYTES // 16].sum()  # it is mapped before it is timed
-    private = np.ones(STAGE_BYTES, np.uint8)
-    staging(group.rank, 0)[...] = 1
-    said = group.all_gather_object([own, address_of(private)])
-    stage, there = min(stage for stage, _ in said), said[peer][1]
-    forced = os.environ.get(VARIABLE) == "1"
-    if processes is None or forced:
-        return Constants(stage, processes is not None)
-    read, here = processes.copy, address_of(into)
-    try:
-        kernel = _fastest(lambda start: read(peer, there + start, here, PIECE_BYTES))
-    except (Vanished, CommError):
-        kernel = float("inf")
-    cache = _fastest(lambda start: np.copyto(into, theirs[start : start + PIECE_BYTES]))
-    found = group.all_gather_object([kernel, cache])
-    kernel, cache = map(min, zip(*found, strict=True))
-    return Constants(stage, kernel < DEAREST * cache)
+    names = [f"{group.size} ranks, {choice.text}" for choice in CHOICES]
+    known = [machine.known(name) for name in names] if group.rank == 0 else []
+    own = min(STAGE_BYTES, level_2_bytes() // 2)
+    said = group.all_gather_object([own, os.environ.get(VARIABLE) == "1", known])
+    forced = any(asked for _, asked, _ in said)
+    settled, tried = Constants(min(stage for stage, *_ in said)), dict[str, Any]()
+    for choice, name, value in zip(CHOICES, names, said[0][2], strict=True):
+        if choice.constant == "kernel" and (forced or shared.control.processes is None):
+            value = shared.control.processes is not None
+        elif value not in choice.values:
+            value = tried[name] = _faster(group, shared, settled, choice)
+        settled = settled._replace(**{choice.constant: value})
+    shared.use(settled)
+    if tried and group.rank == 0:
+        machine.keep(tried)
 
 
-def _fastest(copy: Callable[[int], Any]) -> float:
-    """Seconds of a copy from an offset: the least, as whatever disturbs one only adds to it."""
-    seconds = []
-    for start in range(0, STAGE_BYTES, PIECE_BYTES):
-        begun = time.perf_counter()
-        copy(start)
-        seconds.append(time.perf_counter() - begun)
-    return min(seconds)
+def _faster(group: Any, shared: Any, settled: Constants, choice: Choice) -> Any:
+    """The value with which sums take less time, in turns; the least of each, as whatever disturbs
+    one only adds to it."""
+    x, least = np.zeros(choice.nbytes, np.uint8).view(np.float32), [float("inf")] * 2
+    for _ in range(ROUNDS):
+        for number, value in enumerate(choice.values):
+            shared.use(settled._replace(**{choice.constant: value}))
+            group.all_reduce(x)
+            for _ in range(CALLS):
+                started = time.perf_counter()
+                group.all_reduce(x)
+                least[number] = min(least[number], time.perf_counter() - started)
+    slowest = group.all_reduce(np.array(least), "max")
+    return choice.values[int(np.argmin(slowest))]

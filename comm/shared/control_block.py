@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 
 from ringlet.comm.arrays import Array
+from ringlet.comm.machine import cores
 from ringlet.comm.protocols import Callback, Wait
 from ringlet.comm.schedules.direct import AREAS
 from ringlet.comm.shared import futex
 from ringlet.comm.shared.attach import ProcessMemory, attach
-from ringlet.comm.shared.constants import Constants, settle
+from ringlet.comm.shared.constants import Constants
 from ringlet.comm.shared.lower import STAGE_BYTES
 from ringlet.comm.shared.segment import Segment, share
 
@@ -55,7 +56,7 @@ class ControlBlock(Wait):
     def __init__(self, segments: list[Segment], rank: int, world_ranks: tuple[int, ...]) -> None:
         self.rank, self.size, self.world_ranks = rank, len(segments), world_ranks
         self.processes: ProcessMemory | None = None  # where ranks reach each other's whole memory
-        self.constants = Constants(STAGE_BYTES, kernel=False)
+        self.constants = Constants()
         self.area = 1  # the staging area that was used last
         self._segments = segments
         self._words = [segment.bytes.data.cast("Q") for segment in segments]
@@ -65,9 +66,9 @@ class ControlBlock(Wait):
         self._phase = self._buffer = 0
         # With a core for each rank, waiting in a loop is the fastest; with fewer, whoever is
         # waited for may need this very core.
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-        self._spin = SPIN_S if self.size <= cores else 0.0
-        self._yield = YIELD_S if self.size <= cores else 50e-6
+        crowded = self.size > cores()
+        self._spin = 0.0 if crowded else SPIN_S
+        self._yield = 50e-6 if crowded else YIELD_S
 
     # -- fences -------------------------------------------------------------------------------
 
@@ -229,7 +230,6 @@ def open_control_block(group: Any, parent: ControlBlock | None = None) -> Contro
     control = ControlBlock(segments, group.rank, group.ranks)
     if parent is None:
         control.processes = attach(group)
-        control.constants = settle(group, control.staging, control.processes)
         return control
     control.constants = parent.constants
     if parent.processes is not None:

@@ -23,9 +23,6 @@ SOURCE, RESULT, AREA = 0, 1, 2
 """A rank's memories: the array that its peers may read, where its result goes (the same for
 operations in place), and from AREA on its staging areas."""
 
-WHOLE_BYTES = 16 * 1024
-"""Up to this size every rank combines all of an all-reduce itself, which saves a fence."""
-
 STAGE_BYTES = 512 << 10
 """The size of a staging area: what is staged stays in the cache."""
 

@@ -11,7 +11,8 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
-from ringlet.comm.arrays import CACHE_LINE, Array, address_of, level_2_bytes
+from ringlet.comm.arrays import CACHE_LINE, Array, address_of
+from ringlet.comm.machine import level_2_bytes
 from ringlet.comm.schedules.direct import Move
 from ringlet.comm.shared.attach import ProcessMemory, Vanished
 from ringlet.comm.shared.combine import Combiner, block_elements

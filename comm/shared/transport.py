@@ -17,12 +17,12 @@ from ringlet.comm.protocols import Call, ErrorWait, Program, Task, Transport
 from ringlet.comm.schedules.direct import AREAS, transfers
 from ringlet.comm.shared.attach import Vanished
 from ringlet.comm.shared.combine import Combiner
+from ringlet.comm.shared.constants import Constants
 from ringlet.comm.shared.control_block import ControlBlock
 from ringlet.comm.shared.exposure import withdraw
 from ringlet.comm.shared.lower import (
     AREA,
     STAGE_BYTES,
-    WHOLE_BYTES,
     Shape,
     Span,
     lower_direct,
@@ -37,11 +37,10 @@ ATTACH_BYTES = 6 << 20
 """From here on one copy by the kernel, page by page, costs no more than two through the cache, and
 far less where ranks wait for a core at each fence."""
 
-SHARE_BYTES = 512 << 10
-"""From here on that holds of an all-reduce where the kernel is fast (`constants`): its second copy
-finds its lines in the cache."""
-
-NEVER = 1 << 62
+FAST_ATTACH_BYTES = dict.fromkeys(("all_reduce", "all_gather", "all_to_all"), 512 << 10)
+OTHERS_FAST_ATTACH_BYTES = 2 << 20
+"""The same where the kernel is fast (`constants`). In the other operations less is copied, beside
+as many fences."""
 
 MOST_PREPARED = 1024
 """Kinds of calls that are kept prepared."""
@@ -86,19 +85,31 @@ class SharedMemory:
         regions.tell(self._forget)
         self._combiners: dict[tuple[str, np.dtype[Any]], Combiner] = {}
         self._kept = 0
+        self.use(control.constants)
+
+    def use(self, constants: Constants) -> None:
+        """Go by these constants, which are the same on all ranks, from now on."""
+        self.control.constants = constants
         self.attach_from = ATTACH_BYTES
-        self.kernel = control.constants.kernel  # whether it reaches what is combined, too
+        self.kernel = constants.kernel  # whether it reaches what is combined, too
 
     @property
     def attach_from(self) -> int:
-        """Arrays of this size are reached through the kernel, in all-reduces from SHARE_BYTES."""
+        """Arrays of this size are reached through the kernel: see `attached`."""
         return self._attach_from
 
     @attach_from.setter
     def attach_from(self, nbytes: int) -> None:
         self._attach_from, self.kernel = nbytes, True
         self._prepared.clear()
-        self._simple_below = min(WHOLE_BYTES + 1, nbytes)
+        self._simple_below = min(self.control.constants.whole + 1, nbytes)
+
+    def attached(self, operation: str, nbytes: int) -> bool:
+        """Whether ordinary arrays of this size are reached through the kernel."""
+        if self.control.processes is None or (operation in COMBINING and not self.kernel):
+            return False
+        fast = FAST_ATTACH_BYTES.get(operation, OTHERS_FAST_ATTACH_BYTES)
+        return nbytes >= (min(self._attach_from, fast) if self.kernel else self._attach_from)
 
     def takes(self, itemsize: int) -> bool:
         """Whether elements of this size fit into the staging areas."""
@@ -185,10 +196,7 @@ class SharedMemory:
     def _prepare(self, key: tuple[Any, ...], call: Call, task: Task) -> Prepared:
         control, source, operation = self.control, task.source, task.operation
         simple = source.nbytes < self._simple_below
-        least = min(self._attach_from, SHARE_BYTES if operation == "all_reduce" else NEVER)
-        if operation in COMBINING and not self.kernel:
-            least = NEVER
-        exposed = control.processes is not None and not simple and source.nbytes >= least
+        exposed = not simple and self.attached(operation, source.nbytes)
         if operation == "all_reduce" and simple:
             operation = "all_reduce_whole"
         shape = Shape(

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple, Protocol
 
 import zmq
 
-from ringlet.comm.arrays import level_2_bytes
 from ringlet.comm.join.addresses import allow_ipv6, is_loopback
 from ringlet.comm.join.key import Proof
+from ringlet.comm.machine import level_2_bytes
 from ringlet.comm.sockets.wire import HEADER_BYTES
 
 KEEPALIVE = {

@@ -1,10 +1,8 @@
 """`ringlet calibrate`: measure this machine, once; what plans need is remembered."""
 
 import contextlib
-import hashlib
 import json
 import os
-import tempfile
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,8 @@ import click
 import numpy as np
 
 import ringlet
+from ringlet.comm import machine
+from ringlet.comm.machine import cores
 from ringlet.launcher.commands.options import with_options, words_given
 from ringlet.launcher.commands.progress import progress
 from ringlet.launcher.errors import ExitCode, UserError, user_errors
@@ -21,13 +21,13 @@ from ringlet.launcher.hosts.agents import open_agent
 from ringlet.launcher.hosts.options import HostOptions
 from ringlet.launcher.options import option
 from ringlet.launcher.supervisor.control import Notice
-from ringlet.launcher.supervisor.environment import THREAD_VARIABLES, cores
+from ringlet.launcher.supervisor.environment import THREAD_VARIABLES
 from ringlet.launcher.supervisor.options import JoinOptions, WorkerOptions
 from ringlet.launcher.supervisor.output import Screen
 from ringlet.launcher.supervisor.supervisor import Supervisor
 from ringlet.launcher.units import seconds_text
 from ringlet.nn.files import read_toml
-from ringlet.runtime.planning.calibrate import SECONDS, processor
+from ringlet.runtime.planning.calibrate import SECONDS
 from ringlet.runtime.planning.cluster import Cluster, parse_cluster
 from ringlet.runtime.planning.figures import ClusterError
 
@@ -47,7 +47,7 @@ class CalibrateOptions:
         None, "File to write the description to, on host 0.", metavar="FILE.toml"
     )
     seconds: float = option(SECONDS, "About how long to measure.", unit="seconds", least=0.0)
-    again: bool = option(False, "Measure even if this machine was measured before.")
+    again: bool = option(False, "Measure even if this machine was measured before, at starts, too.")
 
 
 @with_options(options=CalibrateOptions, join=JoinOptions, hosts=HostOptions)
@@ -78,6 +78,9 @@ def calibrate(
         raise click.exceptions.Exit(SshLauncher(command, hosts, workers).run())
     alone, path = hosts == HostOptions(), cache_file(workers, join.transport)
     found = remembered(path) if alone and not options.again else None
+    if options.again:
+        with contextlib.suppress(OSError):
+            machine.choices_file().unlink()
     if found is not None:
         screen.line(f"as it was measured before (--again measures anew): {path}")
     else:
@@ -85,7 +88,7 @@ def calibrate(
     if found is None:
         return  # host 0 has the description
     if alone:
-        _remember(path, str(found))
+        machine.write_whole(path, str(found))
     if options.out is not None:
         with user_errors(os_error=f"cannot write --out {options.out}"):
             options.out.write_text(str(found), encoding="utf-8")
@@ -103,33 +106,25 @@ def calibrated(workers: int, transport: str = "auto") -> Cluster:
     if found is None:
         found = _measured(workers, JoinOptions(transport), SECONDS, Screen())
         assert found is not None  # this is host 0
-        _remember(path, str(found))
+        machine.write_whole(path, str(found))
     return found
 
 
 def cache_file(workers: int, transport: str) -> Path:
     """Where the description of this machine is remembered."""
     blas: Any = np.show_config(mode="dicts")
-    facts = {
-        "version": VERSION,
-        "ringlet": ringlet.__version__,
-        "processor": processor(),
-        "cores": cores(),
-        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "numpy": np.__version__,
-        "blas": blas["Build Dependencies"]["blas"],
-        "threads": {name: os.environ.get(name, "") for name in THREAD_VARIABLES},
-        "workers": workers,
-        "transport": transport,
-    }
-    name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-    folder = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if not folder.is_absolute():
-        try:
-            folder = Path("~/.cache").expanduser()
-        except RuntimeError:  # a user without a home: nothing is remembered
-            folder = Path(os.devnull)
-    return folder / "ringlet" / f"machine-{workers}-{transport}-{name}.toml"
+    return machine.cache_file(
+        f"machine-{workers}-{transport}",
+        ".toml",
+        version=VERSION,
+        ringlet=ringlet.__version__,
+        memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        numpy=np.__version__,
+        blas=blas["Build Dependencies"]["blas"],
+        threads={name: os.environ.get(name, "") for name in THREAD_VARIABLES},
+        workers=workers,
+        transport=transport,
+    )
 
 
 def remembered(path: Path) -> Cluster | None:
@@ -138,15 +133,6 @@ def remembered(path: Path) -> Cluster | None:
         return parse_cluster(read_toml(path, ClusterError))
     except ClusterError:
         return None
-
-
-def _remember(path: Path, text: str) -> None:
-    """Write all or nothing; where nothing can be written, the next run measures again."""
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            file.write(text)
-        Path(file.name).replace(path)
 
 
 def _measured(

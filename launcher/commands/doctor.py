@@ -23,6 +23,7 @@ from ringlet.comm.join.addresses import free_port
 from ringlet.comm.join.folders import socket_place
 from ringlet.comm.join.key import JobKey, find_key
 from ringlet.comm.join.launchers import described, outside_a_step
+from ringlet.comm.machine import choices, choices_file, cores
 from ringlet.comm.sockets.seals import NEEDED, missing
 from ringlet.launcher import spawn
 from ringlet.launcher.commands.options import refuse, with_options
@@ -33,7 +34,7 @@ from ringlet.launcher.hosts.options import HostOptions
 from ringlet.launcher.hosts.ssh import SshLauncher
 from ringlet.launcher.options import option
 from ringlet.launcher.supervisor.control import Notice
-from ringlet.launcher.supervisor.environment import THREAD_VARIABLES, cores
+from ringlet.launcher.supervisor.environment import THREAD_VARIABLES
 from ringlet.launcher.supervisor.options import WorkerOptions
 from ringlet.launcher.supervisor.output import Screen
 from ringlet.launcher.supervisor.supervisor import Supervisor
@@ -112,6 +113,15 @@ def launcher() -> str:
     return described(os.environ)
 
 
+def measured() -> str:
+    """What ranks that met here have chosen, which later ones take over."""
+    found, file = choices(), choices_file()
+    if not found:
+        return f"nothing of this machine is kept yet in {file}"
+    each = [f"{name}: {value}" for name, (value, *_) in found.items()]
+    return f"{'; '.join(each)}; kept in {file} (ringlet calibrate --again forgets it)"
+
+
 def clock() -> str:
     """This host's clock, compared with the file system's."""
     with tempfile.NamedTemporaryFile() as file:
@@ -145,6 +155,7 @@ CHECKS: dict[str, Callable[[], str]] = {
     "sockets": sockets,
     "encryption": key,
     "launcher": launcher,
+    "measured": measured,
     "clock": clock,
     "two ranks": two_ranks,
 }
@@ -196,10 +207,10 @@ def doctor(context: click.Context, options: DoctorOptions, hosts: HostOptions) -
     """Check whether this host, or several, can run ringlet.
 
     On one host: versions, BLAS, shared memory, sockets, encryption, which launcher or engine is
-    seen, the clock, and an all-reduce of two ranks. With --hosts a,b, or the same command on each
-    host with --nnodes, --node-rank and --master: whether the hosts meet, their versions and clocks,
-    an all-reduce of one rank on each, and latency and bandwidth between host 0 and the others. The
-    exit code is 1 if a check fails.
+    seen, what was measured of this machine, the clock, and an all-reduce of two ranks. With --hosts
+    a,b, or the same command on each host with --nnodes, --node-rank and --master: whether the hosts
+    meet, their versions and clocks, an all-reduce of one rank on each, and latency and bandwidth
+    between host 0 and the others. The exit code is 1 if a check fails.
     """
     if hosts != HostOptions():
         raise click.exceptions.Exit(between_hosts(hosts, options.timeout))

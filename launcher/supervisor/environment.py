@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from ringlet.comm.join.addresses import free_port, loopback, tcp
 from ringlet.comm.join.folders import make_folder, remove_folder
+from ringlet.comm.machine import cores
 from ringlet.launcher.supervisor.cores import shares
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -41,11 +42,6 @@ def blas_kernels(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, str]:
     except OSError:
         return {}
     return {"OPENBLAS_CORETYPE": "Zen"} if ZEN_4.search(first) else {}
-
-
-def cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

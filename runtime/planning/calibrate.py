@@ -10,11 +10,11 @@ import time
 import tomllib
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
 from ringlet.comm import Group
+from ringlet.comm.machine import cores, processor
 from ringlet.runtime.planning.cluster import Cluster, Slowdown, Tier, parse_cluster
 from ringlet.runtime.planning.links import (
     LARGE,
@@ -73,16 +73,6 @@ def calibrate(
     return parse_cluster(tomllib.loads(world.broadcast_object(text, timeout=PATIENCE_S)))
 
 
-def processor() -> str:
-    """The name of this machine's processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.processor() or platform.machine()
-
-
 def sizes(ranks: int) -> list[int]:
     """2, 4, 8, ... as far as they divide the ranks, and all of them; none of one rank."""
     if ranks == 1:
@@ -92,11 +82,6 @@ def sizes(ranks: int) -> list[int]:
         found.append(2 * found[-1])
     kept = [size for size in found if ranks % size == 0 and size < ranks]
     return [*kept, ranks]
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _neighbours(

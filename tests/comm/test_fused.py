@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from ringlet.comm.arrays import level_2_bytes
+from ringlet.comm.machine import level_2_bytes
 from ringlet.comm.shared import fused
 from ringlet.comm.shared.combine import Combiner
 from ringlet.comm.shared.steps import TRIALS, BoundInBoth

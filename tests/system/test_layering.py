@@ -187,7 +187,7 @@ def test_importing_a_folder_loads_nothing_of_those_above(folder):
 
 ORDER = {
     "comm": [
-        {"errors", "stats", "faults"},
+        {"errors", "stats", "faults", "machine"},
         {"arguments", "arrays", "timeline"},
         {"signature", "objects", "task"},
         {"protocols"},

@@ -4,9 +4,9 @@ import contextlib
 from dataclasses import replace
 from pathlib import Path
 
+from ringlet.comm.machine import cores
 from ringlet.launcher.commands.calibrate import cache_file, calibrated, remembered
 from ringlet.launcher.errors import UserError
-from ringlet.launcher.supervisor.environment import cores
 from ringlet.launcher.supervisor.output import Screen
 from ringlet.runtime.planning.cluster import Cluster, Slowdown, load_cluster
 
