@@ -1,11 +1,11 @@
-"""Sizes that the caches decide: what was chosen on this machine, beside the best of a search.
+"""Sizes that caches and trials decide: what is chosen on this machine, beside the best of a search.
 
     python benchmarks/constants.py
     python benchmarks/constants.py --only adamw,sums
 
 For each constant the time with what is used, with the best value that was tried, and the ratio of
-both: medians of three rounds, in which all values take turns. Two ranks measure sums of plain
-arrays; the rest is one thread's. Which of these sizes bits depend on, and why those are the same on
+both: medians of three rounds, in which all values take turns. Two ranks measure what travels; the
+rest is one thread's. Which of these sizes bits depend on, and why those are the same on
 all machines, is in docs/explanation/measurements.md.
 """
 
@@ -208,26 +208,29 @@ def whole(world):
 
 
 def blocks(world):
-    """Blocks that are added up at once, of registered arrays and through the kernel."""
-    from ringlet.comm.shared import steps, transport
+    """Blocks that are combined at once: the largest of registered arrays, and sums of plain ones
+    through the kernel."""
+    from ringlet.comm.shared import steps
 
-    shared, block_elements = world._channel.shared, transport.block_elements
+    shared, block_elements = world._channel.shared, steps.block_elements
 
     def way(nbytes):
         def choose():
-            chosen = block_elements if nbytes is None else lambda itemsize, arrays: nbytes // 4
-            steps.block_elements = transport.block_elements = chosen
+            steps.block_elements = block_elements if nbytes is None else lambda *_: nbytes // 4
             shared._prepared.clear()
 
         return choose
 
-    for kind, empty, arrays in (("registered", world.empty, 2), ("plain", np.empty, 8)):
+    for kind, op, empty, arrays in (
+        ("registered", "max", world.empty, world.size),
+        ("plain", "sum", np.empty, steps.BLOCK_SHARES * world.size),
+    ):
         used = size(4 * block_elements(4, arrays))
         ways = {size(kib << 10): way(kib << 10) for kib in (64, 128, 256, 512, 1024)}
         ways[used] = way(None)
         for nbytes in (4 << 20, 16 << 20, 64 << 20):
-            what = f"{kind} sum of {size(nbytes)}, added at once"
-            turns(world, what, used, ways, floats(nbytes, empty))
+            x, what = floats(nbytes, empty), f"{kind} {op} of {size(nbytes)}, at once"
+            turns(world, what, used, ways, x, partial(world.all_reduce, x, op))
 
 
 def segments(world):
