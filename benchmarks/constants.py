@@ -241,7 +241,7 @@ def segments(world):
     def way(nbytes):
         return lambda: setattr(sockets, "segment_bytes", nbytes)
 
-    ways = {size(kib << 10): way(kib << 10) for kib in (256, 512, 1024, 2048, 4096)}
+    ways = {size(kib << 10): way(kib << 10) for kib in (512, 1024, 2048, 4096, 8192)}
     for nbytes in (4 << 20, 16 << 20, 64 << 20):
         turns(world, f"TCP sum of {size(nbytes)}, segments", size(used), ways, floats(nbytes))
 
@@ -278,7 +278,7 @@ def rank(names):
     from ringlet import comm
     from ringlet.comm.sockets import inbox
 
-    inbox.SEGMENT_BYTES = 8 << 20  # what it takes in
+    inbox.SEGMENT_BYTES = 16 << 20  # what it takes in
     world = comm.init()
     for name in names:
         TOGETHER[name][1](world)

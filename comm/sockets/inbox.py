@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 import zmq
 
-from ringlet.comm.arrays import Array, level_2_bytes
+from ringlet.comm.arrays import Array
+from ringlet.comm.machine import level_2_bytes
 from ringlet.comm.schedules.schedule import SEGMENT_BYTES
 from ringlet.comm.sockets.wire import (
     HEADER_BYTES,
