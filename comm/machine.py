@@ -1,9 +1,9 @@
 """The machine on which this process runs, and choices between two ways that were measured on it.
 
 A choice is kept by name, in one file for each kind of machine, in $XDG_CACHE_HOME/ringlet
-(~/.cache). It is known to later starts once two in a row have made it, and for a month: a choice
-that was measured beside other work does not stay. Where no file can be read or written nothing is
-known, and each start measures.
+(~/.cache). It is known to later starts once two in a row have made it on a machine that was not
+busy, and for a month: one that was measured beside other work does not stay. Where no file can be
+read or written nothing is known, and each start measures.
 """
 
 import contextlib
@@ -41,6 +41,11 @@ def level_2_bytes() -> int:
 def cores() -> int:
     """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def busy() -> bool:
+    """Whether more than this machine's cores can do was to be done in the last minute."""
+    return os.getloadavg()[0] > (os.cpu_count() or 1)
 
 
 def processor() -> str:

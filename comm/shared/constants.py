@@ -62,7 +62,7 @@ def settle(group: Any, shared: Any) -> None:
             value = tried[name] = _faster(group, shared, settled, choice)
         settled = settled._replace(**{choice.constant: value})
     shared.use(settled)
-    if tried and group.rank == 0:
+    if tried and group.rank == 0 and not machine.busy():
         machine.keep(tried)
 
 
