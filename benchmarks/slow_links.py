@@ -37,7 +37,7 @@ from time_to_loss import steps_to
 from ringlet.runtime import Trainer, load_corpus, make_config
 from ringlet.runtime.training.corpus import validation_offsets
 
-RINGLET = ("alone", "plain", "float16", "bfloat16", "int8", "powersgd:4")
+RINGLET = ("alone", "plain", "zero1", "float16", "bfloat16", "int8", "powersgd:4")
 PEERS = ("ddp:alone", "ddp", "ddp@4", "ddp:float16", "ddp:powersgd")
 PEER = Path(__file__).resolve().parent / "peers/ddp.py"
 WARM_UP = 3
@@ -227,7 +227,8 @@ def measure(pair, sides, given, keep):
 def learn(sides, given, keep):
     """Losses of all ways that send something."""
     for way in given.ways:
-        if not way.endswith("alone") and way != "ddp@4":  # learns what ddp learns
+        # ddp@4 learns what ddp learns, zero1 what plain does.
+        if not way.endswith("alone") and way not in ("ddp@4", "zero1"):
             losses = sides.losses(way, given.target, given.steps)
             keep({"batch": given.batch, "way": way, "losses": losses, "target": given.target})
             print(f"{way:14} {' '.join(f'{loss:.3f}' for loss in losses)}", file=sys.stderr)

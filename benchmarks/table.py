@@ -117,10 +117,10 @@ def slow_links(rows: Rows) -> Found:
         like = {"plain": "ddp", "float16": "ddp:float16", "powersgd:4": "ddp:powersgd"}.get(way)
         if like is not None and (mbit, like) in step:
             yield f"{mbit} Mbit/s, {way}, beside DDP's", seconds, step[mbit, like], aims[mbit][way]
-        if way == "plain" and (mbit, "alone") in step:
-            aim = 1 / 1.2 if mbit == 1000 else None
-            yield f"{mbit} Mbit/s, beside no link", seconds, step[mbit, "alone"], aim
-        elif way != "plain" and (mbit, "plain") in step:
+        if way in ("plain", "zero1") and (mbit, "alone") in step:
+            aim, which = 1 / 1.2 if mbit == 1000 else None, ", zero1" if way == "zero1" else ""
+            yield f"{mbit} Mbit/s{which}, beside no link", seconds, step[mbit, "alone"], aim
+        if way != "plain" and (mbit, "plain") in step:
             yield f"{mbit} Mbit/s, {way}, beside plain", seconds, step[mbit, "plain"], 1.0
 
 
