@@ -40,7 +40,7 @@ class Choice(NamedTuple):
 
 CHOICES = (
     Choice("whole", (16 << 10, 64 << 10), 64 << 10, "bytes that each adds up whole"),
-    Choice("kernel", (False, True), 1 << 20, "sums through the kernel"),
+    Choice("kernel", (False, True), 2 << 20, "sums through the kernel"),
 )
 
 
