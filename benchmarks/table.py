@@ -28,6 +28,8 @@ from typing import Any
 from configs import CONFIGS
 from peer_programs import DEFAULT_PEERS
 
+from ringlet.nn import mkl
+
 HERE = Path(__file__).resolve().parent
 MIB = 1 << 20
 SIZES = {64 * MIB: "64 MiB", 16 * MIB: "16 MiB", MIB: "1 MiB"}
@@ -258,13 +260,14 @@ def measure(chosen: dict[str, Part], rounds: int, short: bool) -> dict[str, Row]
 
 def processor() -> str:
     """The kind of machine, so that ratios of one kind are compared: processor, cores, caches,
-    and what of its instructions matters here."""
+    what of its instructions matters here, and MKL where that multiplies."""
     text = Path("/proc/cpuinfo").read_text()
     facts = dict(re.findall(r"^([^\t:]+?)\s*: (.*)$", text.partition("\n\n")[0], re.MULTILINE))
     words = [word for word in ("avx2", "avx512f", "f16c", "vaes") if word in facts["flags"].split()]
     level = Path("/sys/devices/system/cpu/cpu0/cache/index2/size")
     cache = level.read_text().strip() if level.exists() else facts["cache size"].replace(" ", "")
     kind = f"{facts['model name']}, family {facts['cpu family']} model {facts['model']}"
+    words += [mkl.description()] if mkl.wanted() else []
     return f"{kind}, {os.cpu_count()} cores, second-level cache {cache}, {' '.join(words)}"
 
 

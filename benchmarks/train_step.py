@@ -20,6 +20,8 @@ from pathlib import Path
 from configs import CONFIGS
 from peer_programs import DEFAULT_PEERS, ONE_THREAD
 
+from ringlet.nn import mkl
+
 HERE = Path(__file__).resolve().parent
 
 
@@ -71,6 +73,8 @@ def main():
         parser.error(f"unknown configs {sorted(unknown)}; there are {', '.join(CONFIGS)}")
     if not Path(options.python).exists():
         parser.error(f"there is no {options.python}; run benchmarks/peers/setup.sh first")
+    if not options.json:
+        print(f"ringlet's large products are computed by {mkl.description()}", flush=True)
     rows = []
     for name in names:
         rows.append(row := compare(name, options))

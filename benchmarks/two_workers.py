@@ -23,6 +23,8 @@ from configs import CONFIGS
 from peer_programs import DEFAULT_PEERS, ONE_THREAD
 from train_step import HERE
 
+from ringlet.nn import mkl
+
 PEER = HERE / "peers/gpt_torch.py"
 WAYS = ("ringlet", "ddp", "eager", "compile")
 
@@ -70,6 +72,8 @@ def main():
         parser.error(f"configs are {several}; ways are {', '.join(WAYS)}, ringlet among them")
     if not Path(options.python).exists():
         parser.error(f"there is no {options.python}; run benchmarks/peers/setup.sh first")
+    if not options.json:
+        print(f"ringlet's large products are computed by {mkl.description()}", flush=True)
     ratios = {way: [] for way in ways}
     for name in names:
         rows = {way: [] for way in ways}

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from ringlet.nn import mkl
+
 if TYPE_CHECKING:
     xp = np
 else:
@@ -233,6 +235,8 @@ def _install(backend: Backend) -> None:
     for name in [name for name in names if not name.startswith("__")]:
         del names[name]
     names.update((k, v) for k, v in vars(backend.module).items() if not k.startswith("__"))
+    if backend.module is np:
+        names["matmul"] = mkl.chosen()
     _present = backend
 
 

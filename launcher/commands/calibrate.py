@@ -26,6 +26,7 @@ from ringlet.launcher.supervisor.options import JoinOptions, WorkerOptions
 from ringlet.launcher.supervisor.output import Screen
 from ringlet.launcher.supervisor.supervisor import Supervisor
 from ringlet.launcher.units import seconds_text
+from ringlet.nn import mkl
 from ringlet.nn.files import read_toml
 from ringlet.runtime.planning.calibrate import SECONDS
 from ringlet.runtime.planning.cluster import Cluster, parse_cluster
@@ -121,6 +122,7 @@ def cache_file(workers: int, transport: str) -> Path:
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         numpy=np.__version__,
         blas=blas["Build Dependencies"]["blas"],
+        mkl=[str(mkl.find()), os.environ.get(mkl.VARIABLE, "")],
         threads={name: os.environ.get(name, "") for name in THREAD_VARIABLES},
         workers=workers,
         transport=transport,

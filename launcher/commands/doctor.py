@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def versions() -> str:
 
 
 def blas() -> str:
-    """NumPy's BLAS, and its number of threads."""
+    """NumPy's BLAS, its number of threads, and whether MKL computes large products in its place."""
     config: Any = np.show_config(mode="dicts")
     built = config["Build Dependencies"]["blas"]
     given = [f"{name}={os.environ[name]}" for name in THREAD_VARIABLES if name in os.environ]
@@ -65,7 +66,23 @@ def blas() -> str:
     text = f"{built['name']} {built.get('version', '')}; {cores()} cores; threads: {threads}"
     if not any(name in built["name"] for name in ("openblas", "mkl", "accelerate")):
         raise NoteError(f"{text}. A NumPy built with OpenBLAS or MKL is many times faster")
-    return text
+    return f"{text}; {large_products()}"
+
+
+def large_products() -> str:
+    """What computes them, and how fast; raises UserError if RINGLET_BLAS asks for what is not
+    there."""
+    from ringlet.nn import mkl
+
+    ways: dict[str, Callable[..., Any]] = {}
+    with user_errors(mkl.BLASError):
+        ways = {mkl.description(): mkl.chosen(), mkl.NUMPY: np.matmul}
+    a = np.ones((1024, 1024), np.float32)
+    said = []
+    for name, product in ways.items():
+        seconds = fastest(partial(product, a, a), 5)
+        said.append(f"{name} ({2e-9 * len(a) ** 3 / seconds:.0f} GFLOP/s)")
+    return f"large products by {', not '.join(said)}"
 
 
 def shared_memory() -> str:

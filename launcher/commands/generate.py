@@ -14,6 +14,7 @@ from ringlet.launcher.commands.progress import progress
 from ringlet.launcher.commands.train.folder import read_newest
 from ringlet.launcher.errors import UserError, user_errors
 from ringlet.launcher.options import option
+from ringlet.nn import mkl
 from ringlet.nn.backend import BackendError, use
 from ringlet.nn.models import (
     BERT,
@@ -88,9 +89,10 @@ def generate(context: click.Context, options: GenerateOptions) -> None:
         raise UserError(f"the prompt {prompt!r} is not UTF-8")
     if options.device not in DEVICES:
         raise UserError(f"--device is {options.device!r}; there are {', '.join(DEVICES)}")
-    if options.device == "cuda":
-        with user_errors(BackendError):
+    with user_errors(BackendError, mkl.BLASError):
+        if options.device == "cuda":
             use("cupy")
+        mkl.wanted()  # or tells what is missing
     with progress(f"reading {folder}"):
         model, tokenizer = _load(folder)
     if isinstance(model, BERT):

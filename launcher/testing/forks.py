@@ -26,9 +26,9 @@ not be lost when it hangs or is killed."""
 
 _SET_THREADS = (
     "scipy_openblas_set_num_threads64_", "scipy_openblas_set_num_threads",
-    "openblas_set_num_threads64_", "openblas_set_num_threads",
+    "openblas_set_num_threads64_", "openblas_set_num_threads", "MKL_Set_Num_Threads",
 )  # fmt: skip
-"""OpenBLAS's function, as NumPy and others build it."""
+"""OpenBLAS's function, as NumPy and others build it, and MKL's."""
 
 _BELOW = re.compile(r'  File ".*", line \d+ in pytest_pyfunc_call\n(  File .*\n)*')
 
@@ -104,10 +104,11 @@ def _run(
 
 
 def limit_blas(threads: str) -> None:
-    """Give OpenBLAS this number of threads: it has read its variable when it was loaded."""
+    """Give OpenBLAS and MKL this number of threads: they read their variables when loaded."""
     maps = Path("/proc/self/maps")
     lines = maps.read_text().splitlines() if maps.exists() and threads.isdecimal() else []
-    for path in {line.split(maxsplit=5)[-1] for line in lines if "openblas" in line}:
+    found = (line for line in lines if "openblas" in line or "libmkl_rt" in line)
+    for path in {line.split(maxsplit=5)[-1] for line in found}:
         library = ctypes.CDLL(path)
         for name in _SET_THREADS:
             if hasattr(library, name):

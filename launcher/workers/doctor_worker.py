@@ -13,6 +13,7 @@ from ringlet import comm
 from ringlet.launcher.supervisor.control import Notice
 from ringlet.launcher.units import fastest, seconds_text
 from ringlet.launcher.workers.worker import run_task
+from ringlet.nn import mkl
 
 PINGS = 30
 MIN_BYTES, MAX_BYTES, LARGE_S = 1 << 18, 1 << 24, 0.3
@@ -47,6 +48,7 @@ def versions(world: Any, report: Report) -> None:
         "NumPy": np.__version__,
         "libzmq": zmq.zmq_version(),
         "machine": platform.machine(),
+        "products by": mkl.description(),
     }
     found = world.all_gather_object(own)
     text = ", ".join(f"{name} {version}" for name, version in own.items())

@@ -17,7 +17,7 @@ from ringlet.nn.backend import use
 from ringlet.nn.models import generate
 from ringlet.runtime.checkpoint.checkpoint import verify_checkpoint
 from ringlet.runtime.training.callbacks import Callback, Facts
-from ringlet.runtime.training.checks import check_same_data, check_shared
+from ringlet.runtime.training.checks import check_same_data, check_shared, compare_products
 from ringlet.runtime.training.config import check_config
 from ringlet.runtime.training.corpus import first_token, load_corpus
 from ringlet.runtime.training.export import load_model
@@ -51,6 +51,10 @@ def work(task: dict[str, Any], report: Callable[[Notice], None]) -> None:
     )
     os.environ.update(task["variables"])
     world = comm.init()
+
+    def warn(text: str) -> None:
+        report({"note": text})
+
     folder = Path(task["folder"]) if task["folder"] else None
     start, values = task["start"], None
     if start is not None and not start["goes_on"]:
@@ -61,13 +65,15 @@ def work(task: dict[str, Any], report: Callable[[Notice], None]) -> None:
         world,
         folder,
         callbacks=[_Forward(report)],
-        warn=lambda text: report({"note": text}),
+        warn=warn,
         flops=task.get("flops", 0.0),
         values=values,
     )
-    if folder and os.environ.get("LOCAL_WORLD_SIZE") != os.environ.get("WORLD_SIZE"):
-        check_same_data(world, corpus)
-        check_shared(world, folder, trainer.parallel.state())
+    if os.environ.get("LOCAL_WORLD_SIZE") != os.environ.get("WORLD_SIZE"):
+        compare_products(world, warn)
+        if folder:
+            check_same_data(world, corpus)
+            check_shared(world, folder, trainer.parallel.state())
     if task["resume"] or (start is not None and start["goes_on"]):
         trainer.resume(None if start is None else Path(start["path"]))
     outcome = trainer.run()

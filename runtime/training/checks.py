@@ -1,12 +1,13 @@
 """What is checked on all ranks together: their data, the folder, and that numbers are finite."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ringlet.comm import Group
+from ringlet.nn import mkl
 from ringlet.nn.backend import xp
 from ringlet.nn.flat import Flat
 from ringlet.nn.optim import FlatOptimizer
@@ -29,6 +30,21 @@ def check_same_data(world: Group, corpus: Corpus) -> None:
         raise DataError(
             f"the text {corpus.name} that rank 0 has read is not what {_ranks(others)} read: give "
             "every host the same file (--data), or for the built-in text the same version of Python"
+        )
+
+
+def compare_products(world: Group, warn: Callable[[str], None]) -> None:
+    """Tell on rank 0 if not all ranks multiply with the same library (a collective)."""
+    found = world.all_gather_object(mkl.description())
+    if world.rank == 0 and len(set(found)) > 1:
+        parts = [
+            f"{name} on {_ranks([rank for rank, each in enumerate(found) if each == name])}"
+            for name in sorted(set(found))
+        ]
+        warn(
+            f"large products are computed by {', by '.join(parts)}: the result depends on which "
+            f"ranks these are. {mkl.VARIABLE}=numpy on all hosts, or {mkl.NEEDED} on all, makes "
+            "them alike"
         )
 
 

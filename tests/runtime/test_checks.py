@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from ringlet.nn import FlatParameters, Linear
+from ringlet.nn import FlatParameters, Linear, mkl
 from ringlet.nn.optim import SGD
 from ringlet.runtime.checkpoint.manifest import CheckpointError
 from ringlet.runtime.checkpoint.state import TrainingState
-from ringlet.runtime.training.checks import check_same_data, check_shared
+from ringlet.runtime.training.checks import check_same_data, check_shared, compare_products
 from ringlet.runtime.training.corpus import Corpus, DataError
 
 
@@ -24,6 +24,24 @@ def texts(world, other):
 @pytest.mark.parametrize("other", [False, True])
 def test_the_same_text(ranks, other):
     ranks(2).run(texts, other=other)
+
+
+def libraries(world, other):
+    told, own = [], "MKL 2026.2" if world.rank == other else mkl.NUMPY
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mkl, "description", lambda: own)
+        compare_products(world, told.append)
+    return told
+
+
+@pytest.mark.parametrize("other", [None, 1])
+def test_the_same_library_for_products(ranks, other):
+    told, *others = ranks(3).run(libraries, other=other)
+    assert others == [[], []]
+    assert len(told) == (other is not None)
+    if told:
+        assert "by MKL 2026.2 on rank 1, by NumPy's BLAS on ranks 0, 2: the result dep" in told[0]
+        assert "RINGLET_BLAS=numpy on all hosts, or pip install 'ringlet[mkl]' on all" in told[0]
 
 
 def folders(world, folder, shared, saving):

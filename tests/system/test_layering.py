@@ -202,6 +202,7 @@ ORDER = {
         {"world"},
     ],
     "nn": [
+        {"mkl"},
         {"backend", "random", "memory", "caches", "files"},
         {"versions"},
         {"autograd", "safetensors", "adapter_config"},

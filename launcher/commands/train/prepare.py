@@ -20,6 +20,7 @@ from ringlet.launcher.commands.train.trackers.chosen import check_packages
 from ringlet.launcher.errors import UserError, user_errors
 from ringlet.launcher.options import option
 from ringlet.launcher.supervisor.options import WorkerOptions
+from ringlet.nn import mkl
 from ringlet.nn.backend import BackendError, find_gpus
 from ringlet.runtime.checkpoint.checkpoint import latest_checkpoint
 from ringlet.runtime.checkpoint.manifest import CheckpointError
@@ -136,7 +137,7 @@ def prepare(
     """The training that the options mean, on at least and at most so many hosts; raises
     UserError."""
     errors = (ConfigError, DataError, TextError, BackendError, TokenizerError, CheckpointError)
-    with user_errors(*errors):
+    with user_errors(*errors, mkl.BLASError):
         in_file = read_config(options.config)
         given = {name: value for name, value in given.items() if value is not None}
         preset = options.preset or in_file.pop("preset", None)
@@ -160,6 +161,8 @@ def prepare(
             settings = resume_config(saved, preset, options=values)
         if settings.device == "cuda" and hosts[1] == 1:
             find_gpus()
+        if hosts[1] == 1:
+            mkl.wanted()  # or tells what is missing
         workers = DEFAULT_WORKERS if hosts[1] > 1 else default_workers(settings)
         room = settings.vocab_size if start is None else values.get("vocab_size", 0)
         corpus = load_data(settings, room)
