@@ -83,7 +83,7 @@ def chosen() -> Callable[..., Array]:
 
 def description() -> str:
     """Which library computes large products: "MKL 2026.2", or NUMPY."""
-    library = _library()
+    library = _library() if wanted() else None
     if library is None:
         return NUMPY
     text = ctypes.create_string_buffer(200)

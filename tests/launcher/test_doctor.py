@@ -30,6 +30,7 @@ def test_a_healthy_host(capfd, monkeypatch):
 
 SICK = {
     "a key that is none": ("encryption", {"RINGLET_KEY": "secret"}, "holds no job key"),
+    "a BLAS that is none": ("BLAS", {"RINGLET_BLAS": "cublas"}, "it takes mkl or numpy"),
 }
 
 
