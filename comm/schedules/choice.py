@@ -37,6 +37,13 @@ MARGIN = 0.9
 not exact enough for smaller differences."""
 
 
+EXCHANGE = "recursive_doubling"
+"""Of two ranks' arrays of one segment: each sends its own whole, once. That is as many bytes as the
+halves of a ring, in half as many messages, and what a message costs in taking turns on a core the
+model does not know. Measured over TCP on a Xeon: 1 and 2 MiB take 0.83 of the ring's time, 4 MiB
+0.82 to 0.93. Of several segments the ring streams: 64 MiB would take 1.1 times as long."""
+
+
 @dataclass(frozen=True)
 class Policy:
     """The user's wishes: pinned algorithms by operation; are the others chosen by price?"""
@@ -140,6 +147,8 @@ class Choice:
         names = self.candidates(operation)
         if len(names) == 1 or len(self.hosts) == 1:
             return names[0]
+        if operation == "all_reduce" and len(self.hosts) == 2 and nbytes <= SEGMENT_BYTES:
+            return EXCHANGE
         links = self._links.coarse() if operation in COMBINING else self._links
         best, least = "", float("inf")
         for name in names:

@@ -32,6 +32,8 @@ MB = 1 << 20
 PRICED = [
     ("4 on one", "all_reduce", 4, "recursive_doubling"),
     ("4 on one", "all_reduce", 64 * MB, "ring"),
+    ("2 on one", "all_reduce", 4 * MB, "recursive_doubling"),
+    ("2 on one", "all_reduce", 64 * MB, "ring"),
     # On one host two directions at once, or a root that sends less, save nothing.
     ("4 on one", "all_reduce", 4 * MB, "ring"),
     ("4 on one", "reduce_scatter", 4 * MB, "ring"),
