@@ -1,6 +1,7 @@
 """Which arrays can be sent and combined, and their memory as contiguous 1-D arrays."""
 
 import contextvars
+import ctypes
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from itertools import pairwise
@@ -29,8 +30,16 @@ REGISTERED = 2
 
 def address_of(x: Array) -> int:
     """The address of the array's memory in this process."""
-    address: int = x.__array_interface__["data"][0]
-    return address
+    try:
+        # Five times as fast as the other way.
+        return ctypes.addressof(ctypes.c_char.from_buffer(x))  # type: ignore[arg-type]
+    except (
+        TypeError,
+        ValueError,
+        BufferError,
+    ):  # it is read-only, empty, or of a dtype that no buffer has
+        address: int = x.__array_interface__["data"][0]
+        return address
 
 
 _registered: dict[str, np.dtype[Any]] = {}
@@ -157,6 +166,6 @@ def parts(x: Array, count: int) -> list[Array]:
 
 def store(x: Array, result: Array) -> None:
     """Put a flat result into the array, unless it already lies in the array's memory."""
-    if not np.may_share_memory(x, result):
+    if result is not x and result.base is not x and not np.may_share_memory(x, result):
         with np.errstate(over="ignore"):  # a float16 result may be out of range: it is inf
             x[...] = result.reshape(x.shape)

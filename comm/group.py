@@ -322,15 +322,15 @@ class Group:
         try:
             record = channel.next_collective(signature)
             make = self._call_class
-            operation = make(channel, signature, record, timeout, label, nbytes, algorithm)
-            program = body(operation, *arguments)
+            call = make(channel, signature, record, timeout, label, nbytes, algorithm)
+            program = body(call, *arguments)
             if faults is not None:
                 program = faults.through(signature.operation, count, program)
             if channel.pending or async_op:
-                self._progress.submit(operation, program)
-                work = ProgressWork(operation)
+                self._progress.submit(call, program)
+                work = ProgressWork(call)
                 return work if async_op else work.wait()
-            return operation.drive(program)
+            return call.drive(program)
         finally:
             channel.busy = False
 

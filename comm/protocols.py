@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from ringlet.comm.arrays import Array
 from ringlet.comm.signature import Signature
-from ringlet.comm.stats import Traffic
+from ringlet.comm.stats import Exchange
 
 Callback: TypeAlias = Callable[[], None]
 
@@ -84,7 +84,7 @@ class Call(Protocol):
 
     signature: Signature
     sequence: int
-    traffic: list[dict[int, Traffic]]
+    traffic: list[Exchange]
     """What the transport sends and receives for it, by peer; to be appended to."""
 
     def tell(self) -> None:

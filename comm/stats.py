@@ -16,32 +16,57 @@ class Traffic:
     bytes_received: int = 0
 
 
+class Exchange(defaultdict[int, Traffic]):
+    """What calls that are alike send and receive, by peer; and how many have not been added up."""
+
+    def __init__(self) -> None:
+        super().__init__(Traffic)
+        self.calls = 0
+
+
+MOST_EXCHANGES = 256
+
+
 class Stats:
     """The counters of one group on this rank."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._calls: dict[str, list[float]] = {}  # how many calls, and their seconds
+        self._exchanges: list[tuple[str, Exchange]] = []  # with calls that are not in `_traffic`
         self._traffic: defaultdict[tuple[str, int], Traffic] = defaultdict(Traffic)
         """By operation and peer."""
 
-    def count(self, operation: str, seconds: float, traffic: list[dict[int, Traffic]]) -> None:
-        """Add one ended call with its traffic by peer."""
+    def count(self, operation: str, seconds: float, traffic: list[Exchange]) -> None:
+        """Add one ended call with its traffic."""
         with self._lock:
-            calls = self._calls.setdefault(operation, [0, 0.0])
+            calls = self._calls.get(operation)
+            if calls is None:
+                calls = self._calls[operation] = [0, 0.0]
             calls[0] += 1
             calls[1] += seconds
-            for by_peer in traffic:
-                for peer, part in by_peer.items():
-                    total = self._traffic[operation, peer]
-                    total.messages_sent += part.messages_sent
-                    total.bytes_sent += part.bytes_sent
-                    total.messages_received += part.messages_received
-                    total.bytes_received += part.bytes_received
+            for exchange in traffic:
+                if not exchange.calls:
+                    self._exchanges.append((operation, exchange))
+                exchange.calls += 1
+            if len(self._exchanges) > MOST_EXCHANGES:
+                self._add_up()
+
+    def _add_up(self) -> None:
+        for operation, exchange in self._exchanges:
+            for peer, part in exchange.items():
+                total = self._traffic[operation, peer]
+                total.messages_sent += exchange.calls * part.messages_sent
+                total.bytes_sent += exchange.calls * part.bytes_sent
+                total.messages_received += exchange.calls * part.messages_received
+                total.bytes_received += exchange.calls * part.bytes_received
+            exchange.calls = 0
+        self._exchanges.clear()
 
     def snapshot(self) -> dict[str, Any]:
         """{"operations": {name: {calls, seconds, bytes_sent, ...}}, "peers": {rank: {...}}}."""
         with self._lock:
+            self._add_up()
             operations = {
                 name: {**asdict(self._sum(operation=name)), "calls": int(calls), "seconds": seconds}
                 for name, (calls, seconds) in self._calls.items()

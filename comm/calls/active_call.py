@@ -21,7 +21,10 @@ from ringlet.comm.errors import CommError, CommTimeout
 from ringlet.comm.protocols import Program, Wait
 from ringlet.comm.signature import Signature, size_text
 from ringlet.comm.sockets.wire import COLLECTIVE, Header
-from ringlet.comm.stats import Traffic
+from ringlet.comm.stats import Exchange
+
+NEVER, READY, SOON = range(3)
+"""How a thread looks whether a wait is over: not at all, once, or for a short time (`Wait`)."""
 
 
 class _CallerTimeout(Exception):
@@ -64,7 +67,7 @@ class ActiveCall:
         self.timeout, self.algorithm = timeout, algorithm
         self.transport = channel.transport_of(algorithm) if algorithm else channel.transport
         self.sequence, self.stream, self.started = record[SEQUENCE], record[STREAM], record[ISSUED]
-        self.traffic: list[dict[int, Traffic]] = []
+        self.traffic: list[Exchange] = []
         self._record = record
         record[CALL] = self
 
@@ -73,31 +76,19 @@ class ActiveCall:
     def start(self, program: Program) -> None:
         """Run the program up to its first wait."""
         self._program = program
-        self._advance(None)
+        self.advance(NEVER)
 
     def drive(self, program: Program) -> Any:
         """Run the program to its end, waiting as needed; returns its result or raises its error."""
-        send, value = program.send, None
-        try:
-            while True:
-                wait = send(value)
-                if not wait.soon():
-                    self._program, self.waiting_for = program, wait
-                    while not (self._wait(wait, math.inf) and wait.ready()):
-                        if self.error is not None:
-                            raise self.error
-                value = wait.take() if wait.brings else None
-        except StopIteration as stop:
-            self._end_well()
-            return stop.value
-        except BaseException as error:
-            if not self.finished:
-                program.close()
-                self._end(error)
-            raise
+        self._program = program
+        if not self.advance(SOON):
+            self.complete(math.inf)
+        if self.error is not None:
+            raise self.error
+        return self.result
 
     def share(self, program: Program, driver: "Driver") -> None:
-        """Leave the program to the driver, whose `step` begins it."""
+        """Leave the program to the driver, whose `advance` begins it."""
         self._program, self._driver = program, driver
 
     def wait_for_end(self, timeout: float | None) -> bool:
@@ -106,23 +97,33 @@ class ActiveCall:
         return self._driver.finish(self, timeout)
 
     def ready(self) -> bool:
-        """Whether `step` would get further."""
+        """Whether `advance` would get further."""
         return self.waiting_for is None or self.waiting_for.ready()
 
-    def step(self) -> bool:
-        """Advance as far as possible without waiting; returns whether it has finished."""
-        while self._program is not None and self.ready():
-            wait = self.waiting_for  # None before the first step
-            self._advance(wait.take() if wait is not None and wait.brings else None)
+    def advance(self, look: int = READY) -> bool:
+        """Run the program for as long as what it waits for is over; never sleeps. Returns whether
+        it has finished."""
+        program, wait = self._program, self.waiting_for  # None before the first
+        if program is None:
+            return self.finished
+        try:
+            while wait is None or (wait.soon() if look == SOON else look and wait.ready()):
+                value = wait.take() if wait is not None and wait.brings else None
+                self.waiting_for = wait = program.send(value)
+        except StopIteration as stop:
+            self.result = stop.value
+            self._end(None)
+        except BaseException as error:
+            self.fail(error)
         return self.finished
 
     def complete(self, until: float) -> bool:
         """Advance to the end, waiting as needed; False if the operation is still in flight at
         `until`."""
-        while (wait := self.waiting_for) is not None:
-            if wait.soon() or self._wait(wait, until):
-                self._advance(wait.take() if wait.brings else None)
-            elif not self.finished:
+        while not self.advance(SOON):
+            wait = self.waiting_for
+            assert wait is not None
+            if not self._wait(wait, until) and not self.finished:
                 return False
         return True
 
@@ -172,38 +173,22 @@ class ActiveCall:
             raise
         return True
 
-    def _advance(self, value: Any) -> None:
-        assert self._program is not None
-        try:
-            self.waiting_for = self._program.send(value)
-        except StopIteration as stop:
-            self.result = stop.value
-            self._end(None)
-        except BaseException as error:
-            self._end(error)
-
     def _end(self, error: BaseException | None) -> None:
-        self.error, self._program, self.waiting_for = error, None, None
-        if error is None:
-            self._end_well()
-        else:
-            self._end_badly(error)
-        self.finished = True
-
-    def _end_well(self) -> None:
         channel, record, now = self.channel, self._record, time.monotonic()
         record[ENDED], record[CALL] = now, None
-        if self._diagnosis is not None:
+        self._program = self.waiting_for = None
+        channel.stats.count(self.signature.operation, now - self.started, self.traffic)
+        if error is not None:
+            self._end_badly(error)
+        elif self.stream == COLLECTIVE:
+            channel.last_met = record
+        if self._diagnosis is not None and error is None:
             self._diagnosis.ended()
             self._diagnosis = None  # each refers to the other
-        if self.stream == COLLECTIVE:
-            channel.last_met = record
-        channel.stats.count(self.signature.operation, now - self.started, self.traffic)
+        self.finished = True
 
     def _end_badly(self, error: BaseException) -> None:
-        record, now = self._record, time.monotonic()
-        record[ENDED], record[ERROR], record[CALL] = now, type(error).__name__, None
-        self.channel.stats.count(self.signature.operation, now - self.started, self.traffic)
+        self.error, self._record[ERROR] = error, type(error).__name__
         if self.stream == COLLECTIVE:
             self.channel.break_off(error)
         # Tracebacks show notes below the message, which stays as short as it is.

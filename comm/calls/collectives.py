@@ -6,7 +6,7 @@ later than its issue if it is asynchronous.
 
 import numpy as np
 
-from ringlet.comm.arrays import Array, address_of, flat, parts, store
+from ringlet.comm.arrays import Array, address_of, flat, store
 from ringlet.comm.calls.active_call import ActiveCall
 from ringlet.comm.protocols import Program, Task
 from ringlet.comm.sockets.wire import allocate
@@ -42,7 +42,7 @@ def all_gather(call: ActiveCall, x: Array, out: Array | None) -> Program:
     source, data = flat(x), flat(result)
     if out is not None and not _apart(source, data, rank):
         source = source.copy()
-    parts(data, size)[rank][...] = source
+    _row(data, size, rank)[...] = source
     yield from call.transport.run(call, Task("all_gather", source, data), call.algorithm)
     store(result, data)
     return result
@@ -86,7 +86,7 @@ def gather(call: ActiveCall, x: Array, root: int) -> Program:
     result = np.empty((size, *x.shape), x.dtype) if at_root else None
     rows = _placeholder(source, size) if result is None else result.reshape(-1)
     if at_root:
-        parts(rows, size)[root][...] = source
+        _row(rows, size, root)[...] = source
     yield from call.transport.run(call, Task("gather", source, rows, root=root), call.algorithm)
     return result
 
@@ -116,6 +116,12 @@ def _apart(part: Array, whole: Array, rank: int) -> bool:
     """Whether a rank's part is where it belongs in the whole, or nowhere in it. Both are flat."""
     own = address_of(part) == address_of(whole) + rank * part.nbytes
     return own or not np.may_share_memory(part, whole)
+
+
+def _row(rows: Array, size: int, rank: int) -> Array:
+    """A rank's row of `size` that lie one after the other."""
+    length = rows.size // size
+    return rows[rank * length : (rank + 1) * length]
 
 
 def _placeholder(row: Array, size: int) -> Array:

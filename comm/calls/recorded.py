@@ -10,7 +10,7 @@ import zmq
 
 from ringlet.comm import timeline
 from ringlet.comm.arrays import Array
-from ringlet.comm.calls.active_call import ActiveCall
+from ringlet.comm.calls.active_call import READY, ActiveCall
 from ringlet.comm.calls.recorder import ENDED, ERROR, PEER
 from ringlet.comm.join.environment import Environment
 from ringlet.comm.protocols import Program
@@ -28,15 +28,12 @@ class RecordedCall(ActiveCall):
     _in_caller = False
 
     def drive(self, program: Program) -> Any:
-        self._begun, self._in_caller = self.started, True
-        try:
-            return super().drive(program)
-        finally:
-            self._add()
+        self._in_caller = True
+        return super().drive(program)
 
-    def step(self) -> bool:
-        self._begun = self._begun or time.monotonic()
-        return super().step()
+    def advance(self, look: int = READY) -> bool:
+        self._begun = self._begun or (self.started if self._in_caller else time.monotonic())
+        return super().advance(look)
 
     def wait_for_end(self, timeout: float | None) -> bool:
         since = time.monotonic()
@@ -46,6 +43,8 @@ class RecordedCall(ActiveCall):
             self._add_wait(since)
 
     def complete(self, until: float) -> bool:
+        if self._in_caller:
+            return super().complete(until)
         since = time.monotonic()
         try:
             return super().complete(until)
@@ -54,8 +53,7 @@ class RecordedCall(ActiveCall):
 
     def _end(self, error: BaseException | None) -> None:
         super()._end(error)
-        if not self._in_caller:
-            self._add()
+        self._add()
 
     def _add(self) -> None:
         found, record = timeline.current, self._record

@@ -31,10 +31,10 @@ class ProgressWork:
         self._call = call
 
     def wait(self, timeout: float | None = None) -> Any:
-        limit = None if timeout is None else seconds(timeout)
-        if not self.done() and not self._call.wait_for_end(limit):
-            raise self._call.timed_out()
-        return self._call.outcome()
+        call, limit = self._call, None if timeout is None else seconds(timeout)
+        if not call.finished and not (call.has_ended() or call.wait_for_end(limit)):
+            raise call.timed_out()
+        return call.outcome()
 
     def done(self) -> bool:
         return self._call.has_ended()
@@ -77,7 +77,7 @@ class Lane:
                 return
             self._driven = True
         try:
-            while self._calls and (self._calls[0].step() or self._calls[0].fails()):
+            while self._calls and (self._calls[0].advance() or self._calls[0].fails()):
                 self._discard_finished()
         finally:
             self._leave()

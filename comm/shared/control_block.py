@@ -145,19 +145,23 @@ class ControlBlock(Wait):
 
     # -- what ranks say at a fence ------------------------------------------------------------
 
-    def announce(self, call: int, region: int, offset: int, address: int = 0) -> int:
-        """Write down this rank's call (a hash) and where its array lies, and come to a fence.
-
-        `region` and `offset` are for all ranks, `address` is this process's: what lies there is
-        exposed to the others for this call. Returns the index of the buffer from which to read
-        what the others wrote, after the fence.
-        """
-        self._buffer ^= 1
-        at, mine = _CALL + self._buffer * _CALL_WORDS, self._mine
-        mine[at], mine[at + 1], mine[at + 2], mine[at + 4] = call, region, offset, address
-        mine[_EXPOSED] = call if address else 0
+    def announce(self, call: int) -> int:
+        """Write down this rank's call (a hash), and come to a fence. Returns the index of the
+        buffer from which to read what the others wrote, after the fence."""
+        self._buffer = buffer = self._buffer ^ 1
+        self._mine[_CALL + buffer * _CALL_WORDS] = call
         self.arrive()
-        return self._buffer
+        return buffer
+
+    def lay(self, call: int, place: tuple[int, int], address: int) -> None:
+        """Say where this rank's array lies in the next call: to be read after its first fence.
+
+        `place` is for all ranks, a region and an offset; `address` is this process's: what lies
+        there is exposed to the others for this call.
+        """
+        at, mine = _CALL + (self._buffer ^ 1) * _CALL_WORDS, self._mine
+        mine[at + 1], mine[at + 2] = place
+        mine[at + 4], mine[_EXPOSED] = address, call if address else 0
 
     def write_note(self, text: bytes) -> None:
         """Leave a short note to be read after the next call's first fence."""

@@ -63,10 +63,11 @@ class BoundCopy:
 
     def __call__(self, own: Own, peers: Peers | None) -> None:
         target, source = self._target, self._source
-        np.copyto(
-            own[target[0]][target[1]] if isinstance(target, tuple) else target,
-            own[source[0]][source[1]] if isinstance(source, tuple) else source,
-        )
+        found = own[source[0]][source[1]] if isinstance(source, tuple) else source
+        if isinstance(target, tuple):
+            own[target[0]][target[1]] = found
+        else:
+            target[...] = found
 
 
 class BoundCombine:

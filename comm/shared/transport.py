@@ -31,7 +31,7 @@ from ringlet.comm.shared.lower import (
 from ringlet.comm.shared.regions import UNREGISTERED, Regions
 from ringlet.comm.shared.steps import BoundMove, Peers, Stretch, bind, bind_attached
 from ringlet.comm.signature import COMBINING, Signature
-from ringlet.comm.stats import Traffic
+from ringlet.comm.stats import Exchange
 
 ATTACH_BYTES = 6 << 20
 """From here on one copy by the kernel, page by page, costs no more than two through the cache, and
@@ -61,12 +61,16 @@ class Prepared:
     """What one kind of call needs, made once.
 
     `simple` calls always go the same way: barriers, and arrays so short that they are staged
-    wherever they lie. In calls that are `exposed`, arrays can be reached through the kernel.
+    wherever they lie. In calls that are `exposed`, arrays can be reached through the kernel. Where
+    this rank's array is neither that nor registered, it is staged `early`, before the first fence.
     """
 
-    def __init__(self, shape: Shape, number: int, simple: bool, exposed: bool) -> None:
+    def __init__(
+        self, shape: Shape, number: int, simple: bool, exposed: bool, registered: bool
+    ) -> None:
         self.shape, self.number, self.simple, self.exposed = shape, number, simple, exposed
-        self.traffic: dict[int, Traffic] = {}
+        self.early = not exposed and not registered
+        self.traffic = Exchange()
         self.staged: dict[int, Staged] = {}  # by the area used first
         self.attached: list[Stretch] = []
         self.registered: dict[tuple[tuple[int, int], ...], list[Stretch]] = {}  # by all places
@@ -128,20 +132,19 @@ class SharedMemory:
                 return
             prepared = self._prepare(key, call, task)
         call.traffic.append(prepared.traffic)
-        number = prepared.number ^ call.sequence
-        early = place == UNREGISTERED and not prepared.exposed
+        number, run, peers = prepared.number ^ call.sequence, self._run, None
         try:
-            stretches = self._stage(prepared, task) if early else None
-            address = address_of(source) if prepared.exposed else 0
-            buffer = control.announce(number, place[0], place[1], address)
+            stretches = self._stage(prepared, task) if prepared.early else None
+            if not prepared.simple:
+                control.lay(number, place, address_of(source) if prepared.exposed else 0)
+            buffer = control.announce(number)
             if not control.ready():
                 yield control
             if not control.agree(number, buffer):
                 yield from disagreement(call)
-            peers, run = None, self._run
-            if prepared.exposed:
-                peers = Peers(control.addresses(buffer), number)
             if not prepared.simple:
+                if prepared.exposed:
+                    peers = Peers(control.addresses(buffer), number)
                 stretches = yield from self._reach(prepared, task, stretches, buffer)
             assert stretches is not None
             for steps, last in stretches:
@@ -184,7 +187,7 @@ class SharedMemory:
         if control.rank == root:
             control.write_note(msgpack.packb(call.signature))
         number = ~_hash(call.signature) % 2**64 ^ call.sequence
-        buffer = control.announce(number, *UNREGISTERED)
+        buffer = control.announce(number)
         yield control
         if not control.agree(number, buffer):
             yield from disagreement(call)
@@ -205,7 +208,8 @@ class SharedMemory:
         )  # fmt: skip
         if len(self._prepared) >= MOST_PREPARED:
             self._prepared.clear()
-        prepared = Prepared(shape, _hash(call.signature), simple, exposed)
+        registered = key[2] != UNREGISTERED
+        prepared = Prepared(shape, _hash(call.signature), simple, exposed, registered)
         prepared.traffic = self._traffic(shape)
         self._prepared[key] = prepared
         return prepared
@@ -290,15 +294,15 @@ class SharedMemory:
             self._combiners[key] = Combiner(*key, self.control.size)
         return self._combiners[key]
 
-    def _traffic(self, shape: Shape) -> dict[int, Traffic]:
+    def _traffic(self, shape: Shape) -> Exchange:
         """What is read and stored across ranks, counted on both sides, by world rank."""
         world, slots = self.control.world_ranks, shape.slots()
         lengths = [(stop - start) * shape.itemsize for start, stop in slots]
-        found: dict[int, Traffic] = {}
+        found = Exchange()
         moved = transfers(shape.operation, shape.rank, shape.size, shape.root)
         for receiver, sender, slot in moved:
             peer = world[sender if receiver == shape.rank else receiver]
-            traffic, nbytes = found.setdefault(peer, Traffic()), lengths[slot % len(lengths)]
+            traffic, nbytes = found[peer], lengths[slot % len(lengths)]
             if receiver == shape.rank:
                 traffic.messages_received += 1
                 traffic.bytes_received += nbytes

@@ -1,6 +1,5 @@
 """The messages of one call, and what it waits for."""
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
@@ -13,7 +12,7 @@ from ringlet.comm.sockets.credits import Parked
 from ringlet.comm.sockets.endpoint import Endpoint
 from ringlet.comm.sockets.inbox import Combine, Key, Message
 from ringlet.comm.sockets.wire import Damaged, Header, checksum
-from ringlet.comm.stats import Traffic
+from ringlet.comm.stats import Exchange
 
 
 class MessageWait(Wait):
@@ -89,7 +88,7 @@ class Messages:
         self._endpoint, self._group, self._ranks, self._call = endpoint, group, ranks, call
         self._sent: dict[int, int] = {}
         self._received: dict[int, int] = {}
-        self._traffic: defaultdict[int, Traffic] = defaultdict(Traffic)
+        self._traffic = Exchange()
         call.traffic.append(self._traffic)
 
     def send(

@@ -42,7 +42,7 @@ class Call:
     def share(self, program, driver):
         """See ActiveCall."""
 
-    def step(self):
+    def advance(self):
         """Note it, and hold the thread up if told."""
         self.begun.set()
         if self._gate is not None:
