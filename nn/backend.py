@@ -40,6 +40,8 @@ least-squares fit over |x| < 3.92, to a relative error of 2e-9."""
 
 ERF_BLOCK = 1 << 13
 
+LINE = 64  # bytes of a cache line
+
 LARGE_BLOCK = 1 << 24
 """Elements in each block on a device: enough to keep it busy, few enough for scratch memory."""
 
@@ -90,6 +92,14 @@ class Backend:
             return array
         np.copyto(out, array)
         return out
+
+    def aligned(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+        """See aligned_empty; a device aligns all arrays."""
+        if self.on_device:
+            return self.module.empty(shape, dtype)
+        nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+        memory = np.empty(nbytes + LINE, np.uint8)
+        return np.ndarray(shape, dtype, memory, -self.address(memory) % LINE)
 
     def pinned(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
         """Host memory that the device copies from and to fastest; values are not set."""
@@ -281,6 +291,12 @@ def chosen() -> Backend:
 def asarray(data: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> Array:
     """An array of the backend; see Backend."""
     return _present.asarray(data, dtype)
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+    """An array, its values not set, at the start of a cache line. NumPy's begin 16 bytes later: an
+    access of 64 bytes touches two lines, and passes within the cache take a sixth longer."""
+    return _present.aligned(shape, dtype)
 
 
 def stand_in(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from ringlet.nn.backend import Array, xp
+from ringlet.nn.backend import Array, aligned_empty, xp
 from ringlet.nn.memory import return_freed_memory
 from ringlet.nn.module import Module, Parameter
 
@@ -92,7 +92,7 @@ class FlatParameters(Flat):
         self.size = self.slots[-1].stop if size is None else size
         self.segments = [(0, self.size)]
         self.whole = whole
-        allocate = allocate or xp.empty
+        allocate = allocate or aligned_empty
         self.data = allocate((self.size,), self.dtype)
         self._grad = allocate((self.size,), self.dtype)
         self._clear_gaps()

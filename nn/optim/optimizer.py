@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
-from ringlet.nn.backend import Array, block_size, copy_from_host, xp
+from ringlet.nn.backend import Array, aligned_empty, block_size, copy_from_host, xp
 from ringlet.nn.caches import elementwise_block
 from ringlet.nn.flat import Flat, Slot
 from ringlet.nn.module import Parameter
@@ -142,10 +142,12 @@ class FlatOptimizer:
             check_groups(self.groups, [slot.name for slot in flat.slots])
         self.steps = 0
         self.state: dict[str, Array] = {
-            name: xp.zeros(flat.size, flat.dtype) for name in self.STATE
+            name: aligned_empty((flat.size,), flat.dtype) for name in self.STATE
         }
+        for array in self.state.values():
+            array.fill(0)
         self._block = min(block_size(BLOCK), max(1, flat.size))
-        self._scratch = xp.empty((2, self._block), flat.dtype)
+        self._scratch = aligned_empty((2, self._block), flat.dtype)
         self._runs = list(_runs(flat, {slot.start: self.rates(slot) for slot in self.in_blocks()}))
 
     def in_blocks(self) -> Sequence[Slot]:

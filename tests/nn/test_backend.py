@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from ringlet import nn
+from ringlet.nn.backend import aligned_empty
 
 
 def said_by(program, **variables):
@@ -47,6 +48,14 @@ def test_who_has_no_gpu_is_told_so(fake_cupy):
 def test_who_has_no_cupy_is_told_what_to_install():
     error = said_by("nn.use('cupy')").splitlines()[-1]
     assert "BackendError: CuPy cannot be imported" in error and "ringlet[cupy]" in error
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (7,), (33, 65)])
+def test_aligned_arrays_begin_a_cache_line(shape):
+    for dtype in (np.float16, np.float32, np.float64):
+        x = aligned_empty(shape, dtype)
+        assert x.shape == shape and x.dtype == dtype and x.flags.c_contiguous and x.flags.writeable
+        assert x.__array_interface__["data"][0] % 64 == 0
 
 
 # -- host and device meet nowhere without a word ----------------------------------------------

@@ -19,7 +19,7 @@ from ringlet.nn.autograd.deferred import Gradients
 from ringlet.nn.autograd.operations.arithmetic import where
 from ringlet.nn.autograd.operations.elementwise import elementwise
 from ringlet.nn.autograd.tensor import Operation, Tensor
-from ringlet.nn.backend import Array, block_size, chosen, xp
+from ringlet.nn.backend import Array, aligned_empty, block_size, chosen, xp
 from ringlet.nn.caches import elementwise_block
 
 __all__ = [
@@ -36,9 +36,9 @@ class _Sloped(Operation):
     slope: Array | None = None
 
     def forward(self, x: Array) -> Array:
-        result = xp.empty(x.shape, x.dtype)
-        slope = xp.empty(x.shape, x.dtype) if True in self.needs else None
-        spare = xp.empty((3, min(x.size, block_size(BLOCK))), x.dtype)
+        result = aligned_empty(x.shape, x.dtype)
+        slope = aligned_empty(x.shape, x.dtype) if True in self.needs else None
+        spare = aligned_empty((3, min(x.size, block_size(BLOCK))), x.dtype)
         for block, y, *d in _blocks(x, result, *() if slope is None else (slope,)):
             self.block(block, y, d[0] if d else None, spare[:, : block.size])
         self.slope = slope
@@ -73,8 +73,8 @@ class SwiGLU(Operation):
     """
 
     def forward(self, gate: Array, up: Array) -> Array:
-        result = xp.empty(gate.shape, gate.dtype)
-        self.of_gate, self.of_up = (xp.empty(gate.shape, gate.dtype) for _ in range(2))
+        result = aligned_empty(gate.shape, gate.dtype)
+        self.of_gate, self.of_up = (aligned_empty(gate.shape, gate.dtype) for _ in range(2))
         for x, u, y, d_gate, silu in _blocks(gate, up, result, self.of_gate, self.of_up):
             _one_and_exp(x, y)
             xp.divide(1, y, out=d_gate)

@@ -121,6 +121,7 @@ class Scores:
         self.q, self.masks = q, masks
         self.scale, (_, self.groups, self.keys, _) = masks.factor(q), k.shape
         self._turned = GemmOperand(k, q.shape[2], transposed=True)
+        self._later: dict[tuple[int, int, int], Array | None] = {}
 
     def queries(self, tile: Tile) -> Array:
         """The tile's queries, scaled: (S, G, H / G * R, D)."""
@@ -135,7 +136,7 @@ class Scores:
         xp.matmul(queries, turned, out=scores.reshape(samples, self.groups, -1, keys))
         if masks.causal:
             ahead = tile.queries.start + self.keys - self.q.shape[2] - tile.keys.start
-            _mask(scores, ahead)
+            self._mask(scores, ahead)
             if masks.window:
                 _mask_before(scores, ahead - masks.window)
         if masks.first is not None:
@@ -145,6 +146,19 @@ class Scores:
         elif masks.bias is not None:
             scores += masks.bias[tile.place]
         return scores
+
+    def _mask(self, scores: Array, first: int) -> None:
+        """Mask later keys: row r attends to the columns up to first + r."""
+        rows, columns = scores.shape[-2:]
+        case = rows, columns, first
+        if case not in self._later:  # the same for all samples
+            hidden = xp.arange(columns) > first + xp.arange(rows)[:, None]
+            infinities = _infinities(hidden, scores).reshape(-1)
+            self._later[case] = infinities if columns > first + 1 else None
+        added = self._later[case]
+        if added is not None:
+            flat = scores.reshape(-1, rows * columns)  # few long rows
+            flat += added
 
     def largest(self, tiles: list[Tile], queries: Array, spare: Array) -> Array:
         """The largest score of each row (S, H, R, 1)."""
@@ -254,15 +268,6 @@ def product(a: Array, b: Array, out: Array, add: bool) -> None:
         out[...] = xp.matmul(a, b).reshape(out.shape)
 
 
-def _mask(scores: Array, first: int) -> None:
-    """Mask later keys: row r attends to the columns up to first + r."""
-    rows, columns = scores.shape[-2:]
-    before = max(0, first)  # every row attends to these columns
-    if columns <= before + (first >= 0):
-        return
-    _hide(scores[..., before:], xp.arange(before, columns) > first + xp.arange(rows)[:, None])
-
-
 def _mask_before(scores: Array, last: int) -> None:
     """Mask keys before the window: of row r the columns up to last + r."""
     rows, columns = scores.shape[-2:]
@@ -279,4 +284,9 @@ def _mask_earlier(scores: Array, first: Array, keys: slice) -> None:
 
 
 def _hide(scores: Array, hidden: Array) -> None:
-    scores += xp.where(hidden, in_dtype(-np.inf, scores), in_dtype(0, scores))
+    scores += _infinities(hidden, scores)
+
+
+def _infinities(hidden: Array, scores: Array) -> Array:
+    """What is added to scores to hide some."""
+    return xp.where(hidden, in_dtype(-np.inf, scores), in_dtype(0, scores))
