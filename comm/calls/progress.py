@@ -28,11 +28,11 @@ POLL_S = 0.002
 POLL_BETWEEN_S = 100e-6
 """The same while other operations wait for messages."""
 
-ASIDE_S = 5e-3
-"""How often the progress thread looks whether operations are left that nobody drives, while new
-ones come. Who issues one, or ends a wait, need not wake it, then: a wait often follows at once.
-A look takes the interpreter from the thread that waits, and a core from a rank: with one each
-millisecond, sums of 256 KiB to 1 MiB took 1.3 times as long."""
+ASIDE_S, LONG_ASIDE_S = 1e-3, 8e-3
+"""How often the progress thread looks for operations that nobody drives, while new ones come; less
+and less often while it finds none, as a look takes the interpreter from the thread that waits, and
+a core from a rank: with one each millisecond, sums of 256 KiB to 1 MiB took 1.3 times as long. Who
+issues one, or ends a wait, need not wake it, then: a wait often follows at once."""
 
 
 class Progress:
@@ -155,21 +155,26 @@ class Progress:
     def _called(self) -> bool:
         """Sleep until the progress thread has to drive; False at the end.
 
-        While operations come, it looks for those that are left every now and then. To be woken for
-        each would cost more than a short one takes.
+        While operations come, it looks for those that are left: one that is there at two looks.
+        Others are about to be waited for, and who waits drives them with less ado.
         """
+        seen, pause = None, ASIDE_S
         while True:
             with self._lock:
-                if not self._driver and (self._stopping or (self._lanes and not self._waiting)):
+                first = next((id(lane[0]) for lane in self._lanes.values()), None)
+                left = first is not None and not (self._driver or self._waiting)
+                if (self._stopping and not self._driver) or (left and first == seen):
                     self._driver = 0 if self._stopping else get_ident()
                     return not self._stopping
-                used, self._used = self._used or self._stopping or bool(self._lanes), False
+                used, self._used = self._used or self._stopping or first is not None, False
                 if not used:
                     self._idle = True
                     self._queued.wait()
                     self._idle = False
             if used:
-                time.sleep(ASIDE_S)
+                time.sleep(ASIDE_S if left else pause)
+                pause = min(2 * pause, LONG_ASIDE_S)
+            seen = first
 
     # -- driving ------------------------------------------------------------------------------
 
