@@ -7,12 +7,12 @@
     python benchmarks/slow_links.py --loss --mbit 1000      # steps to a validation loss as well
 
 Two workers on two hosts (network namespaces joined by a token-bucket filter; needs root), each with
-one thread of BLAS on a core of its own. All train the same GPT on the same batches. PyTorch's side
-is DistributedDataParallel with Gloo: plain, with its float16 hook, with its PowerSGD hook of the
-same rank; `ddp@4` has buckets of 4 MB in place of its own 25. `alone` and `ddp:alone` are a step of
-both workers at once, each on its half of the batch, that sends nothing. The ways run in turns, a
-few steps each; a cell is the median step of the slower worker, and its spread the middle half of
-the steps.
+one thread of BLAS on a core of its own, and with the allocator's settings of `ringlet run`. All
+train the same GPT on the same batches. PyTorch's side is DistributedDataParallel with Gloo: plain,
+with its float16 hook, with its PowerSGD hook of the same rank; `ddp@4` has buckets of 4 MB in place
+of its own 25. `alone` and `ddp:alone` are a step of both workers at once, each on its half of the
+batch, that sends nothing. The ways run in turns, a few steps each; a cell is the median step of the
+slower worker, and its spread the middle half of the steps.
 
 What a way learns in a step depends on no clock: for `--loss` each is trained once, as fast as the
 machine goes, and its time is the number of steps times the median step.
@@ -34,6 +34,7 @@ from network_pair import PORT, NetworkPair, NetworkPairPool
 from peer_programs import DEFAULT_PEERS, ONE_THREAD
 from time_to_loss import steps_to
 
+from ringlet.launcher.supervisor.environment import ALLOCATOR
 from ringlet.runtime import Trainer, load_corpus, make_config
 from ringlet.runtime.training.corpus import validation_offsets
 
@@ -140,7 +141,7 @@ class Peers:
     def __init__(self, pair, python, folder):
         self._processes = []
         for rank in range(2):
-            environment = {**os.environ, **ONE_THREAD, "GLOO_SOCKET_IFNAME": "link0"}
+            environment = {**os.environ, **ONE_THREAD, **ALLOCATOR, "GLOO_SOCKET_IFNAME": "link0"}
             environment |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_PORT": str(PORT + 1)}
             environment["MASTER_ADDR"] = NetworkPair.addresses[0]
             words = [*pair.enter(rank), "taskset", "-c", str(rank)]

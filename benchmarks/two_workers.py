@@ -6,8 +6,9 @@
 ringlet: `ringlet run -n 2`, one thread each, data parallel with ZeRO 1. PyTorch:
 DistributedDataParallel with Gloo, two processes of one thread; eager with two threads;
 torch.compile with two threads (needs a C++ compiler; its compilation is not in the time). The batch
-is the same for all. They run in turns; reported is the median over the rounds of each one's
-median step (of rank 0). A config whose batch has one sample cannot be shared: it is left out.
+is the same for all, and so are the allocator's settings, those of `ringlet run`. They run in turns;
+reported is the median over the rounds of each one's median step (of rank 0). A config whose batch
+has one sample cannot be shared: it is left out.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from configs import CONFIGS
 from peer_programs import DEFAULT_PEERS, ONE_THREAD
 from train_step import HERE
 
+from ringlet.launcher.supervisor.environment import ALLOCATOR
 from ringlet.nn import mkl
 
 PEER = HERE / "peers/gpt_torch.py"
@@ -45,7 +47,7 @@ def command(way, python, config, steps):
 def run(way, python, config, steps):
     """One run's row; None, with the reason on standard error, if it failed."""
     words, threads = command(way, str(python), config, steps)
-    environment = {**os.environ, **dict.fromkeys(ONE_THREAD, str(threads))}
+    environment = {**os.environ, **dict.fromkeys(ONE_THREAD, str(threads)), **ALLOCATOR}
     ended = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     rows = [line for line in ended.stdout.splitlines() if line.startswith("{")]
     if ended.returncode or not rows:
