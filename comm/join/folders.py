@@ -110,6 +110,23 @@ def leave_folder(folder: Path) -> None:
     _release(folder)
 
 
+def abandon_folder(folder: Path) -> None:
+    """At the end of a process that has not left it: remove the folder with its sockets, unless
+    somebody else has joined it."""
+    if folder in _held:
+        with contextlib.suppress(OSError):  # joined by others, or no locks there
+            fcntl.flock(_held[folder], fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove the folder and its sockets, unless other files are in it."""
+    for path in folder.iterdir():
+        if path.is_socket():
+            path.unlink()
+    folder.rmdir()
+
+
 def _release(folder: Path) -> None:
     descriptor = _held.pop(folder, None)
     if descriptor is not None:
@@ -125,10 +142,7 @@ def _sweep(place: Path) -> None:
                 status = os.fstat(descriptor)
                 if _is_private(status):
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    for path in folder.iterdir():
-                        if path.is_socket():
-                            path.unlink()
-                    folder.rmdir()  # unless other files are in it
+                    _remove(folder)
             finally:
                 os.close(descriptor)
 

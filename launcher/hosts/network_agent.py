@@ -8,6 +8,8 @@ that has not been heard for a while (--host-timeout) counts as dead, and its hos
 say that they live from a thread of their own, whatever else they are doing.
 """
 
+import atexit
+import os
 import secrets
 import socket
 import threading
@@ -18,7 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TypeAlias
 
 from ringlet.comm.join.addresses import free_port, tcp
-from ringlet.comm.join.folders import join_folder, leave_folder
+from ringlet.comm.join.folders import abandon_folder, join_folder, leave_folder
 from ringlet.comm.join.meeting import LINGER_MS, MeetingPoint, MeetingSocket, Notice, numbered
 from ringlet.launcher.errors import ExitCode
 from ringlet.launcher.hosts.node import NodeSpec
@@ -60,9 +62,12 @@ class AgentState:
 
 
 def meeting_point(spec: NodeSpec) -> MeetingPoint:
-    """Where the agents meet. If that is in a folder, this process joins it."""
-    if spec.placed.folder is not None:
-        join_folder(spec.placed.folder)
+    """Where the agents meet. If that is in a folder, this process joins it until it ends, also by a
+    signal before it has an agent to close."""
+    folder, process = spec.placed.folder, os.getpid()
+    if folder is not None:
+        atexit.register(lambda: abandon_folder(folder) if os.getpid() == process else None)
+        join_folder(folder)
     return MeetingPoint(spec.endpoint, spec.key, spec.placed.spare)
 
 

@@ -3,6 +3,9 @@ The variables stand in for the engine; tests/system/test_slurm.py has a real one
 
 import os
 import signal
+import subprocess
+import sys
+import textwrap
 
 import pytest
 
@@ -96,3 +99,28 @@ def test_a_task_that_waits_for_the_others_can_be_stopped(launch):
     alone.process.send_signal(signal.SIGINT)
     code, _, shown = alone.end()
     assert code in (130, -signal.SIGINT), shown
+
+
+STOPPED_AT_ONCE = """
+    import os, signal
+    from ringlet.launcher.cli import main
+    from ringlet.launcher.hosts import coordinator
+
+    def stopped(*options):
+        coordinator_of(*options)
+        signal.raise_signal(signal.SIGINT)
+
+    coordinator_of, coordinator.Coordinator = coordinator.Coordinator, stopped
+    main(["run", "script.py"])
+    """
+
+
+def test_one_that_is_stopped_before_it_runs_leaves_nothing(tmp_path):
+    variables = {**os.environ, **next(tasks(ONE_HOST)), "TMPDIR": str(tmp_path)}
+    (tmp_path / "script.py").touch()
+    words = [sys.executable, "-c", textwrap.dedent(STOPPED_AT_ONCE)]
+    ended = subprocess.run(
+        words, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode in (130, -signal.SIGINT), ended.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["script.py"]
