@@ -139,7 +139,7 @@ def slower(tier=0, figure="latency", factor=1.0):
 FIGURES = ("latency", "bandwidth", "overhead", "oversubscription", "combine")
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     mesh=st.sampled_from(MESHES),
     zero=st.integers(0, 3),
