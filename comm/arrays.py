@@ -30,14 +30,9 @@ REGISTERED = 2
 
 def address_of(x: Array) -> int:
     """The address of the array's memory in this process."""
-    try:
-        # Five times as fast as the other way.
+    try:  # five times as fast as the other way
         return ctypes.addressof(ctypes.c_char.from_buffer(x))  # type: ignore[arg-type]
-    except (
-        TypeError,
-        ValueError,
-        BufferError,
-    ):  # it is read-only, empty, or of a dtype that no buffer has
+    except (TypeError, ValueError, BufferError):  # read-only, empty, or of a dtype without buffers
         address: int = x.__array_interface__["data"][0]
         return address
 

@@ -73,8 +73,7 @@ class Message(NamedTuple):
         if these are others."""
         if self.seal is not None:
             return self.seal.open(self.payload)
-        if checksum(self.payload) != self.header.checksum:
-            raise Damaged
+        self._compare(checksum(self.payload))
         return self.payload
 
     def copy_into(self, segment: Array) -> None:
