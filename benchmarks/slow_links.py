@@ -36,10 +36,12 @@ from time_to_loss import steps_to
 
 from ringlet.launcher.supervisor.environment import ALLOCATOR
 from ringlet.runtime import Trainer, load_corpus, make_config
+from ringlet.runtime.compression.schemes import parse
 from ringlet.runtime.training.corpus import validation_offsets
 
 RINGLET = ("alone", "plain", "zero1", "float16", "bfloat16", "int8", "powersgd:4")
 PEERS = ("ddp:alone", "ddp", "ddp@4", "ddp:float16", "ddp:powersgd")
+WAYS = (*RINGLET, "priority", "zero2", "zero3", *PEERS)
 PEER = Path(__file__).resolve().parent / "peers/ddp.py"
 WARM_UP = 3
 BLOCK = 12
@@ -295,7 +297,15 @@ def main():
     parser.add_argument("--target", type=float, default=2.6, help="validation loss, nats a byte")
     parser.add_argument("--steps", type=int, default=360, help="at most, for --loss")
     given = parser.parse_args()
-    given.mbit, given.ways = [int(m) for m in given.mbit.split(",") if m], given.ways.split(",")
+    rates, given.ways = [rate for rate in given.mbit.split(",") if rate], given.ways.split(",")
+    if not all(rate.isdecimal() and int(rate) for rate in rates):
+        parser.error(f"--mbit is {given.mbit}; it takes whole numbers above 0, as 1000,100")
+    given.mbit = [int(rate) for rate in rates]
+    for way in set(given.ways) - set(WAYS):
+        try:
+            parse(way)
+        except ValueError as error:
+            parser.error(f"--ways has {way!r}, which is none of {', '.join(WAYS)}: {error}")
     rows = []
 
     def keep(row):

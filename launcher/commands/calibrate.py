@@ -48,7 +48,7 @@ class CalibrateOptions:
         None, "File to write the description to, on host 0.", metavar="FILE.toml"
     )
     seconds: float = option(SECONDS, "About how long to measure.", unit="seconds", least=0.0)
-    again: bool = option(False, "Measure even if this machine was measured before, at starts, too.")
+    again: bool = option(False, "Measure anew, and forget what starts of jobs have measured here.")
 
 
 @with_options(options=CalibrateOptions, join=JoinOptions, hosts=HostOptions)
