@@ -13,6 +13,9 @@ from forked_pool import ForkedPool, Template
 from mpi_ranks import MpiPool
 from network_pair import NetworkPair, NetworkPairError, NetworkPairPool
 
+from ringlet.comm import machine
+from ringlet.comm.schedules.links import Links
+from ringlet.comm.shared.constants import CHOICES
 from ringlet.launcher.testing.pool import WorkerPool
 from ringlet.nn import backend
 
@@ -26,9 +29,18 @@ if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
     FOLDERS.append(tempfile.TemporaryDirectory(prefix="bytecode-", ignore_cleanup_errors=True))
     os.environ["PYTHONPYCACHEPREFIX"] = FOLDERS[-1].name
 
+# Each process of the tests has one of the cores, and OpenBLAS's second thread would spin on another
+# process's: importing NumPy alone takes twice the processor time.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 # What was measured of this machine before counts in no test.
 FOLDERS.append(tempfile.TemporaryDirectory(prefix="cache-", ignore_cleanup_errors=True))
 os.environ["XDG_CACHE_HOME"] = FOLDERS[-1].name
+
+# Nor is it measured at each start, as on every busy machine: both ways are known to be the faster
+# one, of worlds of another size. `comm/test_machine.py` has worlds that measure.
+for _ in range(machine.AGREEING):
+    machine.keep({f"{n} ranks, {c.text}": c.values[n % 2] for n in range(2, 17) for c in CHOICES})
 
 
 def pytest_unconfigure() -> None:
@@ -57,8 +69,9 @@ def ranks() -> Iterator[Callable[..., WorkerPool]]:
     session, with these variables in their environment.
 
     With "ipc", collectives run each operation's first algorithm, whose traffic is the textbook's;
-    with "tcp", what is priced lowest.
+    with "tcp", what is priced lowest on links that are not measured.
     """
+    choices = {"ipc": {"RINGLET_ALGORITHM": "first"}, "tcp": {"RINGLET_LINKS": str(Links())}}
     over_mpi = os.environ.get("RINGLET_TEST_OVER_MPI")  # tests/comm/test_mpi.py sets it
     template = Template()
     pools: dict[tuple[Any, ...], WorkerPool] = {}
@@ -66,11 +79,11 @@ def ranks() -> Iterator[Callable[..., WorkerPool]]:
     def pool(size: int, transport: str = "auto", **variables: str) -> WorkerPool:
         key = (size, transport, *variables.items())
         if key not in pools:
-            first = {"RINGLET_ALGORITHM": "first"} if transport == "ipc" else {}
+            own = {**choices.get(transport, {}), **variables}
             if over_mpi:
-                pools[key] = MpiPool(Path(over_mpi), size, **first, **variables)
+                pools[key] = MpiPool(Path(over_mpi), size, **own)
             else:
-                pools[key] = ForkedPool(template, size, transport, variables={**first, **variables})
+                pools[key] = ForkedPool(template, size, transport, variables=own)
         return pools[key]
 
     yield pool
