@@ -12,7 +12,7 @@ from ringlet.comm.schedules.schedule import Copy, Receive, Reduce, Schedule, Sen
 
 SIZES = range(1, 34)
 SOME_SIZES = (*range(1, 10), 12, 15, 16, 17)
-"""Where each size is proven several times over; `pytest -m slow` takes all."""
+"""With all that is special of a power of two and its neighbours; `pytest -m slow` takes all."""
 
 both_sizes = pytest.mark.parametrize(
     "sizes",
@@ -117,10 +117,11 @@ def figures(proof):
     return proof.rounds, proof.slot_times, max(proof.sent), sum(proof.sent)
 
 
+@both_sizes
 @pytest.mark.parametrize(("operation", "algorithm"), TEXTBOOK)
-def test_every_schedule_is_right_and_costs_what_the_textbook_says(operation, algorithm):
+def test_every_schedule_is_right_and_costs_what_the_textbook_says(operation, algorithm, sizes):
     rooted = operation in ("broadcast", "reduce", "gather", "scatter")
-    for size in SIZES:
+    for size in sizes:
         roots = range(size) if size <= 9 else {0, size // 2, size - 1}
         for root in roots if rooted else [0]:
             proof = prove(schedule(operation, algorithm, size, root))

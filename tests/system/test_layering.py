@@ -39,6 +39,8 @@ ALLOWED = {
 }
 UNSAFE_MODULES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve"}
 UNSAFE_NAMES = {"recv_pyobj", "send_pyobj"}
+BLOCKS = (ast.stmt, ast.excepthandler, ast.match_case)
+"""The nodes that hold statements."""
 CODE = [*ALLOWED, "src", "tests", "benchmarks", "docs"]
 
 
@@ -52,7 +54,7 @@ def sources(*folders):
 
 def imports(tree):
     """(line, module) of every import; `from ringlet import comm` is one of ringlet.comm."""
-    for node in ast.walk(tree):
+    for node in statements(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -61,6 +63,15 @@ def imports(tree):
             yield from ((node.lineno, f"ringlet.{name}") for name in names)
             if not names:
                 yield node.lineno, str(node.module)
+
+
+def statements(tree):
+    """The statements in it, of which imports are some; most nodes are expressions."""
+    found = [tree]
+    while found:
+        node = found.pop()
+        yield node
+        found.extend(child for child in ast.iter_child_nodes(node) if isinstance(child, BLOCKS))
 
 
 def covered(module, allowed):
@@ -121,8 +132,11 @@ def test_cryptography_is_imported_by_the_ciphers_alone():
     assert found == {"comm/sockets/ciphers.py"}
 
 
-def unsafe(tree):
+def unsafe(text):
     """(line, what) of everything that can run code hidden in data."""
+    if not any(word in text for word in (*UNSAFE_MODULES, *UNSAFE_NAMES, "allow_pickle")):
+        return  # few files have to be parsed
+    tree = ast.parse(text)
     for line, module in imports(tree):
         if module.split(".")[0] in UNSAFE_MODULES:
             yield line, module
@@ -140,7 +154,9 @@ def is_false(node):
 
 
 def test_nothing_unpickles():
-    found = [f"{path}:{line} {what}" for path, tree in trees() for line, what in unsafe(tree)]
+    found = [
+        f"{path}:{line} {what}" for path in sources() for line, what in unsafe(path.read_text())
+    ]
     assert found == []
 
 
@@ -159,7 +175,7 @@ SAMPLES = {
 
 @pytest.mark.parametrize("text", SAMPLES)
 def test_the_search_for_it_finds_it(text):
-    assert [what for _, what in unsafe(ast.parse(text))] == SAMPLES[text]
+    assert [what for _, what in unsafe(text)] == SAMPLES[text]
 
 
 LOADED = {
@@ -266,7 +282,7 @@ def test_the_parts_of_a_house_know_only_those_below(house):
 
 def modules(tree):
     """As `imports`; `from package import module` is one of the module."""
-    for node in ast.walk(tree):
+    for node in statements(tree):
         if isinstance(node, ast.ImportFrom):
             for alias in node.names:
                 module = f"{node.module}.{alias.name}"

@@ -17,12 +17,17 @@ import ringlet
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("comm", "nn", "runtime", "launcher")
 SUFFIXES = (".py", ".toml", ".html", ".css", ".js", ".md")
+PIP = ("--no-deps", "--no-index", "--no-build-isolation", "--disable-pip-version-check",
+       "--no-compile")  # fmt: skip
 NOT_SOURCE = {"build", "dist", "runs", "__pycache__"}
 
+PARTS = ("ringlet.comm", "ringlet.nn", "ringlet.runtime", "ringlet.launcher.cli")
 IMPORTS = """
 import importlib, pathlib, sys
-import ringlet.comm, ringlet.nn, ringlet.runtime, ringlet.launcher.cli
+import ringlet
 place = pathlib.Path(sys.argv[1]).resolve()
+for name in sys.argv[2:]:
+    importlib.import_module(name)
 for name, module in sorted(sys.modules.items()):
     if name.split(".")[0] == "ringlet":
         found = pathlib.Path(module.__file__)
@@ -48,9 +53,9 @@ def run(*command, folder, **variables):
     return done.stdout
 
 
-def check_imports(path, place, folder, python=sys.executable):
-    """With `path` as PYTHONPATH, ringlet and all its parts come from `place`."""
-    text = run(python, "-P", "-c", IMPORTS, place, folder=folder, PYTHONPATH=str(path))
+def check_imports(path, place, folder, python=sys.executable, modules=PARTS):
+    """With `path` as PYTHONPATH, these modules and what they import of ringlet are in `place`."""
+    text = run(python, "-P", "-c", IMPORTS, place, *modules, folder=folder, PYTHONPATH=str(path))
     assert text == f"{ringlet.__version__}\n"
 
 
@@ -93,25 +98,30 @@ def source(tmp_path_factory):
     return copy
 
 
-@pytest.fixture(scope="module")
-def distributions(source, tmp_path_factory):
-    """The folder with an sdist, and a wheel made from the source."""
-    folder = tmp_path_factory.mktemp("dist")
-    build = [sys.executable, "-m", "build", "--no-isolation", "--sdist", "--wheel"]
-    run(*build, "--outdir", folder, source, folder=folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def wheel(distributions):
-    (path,) = distributions.glob("*.whl")
+def build(kind, source, folder):
+    run(
+        sys.executable,
+        "-m",
+        "build",
+        "--no-isolation",
+        kind,
+        "--outdir",
+        folder,
+        source,
+        folder=folder,
+    )
+    (path,) = folder.iterdir()
     return path
 
 
 @pytest.fixture(scope="module")
-def sdist(distributions):
-    (path,) = distributions.glob("*.tar.gz")
-    return path
+def wheel(source, tmp_path_factory):
+    return build("--wheel", source, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def sdist(source, tmp_path_factory):
+    return build("--sdist", source, tmp_path_factory.mktemp("sdist"))
 
 
 @pytest.fixture
@@ -123,8 +133,7 @@ def empty(tmp_path):
 
 
 def install(what, target, folder):
-    flags = ["--no-deps", "--no-index", "--no-build-isolation", "--disable-pip-version-check"]
-    run(sys.executable, "-m", "pip", "install", *flags, "--target", target, what, folder=folder)
+    run(sys.executable, "-m", "pip", "install", *PIP, "--target", target, what, folder=folder)
 
 
 def files_of(wheel):
@@ -146,28 +155,17 @@ def test_the_wheel_holds_the_tracked_files_and_no_others(wheel):
     assert files_of(wheel) == expected_files()
 
 
-def test_the_wheel_imports_from_an_empty_folder(wheel, tmp_path, empty):
+def test_every_module_and_the_command_work_from_where_the_wheel_is_installed(
+    wheel, tmp_path, empty
+):
     target = tmp_path / "target"
     install(wheel, target, empty)
-    check_imports(target, target, empty)
-
-
-def test_every_module_of_the_wheel_can_be_imported(wheel, tmp_path, empty):
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(tmp_path / "unpacked")
     modules = sorted(
         name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
         for name in files_of(wheel)
         if name.endswith(".py")
     )
-    program = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)"
-    path = str(tmp_path / "unpacked")
-    run(sys.executable, "-P", "-c", program, *modules, folder=empty, PYTHONPATH=path)
-
-
-def test_the_command_works_from_the_target(wheel, tmp_path, empty):
-    target = tmp_path / "target"
-    install(wheel, target, empty)
+    check_imports(target, target, empty, modules=modules)
     command = target / "bin" / "ringlet"
     variables = {"PYTHONPATH": str(target)}
     assert run(command, "--version", folder=empty, **variables).split()[1] == ringlet.__version__
@@ -218,9 +216,8 @@ def test_an_editable_install_imports_the_source(source, tmp_path, empty):
     borrowed = os.pathsep.join({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
     venv.create(environment, with_pip=False, symlinks=True)
     python = environment / "bin" / "python"
-    flags = ["--no-deps", "--no-index", "--no-build-isolation", "--disable-pip-version-check"]
     pip = [sys.executable, "-m", "pip", "--python", python]
-    run(*pip, "install", *flags, "-e", source, folder=empty, PYTHONPATH=borrowed)
+    run(*pip, "install", *PIP, "-e", source, folder=empty, PYTHONPATH=borrowed)
     check_imports(borrowed, source, empty, python)
     shown = run(environment / "bin" / "ringlet", "--version", folder=empty, PYTHONPATH=borrowed)
     assert shown == f"ringlet {ringlet.__version__}\n"

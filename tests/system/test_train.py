@@ -51,6 +51,23 @@ def pasted(command, folder):
     )
 
 
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """`here(*arguments, cwd)`: as `ringlet`, for a command that starts no worker, in this process:
+    its exit code, stdout and stderr."""
+
+    def run(*arguments, cwd):
+        monkeypatch.chdir(cwd)
+        code = 0
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as ended:
+            code = ended.code or 0
+        return code, *capsys.readouterr()
+
+    return run
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     """A short run in the default folder."""
@@ -84,7 +101,7 @@ def test_a_run_says_what_it_does_and_how_to_go_on(done):
     assert list(temporary(folder).iterdir()) == []
 
 
-def test_the_commands_that_it_prints_work(done):
+def test_the_commands_that_it_prints_work(done, here):
     folder, result = done
     go_on = re.search(r"continue +(.*)", result.stdout)[1]
     resumed = pasted(f"{go_on} --workers 3", folder)
@@ -92,14 +109,14 @@ def test_the_commands_that_it_prints_work(done):
     assert "resumed after step 20" in resumed.stdout
     assert "done after step 40" in resumed.stdout
     source = re.search(r"generate .* generate --from (\S+)", result.stdout)[1]
-    texts = [
-        ringlet("generate", "--from", source, "--prompt", "The é", "--seed", seed, cwd=folder)
-        for seed in (1, 1, 2)
-    ]
-    assert all(text.returncode == 0 for text in texts), texts[0].stderr
-    assert texts[0].stdout == texts[1].stdout != texts[2].stdout
-    assert texts[0].stdout.startswith("The é")
-    assert len(texts[0].stdout) > 300
+    prompt = ("--prompt", "The é")
+    process = ringlet("generate", "--from", source, *prompt, "--seed", 1, cwd=folder)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.startswith("The é")
+    assert len(process.stdout) > 300
+    for seed in (1, 2):
+        code, text, error = here("generate", "--from", source, *prompt, "--seed", seed, cwd=folder)
+        assert (code, text == process.stdout) == (0, seed == 1), error
 
 
 def test_a_second_run_takes_the_next_name(done):
@@ -117,20 +134,19 @@ def test_two_runs_at_once_have_a_folder_each(tmp_path):
         assert len((tmp_path / "runs" / name / "metrics.jsonl").read_text().splitlines()) == 3
 
 
-def test_the_default_folder_may_not_be_had(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_the_default_folder_may_not_be_had(tmp_path, here):
+    runs = tmp_path / "runs"
     for make, text in (
-        (lambda: Path("runs").symlink_to("gone"), "runs is a link to gone, which is not there"),
-        (lambda: Path("runs").touch(), "runs is a file"),
+        (lambda: runs.symlink_to("gone"), "runs is a link to gone, which is not there"),
+        (lambda: runs.touch(), "runs is a file"),
     ):
         make()
-        with pytest.raises(SystemExit) as ended:
-            main(["train", *QUICK])
-        assert (ended.value.code, text in capsys.readouterr().err) == (2, True)
-        Path("runs").unlink()
+        code, _, error = here("train", *QUICK, cwd=tmp_path)
+        assert (code, text in error) == (2, True)
+        runs.unlink()
 
 
-def test_a_folder_belongs_to_one_run_at_a_time(tmp_path):
+def test_a_folder_belongs_to_one_run_at_a_time(tmp_path, here):
     """The second start is refused; what only reads is not; after SIGKILL the folder is free."""
     kept = ["--checkpoint-every", "1", "--keep", "1", "--no-keep-best", "--eval-every", "100000"]
     arguments = [*RINGLET, "train", *QUICK, "--steps", "100000", *kept, "--out", "o", "-n", "1"]
@@ -148,12 +164,13 @@ def test_a_folder_belongs_to_one_run_at_a_time(tmp_path):
         assert second.wait() == 2
         in_use = f"o is in use by another run (pid {first.pid} on "
         assert in_use in second.stderr.read().decode()
-        again = ringlet("train", "--resume", "--out", "o", "--steps", "200000", cwd=tmp_path)
-        assert (again.returncode, in_use in again.stderr) == (2, True)
+        resume = ("train", "--resume", "--out", "o", "--steps", "200000")
+        code, _, error = here(*resume, cwd=tmp_path)
+        assert (code, in_use in error) == (2, True)
         for _ in range(2):  # while checkpoints come and go
-            read = ringlet("generate", "--from", "o", "--max-new-tokens", "1", cwd=tmp_path)
-            assert (read.returncode, read.stderr) == (0, "")
-        assert ringlet("export", "--from", "o", "--to", "hf", cwd=tmp_path).returncode == 0
+            code, _, error = here("generate", "--from", "o", "--max-new-tokens", 1, cwd=tmp_path)
+            assert (code, error) == (0, "")
+        assert here("export", "--from", "o", "--to", "hf", cwd=tmp_path)[0] == 0
         assert first.poll() is None
     finally:
         for process in both:
@@ -179,7 +196,7 @@ def test_a_vocabulary_larger_than_the_bytes_can_write(tmp_path):
     assert ringlet("generate", "--from", "o", *some, cwd=tmp_path).returncode == 0
 
 
-def test_a_file_of_ids_and_a_config_file(tmp_path):
+def test_a_file_of_ids_and_a_config_file(tmp_path, here):
     import numpy as np
 
     (np.arange(4000) % 300).astype("<u2").tofile(tmp_path / "ids.bin")
@@ -198,13 +215,12 @@ def test_a_file_of_ids_and_a_config_file(tmp_path):
     assert pasted(f"{go_on} --sample 0", tmp_path).returncode == 0
     (np.arange(4000) % 310).astype("<u2").tofile(tmp_path / "more.bin")
     for data, text in (("more.bin", "holds id 309"), ("pydoc", "pydoc holds bytes")):
-        other = ringlet(
-            "train", "--resume", "--out", "it's o", "--steps", "9", "--data", data, cwd=tmp_path
-        )
-        assert (other.returncode, len(other.stderr.splitlines())) == (2, 1)
-        assert text in other.stderr
-    refused = ringlet("generate", "--from", "it's o", "--prompt", "hello", cwd=tmp_path)
-    assert (refused.returncode, refused.stdout) == (2, "")
+        again = ("train", "--resume", "--out", "it's o", "--steps", 9, "--data", data)
+        code, _, error = here(*again, cwd=tmp_path)
+        assert (code, len(error.splitlines())) == (2, 1)
+        assert text in error
+    refused = here("generate", "--from", "it's o", "--prompt", "hello", cwd=tmp_path)
+    assert refused[:2] == (2, "")
 
 
 BAD = {
@@ -236,7 +252,7 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_gets_one_line_and_code_2_before_anything_starts(
-    tmp_path, monkeypatch, capsys, case
+    tmp_path, monkeypatch, here, case
 ):
     arguments, text = BAD[case]
     (tmp_path / "empty").write_bytes(b"")
@@ -244,32 +260,25 @@ def test_bad_input_gets_one_line_and_code_2_before_anything_starts(
     (tmp_path / "broken").symlink_to("gone")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "metrics.jsonl").write_text("")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["ringlet", "train", *arguments])
     monkeypatch.setattr(subprocess, "Popen", None)  # nothing is started
-    with pytest.raises(SystemExit) as ended:
-        main()
-    out, error = capsys.readouterr()
-    assert (ended.value.code, out) == (2, "")
+    code, out, error = here("train", *arguments, cwd=tmp_path)
+    assert (code, out) == (2, "")
     assert len(error.splitlines()) == 1
     assert text in error
     assert error.startswith("ringlet: ")
 
 
-def test_a_finished_or_changed_run_is_not_gone_on_with(done):
+def test_a_finished_or_changed_run_is_not_gone_on_with(done, here):
     folder, _ = done
-    out = "runs/pydoc-tiny"
-    finished = ringlet("train", "--resume", "--out", out, "--steps", "10", cwd=folder)
-    assert finished.returncode == 2
-    assert "steps already" in finished.stderr
-    changed = ringlet(
-        "train", "--resume", "--out", out, "--steps", "99", "--preset", "small", cwd=folder
-    )
-    assert changed.returncode == 2
-    assert "n_layer" in changed.stderr
-    assert "cannot change" in changed.stderr
-    missing = ringlet("generate", "--from", "nowhere", cwd=folder)
-    assert (missing.returncode, len(missing.stderr.splitlines())) == (2, 1)
+    resume = ("train", "--resume", "--out", "runs/pydoc-tiny", "--steps")
+    code, _, error = here(*resume, 10, cwd=folder)
+    assert (code, "steps already" in error) == (2, True)
+    code, _, error = here(*resume, 99, "--preset", "small", cwd=folder)
+    assert code == 2
+    assert "n_layer" in error
+    assert "cannot change" in error
+    code, _, error = here("generate", "--from", "nowhere", cwd=folder)
+    assert (code, len(error.splitlines())) == (2, 1)
 
 
 @pytest.mark.parametrize(
@@ -305,8 +314,9 @@ def test_a_signal_stops_after_a_step_saves_and_can_be_resumed(tmp_path, number):
     assert list(temporary(tmp_path).iterdir()) == []
 
 
-def test_help_names_every_default(tmp_path):
-    text = ringlet("train", "--help", cwd=tmp_path).stdout
+def test_help_names_every_default(tmp_path, here, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    _, text, _ = here("train", "--help", cwd=tmp_path)
     options = re.findall(r"^ +(?:-\w, )?(--[a-z0-9-]+)", text, re.M)
     shown = [field for field in fields(TrainConfig) if not field.metadata["hidden"]]
     names = {(*f.metadata["names"], f"--{f.name.replace('_', '-')}")[0] for f in shown}
@@ -359,11 +369,11 @@ def test_a_device_gives_what_the_cpu_gives(done, fake_cupy, tmp_path):
     assert texts[0] == texts[1] != ""
 
 
-def test_a_device_that_is_not_there_is_asked_for_in_vain(fake_cupy, tmp_path, monkeypatch):
+def test_a_device_that_is_not_there_is_asked_for_in_vain(fake_cupy, tmp_path, monkeypatch, here):
     monkeypatch.setenv("FAKE_GPUS", "0")
     for command in (["train", *QUICK], ["generate", "--from", tmp_path]):
         result = ringlet(*command, "--device", "cuda", cwd=tmp_path)
         assert result.returncode == 2
         assert "CuPy finds no GPU: cudaErrorNoDevice" in result.stderr
         assert "Traceback" not in result.stderr
-    assert "unknown device 'tpu'" in ringlet("train", "--device", "tpu", cwd=tmp_path).stderr
+    assert "unknown device 'tpu'" in here("train", "--device", "tpu", cwd=tmp_path)[2]

@@ -145,10 +145,10 @@ def pack(rows):
 
 def unpack(file):
     """What was packed."""
-    rows, start = {}, 0
+    rows, start, values = {}, 0, file["values"]  # of a compressed file, read once
     for name, text in zip(file["names"], file["shapes"], strict=True):
         shape = tuple(map(int, str(text).split()))
         stop = start + int(np.prod(shape))
-        rows.setdefault(str(name), []).append(file["values"][start:stop].reshape(shape))
+        rows.setdefault(str(name), []).append(values[start:stop].reshape(shape))
         start = stop
     return rows
