@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from ringlet import comm
-from ringlet.launcher.testing.pool import WorkerPool
 
 CALLS = {
     "all_reduce": lambda w, x: w.all_reduce(np.ones(2)),
@@ -94,8 +93,8 @@ def after_shutdown(world):
 
 
 @pytest.mark.parametrize(("size", "transport"), [(1, "auto"), (2, "auto"), (2, "tcp")])
-def test_after_shutdown_every_call_says_so(size, transport):
-    with WorkerPool(size, transport) as pool:
+def test_after_shutdown_every_call_says_so(ranks, size, transport):
+    with ranks(size, transport) as pool:
         assert all(pool.run(after_shutdown))
 
 
@@ -135,8 +134,8 @@ def left_by_another_thread(world, where):
     ("where", "transport"),
     [("collective", "auto"), ("recv", "auto"), ("long", "ipc"), ("work", "ipc")],
 )
-def test_threads_that_wait_are_told_when_the_world_is_left(where, transport):
-    with WorkerPool(2, transport) as pool:
+def test_threads_that_wait_are_told_when_the_world_is_left(ranks, where, transport):
+    with ranks(2, transport) as pool:
         assert all(pool.run(left_by_another_thread, where=where))
 
 
@@ -172,8 +171,8 @@ def in_a_fork(world):
 
 
 @pytest.mark.parametrize(("size", "transport"), [(1, "auto"), (2, "auto"), (2, "tcp")])
-def test_in_a_forked_child_every_call_says_so_and_the_rank_goes_on(size, transport):
-    with WorkerPool(size, transport) as pool:
+def test_in_a_forked_child_every_call_says_so_and_the_rank_goes_on(ranks, size, transport):
+    with ranks(size, transport) as pool:
         assert all(pool.run(in_a_fork))
 
 

@@ -120,7 +120,7 @@ FILES = {
         @pytest.mark.world(2)
         @hypothesis.given(size=hypothesis.strategies.integers(1, 5))
         @hypothesis.settings(
-            max_examples=5, deadline=None, derandomize=True,
+            max_examples=3, deadline=None, derandomize=True,
             suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],  # everywhere
         )
         def test_examples(world, size): assert world.all_reduce(np.ones(size)).sum() == 2 * size
