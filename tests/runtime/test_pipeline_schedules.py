@@ -40,10 +40,17 @@ def written(*texts, chunks=1, micro_batches=2):
     )
 
 
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        pytest.param((*range(1, 10), 16), id="some"),
+        pytest.param(range(10, 16), id="others", marks=pytest.mark.slow),
+    ],
+)
 @every_number_of_ranks
 @every_schedule
-def test_every_schedule_is_proven_and_holds_no_more_than_its_bound(name, chunks, ranks):
-    for micro_batches in MICRO_BATCHES:
+def test_every_schedule_is_proven_and_holds_no_more_than_its_bound(name, chunks, ranks, numbers):
+    for micro_batches in numbers:
         schedule = make_schedule(name, ranks, micro_batches, chunks)
         proof, bounds = prove(schedule), peaks(schedule)
         assert peak_activations(schedule) == proof.peaks
