@@ -127,15 +127,19 @@ def slow_links(rows: Rows) -> Found:
 
 
 def steps(rows: Rows) -> Found:
-    """Steps on one thread, and peak memory, beside PyTorch eager's."""
-    for row in rows:
-        yield f"step, {row['config']}", row["ringlet_ms"], row["torch_ms"], 1 / 0.97
-    if len(rows) == len(CONFIGS):
-        ours, theirs = (
-            math.exp(statistics.mean(math.log(row[f"{side}_ms"]) for row in rows))
-            for side in ("ringlet", "torch")
-        )
-        yield "step, geometric mean of all", ours, theirs, 1 / 0.85
+    """Steps on one thread, and peak memory, beside PyTorch eager's with our allocator's settings;
+    and steps beside PyTorch as it comes."""
+
+    def mean(side: str) -> float:
+        return math.exp(statistics.mean(math.log(row[f"{side}_ms"]) for row in rows))
+
+    for peer, beside in {"torch": "", "own": ", beside PyTorch as it comes"}.items():
+        there = [row for row in rows if f"{peer}_ms" in row]
+        for row in there:
+            name = f"step, {row['config']}{beside}"
+            yield name, row["ringlet_ms"], row[f"{peer}_ms"], 1 / 0.97
+        if len(there) == len(CONFIGS):
+            yield f"step, geometric mean of all{beside}", mean("ringlet"), mean(peer), 1 / 0.85
     for row in rows:
         aim = 1 / 0.6 if row["config"] == "baby" else 1 / 0.62
         yield f"memory, {row['config']}", row["ringlet_rss_mb"], row["torch_rss_mb"], aim
@@ -181,7 +185,7 @@ def parts(peers: Path) -> dict[str, Part]:
         "key": Part("Encrypted links", "us", (*reduce, "--key", *sizes), small, encrypted),
         "step": Part(
             "A step on one thread", "ms",
-            ("train_step.py", *step, "--configs", ",".join(CONFIGS)),
+            ("train_step.py", *step, "--own-allocator", "--configs", ",".join(CONFIGS)),
             ("--configs", "nano,small,baby"), steps,
         ),
         "two": Part(

@@ -5,7 +5,9 @@
 
 The two run in turns, each time in a process of its own (ringlet's by `ringlet run -n 1`),
 `--rounds` times for each config. Reported is the median over the rounds of each process's median
-step, and the ratio of the two. Both have the allocator's settings that `ringlet run` makes.
+step, and the ratio of the two. Both have the allocator's settings that `ringlet run` makes; with
+`--own-allocator` PyTorch runs as it comes as well, for where page faults are dear, as in a virtual
+machine, it takes up to 1.9 times as long then.
 """
 
 import argparse
@@ -32,23 +34,28 @@ RINGLET = (
 )  # fmt: skip
 
 
-def run(python, program, config, steps):
-    """One process's row. All have the allocator's settings of `ringlet run`: where page faults are
-    dear, as in a virtual machine, PyTorch takes up to 1.9 times as long without."""
+TORCH = HERE / "peers/gpt_torch.py"
+
+
+def run(python, program, config, steps, allocator=ALLOCATOR):
+    """One process's row."""
     command = [*map(str, python), str(program), config, str(steps)]
-    environment = {**os.environ, **ONE_THREAD, **ALLOCATOR}
+    environment = {**os.environ, **ONE_THREAD, **allocator}
     output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     return json.loads(output.stdout)
 
 
 def compare(config, options):
-    """Both sides of one config."""
-    ours, theirs = [], []
+    """All sides of one config."""
+    ours, theirs, own = [], [], []
     for _ in range(options.rounds):
         ours.append(run(RINGLET, HERE / "gpt_ringlet.py", config, options.steps))
-        theirs.append(run([options.python], HERE / "peers/gpt_torch.py", config, options.steps))
+        theirs.append(run([options.python], TORCH, config, options.steps))
+        if options.own_allocator:
+            own.append(run([options.python], TORCH, config, options.steps, {}))
     row = {"config": config}
-    for name, rows in (("ringlet", ours), ("torch", theirs)):
+    sides = {"ringlet": ours, "torch": theirs, "own": own}
+    for name, rows in ((name, rows) for name, rows in sides.items() if rows):
         row[f"{name}_ms"] = statistics.median(each["step_ms"] for each in rows)
         row[f"{name}_rss_mb"] = statistics.median(each["peak_rss_mb"] for each in rows)
     row["ratio"] = row["ringlet_ms"] / row["torch_ms"]
@@ -67,6 +74,9 @@ def main():
         "--steps", type=int, default=10, help="for each process; default: %(default)s"
     )
     parser.add_argument("--python", default=DEFAULT_PEERS / "python", help="the peers' interpreter")
+    parser.add_argument(
+        "--own-allocator", action="store_true", help="measure PyTorch as it comes as well"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON line for each config")
     options = parser.parse_args()
     names = options.configs.split(",")
@@ -87,7 +97,8 @@ def main():
                 f"{name:6}  ringlet {row['ringlet_ms']:7.1f} ms   "
                 f"torch {row['torch_ms']:7.1f} ms   ratio {row['ratio']:.2f}   "
                 f"(fastest steps {row['fastest_ratio']:.2f})   memory "
-                f"{row['ringlet_rss_mb']:.0f} / {row['torch_rss_mb']:.0f} MB",
+                f"{row['ringlet_rss_mb']:.0f} / {row['torch_rss_mb']:.0f} MB"
+                + (f"   torch as it comes {row['own_ms']:.1f} ms" if "own_ms" in row else ""),
                 flush=True,
             )
     mean = math.exp(statistics.mean(math.log(row["ratio"]) for row in rows))
