@@ -15,6 +15,7 @@ import numpy as np
 
 from ringlet import nn
 from ringlet.launcher.testing.pool import WorkerPool
+from ringlet.nn.backend import xp
 from ringlet.nn.memory import return_freed_memory
 from ringlet.nn.models import GPT, GPTConfig, Llama, LlamaConfig
 from ringlet.nn.optim import AdamW
@@ -61,7 +62,9 @@ def status(name):
 
 def watched():
     """Bytes that this process has; its peak (VmHWM) begins here."""
-    np.matmul(*np.ones((2, 256, 256), np.float32))  # BLAS takes its buffers at the first product
+    # A BLAS takes its buffers at its first product; MKL's is a large one.
+    for size in (256, 512):
+        xp.matmul(*np.ones((2, size, size), np.float32))
     gc.collect()
     return_freed_memory()  # else the peak reuses it
     before = status("VmRSS")
