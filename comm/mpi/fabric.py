@@ -22,9 +22,10 @@ from ringlet.comm.errors import CommError, CommTimeout
 from ringlet.comm.mpi.process import Process, start
 from ringlet.comm.sockets.inbox import naps
 
-WHOLE, HEAD, BODY = 1, 2, 3
-"""Tags: a short message, with its header behind it; or a header, and the array that follows. What
-one rank sends arrives in order, whatever the tags (MPI 4.1, 3.5)."""
+WHOLE, HEAD, BODY, LAST = 1, 2, 3, 4
+"""Tags: a short message, with its header behind it; a header, and the array that follows; or
+nothing, behind all that a rank has to say. What one rank sends arrives in order, whatever the tags
+(MPI 4.1, 3.5)."""
 
 PUSH_S = 0.001
 """How often what leaves is looked after."""
@@ -46,6 +47,7 @@ class Fabric:
         self._leaving: list[Leaving] = []
         self._leaves = threading.Event()
         self._pusher: threading.Thread | None = None
+        self._ends = False
         process.busy = self._is_busy
 
     def outbox(self, peer: int) -> "Outbox":
@@ -125,7 +127,7 @@ class Fabric:
                     self._heads[source] = buffer.tobytes()
                 elif tag == BODY:
                     yield self._heads.pop(source), buffer
-                else:
+                elif tag == WHOLE:
                     end = buffer.size - _LENGTH.size
                     start = end - _LENGTH.unpack(buffer[end:])[0]
                     yield buffer[start:end].tobytes(), buffer[:start]
@@ -133,10 +135,15 @@ class Fabric:
                 del self._arriving[source]
 
     def _is_busy(self) -> bool:
-        """Whether something still leaves, when no world wants what arrives."""
+        """Whether something still leaves, when no world wants what arrives. The last message has
+        left once it is read, and with it all before: libraries complain of what nobody has read."""
         while self.read(lambda head, body: None):
             pass
         with self._lock:
+            if not self._ends:
+                self._ends, what, nothing = True, self._communicator, [b"", self.mpi.BYTE]
+                last = [what.Issend(nothing, peer, LAST) for peer in range(what.size)]
+                self._leaving += [Leaving(self, request, nothing) for request in last]
             return self._leave()
 
 

@@ -80,7 +80,6 @@ class Process:
                     barrier = self.world.Ibarrier()
                 here = barrier is not None and barrier.Test()
             if here:
-                self.busy()  # libraries complain of goodbyes that nobody has read
                 return True
             time.sleep(next(pause))
         return False
