@@ -178,6 +178,7 @@ class Table:
     def __init__(self):
         self.rows = collections.defaultdict(collections.Counter)
         self.examples, self.used = collections.defaultdict(list), set()
+        self.finished = 0
 
     def add(self, name, outcome, text):
         """Count a sample; an outcome that has no column is a difference."""
@@ -213,6 +214,7 @@ class Table:
 
     def finish(self, name):
         """Fail if something about an operator differs, and is not on the list."""
+        self.finished += 1
         found = dict.fromkeys(self.examples.pop(name, []))
         if found:
             pytest.fail("\n".join(found), pytrace=False)
@@ -306,6 +308,8 @@ def test_module(table, info):
 
 
 def test_nearly_all_samples_are_the_same_or_refused(table):
+    if table.finished < len(OPERATORS) + len(MODULES):
+        pytest.skip("counts all samples: run this whole file in one process")
     total = table.totals()
     right, samples = (sum(total[column] for column in COLUMNS[:n]) for n in (2, 4))
     assert right >= RIGHT * samples
