@@ -6,7 +6,7 @@ The text of an SVG file is built by hand: it depends on nothing, and is the same
 import math
 from collections.abc import Iterable, Iterator
 from colorsys import hls_to_rgb
-from xml.sax.saxutils import escape
+from html import escape
 
 PALETTE = (
     "#3f6fd8", "#f07f1e", "#35a35a", "#d93a6a", "#8a5bd1", "#11a3ad", "#a0694a", "#c79a00",
@@ -42,7 +42,7 @@ def document(title: str, width: float, height: float, parts: Iterable[str]) -> s
     lines = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{w}" height="{h}" '
         f'viewBox="0 0 {w} {h}" font-family="{FONT}">',
-        f"<title>{escape(title)}</title>",
+        f"<title>{escape(title, quote=False)}</title>",
         f"<style>@media(prefers-color-scheme:dark){{{dark_rules()}}}</style>",
         f'<rect width="{w}" height="{h}" fill="{PAPER}"/>',
         *parts,
@@ -75,7 +75,7 @@ def labels(size: int, texts: Iterable[tuple[float, float, str, str]]) -> Iterato
     """Words around many places, from (x, y, words, colour); those of a colour together."""
     groups: dict[str, list[str]] = {}
     for x, y, words, fill in texts:
-        written = f'<text x="{number(x)}" y="{number(y)}">{escape(words)}</text>'
+        written = f'<text x="{number(x)}" y="{number(y)}">{escape(words, quote=False)}</text>'
         groups.setdefault(fill, []).append(written)
     for fill, group in groups.items():
         yield f'<g font-size="{size}" text-anchor="middle" fill="{fill}">{"".join(group)}</g>'
@@ -114,7 +114,7 @@ def text(
     anchor = f' text-anchor="{at}"' if at else ""
     return (
         f'<text x="{number(x)}" y="{number(y)}" font-size="{size}" font-weight="{weight}" '
-        f'fill="{fill}"{anchor}>{escape(words)}</text>'
+        f'fill="{fill}"{anchor}>{escape(words, quote=False)}</text>'
     )
 
 
