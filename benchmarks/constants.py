@@ -217,7 +217,7 @@ def blocks(world):
     def way(nbytes):
         def choose():
             steps.block_elements = block_elements if nbytes is None else lambda *_: nbytes // 4
-            shared._prepared.clear()
+            shared.forget()
 
         return choose
 

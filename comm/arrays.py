@@ -78,7 +78,13 @@ def check_array(x: Any, *, writable: bool = False) -> None:
         )
     if not name_of(x.dtype):
         raise TypeError(f"an array of dtype {x.dtype} cannot be sent: it holds no plain numbers")
-    if writable and not x.flags.writeable:
+    if writable:
+        check_writable(x)
+
+
+def check_writable(x: Array) -> None:
+    """Raise ValueError if no result can go into the array."""
+    if not x.flags.writeable:
         raise ValueError(f"the array of shape {x.shape} is read-only, and the result goes into it")
 
 

@@ -9,19 +9,20 @@ import numpy as np
 import numpy.typing as npt
 
 from ringlet.comm.arguments import rank_in_group, seconds
-from ringlet.comm.arrays import Array, check_array, check_out, name_of
+from ringlet.comm.arrays import Array, check_array, check_out, check_writable
 from ringlet.comm.calls import collectives
 from ringlet.comm.calls.channel import Channel
+from ringlet.comm.calls.kinds import Kind
 from ringlet.comm.calls.progress import Progress
 from ringlet.comm.calls.recorded import call_class
 from ringlet.comm.calls.transfer import Transfers
-from ringlet.comm.calls.work import ProgressWork, Work
+from ringlet.comm.calls.work import Work
 from ringlet.comm.errors import CollectiveMismatch
 from ringlet.comm.memory import Memory
 from ringlet.comm.objects import pack_checked, unpack
 from ringlet.comm.protocols import Program
 from ringlet.comm.schedules.links import Links, measure
-from ringlet.comm.signature import BARRIER, Signature, signature_of
+from ringlet.comm.signature import BARRIER, Signature
 
 
 class Options(TypedDict, total=False):
@@ -41,6 +42,9 @@ class Options(TypedDict, total=False):
     lowest price."""
 
 
+OPTIONS = frozenset(Options.__annotations__)
+
+
 class Group:
     """Some ranks of the world. All of them must call the same collectives in the same order.
 
@@ -55,7 +59,7 @@ class Group:
     def __init__(self, channel: Channel, progress: Progress) -> None:
         self._channel, self._progress = channel, progress
         self._endpoint = channel.endpoint
-        self._has_pins = bool(channel.context.policy.pins)
+        self._kinds = channel.kinds
         self._transfers, self._call_class = Transfers(channel), call_class()
         self._splits: dict[tuple[int, ...], int] = {}
         self._memory = Memory(channel, partial(_among, channel, progress))
@@ -114,9 +118,9 @@ class Group:
 
         Every rank gets the same bits. float16 is combined in float32.
         """
-        check_array(x, writable=True)
-        signature = signature_of("all_reduce", x.dtype, x.shape, op)
-        return self._call(signature, collectives.all_reduce, (x, op), x.nbytes, options)
+        kind = self._kinds.of_array("all_reduce", x, op)
+        check_writable(x)
+        return self._call(kind, collectives.all_reduce, (x,), options)
 
     def reduce_scatter(
         self, x: Array, op: str = "sum", *, out: Array | None = None, **options: Unpack[Options]
@@ -126,39 +130,35 @@ class Group:
         `out` may be this rank's part of `x`: then what else is in `x` is lost, and no copy is made.
         `x` is copied where `out` is any other part of it.
         """
-        check_array(x)
-        signature = signature_of("reduce_scatter", x.dtype, x.shape, op)
-        shape = self._share(x)
+        kind = self._kinds.of_array("reduce_scatter", x, op)
         if out is not None:
-            check_out(out, shape, x.dtype)
-        return self._call(signature, collectives.reduce_scatter, (x, op, out), x.nbytes, options)
+            check_out(out, (x.shape[0] // self.size, *x.shape[1:]), x.dtype)
+        return self._call(kind, collectives.reduce_scatter, (x, out), options)
 
     def all_gather(self, x: Array, *, out: Array | None = None, **options: Unpack[Options]) -> Any:
         """Return the ranks' arrays in the order of ranks: (size, *x.shape), or in `out`.
 
         `x` may be this rank's row of `out`; it is copied where it is any other part of it.
         """
-        check_array(x)
+        kind = self._kinds.of_array("all_gather", x)
         if out is not None:
             check_out(out, (self.size, *x.shape), x.dtype)
-        signature, nbytes = signature_of("all_gather", x.dtype, x.shape), x.nbytes * self.size
-        return self._call(signature, collectives.all_gather, (x, out), nbytes, options)
+        return self._call(kind, collectives.all_gather, (x, out), options)
 
     def all_to_all(self, x: Array, *, out: Array | None = None, **options: Unpack[Options]) -> Any:
         """Send part p of `x` (size * k, ...) to rank p; return the parts received, in order."""
-        check_array(x)
-        self._share(x)
+        kind = self._kinds.of_array("all_to_all", x)
         if out is not None:
             check_out(out, x.shape, x.dtype)
-        signature = signature_of("all_to_all", x.dtype, x.shape)
-        return self._call(signature, collectives.all_to_all, (x, out), x.nbytes, options)
+        return self._call(kind, collectives.all_to_all, (x, out), options)
 
     def broadcast(self, x: Array, root: int = 0, **options: Unpack[Options]) -> Any:
         """Copy the root's array into every rank's; in place, returns `x`."""
         root = rank_in_group(root, self.size)
-        check_array(x, writable=self.rank != root)
-        signature = signature_of("broadcast", x.dtype, x.shape, root=root)
-        return self._call(signature, collectives.broadcast, (x, root), x.nbytes, options)
+        kind = self._kinds.of_array("broadcast", x, root=root)
+        if self.rank != root:
+            check_writable(x)
+        return self._call(kind, collectives.broadcast, (x,), options)
 
     def reduce(self, x: Array, root: int = 0, op: str = "sum", **options: Unpack[Options]) -> Any:
         """Combine the ranks' arrays on the root: in place there, where it returns `x`.
@@ -166,34 +166,29 @@ class Group:
         The other ranks' arrays stay as they are, and they get None.
         """
         root = rank_in_group(root, self.size)
-        check_array(x, writable=self.rank == root)
-        signature = signature_of("reduce", x.dtype, x.shape, op, root)
-        return self._call(signature, collectives.reduce, (x, root, op), x.nbytes, options)
+        kind = self._kinds.of_array("reduce", x, op, root)
+        if self.rank == root:
+            check_writable(x)
+        return self._call(kind, collectives.reduce, (x,), options)
 
     def gather(self, x: Array, root: int = 0, **options: Unpack[Options]) -> Any:
         """Return the ranks' arrays (size, *x.shape) on the root, None elsewhere."""
-        root = rank_in_group(root, self.size)
-        check_array(x)
-        signature = signature_of("gather", x.dtype, x.shape, root=root)
-        nbytes = x.nbytes * self.size
-        return self._call(signature, collectives.gather, (x, root), nbytes, options)
+        kind = self._kinds.of_array("gather", x, root=rank_in_group(root, self.size))
+        return self._call(kind, collectives.gather, (x,), options)
 
     def scatter(self, x: Array | None, root: int = 0, **options: Unpack[Options]) -> Any:
         """Return this rank's row of the root's array (size, ...); the others pass None."""
         root = rank_in_group(root, self.size)
-        signature = Signature("scatter", "", (), f"root {root}")
         if self.rank == root:
-            check_array(x)
-            assert x is not None
-            if x.ndim == 0 or x.shape[0] != self.size:
-                raise ValueError(f"scatter needs one row for each of {self.size} ranks: {x.shape}")
-            signature = signature._replace(dtype=name_of(x.dtype), shape=x.shape)
-        nbytes = 0 if x is None else x.nbytes
-        return self._call(signature, collectives.scatter, (x, root), nbytes, options)
+            kind = self._kinds.of_array("scatter", x, root=root)
+        else:
+            signature = Signature("scatter", "", (), f"root {root}")
+            kind = self._kinds.of(signature, root=root)
+        return self._call(kind, collectives.scatter, (x,), options)
 
     def barrier(self, **options: Unpack[Options]) -> Any:
         """Return when every rank of the group has called it."""
-        return self._call(BARRIER, collectives.barrier, (), 0, options)
+        return self._call(self._kinds.of(BARRIER), collectives.barrier, (), options)
 
     # -- objects, groups, memory --------------------------------------------------------------
 
@@ -293,51 +288,40 @@ class Group:
 
     def _call(
         self,
-        signature: Signature,
+        kind: Kind,
         body: Callable[..., Program],
         arguments: tuple[Any, ...],
-        nbytes: int,
         options: Options,
     ) -> Any:
         """Run a collective in this thread, or on the progress thread behind the earlier ones."""
         channel, faults = self._channel, self._endpoint.faults
-        count = 0 if faults is None else faults.called(signature.operation)
-        timeout, label, algorithm, async_op = self.timeout, "", "", False
+        count = 0 if faults is None else faults.called(kind.task.operation)
+        timeout, label, async_op = self.timeout, "", False
         if options:
-            if unknown := options.keys() - Options.__annotations__.keys():
-                raise TypeError(f"{signature.operation} takes no argument {', '.join(unknown)}")
+            if not options.keys() <= OPTIONS:
+                unknown = ", ".join(options.keys() - OPTIONS)
+                raise TypeError(f"{kind.task.operation} takes no argument {unknown}")
             timeout = self._timeout(options.get("timeout"))
             label, async_op = str(options.get("label", "")), options.get("async_op", False)
-            algorithm = options.get("algorithm", "")
-        if algorithm:
-            algorithm = channel.algorithm_named(signature.operation, str(algorithm))
-            detail = ", ".join(filter(None, (signature.detail, algorithm)))
-            signature = signature._replace(detail=detail)
-        elif self._has_pins:
-            algorithm = channel.pinned(signature.operation)
+            if algorithm := options.get("algorithm", ""):
+                kind = self._kinds.by(kind, str(algorithm))
         # The interpreter changes threads, and takes signals, at calls: not between these lines.
         if channel.busy:
-            raise channel.taken(signature.operation)
+            raise channel.taken(kind.task.operation)
         channel.busy = True
         try:
-            record = channel.next_collective(signature)
+            record = channel.next_collective(kind.signature)
             make = self._call_class
-            call = make(channel, signature, record, timeout, label, nbytes, algorithm)
-            program = body(call, *arguments)
+            call = make(channel, kind.signature, record, timeout, label, kind.nbytes)
+            program = body(call, kind, *arguments)
             if faults is not None:
-                program = faults.through(signature.operation, count, program)
-            if channel.pending or async_op:
+                program = faults.through(kind.task.operation, count, program)
+            if channel.queue or async_op:
                 self._progress.submit(call, program)
-                work = ProgressWork(call)
-                return work if async_op else work.wait()
+                return call if async_op else call.wait()
             return call.drive(program)
         finally:
             channel.busy = False
-
-    def _share(self, x: Array) -> tuple[int, ...]:
-        if x.ndim == 0 or x.shape[0] % self.size:
-            raise ValueError(f"the first axis of {x.shape} cannot be cut into {self.size} parts")
-        return (x.shape[0] // self.size, *x.shape[1:])
 
     def _timeout(self, timeout: float | None) -> float:
         return self.timeout if timeout is None else seconds(timeout)

@@ -6,7 +6,8 @@ call drives it in the caller's thread; the progress thread drives the asynchrono
 
 import time
 from collections.abc import Callable, Generator
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
 
 from ringlet.comm.arrays import Array
 from ringlet.comm.signature import Signature
@@ -63,20 +64,17 @@ class Wait:
 Program: TypeAlias = Generator[Wait, Any, Any]
 
 
-class Task(NamedTuple):
-    """One rank's part in a collective. `source` and `result` are contiguous and 1-D.
-
-    `source` is what this rank puts in, `result` where what it gets goes: the same memory in
-    all_reduce, broadcast and reduce; this rank's share in reduce_scatter and scatter; all rows in
-    all_gather and gather. Where only the root has one of them, the other ranks' is a placeholder
-    of the same length that is never touched.
-    """
+@dataclass
+class Task:
+    """What calls that are alike have to do. An `algorithm` is named where the user chose it."""
 
     operation: str
-    source: Array
-    result: Array
     op: str = ""
     root: int = 0
+    algorithm: str = ""
+
+    prepared: Any = field(default=None, init=False)
+    """What the transport keeps for the next of them."""
 
 
 class Call(Protocol):
@@ -94,10 +92,16 @@ class Call(Protocol):
 class Transport(Protocol):
     """A way to run tasks among the ranks of a group."""
 
-    def run(self, call: Any, task: Task, algorithm: str = "") -> Program:
-        """Run the task for a call, by the algorithm if one is named."""
+    def run(self, call: Any, task: Task, source: Array, result: Array) -> Program:
+        """Run the task for a call. Both arrays are contiguous and 1-D.
 
-    def learn(self, call: Any, root: int, algorithm: str = "") -> Program:
+        `source` is what this rank puts in, `result` where what it gets goes: the same memory in
+        all_reduce, broadcast and reduce; this rank's share in reduce_scatter and scatter; all rows
+        in all_gather and gather. Where only the root has one of them, the other ranks' is a
+        placeholder of the same length that is never touched.
+        """
+
+    def learn(self, call: Any, task: Task) -> Program:
         """What the root's scatter is, on all ranks: a Signature."""
 
 

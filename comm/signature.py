@@ -1,6 +1,5 @@
 """What ranks must agree on in one call."""
 
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,11 +36,15 @@ def _dtype_name(text: str) -> str:
 COMBINING = ("all_reduce", "reduce_scatter", "reduce")
 """The operations that reduce."""
 
+ROWS = ("all_gather", "gather")
+"""Each rank's array is a row of the result."""
+
+CUT = ("reduce_scatter", "all_to_all")
+"""Arrays are cut into parts along their first axis, one for each rank."""
 
 BARRIER = Signature("barrier", "", (), "")
 
 
-@lru_cache(maxsize=1024)
 def signature_of(
     operation: str,
     dtype: np.dtype[Any],

@@ -38,30 +38,35 @@ class Stats:
         """By operation and peer."""
 
     def count(self, operation: str, seconds: float, traffic: list[Exchange]) -> None:
-        """Add one ended call with its traffic."""
+        """Add one ended call with its traffic.
+
+        Without a lock, which takes as long as all of this: the interpreter changes threads at calls
+        and at the end of a loop, not within a += or between it and what follows.
+        """
+        calls = self._calls.get(operation) or self._calls.setdefault(operation, [0, 0.0])
+        calls[0] += 1
+        calls[1] += seconds
+        for exchange in traffic:
+            exchange.calls += 1
+            if exchange.calls == 1:
+                self._remember(operation, exchange)
+
+    def _remember(self, operation: str, exchange: Exchange) -> None:
         with self._lock:
-            calls = self._calls.get(operation)
-            if calls is None:
-                calls = self._calls[operation] = [0, 0.0]
-            calls[0] += 1
-            calls[1] += seconds
-            for exchange in traffic:
-                if not exchange.calls:
-                    self._exchanges.append((operation, exchange))
-                exchange.calls += 1
+            self._exchanges.append((operation, exchange))
             if len(self._exchanges) > MOST_EXCHANGES:
                 self._add_up()
 
     def _add_up(self) -> None:
-        for operation, exchange in self._exchanges:
+        known, self._exchanges = self._exchanges, []
+        for operation, exchange in known:
+            calls, exchange.calls = exchange.calls, 0
             for peer, part in exchange.items():
                 total = self._traffic[operation, peer]
-                total.messages_sent += exchange.calls * part.messages_sent
-                total.bytes_sent += exchange.calls * part.bytes_sent
-                total.messages_received += exchange.calls * part.messages_received
-                total.bytes_received += exchange.calls * part.bytes_received
-            exchange.calls = 0
-        self._exchanges.clear()
+                total.messages_sent += calls * part.messages_sent
+                total.bytes_sent += calls * part.bytes_sent
+                total.messages_received += calls * part.messages_received
+                total.bytes_received += calls * part.bytes_received
 
     def snapshot(self) -> dict[str, Any]:
         """{"operations": {name: {calls, seconds, bytes_sent, ...}}, "peers": {rank: {...}}}."""
@@ -69,7 +74,7 @@ class Stats:
             self._add_up()
             operations = {
                 name: {**asdict(self._sum(operation=name)), "calls": int(calls), "seconds": seconds}
-                for name, (calls, seconds) in self._calls.items()
+                for name, (calls, seconds) in list(self._calls.items())
             }
             peers = sorted({peer for _, peer in self._traffic})
             return {

@@ -4,6 +4,7 @@ import math
 import time
 from typing import Any, Protocol
 
+from ringlet.comm.arguments import seconds
 from ringlet.comm.calls.agreement import check_agreement, check_header, is_repeated
 from ringlet.comm.calls.channel import Channel
 from ringlet.comm.calls.diagnosis import Diagnosis, describe
@@ -41,8 +42,7 @@ class Driver(Protocol):
 class ActiveCall:
     """A call in flight on a channel. `result` or `error` is set once `finished` is.
 
-    `record` is its entry in the flight recorder; `nbytes` and `label` are for errors;
-    `algorithm`, if there is one, is how a collective is to run.
+    `record` is its entry in the flight recorder; `nbytes` and `label` are for errors.
     """
 
     result: Any = None
@@ -61,11 +61,9 @@ class ActiveCall:
         timeout: float,
         label: str = "",
         nbytes: int = 0,
-        algorithm: str = "",
     ) -> None:
         self.channel, self.signature, self.label, self.nbytes = channel, signature, label, nbytes
-        self.timeout, self.algorithm = timeout, algorithm
-        self.transport = channel.transport_of(algorithm) if algorithm else channel.transport
+        self.timeout = timeout
         self.sequence, self.stream, self.started = record[SEQUENCE], record[STREAM], record[ISSUED]
         self.traffic: list[Exchange] = []
         self._record = record
@@ -90,6 +88,17 @@ class ActiveCall:
     def share(self, program: Program, driver: "Driver") -> None:
         """Leave the program to the driver, whose `advance` begins it."""
         self._program, self._driver = program, driver
+
+    def wait(self, timeout: float | None = None) -> Any:
+        """`Work.wait`, of one that is shared."""
+        limit = None if timeout is None else seconds(timeout)
+        if not (self.has_ended() or self.wait_for_end(limit)):
+            raise self.timed_out()
+        return self.outcome()
+
+    def done(self) -> bool:
+        """`Work.done`, of one that is shared."""
+        return self.has_ended()
 
     def wait_for_end(self, timeout: float | None) -> bool:
         """Wait until the driver has driven it to its end; False after `timeout` seconds."""

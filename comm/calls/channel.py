@@ -1,11 +1,13 @@
 """A group's place in the traffic: its transports, its numbers, and what its calls have done."""
 
 import weakref
+from collections import deque
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 from ringlet.comm.calls.hierarchy import Hierarchy
+from ringlet.comm.calls.kinds import Kinds
 from ringlet.comm.calls.recorder import Record, Recorder, new_record
 from ringlet.comm.errors import CommError
 from ringlet.comm.protocols import Transport, Wait
@@ -82,8 +84,9 @@ class Channel:
         self.transport: Transport = self.sockets
         self.shared: SharedMemory | None = None  # when all ranks are on one host
         self.hierarchy: Hierarchy | None = None  # when hosts share memory, each for itself
-        self.pending = 0  # asynchronous collectives that have not ended
+        self.queue: deque[Any] = deque()  # asynchronous collectives that have not ended
         self.busy = False  # a thread is in a collective
+        self.kinds = Kinds(len(ranks), self)
         self.stats = Stats()
         self.broken: BaseException | None = None
         self.last_met: Record | None = None  # the last collective that ended well
@@ -110,12 +113,14 @@ class Channel:
         if hierarchy is not None:
             hosts = self.context.hosts_of(hierarchy.across.ranks)
             hierarchy.across.choice = Choice(hosts, context.policy, context.links)
+        self.kinds.clear()
 
     def use_memory(self, shared: SharedMemory) -> None:
         """Run on shared memory from now on: all ranks are on one host."""
         self.transport = self.shared = shared
+        self.kinds.clear()
 
-    def algorithm_named(self, operation: str, text: str) -> str:
+    def _algorithm_named(self, operation: str, text: str) -> str:
         """The algorithm of this name; raises ValueError if this group cannot use it."""
         name = algorithm_named(operation, text)
         if name == SHARED and self.shared is None:
@@ -129,18 +134,18 @@ class Channel:
             )
         return name
 
-    def pinned(self, operation: str) -> str:
-        """The algorithm that the user has pinned, if this group can run it; else empty."""
-        choice = self.sockets.choice
-        if self.endpoint.carrier is not None and choice.policy.pins.get(operation) == LIBRARY:
-            return LIBRARY
-        return choice.pinned(operation)
-
-    def transport_of(self, algorithm: str) -> Transport:
-        """What runs the algorithm."""
-        if algorithm == LIBRARY:
-            return self._library
-        return self.transport if algorithm == SHARED else self.sockets
+    def way(self, operation: str, name: str) -> tuple[Transport, str]:
+        """What runs an operation, and by which algorithm: see `Chooser`."""
+        choice, pins = self.sockets.choice, self.context.policy.pins
+        if name:
+            name = self._algorithm_named(operation, name)
+        elif self.endpoint.carrier is not None and pins.get(operation) == LIBRARY:
+            name = LIBRARY
+        else:  # what the user has pinned, if this group can run it
+            name = choice.pinned(operation)
+        if name == LIBRARY:
+            return self._library, name
+        return self.transport if name in ("", SHARED) else self.sockets, name
 
     @cached_property
     def _library(self) -> Transport:

@@ -31,12 +31,18 @@ class Hierarchy(Sockets):
         if name != "hierarchical" or data is None or not self._inside.takes(data.itemsize):
             yield from super().take(call, task, memory, name)
             return
-        control, op = self._inside.control, "sum" if task.op == "mean" else task.op
+        if task.prepared is None:
+            op = "sum" if task.op == "mean" else task.op
+            gather = Task("all_gather_shards")
+            task.prepared = {
+                operation: gather if operation == "all_gather" else Task(operation, op)
+                for operation, _ in PHASES
+            }
+        control = self._inside.control
         shard = parts(data, control.size)[control.rank]
         for operation, level in PHASES:
+            phase = task.prepared[operation]
             if level != INSIDE:
-                yield from self.across.run(call, Task("all_reduce", shard, shard, op))
-            elif operation == "reduce_scatter":
-                yield from self._inside.run(call, Task(operation, data, shard, op))
+                yield from self.across.run(call, phase, shard, shard)
             else:
-                yield from self._inside.run(call, Task("all_gather_shards", data, data))
+                yield from self._inside.run(call, phase, data, shard if phase.op else data)

@@ -24,22 +24,6 @@ class Work(Protocol):
         """Whether it has ended, with a result or an error; never waits."""
 
 
-class ProgressWork:
-    """An asynchronous collective, driven by the progress thread."""
-
-    def __init__(self, call: ActiveCall) -> None:
-        self._call = call
-
-    def wait(self, timeout: float | None = None) -> Any:
-        call, limit = self._call, None if timeout is None else seconds(timeout)
-        if not call.finished and not (call.has_ended() or call.wait_for_end(limit)):
-            raise call.timed_out()
-        return call.outcome()
-
-    def done(self) -> bool:
-        return self._call.has_ended()
-
-
 class Lane:
     """Transfers that must be driven in order: the receives from one rank with one tag.
 

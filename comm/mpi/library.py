@@ -8,12 +8,13 @@ can call it off: after a CommTimeout it may still write into the array.
 
 import hashlib
 import time
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from ringlet.comm.arrays import working_dtype
+from ringlet.comm.arrays import Array, working_dtype
 from ringlet.comm.mpi.fabric import Fabric, Leaving
 from ringlet.comm.protocols import Callback, Program, Task, Wait
 from ringlet.comm.sockets.inbox import naps
@@ -64,13 +65,14 @@ class Library:
         self._fabric, self._sockets = fabric, sockets
         self._communicator: Any = None
 
-    def run(self, call: Any, task: Task, algorithm: str = "") -> Program:
+    def run(self, call: Any, task: Task, source: Array, result: Array) -> Program:
         """All-reduce in place."""
-        result, mpi = task.result, self._fabric.mpi
+        mpi = self._fabric.mpi
         data = result.astype(working_dtype(result.dtype, task.op), copy=False)
         kind, operation = self._kind(data.dtype), self._operation(data.dtype, task.op)
         if kind is None or operation is None:
-            yield from self._sockets.run(call, task, INSTEAD)
+            instead = replace(task, algorithm=INSTEAD)
+            yield from self._sockets.run(call, instead, source, result)
             return
         if self._communicator is None:
             yield from self._open(call)
@@ -87,9 +89,9 @@ class Library:
             with np.errstate(over="ignore"):  # a float16 result may be out of range: it is inf
                 result[...] = data
 
-    def learn(self, call: Any, root: int, algorithm: str = "") -> Program:
+    def learn(self, call: Any, task: Task) -> Program:
         """No scatter comes this way."""
-        return self._sockets.learn(call, root, algorithm)
+        return self._sockets.learn(call, task)
 
     def _kind(self, dtype: np.dtype[Any]) -> Any:
         """MPI's type for the dtype; None if there is none."""
@@ -108,7 +110,8 @@ class Library:
         without waiting."""
         sockets, process = self._sockets, self._fabric.process
         nothing = np.empty(0, np.uint8)
-        yield from sockets.run(call, Task("barrier", nothing, nothing), "dissemination")
+        meet = Task("barrier", algorithm="dissemination")
+        yield from sockets.run(call, meet, nothing, nothing)
         with process.lock:
             ranks = process.world.Get_group().Incl(list(sockets.ranks))
             tag = int.from_bytes(hashlib.blake2b(sockets.group.encode(), digest_size=2).digest())

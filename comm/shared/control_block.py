@@ -153,15 +153,16 @@ class ControlBlock(Wait):
         self.arrive()
         return buffer
 
-    def lay(self, call: int, place: tuple[int, int], address: int) -> None:
-        """Say where this rank's array lies in the next call: to be read after its first fence.
-
-        `place` is for all ranks, a region and an offset; `address` is this process's: what lies
-        there is exposed to the others for this call.
-        """
+    def lay(self, place: tuple[int, int]) -> None:
+        """Say in which region and where in it this rank's array lies in the next call: to be read
+        after its first fence."""
         at, mine = _CALL + (self._buffer ^ 1) * _CALL_WORDS, self._mine
         mine[at + 1], mine[at + 2] = place
-        mine[at + 4], mine[_EXPOSED] = address, call if address else 0
+
+    def expose(self, call: int, address: int) -> None:
+        """Expose what lies at this process's address to the others in the next call."""
+        self._mine[_CALL + (self._buffer ^ 1) * _CALL_WORDS + 4] = address
+        self._mine[_EXPOSED] = call
 
     def write_note(self, text: bytes) -> None:
         """Leave a short note to be read after the next call's first fence."""

@@ -18,6 +18,7 @@ from ringlet.comm.schedules.direct import (
     staged_slots,
     staged_steps,
 )
+from ringlet.comm.signature import ROWS
 
 SOURCE, RESULT, AREA = 0, 1, 2
 """A rank's memories: the array that its peers may read, where its result goes (the same for
@@ -25,9 +26,6 @@ operations in place), and from AREA on its staging areas."""
 
 STAGE_BYTES = 512 << 10
 """The size of a staging area: what is staged stays in the cache."""
-
-ROWS = ("all_gather", "gather")
-"""Operations in which a rank's source is its own slot alone."""
 
 IN_PLACE = ("all_reduce", "all_reduce_whole", "all_gather_shards", "broadcast", "reduce")
 """Operations whose result is the source."""

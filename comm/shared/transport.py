@@ -6,8 +6,9 @@ arrays lie, at its first fence, and is the same on all.
 """
 
 import hashlib
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import msgpack
 import numpy as np
@@ -29,7 +30,7 @@ from ringlet.comm.shared.lower import (
     lower_staged,
 )
 from ringlet.comm.shared.regions import UNREGISTERED, Regions
-from ringlet.comm.shared.steps import BoundMove, Peers, Stretch, bind, bind_attached
+from ringlet.comm.shared.steps import BoundMove, Own, Peers, Stretch, bind, bind_attached
 from ringlet.comm.signature import COMBINING, Signature
 from ringlet.comm.stats import Exchange
 
@@ -46,7 +47,11 @@ MOST_PREPARED = 1024
 """Kinds of calls that are kept prepared."""
 
 MOST_KEPT = 16384
-"""Stretches of staged calls that are kept: some MiB. Making one takes 25 us."""
+"""Stretches that are kept bound to memory: some MiB. Making one takes 25 us."""
+
+
+Places: TypeAlias = tuple[tuple[int, int], ...]
+"""The region and offset of each rank's array."""
 
 
 class Staged(NamedTuple):
@@ -57,23 +62,24 @@ class Staged(NamedTuple):
     area: int
 
 
+@dataclass
 class Prepared:
     """What one kind of call needs, made once.
 
     `simple` calls always go the same way: barriers, and arrays so short that they are staged
-    wherever they lie. In calls that are `exposed`, arrays can be reached through the kernel. Where
-    this rank's array is neither that nor registered, it is staged `early`, before the first fence.
+    wherever they lie. In calls that are `exposed`, arrays can be reached through the kernel.
     """
 
-    def __init__(
-        self, shape: Shape, number: int, simple: bool, exposed: bool, registered: bool
-    ) -> None:
-        self.shape, self.number, self.simple, self.exposed = shape, number, simple, exposed
-        self.early = not exposed and not registered
-        self.traffic = Exchange()
-        self.staged: dict[int, Staged] = {}  # by the area used first
-        self.attached: list[Stretch] = []
-        self.registered: dict[tuple[tuple[int, int], ...], list[Stretch]] = {}  # by all places
+    shape: Shape
+    number: int
+    simple: bool
+    exposed: bool
+    dtype: np.dtype[Any]
+    combiner: Combiner | None
+    traffic: Exchange
+    staged: dict[int, Staged] = field(default_factory=dict)  # by the area used first
+    attached: list[Stretch] = field(default_factory=list)
+    registered: dict[Places, list[Stretch]] = field(default_factory=dict)
 
 
 class SharedMemory:
@@ -85,8 +91,8 @@ class SharedMemory:
     def __init__(self, control: ControlBlock, regions: Regions, otherwise: Transport) -> None:
         self.control, self._regions, self._otherwise = control, regions, otherwise
         self._run = quiet_runner()
-        self._prepared: dict[tuple[Any, ...], Prepared] = {}
-        regions.tell(self._forget)
+        self._tasks: list[Task] = []  # that are prepared
+        regions.tell(self._forget_region)
         self._combiners: dict[tuple[str, np.dtype[Any]], Combiner] = {}
         self._kept = 0
         self.use(control.constants)
@@ -105,7 +111,7 @@ class SharedMemory:
     @attach_from.setter
     def attach_from(self, nbytes: int) -> None:
         self._attach_from, self.kernel = nbytes, True
-        self._prepared.clear()
+        self.forget()
         self._simple_below = min(self.control.constants.whole + 1, nbytes)
 
     def attached(self, operation: str, nbytes: int) -> bool:
@@ -119,24 +125,28 @@ class SharedMemory:
         """Whether elements of this size fit into the staging areas."""
         return itemsize * self.control.size <= STAGE_BYTES
 
-    def run(self, call: Call, task: Task, algorithm: str = "") -> Program:
+    def run(self, call: Call, task: Task, source: Array, result: Array) -> Program:
         """Run the task. When it returns every array may be written again, by everybody."""
-        control, source, own = self.control, task.source, (task.source, task.result)
-        simple = source.nbytes < self._simple_below
-        place = UNREGISTERED if simple else self._regions.place(source)
-        key = (call.signature, task.operation, place)
-        prepared = self._prepared.get(key)
+        prepared: Prepared | None = task.prepared
         if prepared is None:
             if not self.takes(source.itemsize):
-                yield from self._otherwise.run(call, task)
+                task = replace(task, algorithm="")
+                yield from self._otherwise.run(call, task, source, result)
                 return
-            prepared = self._prepare(key, call, task)
+            prepared = self._prepare(call, task, source)
         call.traffic.append(prepared.traffic)
-        number, run, peers = prepared.number ^ call.sequence, self._run, None
+        control, own, run, peers = self.control, (source, result), self._run, None
+        number, stretches = prepared.number ^ call.sequence, None
         try:
-            stretches = self._stage(prepared, task) if prepared.early else None
-            if not prepared.simple:
-                control.lay(number, place, address_of(source) if prepared.exposed else 0)
+            if prepared.simple:
+                stretches = self._stage(prepared, own)
+            else:
+                place = self._regions.place(source)
+                control.lay(place)
+                if prepared.exposed:
+                    control.expose(number, address_of(source))
+                elif place == UNREGISTERED:  # the others cannot reach it
+                    stretches = self._stage(prepared, own)
             buffer = control.announce(number)
             if not control.ready():
                 yield control
@@ -145,7 +155,16 @@ class SharedMemory:
             if not prepared.simple:
                 if prepared.exposed:
                     peers = Peers(control.addresses(buffer), number)
-                stretches = yield from self._reach(prepared, task, stretches, buffer)
+                places = control.places(buffer)
+                reached = prepared.registered.get(places)
+                if reached is None:
+                    reached = self._reach(prepared, source, places)
+                if reached is not None:
+                    stretches = reached
+                elif any(place != UNREGISTERED for place in places):  # some are: stage them all
+                    stretches = stretches or self._stage(prepared, own)
+                    control.arrive()
+                    yield control
             assert stretches is not None
             for steps, last in stretches:
                 for step in steps:
@@ -162,42 +181,37 @@ class SharedMemory:
             finally:
                 withdraw(control, source)
 
-    def _reach(
-        self, prepared: Prepared, task: Task, staged: list[Stretch] | None, buffer: int
-    ) -> Program:
-        """What is left to do, now that all ranks have said where their arrays lie. `staged` is what
-        is left if the first chunk is staged already."""
-        control = self.control
-        places = control.places(buffer)
-        regions = {region for region, _ in places}
-        if len(regions) == 1 and places[0] != UNREGISTERED:
-            known = prepared.registered.get(places)
-            return known or self._reach_registered(prepared, task, places)
+    def _reach(self, prepared: Prepared, like: Array, places: Places) -> list[Stretch] | None:
+        """What is left to do where ranks reach each other's arrays; None where these are staged."""
+        if places[0] != UNREGISTERED and len({region for region, _ in places}) == 1:
+            return self._reach_registered(prepared, like, places)
         if prepared.exposed:
-            return prepared.attached or self._attach(prepared, task)
-        if len(regions) > 1:  # some arrays are registered and some are not: stage them all
-            staged = staged or self._stage(prepared, task)
-            control.arrive()
-            yield control
-        return staged
+            return prepared.attached or self._attach(prepared)
+        return None
 
-    def learn(self, call: Call, root: int, algorithm: str = "") -> Program:
+    def learn(self, call: Call, task: Task) -> Program:
         """What the root's call is, on all ranks: only the root of a scatter knows the array."""
         control = self.control
-        if control.rank == root:
+        if control.rank == task.root:
             control.write_note(msgpack.packb(call.signature))
         number = ~_hash(call.signature) % 2**64 ^ call.sequence
         buffer = control.announce(number)
         yield control
         if not control.agree(number, buffer):
             yield from disagreement(call)
-        operation, dtype, shape, detail = msgpack.unpackb(control.read_note(root, buffer))
+        operation, dtype, shape, detail = msgpack.unpackb(control.read_note(task.root, buffer))
         return Signature(operation, dtype, tuple(shape), detail)
 
     # -- preparing ----------------------------------------------------------------------------
 
-    def _prepare(self, key: tuple[Any, ...], call: Call, task: Task) -> Prepared:
-        control, source, operation = self.control, task.source, task.operation
+    def forget(self) -> None:
+        """Let go of all that is prepared."""
+        for task in self._tasks:
+            task.prepared = None
+        self._tasks, self._kept = [], 0
+
+    def _prepare(self, call: Call, task: Task, source: Array) -> Prepared:
+        control, operation = self.control, task.operation
         simple = source.nbytes < self._simple_below
         exposed = not simple and self.attached(operation, source.nbytes)
         if operation == "all_reduce" and simple:
@@ -206,33 +220,41 @@ class SharedMemory:
             operation, control.rank, control.size, task.root, source.size, source.itemsize,
             control.constants.stage,
         )  # fmt: skip
-        if len(self._prepared) >= MOST_PREPARED:
-            self._prepared.clear()
-        registered = key[2] != UNREGISTERED
-        prepared = Prepared(shape, _hash(call.signature), simple, exposed, registered)
-        prepared.traffic = self._traffic(shape)
-        self._prepared[key] = prepared
+        if len(self._tasks) >= MOST_PREPARED:
+            self.forget()
+        number, dtype = _hash(call.signature), source.dtype
+        combiner, traffic = self._combiner(task.op, dtype), self._traffic(shape)
+        prepared = Prepared(shape, number, simple, exposed, dtype, combiner, traffic)
+        task.prepared = prepared
+        self._tasks.append(task)
         return prepared
 
-    def _forget(self, region: int) -> None:
+    def _forget_region(self, region: int) -> None:
         """Let go of what is bound to a region that has gone."""
-        for key in list(self._prepared):
-            if key[2][0] == region:
-                self._prepared.pop(key, None)
+        for task in list(self._tasks):
+            registered = {} if task.prepared is None else task.prepared.registered
+            for places in list(registered):
+                if places[0][0] == region:
+                    registered.pop(places, None)
 
-    def _stage(self, prepared: Prepared, task: Task) -> list[Stretch]:
+    def _keep(self, stretches: list[Stretch]) -> None:
+        """Count what is bound to memory, and will be kept."""
+        if self._kept + len(stretches) > MOST_KEPT:
+            self.forget()
+        self._kept += len(stretches)
+
+    def _stage(self, prepared: Prepared, own: Own) -> list[Stretch]:
         """Stage the first chunk; returns what is left to do after the next fence."""
         control = self.control
         first = control.area ^ 1
-        steps, rest, control.area = prepared.staged.get(first) or self._make_staged(
-            prepared, first, task
-        )
+        staged = prepared.staged.get(first) or self._make_staged(prepared, first)
+        steps, rest, control.area = staged
         for step in steps:
-            step((task.source, task.result), None)
+            step(own, None)
         return rest
 
-    def _make_staged(self, prepared: Prepared, first: int, task: Task) -> Staged:
-        shape, control, dtype = prepared.shape, self.control, task.source.dtype
+    def _make_staged(self, prepared: Prepared, first: int) -> Staged:
+        shape, dtype, control = prepared.shape, prepared.dtype, self.control
         areas = [
             [_elements(control.staging(rank, area), dtype) for area in range(AREAS)]
             for rank in range(shape.size)
@@ -248,21 +270,15 @@ class SharedMemory:
             # An all-reduce ends with a fence, so nobody uses either area any more: begin with the
             # one that is in the cache. The others use a fence for each chunk.
             last = 1 if shape.operation == "all_reduce" else (first + len(moves)) % AREAS
-        stretches = bind(moves, shape.rank, reach, self._combiner(task))
-        staged = Staged(stretches[0].steps, stretches[1:], last)
-        self._kept += len(stretches)
-        if self._kept > MOST_KEPT:
-            self._kept = len(stretches)
-            self._prepared.clear()
-        prepared.staged[first] = staged
+        stretches = bind(moves, shape.rank, reach, prepared.combiner)
+        self._keep(stretches)
+        staged = prepared.staged[first] = Staged(stretches[0].steps, stretches[1:], last)
         return staged
 
-    def _reach_registered(
-        self, prepared: Prepared, task: Task, places: tuple[tuple[int, int], ...]
-    ) -> list[Stretch]:
+    def _reach_registered(self, prepared: Prepared, like: Array, places: Places) -> list[Stretch]:
         shape, control = prepared.shape, self.control
         arrays = [
-            self._regions.view(region, control.world_ranks[rank], offset, task.source)
+            self._regions.view(region, control.world_ranks[rank], offset, like)
             for rank, (region, offset) in enumerate(places)
         ]
 
@@ -270,26 +286,24 @@ class SharedMemory:
             return arrays[span.rank][span.start : span.stop]
 
         moves = lower_direct(shape)
-        stretches = bind(moves, shape.rank, reach, self._combiner(task))[1:]
-        if len(prepared.registered) >= MOST_PREPARED:
-            prepared.registered.clear()
+        stretches = bind(moves, shape.rank, reach, prepared.combiner)[1:]
+        self._keep(stretches)
         prepared.registered[places] = stretches
         return stretches
 
-    def _attach(self, prepared: Prepared, task: Task) -> list[Stretch]:
-        processes, moves = self.control.processes, lower_direct(prepared.shape)
+    def _attach(self, prepared: Prepared) -> list[Stretch]:
+        processes, shape = self.control.processes, prepared.shape
         assert processes is not None
-        bound = bind_attached(
-            moves, self.control, processes, self._combiner(task), task.source.itemsize
-        )
+        moves, combiner = lower_direct(shape), prepared.combiner
+        bound = bind_attached(moves, self.control, processes, combiner, shape.itemsize)
         prepared.attached = bound[1:]
         return prepared.attached
 
-    def _combiner(self, task: Task) -> Combiner | None:
+    def _combiner(self, op: str, dtype: np.dtype[Any]) -> Combiner | None:
         """What combines arrays of this dtype; made once."""
-        if not task.op:
+        if not op:
             return None
-        key = (task.op, task.source.dtype)
+        key = (op, dtype)
         if key not in self._combiners:
             self._combiners[key] = Combiner(*key, self.control.size)
         return self._combiners[key]

@@ -120,32 +120,32 @@ class Sockets:
         self.choice = choice
         self.segment_bytes = SEGMENT_BYTES
 
-    def run(self, call: MessageCall, task: Task, algorithm: str = "") -> Program:
-        """Run the task, by the algorithm if one is named. When it returns every array may be
-        written again: nothing on its way refers to it."""
-        operation, source, result = task.operation, task.source, task.result
+    def run(self, call: MessageCall, task: Task, source: Array, result: Array) -> Program:
+        """Run the task. When it returns every array may be written again: nothing on its way
+        refers to it."""
+        operation, rows = task.operation, result.nbytes
         own: list[Array | None]
         if operation in COMBINING:
-            yield from self._reduce(call, task, algorithm)
+            yield from self._reduce(call, task, source, result)
         elif operation == "all_to_all":
-            yield from self._run(call, task, [source, result], algorithm)
+            yield from self._run(call, task, [source, result], source.nbytes)
         elif operation == "all_gather" or (operation == "gather" and self.rank == task.root):
-            yield from self._run(call, task, [result], algorithm)
+            yield from self._run(call, task, [result], rows)
         elif operation == "gather" or (operation == "scatter" and self.rank != task.root):
             own = [None] * self.size  # the other slots only pass through
             own[self.rank] = source if operation == "gather" else result
-            yield from self._run(call, task, own, algorithm)
+            yield from self._run(call, task, own, rows)
         else:
-            yield from self._run(call, task, [source], algorithm)
+            yield from self._run(call, task, [source], source.nbytes)
 
-    def _reduce(self, call: MessageCall, task: Task, algorithm: str) -> Program:
+    def _reduce(self, call: MessageCall, task: Task, source: Array, result: Array) -> Program:
         """Operations that combine; float16 sums travel as float32."""
-        operation, source, result = task.operation, task.source, task.result
+        operation = task.operation
         gets_result = operation != "reduce" or self.rank == task.root
         # Partial results are written where the array is: only the caller's own if it goes there.
         in_place = gets_result and (source is result or np.may_share_memory(source, result))
         data = source.astype(working_dtype(source.dtype, task.op), copy=not in_place)
-        yield from self._run(call, task, [data], algorithm)
+        yield from self._run(call, task, [data], data.nbytes)
         if not gets_result:
             return
         mine = parts(data, self.size)[self.rank] if operation == "reduce_scatter" else data
@@ -155,13 +155,13 @@ class Sockets:
             with overflow_allowed():  # a float16 result may be out of range: it is inf
                 result[...] = mine
 
-    def learn(self, call: MessageCall, root: int, algorithm: str = "") -> Program:
+    def learn(self, call: MessageCall, task: Task) -> Program:
         """What the root's scatter is, from the header of the first message to come, which stays
         where it is; what this rank passes on says it too."""
-        if self.rank == root:
+        if self.rank == task.root:
             return call.signature
-        name = algorithm or self.choice.choose("scatter", 0)
-        steps = steps_of("scatter", self.rank, self.size, root, name)
+        name = task.algorithm or self.choice.choose("scatter", 0)
+        steps = steps_of("scatter", self.rank, self.size, task.root, name)
         source = next(step.peer for step in steps if isinstance(step, Receive))
         messages = Messages(self.endpoint, self.group, self.ranks, call)
         header: Header = yield from messages.peek(source, lambda h: call.is_repeated(h, 0))
@@ -169,17 +169,15 @@ class Sockets:
         return header.signature
 
     def _run(
-        self, call: MessageCall, task: Task, memory: Sequence[Array | None], algorithm: str
+        self, call: MessageCall, task: Task, memory: Sequence[Array | None], nbytes: int
     ) -> Program:
-        """The algorithm on 1-D arrays that make up the slots together, each an equal share of
-        them. What only passes through need not be there."""
-        if task.source.itemsize > self.segment_bytes:  # one element, a long text, is more than that
+        """The algorithm for `nbytes` on 1-D arrays that make up the slots together, each an equal
+        share of them. What only passes through need not be there."""
+        some = next(array for array in memory if array is not None)
+        if not task.op and some.itemsize > self.segment_bytes:  # a long text is one element
             memory = [None if array is None else array.view(np.uint8) for array in memory]
-        whole = task.result if task.operation in ("all_gather", "gather") else memory[0]
-        nbytes = 0 if whole is None else whole.nbytes
-        yield from self.take(
-            call, task, memory, algorithm or self.choice.choose(task.operation, nbytes)
-        )
+        name = task.algorithm or self.choice.choose(task.operation, nbytes)
+        yield from self.take(call, task, memory, name)
 
     def take(
         self, call: MessageCall, task: Task, memory: Sequence[Array | None], name: str

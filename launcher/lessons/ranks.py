@@ -8,7 +8,7 @@ different things, or wait for each other for ever.
 import math
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ import numpy as np
 
 from ringlet.comm import Group
 from ringlet.comm.arrays import REDUCTIONS, Array, check_array, check_out, parts
+from ringlet.comm.calls.kinds import Kind, Kinds
 from ringlet.comm.group import Options
 from ringlet.comm.protocols import Program, Task
 from ringlet.comm.schedules.svg import counted
@@ -83,8 +84,8 @@ class LessonGroup(Group):
         self.made: list[Signature] = []
         self._meeting, self._met = meeting, 0
         # What `ringlet.comm.calls.collectives` asks of a call:
-        self.channel = SimpleNamespace(ranks=range(self.size), index=rank)
-        self.transport, self.algorithm = self, ""
+        self._kinds = Kinds(self.size, self)
+        self.channel = SimpleNamespace(ranks=range(self.size), index=rank, kinds=self._kinds)
         self.signature = Signature("", "", (), "")
 
     def __getattr__(self, name: str) -> Any:
@@ -118,10 +119,15 @@ class LessonGroup(Group):
         self._peer(src)
         return Then(SimpleNamespace(wait=lambda: self._receive(src, tag)), lambda x: _into(out, x))
 
-    def run(self, call: Any, task: Task, algorithm: str = "") -> Iterator[Any]:
+    def way(self, operation: str, name: str) -> tuple["LessonGroup", str]:
+        """What runs an operation; a Chooser's method."""
+        return self, name
+
+    def run(self, call: Any, task: Task, source: Array, result: Array) -> Program:
         """Meet the others, and write this rank's result; a Transport's program."""
-        every, rank, size = self._meet(self.signature, task.source), self.rank, self.size
-        result, name = task.result, task.operation
+        yield from ()
+        every, rank, size = self._meet(self.signature, source), self.rank, self.size
+        name = task.operation
         if name in ("all_reduce", "reduce_scatter", "reduce"):
             total = reduce(REDUCTIONS[task.op], every)
             total = total / size if task.op == "mean" else total
@@ -135,21 +141,18 @@ class LessonGroup(Group):
             result[...] = np.concatenate([parts(each, size)[rank] for each in every])
         elif name == "all_gather" or (name == "gather" and rank == task.root):
             result[...] = np.concatenate(every)
-        return iter(())
 
-    def learn(self, call: Any, root: int, algorithm: str = "") -> Program:
+    def learn(self, call: Any, task: Task) -> Program:
         """What the root's scatter is; a Transport's program."""
         yield from ()
         self._meet(self.signature, np.empty(0))
-        return self._meeting.calls[self._met][root][0]
+        return self._meeting.calls[self._met][task.root][0]
 
-    def _call(
-        self, signature: Signature, body: Any, arguments: Any, nbytes: int, options: Any
-    ) -> Any:
+    def _call(self, kind: Kind, body: Any, arguments: Any, options: Any) -> Any:
         if unknown := options.keys() - Options.__annotations__.keys():
-            raise TypeError(f"{signature.operation} takes no argument {', '.join(unknown)}")
-        self.signature = signature
-        program = body(self, *arguments)
+            raise TypeError(f"{kind.signature.operation} takes no argument {', '.join(unknown)}")
+        self.signature = kind.signature
+        program = body(self, kind, *arguments)
         try:
             while True:
                 next(program)

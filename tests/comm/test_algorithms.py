@@ -119,7 +119,7 @@ def test_all_ranks_get_the_same_bits(algorithm, combine):
             assert len({array.tobytes() for array in arrays}) == 1, (size, per_host)
 
 
-def messages_of(call, steps, array):
+def messages_of(call, kind, steps, array):
     """The program of a call: the steps on this rank's array."""
     channel = call.channel
     messages = Messages(channel.endpoint, channel.id, channel.ranks, call)
@@ -134,7 +134,7 @@ def on_ranks(world, operation, algorithm, lengths, per_host=None):
             places = (world.rank, world.size, root, per_host)
             steps = make_steps(operation, algorithm, *places, (array.size,), 8)
             signature = Signature(operation, "<f8", (length,), "test")
-            world._call(signature, messages_of, (steps, array), array.nbytes, {})
+            world._call(world._channel.kinds.of(signature), messages_of, (steps, array), {})
             if operation != "barrier":
                 check(operation, world.rank, world.size, root, length, array)
 

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import deque
 
 from ringlet.comm.calls.progress import Progress
 
@@ -28,7 +29,7 @@ class Channel:
     """A group's."""
 
     def __init__(self, name):
-        self.name, self.pending = name, 0
+        self.name, self.queue = name, deque()
 
 
 class Call:
