@@ -24,6 +24,9 @@ from ringlet.runtime.planning.models import (
 )
 from ringlet.runtime.planning.setting import Precision, Setting
 
+LAYER_NORM = 2
+"""`Block.norm` of one; RMSNorm's is 1."""
+
 
 @dataclass(frozen=True)
 class Footprint:
@@ -192,12 +195,24 @@ def _by_stage(model: Model, setting: Setting) -> tuple[list[float], list[float]]
     pairs = list(zip(kind_of, repeated(setting.options, len(kind_of)), strict=True))
     known = {pair: _block(kinds[pair[0]], pair[1], model, setting) for pair in set(pairs)}
     owns, moments = zip(*(known[pair] for pair in pairs), strict=True)
+    apart = [input_apart(block, model, setting) for block in kinds]
     for numbers in setting.blocks_of(len(kind_of)):
         part = slice(numbers.start, numbers.stop)
-        kept.append(sum(owns[part]))
+        total = sum(owns[part])
+        if numbers and numbers.start:  # a stage that is not the first
+            kind, again = pairs[numbers.start]
+            total += 0.0 if again == WHOLE else apart[kind]
+        kept.append(total)
         working.append(max(moments[part], default=0.0))
     working[-1] = max(working[-1], _head(model, setting))
     return kept, working
+
+
+def input_apart(block: Block, model: Model, setting: Setting) -> float:
+    """Bytes of a block's input where normalization does not keep it: while the block is computed,
+    and of a stage's first block, whose input is from another rank, until it has its gradient."""
+    apart = setting.program.normalized and block.norm == LAYER_NORM
+    return _residual(model, setting) if apart else 0.0
 
 
 def _block(block: Block, again: str, model: Model, setting: Setting) -> tuple[float, float]:
@@ -215,7 +230,7 @@ def _block(block: Block, again: str, model: Model, setting: Setting) -> tuple[fl
     residual, tensor = _residual(model, setting), setting.mesh["tp"]
     rows = _rows(model, setting)
     hidden = item * rows * block.top_k * block.inner / tensor
-    forward = (2 if block.gated else 1) * hidden
+    forward = (2 if block.gated else 1) * hidden + 2 * input_apart(block, model, setting)
     backward = hidden + residual * (block.top_k + 1 if block.experts else 1)
     if setting.micro_batches > 1:
         backward += item * min(program.summed, block.inner / tensor * block.width)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from ringlet.runtime.planning.costs import ATTENTIONS, BLOCK_PATHS, CORE, WHOLE, ModelCosts
-from ringlet.runtime.planning.footprint import block_activations, footprints
+from ringlet.runtime.planning.footprint import block_activations, footprints, input_apart
 from ringlet.runtime.planning.models import Block, Model
 from ringlet.runtime.planning.setting import Setting
 from ringlet.runtime.planning.stages import Kept, knapsack
@@ -49,7 +49,7 @@ def fitted(costs: ModelCosts, limit: float, free: bool) -> tuple[Setting | None,
         return None, least
     kinds, kind_of = model.kinds
     stages = setting.blocks_of(len(kind_of))
-    ways = [_ways(block, setting, costs) for block in kinds]
+    ways = [[_ways(b, setting, costs, first) for b in kinds] for first in (False, True)]
     every = zip(setting.stages_by_rank, setting.held, plain, most, strict=True)
     chosen = [""] * len(model.blocks)
     for own_stages, held, before, after in every:
@@ -57,7 +57,7 @@ def fitted(costs: ModelCosts, limit: float, free: bool) -> tuple[Setting | None,
             continue
         counts = [max(column) for column in zip(*held, strict=True)]
         own = [
-            (count, n, ways[kind_of[n]])
+            (count, n, ways[stage > 0 and n == stages[stage].start][kind_of[n]])
             for count, stage in zip(counts, own_stages, strict=True)
             for n in stages[stage]
         ]
@@ -72,10 +72,13 @@ def fitted(costs: ModelCosts, limit: float, free: bool) -> tuple[Setting | None,
     return replace(setting, options=replace(setting.options, recompute=patterns)), least
 
 
-def _ways(block: Block, setting: Setting, costs: ModelCosts) -> list[Kept]:
-    """What a block keeps of one micro-batch in each of WAYS, and how much longer that takes."""
+def _ways(block: Block, setting: Setting, costs: ModelCosts, first: bool) -> list[Kept]:
+    """What a block, perhaps the `first` of a stage that is not the first, keeps of one micro-batch
+    in each of WAYS, and how much longer that takes."""
     seconds = [costs.block(block, again).inputs for again in WAYS]
-    sizes = block_activations(block, costs.model, setting)
+    *kept, inputs = block_activations(block, costs.model, setting)
+    apart = input_apart(block, costs.model, setting) if first else 0.0
+    sizes = [*(each + apart for each in kept), inputs]
     return [Kept(n, each - seconds[0]) for n, each in zip(sizes, seconds, strict=True)]
 
 

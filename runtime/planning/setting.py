@@ -73,6 +73,10 @@ class Program:
     fused_loss: bool = True
     """Logits are computed and forgotten in blocks of rows."""
 
+    normalized: bool = False
+    """LayerNorm keeps what it has normalized in place of its input, which then takes memory of its
+    own for as long as it is the residual."""
+
     mask: int = 1
     """Bytes that dropout keeps of each number."""
 
@@ -94,7 +98,8 @@ class Program:
 
 
 RINGLET = Program(
-    overlap_tensor=True, contexts_kept=KEPT, mask=4, summed=SUMMANDS, received=1.0, besides=4 << 20,
+    overlap_tensor=True, contexts_kept=KEPT, normalized=True, mask=4, summed=SUMMANDS,
+    received=1.0, besides=4 << 20,
 )  # fmt: skip
 """ringlet itself. ZeroMQ receives messages into its own memory; what a rank needs besides are
 modules that the first step imports, buffers of BLAS and the optimizer, and pages that are not

@@ -1,7 +1,7 @@
 """Softmax, and normalization over the last axis in blocks of rows that stay in the cache."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,11 @@ from ringlet.nn.autograd.deferred import Gradients
 from ringlet.nn.autograd.operations.arithmetic import add
 from ringlet.nn.autograd.operations.products import column_sums
 from ringlet.nn.autograd.tensor import Operation, Tensor
-from ringlet.nn.backend import Array, aligned_empty, block_size, xp
+from ringlet.nn.backend import Array, block_size, xp
 
 __all__ = ["layer_norm", "log_softmax", "rms_norm", "softmax"]
 
-BLOCK = 64 * 1024
+BLOCK = 32 * 1024
 """Elements in each block of rows: they stay in the cache."""
 
 
@@ -72,61 +72,50 @@ def _largest(x: Array, dim: int) -> Any:
 class LayerNorm(Operation):
     """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis.
 
-    Ba, Kiros and Hinton, "Layer normalization" (2016). Keeps x, which other operations keep too,
-    and for each row the mean and scale = 1 / sqrt(variance + eps).
+    Ba, Kiros and Hinton, "Layer normalization" (2016). The backward pass needs only the
+    normalized x and 1 / sqrt(variance + eps).
     """
 
     def __init__(self, eps: float) -> None:
         self.eps = eps
 
     def forward(self, x: Array, weight: Array, bias: Array) -> Array:
-        self.weight = weight
-        self.x = x.reshape(-1, x.shape[-1])  # (N, C)
-        self.mean, self.scale = xp.empty((2, len(self.x), 1), x.dtype)
-        result = aligned_empty(x.shape, x.dtype)
-        flat = result.reshape(self.x.shape)
-        blocks, mean_of = _Blocks(self.x, weight, 2), _mean_of(x)
-        ones, weights = blocks.ones, blocks.weights
-        blocks.spare[1] = bias
-        for block, (centred, shift) in blocks:
-            rows, y, mean = self.x[block], flat[block], self.mean[block]
-            xp.matmul(rows, mean_of, out=mean)
-            blocks.spread(-mean, ones, out=centred)
-            centred += rows
-            xp.multiply(centred, centred, out=y)
+        self.weight, self.bias = weight, bias
+        rows = x.reshape(-1, x.shape[-1])  # (N, C)
+        self.normal = xp.empty(rows.shape, rows.dtype)
+        self.scale = xp.empty((len(rows), 1), rows.dtype)
+        result = xp.empty(x.shape, x.dtype)
+        flat = result.reshape(rows.shape)
+        mean_of = xp.full((x.shape[-1], 1), 1 / x.shape[-1], x.dtype)
+        for block in _row_blocks(rows):
+            normal, y = self.normal[block], flat[block]
+            xp.subtract(rows[block], rows[block] @ mean_of, out=normal)
+            xp.multiply(normal, normal, out=y)
             scale = 1 / xp.sqrt(y @ mean_of + in_dtype(self.eps, x))  # (rows, 1)
             self.scale[block] = scale
-            blocks.spread(scale, weights, out=y)
-            y *= centred
-            y += shift
+            normal *= scale
+            xp.multiply(normal, self.weight, out=y)
+            y += self.bias
         return result
 
     def backward(self, grad: Array) -> Gradients:
-        g = grad.reshape(self.x.shape)  # (N, C)
-        result = aligned_empty(grad.shape, grad.dtype)
+        g = grad.reshape(self.normal.shape)  # (N, C)
+        result = xp.empty(grad.shape, grad.dtype)
         flat = result.reshape(g.shape)
-        weight_mean = self.weight[:, None] * _mean_of(g)  # (C, 1)
-        to_weight, to_bias = xp.zeros((2, g.shape[1]), g.dtype)
-        cube = self.scale * self.scale * self.scale
-        blocks = _Blocks(g, self.weight, 2)
-        ones, weights = blocks.ones, blocks.weights
-        for block, (centred, product) in blocks:
-            own, scale, out = g[block], self.scale[block], flat[block]
-            blocks.spread(-self.mean[block], ones, out=centred)
-            centred += self.x[block]
-            xp.multiply(own, centred, out=product)
-            to_weight += (scale.T @ product)[0]
-            to_bias += column_sums(own)
-            # (h - mean(h) - n * mean(h * n)) * scale, with h = g * weight, n = (x - mean) * scale
-            slope = cube[block] * (product @ weight_mean)  # (rows, 1)
-            blocks.spread(scale, weights, out=out)
-            out *= own
-            blocks.spread(slope, ones, out=product)
-            product *= centred
-            out -= product
-            blocks.spread((own @ weight_mean) * scale, ones, out=product)
-            out -= product
-        return result, to_weight, to_bias
+        to_weight = xp.zeros_like(self.weight)
+        mean_of = xp.full((g.shape[-1], 1), 1 / g.shape[-1], g.dtype)
+        weight_mean = self.weight[:, None] * mean_of  # (C, 1)
+        for block in _row_blocks(g):
+            normal, out = self.normal[block], flat[block]
+            product = g[block] * normal
+            to_weight += column_sums(product)
+            # with h = g * weight: (h - mean(h) - normal * mean(h * normal)) * scale
+            xp.multiply(normal, -(product @ weight_mean), out=out)
+            xp.multiply(g[block], self.weight, out=product)
+            out += product
+            out -= g[block] @ weight_mean
+            out *= self.scale[block]
+        return result, to_weight, column_sums(g)
 
 
 class RMSNorm(Operation):
@@ -143,74 +132,40 @@ class RMSNorm(Operation):
         self.weight = weight
         self.x = x.reshape(-1, x.shape[-1])  # (N, C)
         self.scale = xp.empty((len(self.x), 1), x.dtype)
-        result = aligned_empty(x.shape, x.dtype)
+        result = xp.empty(x.shape, x.dtype)
         flat = result.reshape(self.x.shape)
-        blocks, mean_of = _Blocks(self.x, weight), _mean_of(x)
-        for block, _ in blocks:
+        mean_of = xp.full((x.shape[-1], 1), 1 / x.shape[-1], x.dtype)
+        for block in _row_blocks(self.x):
             rows, y = self.x[block], flat[block]
             xp.multiply(rows, rows, out=y)
             scale = 1 / xp.sqrt(y @ mean_of + in_dtype(self.eps, x))  # (rows, 1)
             self.scale[block] = scale
-            blocks.spread(scale, blocks.weights, out=y)
-            y *= rows
+            xp.multiply(rows, scale, out=y)
+            y *= self.weight
         return result
 
     def backward(self, grad: Array) -> Gradients:
         g = grad.reshape(self.x.shape)  # (N, C)
-        result = aligned_empty(grad.shape, grad.dtype)
+        result = xp.empty(grad.shape, grad.dtype)
         flat = result.reshape(g.shape)
-        weight_mean = self.weight[:, None] * _mean_of(g)  # (C, 1)
         to_weight = xp.zeros_like(self.weight)
-        cube = self.scale * self.scale * self.scale
-        blocks = _Blocks(g, self.weight, 1)
-        ones, weights = blocks.ones, blocks.weights
-        for block, (product,) in blocks:
-            rows, out, scale = self.x[block], flat[block], self.scale[block]
-            xp.multiply(g[block], rows, out=product)
-            to_weight += (scale.T @ product)[0]
-            # With h = g * weight and n = x * scale: (h - n * mean(h * n)) * scale
-            slope = cube[block] * (product @ weight_mean)  # (rows, 1)
-            blocks.spread(scale, weights, out=out)
-            out *= g[block]
-            blocks.spread(slope, ones, out=product)
-            product *= rows
-            out -= product
+        weight_mean = self.weight[:, None] / in_dtype(g.shape[-1], g)  # (C, 1)
+        for block in _row_blocks(g):
+            rows, scale, out = self.x[block], self.scale[block], flat[block]
+            # with n = x * scale and h = g * weight: (h - n * mean(h * n)) * scale
+            normal = rows * scale
+            product = g[block] * normal
+            to_weight += column_sums(product)
+            normal *= product @ weight_mean
+            xp.multiply(g[block], self.weight, out=out)
+            out -= normal
+            out *= scale
         return result, to_weight
 
 
-class _Blocks:
-    """Blocks of rows that stay in the cache, with so many of their size to compute in.
-
-    NumPy takes more than twice as long for an array and a row or a column as for two arrays.
-    BLAS writes the product of a column and a row as fast as an array is copied, so these are
-    spread into a block first.
-    """
-
-    def __init__(self, rows: Array, weight: Array, spare: int = 0) -> None:
-        count, width = rows.shape
-        step = min(count, max(1, block_size(BLOCK) // width))
-        self._slices = [slice(start, start + step) for start in range(0, count, step)]
-        self._count, self._columns = count, xp.zeros((step, 2), rows.dtype)
-        # A row is the first of two, as a column is: NumPy has no BLAS for a product of one and one.
-        self.ones, self.weights = xp.zeros((2, 2, width), rows.dtype)
-        self.ones[0], self.weights[0] = 1, weight
-        self.spare = aligned_empty((spare, step, width), rows.dtype)
-
-    def __iter__(self) -> Iterator[tuple[slice, Array]]:
-        """Each block's rows, and the spare blocks, as long as it."""
-        for block in self._slices:
-            yield block, self.spare[:, : self._count - block.start]
-
-    def spread(self, column: Array, row: Array, out: Array) -> None:
-        """Write the product of a column (R, 1) and `ones` or `weights` to `out` (R, C)."""
-        columns = self._columns[: len(column)]
-        columns[:, :1] = column
-        xp.matmul(columns, row, out=out)
-
-
-def _mean_of(x: Array) -> Array:
-    """The column (C, 1) that rows are multiplied by for their mean: faster than a reduction."""
-    return xp.full((x.shape[-1], 1), 1 / x.shape[-1], x.dtype)
+def _row_blocks(rows: Array) -> list[slice]:
+    step = max(1, block_size(BLOCK) // rows.shape[1])
+    return [slice(start, start + step) for start in range(0, len(rows), step)]
 
 
 softmax = unary(Softmax, only_floats, along=True)
