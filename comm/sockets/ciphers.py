@@ -23,7 +23,7 @@ from ringlet.comm.sockets.wire import TAG_BYTES, Damaged
 CIPHERS: dict[str, Any] = {"AES-256-GCM": AESGCM, "ChaCha20-Poly1305": ChaCha20Poly1305}
 
 RENEWED_AFTER = 1 << 20
-"""A key is for so many messages, at most 2 TiB, and then forgotten. AES-GCM allows far more."""
+"""A key is for so many messages, at most 4 TiB, and then forgotten. AES-GCM allows far more."""
 
 TRIAL_BYTES, TRIALS = 1 << 16, 3
 
