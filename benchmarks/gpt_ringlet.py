@@ -24,15 +24,16 @@ def measure(name, steps):
     """Median and fastest step of one config."""
     vocabulary, context, width, heads, layers, batch = CONFIGS[name]
     rank, ranks, group = 0, 1, None
-    if "RANK" in os.environ:
+    if os.environ.get("WORLD_SIZE", "1") != "1":
         from ringlet import comm
-        from ringlet.runtime.data.bucket_size import bucket_bytes_for
-        from ringlet.runtime.data.zero import ZeroOptimizer
 
         group = comm.init()
         rank, ranks = group.rank, group.size
     model = nn.models.GPT(nn.models.GPTConfig(vocabulary, context, layers, heads, width))
     if ranks > 1:
+        from ringlet.runtime.data.bucket_size import bucket_bytes_for
+        from ringlet.runtime.data.zero import ZeroOptimizer
+
         gradients = sum(parameter.data.nbytes for parameter in model.parameters())
         buckets = bucket_bytes_for(group, gradients)
         reducer = ZeroOptimizer(model.named_parameters(), group, buckets)
