@@ -1,11 +1,13 @@
 """The size of gradient buckets, chosen from the measured link.
 
-A sum of S bytes in n buckets takes n a + S / b, with the link's latency a and rate b. Nearly all of
-it can be hidden behind backward, except the last bucket, which is final only when backward ends,
-has a quarter of the others' size, and takes a + S / (4 n b). Together they are smallest for n =
-sqrt(S / (4 a b)): buckets of sqrt(4 S a b) bytes. (The same trade-off as in choosing a block for
-pipelined messages: Hockney, "The communication challenge for MPP", 1994.) Over a network the
-latency counts that a sum has beside computing: whoever sends and adds waits for a core then.
+Of S bytes in buckets of B, each costs a seconds beside its bytes, S a / B together. On one host
+nearly all of the rest is hidden behind backward, except the last bucket, which is final only when
+backward ends and has a quarter of the others' size: at a rate of b it takes B / 4 b. A network is
+hardly faster than backward. There a whole B / b is lost: the link has nothing to do until the first
+bucket, and then each larger one, is whole. S a / B + B k / b is smallest for B = sqrt(S a b / k).
+(The same trade-off as in choosing a block for pipelined messages: Hockney, "The communication
+challenge for MPP", 1994.) Over a network two buckets are on their way at once, which hides the
+latency of a sum; a is the processor's time that it takes from computing.
 """
 
 import math
@@ -15,7 +17,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ringlet.comm import Group, Work
+from ringlet.comm import Group
 from ringlet.nn.autograd.tensor import Array
 
 BUCKET_BYTES = 1 << 22
@@ -28,10 +30,7 @@ SMALLEST, LARGEST = 1 << 16, 1 << 24
 
 PROBE_BYTES = 1 << 20
 
-ROUNDS, BESIDE_ROUNDS = 3, 9
-
-SIDE = 128
-"""Rows and columns of matrices whose product takes some tens of microseconds."""
+ROUNDS, PROCESSOR_ROUNDS = 3, 9
 
 
 def bucket_bytes_for(group: Group, gradient_bytes: int, same_bits: bool = True) -> int:
@@ -45,11 +44,13 @@ def bucket_bytes_for(group: Group, gradient_bytes: int, same_bits: bool = True) 
     free = same_bits and (group.size == 2 or (group.size > 2 and group.shares_memory))
     if not free or gradient_bytes <= BUCKET_BYTES // SMALLER:
         return BUCKET_BYTES
-    return best_bucket_bytes(gradient_bytes, *measure_link(group))
+    lost = 1 / SMALLER if group.shares_memory else 1
+    return best_bucket_bytes(gradient_bytes, *measure_link(group), lost)
 
 
 def measure_link(group: Group) -> tuple[float, float]:
-    """Measure (latency in seconds, bytes per second) of asynchronous sums, the same on all ranks.
+    """Measure (seconds, bytes per second) of asynchronous sums, the same on all ranks: what one
+    takes beside its bytes, over a network of the processor.
 
     A collective; it takes a few messages and three sums of PROBE_BYTES.
     """
@@ -57,16 +58,17 @@ def measure_link(group: Group) -> tuple[float, float]:
     large.fill(0)
     found = [min(_seconds(group, x)) for x in (small, large)]
     if not group.shares_memory:
-        found.append(statistics.median(_seconds(group, small, BESIDE_ROUNDS, _compute)))
+        found.append(statistics.median(_seconds(group, small, PROCESSOR_ROUNDS, time.process_time)))
     agreed = np.array(found)
     group.all_reduce(agreed, op="max", label="seconds of a sum")
-    alone, seconds, *beside = agreed.tolist()
-    return max(alone, *beside, 0.0), PROBE_BYTES / max(seconds - alone, 1e-9)
+    latency, seconds, *processor = agreed.tolist()
+    return (processor or [latency])[0], PROBE_BYTES / max(seconds - latency, 1e-9)
 
 
-def best_bucket_bytes(gradient_bytes: int, latency: float, rate: float) -> int:
-    """The power of two nearest to the best size, within bounds."""
-    best = math.sqrt(SMALLER * gradient_bytes * latency * rate)
+def best_bucket_bytes(gradient_bytes: int, seconds: float, rate: float, lost: float) -> int:
+    """The power of two nearest to the best size, within bounds. A sum takes `seconds` beside its
+    bytes, and of a bucket's time at the `rate` the `lost` part is not hidden."""
+    best = math.sqrt(gradient_bytes * seconds * rate / lost)
     nearest = 1 << round(math.log2(max(best, 1.0)))
     return min(max(nearest, SMALLEST), LARGEST)
 
@@ -78,23 +80,16 @@ def bucket_count(gradient_bytes: float, bucket_bytes: int) -> int:
 
 
 def _seconds(
-    group: Group, x: Array, rounds: int = ROUNDS, meanwhile: Callable[[Work], None] | None = None
+    group: Group,
+    x: Array,
+    rounds: int = ROUNDS,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> list[float]:
-    """Seconds of a few sums on the progress thread, while this one sleeps or does something."""
+    """Seconds of a few sums, by the clock."""
     seconds = []
     for _ in range(rounds):
         group.barrier()
-        started = time.perf_counter()
-        work = group.all_reduce(x, async_op=True, label="measured")
-        if meanwhile is not None:
-            meanwhile(work)
-        work.wait()
-        seconds.append(time.perf_counter() - started)
+        started = clock()
+        group.all_reduce(x, async_op=True, label="measured").wait()
+        seconds.append(clock() - started)
     return seconds
-
-
-def _compute(work: Work) -> None:
-    """Multiply matrices until the work is done."""
-    a = np.ones((SIDE, SIDE), np.float32)
-    while not work.done():
-        np.matmul(a, a)
