@@ -100,8 +100,11 @@ class Authenticator:
             self._reason = _text(kind, value)
             if isinstance(self._key, Token) and self._reason in (NO_KEY, ONE_KEY):
                 self._reason = "it has not met the ranks of this job"
+        elif kind == zmq.EVENT_DISCONNECTED and value not in self._open:
+            # It came by what was bound without a proof, before this watched.
+            self._inside = min(self._inside, len(self._open))
         elif kind == zmq.EVENT_DISCONNECTED:
-            address = self._open.pop(value, "")
+            address = self._open.pop(value)
             refused = self._reason or len(self._open) >= self._inside
             if not refused:
                 self._inside -= 1

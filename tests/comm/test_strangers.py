@@ -17,11 +17,13 @@ import zmq
 from waiting import until
 
 from ringlet.comm import AuthenticationError
+from ringlet.comm.join import authenticator
 from ringlet.comm.join.addresses import free_port
 from ringlet.comm.join.authenticator import UNKNOWN
 from ringlet.comm.join.environment import read_environment
 from ringlet.comm.join.key import JobKey, find_key
 from ringlet.comm.signature import Signature
+from ringlet.comm.sockets.listener import Listener
 from ringlet.comm.sockets.wire import CONTROL, Header, encode
 
 WORKER = """
@@ -205,6 +207,28 @@ def test_strangers_are_refused_and_named_and_the_job_goes_on(sealed):
         assert int(out.split()[-1]) < 64, out  # MiB
         refused = [line for line in err.splitlines() if "refused a connection from 127." in line]
         assert len(refused) == 1, err
+    context.term()
+
+
+def test_a_peer_that_came_by_the_socket_file_before_the_port_opened_is_no_stranger(
+    tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr(authenticator, "_refused", set())
+    context = zmq.Context()
+    inbox, peer = context.socket(zmq.PULL), context.socket(zmq.PUSH)
+    listener = Listener(inbox, "rank 1")
+    peer.connect(listener.bind_ipc(tmp_path / "inbox"))
+    peer.send(b"here")
+    assert inbox.recv() == b"here"
+    port = int(listener.take_port("127.0.0.1").rpartition(":")[2])
+    listener.open_port(JobKey.new())
+    peer.close(0)
+    assert not until(lambda: caplog.messages, seconds=0.2)
+    socket.create_connection(("127.0.0.1", port)).close()  # who is one is still named
+    until(lambda: caplog.messages)
+    assert len(caplog.messages) == 1
+    assert "refused a connection from" in caplog.messages[0]
+    inbox.close(0)
     context.term()
 
 
