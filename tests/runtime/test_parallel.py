@@ -350,6 +350,8 @@ def drawn(seed):
         how = {"optimizer": str(random.choice(["sgd", "adamw"])), "clip": clip}
         if mesh.get("ep", 1) > 1 or random.random() < 0.3:
             how["experts"] = {**EXPERTS, "top_k": int(random.choice([1, 2]))}
+        else:  # a pattern that fits no module is refused
+            options["recompute"] = [each for each in options["recompute"] if each != "*.experts"]
         stages = mesh.get("pp", 1) * schedule.get("chunks", 1)
         how["layers"] = stages + int(random.integers(3))
         micro = int(random.integers(1, 5))
