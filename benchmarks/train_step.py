@@ -54,8 +54,8 @@ def compare(config, options):
         if options.own_allocator:
             own.append(run([options.python], TORCH, config, options.steps, {}))
     row = {"config": config}
-    sides = {"ringlet": ours, "torch": theirs, "own": own}
-    for name, rows in ((name, rows) for name, rows in sides.items() if rows):
+    sides = {"ringlet": ours, "torch": theirs, **({"own": own} if own else {})}
+    for name, rows in sides.items():
         row[f"{name}_ms"] = statistics.median(each["step_ms"] for each in rows)
         row[f"{name}_rss_mb"] = statistics.median(each["peak_rss_mb"] for each in rows)
     row["ratio"] = row["ringlet_ms"] / row["torch_ms"]

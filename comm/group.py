@@ -298,9 +298,8 @@ class Group:
         count = 0 if faults is None else faults.called(kind.task.operation)
         timeout, label, async_op = self.timeout, "", False
         if options:
-            if not options.keys() <= OPTIONS:
-                unknown = ", ".join(options.keys() - OPTIONS)
-                raise TypeError(f"{kind.task.operation} takes no argument {unknown}")
+            if unknown := options.keys() - OPTIONS:
+                raise TypeError(f"{kind.task.operation} takes no argument {', '.join(unknown)}")
             timeout = self._timeout(options.get("timeout"))
             label, async_op = str(options.get("label", "")), options.get("async_op", False)
             if algorithm := options.get("algorithm", ""):

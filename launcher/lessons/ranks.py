@@ -18,7 +18,7 @@ import numpy as np
 from ringlet.comm import Group
 from ringlet.comm.arrays import REDUCTIONS, Array, check_array, check_out, parts
 from ringlet.comm.calls.kinds import Kind, Kinds
-from ringlet.comm.group import Options
+from ringlet.comm.group import OPTIONS
 from ringlet.comm.protocols import Program, Task
 from ringlet.comm.schedules.svg import counted
 from ringlet.comm.signature import Signature, signature_of
@@ -149,7 +149,7 @@ class LessonGroup(Group):
         return self._meeting.calls[self._met][task.root][0]
 
     def _call(self, kind: Kind, body: Any, arguments: Any, options: Any) -> Any:
-        if unknown := options.keys() - Options.__annotations__.keys():
+        if unknown := options.keys() - OPTIONS:
             raise TypeError(f"{kind.signature.operation} takes no argument {', '.join(unknown)}")
         self.signature = kind.signature
         program = body(self, kind, *arguments)

@@ -62,7 +62,7 @@ def measure_link(group: Group) -> tuple[float, float]:
     agreed = np.array(found)
     group.all_reduce(agreed, op="max", label="seconds of a sum")
     latency, seconds, *processor = agreed.tolist()
-    return (processor or [latency])[0], PROBE_BYTES / max(seconds - latency, 1e-9)
+    return processor[0] if processor else latency, PROBE_BYTES / max(seconds - latency, 1e-9)
 
 
 def best_bucket_bytes(gradient_bytes: int, seconds: float, rate: float, lost: float) -> int:

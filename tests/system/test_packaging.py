@@ -99,17 +99,8 @@ def source(tmp_path_factory):
 
 
 def build(kind, source, folder):
-    run(
-        sys.executable,
-        "-m",
-        "build",
-        "--no-isolation",
-        kind,
-        "--outdir",
-        folder,
-        source,
-        folder=folder,
-    )
+    words = ["-m", "build", "--no-isolation", kind, "--outdir", folder, source]
+    run(sys.executable, *words, folder=folder)
     (path,) = folder.iterdir()
     return path
 
