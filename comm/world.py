@@ -109,6 +109,7 @@ class _World:
             "to the process that made it: fork before comm.init(), or start processes anew "
             "(multiprocessing's spawn)"
         )
+        self.endpoint.tcp.leave()
 
 
 def init(timeout: float | None = None, algorithm: str | None = None) -> Group:
@@ -282,12 +283,13 @@ def _join_others(
         for rank, entry in enumerate(table)
         if rank != environment.rank
     }
-    endpoint.connect(peers)
+    tick = partial(_check_greetings, endpoint, environment, check, deadline)
+    endpoint.connect(peers, tick, plain=environment.transport != "mpi")
     if environment.transport == "mpi":
         from ringlet.comm.mpi.fabric import connect
 
         endpoint.carry_by(connect(environment.rank, environment.size, deadline, check_all))
-    endpoint.form(partial(_check_greetings, endpoint, environment, check, deadline))
+    endpoint.form(tick)
     return {rank: entry["host"] for rank, entry in enumerate(table)}
 
 

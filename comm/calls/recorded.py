@@ -14,9 +14,9 @@ from ringlet.comm.calls.active_call import READY, ActiveCall
 from ringlet.comm.calls.recorder import ENDED, ERROR, PEER
 from ringlet.comm.join.environment import Environment
 from ringlet.comm.protocols import Program
+from ringlet.comm.sockets.arriving import Message
 from ringlet.comm.sockets.credits import Parked
 from ringlet.comm.sockets.endpoint import Endpoint
-from ringlet.comm.sockets.inbox import Message
 from ringlet.comm.sockets.wire import COLLECTIVE, Header
 from ringlet.comm.timeline import ARRIVED, CALL, IN_BACKGROUND, SENT, TRANSFER, WAIT, Timeline
 

@@ -11,7 +11,7 @@ from ringlet.comm.calls.work import Lane, LaneWork
 from ringlet.comm.errors import CollectiveMismatch
 from ringlet.comm.protocols import Program
 from ringlet.comm.signature import Signature
-from ringlet.comm.sockets.inbox import Message
+from ringlet.comm.sockets.arriving import Message, Sink
 from ringlet.comm.sockets.messages import Messages, departed
 from ringlet.comm.sockets.wire import Header, allocate, segments
 
@@ -88,8 +88,9 @@ def _receive(messages: Messages, call: ActiveCall, peer: int, out: Array | None)
     call.nbytes = result.nbytes
     data = flat(result)
     for piece in segments(data):
-        message: Message = yield from messages.receive(peer, piece)
-        messages.copy(message, piece)
+        sink = Sink(piece)
+        message: Message = yield from messages.receive(peer, sink)
+        messages.settle(message, sink)
     store(result, data)
     channel.received[peer, tag] = header.sequence + 1
     return result

@@ -4,7 +4,7 @@ Only arrays travel here, and the goodbye behind them. What else endpoints tell e
 (sockets/notices.py), and the connections that show who is gone, stay with ZeroMQ.
 
 In an MPI library nothing moves unless somebody calls it. So whoever waits for a message asks here
-and at the ZeroMQ socket in turn, with naps between (sockets/inbox.py); and while something leaves
+and at the ZeroMQ socket in turn, with naps between (process.py); and while something leaves
 this rank, a thread asks, too, as ZeroMQ's own does.
 """
 
@@ -19,8 +19,7 @@ import numpy as np
 import zmq
 
 from ringlet.comm.errors import CommError, CommTimeout
-from ringlet.comm.mpi.process import Process, start
-from ringlet.comm.sockets.inbox import naps
+from ringlet.comm.mpi.process import Process, naps, start
 
 WHOLE, HEAD, BODY, LAST = 1, 2, 3, 4
 """Tags: a short message, with its header behind it; a header, and the array that follows; or
@@ -105,8 +104,18 @@ class Fabric:
 
     # -- receiving ----------------------------------------------------------------------------
 
-    def read(self, accept: Accept) -> bool:
-        """Hand over what has arrived; False if nothing has. For one thread at a time."""
+    def read(self, accept: Accept, has_words: Callable[[], bool], seconds: float) -> bool:
+        """Hand over what has arrived: see Carrier. Nothing of MPI's can wake anybody."""
+        until = time.monotonic() + seconds
+        for nap in naps():
+            if self._take(accept):
+                return True
+            if has_words() or time.monotonic() >= until:
+                return False
+            time.sleep(nap)
+        raise AssertionError("naps are endless")
+
+    def _take(self, accept: Accept) -> bool:
         with self._lock:
             arrived = list(self._arrived())
         for head, body in arrived:
@@ -137,7 +146,7 @@ class Fabric:
     def _is_busy(self) -> bool:
         """Whether something still leaves, when no world wants what arrives. The last message has
         left once it is read, and with it all before: libraries complain of what nobody has read."""
-        while self.read(lambda head, body: None):
+        while self._take(lambda head, body: None):
             pass
         with self._lock:
             if not self._ends:

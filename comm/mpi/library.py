@@ -16,8 +16,8 @@ import numpy as np
 
 from ringlet.comm.arrays import Array, working_dtype
 from ringlet.comm.mpi.fabric import Fabric, Leaving
+from ringlet.comm.mpi.process import naps
 from ringlet.comm.protocols import Callback, Program, Task, Wait
-from ringlet.comm.sockets.inbox import naps
 from ringlet.comm.sockets.transport import Sockets
 
 PIECE_BYTES = 1 << 30

@@ -19,8 +19,7 @@ from ringlet.comm.join.environment import INSECURE, Environment
 from ringlet.comm.join.key import KEY, KEY_BYTES, JobKey
 from ringlet.comm.join.meeting import MissingLog, numbered
 from ringlet.comm.join.rendezvous import Hello, check_hello, objection
-from ringlet.comm.mpi.process import Process, start
-from ringlet.comm.sockets.inbox import naps
+from ringlet.comm.mpi.process import Process, naps, start
 
 TAG = 29400
 """Of what ranks say when they meet, on the communicator of all."""

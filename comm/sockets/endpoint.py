@@ -2,17 +2,18 @@
 
 Every process binds one PULL socket, its inbox, and connects one PUSH socket to the inbox of
 every peer. Messages between two ranks therefore keep their order, a firewall needs one rule for
-each process, and a connection that closes names the peer that is gone.
+each process, and a connection that closes names the peer that is gone. Where arrays go by TCP they
+have a plain socket beside it (tcp_sockets.py).
 """
 
 import contextlib
 import secrets
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgpack
 import zmq
@@ -20,17 +21,21 @@ import zmq
 from ringlet.comm.arrays import Array
 from ringlet.comm.errors import CommError
 from ringlet.comm.faults import Faults
-from ringlet.comm.join.authenticator import report_refused
-from ringlet.comm.join.key import JobKey, Token
+from ringlet.comm.join.key import JobKey, Proof, Token
 from ringlet.comm.signature import Signature
-from ringlet.comm.sockets.credits import Credits, Parked
-from ringlet.comm.sockets.inbox import TICK_MS, Inbox, Key, Message
+from ringlet.comm.sockets.arriving import Message
+from ringlet.comm.sockets.credits import Parked
+from ringlet.comm.sockets.entrance import Entrance
+from ringlet.comm.sockets.inbox import Key
+from ringlet.comm.sockets.introductions import Introductions
 from ringlet.comm.sockets.listener import Listener
-from ringlet.comm.sockets.liveness import Liveness
 from ringlet.comm.sockets.notices import Notices
 from ringlet.comm.sockets.outbox import Carrier, Outbox, Peer, open_outbox
-from ringlet.comm.sockets.seals import Seals
-from ringlet.comm.sockets.wire import CONTROL, Damaged, Header, Malformed, checksum, decode, encode
+from ringlet.comm.sockets.tcp_sockets import HERE
+from ringlet.comm.sockets.wire import CONTROL, Header, checksum, encode
+
+if TYPE_CHECKING:
+    from ringlet.comm.sockets.ciphers import Direction
 
 ZERO_COPY_BYTES = 2 << 20
 """Shorter payloads are copied: a copy costs less than to be told when ZeroMQ lets go of them, for
@@ -40,23 +45,13 @@ all-reduce in messages of 1 MiB takes 0.83 to 0.91 of the time if they are copie
 MORE, LAST = int(zmq.SNDMORE | zmq.NOBLOCK), int(zmq.NOBLOCK)
 """The flags of a message's frames; pyzmq's own names cost a microsecond each time."""
 
-TAMPERED = "what came from it was changed, repeated or held back on its way"
-
 FLUSH_MS = 200
-MONITOR_EVERY_S = 4 * TICK_MS / 1000
-"""The connections' monitors are read this often while messages come without a pause."""
 
 WORLD = "world"
 """The id of the group of all ranks."""
 
-NOT_OF_THIS_JOB = (
-    ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
-    msgpack.UnpackException,
-)  # fmt: skip
-"""What reading a foreign message raises: all but what is a fault of this process."""
 
-
-class Endpoint:
+class Endpoint(Entrance):
     """This process's sockets. `rank` and `size` are the world's; `key`, if any, guards TCP: by
     seals, if `seal` and all ranks can, else by CURVE."""
 
@@ -69,32 +64,29 @@ class Endpoint:
         key: JobKey | None = None,
         seal: bool = False,
     ) -> None:
-        self.rank, self.size, self.job, self.generation = rank, size, job, generation
+        super().__init__(rank, size, job, generation, key, seal)
         self._key = key
-        self.seals = Seals(rank, key if seal and size > 1 else None)
         self.token = secrets.token_urlsafe(12)
         self.faults: Faults | None = None
-        self.peers: dict[int, Peer] = {}
-        self.dropped: Counter[str] = Counter()
-        self.last: dict[int, tuple[Header, float]] = {}
-        self.credits = Credits()
-        self.liveness = Liveness(self._where)
         self.notices = Notices(self.liveness, self.credits, self._credit)
-        self._context = zmq.Context()
-        self.inbox = Inbox(self._context, self._accept, self._watch)
         self.listener = Listener(self.inbox.socket, f"rank {rank}")
-        self._monitored = 0.0
         self._outboxes: dict[int, zmq.Socket[bytes]] = {}
         self._carriers: Mapping[int, Outbox] = self._outboxes  # of arrays
         self.carrier: Any = None  # a Carrier, if there is one
+        self._meeting: Introductions | None = None
         self._send_locks: dict[int, threading.Lock] = {}
-        self._monitors: dict[int, zmq.Socket[bytes]] = {}
 
     # -- connecting ---------------------------------------------------------------------------
 
-    def connect(self, peers: dict[int, Peer]) -> None:
-        """Let the peers in, and open a connection to every peer's inbox."""
-        self.listener.open_port(self.seals.agree(self.job, peers) or self._key or Token(self.token))
+    def connect(self, peers: dict[int, Peer], tick: Callable[[], None], plain: bool = True) -> None:
+        """Let the peers in, and open a connection to every peer's inbox; also a plain socket where
+        arrays go by TCP, if `plain`, without CURVE. Waits for the peers then: `tick` may raise."""
+        self.peers = dict(peers)
+        proof = self.seals.agree(self.job, peers) or self._key or Token(self.token)
+        if plain and HERE and not isinstance(proof, JobKey):
+            self._introduce(proof, tick)
+        else:
+            self.listener.open_port(proof)
         for rank, peer in peers.items():
             proof = self.seals.shown(rank) or self._key or Token(peer.token)
             outbox = open_outbox(self._context, peer.address, proof)
@@ -102,7 +94,7 @@ class Endpoint:
             outbox.connect(peer.address)
             self._outboxes[rank] = outbox
             self._send_locks[rank] = threading.Lock()
-        self.peers = dict(peers)
+        self._carriers = {**self._outboxes, **self.tcp.outboxes}
         # pyzmq's collector of sent memory stops at interpreter exit, in the reverse order of
         # starts: it has to be up before the caller registers its own end.
         zmq.Frame(b"start", track=True, copy=False)
@@ -111,7 +103,26 @@ class Endpoint:
         """Send and receive arrays another way from now on. All peers do so."""
         self.carrier = carrier
         self._carriers = {rank: carrier.outbox(rank) for rank in self.peers}
-        self.inbox.beside = partial(carrier.read, self._accept_carried)
+        self.inbox.beside = partial(carrier.read, self._accept_carried, self.inbox.has_words)
+
+    def _introduce(self, proof: Proof, tick: Callable[[], None]) -> None:
+        """Connect the plain sockets, and give the port to ZeroMQ."""
+
+        def look() -> None:
+            self.liveness.check({}, time.monotonic())
+            tick()
+
+        addresses, words = dict[int, str](), dict[int, str]()
+        for rank, peer in self.peers.items():
+            if peer.address.startswith("tcp://"):
+                token = peer.token if rank < self.rank else self.token
+                addresses[rank], words[rank] = peer.address, self.seals.word(rank) or token
+        self._meeting = Introductions(self.rank, addresses, words, self.liveness.closed)
+        connections = self._meeting.run(self.listener, proof, look)
+        self._meeting = None
+        if connections:
+            self.tcp.open(connections, self.seals.arrays)
+            self.inbox.beside = partial(self.tcp.read, self._accept_tcp)
 
     def form(self, tick: Callable[[], None]) -> None:
         """Greet every peer and wait until all have greeted this one. `tick` may raise."""
@@ -121,6 +132,8 @@ class Endpoint:
 
     def missing(self) -> list[int]:
         """The peers that have not greeted this process yet."""
+        if self._meeting is not None:
+            return sorted(self._meeting.missing)
         return sorted(set(self.peers) - self.notices.greeted)
 
     # -- sending ------------------------------------------------------------------------------
@@ -146,12 +159,29 @@ class Endpoint:
                 return parked
             return self._send(peer, header, payload, frame)
 
+    def is_clear_tcp(self, peer: int) -> bool:
+        """Whether arrays come from the peer by a plain socket, and are not sealed."""
+        return peer in self.tcp.outboxes and peer not in self.seals.arrays
+
+    def checks(self, peer: int) -> bool:
+        """Whether arrays for the peer have a checksum: not where a seal does more, nor where they
+        do not leave this host's kernel, unless faults are to be found."""
+        if peer in self.seals.outgoing:
+            return False
+        return self.faults is not None or peer not in self.tcp.inside
+
+    def _seal(self, peer: int) -> "Direction | None":
+        """What seals arrays for the peer, and the goodbye behind them."""
+        by_tcp = peer in self.tcp.outboxes
+        return (self.seals.arrays if by_tcp else self.seals.outgoing).get(peer)
+
     def _send(
         self, peer: int, header: Header, payload: Array, frame: "zmq.Frame | None" = None
     ) -> "zmq.MessageTracker | None":
         """With the send lock held."""
-        seal, tracker = self.seals.outgoing.get(peer), None
-        data: Any = payload.view("u1").data if frame is None or seal is not None else frame
+        seal, tracker = self._seal(peer), None
+        beside = frame is None or seal is not None or peer in self.tcp.outboxes
+        data: Any = payload.view("u1").data if beside else frame
         copy = data is frame or len(data) < ZERO_COPY_BYTES
         frames = [(encode(header), data)]
         if seal is not None:
@@ -167,7 +197,7 @@ class Endpoint:
             # The connection is closed: whoever waits for an answer will be told why.
             self.liveness.closed(peer)
             return None
-        return None if copy or seal is not None else tracker
+        return None if seal is not None else tracker
 
     def _credit(self, peer: int, taken: int) -> None:
         """The peer has taken so much: what is parked for it may leave."""
@@ -199,7 +229,7 @@ class Endpoint:
         """Send a control message: see `notices`."""
         try:
             with self._send_locks[peer]:
-                frames = self._control(peer, kind, content)
+                frames = self._control(peer, kind, content, self.seals.outgoing.get(peer))
                 self._outboxes[peer].send_multipart(frames, zmq.NOBLOCK)
         except zmq.ZMQError:
             self.liveness.closed(peer)
@@ -219,80 +249,10 @@ class Endpoint:
         """Count a message that has come before."""
         self.dropped["a message that had come before"] += 1
 
-    def _accept(self, frames: list["zmq.Frame"]) -> None:
-        """Check what came from outside; what is not of this job is counted and dropped."""
-        source = self.seals.source(frames[0])
-        if len(frames) != 2:
-            reason = f"a message of {len(frames)} parts"
-        else:
-            reason = self._take_in(frames[0].buffer, frames[1].buffer, frames[1], source)
-        if reason:
-            self._drop(frames[0], reason)
-            if source is not None:  # only somebody on the way can have done that
-                self.liveness.announce(source, f"{self._where(source)}: {TAMPERED}")
-
-    def _accept_carried(self, head: bytes, payload: Any) -> None:
-        if reason := self._take_in(head, payload):
-            self.dropped[reason] += 1
-
-    def _take_in(
-        self,
-        head: bytes | memoryview,
-        payload: Any,
-        frame: "zmq.Frame | None" = None,
-        sealed_by: int | None = None,
-    ) -> str:
-        """Take a message of this job in; returns what is wrong with any other."""
-        try:
-            seal = None
-            if sealed_by is not None:
-                head, seal = self.seals.open(sealed_by, bytes(head))
-                frame = None
-            header = decode(head)
-            if (header.job, header.generation) != (self.job, self.generation):
-                raise Malformed("a header of another job")
-            if header.source not in self.peers:
-                raise Malformed("a header of an unknown rank")
-            message = Message(header, payload, frame, seal)
-            if header.stream == CONTROL:
-                content = msgpack.unpackb(message.content(), strict_map_key=False)
-                self.notices.handle(header.source, header.signature.operation, content)
-                return ""
-        except Damaged:
-            return "a damaged control message" if sealed_by is None else "a broken seal"
-        except NOT_OF_THIS_JOB as error:
-            return str(error)[:80] or "no header"
-        self._deliver(message)
-        return ""
-
-    def _drop(self, frame: "zmq.Frame", reason: str) -> None:
-        self.dropped[reason] += 1
-        with contextlib.suppress(zmq.ZMQError):  # a socket file has no address
-            report_refused(f"rank {self.rank}", str(frame.get("Peer-Address")), reason)
-
-    def _deliver(self, message: Message) -> None:
-        source = message.header.source
-        self.last[source] = (message.header, time.monotonic())
-        self.credits.arrived(source, message.nbytes)
-        self.inbox.put(message)
-
-    def _watch(self, quiet: bool) -> None:
-        """Learn from the monitors which connections have closed; `quiet` if the inbox is empty."""
-        now = time.monotonic()
-        if quiet or now - self._monitored > MONITOR_EVERY_S:
-            self._monitored = now
-            self.liveness.check(self._monitors, now)
-        if quiet:
-            self.liveness.quiet_at = now
-
     @property
     def addresses(self) -> set[str]:
         """Where this process and its peers listen."""
         return self.listener.addresses | {peer.address for peer in self.peers.values()}
-
-    def _where(self, rank: int) -> str:
-        peer = self.peers[rank]
-        return f"process {peer.pid} on host {peer.host}"
 
     # -- leaving ------------------------------------------------------------------------------
 
@@ -305,7 +265,10 @@ class Endpoint:
         self._linger(
             until, lambda: any(reachable(peer) and not farewells[peer].done for peer in farewells)
         )
+        unsent = self.tcp.unsent
+        self._linger(until, lambda: any(reachable(peer) and unsent(peer) for peer in self.peers))
         self.inbox.retire()
+        self.tcp.close()
         for rank, outbox in self._outboxes.items():
             with self._send_locks[rank]:
                 outbox.disable_monitor()
@@ -332,15 +295,18 @@ class Endpoint:
             if not self.liveness.reachable(rank):
                 continue
             with contextlib.suppress(zmq.ZMQError, CommError), self._send_locks[rank]:
-                head, content = self._control(rank, "goodbye", self.liveness.gone())
+                head, content = self._control(
+                    rank, "goodbye", self.liveness.gone(), self._seal(rank)
+                )
                 outbox.send(head, MORE)
                 farewells[rank] = outbox.send(content, zmq.NOBLOCK, copy=False, track=True)
         return farewells
 
-    def _control(self, peer: int, kind: str, content: Any) -> tuple[bytes, Any]:
+    def _control(
+        self, peer: int, kind: str, content: Any, seal: "Direction | None"
+    ) -> tuple[bytes, Any]:
         """With the send lock held."""
         data: bytes = msgpack.packb(content)
         signature, check = Signature(kind, "", (), ""), checksum(data)
         header = Header(self.job, self.generation, self.rank, "", CONTROL, 0, signature, 0, check)
-        seal = self.seals.outgoing.get(peer)
         return (encode(header), data) if seal is None else seal.seal(encode(header), data)

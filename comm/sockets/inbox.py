@@ -6,29 +6,15 @@ receiving thread, and a waiting process sleeps in the kernel.
 
 import contextlib
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
-import numpy as np
 import zmq
 
-from ringlet.comm.arrays import Array
-from ringlet.comm.machine import level_2_bytes
 from ringlet.comm.schedules.schedule import SEGMENT_BYTES
-from ringlet.comm.sockets.wire import (
-    HEADER_BYTES,
-    SUMMED_BYTES,
-    TAG_BYTES,
-    Damaged,
-    Header,
-    checksum,
-    sum_of_words,
-)
-
-if TYPE_CHECKING:
-    from ringlet.comm.sockets.ciphers import Seal
+from ringlet.comm.sockets.arriving import Message, Sink
+from ringlet.comm.sockets.wire import HEADER_BYTES
 
 TICK_MS = 50
 """A waiting thread looks around this often: for lost peers, deadlines and mismatches."""
@@ -39,87 +25,10 @@ LEADER_S = 1.0
 MOST_MESSAGES = 32
 """This many unread messages of one peer are held here; then its sending socket holds them."""
 
-CACHED = 8
-"""An array is combined in blocks of this part of the second-level cache. Of 2 MiB that have left
-it, on a Xeon (2 MiB of it), both checksums and the sum take 0.6 to 0.75 of the time as a whole."""
-
-AWAKE, NAP_S, LONGEST_NAP_S = 20, 20e-6, 1e-3
-"""So many looks without a nap, the first nap, and the longest: a second of waiting takes some
-hundredths of a second of a core."""
-
-Combine: TypeAlias = Callable[..., Any]
-"""A NumPy ufunc of two arguments: combine(a, b, out=a)."""
+READABLE = int(zmq.POLLIN)
 
 Key: TypeAlias = tuple[str, int, int]
 """(group, source's world rank, stream): messages under one key keep their order."""
-
-
-class Message(NamedTuple):
-    """A header and the bytes that came with it; `frame` is ZeroMQ's memory in which they lie as
-    they were sent. With a `seal` they are still encrypted."""
-
-    header: Header
-    payload: Any  # supports the buffer protocol
-    frame: "zmq.Frame | None" = None
-    seal: "Seal | None" = None
-
-    @property
-    def nbytes(self) -> int:
-        """How many bytes were sent."""
-        return memoryview(self.payload).nbytes - (0 if self.seal is None else TAG_BYTES)
-
-    def content(self) -> Any:
-        """The bytes that were sent, perhaps in the transport's memory and unaligned; raises Damaged
-        if these are others."""
-        if self.seal is not None:
-            return self.seal.open(self.payload)
-        self._compare(checksum(self.payload))
-        return self.payload
-
-    def copy_into(self, segment: Array) -> None:
-        """Write them into memory of their length; raises Damaged, perhaps with rubbish in it."""
-        memory = segment.view(np.uint8)
-        if self.seal is not None:
-            self.seal.open_into(self.payload, memory)
-        elif memory.size < SUMMED_BYTES:
-            memory[...] = np.frombuffer(self.content(), np.uint8)
-        else:
-            payload, total = np.frombuffer(self.payload, np.uint8), 0
-            for part in blocks(memory):
-                memory[part] = payload[part]
-                total += sum_of_words(memory[part])
-            self._compare(total)
-
-    def combine_into(
-        self, segment: Array, combine: Combine, peer_first: bool, wants_check: bool
-    ) -> int | None:
-        """Combine them with memory of their length, `peer_first`: as the first operand. Returns the
-        checksum of the result if it is wanted, and at hand; raises Damaged, perhaps with rubbish in
-        the memory."""
-        if self.seal is not None or segment.nbytes < SUMMED_BYTES:
-            arrived = np.frombuffer(self.content(), segment.dtype)
-            combine(*((arrived, segment) if peer_first else (segment, arrived)), out=segment)
-            return None
-        payload, total, check = np.frombuffer(self.payload, segment.dtype), 0, 0
-        for part in blocks(segment):
-            arrived, own = payload[part], segment[part]
-            total += sum_of_words(arrived.view(np.uint8))
-            combine(*((arrived, own) if peer_first else (own, arrived)), out=own)
-            if wants_check:
-                check += sum_of_words(own.view(np.uint8))
-        self._compare(total)
-        return check % 2**64 if wants_check else None
-
-    def _compare(self, total: int) -> None:
-        if total % 2**64 != self.header.checksum:
-            raise Damaged
-
-
-def blocks(array: Array) -> Iterator[slice]:
-    """The contiguous 1-D array in parts of which a sum, and what is done with them besides, stay in
-    the second-level cache. All but the last are whole words."""
-    step = max(1, level_2_bytes() // CACHED // 8 // array.itemsize) * 8
-    return (slice(start, start + step) for start in range(0, array.size, step))
 
 
 class Inbox:
@@ -132,7 +41,11 @@ class Inbox:
         watch: Callable[[bool], None],
     ) -> None:
         self.accept, self._watch = accept, watch
-        self.beside: Callable[[], bool] | None = None  # reads what comes by another way
+        self.beside: Callable[[float], bool] | None = None
+        """Reads what comes by another way, and waits for so many seconds until something does, or
+        to the socket; False if nothing came."""
+
+        self.sinks: dict[Key, Sink] = {}  # of messages that are waited for
         self._messages: dict[Key, deque[Message]] = {}
         self._arrived = threading.Condition()
         self._led = False  # whether a thread reads the socket
@@ -232,7 +145,7 @@ class Inbox:
         self._watch(False)
         try:
             if self.beside is not None:
-                if self._look_at_both(self.beside, tick_ms):
+                if not self.has_words() and self.beside(tick_ms / 1000):
                     return True
                 tick_ms = 0
             if tick_ms < TICK_MS and not self.socket.poll(tick_ms):
@@ -247,22 +160,6 @@ class Inbox:
             self.accept(frames)
         return True
 
-    def _look_at_both(self, beside: Callable[[], bool], tick_ms: int) -> bool:
-        """Wait until something has come by the other way (True), or here, or the time is over."""
-        until = time.monotonic() + tick_ms / 1000
-        for nap in naps():
-            if beside():
-                return True
-            if int(self.socket.get(zmq.EVENTS)) & zmq.POLLIN or time.monotonic() >= until:
-                break
-            time.sleep(nap)
-        return False
-
-
-def naps() -> Iterator[float]:
-    """How long to sleep between looks at what cannot wake anybody: first not at all."""
-    yield from (0.0,) * AWAKE
-    nap = NAP_S
-    while True:
-        yield nap
-        nap = min(2 * nap, LONGEST_NAP_S)
+    def has_words(self) -> bool:
+        """Whether something has come to the socket."""
+        return bool(self.socket.get(zmq.EVENTS) & READABLE)

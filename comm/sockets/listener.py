@@ -21,7 +21,7 @@ class Listener:
     def __init__(self, inbox: "zmq.Socket[Any]", who: str) -> None:
         self._inbox, self._who = inbox, who
         self._files: list[Path] = []
-        self._port: socket.socket | None = None
+        self.port: socket.socket | None = None  # until ZeroMQ has it
         self.addresses: set[str] = set()
 
     def bind_ipc(self, path: Path) -> str:
@@ -36,25 +36,25 @@ class Listener:
     def take_port(self, host: str) -> str:
         """Take a free port of the host's address; returns the address. Raises OSError."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._port = socket.socket(family, socket.SOCK_STREAM)
-        self._port.bind((host, 0))
-        self._port.listen(BACKLOG)
-        self._port.setblocking(False)
-        address = tcp(host, self._port.getsockname()[1])
+        self.port = socket.socket(family, socket.SOCK_STREAM)
+        self.port.bind((host, 0))
+        self.port.listen(BACKLOG)
+        self.port.setblocking(False)
+        address = tcp(host, self.port.getsockname()[1])
         self.addresses.add(address)
         return address
 
     def open_port(self, proof: Proof) -> None:
         """Let in who shows the proof. ZeroMQ holds the parts of a message, however many, until the
         last is there: who is not known sends none."""
-        if self._port is None:
+        if self.port is None:
             return
         Authenticator(self._inbox, proof, self._who)
-        host, number, *_ = self._port.getsockname()
+        host, number, *_ = self.port.getsockname()
         address = tcp(host, number)
         allow_ipv6(self._inbox, address)
-        self._inbox.set(zmq.USE_FD, self._port.detach())
-        self._port = None
+        self._inbox.set(zmq.USE_FD, self.port.detach())
+        self.port = None
         self._inbox.bind(address)
 
     def hide(self) -> None:
@@ -64,5 +64,5 @@ class Listener:
 
     def close(self) -> None:
         """Give back a port that was not opened."""
-        if self._port is not None:
-            self._port.close()
+        if self.port is not None:
+            self.port.close()

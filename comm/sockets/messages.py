@@ -1,18 +1,22 @@
 """The messages of one call, and what it waits for."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Protocol
 
 import zmq
 
 from ringlet.comm.arrays import Array
 from ringlet.comm.errors import CollectiveMismatch, CommError
 from ringlet.comm.protocols import Call, Callback, Program, Wait
+from ringlet.comm.sockets.arriving import Message, Sink
 from ringlet.comm.sockets.credits import Parked
 from ringlet.comm.sockets.endpoint import Endpoint
-from ringlet.comm.sockets.inbox import Combine, Key, Message
+from ringlet.comm.sockets.inbox import TICK_MS, Key
 from ringlet.comm.sockets.wire import Damaged, Header, checksum
 from ringlet.comm.stats import Exchange
+
+SUNK_BYTES = 128 << 10
+"""Shorter segments are taken when they are there."""
 
 
 class MessageWait(Wait):
@@ -40,8 +44,13 @@ class SendWait(Wait):
 
     poll_ms = 1
 
-    def __init__(self, tracker: "zmq.MessageTracker | Parked", peer: int) -> None:
-        self._tracker, self.awaited = tracker, peer
+    def __init__(
+        self, endpoint: Endpoint, tracker: "zmq.MessageTracker | Parked", peer: int
+    ) -> None:
+        self._inbox, self._tracker, self.awaited = endpoint.inbox, tracker, peer
+        self._by_tcp = peer in endpoint.tcp.outboxes
+        if self._by_tcp:  # who waits for messages moves it, too
+            self.poll_ms = TICK_MS
 
     @property
     def needed(self) -> int | None:
@@ -53,6 +62,8 @@ class SendWait(Wait):
 
     def wait(self, tick: Callback, poll: Callback) -> None:
         """Read messages meanwhile: the peer may have to get rid of its own first."""
+        if self._by_tcp:
+            self._inbox.wait(self.ready, tick)
         while not self._tracker.done:
             poll()
             try:
@@ -105,8 +116,8 @@ class Messages:
         endpoint, call, rank = self._endpoint, self._call, self._ranks[peer]
         number = self._sent.get(peer, 0)
         self._sent[peer] = number + 1
-        if rank in endpoint.seals.outgoing:
-            check = 0  # the seal shows what has changed
+        if not endpoint.checks(rank):
+            check = None
         elif check is None:
             check = checksum(piece.view("u1").data)
         header = Header(
@@ -124,7 +135,11 @@ class Messages:
         traffic.messages_sent += 1
         traffic.bytes_sent += piece.nbytes
         tracker = endpoint.post(rank, header, piece, frame)
-        return None if tracker is None else SendWait(tracker, rank)
+        return None if tracker is None else SendWait(endpoint, tracker, rank)
+
+    def checks(self, peer: int) -> bool:
+        """Whether what is sent to the peer has a checksum."""
+        return self._endpoint.checks(self._ranks[peer])
 
     def peek(self, peer: int, is_old: Callable[[Header], bool]) -> Program:
         """Wait for the peer's next message, dropping old ones; returns its header and leaves it."""
@@ -135,60 +150,55 @@ class Messages:
             yield self._wait(peer)
             self._endpoint.repeated()
 
-    def receive(self, peer: int, like: Array) -> Program:
-        """Wait for the peer's next segment; returns the message, of as many bytes as `like`, to be
-        opened by `content` or `copy`."""
-        call, rank, here = self._call, self._ranks[peer], self._endpoint.rank
+    def receive(self, peer: int, sink: Sink, at_once: bool = False) -> Program:
+        """Wait for the peer's next segment; returns the message, of as many bytes as the sink, for
+        `settle`. `at_once`: the bytes may go to the sink while they arrive."""
+        endpoint, call, rank = self._endpoint, self._call, self._ranks[peer]
         number = self._received.get(peer, 0)
         self._received[peer] = number + 1
-        expected = (call.sequence, call.signature, number)
-        while True:
-            message: Message = yield self._wait(peer)
-            header = message.header
-            if (header.sequence, header.signature, header.number) == expected:
-                break
-            if not call.is_repeated(header, number):
-                call.check_header(header, number)
-                break
-            self._endpoint.repeated()
+        sink.expected = (call.sequence, call.signature, number)
+        sinks, key = endpoint.inbox.sinks, self._key(peer)
+        is_open = at_once and sink.nbytes >= SUNK_BYTES and endpoint.is_clear_tcp(rank)
+        if is_open:
+            sink.begin()
+            sinks[key] = sink
+        try:
+            while True:
+                message: Message = yield MessageWait(endpoint, key)
+                header = message.header
+                if (header.sequence, header.signature, header.number) == sink.expected:
+                    break
+                if not call.is_repeated(header, number):
+                    call.check_header(header, number)
+                    break
+                endpoint.repeated()
+        finally:
+            if is_open:
+                del sinks[key]
+                sink.close()
         nbytes = message.nbytes
-        if nbytes != like.nbytes:
-            self.content(message)
+        if nbytes != sink.nbytes:
+            self._check(message)
             raise CollectiveMismatch(
-                f"rank {here}: {call.text()} expected a segment of {like.nbytes} bytes from rank "
-                f"{rank} and got {nbytes}"
+                f"rank {endpoint.rank}: {call.text()} expected a segment of {sink.nbytes} bytes "
+                f"from rank {rank} and got {nbytes}"
             )
         traffic = self._traffic[rank]
         traffic.messages_received += 1
         traffic.bytes_received += nbytes
         return message
 
-    def content(self, message: Message) -> Any:
-        """The bytes that were sent; raises CommError if these are others."""
+    def settle(self, message: Message, sink: Sink) -> int | None:
+        """Bring the bytes that were sent where they belong; raises CommError if these are others.
+        Returns the checksum of what is there, if it is at hand."""
         try:
-            return message.content()
+            return message.take_to(sink)
         except Damaged as error:
             raise self._damaged(message) from error
 
-    def copy(self, message: Message, segment: Array) -> None:
-        """Write the bytes that were sent into memory of their length; raises CommError."""
+    def _check(self, message: Message) -> None:
         try:
-            message.copy_into(segment)
-        except Damaged as error:
-            raise self._damaged(message) from error
-
-    def combine(
-        self,
-        message: Message,
-        segment: Array,
-        combine: Combine,
-        peer_first: bool,
-        wants_check: bool,
-    ) -> int | None:
-        """Combine the bytes that were sent with memory of their length; raises CommError. Returns
-        the result's checksum if it is wanted, and at hand."""
-        try:
-            return message.combine_into(segment, combine, peer_first, wants_check)
+            message.content()
         except Damaged as error:
             raise self._damaged(message) from error
 
@@ -201,8 +211,10 @@ class Messages:
         )
 
     def _wait(self, peer: int, keep: bool = False) -> MessageWait:
-        key = (self._group, self._ranks[peer], self._call.stream)
-        return MessageWait(self._endpoint, key, keep)
+        return MessageWait(self._endpoint, self._key(peer), keep)
+
+    def _key(self, peer: int) -> Key:
+        return self._group, self._ranks[peer], self._call.stream
 
 
 def departed(sends: Iterable[SendWait]) -> Program:

@@ -48,9 +48,11 @@ class Carrier(Protocol):
     def outbox(self, peer: int) -> Outbox:
         """What the peer's messages leave by."""
 
-    def read(self, accept: Callable[[bytes, Any], None]) -> bool:
-        """Hand over the header and the array of each message that has arrived, without waiting;
-        False if there is none. One thread at a time."""
+    def read(
+        self, accept: Callable[[bytes, Any], None], has_words: Callable[[], bool], seconds: float
+    ) -> bool:
+        """Hand over the header and the array of each message that has arrived; wait so long for
+        one, or until the sockets have words. False if there is none. One thread at a time."""
 
     def leave(self, failed: bool) -> None:
         """The world is left, with an error in a collective if it `failed`."""

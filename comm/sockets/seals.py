@@ -14,7 +14,7 @@ can send a frame, and ZeroMQ says of each frame whose connection it came by.
 import importlib.util
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import zmq
 
@@ -26,6 +26,11 @@ from ringlet.comm.sockets.wire import Damaged
 
 if TYPE_CHECKING:  # `cryptography` is imported where there is a key, and several ranks
     from ringlet.comm.sockets.ciphers import Direction, KeyPair, Seal
+
+ARRAYS = "arrays"
+
+Source: TypeAlias = int | tuple[str, int]
+"""By which connection sealed messages come: a rank's of ZeroMQ, or (ARRAYS, rank), a plain one."""
 
 NEEDED = "pip install 'ringlet[hosts]'"
 
@@ -41,7 +46,9 @@ class Seals:
         self._pair: KeyPair | None = None
         self._passwords: dict[int, str] = {}
         self.outgoing: dict[int, Direction] = {}
-        self._incoming: dict[int, Direction] = {}
+        self.arrays: dict[int, Direction] = {}  # the same of plain sockets
+        self._incoming: dict[Source, Direction] = {}
+        self._words: dict[int, str] = {}
         if key is not None and not missing():
             from ringlet.comm.sockets import ciphers
 
@@ -59,6 +66,9 @@ class Seals:
                 self.outgoing[rank], self._passwords[rank] = self._way(job, peer, True)
                 self._incoming[rank], password = self._way(job, peer, False)
                 passes[password] = rank
+                self.arrays[rank], shown = self._way(job, peer, True, ARRAYS)
+                self._incoming[ARRAYS, rank], asked = self._way(job, peer, False, ARRAYS)
+                self._words[rank] = shown if rank < self._rank else asked
         self._pair = None  # nobody shall find it here
         return Passes(passes)
 
@@ -75,11 +85,11 @@ class Seals:
             )  # fmt: skip
         return False
 
-    def _way(self, job: str, peer: Peer, from_here: bool) -> "tuple[Direction, str]":
+    def _way(self, job: str, peer: Peer, from_here: bool, *kind: str) -> "tuple[Direction, str]":
         assert self._pair is not None and self._key is not None
         ranks = (self._rank, peer.rank) if from_here else (peer.rank, self._rank)
         try:
-            return self._pair.way(peer.offer, self._key.secret, (job, *ranks), from_here)
+            return self._pair.way(peer.offer, self._key.secret, (job, *ranks, *kind), from_here)
         except ValueError as error:
             raise AuthenticationError(
                 f"rank {self._rank}: rank {peer.rank} on host {peer.host} offers a key that is "
@@ -90,6 +100,10 @@ class Seals:
         """What to show to the peer's inbox, if messages to it are sealed."""
         return Token(self._passwords[peer]) if peer in self._passwords else None
 
+    def word(self, peer: int) -> str:
+        """What the higher of two ranks shows where it connects a sealed plain socket."""
+        return self._words.get(peer, "")
+
     def source(self, frame: "zmq.Frame") -> int | None:
         """The rank by whose sealed connection a frame has come; None for other connections."""
         if self.outgoing:
@@ -99,7 +113,7 @@ class Seals:
                 pass
         return None
 
-    def open(self, source: int, head: bytes) -> "tuple[bytes, Seal]":
+    def open(self, source: "Source", head: bytes) -> "tuple[bytes, Seal]":
         """The header of the next message from there, and what opens its array; raises Damaged, also
         for all that comes after such a message."""
         direction = self._incoming.pop(source, None)

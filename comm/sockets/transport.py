@@ -25,8 +25,8 @@ from ringlet.comm.schedules.schedule import (
     segmented,
 )
 from ringlet.comm.signature import COMBINING
+from ringlet.comm.sockets.arriving import Combine, Sink
 from ringlet.comm.sockets.endpoint import ZERO_COPY_BYTES, Endpoint
-from ringlet.comm.sockets.inbox import Combine
 from ringlet.comm.sockets.messages import MessageCall, Messages, SendWait, departed
 from ringlet.comm.sockets.wire import Header
 
@@ -227,19 +227,18 @@ def take_steps(
         if isinstance(step, Copy):
             segment[...] = segments[source]
             continue
-        message = yield from messages.receive(step.peer, segment)
-        if at in flying:
-            # An earlier send of this very memory may still be queued.
-            yield from departed(flying.pop(at))
-        frame, check = None, None
-        if isinstance(step, Receive):
-            messages.copy(message, segment)
-            if message.seal is None:  # it goes on as it has come, in the same memory if it is long
-                check = message.header.checksum
-                frame = message.frame if segment.nbytes >= ZERO_COPY_BYTES else None
-        elif combine is not None:
-            with overflow_allowed():
-                check = messages.combine(message, segment, combine, step.peer_first, bool(onward))
+        adds, wants = isinstance(step, Reduce), any(messages.checks(peer) for peer in onward)
+        first = isinstance(step, Reduce) and step.peer_first
+        sink = Sink(segment, combine if adds else None, first, wants)
+        # An earlier send of this very memory may still be queued.
+        earlier = flying.pop(at, [])
+        free = all(send.ready() for send in earlier)
+        message = yield from messages.receive(step.peer, sink, at_once=free)
+        yield from departed(earlier)
+        with overflow_allowed():
+            check = messages.settle(message, sink)
+        # It goes on as it has come, in the same memory if it is long.
+        frame = message.frame if not adds and segment.nbytes >= ZERO_COPY_BYTES else None
         for peer in onward:
             send = messages.send(peer, segment, frame, check)
             if send is not None:

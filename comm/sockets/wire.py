@@ -34,9 +34,9 @@ CONTROL = -2
 MEMORY_BYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 """The size of this host's memory. No announced array may be larger."""
 
-MAGIC = "ringlet3"
+MAGIC = "ringlet4"
 _CHECK = struct.Struct("<I")
-_NUMBERS = struct.Struct("<QQQ")  # sequence, number, checksum
+_NUMBERS = struct.Struct("<QQ?Q")  # sequence, number, whether there is a checksum, and it
 
 SUMMED_BYTES = 4096
 """From this size the checksum is a sum of words, at the speed of memory: 60 us for 2 MiB, where a
@@ -45,7 +45,8 @@ CRC takes 390. Any change inside one word of 8 bytes changes it."""
 
 class Header(NamedTuple):
     """Which call a message belongs to, and its `number` among those that `source` sends this rank
-    in the call; `checksum` is of the bytes that follow."""
+    in the call; `checksum` is of the bytes that follow, None where a seal shows what has changed,
+    or they do not leave the host's memory."""
 
     job: str
     generation: int
@@ -55,7 +56,7 @@ class Header(NamedTuple):
     sequence: int
     signature: Signature
     number: int
-    checksum: int = 0
+    checksum: int | None = 0
 
 
 class Malformed(ValueError):
@@ -69,7 +70,8 @@ class Damaged(ValueError):
 def encode(header: Header) -> bytes:
     """The header's bytes: a checksum, what all messages of a call share, and three numbers."""
     fixed, crc = _fixed(header[:5], header.signature)
-    numbers = _NUMBERS.pack(header.sequence, header.number, header.checksum)
+    check = header.checksum
+    numbers = _NUMBERS.pack(header.sequence, header.number, check is not None, check or 0)
     return _CHECK.pack(zlib.crc32(numbers, crc)) + fixed + numbers
 
 
@@ -89,7 +91,8 @@ def decode(data: bytes | memoryview) -> Header:
         raise Malformed("not a header of ringlet, or a damaged one")
     fixed, numbers = content[: -_NUMBERS.size], content[-_NUMBERS.size :]
     job, generation, source, group, stream, signature = _read_fixed(fixed)
-    sequence, number, checksum = _NUMBERS.unpack(numbers)
+    sequence, number, has_checksum, check = _NUMBERS.unpack(numbers)
+    checksum = check if has_checksum else None
     return Header(job, generation, source, group, stream, sequence, signature, number, checksum)
 
 

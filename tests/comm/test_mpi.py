@@ -18,7 +18,7 @@ from network_pair import NetworkPair, NetworkPairError
 from ringlet.comm import CommError
 from ringlet.comm.arrays import REDUCTIONS
 from ringlet.comm.mpi import process
-from ringlet.comm.sockets.inbox import LONGEST_NAP_S, naps
+from ringlet.comm.mpi.process import LONGEST_NAP_S, naps
 
 HERE = Path(__file__).parent
 DEADLINE_S = 60

@@ -79,9 +79,10 @@ def replay(world, frames):
     """Rank 1 sends what it may have sent in another life, on its own connection, between and
     before its own messages."""
     endpoint = world._endpoint
-    for frame in frames if world.rank == 1 else ():
-        endpoint._outboxes[0].send_multipart(frame)
-        endpoint._outboxes[0].send_multipart(frame)
+    for head, data in frames if world.rank == 1 else ():
+        for outbox in (endpoint._outboxes[0], endpoint._carriers[0]):
+            outbox.send(head, zmq.SNDMORE)
+            outbox.send(data, 0)
     return work_until(world, 2 * len(frames))
 
 

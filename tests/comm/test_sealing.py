@@ -327,7 +327,7 @@ ON_THE_WAY = {
     "truncate rank 1 at its second all_reduce": "damaged message from rank 1: its seal is broken",
     "garble rank 1 at its second all_reduce": TAMPERED,
     "duplicate rank 1 at its second all_reduce": TAMPERED,
-    "drop rank 1 at its second all_reduce": TAMPERED,
+    "drop rank 1 at its second all_gather": TAMPERED,
 }  # fmt: skip
 
 

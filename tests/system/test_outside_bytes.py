@@ -38,6 +38,7 @@ from ringlet.comm.signature import Signature
 from ringlet.comm.sockets.ciphers import KeyPair
 from ringlet.comm.sockets.endpoint import Endpoint
 from ringlet.comm.sockets.outbox import Peer
+from ringlet.comm.sockets.tcp_socket import TcpSocket
 from ringlet.comm.sockets.wire import (
     CONTROL,
     MAGIC,
@@ -136,6 +137,23 @@ def read_frames(data):
     made = shared_endpoint()
     made._accept([Frame(data), Frame(b"")])
     made.inbox._messages.clear()
+
+
+def read_plain(data):
+    """What comes by a plain socket, and its end."""
+    here, there = socket.socketpair()
+    here.setblocking(False)
+    there.sendall(data[:150_000])  # what fits the buffer
+    there.close()
+    tcp = TcpSocket(1, here, lambda waits: None, shared_endpoint()._find_sink)
+    try:
+        while True:
+            tcp.read(shared_endpoint()._accept_tcp)
+    except EOFError:
+        pass
+    finally:
+        tcp.close()
+        shared_endpoint().inbox._messages.clear()
 
 
 SALT = bytes(32)
@@ -314,7 +332,8 @@ def header_bytes(fields):
     fixed = [field for place, field in fields if place not in NUMBERS]
     numbers = [field for place, field in fields if place in NUMBERS and type(field) is int]
     packed = msgpack.packb((MAGIC, *fixed))
-    content = packed + b"".join(struct.pack("<Q", number % 2**64) for number in numbers)
+    numbers = [number % 2**64 for number in [*numbers, 0, 0, 0][:3]]
+    content = packed + struct.pack("<QQ?Q", *numbers[:2], True, numbers[2])
     return struct.pack("<I", zlib.crc32(content)) + content
 
 
@@ -349,6 +368,10 @@ class Reader:
 READERS = {
     "headers": Reader(read_header, (Malformed,), (HEADER,), header_bytes),
     "frames": Reader(read_frames, (), (HEADER,), header_bytes),
+    "plain sockets": Reader(read_plain, (ValueError,), (
+        b"".join(struct.pack(">HI", 4, len(body)) + b"head" + body
+                 for body in (b"", b"body", bytes(70_000))),
+    )),
     "control messages of peers": Reader(of_maps(heed), (), tuple(
         {word: content} for word, content in (
             ("hello", None), ("credit", 7), ("full", None), ("lost", {1: "cause"}),
