@@ -347,7 +347,10 @@ def test_a_mesh_is_one_option_and_any_mesh_can_be_exported(tmp_path):
     assert "of step 20 to hf" in ringlet(*command, cwd=tmp_path).stdout
     assert json.loads((tmp_path / "hf/config.json").read_text())["n_layer"] == 2
     again = ringlet(*command, cwd=tmp_path)
-    assert (again.returncode, again.stderr) == (2, "ringlet: hf holds a model already\n")
+    assert (again.returncode, again.stderr) == (
+        2,
+        "ringlet: hf holds tokenizer.json already: choose another --to\n",
+    )
 
 
 @pytest.mark.slow
