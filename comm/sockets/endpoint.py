@@ -122,7 +122,7 @@ class Endpoint(Entrance):
         self._meeting = None
         if connections:
             self.tcp.open(connections, self.seals.arrays)
-            self.inbox.beside = partial(self.tcp.read, self._accept_tcp)
+            self.inbox.beside = partial(self.tcp.read, self._accept_carried)
 
     def form(self, tick: Callable[[], None]) -> None:
         """Greet every peer and wait until all have greeted this one. `tick` may raise."""

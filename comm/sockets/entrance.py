@@ -67,18 +67,15 @@ class Entrance:
         if reason:
             self._drop(frames[0], reason)
             if source is not None:  # only somebody on the way can have done that
-                self.liveness.announce(source, f"{self._where(source)}: {TAMPERED}")
+                self._blame(source)
 
-    def _accept_carried(self, head: bytes, payload: Any) -> None:
-        if reason := self._take_in(head, payload):
-            self.dropped[reason] += 1
-
-    def _accept_tcp(self, head: bytes, payload: Any, source: int) -> None:
+    def _accept_carried(self, head: bytes, payload: Any, source: int = -1) -> None:
+        """The same of what came by another way; by a plain socket from `source`."""
         sealed_by = (ARRAYS, source) if source in self.seals.arrays else None
         if reason := self._take_in(head, payload, sealed_by=sealed_by):
             self.dropped[reason] += 1
-            if sealed_by is not None:  # only somebody on the way can have done that
-                self.liveness.announce(source, f"{self._where(source)}: {TAMPERED}")
+            if sealed_by is not None:
+                self._blame(source)
 
     def _find_sink(self, source: int, head: bytes, nbytes: int) -> Sink | None:
         """What waits for the array of this header, which is about to come by a plain socket."""
@@ -100,9 +97,13 @@ class Entrance:
     def _tcp_closed(self, peer: int, why: str) -> None:
         if why:
             self.dropped[why] += 1
-            self.liveness.announce(peer, f"{self._where(peer)}: {TAMPERED}")
+            self._blame(peer)
         else:
             self.liveness.closed(peer)
+
+    def _blame(self, peer: int) -> None:
+        """The peer is lost: what has come from it is not what it has sent."""
+        self.liveness.announce(peer, f"{self._where(peer)}: {TAMPERED}")
 
     def _take_in(
         self,

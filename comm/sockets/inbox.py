@@ -12,9 +12,8 @@ from typing import Any, TypeAlias
 
 import zmq
 
-from ringlet.comm.schedules.schedule import SEGMENT_BYTES
 from ringlet.comm.sockets.arriving import Message, Sink
-from ringlet.comm.sockets.wire import HEADER_BYTES
+from ringlet.comm.sockets.wire import MOST_BYTES
 
 TICK_MS = 50
 """A waiting thread looks around this often: for lost peers, deadlines and mismatches."""
@@ -52,7 +51,7 @@ class Inbox:
         self.socket = context.socket(zmq.PULL)
         self.socket.set(zmq.RCVTIMEO, TICK_MS)
         self.socket.set(zmq.RCVHWM, MOST_MESSAGES)
-        self.socket.set(zmq.MAXMSGSIZE, max(SEGMENT_BYTES, HEADER_BYTES) + 4096)
+        self.socket.set(zmq.MAXMSGSIZE, MOST_BYTES)
         self.socket.set(zmq.BACKLOG, 1024)
         self.socket.set(zmq.LINGER, 0)
         self.socket.bind("inproc://inbox")

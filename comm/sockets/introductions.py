@@ -16,7 +16,6 @@ import struct
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 from urllib.parse import urlsplit
 
 from ringlet.comm.errors import CommError
@@ -24,6 +23,7 @@ from ringlet.comm.join.addresses import tcp
 from ringlet.comm.join.authenticator import report_refused
 from ringlet.comm.join.key import Proof
 from ringlet.comm.sockets.listener import Listener
+from ringlet.comm.sockets.outbox import IDLE_S, INTERVAL_S, PROBES
 
 TICK_S = 0.05
 GREETING_S = 10.0
@@ -31,8 +31,6 @@ GREETING_S = 10.0
 
 OPEN = b"\1"
 """What a rank says when its port is ZeroMQ's."""
-
-KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 5}  # as outbox.py's
 
 WORD_BYTES = 64
 _GREETING = struct.Struct(f">8sI{WORD_BYTES}s")
@@ -89,7 +87,7 @@ class Introductions:
         for peer, connection in self._met.items():
             with contextlib.suppress(OSError):  # its end is told below
                 connection.send(OPEN, socket.MSG_NOSIGNAL)
-            self._watch(connection, selectors.EVENT_READ, partial(self._opened, peer))
+            self._selector.register(connection, selectors.EVENT_READ, partial(self._opened, peer))
         self._run(tick)
         self._selector.close()
 
@@ -110,9 +108,6 @@ class Introductions:
         for connection in list(self._strangers):
             self._refuse(connection, "not a process of ringlet")
 
-    def _watch(self, connection: socket.socket, events: int, then: Callable[[Any], None]) -> None:
-        self._selector.register(connection, events, then)
-
     # -- the lower ranks ----------------------------------------------------------------------
 
     def _connect(self, peer: int, address: str) -> None:
@@ -124,7 +119,7 @@ class Introductions:
         result = connection.connect_ex((host, parts.port))
         if result not in (0, errno.EINPROGRESS):
             raise self._unreachable(peer, result)
-        self._watch(connection, selectors.EVENT_WRITE, partial(self._connected, peer))
+        self._selector.register(connection, selectors.EVENT_WRITE, partial(self._connected, peer))
 
     def _connected(self, peer: int, connection: socket.socket) -> None:
         self._selector.unregister(connection)
@@ -159,7 +154,7 @@ class Introductions:
             _prepare(connection)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, _GREETING.size)
             self._strangers[connection] = address.removeprefix("tcp://"), time.monotonic()
-            self._watch(connection, selectors.EVENT_READ, self._greeted)
+            self._selector.register(connection, selectors.EVENT_READ, self._greeted)
 
     def _greeted(self, connection: socket.socket) -> None:
         try:
@@ -203,6 +198,6 @@ class Introductions:
 def _prepare(connection: socket.socket) -> None:
     connection.setblocking(False)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in KEEPALIVE.items():
-        connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    options = {"KEEPIDLE": IDLE_S, "KEEPINTVL": INTERVAL_S, "KEEPCNT": PROBES, "NODELAY": 1}
+    for name, value in options.items():
+        connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_{name}"), value)

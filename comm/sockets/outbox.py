@@ -10,9 +10,12 @@ from ringlet.comm.join.key import Proof
 from ringlet.comm.machine import level_2_bytes
 from ringlet.comm.sockets.wire import HEADER_BYTES
 
+IDLE_S, INTERVAL_S, PROBES = 5, 2, 5
+"""After so long without a word the kernel asks the peer's, so often: hosts that are gone show."""
+
 KEEPALIVE = {
-    zmq.TCP_KEEPALIVE: 1, zmq.TCP_KEEPALIVE_IDLE: 5, zmq.TCP_KEEPALIVE_INTVL: 2,
-    zmq.TCP_KEEPALIVE_CNT: 5,
+    zmq.TCP_KEEPALIVE: 1, zmq.TCP_KEEPALIVE_IDLE: IDLE_S, zmq.TCP_KEEPALIVE_INTVL: INTERVAL_S,
+    zmq.TCP_KEEPALIVE_CNT: PROBES,
 }  # fmt: skip
 
 

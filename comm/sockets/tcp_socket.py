@@ -21,15 +21,11 @@ from typing import Any
 import numpy as np
 import zmq
 
-from ringlet.comm.schedules.schedule import SEGMENT_BYTES
 from ringlet.comm.sockets.arriving import Sink
-from ringlet.comm.sockets.wire import HEADER_BYTES, TAG_BYTES
+from ringlet.comm.sockets.wire import HEADER_BYTES, MOST_BYTES, TAG_BYTES
 
 BUFFER_BYTES = 64 << 10
 """What is read at once if it is not known how much comes: short messages, several of them."""
-
-MOST_BYTES = max(SEGMENT_BYTES, HEADER_BYTES) + 4096
-"""No array is longer; ZeroMQ is told the same of its own messages."""
 
 WAKING_BYTES = 512 << 10
 """So much of an array has to be there before its reader wakes: a wake-up takes some 20 us from who
@@ -272,7 +268,7 @@ class TcpSocket:
         start, left = self._start, self._end - self._start
         if left >= _FRAME.size:
             head_bytes, size = _FRAME.unpack_from(self._buffer.data, start)
-            if head_bytes > HEADER_BYTES + TAG_BYTES or size > MOST_BYTES + TAG_BYTES:
+            if head_bytes > HEADER_BYTES + TAG_BYTES or size > MOST_BYTES:
                 raise ValueError(f"a header of {head_bytes} bytes and an array of {size}")
             start += _FRAME.size
             if left >= _FRAME.size + head_bytes:

@@ -22,6 +22,9 @@ from ringlet.comm.signature import Signature
 HEADER_BYTES = 16 * 1024
 """No header is longer."""
 
+MOST_BYTES = max(SEGMENT_BYTES, HEADER_BYTES) + 4096
+"""No part of a message is longer: a header, or an array with its seal."""
+
 TAG_BYTES = 16
 """What a seal adds to a frame."""
 

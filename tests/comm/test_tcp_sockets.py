@@ -22,9 +22,9 @@ from ringlet.comm.sockets.arriving import Message, Sink
 from ringlet.comm.sockets.inbox import Inbox
 from ringlet.comm.sockets.introductions import WORD_BYTES, Introductions
 from ringlet.comm.sockets.listener import Listener
-from ringlet.comm.sockets.tcp_socket import BUFFER_BYTES, MOST_BYTES, TcpSocket
+from ringlet.comm.sockets.tcp_socket import BUFFER_BYTES, TcpSocket
 from ringlet.comm.sockets.tcp_sockets import TcpSockets
-from ringlet.comm.sockets.wire import HEADER_BYTES, TAG_BYTES, Damaged, Header, checksum
+from ringlet.comm.sockets.wire import HEADER_BYTES, MOST_BYTES, TAG_BYTES, Damaged, Header, checksum
 from ringlet.launcher.testing.pool import RanksFailed
 
 # -- who gets one ---------------------------------------------------------------------------------
@@ -168,13 +168,19 @@ def frame(head, body):
     return struct.pack(">HI", len(head), len(body)) + head + body
 
 
-@pytest.fixture
-def ends():
-    """A tcp, and the other end of its connection."""
+def connected():
+    """The two ends of a connection."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         there = socket.create_connection(server.getsockname())
         here, _ = server.accept()
     here.setblocking(False)
+    return here, there
+
+
+@pytest.fixture
+def ends():
+    """A plain socket, and the other end of its connection."""
+    here, there = connected()
     there.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     tcp = TcpSocket(7, here, lambda waits: None, lambda *header: None)
     yield tcp, there
@@ -183,7 +189,7 @@ def ends():
 
 
 def heard(tcp, count, seconds=10):
-    """The first messages that the tcp brings, so many."""
+    """The first messages that come, so many."""
     messages = []
 
     def accept(head, body, source):
@@ -223,7 +229,7 @@ def test_messages_arrive_however_the_bytes_are_cut(ends, most):
 @pytest.mark.parametrize(
     "data",
     [struct.pack(">HI", HEADER_BYTES + TAG_BYTES + 1, 4),
-     struct.pack(">HI", 4, MOST_BYTES + TAG_BYTES + 1), b"\xff" * 100],
+     struct.pack(">HI", 4, MOST_BYTES + 1), b"\xff" * 100],
     ids=["a long header", "a long array", "rubbish"],
 )  # fmt: skip
 def test_what_is_no_message_is_refused_before_memory_is_taken(ends, data):
@@ -317,10 +323,7 @@ def test_an_interrupt_loses_no_byte_of_what_is_read(ends):
 @pytest.fixture
 def sockets():
     """All sockets of a process, which are one, and its other end."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        there = socket.create_connection(server.getsockname())
-        here, _ = server.accept()
-    here.setblocking(False)
+    here, there = connected()
     context = zmq.Context()
     inbox = Inbox(context, lambda frames: None, lambda quiet: None)
     made = TcpSockets(inbox, lambda *header: None, lambda peer, why: None)

@@ -16,7 +16,7 @@ def overheard(world):
 
     def listen_beside(head, payload, source):
         messages.append([head, bytes(payload)])
-        endpoint._accept_tcp(head, payload, source)
+        endpoint._accept_carried(head, payload, source)
 
     inbox.accept = listen
     if beside is not None:

@@ -148,7 +148,7 @@ def read_plain(data):
     tcp = TcpSocket(1, here, lambda waits: None, shared_endpoint()._find_sink)
     try:
         while True:
-            tcp.read(shared_endpoint()._accept_tcp)
+            tcp.read(shared_endpoint()._accept_carried)
     except EOFError:
         pass
     finally:
