@@ -31,7 +31,7 @@ WAKING_BYTES = 512 << 10
 """So much of an array has to be there before its reader wakes: a wake-up takes some 20 us from who
 computes beside it."""
 
-_QUIETLY: Any = socket.MSG_NOSIGNAL
+_QUIETLY, _MORE = int(socket.MSG_NOSIGNAL), int(zmq.SNDMORE)
 _FRAME = struct.Struct(">HI")  # bytes of the header, bytes of the array
 
 Accept = Callable[[bytes, Any, int], None]
@@ -137,7 +137,7 @@ class TcpSocket:
     def send(self, data: Any, flags: int, copy: bool = True, track: bool = False) -> Any:
         """A message's header, with MORE to come, or what belongs to it. Returns a tracker while the
         memory is needed, or to `track` it; raises zmq.ZMQError if the connection is closed."""
-        if flags & zmq.SNDMORE:
+        if flags & _MORE:
             self._head = data
             return None
         body = memoryview(data).cast("B")

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Container, Mapping
 
 from ringlet.comm.sockets.inbox import Inbox
+from ringlet.comm.sockets.outbox import LOOPBACK_BUFFER
 from ringlet.comm.sockets.tcp_socket import Accept, FindSink, TcpSocket
 
 HERE = hasattr(select, "epoll") and hasattr(os, "eventfd")
@@ -77,6 +78,7 @@ class TcpSockets:
         with contextlib.suppress(OSError):  # it is closed
             if connection.getsockname()[0] == connection.getpeername()[0]:
                 self.inside.add(peer)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LOOPBACK_BUFFER)
 
     def read(self, accept: Accept, seconds: float) -> bool:
         """Move what can be moved. Wait so long until a message has come, or has left, or something
