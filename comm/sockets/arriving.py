@@ -11,11 +11,13 @@ from ringlet.comm.arrays import Array, overflow_allowed
 from ringlet.comm.machine import level_2_bytes
 from ringlet.comm.signature import Signature
 from ringlet.comm.sockets.wire import (
+    RECORD_BYTES,
     SUMMED_BYTES,
     TAG_BYTES,
     Damaged,
     Header,
     checksum,
+    clear_bytes,
     sum_of_words,
 )
 
@@ -55,6 +57,7 @@ class Sink:
         self.wants_check = wants_check
         self.nbytes, self.total, self._check = segment.nbytes, 0, 0
         self.closed = self.spoiled = False
+        self.lock = threading.Lock()
         self.error: Exception | None = None  # of combining
 
     def take(self, payload: Any) -> None:
@@ -80,33 +83,44 @@ class Sink:
 
     # -- block by block -----------------------------------------------------------------------
 
-    def begin(self) -> None:
-        """Make ready for the array's first bytes."""
-        self.lock = threading.Lock()
-        self._blocks = blocks(self.segment)
-        self._arriving = self.segment[:0]
+    def begin(self, seal: "Seal | None" = None) -> None:
+        """Make ready for the array's first bytes, which the seal, if any, opens."""
+        self._seal, self._number = seal, -1
+        if seal is None:
+            self._whole, nbytes = self.segment, 0
+        else:  # what is combined has no elements that two records share
+            self._whole = self.segment if self.combine else self.segment.view(np.uint8)
+            nbytes = RECORD_BYTES
+            self._record = np.empty(min(self.nbytes, nbytes) + TAG_BYTES, np.uint8)
+        self._blocks = blocks(self._whole, nbytes)
+        self._arriving = self._whole[:0]
         self._next()
 
     def _next(self) -> None:
-        self._block = self.segment[next(self._blocks, slice(0, 0))]
+        block = self._block = self._whole[next(self._blocks, slice(0, 0))]
+        self._number += 1
         if self.combine is None:
-            self._arriving = self._block
-        elif self._arriving.size < self._block.size:
-            self._arriving = np.empty_like(self._block)
+            self._arriving = block
+        elif self._arriving.size < block.size:
+            self._arriving = np.empty_like(block)
         else:
-            self._arriving = self._arriving[: self._block.size]
-        self.room = self._arriving.view(np.uint8).data
+            self._arriving = self._arriving[: block.size]
+        arriving = self._arriving.view(np.uint8)
+        self._entering = (
+            arriving if self._seal is None else self._record[: block.nbytes + TAG_BYTES]
+        )
+        self.room = self._entering.data
 
     def took(self, count: int) -> None:
         """The array's next bytes are in `room`, so many."""
         self.room = self.room[count:]
         if not self.room.nbytes:
             try:
-                if self.combine is None:
-                    self._take(self._block, self._block)
-                else:
-                    with overflow_allowed():
-                        self._take(self._block, self._arriving)
+                if self._seal is not None:
+                    arriving = self._arriving.view(np.uint8).data
+                    self._seal.open_record(self._number, self.nbytes, self._entering, arriving)
+                with overflow_allowed():
+                    self._take(self._block, self._arriving)
             except Exception as error:  # who reads may be in another call
                 self.error = error
             self._next()
@@ -132,7 +146,8 @@ class Message(NamedTuple):
         """How many bytes were sent."""
         if isinstance(self.payload, Sink):
             return self.payload.nbytes
-        return memoryview(self.payload).nbytes - (0 if self.seal is None else TAG_BYTES)
+        nbytes = memoryview(self.payload).nbytes
+        return nbytes if self.seal is None else clear_bytes(nbytes)
 
     def content(self) -> Any:
         """The bytes that were sent, perhaps in the transport's memory and unaligned; raises Damaged
@@ -153,8 +168,7 @@ class Message(NamedTuple):
                 raise Damaged
             self._compare(sink.total)
         elif self.seal is not None and sink.combine is None:
-            self.seal.open_into(self.payload, sink.segment.view(np.uint8))
-            return None
+            self.seal.open_into(memoryview(self.payload), sink.segment.view(np.uint8).data)
         elif self.seal is not None or sink.nbytes < SUMMED_BYTES:
             sink.checked = sink.wants_check = False
             sink.take(self.content())
@@ -169,8 +183,10 @@ class Message(NamedTuple):
             raise Damaged
 
 
-def blocks(array: Array) -> Iterator[slice]:
-    """The contiguous 1-D array in parts of which a sum, and what is done with them besides, stay in
-    the second-level cache. All but the last are whole words."""
-    step = max(1, level_2_bytes() // CACHED // 8 // array.itemsize) * 8
+def blocks(array: Array, nbytes: int = 0) -> Iterator[slice]:
+    """The contiguous 1-D array in parts of so many bytes; by default in those of which a sum, and
+    what is done with them besides, stay in the second-level cache. All but the last are whole
+    words."""
+    nbytes = nbytes or level_2_bytes() // CACHED
+    step = max(1, nbytes // 8 // array.itemsize) * 8
     return (slice(start, start + step) for start in range(0, array.size, step))

@@ -1,13 +1,14 @@
 """Ciphers for the messages of one connection. The only file that imports `cryptography`.
 
-Both frames of a message, header and array, are encrypted with AES-256-GCM (NIST SP 800-38D) or
-ChaCha20-Poly1305 (RFC 8439), and carry a tag each; the array's tag covers the header, too. Nonces
-count a direction's messages. So what has been changed, repeated, reordered, left out, cut or sent
-back does not open. The interpreter is free meanwhile.
+A message's header and each record of its array are encrypted with AES-256-GCM (NIST SP 800-38D) or
+ChaCha20-Poly1305 (RFC 8439), and carry a tag each; a record's tag covers the header and the array's
+length, too. Nonces count a direction's messages and their records. So what has been changed,
+repeated, reordered, left out, cut or sent back does not open. The interpreter is free meanwhile.
 """
 
 import struct
 import time
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import msgpack
@@ -18,73 +19,152 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
-from ringlet.comm.sockets.wire import TAG_BYTES, Damaged
+from ringlet.comm.sockets.wire import RECORD_BYTES, TAG_BYTES, Damaged, clear_bytes, sealed_bytes
 
 CIPHERS: dict[str, Any] = {"AES-256-GCM": AESGCM, "ChaCha20-Poly1305": ChaCha20Poly1305}
 
 RENEWED_AFTER = 1 << 20
 """A key is for so many messages, at most 4 TiB, and then forgotten. AES-GCM allows far more."""
 
+SHORT_BYTES = 1 << 16
+"""A shorter array is sealed at once: it can be copied sooner than it can be waited for."""
+
 TRIAL_BYTES, TRIALS = 1 << 16, 3
 
-_PROTOCOL = "ringlet sealed 1"
+_PROTOCOL = "ringlet sealed 2"
 _SECRET_BYTES, _PASSWORD_BYTES = 32, 24
-_NONCE = struct.Struct("<IQ")  # 0 for a header, 1 for an array; the message's number
+_NONCE = struct.Struct("<IQ")  # 0 for a header, from 1 on for records; the message's number
+_LENGTH = struct.Struct(">I")
+_ONE_RECORD = ((slice(None), slice(None)),)
 
 
 class Seal(NamedTuple):
-    """Opens one array, which was sealed together with this header."""
+    """Seals or opens the array of message `number`, whose sealed header is `head`."""
 
     aead: Any
-    nonce: bytes
+    number: int
     head: bytes
 
     def open(self, payload: Any) -> memoryview:
         """The array's bytes; raises Damaged."""
-        memory = np.empty(max(0, memoryview(payload).nbytes - TAG_BYTES), np.uint8)
-        self.open_into(payload, memory)
-        return memory.data
+        sealed = memoryview(payload)
+        memory = np.empty(max(0, clear_bytes(len(sealed))), np.uint8).data
+        self.open_into(sealed, memory)
+        return memory
 
-    def open_into(self, payload: Any, memory: Any) -> None:
+    def open_into(self, sealed: memoryview, own: memoryview) -> None:
         """Write the array's bytes into memory of their length; raises Damaged."""
+        if sealed_bytes(len(own)) != len(sealed):
+            raise Damaged
+        for record, (clear, there) in enumerate(_records(len(own))):
+            self.open_record(record, len(own), sealed[there], own[clear])
+
+    def seal(self, own: memoryview) -> memoryview:
+        """The array's bytes, sealed."""
+        sealed = np.empty(sealed_bytes(len(own)), np.uint8).data
+        for record, (clear, there) in enumerate(_records(len(own))):
+            self.seal_record(record, len(own), own[clear], sealed[there])
+        return sealed
+
+    def open_record(self, record: int, nbytes: int, sealed: Any, memory: Any) -> None:
+        """Write the bytes of one record, of an array of `nbytes`, into memory of their length;
+        raises Damaged."""
         try:
-            self.aead.decrypt_into(self.nonce, payload, self.head, memory)
+            self.aead.decrypt_into(self._nonce(record), sealed, self._about(nbytes), memory)
         except InvalidTag as error:
             raise Damaged from error
+
+    def seal_record(self, record: int, nbytes: int, data: Any, memory: Any) -> None:
+        """The other way round."""
+        self.aead.encrypt_into(self._nonce(record), data, self._about(nbytes), memory)
+
+    def _nonce(self, record: int) -> bytes:
+        return _NONCE.pack(1 + record, self.number)
+
+    def _about(self, nbytes: int) -> bytes:
+        return self.head + _LENGTH.pack(nbytes)
+
+
+def _records(nbytes: int) -> Iterable[tuple[slice, slice]]:
+    """Where each record of an array is in the clear, and where sealed."""
+    if nbytes <= RECORD_BYTES:
+        return _ONE_RECORD
+    step = RECORD_BYTES + TAG_BYTES
+    return (
+        (slice(record * RECORD_BYTES, (record + 1) * RECORD_BYTES), slice(start, start + step))
+        for record, start in enumerate(range(0, sealed_bytes(nbytes), step))
+    )
+
+
+class SealedArray:
+    """An array's sealed bytes, each record of which is sealed when it is wanted: `data` must not
+    change until then. They are wanted in their order, so none is sealed again once it has left."""
+
+    def __init__(self, seal: Seal, data: memoryview) -> None:
+        self._seal, self._data = seal, data
+        self._memory = np.empty(min(len(data), RECORD_BYTES) + TAG_BYTES, np.uint8).data
+        self._there, self._record = self._memory[:0], -1
+
+    def __len__(self) -> int:
+        return sealed_bytes(len(self._data))
+
+    def __getitem__(self, part: slice) -> memoryview:
+        """The sealed bytes from the slice's start to the end of a record."""
+        record, at = divmod(part.start, RECORD_BYTES + TAG_BYTES)
+        if record != self._record:
+            own = self._data[record * RECORD_BYTES : (record + 1) * RECORD_BYTES]
+            memory, self._record = self._memory[: len(own) + TAG_BYTES], -1
+            self._seal.seal_record(record, len(self._data), own, memory)
+            self._there, self._record = memory, record
+        return self._there[at:]
+
+    @property
+    def done(self) -> bool:
+        """Whether all of it has been sealed."""
+        return (self._record + 1) * RECORD_BYTES >= len(self._data)
 
 
 class Direction:
     """One direction of a connection: its messages, numbered from 0. For one thread at a time."""
 
     def __init__(self, cipher: str, secret: bytes) -> None:
-        self._cipher, self._secret, self._count = CIPHERS[cipher], secret, 0
+        self._cipher, self._secret, self._keys, self._count = CIPHERS[cipher], secret, 0, 0
         self._aead: Any = None
 
     def seal(self, head: bytes, payload: Any) -> tuple[bytes, memoryview]:
         """The frames of the next message."""
-        first, second = self._next()
-        head = self._aead.encrypt(first, head, None)
-        memory = np.empty(len(payload) + TAG_BYTES, np.uint8)  # `encrypt` would fill it with zeros
-        self._aead.encrypt_into(second, payload, head, memory)
-        return head, memory.data
+        seal = self._next(head)
+        return seal.head, seal.seal(memoryview(payload))
 
-    def open(self, head: bytes) -> tuple[bytes, Seal]:
-        """The next message's header, and what opens its array; raises Damaged."""
-        first, second = self._next()
+    def seal_later(self, head: bytes, payload: Any) -> tuple[bytes, memoryview | SealedArray]:
+        """The same; a long array is sealed when it is wanted."""
+        seal, own = self._next(head), memoryview(payload)
+        return seal.head, seal.seal(own) if len(own) <= SHORT_BYTES else SealedArray(seal, own)
+
+    def _next(self, head: bytes) -> Seal:
+        """Seal the next message's header."""
+        number = self._count
+        aead, self._count = self._key_for(number), number + 1
+        return Seal(aead, number, aead.encrypt(_NONCE.pack(0, number), head, None))
+
+    def open(self, head: bytes, number: int | None = None) -> tuple[bytes, Seal]:
+        """The header of the message of this number, by default the next, and what opens its array;
+        raises Damaged."""
+        if number is None:
+            number, self._count = self._count, self._count + 1
+        aead = self._key_for(number)
         try:
-            return self._aead.decrypt(first, head, None), Seal(self._aead, second, head)
+            return aead.decrypt(_NONCE.pack(0, number), head, None), Seal(aead, number, head)
         except InvalidTag as error:
             raise Damaged from error
 
-    def _next(self) -> tuple[bytes, bytes]:
-        """The next message's nonces."""
-        number = self._count
-        if number % RENEWED_AFTER == 0:
+    def _key_for(self, number: int) -> Any:
+        """The key of a message; those before it are forgotten."""
+        if number // RENEWED_AFTER == self._keys:
             made = HKDFExpand(SHA256(), 2 * _SECRET_BYTES, b"next").derive(self._secret)
-            self._secret = made[:_SECRET_BYTES]
-            self._aead = self._cipher(made[_SECRET_BYTES:])
-        self._count += 1
-        return _NONCE.pack(0, number), _NONCE.pack(1, number)
+            aead = self._cipher(made[_SECRET_BYTES:])
+            self._secret, self._aead, self._keys = made[:_SECRET_BYTES], aead, self._keys + 1
+        return self._aead
 
 
 class KeyPair:

@@ -121,7 +121,7 @@ class Endpoint(Entrance):
         connections = self._meeting.run(self.listener, proof, look)
         self._meeting = None
         if connections:
-            self.tcp.open(connections, self.seals.arrays)
+            self.tcp.open(connections)
             self.inbox.beside = partial(self.tcp.read, self._accept_carried)
 
     def form(self, tick: Callable[[], None]) -> None:
@@ -144,9 +144,9 @@ class Endpoint(Entrance):
         """Queue one message of at most SEGMENT_BYTES for a peer; never waits. `frame`, if given,
         holds the payload's bytes in ZeroMQ's memory.
 
-        Returns a tracker while ZeroMQ refers to the payload's memory, or the message waits for the
-        peer's credit: the payload must not change until it is done. None if copied, sealed or in a
-        frame.
+        Returns a tracker while a socket refers to the payload's memory, or the message waits for
+        the peer's credit: the payload must not change until it is done. None if copied, sealed as a
+        whole or in a frame.
         """
         if peer == self.rank:
             self._deliver(Message(header, bytes(payload.view("u1").data)))
@@ -158,10 +158,6 @@ class Endpoint(Entrance):
                 self.credits.parked.setdefault(peer, deque()).append(parked)
                 return parked
             return self._send(peer, header, payload, frame)
-
-    def is_clear_tcp(self, peer: int) -> bool:
-        """Whether arrays come from the peer by a plain socket, and are not sealed."""
-        return peer in self.tcp.outboxes and peer not in self.seals.arrays
 
     def checks(self, peer: int) -> bool:
         """Whether arrays for the peer have a checksum: not where a seal does more, nor where they
@@ -179,13 +175,15 @@ class Endpoint(Entrance):
         self, peer: int, header: Header, payload: Array, frame: "zmq.Frame | None" = None
     ) -> "zmq.MessageTracker | None":
         """With the send lock held."""
-        seal, tracker = self._seal(peer), None
-        beside = frame is None or seal is not None or peer in self.tcp.outboxes
+        seal, tracker, by_tcp = self._seal(peer), None, peer in self.tcp.outboxes
+        beside = frame is None or seal is not None or by_tcp
         data: Any = payload.view("u1").data if beside else frame
-        copy = data is frame or len(data) < ZERO_COPY_BYTES
+        copy, is_own = data is frame or len(data) < ZERO_COPY_BYTES, True
         frames = [(encode(header), data)]
-        if seal is not None:
-            frames = [seal.seal(*frames[0])]
+        if seal is not None and by_tcp and self.faults is None:
+            frames = [seal.seal_later(*frames[0])]
+        elif seal is not None:
+            frames, is_own = [seal.seal(*frames[0])], False
         if self.faults is not None:
             frames = self.faults.sent(*frames[0])
         try:
@@ -197,7 +195,7 @@ class Endpoint(Entrance):
             # The connection is closed: whoever waits for an answer will be told why.
             self.liveness.closed(peer)
             return None
-        return None if seal is not None else tracker
+        return tracker if is_own else None
 
     def _credit(self, peer: int, taken: int) -> None:
         """The peer has taken so much: what is parked for it may leave."""

@@ -4,7 +4,7 @@ import contextlib
 import time
 from collections import Counter
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgpack
 import zmq
@@ -17,9 +17,13 @@ from ringlet.comm.sockets.inbox import TICK_MS, Inbox
 from ringlet.comm.sockets.liveness import Liveness
 from ringlet.comm.sockets.notices import Notices
 from ringlet.comm.sockets.outbox import Peer
-from ringlet.comm.sockets.seals import ARRAYS, Seals, Source
+from ringlet.comm.sockets.seals import ARRAYS, BROKEN, Seals, Source
 from ringlet.comm.sockets.tcp_sockets import TcpSockets
-from ringlet.comm.sockets.wire import CONTROL, Damaged, Header, Malformed, decode
+from ringlet.comm.sockets.wire import CONTROL, Damaged, Header, Malformed, decode, sealed_bytes
+
+if TYPE_CHECKING:
+    from ringlet.comm.sockets.ciphers import Seal
+    from ringlet.comm.sockets.tcp_socket import Announced
 
 TAMPERED = "what came from it was changed, repeated or held back on its way"
 
@@ -53,7 +57,7 @@ class Entrance:
         self.liveness = Liveness(self._where)
         self._context = zmq.Context()
         self.inbox = Inbox(self._context, self._accept, self._watch)
-        self.tcp = TcpSockets(self.inbox, self._find_sink, self._tcp_closed)
+        self.tcp = TcpSockets(self.inbox, self._begin, self._tcp_closed)
         self._monitors: dict[int, zmq.Socket[bytes]] = {}
         self._monitored = 0.0
 
@@ -69,29 +73,41 @@ class Entrance:
             if source is not None:  # only somebody on the way can have done that
                 self._blame(source)
 
-    def _accept_carried(self, head: bytes, payload: Any, source: int = -1) -> None:
-        """The same of what came by another way; by a plain socket from `source`."""
-        sealed_by = (ARRAYS, source) if source in self.seals.arrays else None
-        if reason := self._take_in(head, payload, sealed_by=sealed_by):
+    def _accept_carried(
+        self, head: bytes, payload: Any, source: int = -1, seal: "Seal | None" = None
+    ) -> None:
+        """The same of what came by another way; by a plain socket from `source`, where `seal` opens
+        the array."""
+        if reason := self._take_in(head, payload, seal=seal):
             self.dropped[reason] += 1
-            if sealed_by is not None:
+            if seal is not None:
                 self._blame(source)
 
-    def _find_sink(self, source: int, head: bytes, nbytes: int) -> Sink | None:
-        """What waits for the array of this header, which is about to come by a plain socket."""
+    def _begin(self, source: int, number: int, head: bytes, size: int) -> "Announced":
+        """See Begin: an array of this size is about to come by a plain socket."""
+        seal = None
+        if source in self.seals.arrays:
+            head, seal = self.seals.open((ARRAYS, source), head, number)
+        return head, seal, self._find_sink(source, head, size, seal) if self.inbox.sinks else None
+
+    def _find_sink(self, source: int, head: bytes, size: int, seal: "Seal | None") -> Sink | None:
+        """What waits for the array."""
         try:
-            header = None if source in self.seals.arrays else decode_once(head)
+            header = decode_once(head)
         except NOT_OF_THIS_JOB:
-            header = None
-        if header is None or (header.job, header.generation) != (self.job, self.generation):
+            return None
+        if (header.job, header.generation) != (self.job, self.generation):
             return None
         key = (header.group, source, header.stream)
         sink = self.inbox.sinks.get(key)
-        if sink is None or self.inbox.peek(key) is not None or nbytes != sink.nbytes:
+        if sink is None or self.inbox.peek(key) is not None:
+            return None
+        if size != (sink.nbytes if seal is None else sealed_bytes(sink.nbytes)):
             return None
         if (header.sequence, header.signature, header.number) != sink.expected:
             return None
         sink.checked = header.checksum is not None
+        sink.begin(seal)
         return sink
 
     def _tcp_closed(self, peer: int, why: str) -> None:
@@ -111,10 +127,11 @@ class Entrance:
         payload: Any,
         frame: "zmq.Frame | None" = None,
         sealed_by: Source | None = None,
+        seal: "Seal | None" = None,
     ) -> str:
-        """Take a message of this job in; returns what is wrong with any other."""
+        """Take a message of this job in; returns what is wrong with any other. A header that is
+        `sealed_by` a connection is opened here."""
         try:
-            seal = None
             if sealed_by is not None:
                 head, seal = self.seals.open(sealed_by, bytes(head))
                 frame = None
@@ -132,7 +149,7 @@ class Entrance:
                 self.notices.handle(header.source, header.signature.operation, content)
                 return ""
         except Damaged:
-            return "a damaged control message" if sealed_by is None else "a broken seal"
+            return "a damaged control message" if sealed_by is None and seal is None else BROKEN
         except NOT_OF_THIS_JOB as error:
             return str(error)[:80] or "no header"
         self._deliver(message)

@@ -158,9 +158,8 @@ class Messages:
         self._received[peer] = number + 1
         sink.expected = (call.sequence, call.signature, number)
         sinks, key = endpoint.inbox.sinks, self._key(peer)
-        is_open = at_once and sink.nbytes >= SUNK_BYTES and endpoint.is_clear_tcp(rank)
+        is_open = at_once and sink.nbytes >= SUNK_BYTES and rank in endpoint.tcp.outboxes
         if is_open:
-            sink.begin()
             sinks[key] = sink
         try:
             while True:

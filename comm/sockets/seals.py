@@ -29,6 +29,9 @@ if TYPE_CHECKING:  # `cryptography` is imported where there is a key, and severa
 
 ARRAYS = "arrays"
 
+BROKEN = "a broken seal"
+"""Why a message is dropped, and its peer lost."""
+
 Source: TypeAlias = int | tuple[str, int]
 """By which connection sealed messages come: a rank's of ZeroMQ, or (ARRAYS, rank), a plain one."""
 
@@ -113,15 +116,16 @@ class Seals:
                 pass
         return None
 
-    def open(self, source: "Source", head: bytes) -> "tuple[bytes, Seal]":
-        """The header of the next message from there, and what opens its array; raises Damaged, also
-        for all that comes after such a message."""
-        direction = self._incoming.pop(source, None)
-        if direction is None:
-            raise Damaged
-        opened = direction.open(head)
-        self._incoming[source] = direction
-        return opened
+    def open(
+        self, source: "Source", head: bytes, number: int | None = None
+    ) -> "tuple[bytes, Seal]":
+        """The header of the message of this number from there, by default the next, and what opens
+        its array; raises Damaged, also for all that comes after such a message."""
+        try:
+            return self._incoming[source].open(head, number)
+        except (KeyError, Damaged) as error:
+            self._incoming.pop(source, None)
+            raise Damaged(BROKEN) from error
 
 
 def missing() -> str:

@@ -16,13 +16,19 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import zmq
 
+from ringlet.comm.arrays import Array
 from ringlet.comm.sockets.arriving import Sink
 from ringlet.comm.sockets.wire import HEADER_BYTES, MOST_BYTES, TAG_BYTES
+
+if TYPE_CHECKING:
+    from ringlet.comm.sockets.ciphers import SealedArray
+
+    Body: TypeAlias = memoryview | SealedArray  # body[start:] are its next bytes, perhaps not all
 
 BUFFER_BYTES = 64 << 10
 """What is read at once if it is not known how much comes: short messages, several of them."""
@@ -34,33 +40,38 @@ computes beside it."""
 _QUIETLY, _MORE = int(socket.MSG_NOSIGNAL), int(zmq.SNDMORE)
 _FRAME = struct.Struct(">HI")  # bytes of the header, bytes of the array
 
-Accept = Callable[[bytes, Any, int], None]
-"""Takes a header, the bytes that came with it or the sink that has them, and from which rank."""
+Accept = Callable[..., None]
+"""Takes a header, the bytes that came with it or the sink that has them, from which rank, and what
+opens them (None: they are not sealed)."""
 
-FindSink = Callable[[int, bytes, int], Sink | None]
-"""What waits for the array, of so many bytes, that follows a header from the rank."""
+Announced: TypeAlias = tuple[bytes, Any, Sink | None]
+
+Begin = Callable[[int, int, bytes, int], Announced]
+"""From a rank comes the message of this number, by its header; an array of so many bytes follows.
+Returns the header as it was before it was sealed, what opens the array, and what waits for it."""
 
 
 class Leaving:
     """A message on its way into the kernel's buffer. Has the face of ZeroMQ's trackers."""
 
-    def __init__(self, head: bytes, body: memoryview) -> None:
+    def __init__(self, head: bytes, body: "Body") -> None:
         self._head, self._body, self._left = head, body, len(head) + len(body)
         self._sent: list[int] = []
 
     @property
     def done(self) -> bool:
         """Whether the memory may be written again."""
-        return not self._left
+        return not self._left or (not isinstance(self._body, memoryview) and self._body.done)
 
     def wait(self, timeout: float) -> None:
         """Raise zmq.NotDone after `timeout` seconds: who reads the inbox moves it, nobody else."""
-        if self._left:
+        if not self.done:
             time.sleep(timeout)
             raise zmq.NotDone
 
     def own(self) -> None:
-        """Copy the array."""
+        """Copy a short array."""
+        assert isinstance(self._body, memoryview)
         self._body = memoryview(bytes(self._body))
 
     def push(self, connection: socket.socket) -> bool:
@@ -87,9 +98,13 @@ class Leaving:
 class _Arrival:
     """A message whose header is there; `sink`, if any, takes its array while that arrives."""
 
-    def __init__(self, head: bytes, size: int, sink: Sink | None) -> None:
-        self.head, self.left, self.sink = head, size, sink
-        self.body = np.empty(size if sink is None else 0, np.uint8)
+    def __init__(self, announced: Announced, size: int, there: Array | None) -> None:
+        self.head, self.seal, sink = announced
+        self.sink = sink if size > BUFFER_BYTES else None
+        self.left = size if there is None else 0
+        self.body = np.empty(self.left if self.sink is None else 0, np.uint8)
+        if there is not None:
+            self.body = there
 
     @property
     def lock(self) -> contextlib.AbstractContextManager[Any]:
@@ -118,17 +133,16 @@ class TcpSocket:
         peer: int,
         connection: socket.socket,
         turn: Callable[[bool], None],
-        find_sink: FindSink,
-        sealed: bool = False,
+        begin: Begin,
     ) -> None:
-        self.peer, self._connection, self._turn = peer, connection, turn
-        self._find_sink, self._sealed = find_sink, sealed
+        self.peer, self._connection, self._turn, self._begin = peer, connection, turn, begin
         self._head, self._lock = b"", threading.Lock()
         self._leaving: deque[Leaving] = deque()
         self._waits = False  # for room
         self._buffer = np.empty(BUFFER_BYTES, np.uint8)
         self._start = self._end = 0  # what of the buffer is not taken
         self._arrival: _Arrival | None = None
+        self._number = 0  # of the next message
         self._counts: list[int] = []  # bytes that were read, and are not counted yet
         self._low = 1
 
@@ -140,7 +154,7 @@ class TcpSocket:
         if flags & _MORE:
             self._head = data
             return None
-        body = memoryview(data).cast("B")
+        body: Body = memoryview(data) if isinstance(data, (bytes, bytearray)) else data
         leaving = Leaving(_FRAME.pack(len(self._head), len(body)) + self._head, body)
         with self._lock:
             if self._connection.fileno() < 0:
@@ -229,10 +243,8 @@ class TcpSocket:
             assert arrival is not None
             if arrival.left:
                 break
-            if self._sealed:  # its seal opens once
-                self._arrival = None
             if arrival.sink is None or not arrival.sink.closed:
-                accept(arrival.head, arrival.sink or arrival.body, self.peer)
+                accept(arrival.head, arrival.sink or arrival.body, self.peer, arrival.seal)
             self._arrival = None  # if an interrupt comes before, the message comes again
             ended = True
         return ended
@@ -272,7 +284,7 @@ class TcpSocket:
                 raise ValueError(f"a header of {head_bytes} bytes and an array of {size}")
             start += _FRAME.size
             if left >= _FRAME.size + head_bytes:
-                self._begin(self._buffer[start : start + head_bytes].tobytes(), size)
+                self._announce(self._buffer[start : start + head_bytes].tobytes(), size)
                 return True
         if self._start:  # what is left goes to a buffer's beginning
             buffer = self._buffer if not left else np.empty(BUFFER_BYTES, np.uint8)
@@ -280,16 +292,14 @@ class TcpSocket:
             self._buffer, self._start, self._end = buffer, 0, left
         return False
 
-    def _begin(self, head: bytes, size: int) -> None:
-        start = self._start + _FRAME.size + len(head)
-        if size <= self._end - start:
-            arrival = _Arrival(head, 0, None)
-            arrival.body = self._buffer[start : start + size].copy()
+    def _announce(self, head: bytes, size: int) -> None:
+        start, there = self._start + _FRAME.size + len(head), None
+        announced = self._begin(self.peer, self._number, head, size)
+        if size <= self._end - start:  # it is in the buffer
+            there = self._buffer[start : start + size].copy()
             start += size
-        else:
-            long = size > BUFFER_BYTES
-            arrival = _Arrival(head, size, self._find_sink(self.peer, head, size) if long else None)
-        self._arrival, self._start = arrival, start
+        arrival = _Arrival(announced, size, there)
+        self._arrival, self._start, self._number = arrival, start, self._number + 1
 
     def _wake_at(self, nbytes: int) -> None:
         low = min(nbytes, WAKING_BYTES)

@@ -13,11 +13,11 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 
 from ringlet.comm.sockets.inbox import Inbox
 from ringlet.comm.sockets.outbox import LOOPBACK_BUFFER
-from ringlet.comm.sockets.tcp_socket import Accept, FindSink, TcpSocket
+from ringlet.comm.sockets.tcp_socket import Accept, Begin, TcpSocket
 
 HERE = hasattr(select, "epoll") and hasattr(os, "eventfd")
 """Elsewhere arrays travel by ZeroMQ."""
@@ -33,10 +33,8 @@ class TcpSockets:
     `closed(peer, why)` is told of a connection that ends, `why` if what came by it was no message.
     """
 
-    def __init__(
-        self, inbox: Inbox, find_sink: FindSink, closed: Callable[[int, str], None]
-    ) -> None:
-        self._inbox, self._find_sink, self._closed = inbox, find_sink, closed
+    def __init__(self, inbox: Inbox, begin: Begin, closed: Callable[[int, str], None]) -> None:
+        self._inbox, self._begin, self._closed = inbox, begin, closed
         self._by_descriptor: dict[int, TcpSocket] = {}
         self.outboxes: dict[int, TcpSocket] = {}
         self.inside: set[int] = set()
@@ -48,12 +46,12 @@ class TcpSockets:
         self._ends = -1  # can be read at the end
         self._thread: threading.Thread | None = None
 
-    def open(self, connections: Mapping[int, socket.socket], sealed: Container[int]) -> None:
-        """Use these connections from now on; those with some of the peers are `sealed`."""
+    def open(self, connections: Mapping[int, socket.socket]) -> None:
+        """Use these connections from now on."""
         self._polls = (select.epoll(), select.epoll())
         self._ends = os.eventfd(0, os.EFD_CLOEXEC)
         for peer, connection in connections.items():
-            self._add(peer, connection, peer in sealed)
+            self._add(peer, connection)
         self._polls[0].register(self._inbox.socket.FD, select.EPOLLIN)
         self._polls[1].register(self._ends, select.EPOLLIN)
         self._pause = select.poll()
@@ -62,7 +60,7 @@ class TcpSockets:
         thread.start()
         self._thread = thread
 
-    def _add(self, peer: int, connection: socket.socket, sealed: bool) -> None:
+    def _add(self, peer: int, connection: socket.socket) -> None:
         descriptor = connection.fileno()
 
         def turn(waits: bool) -> None:
@@ -73,7 +71,7 @@ class TcpSockets:
 
         for poll in self._polls:
             poll.register(descriptor, select.EPOLLIN)
-        tcp = TcpSocket(peer, connection, turn, self._find_sink, sealed)
+        tcp = TcpSocket(peer, connection, turn, self._begin)
         self.outboxes[peer] = self._by_descriptor[descriptor] = tcp
         with contextlib.suppress(OSError):  # it is closed
             if connection.getsockname()[0] == connection.getpeername()[0]:

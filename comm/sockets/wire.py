@@ -26,7 +26,12 @@ MOST_BYTES = max(SEGMENT_BYTES, HEADER_BYTES) + 4096
 """No part of a message is longer: a header, or an array with its seal."""
 
 TAG_BYTES = 16
-"""What a seal adds to a frame."""
+"""What a seal adds to a header, and to each record of an array."""
+
+RECORD_BYTES = 1 << 20
+"""An array is sealed in records of so many bytes, the last of what is left. One leaves, or is added
+up, while it is in a cache, and the next is sealed while the peer opens it. On a Zen 5, 16 and 64
+MiB take 0.75 of the time that they take in records of 4 MiB, 512 KiB take 0.83 and 1.0 of it."""
 
 COLLECTIVE = -1
 """The stream of a group's collectives; point-to-point streams are the tags, from 0 up."""
@@ -125,6 +130,17 @@ def checksum(payload: bytes | memoryview) -> int:
     if len(payload) < SUMMED_BYTES:
         return zlib.crc32(payload)
     return sum_of_words(np.frombuffer(payload, np.uint8)) % 2**64
+
+
+def sealed_bytes(nbytes: int) -> int:
+    """How long an array of so many bytes is with its seal."""
+    return nbytes + TAG_BYTES * (1 if nbytes <= RECORD_BYTES else -(-nbytes // RECORD_BYTES))
+
+
+def clear_bytes(sealed: int) -> int:
+    """The same the other way round; of what no array has, a number that is not it, perhaps
+    negative."""
+    return sealed - TAG_BYTES * -(-sealed // (RECORD_BYTES + TAG_BYTES))
 
 
 def sum_of_words(data: Array) -> int:

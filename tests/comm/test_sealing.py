@@ -13,10 +13,10 @@ from waiting import until
 
 from ringlet.comm.join.key import JobKey, Token
 from ringlet.comm.sockets import ciphers, seals
-from ringlet.comm.sockets.ciphers import CIPHERS, KeyPair
+from ringlet.comm.sockets.ciphers import CIPHERS, SHORT_BYTES, KeyPair
 from ringlet.comm.sockets.outbox import Peer
 from ringlet.comm.sockets.seals import Seals
-from ringlet.comm.sockets.wire import Damaged
+from ringlet.comm.sockets.wire import RECORD_BYTES, Damaged, sealed_bytes
 from ringlet.launcher.testing.pool import RanksFailed
 
 SALT = bytes(32)
@@ -36,7 +36,7 @@ def way(ours, theirs, about=("job", 0, 1), salt=SALT):
 
 
 @pytest.mark.parametrize("cipher", CIPHERS)
-@pytest.mark.parametrize("nbytes", [0, 1, 4096, 1 << 20])
+@pytest.mark.parametrize("nbytes", [0, 1, 4096, RECORD_BYTES, RECORD_BYTES + 1, 1 << 20])
 def test_what_is_sealed_opens_at_the_other_end(monkeypatch, cipher, nbytes):
     sender, receiver, password, same = way(*pair(monkeypatch, cipher))
     assert password == same
@@ -46,10 +46,10 @@ def test_what_is_sealed_opens_at_the_other_end(monkeypatch, cipher, nbytes):
         opened, seal = receiver.open(frames[0])
         assert opened == head
         memory = np.empty_like(array)
-        seal.open_into(frames[1], memory)
+        seal.open_into(frames[1], memory.data)
         assert (memory == array).all()
         assert seal.open(frames[1]) == array.tobytes()
-        assert len(frames[1]) == nbytes + 16
+        assert len(frames[1]) == sealed_bytes(nbytes)
 
 
 def test_a_slow_aes_on_one_side_is_enough_for_the_other_cipher(monkeypatch):
@@ -119,6 +119,55 @@ def test_what_is_changed_on_the_way_does_not_open(monkeypatch, cipher):
             parts = [flipped(data, bit) if n == part else data for n, data in enumerate(first)]
             with pytest.raises(Damaged):
                 opened(receiver, [parts])
+
+
+RECORD = RECORD_BYTES + 16
+RECORDS = {
+    "as they were": lambda a: a,
+    "one left out": lambda a: a[:RECORD] + a[2 * RECORD :],
+    "the last left out": lambda a: a[: 2 * RECORD],
+    "exchanged": lambda a: a[RECORD : 2 * RECORD] + a[:RECORD] + a[2 * RECORD :],
+    "repeated": lambda a: a[:RECORD] + a[:RECORD] + a[2 * RECORD :],
+    "one more": lambda a: a[:RECORD] + a,
+    "cut": lambda a: a[:-1],
+    "cut to a tag": lambda a: a[: 2 * RECORD + 16],
+    "cut to less": lambda a: a[: 2 * RECORD + 5],
+}
+
+
+@pytest.mark.parametrize("change", RECORDS)
+def test_records_are_those_that_were_sealed(monkeypatch, change):
+    sender, receiver, *_ = way(*pair(monkeypatch))
+    array = secrets.token_bytes(2 * RECORD_BYTES + 100)
+    head, sealed = sender.seal(b"head", array)
+    changed = RECORDS[change](bytes(sealed))
+    _, seal = receiver.open(head)
+    if changed == sealed:
+        assert seal.open(changed) == array
+        return
+    with pytest.raises(Damaged):
+        seal.open(changed)
+
+
+@pytest.mark.parametrize("nbytes", [SHORT_BYTES + 1, RECORD_BYTES, 3 * RECORD_BYTES + 1])
+def test_what_is_sealed_when_it_is_wanted_is_what_is_sealed_at_once(monkeypatch, nbytes):
+    both, array = pair(monkeypatch), bytearray(secrets.token_bytes(nbytes))
+    (sender, *_), (same, *_) = way(*both), way(*both)
+    head, later = sender.seal_later(b"head", array)
+    expected, found = same.seal(b"head", array), b""
+    assert len(later) == len(expected[1])
+    while len(found) < len(later):
+        assert not later.done
+        found += later[len(found) :][: draw_one(found)]
+        if later.done:
+            array[:] = bytes(nbytes)  # nothing of it is needed any more
+            found += later[len(found) :]
+    assert (head, found) == (expected[0], bytes(expected[1]))
+
+
+def draw_one(found):
+    """How much of it leaves next."""
+    return 1 + len(found) * 7919 % RECORD_BYTES
 
 
 def test_only_the_two_ends_have_the_keys_of_a_direction(monkeypatch):

@@ -19,12 +19,21 @@ from ringlet.comm.join import authenticator
 from ringlet.comm.signature import Signature
 from ringlet.comm.sockets import introductions
 from ringlet.comm.sockets.arriving import Message, Sink
+from ringlet.comm.sockets.ciphers import KeyPair
 from ringlet.comm.sockets.inbox import Inbox
 from ringlet.comm.sockets.introductions import WORD_BYTES, Introductions
 from ringlet.comm.sockets.listener import Listener
 from ringlet.comm.sockets.tcp_socket import BUFFER_BYTES, TcpSocket
 from ringlet.comm.sockets.tcp_sockets import TcpSockets
-from ringlet.comm.sockets.wire import HEADER_BYTES, MOST_BYTES, TAG_BYTES, Damaged, Header, checksum
+from ringlet.comm.sockets.wire import (
+    HEADER_BYTES,
+    MOST_BYTES,
+    RECORD_BYTES,
+    TAG_BYTES,
+    Damaged,
+    Header,
+    checksum,
+)
 from ringlet.launcher.testing.pool import RanksFailed
 
 # -- who gets one ---------------------------------------------------------------------------------
@@ -168,6 +177,18 @@ def frame(head, body):
     return struct.pack(">HI", len(head), len(body)) + head + body
 
 
+def directions():
+    """Twice the sending end of a sealed connection, and its other end."""
+    ours, theirs = KeyPair(), KeyPair()
+    here = [ours.way(theirs.offer, bytes(32), ("job", 0, 1), True)[0] for _ in range(2)]
+    return *here, theirs.way(ours.offer, bytes(32), ("job", 0, 1), False)[0]
+
+
+def announced(peer, number, head, size):
+    """Of a message that is not sealed, and for which nothing waits."""
+    return head, None, None
+
+
 def connected():
     """The two ends of a connection."""
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -182,7 +203,7 @@ def ends():
     """A plain socket, and the other end of its connection."""
     here, there = connected()
     there.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    tcp = TcpSocket(7, here, lambda waits: None, lambda *header: None)
+    tcp = TcpSocket(7, here, lambda waits: None, announced)
     yield tcp, there
     tcp.close()
     there.close()
@@ -192,7 +213,7 @@ def heard(tcp, count, seconds=10):
     """The first messages that come, so many."""
     messages = []
 
-    def accept(head, body, source):
+    def accept(head, body, source, seal):
         assert source == 7
         messages.append((head, bytes(body)))
 
@@ -310,7 +331,7 @@ def test_an_interrupt_loses_no_byte_of_what_is_read(ends):
     thread = threading.Thread(target=lambda: [there.sendall(frame(*each)) for each in sent])
     thread.start()
 
-    def accept(head, body, source):
+    def accept(head, body, source, seal):
         if not messages or messages[-1][0] != head:  # calls drop what comes again
             messages.append((head, body))
 
@@ -326,8 +347,8 @@ def sockets():
     here, there = connected()
     context = zmq.Context()
     inbox = Inbox(context, lambda frames: None, lambda quiet: None)
-    made = TcpSockets(inbox, lambda *header: None, lambda peer, why: None)
-    made.open({7: here}, ())
+    made = TcpSockets(inbox, announced, lambda peer, why: None)
+    made.open({7: here})
     yield made, there
     inbox.retire()
     made.close()
@@ -349,7 +370,7 @@ def test_an_interrupt_leaves_nothing_that_nobody_wakes_for(sockets):
             while numbers[-1:] != [left] and not ended:
                 time.sleep(0.0002)
 
-    def accept(head, body, source):
+    def accept(head, body, source, seal):
         if not numbers or numbers[-1] != int(head):
             numbers.append(int(head))
 
@@ -363,84 +384,107 @@ def test_an_interrupt_leaves_nothing_that_nobody_wakes_for(sockets):
     assert numbers == list(range(400, 0, -1))
 
 
-def test_an_interrupt_repeats_no_byte_of_what_is_sent(ends):
+@pytest.mark.parametrize("sealed", [False, True])
+def test_an_interrupt_repeats_no_byte_of_what_is_sent(ends, sealed):
     tcp, there = ends
     body, got = os.urandom(48 << 20), bytearray()
+    sender, same, _ = directions()
+    head, leaves = sender.seal_later(b"head", body) if sealed else (b"head", body)
+    head, body = same.seal(b"head", body) if sealed else (head, body)
 
     def receive():
-        while len(got) < 6 + 4 + len(body):
+        while len(got) < 6 + len(head) + len(body):
             got.extend(there.recv(1 << 16))
 
     thread = threading.Thread(target=receive)
     thread.start()
-    tcp.send(b"head", zmq.SNDMORE)
-    leaving = tcp.send(body, 0)
-    count = interrupted(tcp.push, lambda: leaving.done)
+    tcp.send(head, zmq.SNDMORE)
+    leaving = tcp.send(leaves, 0)
+    count = interrupted(tcp.push, lambda: leaving.done and not tcp.unsent())
     thread.join()
     assert count > 20
-    assert got == frame(b"head", body)
+    assert got == frame(head, bytes(body))
 
 
 # -- where it goes --------------------------------------------------------------------------------
 
-SIZES = [3, 1000, 1 << 15, 300_001]
+SIZES = [3, 1000, 1 << 15, 300_001, RECORD_BYTES // 2]
+
+
+def waits(tcp, sink, opens=None):
+    """The sink of `sink()` waits for what comes; sealed, if something opens it."""
+
+    def begin(peer, number, head, size):
+        head, seal = (head, None) if opens is None else opens.open(head, number)
+        sink().begin(seal)
+        return head, seal, sink()
+
+    tcp._begin = begin
 
 
 @pytest.mark.parametrize("combine", [None, np.add, np.subtract])
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("checked", [True, False])
-def test_block_by_block_is_what_it_is_at_once(ends, combine, size, checked):
+@pytest.mark.parametrize("kind", ["checked", "unchecked", "sealed"])
+def test_block_by_block_is_what_it_is_at_once(ends, combine, size, kind):
     tcp, there = ends
+    checked, (seals, _, opens) = kind == "checked", directions()
     arrived, own = np.random.default_rng(size).normal(size=(2, size)).astype("f4")
     header = Header(*"jggs", 0, 0, Signature("x", "", (), ""), 0, checksum(arrived.data.cast("B")))
     header = header._replace(checksum=header.checksum if checked else None)
     whole, parts = own.copy(), own.copy()
     sinks = [Sink(memory, combine, True, wants_check=True) for memory in (whole, parts)]
     first = Message(header, arrived.tobytes()).take_to(sinks[0])
-    sinks[1].begin()
     sinks[1].checked = checked
-    tcp._find_sink = lambda *about: sinks[1]
-    thread = threading.Thread(target=lambda: there.sendall(frame(b"h" * 90, arrived.tobytes())))
+    waits(tcp, lambda: sinks[1], opens if kind == "sealed" else None)
+    message = b"h" * 90, arrived.tobytes()
+    if kind == "sealed":
+        message = seals.seal(*message)
+    thread = threading.Thread(target=lambda: there.sendall(frame(message[0], bytes(message[1]))))
     thread.start()
     found = []
     assert until(lambda: tcp.read(lambda *message: found.append(message)))
     thread.join()
-    payload = found[0][1]
+    head, payload, _, seal = found[0]
+    assert (head, seal is not None) == (b"h" * 90, kind == "sealed")
     assert (payload is sinks[1]) == (arrived.nbytes > BUFFER_BYTES)
-    second = Message(header, payload).take_to(sinks[1])
+    second = Message(header, payload, seal=seal).take_to(sinks[1])
     assert (whole == parts).all()
     assert (whole == (arrived if combine is None else combine(arrived, own))).all()
-    if arrived.nbytes >= 4096 and (checked or combine is not None):
+    if arrived.nbytes >= 4096 and (checked or combine is not None) and payload is sinks[1]:
         assert first == second == checksum(whole.data.cast("B"))
 
 
-def test_an_interrupt_leaves_a_sum_right_or_damaged(ends):
+@pytest.mark.parametrize("sealed", [False, True])
+def test_an_interrupt_leaves_a_sum_right_or_damaged(ends, sealed):
     """Never wrong without a word, though its bytes have no checksum."""
     tcp, there = ends
+    seals, _, opens = directions()
     own, arrived = np.random.default_rng(1).normal(size=(2, 200_001)).astype("f4")
     sinks = [Sink(own.copy(), np.add) for _ in range(200)]
     messages = []
     for sink in sinks:
-        sink.begin()
         sink.checked = False
-    tcp._find_sink = lambda *about: sinks[len(messages)]
+    waits(tcp, lambda: sinks[len(messages)], opens if sealed else None)
     data = frame(b"head", arrived.tobytes()) * len(sinks)
+    if sealed:
+        frames = [seals.seal(b"head", arrived.tobytes()) for _ in sinks]
+        data = b"".join(frame(head, bytes(array)) for head, array in frames)
     thread = threading.Thread(target=there.sendall, args=(data,))
     thread.start()
 
-    def accept(head, payload, source):
-        if not messages or messages[-1] is not payload:
-            messages.append(payload)
+    def accept(head, payload, source, seal):
+        if not messages or messages[-1][0] is not payload:
+            messages.append((payload, seal))
 
     count = interrupted(lambda: tcp.read(accept), lambda: len(messages) >= len(sinks))
     thread.join()
     assert count > 5
     header = Header(*"jggs", 0, 0, Signature("x", "", (), ""), 0, None)
     right = 0
-    for payload in messages:
+    for payload, seal in messages:
         try:
             sink = payload if isinstance(payload, Sink) else Sink(own.copy(), np.add)
-            Message(header, payload).take_to(sink)
+            Message(header, payload, seal=seal).take_to(sink)
         except Damaged:
             continue
         assert (sink.segment == own + arrived).all()
@@ -455,7 +499,7 @@ def test_a_change_on_the_way_is_found_and_a_sink_that_is_closed_gets_nothing_mor
     memory = np.zeros_like(arrived)
     sink = Sink(memory)
     sink.begin()
-    tcp._find_sink = lambda *about: sink
+    tcp._begin = lambda peer, number, head, size: (head, None, sink)
     data, found = frame(b"head", arrived.tobytes()), []
 
     def accept(*message):
@@ -483,6 +527,28 @@ def test_a_change_on_the_way_is_found_and_a_sink_that_is_closed_gets_nothing_mor
     assert (memory == 5).all()
 
 
+@pytest.mark.parametrize("combine", [None, np.add])
+@pytest.mark.parametrize("place", [0, RECORD_BYTES - 1, RECORD_BYTES + 500, -1])
+def test_a_record_that_was_changed_is_found_and_what_follows_is_read(ends, place, combine):
+    tcp, there = ends
+    seals, _, opens = directions()
+    sink = Sink(np.zeros(RECORD_BYTES // 2, "f4"), combine)
+    waits(tcp, lambda: sink, opens)
+    head, sealed = seals.seal(b"head", bytes(sink.nbytes))
+    sealed[place] ^= 1
+    last = seals.seal(b"last", b"")
+    data = frame(head, bytes(sealed)) + frame(last[0], bytes(last[1]))
+    thread = threading.Thread(target=there.sendall, args=(data,))
+    thread.start()
+    found = []
+    assert until(lambda: tcp.read(lambda *message: found.append(message)) and len(found) == 2)
+    thread.join()
+    header = Header(*"jggs", 0, 0, Signature("x", "", (), ""), 0, None)
+    with pytest.raises(Damaged):
+        Message(header, found[0][1], seal=found[0][3]).take_to(sink)
+    assert found[1][0] == b"last"
+
+
 def test_what_a_sum_raises_is_raised_in_its_own_call(ends):
     tcp, there = ends
 
@@ -492,7 +558,7 @@ def test_what_a_sum_raises_is_raised_in_its_own_call(ends):
     x = np.ones(1 << 16, "f4")
     sink = Sink(x.copy(), refuse)
     sink.begin()
-    tcp._find_sink = lambda *about: sink
+    tcp._begin = lambda peer, number, head, size: (head, None, sink)
     there.sendall(frame(b"head", x.tobytes()) + frame(b"next", b""))
     found = []
     assert until(lambda: tcp.read(lambda *message: found.append(message)) and len(found) == 2)

@@ -145,7 +145,7 @@ def read_plain(data):
     here.setblocking(False)
     there.sendall(data[:150_000])  # what fits the buffer
     there.close()
-    tcp = TcpSocket(1, here, lambda waits: None, shared_endpoint()._find_sink)
+    tcp = TcpSocket(1, here, lambda waits: None, shared_endpoint()._begin)
     try:
         while True:
             tcp.read(shared_endpoint()._accept_carried)
