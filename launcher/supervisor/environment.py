@@ -19,11 +19,13 @@ ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_TRIM_THRESHOLD_": str((1 << 31) - 1),
     "MALLOC_TOP_PAD_": str(64 << 20),
+    "MALLOC_ARENA_MAX": "1",
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 """Lets glibc keep freed memory, in huge pages (see `nn.memory`). Messages are received into new
 memory: without this, a 16 MiB all-reduce over TCP faults in 1,700 pages and takes a third more
-processor time."""
+processor time. One heap for all threads: another would take a huge page or more for each thread
+that allocates, 8 to 12 MB in a rank that communicates."""
 
 
 ZEN_4 = re.compile(r"AuthenticAMD.*cpu family\s*: 25\n.*\bavx512f\b", re.DOTALL)
