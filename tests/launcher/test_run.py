@@ -181,7 +181,7 @@ def test_freed_memory_is_kept_unless_the_user_has_told_the_allocator_otherwise(
     for name in [name for name in os.environ if name.startswith("MALLOC_")]:
         monkeypatch.delenv(name)
     assert Job(2, folder=tmp_path).environment(0).items() >= ALLOCATOR.items()
-    monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
+    monkeypatch.setenv("MALLOC_MMAP_MAX_", "2")
     assert not ALLOCATOR.keys() & Job(2, folder=tmp_path).environment(0).keys()
 
 
