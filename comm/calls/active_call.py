@@ -21,6 +21,7 @@ from ringlet.comm.calls.recorder import (
 from ringlet.comm.errors import CommError, CommTimeout
 from ringlet.comm.protocols import Program, Wait
 from ringlet.comm.signature import Signature, size_text
+from ringlet.comm.sockets.messages import SendWait
 from ringlet.comm.sockets.wire import COLLECTIVE, Header
 from ringlet.comm.stats import Exchange
 
@@ -66,6 +67,7 @@ class ActiveCall:
         self.timeout = timeout
         self.sequence, self.stream, self.started = record[SEQUENCE], record[STREAM], record[ISSUED]
         self.traffic: list[Exchange] = []
+        self.sends: list[SendWait] = []
         self._record = record
         record[CALL] = self
 
@@ -187,7 +189,10 @@ class ActiveCall:
         record[ENDED], record[CALL] = now, None
         self._program = self.waiting_for = None
         channel.stats.count(self.signature.operation, now - self.started, self.traffic)
+        sends, self.sends = self.sends, []  # each refers to its array
         if error is not None:
+            for send in sends:
+                send.own()
             self._end_badly(error)
         elif self.stream == COLLECTIVE:
             channel.last_met = record

@@ -31,6 +31,7 @@ from ringlet.comm.sockets.introductions import Introductions
 from ringlet.comm.sockets.listener import Listener
 from ringlet.comm.sockets.notices import Notices
 from ringlet.comm.sockets.outbox import Carrier, Outbox, Peer, open_outbox
+from ringlet.comm.sockets.tcp_socket import Leaving
 from ringlet.comm.sockets.tcp_sockets import HERE
 from ringlet.comm.sockets.wire import CONTROL, Header, checksum, encode
 
@@ -158,6 +159,17 @@ class Endpoint(Entrance):
                 self.credits.parked.setdefault(peer, deque()).append(parked)
                 return parked
             return self._send(peer, header, payload, frame)
+
+    def own(self, peer: int, tracker: "zmq.MessageTracker | Parked") -> None:
+        """Copy what has not left, if its memory may be written from now on though it is not done:
+        the peer would get something else, and nobody would know. By ZeroMQ and MPI its checksum
+        tells."""
+        with self._send_locks[peer]:
+            if isinstance(tracker, Parked) and not tracker.left:
+                tracker.payload = tracker.payload.copy()
+        sent: Any = tracker.tracker if isinstance(tracker, Parked) else tracker
+        if isinstance(sent, Leaving):
+            sent.own()
 
     def checks(self, peer: int) -> bool:
         """Whether arrays for the peer have a checksum: not where a seal does more, nor where they

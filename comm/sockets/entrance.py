@@ -17,7 +17,7 @@ from ringlet.comm.sockets.inbox import TICK_MS, Inbox
 from ringlet.comm.sockets.liveness import Liveness
 from ringlet.comm.sockets.notices import Notices
 from ringlet.comm.sockets.outbox import Peer
-from ringlet.comm.sockets.seals import ARRAYS, BROKEN, Seals, Source
+from ringlet.comm.sockets.seals import ARRAYS, BROKEN, Seals
 from ringlet.comm.sockets.tcp_sockets import TcpSockets
 from ringlet.comm.sockets.wire import CONTROL, Damaged, Header, Malformed, decode, sealed_bytes
 
@@ -74,13 +74,13 @@ class Entrance:
                 self._blame(source)
 
     def _accept_carried(
-        self, head: bytes, payload: Any, source: int = -1, seal: "Seal | None" = None
+        self, head: bytes, payload: Any, source: int | None = None, seal: "Seal | None" = None
     ) -> None:
         """The same of what came by another way; by a plain socket from `source`, where `seal` opens
         the array."""
-        if reason := self._take_in(head, payload, seal=seal):
+        if reason := self._take_in(head, payload, None, source, seal):
             self.dropped[reason] += 1
-            if seal is not None:
+            if seal is not None and source is not None:
                 self._blame(source)
 
     def _begin(self, source: int, number: int, head: bytes, size: int) -> "Announced":
@@ -125,21 +125,25 @@ class Entrance:
         self,
         head: bytes | memoryview,
         payload: Any,
-        frame: "zmq.Frame | None" = None,
-        sealed_by: Source | None = None,
+        frame: "zmq.Frame | None",
+        source: int | None,
         seal: "Seal | None" = None,
     ) -> str:
-        """Take a message of this job in; returns what is wrong with any other. A header that is
-        `sealed_by` a connection is opened here."""
+        """Take a message of this job in; returns what is wrong with any other. `source` is the rank
+        by whose connection it came, if that is known: by ZeroMQ it is where messages are sealed,
+        and the header is opened here."""
+        is_sealed = seal is not None or (frame is not None and source is not None)
         try:
-            if sealed_by is not None:
-                head, seal = self.seals.open(sealed_by, bytes(head))
+            if is_sealed and seal is None and source is not None:
+                head, seal = self.seals.open(source, bytes(head))
                 frame = None
             header = decode_once(head) if isinstance(head, bytes) else decode(head)
             if (header.job, header.generation) != (self.job, self.generation):
                 raise Malformed("a header of another job")
             if header.source not in self.peers:
                 raise Malformed("a header of an unknown rank")
+            if source not in (None, header.source):
+                raise Malformed("a header of another rank")
             inside = header.source in self.tcp.inside
             if header.checksum is None and seal is None and not inside:
                 raise Malformed("a header without a checksum")
@@ -149,7 +153,7 @@ class Entrance:
                 self.notices.handle(header.source, header.signature.operation, content)
                 return ""
         except Damaged:
-            return "a damaged control message" if sealed_by is None and seal is None else BROKEN
+            return BROKEN if is_sealed else "a damaged control message"
         except NOT_OF_THIS_JOB as error:
             return str(error)[:80] or "no header"
         self._deliver(message)

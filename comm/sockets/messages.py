@@ -47,7 +47,8 @@ class SendWait(Wait):
     def __init__(
         self, endpoint: Endpoint, tracker: "zmq.MessageTracker | Parked", peer: int
     ) -> None:
-        self._inbox, self._tracker, self.awaited = endpoint.inbox, tracker, peer
+        self._endpoint, self._tracker, self.awaited = endpoint, tracker, peer
+        self._peer = peer
         self._by_tcp = peer in endpoint.tcp.outboxes
         if self._by_tcp:  # who waits for messages moves it, too
             self.poll_ms = TICK_MS
@@ -60,10 +61,14 @@ class SendWait(Wait):
     def ready(self) -> bool:
         return self._tracker.done
 
+    def own(self) -> None:
+        """Copy what has not left: the call ends early, and the caller may write there."""
+        self._endpoint.own(self._peer, self._tracker)
+
     def wait(self, tick: Callback, poll: Callback) -> None:
         """Read messages meanwhile: the peer may have to get rid of its own first."""
         if self._by_tcp:
-            self._inbox.wait(self.ready, tick)
+            self._endpoint.inbox.wait(self.ready, tick)
         while not self._tracker.done:
             poll()
             try:
@@ -76,6 +81,8 @@ class MessageCall(Call, Protocol):
     """A call in flight, as far as its messages go."""
 
     stream: int
+    sends: list[SendWait]
+    """What has been sent for it; of that, what has not left is copied if it ends early."""
 
     def text(self) -> str:
         """The call in words, for errors."""
@@ -135,7 +142,11 @@ class Messages:
         traffic.messages_sent += 1
         traffic.bytes_sent += piece.nbytes
         tracker = endpoint.post(rank, header, piece, frame)
-        return None if tracker is None else SendWait(endpoint, tracker, rank)
+        if tracker is None:
+            return None
+        send = SendWait(endpoint, tracker, rank)
+        call.sends.append(send)
+        return send
 
     def checks(self, peer: int) -> bool:
         """Whether what is sent to the peer has a checksum."""

@@ -2,7 +2,7 @@
 
 CURVE encrypts on one thread of ZeroMQ's, without the processor's AES. So where every rank of a job
 has the package `cryptography`, CURVE protects the meeting alone, and messages that leave by TCP are
-sealed by the threads that send and take them (ciphers.py). A hello, which CURVE protects, carries
+sealed and opened by the threads that move them (ciphers.py). A hello, which CURVE protects, carries
 the public half of a key pair that is made for this one meeting; the keys of a connection come from
 both ends' pairs and from the job's key. So the keys never travel, and who learns the job's key
 later cannot open what was recorded.

@@ -40,7 +40,7 @@ computes beside it."""
 _QUIETLY, _MORE = int(socket.MSG_NOSIGNAL), int(zmq.SNDMORE)
 _FRAME = struct.Struct(">HI")  # bytes of the header, bytes of the array
 
-Accept = Callable[..., None]
+Accept = Callable[[bytes, Any, int, Any], None]
 """Takes a header, the bytes that came with it or the sink that has them, from which rank, and what
 opens them (None: they are not sealed)."""
 
@@ -54,14 +54,16 @@ Returns the header as it was before it was sealed, what opens the array, and wha
 class Leaving:
     """A message on its way into the kernel's buffer. Has the face of ZeroMQ's trackers."""
 
-    def __init__(self, head: bytes, body: "Body") -> None:
+    def __init__(self, head: bytes, body: "Body", lock: threading.Lock) -> None:
+        self._lock = lock  # held by whoever pushes it
         self._head, self._body, self._left = head, body, len(head) + len(body)
         self._sent: list[int] = []
 
     @property
     def done(self) -> bool:
         """Whether the memory may be written again."""
-        return not self._left or (not isinstance(self._body, memoryview) and self._body.done)
+        body = self._body  # it may be dropped meanwhile
+        return not self._left or (not isinstance(body, memoryview) and body.done)
 
     def wait(self, timeout: float) -> None:
         """Raise zmq.NotDone after `timeout` seconds: who reads the inbox moves it, nobody else."""
@@ -70,9 +72,14 @@ class Leaving:
             raise zmq.NotDone
 
     def own(self) -> None:
-        """Copy a short array."""
-        assert isinstance(self._body, memoryview)
-        self._body = memoryview(bytes(self._body))
+        """Copy what has not left: its memory may be written from now on."""
+        with self._lock:
+            self.copy()
+
+    def copy(self) -> None:
+        """The same, with the lock held."""
+        body = self._body
+        self._body = memoryview(bytes(body)) if isinstance(body, memoryview) else body.copy()
 
     def push(self, connection: socket.socket) -> bool:
         """Write what fits the kernel's buffer; whether that is all. Raises OSError."""
@@ -155,7 +162,7 @@ class TcpSocket:
             self._head = data
             return None
         body: Body = memoryview(data) if isinstance(data, (bytes, bytearray)) else data
-        leaving = Leaving(_FRAME.pack(len(self._head), len(body)) + self._head, body)
+        leaving = Leaving(_FRAME.pack(len(self._head), len(body)) + self._head, body, self._lock)
         with self._lock:
             if self._connection.fileno() < 0:
                 raise zmq.ZMQError(zmq.ENOTSOCK)
@@ -163,7 +170,7 @@ class TcpSocket:
             if not self._waits:
                 self._push()
             if not leaving.done and len(body) <= BUFFER_BYTES:
-                leaving.own()
+                leaving.copy()
                 return leaving if track else None
         return None if leaving.done and not track else leaving
 

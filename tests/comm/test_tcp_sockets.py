@@ -16,6 +16,7 @@ from waiting import until
 
 from ringlet import comm
 from ringlet.comm.join import authenticator
+from ringlet.comm.join.key import JobKey
 from ringlet.comm.signature import Signature
 from ringlet.comm.sockets import introductions
 from ringlet.comm.sockets.arriving import Message, Sink
@@ -631,6 +632,49 @@ def test_nothing_is_written_to_an_array_whose_call_has_ended(ranks):
     assert ranks(2, "tcp", RINGLET_TEST="stopped").run(stopped)[1]
 
 
+MANY = 96 << 20  # more than credit lets leave at once
+
+
+def given_up(world, call):
+    """Rank 1 is stopped while rank 0 sends, gives up, and uses the memory for something else."""
+    pids = world.all_gather_object(os.getpid())
+    x = np.ones(MANY, np.uint8)
+    world.barrier()
+    if world.rank == 0:
+        os.kill(pids[1], signal.SIGSTOP)
+        try:
+            with pytest.raises(comm.CommTimeout):
+                CALLS[call](world, x, 0.5)
+            x[:] = 7
+        finally:
+            os.kill(pids[1], signal.SIGCONT)
+        world.recv(1)
+        return None
+    x[:] = 0
+    try:
+        x = CALLS[call](world, x, 10)
+    except comm.CommError:
+        x = x[:0]  # it may end so, too
+    world.send(np.ones(1), 0)
+    return [int(value) for value in np.unique(x)]
+
+
+CALLS = {
+    "send": lambda world, x, timeout: (
+        world.recv(0, timeout=timeout) if world.rank else world.send(x, 1, timeout=timeout)
+    ),
+    "broadcast": lambda world, x, timeout: world.broadcast(x, 0, algorithm="tree", timeout=timeout),
+}
+
+
+@pytest.mark.parametrize("key", [None, JobKey.new().text], ids=["clear", "sealed"])
+@pytest.mark.parametrize("call", CALLS)
+def test_who_gives_up_a_call_has_sent_what_it_was_called_with(ranks, call, key):
+    options = {} if key is None else {"RINGLET_KEY": key}
+    found = ranks(2, "tcp", RINGLET_TEST="given up", **options).run(given_up, call=call)
+    assert found[1] in ([], [1])
+
+
 def unchecked(world):
     """A header without a checksum, as if it came from another host."""
     endpoint = world._endpoint
@@ -648,6 +692,25 @@ def unchecked(world):
 def test_between_hosts_everything_has_a_checksum(ranks):
     _, dropped = ranks(2, "tcp", RINGLET_TEST="unchecked").run(unchecked)
     assert dropped == {"a header without a checksum": 1}
+
+
+def impostor(world):
+    """Rank 1 says that it is rank 2."""
+    endpoint = world._endpoint
+    if world.rank == 1:
+        endpoint.rank = 2
+        world.send(np.ones(5), 0)
+        endpoint.rank = 1
+    if world.rank == 0:
+        with pytest.raises(comm.CommTimeout):
+            world.recv(2, timeout=0.3)
+        return dict(endpoint.dropped)
+    return None
+
+
+def test_a_message_is_of_the_rank_whose_connection_it_came_by(ranks):
+    dropped, *_ = ranks(3, "tcp", RINGLET_TEST="impostor").run(impostor)
+    assert dropped == {"a header of another rank": 1}
 
 
 def rubbish(world):
