@@ -7,7 +7,8 @@ receiving thread, and a waiting process sleeps in the kernel.
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from threading import get_ident
 from typing import Any, TypeAlias
 
 import zmq
@@ -25,6 +26,9 @@ MOST_MESSAGES = 32
 """This many unread messages of one peer are held here; then its sending socket holds them."""
 
 READABLE = int(zmq.POLLIN)
+
+NOBODY = -1
+"""In place of a thread, at the end."""
 
 Key: TypeAlias = tuple[str, int, int]
 """(group, source's world rank, stream): messages under one key keep their order."""
@@ -46,8 +50,10 @@ class Inbox:
 
         self.sinks: dict[Key, Sink] = {}  # of messages that are waited for
         self._messages: dict[Key, deque[Message]] = {}
-        self._arrived = threading.Condition()
-        self._led = False  # whether a thread reads the socket
+        self._lock = threading.RLock()
+        self._arrived = threading.Condition(self._lock)
+        self._leader = 0  # the thread that reads the socket
+        self._followers = 0  # threads that sleep until it has read something
         self.socket = context.socket(zmq.PULL)
         self.socket.set(zmq.RCVTIMEO, TICK_MS)
         self.socket.set(zmq.RCVHWM, MOST_MESSAGES)
@@ -63,9 +69,9 @@ class Inbox:
         """A message has arrived."""
         header = message.header
         key = (header.group, header.source, header.stream)
-        with self._arrived:
+        with self._lock:
             self._messages.setdefault(key, deque()).append(message)
-            self._arrived.notify_all()
+            self._tell()
 
     def peek(self, key: Key) -> Message | None:
         """The oldest message under the key, left where it is; None if there is none."""
@@ -81,22 +87,35 @@ class Inbox:
         self, ready: Callable[[], bool], tick: Callable[[], None], tick_ms: int = TICK_MS
     ) -> None:
         """Read the socket until `ready()`. Between messages, and every `tick_ms`, `tick()`."""
-        while not ready():
-            if self._lead(ready, tick_ms):
-                with self._leading():
+        me = get_ident()
+        try:  # an interrupt may come anywhere
+            while True:
+                if self._lead(ready, tick_ms, me):
                     self._read(tick_ms)
-            if not ready():
+                    self._follow()
+                if ready():
+                    return
                 tick()
+        finally:
+            if self._leader == me:
+                self._follow()
 
     def poll(self) -> None:
         """Read what has arrived, without waiting."""
-        with self._arrived:
-            if self._led:
-                return
-            self._led = True
-        with self._leading():
+        me = get_ident()
+        if self._leader == me:
+            return
+        try:
+            with self._lock:
+                if self._leader:
+                    return
+                self._leader = me
             while self._read(0):
                 pass
+            self._follow()
+        finally:
+            if self._leader == me:
+                self._follow()
 
     def wake(self) -> None:
         """Let every waiting thread check its condition again."""
@@ -104,14 +123,15 @@ class Inbox:
             if not self._waker.closed:
                 with contextlib.suppress(zmq.Again):  # a full pipe wakes whoever reads, too
                     self._waker.send(b"", zmq.NOBLOCK)
-        with self._arrived:
-            self._arrived.notify_all()
+        with self._lock:
+            self._tell()
 
     def retire(self) -> None:
         """Return when no thread reads the socket; none will again."""
-        with self._arrived:
-            self._arrived.wait_for(lambda: not self._led, LEADER_S)
-            self._led = True
+        with self._lock:
+            self._followers += 1
+            self._arrived.wait_for(lambda: not self._leader, LEADER_S)
+            self._leader = NOBODY
 
     def close(self) -> None:
         """Close the socket, with what nobody has read."""
@@ -120,24 +140,29 @@ class Inbox:
         with self._wake_lock:
             self._waker.close(0)
 
-    def _lead(self, ready: Callable[[], bool], tick_ms: int) -> bool:
+    def _lead(self, ready: Callable[[], bool], tick_ms: int, me: int) -> bool:
         """Become the thread that reads the socket; False if another did, and something came."""
-        with self._arrived:
-            if self._led and not ready():
-                self._arrived.wait(tick_ms / 1000)
-            if self._led or ready():
+        with self._lock:
+            if self._leader and not ready():
+                self._followers += 1
+                try:
+                    self._arrived.wait(tick_ms / 1000)
+                finally:
+                    self._followers -= 1
+            if self._leader or ready():
                 return False
-            self._led = True
+            self._leader = me
             return True
 
-    @contextlib.contextmanager
-    def _leading(self) -> Iterator[None]:
-        try:
-            yield
-        finally:
-            with self._arrived:
-                self._led = False
-                self._arrived.notify_all()
+    def _follow(self) -> None:
+        """Lead no longer."""
+        with self._lock:
+            self._leader = 0
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._followers:
+            self._arrived.notify_all()
 
     def _read(self, tick_ms: int) -> bool:
         """Read one message, waiting up to `tick_ms`; False if none came."""

@@ -385,6 +385,29 @@ def test_an_interrupt_leaves_nothing_that_nobody_wakes_for(sockets):
     assert numbers == list(range(400, 0, -1))
 
 
+@pytest.mark.parametrize("polls", [False, True])
+def test_an_interrupt_leaves_the_inbox_to_others(polls):
+    """Whoever waits next reads it."""
+    context = zmq.Context()
+    inbox = Inbox(context, lambda frames: None, lambda quiet: None)
+    looks = iter(range(60_000))
+
+    def look():
+        if polls:
+            next(looks, None)
+            inbox.poll()
+        else:
+            inbox.wait(lambda: next(looks, 2) % 3 == 2, lambda: None, 0)
+
+    try:
+        count = interrupted(look, lambda: next(looks, None) is None)
+        assert count > 20
+        assert inbox._leader == 0
+    finally:
+        inbox.close()
+        context.term()
+
+
 @pytest.mark.parametrize("sealed", [False, True])
 def test_an_interrupt_repeats_no_byte_of_what_is_sent(ends, sealed):
     tcp, there = ends
@@ -398,9 +421,9 @@ def test_an_interrupt_repeats_no_byte_of_what_is_sent(ends, sealed):
             got.extend(there.recv(1 << 16))
 
     thread = threading.Thread(target=receive)
-    thread.start()
     tcp.send(head, zmq.SNDMORE)
     leaving = tcp.send(leaves, 0)
+    thread.start()
     count = interrupted(tcp.push, lambda: leaving.done and not tcp.unsent())
     thread.join()
     assert count > 20

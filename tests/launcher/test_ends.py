@@ -7,7 +7,7 @@ import time
 import pytest
 
 PREPARED = """
-import os, signal, subprocess, sys, time
+import os, signal, subprocess, sys, time, warnings
 from pathlib import Path
 
 rank = os.environ["RANK"]
@@ -207,6 +207,7 @@ time.sleep(60)
 FORKED = (
     PREPARED
     + """
+warnings.simplefilter("ignore")  # Python 3.12 warns of threads
 pid = os.fork()  # holds the pipes and the channel to the launcher
 if pid == 0:
     BEFORE
