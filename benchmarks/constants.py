@@ -161,10 +161,12 @@ def sums(world):
 def copies(world):
     """Operations that only move arrays: from which size through the kernel."""
     shared = world._channel.shared
+    used = shared.control.constants
     if shared.control.processes is None:
         return
 
     def staged():
+        shared.use(used._replace(moves=1 << 60))
         shared.attach_from, shared.kernel = 1 << 60, False
 
     def attached():
@@ -184,10 +186,10 @@ def copies(world):
     for name, make in calls.items():
         for nbytes in (512 << 10, 1 << 20, 2 << 20, 4 << 20, 8 << 20):
             x, what = floats(nbytes), f"{name} of {size(nbytes)} from each rank"
-            shared.use(shared.control.constants)
+            shared.use(used)
             chosen = shared.attached(name.replace("-", "_"), nbytes)
             turns(world, what, "kernel" if chosen else "staged", ways, x, make(x))
-    shared.use(shared.control.constants)
+    shared.use(used)
 
 
 def whole(world):

@@ -1,12 +1,13 @@
 """What fits this machine, the same on all ranks; no bit of any result depends on it.
 
 How much two ranks stage at once follows from the cache. Whether sums are faster through the kernel,
-and whether short ones are where every rank adds up all of them, is tried with sums when ranks meet,
-until choices of this machine are known (`comm/machine`).
+from which size all-gathers are, and whether short sums are where every rank adds up all of them, is
+tried when ranks meet, until choices of this machine are known (`comm/machine`).
 """
 
 import os
 import time
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,26 +22,31 @@ ROUNDS, CALLS = 2, 3
 
 class Constants(NamedTuple):
     """`stage` bytes of an area are used at once by two ranks; `kernel`: whether long arrays that
-    are combined are reached through the kernel; `whole`: up to this size every rank combines all of
+    are combined are reached through the kernel; `moves`: from this size the arrays that every rank
+    has for every other are, if those are not; `whole`: up to this size every rank combines all of
     an all-reduce itself, which saves a fence."""
 
     stage: int = STAGE_BYTES
     kernel: bool = False
+    moves: int = 6 << 20
     whole: int = 16 << 10
 
 
 class Choice(NamedTuple):
-    """Two values of a constant, of which sums of `nbytes` choose; `text` says what they are."""
+    """Two values of a constant, of which calls of two ranks on `nbytes` choose; `text` says what
+    they are."""
 
     constant: str
     values: tuple[Any, Any]
     nbytes: int
     text: str
+    operation: str = "all_reduce"
 
 
 CHOICES = (
     Choice("whole", (16 << 10, 64 << 10), 64 << 10, "bytes that each adds up whole"),
     Choice("kernel", (False, True), 2 << 20, "sums through the kernel"),
+    Choice("moves", (6 << 20, 512 << 10), 2 << 20, "bytes that are gathered so", "all_gather"),
 )
 
 
@@ -58,6 +64,8 @@ def settle(group: Any, shared: Any) -> None:
     for choice, name, value in zip(CHOICES, names, said[0][2], strict=True):
         if choice.constant == "kernel" and (forced or shared.control.processes is None):
             value = shared.control.processes is not None
+        elif choice.constant == "moves" and (settled.kernel or shared.control.processes is None):
+            continue
         elif value not in choice.values:
             value = tried[name] = _faster(group, shared, settled, choice)
         settled = settled._replace(**{choice.constant: value})
@@ -67,16 +75,22 @@ def settle(group: Any, shared: Any) -> None:
 
 
 def _faster(group: Any, shared: Any, settled: Constants, choice: Choice) -> Any:
-    """The value with which sums take less time, in turns; the least of each, as whatever disturbs
+    """The value with which calls take less time, in turns; the least of each, as whatever disturbs
     one only adds to it."""
-    x, least = np.zeros(choice.nbytes, np.uint8).view(np.float32), [float("inf")] * 2
+    least, nbytes = [float("inf")] * 2, choice.nbytes
+    if choice.operation == "all_gather":
+        nbytes = 2 * nbytes // group.size
+        x, out = np.zeros(nbytes, np.uint8), np.zeros((group.size, nbytes), np.uint8)
+        call = partial(group.all_gather, x, out=out)
+    else:
+        call = partial(group.all_reduce, np.zeros(nbytes, np.uint8).view(np.float32))
     for _ in range(ROUNDS):
         for number, value in enumerate(choice.values):
             shared.use(settled._replace(**{choice.constant: value}))
-            group.all_reduce(x)
+            call()
             for _ in range(CALLS):
                 started = time.perf_counter()
-                group.all_reduce(x)
+                call()
                 least[number] = min(least[number], time.perf_counter() - started)
     slowest = group.all_reduce(np.array(least), "max")
     return choice.values[int(np.argmin(slowest))]

@@ -118,8 +118,11 @@ class SharedMemory:
         """Whether ordinary arrays of this size are reached through the kernel."""
         if self.control.processes is None or (operation in COMBINING and not self.kernel):
             return False
-        fast = FAST_ATTACH_BYTES.get(operation, OTHERS_FAST_ATTACH_BYTES)
-        return nbytes >= (min(self._attach_from, fast) if self.kernel else self._attach_from)
+        if self.kernel:
+            fast = FAST_ATTACH_BYTES.get(operation, OTHERS_FAST_ATTACH_BYTES)
+            return nbytes >= min(self._attach_from, fast)
+        is_from_each = operation in ("all_gather", "all_to_all")
+        return nbytes >= (self.control.constants.moves if is_from_each else self._attach_from)
 
     def takes(self, itemsize: int) -> bool:
         """Whether elements of this size fit into the staging areas."""

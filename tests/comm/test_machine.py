@@ -77,7 +77,7 @@ def constants(world):
 
 @pytest.mark.parametrize("kernel", [True, False, "perhaps"])
 def test_ranks_take_over_what_is_known(ranks, cache, kernel):
-    values = {"kernel": kernel, "whole": CHOICES[0].values[0]}
+    values = {c.constant: c.values[0] for c in CHOICES} | {"kernel": kernel}
     file = machine.choices_file()
     file.parent.mkdir(parents=True)
     known = {f"2 ranks, {c.text}": [values[c.constant], 2, 9e99] for c in CHOICES}
@@ -86,6 +86,7 @@ def test_ranks_take_over_what_is_known(ranks, cache, kernel):
         first, second = (Constants(*found) for found in pool.run(constants))
     assert first == second
     assert first.whole == values["whole"]
+    assert first.moves == values["moves"]
     assert first.kernel in ((kernel,) if kernel in (True, False) else (True, False))
 
 
