@@ -189,19 +189,19 @@ class ActiveCall:
         record[ENDED], record[CALL] = now, None
         self._program = self.waiting_for = None
         channel.stats.count(self.signature.operation, now - self.started, self.traffic)
-        sends, self.sends = self.sends, []  # each refers to its array
         if error is not None:
-            for send in sends:
-                send.own()
             self._end_badly(error)
         elif self.stream == COLLECTIVE:
             channel.last_met = record
         if self._diagnosis is not None and error is None:
             self._diagnosis.ended()
             self._diagnosis = None  # each refers to the other
+        self.sends.clear()  # each refers to its array
         self.finished = True
 
     def _end_badly(self, error: BaseException) -> None:
+        for send in self.sends:
+            send.own()
         self.error, self._record[ERROR] = error, type(error).__name__
         if self.stream == COLLECTIVE:
             self.channel.break_off(error)

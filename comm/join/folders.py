@@ -10,7 +10,9 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import shutil
 import stat
+import tempfile
 from pathlib import Path
 
 from ringlet.comm.errors import AuthenticationError, CommError
@@ -30,8 +32,6 @@ _held: dict[Path, int] = {}
 def socket_place() -> Path:
     """Where folders for sockets are made: where temporary files go, unless its name is too long for
     a socket's path, or not UTF-8 as ZeroMQ wants it."""
-    import tempfile  # each worker imports this module, few make a folder
-
     place = tempfile.gettempdir()
     for each in (place, "/tmp", "/var/tmp"):
         with contextlib.suppress(UnicodeEncodeError):
@@ -49,8 +49,6 @@ def shared_folder(*names: str) -> Path:
 
 def make_folder() -> Path:
     """Make a folder (mode 0700) for sockets; this process locks it."""
-    import tempfile
-
     place = socket_place()
     _sweep(place)
     while True:
@@ -91,12 +89,7 @@ def _is_open_at(folder: Path, descriptor: int) -> bool:
 
 def remove_folder(folder: Path) -> None:
     """Remove the folder, with whatever a killed process left in it."""
-    for place, links, files in os.walk(folder, topdown=False):
-        for name in (*files, *links):
-            with contextlib.suppress(OSError):  # a folder that is gone by now
-                Path(place, name).unlink()
-        with contextlib.suppress(OSError):
-            Path(place).rmdir()
+    shutil.rmtree(folder, ignore_errors=True)
     _release(folder)
 
 

@@ -17,6 +17,14 @@ from ringlet.comm.machine import level_2_bytes
 from ringlet.comm.shared.attach import VARIABLE
 from ringlet.comm.shared.lower import STAGE_BYTES
 
+ATTACH_BYTES = 6 << 20
+"""From here on one copy by the kernel, page by page, costs no more than two through the cache, and
+far less where ranks wait for a core at each fence."""
+
+FAST_ATTACH_BYTES = 512 << 10
+"""The same where the kernel is fast, if each rank has something for every other. In other
+operations less is copied, beside as many fences."""
+
 ROUNDS, CALLS = 2, 3
 
 
@@ -28,7 +36,7 @@ class Constants(NamedTuple):
 
     stage: int = STAGE_BYTES
     kernel: bool = False
-    moves: int = 6 << 20
+    moves: int = ATTACH_BYTES
     whole: int = 16 << 10
 
 
@@ -46,7 +54,13 @@ class Choice(NamedTuple):
 CHOICES = (
     Choice("whole", (16 << 10, 64 << 10), 64 << 10, "bytes that each adds up whole"),
     Choice("kernel", (False, True), 2 << 20, "sums through the kernel"),
-    Choice("moves", (6 << 20, 512 << 10), 2 << 20, "bytes that are gathered so", "all_gather"),
+    Choice(
+        "moves",
+        (ATTACH_BYTES, FAST_ATTACH_BYTES),
+        2 << 20,
+        "bytes that are gathered so",
+        "all_gather",
+    ),
 )
 
 
@@ -60,11 +74,12 @@ def settle(group: Any, shared: Any) -> None:
     own = min(STAGE_BYTES, level_2_bytes() // 2)
     said = group.all_gather_object([own, os.environ.get(VARIABLE) == "1", known])
     forced = any(asked for _, asked, _ in said)
+    reaches = shared.control.processes is not None
     settled, tried = Constants(min(stage for stage, *_ in said)), dict[str, Any]()
     for choice, name, value in zip(CHOICES, names, said[0][2], strict=True):
-        if choice.constant == "kernel" and (forced or shared.control.processes is None):
-            value = shared.control.processes is not None
-        elif choice.constant == "moves" and (settled.kernel or shared.control.processes is None):
+        if choice.constant == "kernel" and (forced or not reaches):
+            value = reaches
+        elif choice.constant == "moves" and (settled.kernel or not reaches):
             continue
         elif value not in choice.values:
             value = tried[name] = _faster(group, shared, settled, choice)

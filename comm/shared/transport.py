@@ -18,7 +18,7 @@ from ringlet.comm.protocols import Call, ErrorWait, Program, Task, Transport
 from ringlet.comm.schedules.direct import AREAS, transfers
 from ringlet.comm.shared.attach import Vanished
 from ringlet.comm.shared.combine import Combiner
-from ringlet.comm.shared.constants import Constants
+from ringlet.comm.shared.constants import ATTACH_BYTES, FAST_ATTACH_BYTES, Constants
 from ringlet.comm.shared.control_block import ControlBlock
 from ringlet.comm.shared.exposure import withdraw
 from ringlet.comm.shared.lower import (
@@ -34,14 +34,11 @@ from ringlet.comm.shared.steps import BoundMove, Own, Peers, Stretch, bind, bind
 from ringlet.comm.signature import COMBINING, Signature
 from ringlet.comm.stats import Exchange
 
-ATTACH_BYTES = 6 << 20
-"""From here on one copy by the kernel, page by page, costs no more than two through the cache, and
-far less where ranks wait for a core at each fence."""
+FROM_EACH = ("all_reduce", "all_gather", "all_to_all")
+"""Operations in which each rank has something for every other."""
 
-FAST_ATTACH_BYTES = dict.fromkeys(("all_reduce", "all_gather", "all_to_all"), 512 << 10)
 OTHERS_FAST_ATTACH_BYTES = 2 << 20
-"""The same where the kernel is fast (`constants`). In the other operations less is copied, beside
-as many fences."""
+"""FAST_ATTACH_BYTES of the others."""
 
 MOST_PREPARED = 1024
 """Kinds of calls that are kept prepared."""
@@ -118,11 +115,12 @@ class SharedMemory:
         """Whether ordinary arrays of this size are reached through the kernel."""
         if self.control.processes is None or (operation in COMBINING and not self.kernel):
             return False
+        from_each, least = operation in FROM_EACH, self._attach_from
         if self.kernel:
-            fast = FAST_ATTACH_BYTES.get(operation, OTHERS_FAST_ATTACH_BYTES)
-            return nbytes >= min(self._attach_from, fast)
-        is_from_each = operation in ("all_gather", "all_to_all")
-        return nbytes >= (self.control.constants.moves if is_from_each else self._attach_from)
+            least = min(least, FAST_ATTACH_BYTES if from_each else OTHERS_FAST_ATTACH_BYTES)
+        elif from_each:
+            least = self.control.constants.moves
+        return nbytes >= least
 
     def takes(self, itemsize: int) -> bool:
         """Whether elements of this size fit into the staging areas."""

@@ -70,7 +70,9 @@ class Sink:
         if self.checked:
             self.total += sum_of_words(arrived.view(np.uint8))
         if self.combine is not None:
-            self.combine(*((arrived, own) if self._peer_first else (own, arrived)), out=own)
+            operands = (arrived, own) if self._peer_first else (own, arrived)
+            with overflow_allowed():
+                self.combine(*operands, out=own)
             if self.wants_check:
                 self._check += sum_of_words(own.view(np.uint8))
         elif own is not arrived:
@@ -91,7 +93,7 @@ class Sink:
         else:  # what is combined has no elements that two records share
             self._whole = self.segment if self.combine else self.segment.view(np.uint8)
             nbytes = RECORD_BYTES
-            self._record = np.empty(min(self.nbytes, nbytes) + TAG_BYTES, np.uint8)
+            self._record = np.empty(min(self.nbytes, nbytes) + TAG_BYTES, np.uint8).data
         self._blocks = blocks(self._whole, nbytes)
         self._arriving = self._whole[:0]
         self._next()
@@ -105,11 +107,10 @@ class Sink:
             self._arriving = np.empty_like(block)
         else:
             self._arriving = self._arriving[: block.size]
-        arriving = self._arriving.view(np.uint8)
-        self._entering = (
-            arriving if self._seal is None else self._record[: block.nbytes + TAG_BYTES]
-        )
-        self.room = self._entering.data
+        self._bytes = self._entering = self._arriving.view(np.uint8).data
+        if self._seal is not None:
+            self._entering = self._record[: block.nbytes + TAG_BYTES]
+        self.room = self._entering
 
     def took(self, count: int) -> None:
         """The array's next bytes are in `room`, so many."""
@@ -117,10 +118,8 @@ class Sink:
         if not self.room.nbytes:
             try:
                 if self._seal is not None:
-                    arriving = self._arriving.view(np.uint8).data
-                    self._seal.open_record(self._number, self.nbytes, self._entering, arriving)
-                with overflow_allowed():
-                    self._take(self._block, self._arriving)
+                    self._seal.open_record(self._number, self.nbytes, self._entering, self._bytes)
+                self._take(self._block, self._arriving)
             except Exception as error:  # who reads may be in another call
                 self.error = error
             self._next()

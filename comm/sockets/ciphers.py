@@ -118,10 +118,9 @@ class SealedArray:
             self._there, self._record = memory, record
         return self._there[at:]
 
-    def copy(self) -> "SealedArray":
-        """The same of a copy of `data`, which may change from now on."""
+    def own(self) -> None:
+        """Copy `data`, which may change from now on."""
         self._data = memoryview(bytes(self._data))
-        return self
 
     @property
     def done(self) -> bool:

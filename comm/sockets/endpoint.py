@@ -190,12 +190,11 @@ class Endpoint(Entrance):
         seal, tracker, by_tcp = self._seal(peer), None, peer in self.tcp.outboxes
         beside = frame is None or seal is not None or by_tcp
         data: Any = payload.view("u1").data if beside else frame
-        copy, is_own = data is frame or len(data) < ZERO_COPY_BYTES, True
+        copy = data is frame or len(data) < ZERO_COPY_BYTES
+        later = by_tcp and self.faults is None  # faults are of what is sealed
         frames = [(encode(header), data)]
-        if seal is not None and by_tcp and self.faults is None:
-            frames = [seal.seal_later(*frames[0])]
-        elif seal is not None:
-            frames, is_own = [seal.seal(*frames[0])], False
+        if seal is not None:
+            frames = [(seal.seal_later if later else seal.seal)(*frames[0])]
         if self.faults is not None:
             frames = self.faults.sent(*frames[0])
         try:
@@ -207,7 +206,7 @@ class Endpoint(Entrance):
             # The connection is closed: whoever waits for an answer will be told why.
             self.liveness.closed(peer)
             return None
-        return tracker if is_own else None
+        return tracker if later or seal is None else None
 
     def _credit(self, peer: int, taken: int) -> None:
         """The peer has taken so much: what is parked for it may leave."""

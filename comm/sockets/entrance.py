@@ -66,8 +66,10 @@ class Entrance:
         source = self.seals.source(frames[0])
         if len(frames) != 2:
             reason = f"a message of {len(frames)} parts"
+        elif source is None:
+            reason = self._take_in(frames[0].buffer, frames[1].buffer, frames[1])
         else:
-            reason = self._take_in(frames[0].buffer, frames[1].buffer, frames[1], source)
+            reason = self._take_in_sealed(frames[0].bytes, frames[1].buffer, source)
         if reason:
             self._drop(frames[0], reason)
             if source is not None:  # only somebody on the way can have done that
@@ -125,18 +127,13 @@ class Entrance:
         self,
         head: bytes | memoryview,
         payload: Any,
-        frame: "zmq.Frame | None",
-        source: int | None,
+        frame: "zmq.Frame | None" = None,
+        source: int | None = None,
         seal: "Seal | None" = None,
     ) -> str:
         """Take a message of this job in; returns what is wrong with any other. `source` is the rank
-        by whose connection it came, if that is known: by ZeroMQ it is where messages are sealed,
-        and the header is opened here."""
-        is_sealed = seal is not None or (frame is not None and source is not None)
+        by whose connection it came, if that is known."""
         try:
-            if is_sealed and seal is None and source is not None:
-                head, seal = self.seals.open(source, bytes(head))
-                frame = None
             header = decode_once(head) if isinstance(head, bytes) else decode(head)
             if (header.job, header.generation) != (self.job, self.generation):
                 raise Malformed("a header of another job")
@@ -153,11 +150,19 @@ class Entrance:
                 self.notices.handle(header.source, header.signature.operation, content)
                 return ""
         except Damaged:
-            return BROKEN if is_sealed else "a damaged control message"
+            return "a damaged control message" if seal is None else BROKEN
         except NOT_OF_THIS_JOB as error:
             return str(error)[:80] or "no header"
         self._deliver(message)
         return ""
+
+    def _take_in_sealed(self, head: bytes, payload: Any, source: int) -> str:
+        """The same of a message by ZeroMQ, whose header is sealed."""
+        try:
+            opened, seal = self.seals.open(source, head)
+        except Damaged:
+            return BROKEN
+        return self._take_in(opened, payload, None, source, seal)
 
     def _drop(self, frame: "zmq.Frame", reason: str) -> None:
         self.dropped[reason] += 1

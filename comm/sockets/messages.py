@@ -43,12 +43,12 @@ class SendWait(Wait):
     """Wait until a payload for the peer (a world rank) has had credit, and ZeroMQ lets go of it."""
 
     poll_ms = 1
+    awaited: int
 
     def __init__(
         self, endpoint: Endpoint, tracker: "zmq.MessageTracker | Parked", peer: int
     ) -> None:
         self._endpoint, self._tracker, self.awaited = endpoint, tracker, peer
-        self._peer = peer
         self._by_tcp = peer in endpoint.tcp.outboxes
         if self._by_tcp:  # who waits for messages moves it, too
             self.poll_ms = TICK_MS
@@ -63,7 +63,7 @@ class SendWait(Wait):
 
     def own(self) -> None:
         """Copy what has not left: the call ends early, and the caller may write there."""
-        self._endpoint.own(self._peer, self._tracker)
+        self._endpoint.own(self.awaited, self._tracker)
 
     def wait(self, tick: Callback, poll: Callback) -> None:
         """Read messages meanwhile: the peer may have to get rid of its own first."""

@@ -78,8 +78,10 @@ class Leaving:
 
     def copy(self) -> None:
         """The same, with the lock held."""
-        body = self._body
-        self._body = memoryview(bytes(body)) if isinstance(body, memoryview) else body.copy()
+        if isinstance(self._body, memoryview):
+            self._body = memoryview(bytes(self._body))
+        else:
+            self._body.own()
 
     def push(self, connection: socket.socket) -> bool:
         """Write what fits the kernel's buffer; whether that is all. Raises OSError."""
@@ -109,9 +111,9 @@ class _Arrival:
         self.head, self.seal, sink = announced
         self.sink = sink if size > BUFFER_BYTES else None
         self.left = size if there is None else 0
-        self.body = np.empty(self.left if self.sink is None else 0, np.uint8)
-        if there is not None:
-            self.body = there
+        if there is None:
+            there = np.empty(size if self.sink is None else 0, np.uint8)
+        self.body = there
 
     @property
     def lock(self) -> contextlib.AbstractContextManager[Any]:

@@ -235,8 +235,7 @@ def take_steps(
         free = all(send.ready() for send in earlier)
         message = yield from messages.receive(step.peer, sink, at_once=free)
         yield from departed(earlier)
-        with overflow_allowed():
-            check = messages.settle(message, sink)
+        check = messages.settle(message, sink)
         # It goes on as it has come, in the same memory if it is long.
         frame = message.frame if not adds and segment.nbytes >= ZERO_COPY_BYTES else None
         for peer in onward:

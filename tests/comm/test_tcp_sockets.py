@@ -474,7 +474,7 @@ def test_block_by_block_is_what_it_is_at_once(ends, combine, size, kind):
     second = Message(header, payload, seal=seal).take_to(sinks[1])
     assert (whole == parts).all()
     assert (whole == (arrived if combine is None else combine(arrived, own))).all()
-    if arrived.nbytes >= 4096 and (checked or combine is not None) and payload is sinks[1]:
+    if arrived.nbytes >= 4096 and (checked or combine is not None):
         assert first == second == checksum(whole.data.cast("B"))
 
 
@@ -522,8 +522,7 @@ def test_a_change_on_the_way_is_found_and_a_sink_that_is_closed_gets_nothing_mor
     header = Header(*"jggs", 0, 0, Signature("x", "", (), ""), 0, 17)
     memory = np.zeros_like(arrived)
     sink = Sink(memory)
-    sink.begin()
-    tcp._begin = lambda peer, number, head, size: (head, None, sink)
+    waits(tcp, lambda: sink)
     data, found = frame(b"head", arrived.tobytes()), []
 
     def accept(*message):
@@ -540,7 +539,6 @@ def test_a_change_on_the_way_is_found_and_a_sink_that_is_closed_gets_nothing_mor
                 Message(header, found[0][1]).take_to(sink)
             memory[:] = 0
             sink = Sink(memory)
-            sink.begin()
     tcp.read(accept)
     assert memory.any()
     sink.close()
@@ -581,8 +579,7 @@ def test_what_a_sum_raises_is_raised_in_its_own_call(ends):
 
     x = np.ones(1 << 16, "f4")
     sink = Sink(x.copy(), refuse)
-    sink.begin()
-    tcp._begin = lambda peer, number, head, size: (head, None, sink)
+    waits(tcp, lambda: sink)
     there.sendall(frame(b"head", x.tobytes()) + frame(b"next", b""))
     found = []
     assert until(lambda: tcp.read(lambda *message: found.append(message)) and len(found) == 2)
