@@ -58,7 +58,7 @@ CHOICES = (
         "moves",
         (ATTACH_BYTES, FAST_ATTACH_BYTES),
         2 << 20,
-        "bytes that are gathered so",
+        "bytes from which all-gathers go through the kernel",
         "all_gather",
     ),
 )
