@@ -103,7 +103,7 @@ def attempt(
     times: list[float] = []
 
     def inform(notice: Notice) -> None:
-        if notice.get("event") == "step":
+        if notice.get("event") == "step" and not agent.failures:  # those of the end do not count
             times.append(notice["facts"]["step_s"])
 
     options = replace(launch, output=None, trace=None, quiet=True, max_restarts=0, grace=1.0)
